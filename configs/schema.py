@@ -1,0 +1,99 @@
+"""What can be set, its unit and its default. The files beside this one are what `serve deploy` takes."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "ApiConfig",
+    "CacheConfig",
+    "Config",
+    "EngineConfig",
+    "IngressConfig",
+    "ModelConfig",
+    "ResourcesConfig",
+    "SchedulerConfig",
+    "WireConfig",
+]
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    max_step_tokens: Positive = 512  # tokens computed in one step, all sequences together
+    max_sequences: Positive = 64  # sequences that hold blocks at the same time
+    max_queued_requests: Positive = 256  # requests that wait for their first step; one more is refused
+    max_queued_tokens: Positive = 262_144  # prompt tokens of all waiting requests together; more is refused
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    block_size: Positive = 16  # tokens in a KV block
+    num_blocks: Positive | None = None  # KV blocks; unset: as many as cache_bytes or memory_fraction give
+    cache_bytes: Positive | None = None  # bytes for keys and values; unset: 1 GiB on CPU, memory_fraction on a GPU
+    memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for weights and KV together
+    prefix_sharing: bool = True  # reuse the blocks of equal prefixes
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where torch sees a GPU, else cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
+    max_context_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
+    num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
+    scheduler: SchedulerConfig = SchedulerConfig()
+    cache: CacheConfig = CacheConfig()
+
+
+class ResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    num_cpus: Annotated[float, Meta(ge=0)] = 1.0  # CPUs that Ray reserves for one replica
+    num_gpus: Annotated[float, Meta(ge=0)] = 0.0  # GPUs that Ray reserves for one replica
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name  # the id clients send in `model`
+    source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
+    aliases: tuple[Name, ...] = ()  # further ids that mean this model
+    num_replicas: Positive = 1
+    resources: ResourcesConfig = ResourcesConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1; empty: anybody
+    allowed_origins: tuple[str, ...] = ()  # browser origins that may call (CORS); "*" is any
+    max_body_bytes: Positive = 8_388_608  # request body
+    max_messages: Positive = 2_048  # messages in one request
+    max_choices: Positive = 128  # n
+    max_stop: Positive = 16  # stop strings in one request
+    max_stop_chars: Positive = 1_024  # characters of one stop string
+    max_logit_bias: Positive = 1_024  # entries of logit_bias
+    max_top_logprobs: Count = 20  # top_logprobs
+    keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
+
+
+class IngressConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    num_replicas: Positive = 1
+    num_cpus: Annotated[float, Meta(ge=0)] = 0.0  # CPUs that Ray reserves for one ingress
+    max_open_requests: Positive = 1_024  # requests that one ingress holds at the same time; one more gets 429
+    max_stream_bytes: Positive = 1_048_576  # text waiting for one slow reader; more ends its stream
+
+
+class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    secret: str | None = None  # shared by ingress and replicas; unset: drawn anew for each deployment
+    bind: str | None = None  # address the replicas listen on; unset: the node's address in Ray
+    max_frame_bytes: Positive = 16_777_216  # one frame on the wire
+    heartbeat_s: Seconds = 0.25  # time between two heartbeats
+    suspect_s: Seconds = 0.75  # silence after which a replica gets no new work
+    dead_s: Seconds = 1.5  # silence after which a replica's streams move
+    connect_timeout_s: Seconds = 5.0  # time to connect and say hello
+    place_timeout_s: Seconds = 30.0  # time a stream waits for a replica that can take it
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    models: Annotated[tuple[ModelConfig, ...], Meta(min_length=1)]
+    api: ApiConfig = ApiConfig()
+    ingress: IngressConfig = IngressConfig()
+    wire: WireConfig = WireConfig()

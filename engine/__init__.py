@@ -1,0 +1,10 @@
+"""Speaks token ids: schedules, caches, runs the model, samples. No Ray, no text.
+
+A request becomes sequences, one for each choice. A sequence has known tokens and computed tokens; every step computes
+some of the difference, under a token budget. Prefill, chunked prefill, decode and resume are this one line.
+
+    GenerateRequest -> Sequence -> StepPlan -> ForwardBatch -> logits -> StepResult -> TokenChunk
+
+`scheduler.py`, `plan.py`, `blocks.py` and `prefix_cache.py` decide and know no tensor; `model/`, `batch.py`,
+`kv_store.py` and `sampler.py` compute. `engine.py` joins the two, `async_engine.py` gives it a thread.
+"""

@@ -1,0 +1,46 @@
+"""What a step computes (ints only; goes to every rank) and what came out (ints and floats)."""
+
+import msgspec
+
+from engine.types import SamplingParams, TokenLogprob
+
+__all__ = ["SeqSlice", "SeqStart", "StepPlan", "StepResult"]
+
+
+class SeqStart(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence that samples for the first time (or again after it lost its blocks)."""
+
+    seq_id: int
+    sampling: SamplingParams
+    seed: int  # of this choice
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]  # tokens produced before this step
+
+
+class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence's part of one step.
+
+    known 10, computed 6, budget 3, block size 4:
+      [0 1 2 3][4 5|6 7][8|9 . .]
+       computed     this step  ^ waits
+    """
+
+    seq_id: int
+    start: int  # first position computed this step
+    tokens: tuple[int, ...]  # at positions [start, start + len(tokens))
+    blocks: tuple[int, ...]  # every block of the sequence, in order
+    samples: bool  # True if this step reaches the last known token
+
+
+class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+    step: int
+    slices: tuple[SeqSlice, ...]
+    starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step
+    ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step
+
+
+class StepResult(msgspec.Struct, frozen=True, array_like=True):
+    """One entry per sampling slice, in the plan's order."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob | None, ...] = ()

@@ -1,0 +1,93 @@
+"""What crosses the engine's border: token ids in, token ids out. Every value here also crosses processes."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["EngineClient", "EngineStatus", "GenerateRequest", "SamplingParams", "TokenChunk", "TokenLogprob"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the next token is chosen. Every field has an "off" value, its default."""
+
+    max_tokens: int  # new tokens per choice, at most
+    min_tokens: int = 0  # new tokens before a token of stop_token_ids may be chosen
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0  # 64 bit, signed; choice i of a request uses a seed derived from (seed, i)
+    stop_token_ids: tuple[int, ...] = ()  # end-of-sequence ids too, unless the client ignores them
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences whose last token is banned after the others
+    num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One prompt, `n` answers.
+
+    `resume` continues a request that another engine began: for each choice the tokens it has produced so far, or None
+    for a choice that has finished. Those tokens are not sent again; everything that depends on position or history
+    (seed, penalties, max_tokens, min_tokens) counts them.
+    """
+
+    request_id: str
+    model: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    n: int = 1
+    priority: int = 0  # lower runs first
+    cache_salt: str = ""  # only requests with the same salt share blocks
+    resume: tuple[tuple[int, ...] | None, ...] = ()
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log probabilities at one position, of the raw logits (before bias, penalties, temperature and filters)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token, logprob), most likely first
+
+
+class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of one choice's answer. The last piece of each choice, and only it, has a finish reason."""
+
+    request_id: str
+    index: int  # which choice
+    start: int  # index of tokens[0] among the choice's output tokens
+    tokens: tuple[int, ...]  # the end-of-sequence or stop token too
+    finish_reason: str | None = None  # stop, length, abort or error
+    logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
+    cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
+    error: str | None = None  # what happened, when finish_reason is error
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine has and does."""
+
+    model: str
+    max_context_len: int  # tokens, prompt and answer together
+    num_running: int  # sequences that hold blocks
+    num_waiting: int  # sequences that do not
+    num_waiting_tokens: int  # tokens that the waiting ones still have to compute
+    num_blocks: int
+    num_idle_blocks: int  # blocks that no running sequence holds
+
+
+class EngineClient(Protocol):
+    """An engine, or a cluster of them: the floors above cannot tell."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """The answer's chunks. Closing the iterator aborts the request.
+
+        The first `anext` returns only once the request has been accepted; before that it raises RequestError,
+        Overloaded or Unavailable.
+        """
+        ...
+
+    async def status(self, model: str) -> EngineStatus: ...
