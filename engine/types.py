@@ -90,4 +90,12 @@ class EngineClient(Protocol):
         """
         ...
 
+    def stop_choice(self, request_id: str, index: int) -> None:
+        """Frees what one choice of a running request holds: no more of its tokens are wanted.
+
+        Chunks of that choice that are on their way may still come. The iterator ends when every choice has finished
+        or was stopped.
+        """
+        ...
+
     async def status(self, model: str) -> EngineStatus: ...
