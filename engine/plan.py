@@ -35,8 +35,8 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     step: int
     slices: tuple[SeqSlice, ...]
-    starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step
-    ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step
+    starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step, after `ends`
+    ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step, first of all
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True):

@@ -5,7 +5,16 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["EngineClient", "EngineStatus", "GenerateRequest", "SamplingParams", "TokenChunk", "TokenLogprob"]
+__all__ = [
+    "EngineClient",
+    "EngineStatus",
+    "GenerateRequest",
+    "Refusal",
+    "SamplingParams",
+    "StepReport",
+    "TokenChunk",
+    "TokenLogprob",
+]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -77,6 +86,25 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting_tokens: int  # tokens that the waiting ones still have to compute
     num_blocks: int
     num_idle_blocks: int  # blocks that no running sequence holds
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """A request that was not accepted. `kind` is the name of the error class in engine/errors.py."""
+
+    request_id: str
+    kind: str
+    message: str
+    param: str | None = None
+    retry_after_s: float = 1.0
+
+
+class StepReport(msgspec.Struct, frozen=True, array_like=True):
+    """Everything that one turn of the engine's loop has to tell."""
+
+    accepted: tuple[str, ...]  # request ids
+    refused: tuple[Refusal, ...]
+    chunks: tuple[TokenChunk, ...]
+    status: EngineStatus
 
 
 class EngineClient(Protocol):

@@ -1,0 +1,222 @@
+"""The engine: requests in, token chunks out, one step at a time. Not thread safe; see async_engine.py."""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Protocol
+
+from configs.schema import CacheConfig, SchedulerConfig
+from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.plan import StepPlan, StepResult
+from engine.prefix_cache import chain_root, prompt_hashes
+from engine.scheduler import Scheduler
+from engine.sequence import Sequence
+from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
+
+__all__ = ["Engine", "Executor"]
+
+
+class Executor(Protocol):
+    """Computes what a plan says. engine/executor.py has the real ones."""
+
+    vocab_size: int
+    max_context_len: int  # tokens
+    block_size: int  # tokens
+    num_blocks: int
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """Owns one model's executor and everybody who waits for it.
+
+    `cache_key` keys the names of prefix blocks; engines that share it give equal prefixes equal names.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        model: str,
+        scheduler: SchedulerConfig | None = None,
+        cache: CacheConfig | None = None,
+        cache_key: bytes = b"",
+    ) -> None:
+        self.executor = executor
+        self.model = model
+        self.cache_key = cache_key
+        self.prefix_sharing = (cache or CacheConfig()).prefix_sharing
+        self.scheduler = Scheduler(
+            config=scheduler or SchedulerConfig(),
+            num_blocks=executor.num_blocks,
+            block_size=executor.block_size,
+            prefix_sharing=self.prefix_sharing,
+            cache_key=cache_key,
+        )
+        # one sequence must always be able to run alone
+        self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
+        self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
+        self._next_seq_id = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._choices)
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Accepts a request, or raises RequestError, ContextTooLong or Overloaded and changes nothing."""
+        self._validate(request)
+        self._admit(request)
+        root = chain_root(self.cache_key, self.model, request.cache_salt)
+        block_size = self.executor.block_size
+        names = prompt_hashes(self.cache_key, root, request.prompt, block_size) if self.prefix_sharing else []
+        choices = {}
+        for index in range(request.n):
+            if request.resume and request.resume[index] is None:
+                continue
+            seed = derived_seed(request.sampling.seed, index)
+            seq = Sequence(self._next_seq_id, request, index, seed, root, list(names))
+            self._next_seq_id += 1
+            self.scheduler.add(seq)
+            choices[index] = seq
+        self._choices[request.request_id] = choices
+
+    def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
+        """Ends a request, or one of its choices, and frees what it held. Unknown ids do nothing."""
+        choices = self._choices.get(request_id, {})
+        ended = [seq for seq in choices.values() if index is None or seq.index == index]
+        for seq in ended:
+            self._forget(seq)
+        return [_chunk(seq, (), "abort", None) for seq in ended]
+
+    def step(self) -> list[TokenChunk]:
+        """Computes one step and returns what came out."""
+        plan = self.scheduler.schedule()
+        if not plan.slices:
+            return []
+        result = self.executor.execute(plan)
+        sampled = self.scheduler.advance(plan, result)
+        logprobs: tuple[TokenLogprob | None, ...] = result.logprobs or (None,) * len(sampled)
+        chunks = []
+        for seq, token, logprob in zip(sampled, result.tokens, logprobs, strict=True):
+            reason = self._finish_reason(seq, token)
+            chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
+            if reason is not None:
+                self._forget(seq)
+        return chunks
+
+    def fail(self, message: str) -> list[TokenChunk]:
+        """Ends every request with an error."""
+        seqs = [seq for choices in self._choices.values() for seq in choices.values()]
+        for seq in seqs:
+            self._forget(seq)
+        return [_chunk(seq, (), "error", None, error=message) for seq in seqs]
+
+    def generate(self, request: GenerateRequest) -> Iterator[TokenChunk]:
+        """The chunks of one request, computed while they are asked for. Closing the iterator aborts the request."""
+        self.submit(request)
+        try:
+            while request.request_id in self._choices:
+                for chunk in self.step():
+                    if chunk.request_id == request.request_id:
+                        yield chunk
+        finally:
+            self.abort(request.request_id)
+
+    def status(self) -> EngineStatus:
+        scheduler = self.scheduler
+        return EngineStatus(
+            model=self.model,
+            max_context_len=self.max_context_len,
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.num_waiting_tokens,
+            num_blocks=scheduler.pool.num_blocks,
+            num_idle_blocks=scheduler.pool.num_idle,
+        )
+
+    def close(self) -> None:
+        self.executor.close()
+
+    def check(self) -> None:
+        """Asserts everything that must hold between two steps."""
+        self.scheduler.check()
+        ours = {seq.seq_id for choices in self._choices.values() for seq in choices.values()}
+        theirs = {seq.seq_id for seq in (*self.scheduler.waiting, *self.scheduler.running)}
+        assert ours == theirs
+        assert all(self._choices.values())
+
+    def _validate(self, request: GenerateRequest) -> None:
+        num_tokens = len(request.prompt)
+        if num_tokens == 0:
+            raise RequestError("the prompt is empty", param="messages")
+        if num_tokens >= self.max_context_len:
+            raise ContextTooLong(
+                f"the prompt has {num_tokens} tokens, at most {self.max_context_len - 1} leave room for an answer",
+                param="messages",
+            )
+        if not all(0 <= token < self.executor.vocab_size for token in request.prompt):
+            raise RequestError(f"token ids must lie in [0, {self.executor.vocab_size})", param="prompt")
+        if request.n < 1 or request.sampling.max_tokens < 1:
+            raise RequestError("n and max_tokens must be at least 1", param="n" if request.n < 1 else "max_tokens")
+        if request.resume and len(request.resume) != request.n:
+            raise RequestError("resume needs one entry for each choice", param="resume")
+        if request.resume and all(tokens is None for tokens in request.resume):
+            raise RequestError("nothing is left to resume", param="resume")
+        for tokens in request.resume:
+            if tokens and num_tokens + len(tokens) >= self.max_context_len:
+                raise ContextTooLong("nothing can be added to a full context", param="resume")
+        if request.request_id in self._choices:
+            raise RequestError("a request with this id is running", param="request_id")
+
+    def _admit(self, request: GenerateRequest) -> None:
+        """Raises Overloaded when a queue is full; an empty queue takes anything."""
+        config, scheduler = self.scheduler.config, self.scheduler
+        queued = len(scheduler.waiting)
+        # a request may bring more choices than the queue holds; it is refused only behind others
+        if queued and queued + request.n > config.max_queued_requests:
+            raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
+        tokens = scheduler.num_waiting_tokens
+        if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
+            raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")
+
+    def _finish_reason(self, seq: Sequence, token: int) -> str | None:
+        sampling = seq.request.sampling
+        if token in sampling.stop_token_ids and seq.num_output > sampling.min_tokens:
+            return "stop"
+        if seq.num_output >= sampling.max_tokens or len(seq.tokens) >= self.max_context_len:
+            return "length"
+        return None
+
+    def _forget(self, seq: Sequence) -> None:
+        self.scheduler.remove(seq)
+        choices = self._choices[seq.request.request_id]
+        del choices[seq.index]
+        if not choices:
+            del self._choices[seq.request.request_id]
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of choice `index`: the request's own for the first, an independent one for each other."""
+    if index == 0:
+        return seed
+    text = f"{seed}:{index}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def _chunk(
+    seq: Sequence,
+    tokens: tuple[int, ...],
+    reason: str | None,
+    logprobs: tuple[TokenLogprob, ...] | None,
+    error: str | None = None,
+) -> TokenChunk:
+    return TokenChunk(
+        request_id=seq.request.request_id,
+        index=seq.index,
+        start=seq.num_output - len(tokens),
+        tokens=tokens,
+        finish_reason=reason,
+        logprobs=logprobs,
+        cached_tokens=seq.cached_tokens or 0,
+        error=error,
+    )

@@ -1,0 +1,246 @@
+"""Decides what the next step computes. Knows no tensor.
+
+There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served
+in the order (priority, arrival). Every sequence that lacks a single token (a decode) has one token of the budget set
+aside; longer ones share what is left in chunks. When blocks run out, the last sequence in that order loses its own
+and computes them again later, so the first one always gets on and nothing starves within a priority.
+"""
+
+import bisect
+
+from configs.schema import SchedulerConfig
+from engine.blocks import BlockPool
+from engine.plan import SeqSlice, SeqStart, StepPlan, StepResult
+from engine.prefix_cache import PrefixCache, chain_hash
+from engine.sequence import Sequence
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler:
+    """Owns the sequences that wait or run, and their blocks."""
+
+    def __init__(
+        self, config: SchedulerConfig, num_blocks: int, block_size: int, prefix_sharing: bool, cache_key: bytes
+    ) -> None:
+        self.config = config
+        self.block_size = block_size
+        self.prefix_sharing = prefix_sharing
+        self.cache_key = cache_key
+        self.pool = BlockPool(num_blocks)
+        self.cache = PrefixCache()
+        self.waiting: list[Sequence] = []  # sorted by order
+        self.running: list[Sequence] = []  # sorted by order; these hold blocks
+        self.num_waiting_tokens = 0
+        self._filling: dict[bytes, int] = {}  # name of a prompt block not published yet -> seq_id that will fill it
+        self._starts: list[SeqStart] = []
+        self._ends: list[int] = []
+        self._step = 0
+
+    # -- sequences come and go
+
+    def add(self, seq: Sequence) -> None:
+        bisect.insort(self.waiting, seq, key=_order)
+        self.num_waiting_tokens += seq.num_uncomputed
+
+    def remove(self, seq: Sequence) -> None:
+        """Forgets a sequence, finished or not, and frees its blocks."""
+        if seq in self.running:
+            self.running.remove(seq)
+            self._ends.append(seq.seq_id)
+            self._free(seq)
+        else:
+            self.waiting.remove(seq)
+            self.num_waiting_tokens -= seq.num_uncomputed
+
+    # -- one step
+
+    def schedule(self) -> StepPlan:
+        """What the next step computes. Blocks are assigned; nothing is computed yet."""
+        slices: list[SeqSlice] = []
+        self._make_room()
+        budget = self.config.max_step_tokens
+        reserved = min(budget, sum(1 for seq in self.running if seq.num_uncomputed == 1))
+        for seq in list(self.running):
+            if not seq.blocks:
+                continue  # lost its blocks to one before it
+            is_decode = seq.num_uncomputed == 1 and reserved > 0
+            count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
+            count = self._grow(seq, count)
+            reserved -= is_decode
+            if count > 0:
+                budget -= count
+                slices.append(self._slice(seq, count))
+        for seq in list(self.waiting):
+            if budget == 0 or len(self.running) >= self.config.max_sequences:
+                break
+            if self._is_being_filled(seq):
+                continue  # its prefix will be there to share in a step or two
+            count = self._admit(seq, budget)
+            if count == 0:
+                break  # no overtaking: the first in line gets the next free blocks
+            budget -= count
+            slices.append(self._slice(seq, count))
+        plan = StepPlan(self._step, tuple(slices), tuple(self._starts), tuple(self._ends))
+        self._step += 1
+        self._starts, self._ends = [], []
+        return plan
+
+    def advance(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
+        """Books what a step computed and sampled. Returns the sequences that got a token, in the result's order."""
+        by_id = {seq.seq_id: seq for seq in self.running}
+        sampled = []
+        tokens = iter(result.tokens)
+        for piece in plan.slices:
+            seq = by_id[piece.seq_id]
+            seq.num_computed += len(piece.tokens)
+            self._publish(seq)
+            if piece.samples:
+                seq.tokens.append(next(tokens))
+                sampled.append(seq)
+        return sampled
+
+    # -- blocks
+
+    def _slice(self, seq: Sequence, count: int) -> SeqSlice:
+        stop = seq.num_computed + count
+        return SeqSlice(
+            seq_id=seq.seq_id,
+            start=seq.num_computed,
+            tokens=tuple(seq.tokens[seq.num_computed : stop]),
+            blocks=tuple(seq.blocks),
+            samples=stop == len(seq.tokens),
+        )
+
+    def _grow(self, seq: Sequence, count: int) -> int:
+        """Gives a running sequence the blocks for `count` more tokens, at the cost of those after it.
+
+        Returns for how many tokens there are blocks.
+        """
+        missing = self._num_blocks(seq.num_computed + count) - len(seq.blocks)
+        while missing > self.pool.num_idle and self.running[-1] is not seq:
+            self._preempt(self.running[-1])
+        for _ in range(min(missing, self.pool.num_idle)):
+            seq.blocks.append(self._take())
+        return min(count, len(seq.blocks) * self.block_size - seq.num_computed)
+
+    def _admit(self, seq: Sequence, budget: int) -> int:
+        """Makes a waiting sequence run if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
+        found = self._find(seq)
+        computed = len(found) * self.block_size
+        count = min(len(seq.tokens) - computed, budget)
+        if self._num_needed(found, computed + count) > self.pool.num_idle:
+            return 0
+        self.waiting.remove(seq)
+        self.num_waiting_tokens -= seq.num_uncomputed
+        bisect.insort(self.running, seq, key=_order)
+        for block in found:
+            self.pool.share(block)
+        seq.blocks = list(found)
+        seq.num_computed = computed
+        if seq.cached_tokens is None:
+            seq.cached_tokens = min(computed, seq.prompt_len)
+        seq.num_published = len(found)
+        while len(seq.blocks) < self._num_blocks(computed + count):
+            seq.blocks.append(self._take())
+        for name in seq.hashes[len(found) :] if self.prefix_sharing else ():
+            self._filling.setdefault(name, seq.seq_id)
+        self._starts.append(SeqStart(seq.seq_id, seq.request.sampling, seq.seed, seq.request.prompt, seq.output))
+        return count
+
+    def _make_room(self) -> None:
+        """Running sequences give way to a waiting one of better priority, before the step is planned."""
+        if not self.waiting:
+            return
+        first = self.waiting[0]
+        while self.running and self.running[-1].order[0] > first.order[0]:
+            found = self._find(first)
+            stop = min(len(first.tokens), len(found) * self.block_size + self.config.max_step_tokens)
+            fits = self._num_needed(found, stop) <= self.pool.num_idle
+            if fits and len(self.running) < self.config.max_sequences:
+                return
+            self._preempt(self.running[-1])
+
+    def _find(self, seq: Sequence) -> list[int]:
+        """The published blocks that a waiting sequence can share."""
+        return self.cache.find(self._usable(seq))
+
+    def _usable(self, seq: Sequence) -> list[bytes]:
+        # the last known token is always computed, for its logits
+        return seq.hashes[: (len(seq.tokens) - 1) // self.block_size]
+
+    def _num_needed(self, found: list[int], stop: int) -> int:
+        """Idle blocks that a sequence needs to share `found` and to compute up to position `stop`."""
+        return self._num_blocks(stop) - len(found) + sum(map(self.pool.is_idle, found))
+
+    def _is_being_filled(self, seq: Sequence) -> bool:
+        """True if a running sequence is about to compute the block that this one needs next."""
+        if not self._filling:
+            return False
+        usable = self._usable(seq)
+        num_found = len(self.cache.find(usable))
+        return num_found < len(usable) and usable[num_found] in self._filling
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Takes a sequence's blocks away; it will compute them again."""
+        self.running.remove(seq)
+        self._starts = [start for start in self._starts if start.seq_id != seq.seq_id]
+        self._ends.append(seq.seq_id)
+        self._free(seq)
+        self.add(seq)
+
+    def _free(self, seq: Sequence) -> None:
+        for name in seq.hashes[seq.num_published :]:
+            if self._filling.get(name) == seq.seq_id:
+                del self._filling[name]
+        for block in reversed(seq.blocks):  # the end of a prefix goes before its beginning
+            self.pool.release(block, worth_finding=self.cache.holds(block))
+        seq.blocks = []
+        seq.num_computed = seq.num_published = 0
+
+    def _take(self) -> int:
+        block = self.pool.take()
+        self.cache.forget(block)
+        return block
+
+    def _publish(self, seq: Sequence) -> None:
+        if not self.prefix_sharing:
+            return
+        while (seq.num_published + 1) * self.block_size <= seq.num_computed:
+            at = seq.num_published
+            if at == len(seq.hashes):
+                parent = seq.hashes[-1] if seq.hashes else seq.root
+                tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
+                seq.hashes.append(chain_hash(self.cache_key, parent, tokens))
+            name = seq.hashes[at]
+            self.cache.publish(name, seq.blocks[at])
+            if self._filling.get(name) == seq.seq_id:
+                del self._filling[name]
+            seq.num_published += 1
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    # -- for tests
+
+    def check(self) -> None:
+        """Recomputes every redundant fact and asserts that it is right."""
+        self.pool.check([block for seq in self.running for block in seq.blocks])
+        self.cache.check()
+        for seqs in (self.waiting, self.running):
+            assert seqs == sorted(seqs, key=_order)
+        assert self.num_waiting_tokens == sum(seq.num_uncomputed for seq in self.waiting)
+        assert not any(seq.blocks for seq in self.waiting)
+        running_ids = {seq.seq_id for seq in self.running}
+        assert set(self._filling.values()) <= running_ids
+        for seq in self.running:
+            assert len(seq.blocks) * self.block_size >= seq.num_computed
+            assert seq.num_computed < len(seq.tokens)
+            assert len(set(seq.blocks)) == len(seq.blocks)
+            if self.prefix_sharing:
+                assert seq.num_published == seq.num_computed // self.block_size
+        assert len(self.running) <= self.config.max_sequences
+
+
+def _order(seq: Sequence) -> tuple[int, int]:
+    return seq.order

@@ -1,0 +1,60 @@
+"""One choice of one request, on its way. The only thing in the engine that changes over time."""
+
+from engine.types import GenerateRequest
+
+__all__ = ["Sequence"]
+
+
+class Sequence:
+    """Known tokens and computed tokens; a step computes some of the difference.
+
+    known 10, computed 6, block size 4:
+      [0 1 2 3][4 5|6 7][8 9 . .]      blocks cover what is computed and what the current step computes
+    """
+
+    __slots__ = (
+        "blocks",
+        "cached_tokens",
+        "hashes",
+        "index",
+        "num_computed",
+        "num_published",
+        "order",
+        "prompt_len",
+        "request",
+        "root",
+        "seed",
+        "seq_id",
+        "tokens",
+    )
+
+    def __init__(
+        self, seq_id: int, request: GenerateRequest, index: int, seed: int, root: bytes, hashes: list[bytes]
+    ) -> None:
+        resumed = request.resume[index] if request.resume else ()
+        assert resumed is not None
+        self.seq_id = seq_id
+        self.request = request
+        self.index = index
+        self.seed = seed
+        self.root = root  # name of the empty prefix
+        self.hashes = hashes  # names of the first full blocks; grows as blocks fill
+        self.tokens: list[int] = [*request.prompt, *resumed]
+        self.prompt_len = len(request.prompt)
+        self.num_computed = 0
+        self.num_published = 0  # full blocks that publish() has seen
+        self.blocks: list[int] = []
+        self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
+        self.order = (request.priority, seq_id)  # who goes first; ids rise with arrival
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return tuple(self.tokens[self.prompt_len :])

@@ -1,0 +1,250 @@
+"""The engine against full recompute, on the toy executor."""
+
+import random
+from collections import defaultdict
+
+import pytest
+
+from configs.schema import CacheConfig, SchedulerConfig
+from engine.engine import Engine
+from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.types import GenerateRequest, TokenChunk
+from tests.engine.toy import VOCAB_SIZE, ToyExecutor, recompute, request
+
+
+def make(sharing: bool = True, toy: ToyExecutor | None = None, **scheduler: int) -> Engine:
+    return Engine(
+        toy or ToyExecutor(), "toy", SchedulerConfig(**scheduler), CacheConfig(prefix_sharing=sharing), cache_key=b"k"
+    )
+
+
+def run(engine: Engine) -> dict[tuple[str, int], list[TokenChunk]]:
+    """Every chunk until nothing is left to do, by request and choice."""
+    chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
+    while engine.has_work:
+        for chunk in engine.step():
+            chunks[chunk.request_id, chunk.index].append(chunk)
+        engine.check()
+    return chunks
+
+
+def assert_is(chunks: list[TokenChunk], asked: GenerateRequest, index: int = 0, skip: int = 0) -> None:
+    """Asserts that the chunks are exactly one choice's answer, from its token `skip` on."""
+    output, reason = recompute(asked, index)
+    assert [token for chunk in chunks for token in chunk.tokens] == output[skip:]
+    assert [chunk.start for chunk in chunks] == list(range(skip, len(output)))
+    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(output) - skip - 1) + [reason]
+
+
+def test_one_request_in_three_lines() -> None:
+    asked = request("a", [1, 2, 3])
+    chunks = list(make().generate(asked))
+    assert_is(chunks, asked)
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+@pytest.mark.parametrize("budget", [3, 64, 512])
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+def test_random_traffic_equals_full_recompute(block_size: int, budget: int, sharing: bool) -> None:
+    rng = random.Random(block_size * 1000 + budget + sharing)
+    for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
+        toy = ToyExecutor(num_tokens // block_size, block_size)
+        engine = make(sharing, toy, max_step_tokens=budget, max_sequences=rng.choice([1, 3, 16]))
+        system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
+        asked: dict[str, GenerateRequest] = {}
+        chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
+        aborted: set[str] = set()
+        while len(asked) < 25 or engine.has_work:
+            if len(asked) < 25 and rng.random() < 0.4:
+                name = f"r{len(asked)}"
+                prompt = system[: rng.choice([0, 7, 16, 20])] + [
+                    rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 12))
+                ]
+                asked[name] = request(
+                    name,
+                    prompt,
+                    max_tokens=rng.randint(1, 15),
+                    n=rng.choice([1, 1, 3]),
+                    seed=rng.randrange(5),
+                    stop_token_ids=(1, 2, 3),
+                    min_tokens=rng.choice([0, 2]),
+                )
+                asked[name] = GenerateRequest(**{**_fields(asked[name]), "priority": rng.choice([0, 0, 0, -1, 5])})
+                engine.submit(asked[name])
+            if asked and rng.random() < 0.05:
+                victim = rng.choice(list(asked))
+                engine.abort(victim)
+                aborted.add(victim)
+            for chunk in engine.step():
+                chunks[chunk.request_id, chunk.index].append(chunk)
+            engine.check()
+        for name, one in asked.items():
+            for index in range(one.n):
+                if name not in aborted:
+                    assert_is(chunks[name, index], one, index)
+        assert toy.widest <= budget
+        assert engine.scheduler.pool.num_idle == toy.num_blocks
+        assert len(asked) > len(aborted)
+
+
+def _fields(one: GenerateRequest) -> dict[str, object]:
+    return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+def test_a_preempted_sequence_gives_the_same_tokens() -> None:
+    toy = ToyExecutor(num_blocks=8, block_size=4)
+    engine = make(toy=toy)
+    asked = [request(f"r{i}", [i] * 10, max_tokens=20) for i in range(3)]
+    for one in asked:
+        engine.submit(one)
+    chunks = run(engine)
+    for one in asked:
+        assert_is(chunks[one.request_id, 0], one)
+    assert toy.num_computed > 3 * 29, "nothing was computed twice: the pool was not tight"
+
+
+def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> None:
+    toy = ToyExecutor(num_blocks=256)
+    engine = make(toy=toy)
+    prompt = list(range(40))
+    for i in range(10):
+        engine.submit(request(f"r{i}", [*prompt, i], max_tokens=1))
+    chunks = run(engine)
+    assert toy.num_computed == 41 + 9 * 1
+    assert [chunks[f"r{i}", 0][0].cached_tokens for i in range(10)] == [0] + [40] * 9
+
+
+def test_choices_share_the_blocks_of_their_prompt() -> None:
+    toy = ToyExecutor(num_blocks=64)
+    engine = make(toy=toy)
+    asked = request("a", list(range(41)), max_tokens=3, n=4)
+    engine.submit(asked)
+    chunks = run(engine)
+    for index in range(4):
+        assert_is(chunks["a", index], asked, index)
+    assert toy.num_computed == 41 + 3 * 1 + 4 * 2
+
+
+def test_a_different_salt_or_key_shares_nothing() -> None:
+    toy = ToyExecutor()
+    engine = make(toy=toy)
+    prompt = tuple(range(20))
+    for i, salt in enumerate(["", "x", "x"]):
+        one = GenerateRequest(
+            request_id=str(i),
+            model="toy",
+            prompt=prompt,
+            cache_salt=salt,
+            sampling=request("", [1], max_tokens=1).sampling,
+        )
+        engine.submit(one)
+        run(engine)
+    assert toy.num_computed == 20 + 20 + 4
+
+
+def test_resume_continues_exactly_where_the_other_engine_stopped() -> None:
+    asked = request("a", [5, 6, 7], max_tokens=12, n=3, seed=9)
+    answers = [recompute(asked, index)[0] for index in range(3)]
+    resumed = GenerateRequest(**{**_fields(asked), "resume": (tuple(answers[0][:5]), None, ())})
+    engine = make()
+    engine.submit(resumed)
+    chunks = run(engine)
+    assert_is(chunks["a", 0], asked, 0, skip=5)
+    assert ("a", 1) not in chunks
+    assert_is(chunks["a", 2], asked, 2)
+
+
+def test_decodes_go_on_while_a_long_prompt_is_computed() -> None:
+    engine = make(max_step_tokens=8, toy=ToyExecutor(num_blocks=256))
+    engine.submit(request("short", [1, 2], max_tokens=50))
+    engine.step()
+    engine.submit(request("long", list(range(40)), max_tokens=2))
+    for _ in range(5):
+        assert [chunk.request_id for chunk in engine.step()] == ["short"]
+
+
+def test_better_priority_runs_first() -> None:
+    engine = make(max_sequences=1)
+    base = _fields(request("", [1, 2, 3], max_tokens=5))
+    for name, priority in [("late", 5), ("normal", 0), ("urgent", -5)]:
+        engine.submit(GenerateRequest(**{**base, "request_id": name, "priority": priority}))
+        engine.step()
+    order = []
+    while engine.has_work:
+        order += [chunk.request_id for chunk in engine.step() if chunk.finish_reason]
+    assert order == ["urgent", "normal", "late"]
+
+
+def test_abort_of_one_choice_leaves_the_others() -> None:
+    engine = make()
+    asked = request("a", [1, 2, 3], max_tokens=6, n=2)
+    engine.submit(asked)
+    engine.step()
+    (ended,) = engine.abort("a", 0)
+    assert (ended.index, ended.finish_reason) == (0, "abort")
+    chunks = run(engine)
+    assert ("a", 0) not in chunks
+    assert chunks["a", 1][-1].finish_reason == "length"
+    assert engine.abort("a") == []
+
+
+def test_closing_the_generator_frees_the_blocks() -> None:
+    engine = make(sharing=False)
+    stream = engine.generate(request("a", list(range(20)), max_tokens=50))
+    next(stream)
+    assert engine.status().num_idle_blocks < 64
+    stream.close()
+    assert engine.status().num_idle_blocks == 64
+    assert not engine.has_work
+
+
+def test_full_queues_refuse_and_change_nothing() -> None:
+    engine = make(max_queued_requests=2, max_queued_tokens=30)
+    engine.submit(request("a", [1] * 25))
+    with pytest.raises(Overloaded):
+        engine.submit(request("b", [1] * 6))
+    engine.submit(request("c", [1]))
+    with pytest.raises(Overloaded):
+        engine.submit(request("d", [1]))
+    engine.check()
+    assert set(key for key, _ in run(engine)) == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("one", "error", "param"),
+    [
+        (request("a", []), RequestError, "messages"),
+        (request("a", [1] * 256), ContextTooLong, "messages"),
+        (request("a", [VOCAB_SIZE]), RequestError, "prompt"),
+        (request("a", [-1]), RequestError, "prompt"),
+        (request("a", [1], n=0), RequestError, "n"),
+        (request("a", [1], max_tokens=0), RequestError, "max_tokens"),
+        (request("used", [1]), RequestError, "request_id"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(one: GenerateRequest, error: type[RequestError], param: str) -> None:
+    engine = make()
+    engine.submit(request("used", [1]))
+    with pytest.raises(error) as caught:
+        engine.submit(one)
+    assert caught.value.param == param
+    assert engine.status().num_waiting == 1
+
+
+def test_a_context_that_is_full_ends_with_length() -> None:
+    engine = make(toy=ToyExecutor(num_blocks=2, block_size=4))
+    chunks = list(engine.generate(request("a", [1, 2, 3], max_tokens=100)))
+    assert len(chunks) == 5
+    assert chunks[-1].finish_reason == "length"
+
+
+def test_fail_ends_everybody_once() -> None:
+    engine = make()
+    engine.submit(request("a", [1, 2], n=2))
+    engine.submit(request("b", [1, 2]))
+    engine.step()
+    ended = engine.fail("the device is gone")
+    assert sorted((chunk.request_id, chunk.index) for chunk in ended) == [("a", 0), ("a", 1), ("b", 0)]
+    assert all(chunk.finish_reason == "error" and chunk.error == "the device is gone" for chunk in ended)
+    engine.check()
+    assert engine.status().num_idle_blocks == 64

@@ -1,0 +1,77 @@
+"""An executor that remembers tokens in slots and answers with a hash of what it can read back.
+
+Its next token depends on every earlier token as found through the block table, so a wrong block, a lost write or a
+stale prefix changes the answer. `recompute` gives the same answer without an engine.
+"""
+
+from hashlib import blake2b
+
+from engine.engine import derived_seed
+from engine.plan import StepPlan, StepResult
+from engine.types import GenerateRequest, SamplingParams
+
+VOCAB_SIZE = 50
+
+
+class ToyExecutor:
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, num_blocks: int = 64, block_size: int = 4, max_context_len: int = 1000) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.max_context_len = max_context_len
+        self.slots: list[int | None] = [None] * (num_blocks * block_size)
+        self.seeds: dict[int, int] = {}
+        self.num_computed = 0
+        self.widest = 0
+        self.fails_at: int | None = None
+        self.closed = False
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        if self.fails_at == plan.step:
+            raise RuntimeError("toy failure")
+        for seq_id in plan.ends:
+            self.seeds.pop(seq_id, None)
+        for start in plan.starts:
+            self.seeds[start.seq_id] = start.seed
+        self.widest = max(self.widest, sum(len(piece.tokens) for piece in plan.slices))
+        tokens = []
+        for piece in plan.slices:
+            stop = piece.start + len(piece.tokens)
+            where = [piece.blocks[at // self.block_size] * self.block_size + at % self.block_size for at in range(stop)]
+            for at, token in zip(where[piece.start :], piece.tokens, strict=True):
+                self.slots[at] = token
+            self.num_computed += len(piece.tokens)
+            if piece.samples:
+                tokens.append(next_token([self.slots[at] for at in where], self.seeds[piece.seq_id]))
+        return StepResult(tuple(tokens))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def next_token(tokens: list[int | None], seed: int) -> int:
+    return blake2b(repr((tokens, seed)).encode(), digest_size=4).digest()[0] % VOCAB_SIZE
+
+
+def recompute(request: GenerateRequest, index: int = 0) -> tuple[list[int], str]:
+    """The answer of one choice, and why it ends, from the definition."""
+    sampling = request.sampling
+    tokens = list(request.prompt)
+    output: list[int] = []
+    while True:
+        output.append(next_token([*tokens, *output], derived_seed(sampling.seed, index)))
+        if output[-1] in sampling.stop_token_ids and len(output) > sampling.min_tokens:
+            return output, "stop"
+        if len(output) == sampling.max_tokens:
+            return output, "length"
+
+
+def request(request_id: str, prompt: list[int], max_tokens: int = 8, n: int = 1, **sampling: object) -> GenerateRequest:
+    return GenerateRequest(
+        request_id=request_id,
+        model="toy",
+        prompt=tuple(prompt),
+        n=n,
+        sampling=SamplingParams(max_tokens=max_tokens, **sampling),  # type: ignore[arg-type]
+    )
