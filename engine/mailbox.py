@@ -1,0 +1,91 @@
+"""Where the reports of an engine become one stream per request."""
+
+import asyncio
+
+from engine.errors import ContextTooLong, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
+from engine.types import Refusal, StepReport, TokenChunk
+
+__all__ = ["Mailbox", "Mailboxes", "refusal_error"]
+
+
+class Mailbox:
+    """What has arrived for one request and was not read yet. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._chunks: asyncio.Queue[TokenChunk | MantaError] = asyncio.Queue()
+
+    async def accepted(self) -> None:
+        """Returns once the engine has accepted the request; raises what it was refused with."""
+        await self._accepted
+
+    async def next(self) -> TokenChunk:
+        """The next chunk. Raises what the connection to the engine ended with."""
+        item = await self._chunks.get()
+        if isinstance(item, MantaError):
+            raise item
+        return item
+
+    def accept(self) -> None:
+        if not self._accepted.done():
+            self._accepted.set_result(None)
+
+    def refuse(self, error: MantaError) -> None:
+        if not self._accepted.done():
+            self._accepted.set_exception(error)
+            self._accepted.exception()  # the reader may be gone: do not warn
+        self._chunks.put_nowait(error)
+
+    def put(self, chunk: TokenChunk) -> None:
+        self.accept()
+        self._chunks.put_nowait(chunk)
+
+
+class Mailboxes:
+    """The open requests of one engine, by id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Mailbox] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def open(self, request_id: str) -> Mailbox:
+        if request_id in self._by_id:
+            raise RequestError("a request with this id is running", param="request_id")
+        mailbox = self._by_id[request_id] = Mailbox()
+        return mailbox
+
+    def close(self, request_id: str) -> None:
+        self._by_id.pop(request_id, None)
+
+    def deliver(self, report: StepReport) -> None:
+        for request_id in report.accepted:
+            if request_id in self._by_id:
+                self._by_id[request_id].accept()
+        for refusal in report.refused:
+            if refusal.request_id in self._by_id:
+                self._by_id[refusal.request_id].refuse(refusal_error(refusal))
+        for chunk in report.chunks:
+            if chunk.request_id in self._by_id:
+                self._by_id[chunk.request_id].put(chunk)
+
+    def fail(self, error: MantaError) -> None:
+        """Every open request ends with `error`."""
+        for mailbox in self._by_id.values():
+            mailbox.refuse(error)
+
+
+def refusal_error(refusal: Refusal) -> MantaError:
+    """The error that a refusal stands for."""
+    match refusal.kind:
+        case "ContextTooLong":
+            return ContextTooLong(refusal.message, refusal.param)
+        case "UnknownModel":
+            return UnknownModel(refusal.message, refusal.param)
+        case "RequestError":
+            return RequestError(refusal.message, refusal.param)
+        case "Overloaded":
+            return Overloaded(refusal.message, refusal.retry_after_s)
+        case _:
+            return Unavailable(refusal.message, refusal.retry_after_s)
