@@ -1,0 +1,12 @@
+"""Moves requests: picks a replica, keeps replicas alive. Ray lives here and nowhere below. No HTTP, no tensors.
+
+Ray Serve is the control plane: it deploys, places, restarts and scales `Ingress` and `Replica`. Tokens do not pass
+through it. Each ingress holds one TCP connection to each replica (`wire.py`): length-prefixed msgpack of typed
+structs, one frame per engine step for all requests of that ingress.
+
+    ClusterClient.generate -> routing.choose -> Link.submit -> [wire] -> WireServer -> EngineThread
+                           <- Mailbox        <- Link        <- [wire] <- WireServer <-
+
+`client.py` keeps the tokens that it has passed on. When a replica dies, stalls or drains, the request goes to another
+one as prompt + tokens, and the stream continues where it was.
+"""

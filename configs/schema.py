@@ -89,6 +89,7 @@ class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     suspect_s: Seconds = 0.75  # silence after which a replica gets no new work
     dead_s: Seconds = 1.5  # silence after which a replica's streams move
     connect_timeout_s: Seconds = 5.0  # time to connect and say hello
+    discover_s: Seconds = 1.0  # time between two looks for new replicas
     place_timeout_s: Seconds = 30.0  # time a stream waits for a replica that can take it
 
 

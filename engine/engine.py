@@ -171,9 +171,10 @@ class Engine:
     def _admit(self, request: GenerateRequest) -> None:
         """Raises Overloaded when a queue is full; an empty queue takes anything."""
         config, scheduler = self.scheduler.config, self.scheduler
-        queued = len(scheduler.waiting)
+        free = config.max_sequences - len(scheduler.running)  # so many start with the next step, they do not wait
+        queued = max(0, len(scheduler.waiting) - free)
         # a request may bring more choices than the queue holds; it is refused only behind others
-        if queued and queued + request.n > config.max_queued_requests:
+        if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:
             raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
         tokens = scheduler.num_waiting_tokens
         if tokens and tokens + len(request.prompt) > config.max_queued_tokens:

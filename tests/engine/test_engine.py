@@ -199,7 +199,7 @@ def test_closing_the_generator_frees_the_blocks() -> None:
 
 
 def test_full_queues_refuse_and_change_nothing() -> None:
-    engine = make(max_queued_requests=2, max_queued_tokens=30)
+    engine = make(max_queued_requests=1, max_sequences=1, max_queued_tokens=30)
     engine.submit(request("a", [1] * 25))
     with pytest.raises(Overloaded):
         engine.submit(request("b", [1] * 6))

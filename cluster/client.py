@@ -1,0 +1,142 @@
+"""The cluster as an EngineClient: picks a replica for each request, and another one when that is lost."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from cluster.journey import Journey
+from cluster.link import Link, ReplicaLost
+from cluster.replicas import Replicas
+from cluster.routing import Load, choose
+from configs.schema import WireConfig
+from engine.errors import EngineFailed, Overloaded, Unavailable, UnknownModel
+from engine.mailbox import Mailbox
+from engine.types import EngineStatus, GenerateRequest, TokenChunk
+
+__all__ = ["ClusterClient"]
+
+MAX_FAILURES = 3  # engines that may fail under one request with no token between: then it may be the cause
+
+
+class ClusterClient:
+    """Owns the open requests of one ingress and its links to the replicas of each model."""
+
+    def __init__(self, replicas: Mapping[str, Replicas], config: WireConfig, max_open_requests: int) -> None:
+        self._replicas = replicas
+        self._config = config
+        self._max_open_requests = max_open_requests
+        self._journeys: dict[str, tuple[Journey, Link | None]] = {}
+        self._rng = random.Random()
+
+    @property
+    def num_open(self) -> int:
+        return len(self._journeys)
+
+    def start(self) -> None:
+        for replicas in self._replicas.values():
+            replicas.start()
+
+    async def close(self) -> None:
+        for replicas in self._replicas.values():
+            await replicas.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        replicas = self._replicas_of(request.model)
+        if len(self._journeys) >= self._max_open_requests:
+            raise Overloaded(f"{len(self._journeys)} requests are open, {self._max_open_requests} may be")
+        journey = Journey(request)
+        num_failures = 0
+        try:
+            while not journey.is_over:
+                link, mailbox = await self._place(replicas, journey, request.request_id)
+                try:
+                    while not journey.is_over:
+                        chunk = await mailbox.next()
+                        if chunk.finish_reason == "error":
+                            raise ReplicaLost(chunk.error or "the engine failed")
+                        news = journey.note(chunk)
+                        if news is not None:
+                            num_failures = 0
+                            yield news
+                except ReplicaLost as error:
+                    num_failures += not error.is_planned
+                    if num_failures >= MAX_FAILURES:
+                        raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
+                    journey.num_moves += 1
+                finally:
+                    link.stop(request.request_id)
+        finally:
+            self._journeys.pop(request.request_id, None)
+
+    def stop_choice(self, request_id: str, index: int) -> None:
+        journey, link = self._journeys.get(request_id, (None, None))
+        if journey is not None:
+            journey.stop_choice(index)
+        if link is not None:
+            link.stop(request_id, index)
+
+    async def status(self, model: str) -> EngineStatus:
+        """All replicas of a model together. Raises Unavailable when there is none."""
+        links = self._replicas_of(model).up
+        if not links:
+            raise Unavailable(f"no replica of {model!r} is up")
+        statuses = [link.status for link in links]
+        return EngineStatus(
+            model=model,
+            max_context_len=min(status.max_context_len for status in statuses),
+            num_running=sum(status.num_running for status in statuses),
+            num_waiting=sum(status.num_waiting for status in statuses),
+            num_waiting_tokens=sum(status.num_waiting_tokens for status in statuses),
+            num_blocks=sum(status.num_blocks for status in statuses),
+            num_idle_blocks=sum(status.num_idle_blocks for status in statuses),
+        )
+
+    def _replicas_of(self, model: str) -> Replicas:
+        if model not in self._replicas:
+            raise UnknownModel(f"the model {model!r} is not served", param="model")
+        return self._replicas[model]
+
+    async def _place(self, replicas: Replicas, journey: Journey, request_id: str) -> tuple[Link, Mailbox]:
+        """A replica that has accepted what is left of the request, and the mailbox of its answer.
+
+        A request that has begun waits for a place; a new one is refused once every replica has refused it.
+        """
+        self._journeys[request_id] = (journey, None)
+        deadline_s = time.monotonic() + self._config.place_timeout_s
+        refused: dict[Link, Overloaded] = {}
+        while time.monotonic() < deadline_s:
+            links = [link for link in replicas.up if link not in refused]
+            if not links:
+                if refused and not journey.has_begun:
+                    raise next(iter(refused.values()))
+                await replicas.changed()
+                refused.clear()
+                continue
+            rest = journey.rest()
+            num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
+            link = links[choose([_load(link, num_tokens) for link in links], self._rng)]
+            mailbox = link.submit(rest)
+            try:
+                await mailbox.accepted()
+            except Overloaded as error:
+                refused[link] = error
+                link.stop(request_id)
+                continue
+            except ReplicaLost:
+                link.stop(request_id)
+                continue
+            except BaseException:
+                link.stop(request_id)
+                raise
+            self._journeys[request_id] = (journey, link)
+            return link, mailbox
+        raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
+
+
+def _load(link: Link, num_tokens: int) -> Load:
+    return Load(
+        num_uncached_tokens=num_tokens,
+        num_waiting_tokens=link.status.num_waiting_tokens,
+        num_running=link.status.num_running,
+        num_unreported=link.num_unreported,
+    )

@@ -1,0 +1,56 @@
+"""What an ingress remembers of a request that may outlive its replica."""
+
+import msgspec
+
+from engine.types import GenerateRequest, TokenChunk
+
+__all__ = ["Journey"]
+
+
+class Journey:
+    """The tokens that were passed on, by choice. From them the rest of the request can be asked of any replica."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        resumed = request.resume or ((),) * request.n
+        self._request = request
+        self._tokens: list[list[int] | None] = [None if tokens is None else list(tokens) for tokens in resumed]
+        self._cached_tokens: int | None = None
+        self.num_moves = 0
+
+    @property
+    def is_over(self) -> bool:
+        return all(tokens is None for tokens in self._tokens)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._cached_tokens is not None
+
+    def rest(self) -> GenerateRequest:
+        """The request for what has not been passed on yet."""
+        resume = tuple(None if tokens is None else tuple(tokens) for tokens in self._tokens)
+        return msgspec.structs.replace(self._request, resume=resume) if any(resume) or None in resume else self._request
+
+    def note(self, chunk: TokenChunk) -> TokenChunk | None:
+        """Books a chunk. Returns what of it is news: a late frame of a lost replica has nothing new to say."""
+        tokens = self._tokens[chunk.index]
+        if tokens is None:
+            return None
+        known = len(tokens) - chunk.start
+        if known < 0 or (known >= len(chunk.tokens) and chunk.finish_reason is None):
+            return None
+        if self._cached_tokens is None:
+            self._cached_tokens = chunk.cached_tokens
+        tokens += chunk.tokens[known:]
+        if chunk.finish_reason is not None:
+            self._tokens[chunk.index] = None
+        return msgspec.structs.replace(
+            chunk,
+            start=chunk.start + known,
+            tokens=chunk.tokens[known:],
+            logprobs=chunk.logprobs[known:] if chunk.logprobs is not None else None,
+            cached_tokens=self._cached_tokens,
+        )
+
+    def stop_choice(self, index: int) -> None:
+        """Nobody wants more of this choice."""
+        self._tokens[index] = None

@@ -1,0 +1,194 @@
+"""The ingress's end of the wire: one connection to one replica."""
+
+import asyncio
+import enum
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.wire import (
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    Beat,
+    Challenge,
+    Drain,
+    FromIngress,
+    FromReplica,
+    Hello,
+    Report,
+    Stop,
+    Submit,
+    Welcome,
+    WireError,
+    encode,
+    prove,
+    read_frame,
+)
+from configs.schema import WireConfig
+from engine.errors import Unavailable
+from engine.mailbox import Mailbox, Mailboxes
+from engine.types import EngineStatus, GenerateRequest
+
+__all__ = ["Health", "Link", "ReplicaLost", "connect"]
+
+logger = logging.getLogger(__name__)
+
+
+class Health(enum.Enum):
+    UP = "up"
+    SUSPECT = "suspect"  # silent for suspect_s, or draining: no new work
+    DEAD = "dead"  # closed, or silent for dead_s: its streams move
+
+
+class ReplicaLost(Unavailable):
+    """The replica of an accepted request is dead, or (`is_planned`) going away; another one can go on."""
+
+    def __init__(self, message: str, is_planned: bool = False) -> None:
+        super().__init__(message)
+        self.is_planned = is_planned
+
+
+class Link:
+    """Owns the connection to one replica and the mailboxes of the requests that run there. Lives on one event loop."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        welcome: Welcome,
+        config: WireConfig,
+        on_change: Callable[["Link"], None],
+    ) -> None:
+        self.replica_id = welcome.replica_id
+        self.epoch = welcome.epoch
+        self.block_size = welcome.block_size
+        self.status: EngineStatus = welcome.status
+        self.num_unreported = 0  # requests sent since the last status: the status does not count them yet
+        self.is_draining = False
+        self.mailboxes = Mailboxes()
+        self._reader, self._writer = reader, writer
+        self._config = config
+        self._on_change = on_change
+        self._last_heard_s = time.monotonic()
+        self._is_closed = False
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
+
+    @property
+    def health(self) -> Health:
+        silence_s = time.monotonic() - self._last_heard_s
+        if self._is_closed or silence_s > self._config.dead_s:
+            return Health.DEAD
+        if self.is_draining or silence_s > self._config.suspect_s:
+            return Health.SUSPECT
+        return Health.UP
+
+    def submit(self, request: GenerateRequest) -> Mailbox:
+        """Sends a request. Its mailbox tells whether it was accepted and what comes of it."""
+        mailbox = self.mailboxes.open(request.request_id)
+        self.num_unreported += 1
+        self._send(Submit(request))
+        return mailbox
+
+    def stop(self, request_id: str, index: int | None = None) -> None:
+        """Ends one choice of a request, or all of it."""
+        if index is None:
+            self.mailboxes.close(request_id)
+        self._send(Stop(request_id, index))
+
+    def close(self, why: str) -> None:
+        """Ends the connection; every request that still runs there gets ReplicaLost."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        logger.warning("lost replica %s: %s", self.replica_id, why)
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._writer.transport.abort()
+        self.mailboxes.fail(ReplicaLost(why))
+        self._on_change(self)
+
+    def _send(self, frame: FromIngress) -> None:
+        if self._is_closed or self._writer.transport.is_closing():
+            return
+        self._writer.write(encode(frame))
+        if self._writer.transport.get_write_buffer_size() > 4 * self._config.max_frame_bytes:
+            self.close("it does not read")
+
+    async def _listen(self) -> None:
+        decoder = msgspec.msgpack.Decoder(FromReplica)
+        why = "it closed the connection"
+        try:
+            while True:
+                frame = await read_frame(self._reader, decoder, self._config.max_frame_bytes)
+                self._last_heard_s = time.monotonic()
+                match frame:
+                    case Report(report):
+                        self._note(report.status)
+                        self.mailboxes.deliver(report)
+                    case Beat(status):
+                        if status is not None:
+                            self._note(status)
+                    case Drain():
+                        self.is_draining = True
+                        self.mailboxes.fail(ReplicaLost("the replica is going away", is_planned=True))
+                        self._on_change(self)
+                    case _:
+                        raise WireError(f"{type(frame).__name__} has no place here")
+        except WireError as error:
+            why = str(error)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        self.close(why)
+
+    def _note(self, status: EngineStatus) -> None:
+        self.status = status
+        self.num_unreported = 0
+        self._on_change(self)
+
+    async def _watch(self) -> None:
+        """Beats, and notices silence."""
+        while True:
+            slept_at_s = time.monotonic()
+            await asyncio.sleep(self._config.heartbeat_s)
+            # while our own loop was late nothing could be heard: that is not the replica's silence
+            self._last_heard_s += max(0.0, time.monotonic() - slept_at_s - 2 * self._config.heartbeat_s)
+            silence_s = time.monotonic() - self._last_heard_s
+            if silence_s > self._config.dead_s:
+                self.close(f"silent for {silence_s:.2f} s")
+                return
+            self._send(Beat())
+
+
+async def connect(
+    host: str,
+    port: int,
+    ingress_id: str,
+    secret: bytes,
+    config: WireConfig,
+    on_change: Callable[[Link], None],
+) -> Link:
+    """Connects and proves the secret both ways. Raises WireError, OSError or TimeoutError."""
+    async with asyncio.timeout(config.connect_timeout_s):
+        reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
+        try:
+            challenge = await read_frame(reader, msgspec.msgpack.Decoder(Challenge), 4096)
+            if challenge.version != PROTOCOL_VERSION:
+                raise WireError(f"the replica speaks version {challenge.version}, we speak {PROTOCOL_VERSION}")
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            proof = prove(secret, b"ingress", challenge.nonce, nonce)
+            writer.write(encode(Hello(PROTOCOL_VERSION, ingress_id, nonce, proof)))
+            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), 65_536)
+            if not hmac.compare_digest(welcome.proof, prove(secret, b"replica", challenge.nonce, nonce)):
+                raise WireError("the replica does not know the secret")
+        except asyncio.IncompleteReadError:
+            writer.transport.abort()
+            raise WireError("the replica closed the connection during the hello") from None
+        except BaseException:
+            writer.transport.abort()
+            raise
+    return Link(reader, writer, welcome, config, on_change)

@@ -1,0 +1,85 @@
+"""The replicas of one model, as one ingress knows them."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from cluster.link import Health, Link, connect
+from cluster.wire import WireError
+from configs.schema import WireConfig
+
+__all__ = ["Discover", "Replicas"]
+
+logger = logging.getLogger(__name__)
+
+Discover = Callable[[], Awaitable[list[tuple[str, int]]]]  # the addresses where replicas listen now
+
+
+class Replicas:
+    """Keeps a link to every replica that `discover` names. Lives on one event loop, from `start` to `close`."""
+
+    def __init__(self, discover: Discover, ingress_id: str, secret: bytes, config: WireConfig) -> None:
+        self._discover = discover
+        self._ingress_id = ingress_id
+        self._secret = secret
+        self._config = config
+        self._links: dict[tuple[str, int], Link] = {}
+        self._connecting: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._look: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._look = asyncio.create_task(self._keep_looking())
+
+    async def close(self) -> None:
+        for task in [self._look, *self._connecting.values()]:
+            if task is not None:
+                task.cancel()
+        for link in list(self._links.values()):
+            link.close("the ingress is closing")
+
+    @property
+    def up(self) -> list[Link]:
+        """The replicas that may get new work."""
+        return [link for link in self._links.values() if link.health is Health.UP]
+
+    @property
+    def alive(self) -> list[Link]:
+        return [link for link in self._links.values() if link.health is not Health.DEAD]
+
+    async def changed(self) -> None:
+        """Returns when a replica came, went or reported, or after a heartbeat: silence is news too."""
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), self._config.heartbeat_s)
+        except TimeoutError:
+            pass
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                addresses = await self._discover()
+            except Exception as error:  # the control plane may be away; what is connected goes on
+                logger.info("cannot look for replicas now: %s", error)
+                addresses = []
+            for address in addresses:
+                if address not in self._links and address not in self._connecting:
+                    self._connecting[address] = asyncio.create_task(self._connect(address))
+            # until the first replica is there somebody may be waiting for it
+            await asyncio.sleep(self._config.discover_s if self._links else min(0.1, self._config.discover_s))
+
+    async def _connect(self, address: tuple[str, int]) -> None:
+        try:
+            link = await connect(*address, self._ingress_id, self._secret, self._config, self._note)
+        except (WireError, OSError) as error:
+            logger.info("cannot connect to the replica at %s:%d: %s", *address, error)
+        else:
+            self._links[address] = link
+            self._changed.set()
+        finally:
+            del self._connecting[address]
+
+    def _note(self, link: Link) -> None:
+        if link.health is Health.DEAD:
+            self._links = {address: other for address, other in self._links.items() if other is not link}
+        self._changed.set()

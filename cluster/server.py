@@ -1,0 +1,218 @@
+"""The replica's end of the wire."""
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections import defaultdict
+
+import msgspec
+
+from cluster.wire import (
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    Beat,
+    Challenge,
+    Drain,
+    FromIngress,
+    FromReplica,
+    Hello,
+    Report,
+    Stop,
+    Submit,
+    Welcome,
+    WireError,
+    encode,
+    prove,
+    read_frame,
+)
+from configs.schema import WireConfig
+from engine.engine import Engine
+from engine.engine_thread import Abort, EngineThread
+from engine.engine_thread import Submit as SubmitToEngine
+from engine.types import Refusal, StepReport
+
+__all__ = ["WireServer"]
+
+logger = logging.getLogger(__name__)
+
+MAX_HELLO_BYTES = 4096  # a stranger can make us hold no more
+
+
+class WireServer:
+    """Owns the engine's thread and the connections of all ingresses. Lives on one event loop.
+
+    Request ids are the ingress's own; towards the engine they carry the connection's number, so that two ingresses
+    cannot meet.
+    """
+
+    def __init__(self, engine: Engine, replica_id: str, config: WireConfig, secret: bytes) -> None:
+        self._config = config
+        self._secret = secret
+        self._replica_id = replica_id
+        self._epoch = secrets.randbits(63)
+        self._block_size = engine.executor.block_size
+        self._connections: dict[int, _Connection] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._next_connection = 0
+        self._loop = asyncio.get_running_loop()
+        self.engine_thread = EngineThread(engine, self._deliver)
+        self._server: asyncio.Server | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start(self, host: str) -> tuple[str, int]:
+        """Listens on `host`, any free port. Returns the address."""
+        self.engine_thread.start()
+        self._server = await asyncio.start_server(self._serve, host, 0, limit=1 << 20)
+        self._beat = asyncio.create_task(self._send_beats())
+        address = self._server.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def drain(self) -> None:
+        """Tells every ingress, also those that come later, to take its streams elsewhere."""
+        self._draining = True
+        for connection in self._connections.values():
+            connection.send(Drain())
+
+    @property
+    def num_open(self) -> int:
+        """Requests that some ingress still waits for."""
+        return sum(len(connection.open) for connection in self._connections.values())
+
+    async def close(self) -> None:
+        """Stops listening, ends the connections and the engine's thread."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections.values()):
+            connection.writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.to_thread(self.engine_thread.close)
+
+    # -- one connection
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = self._next_connection
+        self._next_connection += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            hello = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
+            logger.info("ingress %s connected", hello.ingress_id)
+            connection = self._connections[number] = _Connection(number, writer, self._config.max_frame_bytes)
+            if self._draining:
+                connection.send(Drain())
+            await self._obey(connection, reader)
+        except WireError as error:
+            logger.warning("closed a connection: %s", error)
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            pass
+        finally:
+            self._forget(number)
+            self._serving.discard(task)
+            writer.transport.abort()
+
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Hello:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        writer.write(encode(Challenge(PROTOCOL_VERSION, nonce)))
+        hello = await read_frame(reader, msgspec.msgpack.Decoder(Hello), MAX_HELLO_BYTES)
+        if hello.version != PROTOCOL_VERSION:
+            raise WireError(f"the ingress speaks version {hello.version}, we speak {PROTOCOL_VERSION}")
+        if not hmac.compare_digest(hello.proof, prove(self._secret, b"ingress", nonce, hello.nonce)):
+            raise WireError("the ingress does not know the secret")
+        proof = prove(self._secret, b"replica", nonce, hello.nonce)
+        status = self.engine_thread.status
+        writer.write(encode(Welcome(proof, self._replica_id, self._epoch, self._block_size, status)))
+        return hello
+
+    async def _obey(self, connection: "_Connection", reader: asyncio.StreamReader) -> None:
+        decoder = msgspec.msgpack.Decoder(FromIngress)
+        while True:
+            # an ingress beats too: one that is silent for long is gone, whatever TCP believes
+            frame = await asyncio.wait_for(
+                read_frame(reader, decoder, self._config.max_frame_bytes), 4 * self._config.dead_s
+            )
+            match frame:
+                case Submit(request):
+                    if self._draining:
+                        refusal = Refusal(request.request_id, "Unavailable", "the replica is going away")
+                        connection.send(Report(StepReport((), (refusal,), (), self.engine_thread.status)))
+                        continue
+                    connection.open.add(request.request_id)
+                    ours = msgspec.structs.replace(request, request_id=f"{connection.number}:{request.request_id}")
+                    self.engine_thread.send(SubmitToEngine(ours))
+                case Stop(request_id, index):
+                    self.engine_thread.send(Abort(f"{connection.number}:{request_id}", index))
+                    if index is None:
+                        connection.open.discard(request_id)
+                case Beat():
+                    pass
+                case _:
+                    raise WireError(f"{type(frame).__name__} has no place here")
+
+    def _forget(self, number: int) -> None:
+        connection = self._connections.pop(number, None)
+        for request_id in connection.open if connection else ():
+            self.engine_thread.send(Abort(f"{number}:{request_id}"))
+
+    # -- reports of the engine
+
+    def _deliver(self, report: StepReport) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._distribute, report)
+
+    def _distribute(self, report: StepReport) -> None:
+        """Sends each ingress its part of a step, in one frame."""
+        parts: dict[int, tuple[list[str], list[Refusal], list[object]]] = defaultdict(lambda: ([], [], []))
+        for request_id in report.accepted:
+            number, theirs = _split(request_id)
+            parts[number][0].append(theirs)
+        for refusal in report.refused:
+            number, theirs = _split(refusal.request_id)
+            parts[number][1].append(msgspec.structs.replace(refusal, request_id=theirs))
+        for chunk in report.chunks:
+            number, theirs = _split(chunk.request_id)
+            parts[number][2].append(msgspec.structs.replace(chunk, request_id=theirs))
+        for number, (accepted, refused, chunks) in parts.items():
+            connection = self._connections.get(number)
+            if connection is not None:
+                connection.open.difference_update(refusal.request_id for refusal in refused)
+                connection.send(
+                    Report(StepReport(tuple(accepted), tuple(refused), tuple(chunks), report.status))  # type: ignore[arg-type]
+                )
+
+        if self.engine_thread.failure is not None and not self._draining:
+            self.drain()
+
+    async def _send_beats(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            for connection in self._connections.values():
+                connection.send(Beat(self.engine_thread.status))
+
+
+class _Connection:
+    """One ingress."""
+
+    def __init__(self, number: int, writer: asyncio.StreamWriter, max_unsent_bytes: int) -> None:
+        self.number = number
+        self.writer = writer
+        self.open: set[str] = set()  # request ids, the ingress's own, until it stops them
+        self._max_unsent_bytes = max_unsent_bytes
+
+    def send(self, frame: FromReplica) -> None:
+        transport = self.writer.transport
+        if transport.is_closing():
+            return
+        self.writer.write(encode(frame))
+        if transport.get_write_buffer_size() > self._max_unsent_bytes:
+            logger.warning("an ingress does not read; its connection ends")
+            transport.abort()
+
+
+def _split(request_id: str) -> tuple[int, str]:
+    number, _, theirs = request_id.partition(":")
+    return int(number), theirs

@@ -1,0 +1,121 @@
+"""The frames between an ingress and a replica, and how they are written.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack: one tagged struct of the list below. Nothing is
+ever pickled. A frame that is too long, does not parse or has no place at that point ends the connection.
+
+    replica   Challenge ->                                     a fresh nonce
+    ingress             <- Hello                               proves the secret over both nonces
+    replica   Welcome   ->                                     proves it too, says who it is
+    ingress             <- Submit, Stop, Beat ...
+    replica   Report, Beat, Drain ...  ->
+"""
+
+import asyncio
+import hmac
+import struct
+from hashlib import sha256
+from typing import TypeVar
+
+import msgspec
+
+from engine.types import EngineStatus, GenerateRequest, StepReport
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Beat",
+    "Challenge",
+    "Drain",
+    "FromIngress",
+    "FromReplica",
+    "Hello",
+    "Report",
+    "Stop",
+    "Submit",
+    "Welcome",
+    "WireError",
+    "encode",
+    "prove",
+    "read_frame",
+]
+
+PROTOCOL_VERSION = 1
+NONCE_BYTES = 32
+
+
+class WireError(Exception):
+    """The other side broke the protocol; the connection ends."""
+
+
+class _Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="t", forbid_unknown_fields=True):
+    pass
+
+
+class Challenge(_Frame, frozen=True, array_like=True, tag=0):
+    version: int
+    nonce: bytes
+
+
+class Hello(_Frame, frozen=True, array_like=True, tag=1):
+    version: int
+    ingress_id: str
+    nonce: bytes
+    proof: bytes
+
+
+class Welcome(_Frame, frozen=True, array_like=True, tag=2):
+    proof: bytes
+    replica_id: str
+    epoch: int  # another one for each start of the replica's engine
+    block_size: int
+    status: EngineStatus
+
+
+class Submit(_Frame, frozen=True, array_like=True, tag=3):
+    request: GenerateRequest
+
+
+class Stop(_Frame, frozen=True, array_like=True, tag=4):
+    request_id: str
+    index: int | None = None  # None: the whole request
+
+
+class Beat(_Frame, frozen=True, array_like=True, tag=5):
+    status: EngineStatus | None = None  # replicas say how they are
+
+
+class Report(_Frame, frozen=True, array_like=True, tag=6):
+    report: StepReport
+
+
+class Drain(_Frame, frozen=True, array_like=True, tag=7):
+    """The replica is going away: send nothing new, take the streams elsewhere."""
+
+
+FromIngress = Hello | Submit | Stop | Beat
+FromReplica = Challenge | Welcome | Report | Beat | Drain
+
+_Kind = TypeVar("_Kind")
+
+
+def encode(frame: FromIngress | FromReplica) -> bytes:
+    body = msgspec.msgpack.encode(frame)
+    return struct.pack(">I", len(body)) + body
+
+
+async def read_frame(
+    reader: asyncio.StreamReader, decoder: "msgspec.msgpack.Decoder[_Kind]", max_frame_bytes: int
+) -> _Kind:
+    """The next frame. Raises WireError for anything that is not one, IncompleteReadError at the end of the stream."""
+    (length,) = struct.unpack(">I", await reader.readexactly(4))
+    if length > max_frame_bytes:
+        raise WireError(f"a frame of {length} bytes, {max_frame_bytes} are allowed")
+    body = await reader.readexactly(length)
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise WireError(f"not a frame: {error}") from None
+
+
+def prove(secret: bytes, side: bytes, replica_nonce: bytes, ingress_nonce: bytes) -> bytes:
+    """HMAC-SHA256 over who proves and both nonces: knowing the secret, fresh for this connection (RFC 2104)."""
+    return hmac.new(secret, side + b"\0" + replica_nonce + b"\0" + ingress_nonce, sha256).digest()

@@ -1,0 +1,85 @@
+"""A cluster in one process: toy engines behind real sockets, and a client in front."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cluster.client import ClusterClient
+from cluster.replicas import Replicas
+from cluster.server import WireServer
+from configs.schema import SchedulerConfig, WireConfig
+from engine.engine import Engine
+from engine.plan import StepPlan, StepResult
+from tests.engine.toy import ToyExecutor
+
+SECRET = b"local"
+WIRE = WireConfig(
+    heartbeat_s=0.1, suspect_s=0.3, dead_s=0.8, discover_s=0.1, place_timeout_s=5.0, connect_timeout_s=1.0
+)
+
+
+class SlowToyExecutor(ToyExecutor):
+    """Takes a little while for each step, so that there is a middle of a stream."""
+
+    step_s = 0.003
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        time.sleep(self.step_s)
+        return super().execute(plan)
+
+
+class LocalCluster:
+    def __init__(self, wire: WireConfig, scheduler: SchedulerConfig) -> None:
+        self.wire = wire
+        self.scheduler = scheduler
+        self.servers: dict[tuple[str, int], WireServer] = {}
+        self.toys: dict[tuple[str, int], SlowToyExecutor] = {}
+        self.addresses: list[tuple[str, int]] = []  # what discovery says
+        self.client = self.new_client()
+
+    def new_client(self, secret: bytes = SECRET, max_open_requests: int = 1000) -> ClusterClient:
+        replicas = Replicas(self._discover, "ingress", secret, self.wire)
+        return ClusterClient({"toy": replicas}, self.wire, max_open_requests)
+
+    async def add(self) -> tuple[str, int]:
+        toy = SlowToyExecutor(num_blocks=512)
+        server = WireServer(Engine(toy, "toy", self.scheduler), f"replica-{len(self.toys)}", self.wire, SECRET)
+        address = await server.start("127.0.0.1")
+        self.servers[address], self.toys[address] = server, toy
+        self.addresses.append(address)
+        return address
+
+    async def kill(self, address: tuple[str, int]) -> None:
+        self.addresses.remove(address)
+        await self.servers.pop(address).close()
+
+    async def until_up(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.client._replicas["toy"].up) != count:
+                await asyncio.sleep(0.01)
+
+    async def until_idle(self) -> None:
+        async with asyncio.timeout(5):
+            while any(server.engine_thread.status.num_running for server in self.servers.values()):
+                await asyncio.sleep(0.01)
+
+    async def _discover(self) -> list[tuple[str, int]]:
+        return list(self.addresses)
+
+
+@asynccontextmanager
+async def local_cluster(
+    num_replicas: int, wire: WireConfig = WIRE, scheduler: SchedulerConfig | None = None
+) -> AsyncIterator[LocalCluster]:
+    cluster = LocalCluster(wire, scheduler or SchedulerConfig())
+    for _ in range(num_replicas):
+        await cluster.add()
+    cluster.client.start()
+    try:
+        await cluster.until_up(num_replicas)
+        yield cluster
+    finally:
+        await cluster.client.close()
+        for server in cluster.servers.values():
+            await server.close()
