@@ -1,0 +1,58 @@
+"""Renders a conversation with the model's own chat template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import msgspec
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from engine.errors import ModelError, RequestError
+
+__all__ = ["ChatTemplate", "compile_template"]
+
+Message = dict[str, Any]
+
+
+class ChatTemplate(msgspec.Struct, frozen=True):
+    """A Jinja text, and the names of special tokens that it may use (`bos_token`, ...)."""
+
+    source: str
+    variables: Mapping[str, str]
+
+    def knows(self, word: str) -> bool:
+        """Whether the template speaks of a role or a variable."""
+        return word in self.source
+
+    def render(self, messages: Sequence[Message], **options: Any) -> str:
+        """The prompt's text.
+
+        options   `tools`, `documents`, `add_generation_prompt`, `continue_final_message` and what else the template
+                  reads
+        Raises RequestError with the template's own words if it refuses the messages.
+        """
+        shown = [message if message["role"] != "developer" else self._as_known(message) for message in messages]
+        options = {**self.variables, **options, "chat_template": self.source}
+        try:
+            rendered = render_jinja_template([shown], **options)
+        except jinja2.TemplateError as error:
+            raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+        except Exception as error:  # a template is a program that runs over what the client sent
+            detail = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+            raise RequestError(f"the chat template cannot render these messages: {detail}", param="messages") from error
+        text: str = rendered[0][0]
+        return text
+
+    def _as_known(self, message: Message) -> Message:
+        return message if self.knows("developer") else {**message, "role": "system"}
+
+
+def compile_template(source: str, variables: Mapping[str, str]) -> ChatTemplate:
+    """Raises ModelError if the text is no Jinja template."""
+    template = ChatTemplate(source, variables)
+    try:
+        template.render([{"role": "user", "content": ""}], add_generation_prompt=True)
+    except RequestError as error:
+        if isinstance(error.__cause__, jinja2.TemplateSyntaxError):
+            raise ModelError(f"the chat template is broken: {error.__cause__}") from error
+    return template

@@ -1,0 +1,92 @@
+"""What each token id says, in bytes: the one table behind detokenizing and behind the `bytes` of logprobs."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from engine.errors import ModelError
+
+__all__ = ["Vocabulary", "read_vocabulary"]
+
+
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
+    all_bytes: tuple[bytes, ...]  # by token id; b"" where an id has no token
+    shown_bytes: tuple[bytes, ...]  # the same, with b"" for special tokens
+    special_ids: frozenset[int]
+    strips_space: bool  # a text's first space belongs to the tokenizer, not to the text (sentencepiece)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.all_bytes)
+
+    def text(self, token: int) -> str:
+        """One token alone, U+FFFD for what is not UTF-8."""
+        return self.all_bytes[token].decode("utf-8", "replace") if 0 <= token < len(self.all_bytes) else ""
+
+
+def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """Raises ModelError for a tokenizer whose decoder is not made of bytes (WordPiece and its like)."""
+    steps = _decoder_steps(tokenizer)
+    to_bytes = _byte_level() if any(step["type"] == "ByteLevel" for step in steps) else _sentencepiece(steps)
+    pieces = tokenizer.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(pieces.values(), default=-1) + 1)
+    for piece, token in pieces.items():
+        table[token] = to_bytes(piece)
+    special = frozenset(token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special)
+    return Vocabulary(
+        all_bytes=tuple(table),
+        shown_bytes=tuple(b"" if token in special else data for token, data in enumerate(table)),
+        special_ids=special,
+        strips_space=any(_strips_space(step) for step in steps),
+    )
+
+
+def _decoder_steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    known = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+    state = tokenizer.decoder.__getstate__() if tokenizer.decoder else '{"type": "none"}'
+    decoder: dict[str, Any] = json.loads(state)
+    steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
+    for kind in (step["type"] for step in steps):
+        if kind not in known:
+            raise ModelError(f"the tokenizer's decoder {kind!r} is not known; known are {', '.join(sorted(known))}")
+    return steps
+
+
+def _byte_level() -> Callable[[str], bytes]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+    def to_bytes(piece: str) -> bytes:
+        try:
+            return bytes([alphabet[char] for char in piece])
+        except KeyError:  # an added token, written as plain text
+            return piece.encode()
+
+    return to_bytes
+
+
+def _sentencepiece(steps: list[dict[str, Any]]) -> Callable[[str], bytes]:
+    has_bytes = any(step["type"] == "ByteFallback" for step in steps)
+    swaps = [(step["pattern"]["String"], step["content"]) for step in steps if step["type"] == "Replace"]
+    swaps += [(step["replacement"], " ") for step in steps if step["type"] == "Metaspace"]
+
+    def to_bytes(piece: str) -> bytes:
+        if has_bytes and (byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", piece)):
+            return bytes([int(byte[1], 16)])
+        for old, new in swaps:
+            piece = piece.replace(old, new)
+        return piece.encode()
+
+    return to_bytes
+
+
+def _strips_space(step: dict[str, Any]) -> bool:
+    if step["type"] == "Strip":
+        return bool(step["content"] == " " and step["start"] > 0)
+    return bool(step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
