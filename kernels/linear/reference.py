@@ -1,0 +1,30 @@
+"""A matrix that many batches are multiplied with."""
+
+from torch import Tensor
+from torch.nn.functional import linear, pad
+
+__all__ = ["Linear"]
+
+
+class Linear:
+    """x -> x @ weight.T + bias.
+
+    weight_OI  [O, I]
+    bias_O     [O] or None
+
+    May keep the weight in another form; the caller drops its own.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
+        self._weight_OI = weight_OI
+        self._bias_O = bias_O
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        """x_TI [T, I] in the weight's dtype, T >= 1. Returns [T, O] in the same dtype, summed in fp32 or wider.
+
+        A row's result does not depend on the other rows.
+        """
+        num_rows = x_TI.shape[0]
+        if num_rows < 4 and x_TI.device.type == "cpu":  # few rows take another road through the library and round anew
+            return linear(pad(x_TI, (0, 0, 0, 4 - num_rows)), self._weight_OI, self._bias_O)[:num_rows]
+        return linear(x_TI, self._weight_OI, self._bias_O)

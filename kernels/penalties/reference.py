@@ -1,0 +1,35 @@
+"""Makes tokens that were there before less likely."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["penalties"]
+
+
+def penalties(
+    logits_RV: Tensor,
+    rows_E: Tensor,
+    tokens_E: Tensor,
+    counts_E: Tensor,
+    presence_R: Tensor,
+    frequency_R: Tensor,
+    repetition_R: Tensor,
+) -> Tensor:
+    """Penalises tokens seen before. Entry e says that row rows_E[e] has seen token tokens_E[e]; none appears twice.
+
+    logits_RV         [R, V] fp32
+    rows_E, tokens_E  [E] int64
+    counts_E          [E] fp32   times among the output tokens; 0 for a token of the prompt alone
+    presence_R        [R] fp32   subtracted once from tokens with a count; 0 is off
+    frequency_R       [R] fp32   subtracted once per count; 0 is off
+    repetition_R      [R] fp32   divides positive and multiplies negative logits of every entry; 1 is off
+
+    Repetition comes first. Returns [R, V] fp32.
+    """
+    seen_E = logits_RV[rows_E, tokens_E]
+    repetition_E = repetition_R[rows_E]
+    seen_E = torch.where(seen_E > 0, seen_E / repetition_E, seen_E * repetition_E)
+    seen_E = seen_E - frequency_R[rows_E] * counts_E - presence_R[rows_E] * (counts_E > 0)
+    out_RV = logits_RV.clone()
+    out_RV[rows_E, tokens_E] = seen_E
+    return out_RV

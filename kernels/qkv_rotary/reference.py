@@ -1,0 +1,42 @@
+"""What happens between the qkv matrix and attention, as one step: norms, rotary, and the write to the KV cache."""
+
+import torch
+from torch import Tensor
+
+from kernels.rms_norm.reference import rms_norm
+from kernels.rotary.reference import rotary
+from kernels.write_kv.reference import write_kv
+
+__all__ = ["qkv_rotary"]
+
+
+def qkv_rotary(
+    qkv_TX: Tensor,
+    q_norm_D: Tensor | None,
+    k_norm_D: Tensor | None,
+    eps: float,
+    cos_sin_CR: Tensor,
+    positions_T: Tensor,
+    slots_T: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+) -> Tensor:
+    """Returns the queries [T, H, D] that attention takes, and stores keys and values.
+
+    qkv_TX              [T, (H + 2 G) * D]: query heads, key heads, value heads; may be used as scratch
+    q_norm_D, k_norm_D  [D] weights of an RMS norm over each head, with eps; None is no norm
+    cos_sin_CR          [C, R], as in rotary
+    positions_T         [T] int64
+    slots_T             [T] int64, as in write_kv
+    k_cache, v_cache    [N, G, P, D], written in place
+    """
+    _, num_kv_heads, _, head_dim = k_cache.shape
+    qkv_TXD = qkv_TX.view(qkv_TX.shape[0], -1, head_dim)
+    num_heads = qkv_TXD.shape[1] - 2 * num_kv_heads
+    q_THD, k_TGD, v_TGD = torch.split(qkv_TXD, [num_heads, num_kv_heads, num_kv_heads], 1)
+    if q_norm_D is not None:
+        q_THD = rms_norm(q_THD, q_norm_D, eps)
+    if k_norm_D is not None:
+        k_TGD = rms_norm(k_TGD, k_norm_D, eps)
+    write_kv(rotary(k_TGD, cos_sin_CR, positions_T), v_TGD, k_cache, v_cache, slots_T)
+    return rotary(q_THD, cos_sin_CR, positions_T)

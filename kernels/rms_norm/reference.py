@@ -1,0 +1,30 @@
+"""Root-mean-square norm, alone and after the residual sum."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["add_rms_norm", "rms_norm"]
+
+
+def rms_norm(x: Tensor, weight_M: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x         [..., M]
+    weight_M  [M], any float dtype
+
+    Computed in fp32, returned in x's dtype.
+    """
+    wide = x.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (scaled * weight_M.float()).to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight_M: Tensor, eps: float) -> Tensor:
+    """Adds x to the residual stream and returns the norm of the sum.
+
+    x, residual  [..., M], same dtype; residual is written in place: residual + x, summed in fp32 and rounded
+
+    The norm is that of the rounded sum.
+    """
+    residual.copy_(residual.float() + x.float())
+    return rms_norm(residual, weight_M, eps)

@@ -1,0 +1,77 @@
+"""Makes ragged batches over a poisoned KV cache, and attends to them the slow and plain way."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HEAD_DIM = 64
+
+
+@dataclass
+class Paged:
+    """Sequences with dense keys and values, and the same in a cache whose unused slots hold NaN."""
+
+    keys: list[Tensor]  # [L, G, D] each
+    values: list[Tensor]
+    k_cache: Tensor
+    v_cache: Tensor
+    block_table: Tensor
+    seq_lens: Tensor
+    query_starts: Tensor
+    queries: Tensor
+
+    def attend(self, paged_attention, window: int = 0) -> Tensor:
+        return paged_attention(
+            self.queries,
+            self.k_cache,
+            self.v_cache,
+            self.query_starts,
+            self.seq_lens,
+            self.block_table,
+            HEAD_DIM**-0.5,
+            window,
+        )
+
+    def expected(self, window: int = 0) -> Tensor:
+        rows = []
+        for s, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            queries = self.queries[self.query_starts[s] : self.query_starts[s + 1]]
+            for i, query in enumerate(queries):
+                stop = len(keys) - len(queries) + i + 1
+                start = max(0, stop - window) if window else 0
+                rows.append(one_row(query, keys[start:stop], values[start:stop]))
+        return torch.stack(rows) if rows else self.queries.double()
+
+
+def one_row(query_HD: Tensor, keys_LGD: Tensor, values_LGD: Tensor) -> Tensor:
+    heads = []
+    group = query_HD.shape[0] // keys_LGD.shape[1]
+    for h, q in enumerate(query_HD.double()):
+        scores = keys_LGD[:, h // group].double() @ q * HEAD_DIM**-0.5
+        heads.append(scores.softmax(0) @ values_LGD[:, h // group].double())
+    return torch.stack(heads)
+
+
+def make(kernels_write, lens, counts, heads=(9, 3), block_size=16, dtype=torch.float32, seed=0) -> Paged:
+    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps."""
+    rng = torch.Generator().manual_seed(seed)
+    num_heads, num_kv_heads = heads
+    widths = [-(-length // block_size) for length in lens]
+    num_blocks = sum(widths) + 3
+    free = torch.randperm(num_blocks, generator=rng).tolist()
+    table = torch.full((len(lens), max([*widths, 1]) + 2), -1, dtype=torch.int32)
+    k_cache = torch.full((num_blocks, num_kv_heads, block_size, HEAD_DIM), torch.nan, dtype=dtype)
+    v_cache = k_cache.clone()
+    keys, values = [], []
+    for s, length in enumerate(lens):
+        for w in range(widths[s]):
+            table[s, w] = free.pop()
+        position = torch.arange(length)
+        slots = table[s].long()[position // block_size] * block_size + position % block_size
+        keys.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
+        values.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
+        kernels_write(keys[-1], values[-1], k_cache, v_cache, slots)
+    starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).to(torch.int32)
+    queries = torch.randn(sum(counts), num_heads, HEAD_DIM, generator=rng).to(dtype)
+    return Paged(keys, values, k_cache, v_cache, table, torch.tensor(lens, dtype=torch.int32), starts, queries)

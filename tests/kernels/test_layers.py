@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from kernels.gated_activation.reference import gated_activation
+from kernels.qkv_rotary.reference import qkv_rotary
+from kernels.rms_norm.reference import add_rms_norm, rms_norm
+from kernels.rotary.reference import rotary
+from kernels.write_kv.reference import write_kv
+
+DTYPES = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
+
+
+def close(out, expected, bound):
+    return ((out.double() - expected.double()).norm() / expected.double().norm()).item() < bound
+
+
+def table(num_positions, num_rotated):
+    angles = torch.arange(num_positions)[:, None] * 100.0 ** -(torch.arange(num_rotated // 2) / (num_rotated // 2))
+    return torch.cat((angles.cos(), angles.sin()), -1)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+@pytest.mark.parametrize("shape", [(1, 8), (5, 33), (2, 3, 64)])
+def test_rms_norm_scales_to_unit_mean_square(shape, dtype, bound):
+    x, weight = torch.randn(shape).to(dtype), torch.randn(shape[-1])
+    expected = x.double() / (x.double() ** 2).mean(-1, keepdim=True).add(1e-5).sqrt() * weight
+    assert close(rms_norm(x, weight, 1e-5), expected, bound)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_add_rms_norm_updates_the_residual(dtype, bound):
+    x, residual, weight = torch.randn(3, 32).to(dtype), torch.randn(3, 32).to(dtype), torch.randn(32)
+    total = (x.float() + residual.float()).to(dtype)
+    out = add_rms_norm(x, residual, weight, 1e-5)
+    assert torch.equal(residual, total)
+    assert close(out, rms_norm(total, weight, 1e-5), bound)
+
+
+@pytest.mark.parametrize("num_rotated", [8, 16])
+def test_rotary_is_a_complex_rotation_of_pairs(num_rotated):
+    x, positions = torch.randn(5, 3, 16), torch.tensor([0, 7, 2, 30, 7])
+    cos_sin = table(31, num_rotated)
+    half = num_rotated // 2
+    angle = torch.complex(cos_sin[positions, :half], cos_sin[positions, half:])[:, None]
+    turned = torch.complex(x[..., :half], x[..., half:num_rotated]) * angle
+    expected = torch.cat((turned.real, turned.imag, x[..., num_rotated:]), -1)
+    assert close(rotary(x, cos_sin, positions), expected, 1e-6)
+
+
+def test_write_kv_writes_its_slots_and_no_other():
+    k, v = torch.randn(4, 2, 8), torch.randn(4, 2, 8)
+    k_cache = torch.full((3, 2, 4, 8), torch.nan)
+    v_cache = k_cache.clone()
+    write_kv(k, v, k_cache, v_cache, torch.tensor([9, -1, 0, 3]))
+    for row, (block, offset) in {0: (2, 1), 2: (0, 0), 3: (0, 3)}.items():
+        assert torch.equal(k_cache[block, :, offset], k[row])
+        assert torch.equal(v_cache[block, :, offset], v[row])
+    assert k_cache.isnan().sum() == (12 - 3) * 16
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_qkv_rotary_is_norm_rotary_and_write(normed):
+    heads, kv_heads, dim = 6, 2, 16
+    qkv, cos_sin = torch.randn(4, (heads + 2 * kv_heads) * dim), table(20, dim)
+    norms = (torch.rand(dim), torch.rand(dim)) if normed else (None, None)
+    positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
+    k_cache, v_cache = torch.zeros(2, kv_heads, 4, dim), torch.zeros(2, kv_heads, 4, dim)
+    q, k, v = qkv.clone().view(4, -1, dim).split((heads, kv_heads, kv_heads), 1)
+    out = qkv_rotary(qkv, *norms, 1e-6, cos_sin, positions, slots, k_cache, v_cache)
+    if normed:
+        q, k = rms_norm(q, norms[0], 1e-6), rms_norm(k, norms[1], 1e-6)
+    assert close(out, rotary(q, cos_sin, positions), 1e-6)
+    assert close(k_cache[1, :, 3], rotary(k, cos_sin, positions)[3], 1e-6)
+    assert torch.equal(v_cache[1, :, 1], v[1])
+    assert (k_cache[0, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_gated_activation_is_silu_times_up(dtype, bound):
+    x = torch.randn(3, 34).to(dtype)
+    gate, up = x.double().chunk(2, -1)
+    assert close(gated_activation(x), gate / (1 + (-gate).exp()) * up, bound)
