@@ -30,12 +30,14 @@ from configs.schema import WireConfig
 from engine.engine import Engine
 from engine.engine_thread import Abort, EngineThread
 from engine.engine_thread import Submit as SubmitToEngine
-from engine.types import Refusal, StepReport
+from engine.errors import EngineFailed
+from engine.types import GenerateRequest, Refusal, SamplingParams, StepReport
 
 __all__ = ["WireServer"]
 
 logger = logging.getLogger(__name__)
 
+PROBE = -1  # stands for a connection's number in the request ids of our own
 MAX_HELLO_BYTES = 4096  # a stranger can make us hold no more
 
 
@@ -60,6 +62,7 @@ class WireServer:
         self._server: asyncio.Server | None = None
         self._beat: asyncio.Task[None] | None = None
         self._draining = False
+        self._num_probes = 0
 
     async def start(self, host: str) -> tuple[str, int]:
         """Listens on `host`, any free port. Returns the address."""
@@ -79,6 +82,28 @@ class WireServer:
     def num_open(self) -> int:
         """Requests that some ingress still waits for."""
         return sum(len(connection.open) for connection in self._connections.values())
+
+    async def probe(self) -> None:
+        """Returns when the engine has finished a step from now on. Raises EngineFailed when it cannot any more.
+
+        A busy engine proves itself by its work, an idle one computes a token for the purpose.
+        """
+        thread = self.engine_thread
+        request = None
+        if thread.status.num_running == 0:
+            self._num_probes += 1
+            request = GenerateRequest(
+                request_id=f"{PROBE}:{self._num_probes}",
+                model=thread.status.model,
+                prompt=(0,),
+                sampling=SamplingParams(max_tokens=1, temperature=0.0),
+            )
+            thread.send(SubmitToEngine(request))
+        num_steps = thread.num_steps
+        while thread.num_steps == num_steps:
+            await asyncio.sleep(0.01)
+        if thread.failure is not None:
+            raise EngineFailed(thread.failure)
 
     async def close(self) -> None:
         """Stops listening, ends the connections and the engine's thread."""

@@ -1,0 +1,58 @@
+"""Turns a config into the application that Ray Serve deploys."""
+
+import re
+import secrets
+from typing import Any
+
+import ray
+from ray import serve
+from ray.experimental import internal_kv
+
+from cluster.ingress import BuildAsgi, Ingress
+from cluster.replica import LoadEngine, Replica
+from configs.schema import Config, ModelConfig
+
+__all__ = ["application"]
+
+SECRET_KEY = b"manta/wire/secret"
+
+
+def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine) -> serve.Application:
+    """One `Ingress`, and one deployment of `Replica` for each model."""
+    secret = config.wire.secret.encode() if config.wire.secret is not None else _cluster_secret()
+    replicas = {model.name: _replica(model, config, secret, load_engine) for model in config.models}
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=config.ingress.num_replicas,
+        # we refuse what is too much ourselves, with 429 and a reason; Serve must not queue before us
+        max_ongoing_requests=4 * config.ingress.max_open_requests,
+        ray_actor_options={"num_cpus": config.ingress.num_cpus},
+        health_check_period_s=5.0,
+        health_check_timeout_s=15.0,
+        graceful_shutdown_timeout_s=20.0,
+    )(serve.ingress()(Ingress))
+    bound: serve.Application = ingress.bind(config, secret, replicas, build_asgi)
+    return bound
+
+
+def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine) -> Any:
+    deployment = serve.deployment(
+        name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
+        num_replicas=model.num_replicas,
+        max_ongoing_requests=100,  # health, addresses: no requests of users
+        ray_actor_options={"num_cpus": model.resources.num_cpus, "num_gpus": model.resources.num_gpus},
+        health_check_period_s=5.0,
+        health_check_timeout_s=20.0,
+        graceful_shutdown_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.1,
+    )(Replica)
+    return deployment.bind(model, config.wire, secret, load_engine)
+
+
+def _cluster_secret() -> bytes:
+    """The secret that this Ray cluster's applications share: the same at each deployment, so that replicas stay."""
+    if not ray.is_initialized():
+        return secrets.token_bytes(32)
+    internal_kv._internal_kv_put(SECRET_KEY, secrets.token_bytes(32), overwrite=False)
+    stored: bytes = internal_kv._internal_kv_get(SECRET_KEY)
+    return stored

@@ -1,0 +1,58 @@
+"""The HTTP side of the cluster as a Ray Serve deployment: hosts the app that it is given, with a client to talk to."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.client import ClusterClient
+from cluster.replicas import Discover, Replicas
+from configs.schema import Config
+from engine.types import EngineClient
+
+__all__ = ["BuildAsgi", "Ingress"]
+
+logger = logging.getLogger(__name__)
+
+BuildAsgi = Callable[[EngineClient, Config], Any]  # returns the ASGI app
+
+
+class Ingress:
+    """Serve constructs it. Stateless but for open streams."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: Config, secret: bytes, replicas: Mapping[str, DeploymentHandle[Any]], build_asgi: BuildAsgi
+    ) -> None:
+        ingress_id = secrets.token_hex(8)
+        self._client = ClusterClient(
+            {
+                name: Replicas(_broadcast(handle, config.wire.connect_timeout_s), ingress_id, secret, config.wire)
+                for name, handle in replicas.items()
+            },
+            config.wire,
+            config.ingress.max_open_requests,
+        )
+        self._app = await asyncio.to_thread(build_asgi, self._client, config)
+        self._client.start()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._app
+
+    async def __del__(self) -> None:
+        client = getattr(self, "_client", None)
+        if client is not None:
+            await client.close()
+
+
+def _broadcast(handle: DeploymentHandle[Any], timeout_s: float) -> Discover:
+    """Asks every running replica for its address."""
+
+    async def discover() -> list[tuple[str, int]]:
+        response = handle.broadcast("wire_address")
+        answers = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+        return [(answer[0], answer[1]) for answer in answers if not isinstance(answer, BaseException)]
+
+    return discover

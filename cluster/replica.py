@@ -1,0 +1,59 @@
+"""One engine as a Ray Serve replica. Serve places, watches and restarts it; requests come over the wire alone."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import ray
+from ray import serve
+
+from cluster.server import WireServer
+from configs.schema import ModelConfig, WireConfig
+from engine.engine import Engine
+
+__all__ = ["LoadEngine", "Replica"]
+
+logger = logging.getLogger(__name__)
+
+LoadEngine = Callable[[ModelConfig, bytes], Engine]  # takes the model and the key of the prefix cache
+
+STEP_DEADLINE_S = 15.0  # an engine with work that finishes no step for so long is not healthy
+FAREWELL_S = 5.0  # time for the ingresses to take the streams elsewhere
+
+
+class Replica:
+    """Serve constructs it; its address is what `wire_address` returns."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine
+    ) -> None:
+        # waiting threads must sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        began_s = time.monotonic()
+        engine = await asyncio.to_thread(load_engine, model, secret)
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        self._server = WireServer(engine, replica_id, wire, secret)
+        self._address = await self._server.start(wire.bind or ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        logger.info("%s is ready after %.1f s", model.name, time.monotonic() - began_s)
+
+    async def wire_address(self) -> tuple[str, int]:
+        """Where ingresses connect."""
+        return self._address
+
+    async def check_health(self) -> None:
+        """Raises unless the engine has finished a step within the deadline, or has finished one now."""
+        async with asyncio.timeout(STEP_DEADLINE_S):
+            await self._server.probe()
+
+    async def __del__(self) -> None:
+        """Called by Serve before the replica goes: streams leave first."""
+        server = getattr(self, "_server", None)
+        if server is None:
+            return
+        server.drain()
+        deadline_s = time.monotonic() + FAREWELL_S
+        while server.num_open and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.05)
+        await server.close()

@@ -1,0 +1,44 @@
+"""A tiny ASGI app over an EngineClient, so that the cluster can be tested without the text floor."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from configs.schema import Config, ModelConfig
+from engine.engine import Engine
+from engine.errors import MantaError
+from engine.types import EngineClient
+from tests.cluster.local import SlowToyExecutor
+from tests.engine.toy import request
+
+
+def load_toy_engine(model: ModelConfig, cache_key: bytes) -> Engine:
+    return Engine(SlowToyExecutor(num_blocks=512), model.name, model.engine.scheduler, model.engine.cache, cache_key)
+
+
+def build_echo_app(client: EngineClient, config: Config) -> Any:
+    async def app(
+        scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[..., Awaitable[None]]
+    ) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        body = json.loads((await receive())["body"])
+        started = False
+        try:
+            async for chunk in client.generate(request(**body)):
+                if not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                    started = True
+                line = json.dumps([chunk.index, list(chunk.tokens)]) + "\n"
+                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+        except MantaError as error:
+            if not started:
+                await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": str(error).encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app

@@ -1,0 +1,36 @@
+"""What all tests share. Nothing here starts anything that a test has not asked for."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One small Ray cluster of our own, for the whole session; it ends with the process at the latest."""
+    import ray
+    from ray import serve
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    # unix socket paths are short: pytest's own folder is too deep for Ray's
+    temp_dir = Path(f"/tmp/manta-{os.getpid()}")
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=True,
+        dashboard_port=18265,
+        _temp_dir=str(temp_dir),
+        log_to_driver=False,
+        object_store_memory=100_000_000,
+    )
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": 18000})
+    yield
+    serve.shutdown()
+    ray.shutdown()
