@@ -1,0 +1,62 @@
+"""The tensors of one step. The only place where a plan becomes tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.plan import StepPlan
+
+__all__ = ["ForwardBatch"]
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """All slices of a plan, one after the other.
+
+    plan    A: tokens 7 8 9 from position 4, B: token 5 at position 2, both sample; block size 4, blocks A [3 6], B [1]
+
+    tokens        7  8  9 | 5
+    positions     4  5  6 | 2
+    slots        24 25 26 | 6     block * 4 + position % 4
+    query_starts  0         3  4
+    seq_lens      7, 3
+    sample_rows         2   3
+    """
+
+    tokens_T: Tensor  # int64
+    positions_T: Tensor  # int64
+    slots_T: Tensor  # int64
+    query_starts: Tensor  # [S + 1] int32
+    seq_lens_S: Tensor  # int32, this step's tokens included
+    block_table_SW: Tensor  # int32; -1 past a sequence's blocks
+    sample_rows_R: Tensor  # int64, rows whose logits are wanted
+
+    @classmethod
+    def from_plan(cls, plan: StepPlan, block_size: int, device: torch.device) -> "ForwardBatch":
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        starts, lens, rows = [0], [], []
+        for slice_ in plan.slices:
+            stop = slice_.start + len(slice_.tokens)
+            tokens += slice_.tokens
+            positions += range(slice_.start, stop)
+            slots += [
+                slice_.blocks[at // block_size] * block_size + at % block_size for at in range(slice_.start, stop)
+            ]
+            starts.append(len(tokens))
+            lens.append(stop)
+            if slice_.samples:
+                rows.append(len(tokens) - 1)
+        width = max(len(slice_.blocks) for slice_ in plan.slices)
+        table = [slice_.blocks + (-1,) * (width - len(slice_.blocks)) for slice_ in plan.slices]
+        return cls(
+            torch.tensor(tokens, device=device),
+            torch.tensor(positions, device=device),
+            torch.tensor(slots, device=device),
+            torch.tensor(starts, dtype=torch.int32, device=device),
+            torch.tensor(lens, dtype=torch.int32, device=device),
+            torch.tensor(table, dtype=torch.int32, device=device),
+            torch.tensor(rows, dtype=torch.int64, device=device),
+        )

@@ -1,0 +1,37 @@
+"""Computes what a plan says."""
+
+import torch
+
+from engine.batch import ForwardBatch
+from engine.kv_store import KVStore
+from engine.model.decoder import Decoder
+from engine.plan import StepPlan, StepResult
+from engine.sampler import Sampler
+
+__all__ = ["InlineExecutor"]
+
+
+class InlineExecutor:
+    """One rank, in the caller's thread."""
+
+    def __init__(
+        self, decoder: Decoder, kv: KVStore, sampler: Sampler, max_context_len: int, device: torch.device
+    ) -> None:
+        self.vocab_size = decoder.arch.vocab_size
+        self.max_context_len = max_context_len
+        self.block_size = kv.block_size
+        self.num_blocks = kv.num_blocks
+        self._decoder = decoder
+        self._kv = kv
+        self._sampler = sampler
+        self._device = device
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._sampler.update(plan)
+        if not plan.slices:
+            return StepResult(())
+        batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
+        return self._sampler.sample(plan, self._decoder.forward(batch, self._kv))
+
+    def close(self) -> None:
+        """Nothing to give back but memory, which goes with the last reference."""

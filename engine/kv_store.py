@@ -1,0 +1,29 @@
+"""The tensors that hold keys and values. Which block is whose is the BlockPool's business."""
+
+import torch
+from torch import Tensor
+
+from engine.model.arch import ModelArch
+
+__all__ = ["KVStore"]
+
+
+class KVStore:
+    """`layers[i]` is layer i's (k_cache, v_cache), each [N, G, P, D]. How a block is laid out inside, kernels know."""
+
+    def __init__(
+        self, arch: ModelArch, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (num_blocks, arch.num_kv_heads, block_size, arch.head_dim)
+
+        def cache() -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)  # nobody reads a slot before it is written
+
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.layers = [(cache(), cache()) for _ in range(arch.num_layers)]
+
+    @staticmethod
+    def block_bytes(arch: ModelArch, block_size: int, dtype: torch.dtype) -> int:
+        """What one block takes in all layers together."""
+        return 2 * arch.num_layers * arch.num_kv_heads * block_size * arch.head_dim * dtype.itemsize

@@ -1,0 +1,110 @@
+"""From a model's configuration to an executor that is ready.
+
+On a CPU that others use too, OpenMP threads must wait passively, or a step takes twenty times as long: the process
+needs OMP_WAIT_POLICY=passive in its environment before torch is imported, which is before this module is.
+"""
+
+import logging
+import time
+
+import torch
+
+from configs.schema import EngineConfig, ModelConfig
+from engine.errors import ModelError
+from engine.executor import InlineExecutor
+from engine.kv_store import KVStore
+from engine.model.arch import ModelArch
+from engine.model.decoder import Decoder
+from engine.model.source import resolve
+from engine.model.weights import open_weights, read_arch
+from engine.sampler import Sampler
+from kernels.kernel_set import load_kernels
+
+__all__ = ["load_executor"]
+
+CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
+
+log = logging.getLogger(__name__)
+
+
+def load_executor(model: ModelConfig) -> InlineExecutor:
+    """Finds, reads and prepares a model. Raises ModelError, which says what to change."""
+    clock = _Clock()
+    config = model.engine
+    device = _device(config)
+    dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    if device.type == "cpu":
+        torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
+    files = resolve(model.source)
+    arch = read_arch(files)
+    max_context_len = _max_context_len(config, arch)
+    clock.lap("source")
+    kernels = load_kernels(device, dtype)
+    clock.lap("kernels")
+    decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len)
+    clock.lap("weights")
+    num_blocks = _num_blocks(config, arch, max_context_len, dtype, device)
+    kv = KVStore(arch, num_blocks, config.cache.block_size, dtype, device)
+    clock.lap("cache")
+    log.info(
+        "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
+        model.name,
+        device,
+        clock,
+        kernels.name,
+        num_blocks,
+        kv.block_size,
+        max_context_len,
+    )
+    return InlineExecutor(decoder, kv, Sampler(kernels, arch.vocab_size, device), max_context_len, device)
+
+
+def _device(config: EngineConfig) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
+    return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:
+    wanted = config.max_context_len or arch.max_context_len
+    if wanted > arch.max_context_len:
+        raise ModelError(f"engine.max_context_len is {wanted}, the model was made for {arch.max_context_len} tokens")
+    return wanted
+
+
+def _num_blocks(
+    config: EngineConfig, arch: ModelArch, max_context_len: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    cache = config.cache
+    if cache.num_blocks is not None:
+        return cache.num_blocks
+    block_bytes = KVStore.block_bytes(arch, cache.block_size, dtype)
+    num_bytes = cache.cache_bytes
+    if num_bytes is None:
+        num_bytes = _free_gpu_bytes(device, cache.memory_fraction) if device.type == "cuda" else CPU_CACHE_BYTES
+    if num_bytes < block_bytes:
+        raise ModelError(f"{num_bytes} bytes are left for keys and values, one block takes {block_bytes}")
+    most = config.scheduler.max_sequences * -(-max_context_len // cache.block_size)
+    return min(num_bytes // block_bytes, most)
+
+
+def _free_gpu_bytes(device: torch.device, fraction: float) -> int:
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free - total * (1 - fraction))
+
+
+class _Clock:
+    """Times the parts of loading."""
+
+    def __init__(self) -> None:
+        self._last = self._first = time.perf_counter()
+        self._laps: list[str] = []
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps.append(f"{name} {now - self._last:.2f}")
+        self._last = now
+
+    def __str__(self) -> str:
+        return f"{self._last - self._first:.2f} s ({', '.join(self._laps)})"

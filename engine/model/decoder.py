@@ -1,0 +1,114 @@
+"""The model: one decoder for every architecture that ModelArch can describe."""
+
+import torch
+from torch import Tensor
+
+from engine.batch import ForwardBatch
+from engine.kv_store import KVStore
+from engine.model.arch import ModelArch
+from engine.model.rope import YarnScaling, frequencies
+from engine.model.weights import Weights
+from kernels.kernel_set import KernelSet, LinearKernel
+
+__all__ = ["Decoder"]
+
+
+class Decoder:
+    """Takes every weight it needs and complains about those left over. Positions reach up to `max_context_len`."""
+
+    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, max_context_len: int) -> None:
+        self.arch = arch
+        self._kernels = kernels
+        self._embedding_VM = weights.take("model.embed_tokens.weight", arch.vocab_size, arch.model_dim)
+        self._cos_sin_CR = _rotary_table(arch, weights, max_context_len).to(self._embedding_VM.device)
+        self._layers = [_Layer(arch, weights, kernels, index) for index in range(arch.num_layers)]
+        self._norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
+        head_VM = self._embedding_VM
+        if not arch.tied:
+            head_VM = weights.take("lm_head.weight", arch.vocab_size, arch.model_dim)
+        self._head = kernels.linear(head_VM, None)
+        weights.finish(arch.tied)
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+        """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
+        x_TM = residual_TM = self._embedding_VM[batch.tokens_T]
+        for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
+            if index == 0:
+                x_TM = self._kernels.rms_norm(residual_TM, layer.input_norm_M, self.arch.norm_eps)
+            else:
+                x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.input_norm_M, self.arch.norm_eps)
+            x_TM = layer.attend(x_TM, batch, cache, self._cos_sin_CR)
+            x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.ffn_norm_M, self.arch.norm_eps)
+            x_TM = layer.feed_forward(x_TM)
+        rows = batch.sample_rows_R
+        if rows.shape[0] == 0:
+            return x_TM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
+        x_RM = self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
+        return self._head(x_RM).float()
+
+
+class _Layer:
+    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, index: int) -> None:
+        self._arch = arch
+        self._kernels = kernels
+        self._window = arch.windows[index]
+        at = f"model.layers.{index}"
+        dim, head_dim, ffn_dim = arch.model_dim, arch.head_dim, arch.ffn_dim
+        q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
+
+        def linear(parts: dict[str, int], in_dim: int, bias: bool) -> LinearKernel:
+            """One matrix of several, stacked."""
+            weight = torch.cat([weights.take(f"{at}.{name}.weight", dim, in_dim) for name, dim in parts.items()])
+            biases = [weights.take(f"{at}.{name}.bias", dim) for name, dim in parts.items()] if bias else []
+            return kernels.linear(weight, torch.cat(biases) if biases else None)
+
+        def norm(name: str, size: int) -> Tensor:
+            return weights.take(f"{at}.{name}.weight", size, dtype=torch.float32)
+
+        self.input_norm_M = norm("input_layernorm", dim)
+        self._qkv = linear(
+            {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim}, dim, arch.qkv_bias
+        )
+        self._q_norm_D = norm("self_attn.q_norm", head_dim) if arch.qk_norm else None
+        self._k_norm_D = norm("self_attn.k_norm", head_dim) if arch.qk_norm else None
+        self._out = linear({"self_attn.o_proj": dim}, q_dim, arch.out_bias)
+        self.ffn_norm_M = norm("post_attention_layernorm", dim)
+        self._gate_up = linear({"mlp.gate_proj": ffn_dim, "mlp.up_proj": ffn_dim}, dim, arch.ffn_bias)
+        self._down = linear({"mlp.down_proj": dim}, ffn_dim, arch.ffn_bias)
+
+    def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor], cos_sin_CR: Tensor) -> Tensor:
+        q_THD = self._kernels.qkv_rotary(
+            self._qkv(x_TM),
+            self._q_norm_D,
+            self._k_norm_D,
+            self._arch.norm_eps,
+            cos_sin_CR,
+            batch.positions_T,
+            batch.slots_T,
+            *cache,
+        )
+        out_THD = self._kernels.paged_attention(
+            q_THD,
+            *cache,
+            batch.query_starts,
+            batch.seq_lens_S,
+            batch.block_table_SW,
+            self._arch.head_dim**-0.5,
+            self._window,
+        )
+        return self._out(out_THD.flatten(1))
+
+    def feed_forward(self, x_TM: Tensor) -> Tensor:
+        return self._down(self._kernels.gated_activation(self._gate_up(x_TM)))
+
+
+def _rotary_table(arch: ModelArch, weights: Weights, num_positions: int) -> Tensor:
+    """[C, R] fp32: cosines, then sines, of every position's angles."""
+    scaling = arch.rope_scaling
+    frequency = torch.tensor(frequencies(arch.rope_theta, arch.rotary_dim, scaling), dtype=torch.float64)
+    if weights.has("rope_freqs.weight"):
+        frequency /= weights.take("rope_freqs.weight", arch.rotary_dim // 2, dtype=torch.float64).cpu()
+    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
+    amplitude = scaling.amplitude if isinstance(scaling, YarnScaling) else 1.0
+    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude).float()

@@ -1,0 +1,86 @@
+"""Tensors of a .gguf file under their hub names, dequantised, in the hub's row order."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.model.arch import ModelArch
+from engine.model.gguf_file import TensorInfo, read_metadata, read_tensor_infos
+
+__all__ = ["GgufSource"]
+
+WHOLE = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "rope_freqs.weight": "rope_freqs.weight",  # divisors of the rotary frequencies; the hub has them in its config
+}
+IN_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+CHUNK_BLOCKS = 65_536  # quantisation blocks dequantised at once; bounds the scratch memory
+
+
+class GgufSource:
+    def __init__(self, path: Path, arch: ModelArch) -> None:
+        self._path = path
+        self._arch = arch
+        self._infos = {_hub_name(info.name): info for info in read_tensor_infos(path)}
+        # files of the llama architecture pair neighbouring rows of q and k for rotary, the hub pairs halves
+        self._pairs_neighbours = read_metadata(path)["general.architecture"] == "llama"
+
+    def names(self) -> set[str]:
+        return set(self._infos)
+
+    def read(self, name: str) -> Tensor:
+        info = self._infos[name]
+        tensor = torch.from_numpy(_dequantised(self._path, info)).view(info.shape)
+        if self._pairs_neighbours and ".q_proj." in name:
+            return _halves(tensor, self._arch.num_heads)
+        if self._pairs_neighbours and ".k_proj." in name:
+            return _halves(tensor, self._arch.num_kv_heads)
+        return tensor
+
+
+def _hub_name(name: str) -> str:
+    if name in WHOLE:
+        return WHOLE[name]
+    match name.split("."):
+        case ["blk", layer, part, kind] if part in IN_LAYER:
+            return f"model.layers.{layer}.{IN_LAYER[part]}.{kind}"
+    return name  # unknown: nobody takes it, and it is named as one too many
+
+
+def _halves(tensor: Tensor, num_heads: int) -> Tensor:
+    """Row 2 i + j of a head becomes row j * D/2 + i."""
+    if tensor.shape[0] % (2 * num_heads):
+        raise ModelError(f"{tensor.shape[0]} rows of q or k are not {num_heads} heads")
+    return tensor.view(num_heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def _dequantised(path: Path, info: TensorInfo) -> np.ndarray:
+    data = np.fromfile(path, np.uint8, info.num_bytes, offset=info.offset)
+    if data.size != info.num_bytes:
+        raise ModelError(f"{path}: the file is cut off, tensor {info.name} lies beyond its end")
+    kind = gguf.GGMLQuantizationType[info.type]
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = data.reshape(-1, block_bytes)
+    chunks = [
+        gguf.quants.dequantize(blocks[start : start + CHUNK_BLOCKS].reshape(1, -1), kind).reshape(-1)
+        for start in range(0, len(blocks), CHUNK_BLOCKS)
+    ]
+    return np.concatenate(chunks)

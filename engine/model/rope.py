@@ -1,0 +1,73 @@
+"""Rotary frequencies and the ways in which models stretch them to longer contexts."""
+
+from math import ceil, floor, log, pi
+
+import msgspec
+
+__all__ = ["LinearScaling", "Llama3Scaling", "RopeScaling", "YarnScaling", "frequencies"]
+
+
+class LinearScaling(msgspec.Struct, frozen=True):
+    """All positions are closer together."""
+
+    factor: float
+
+
+class Llama3Scaling(msgspec.Struct, frozen=True):
+    """Waves that do not fit often enough into the original context are slowed down, with a smooth passage."""
+
+    factor: float
+    original_context_len: int
+    low_freq_factor: float  # waves that fit fewer times into the original context are slowed by the whole factor
+    high_freq_factor: float  # waves that fit more times are left alone
+
+
+class YarnScaling(msgspec.Struct, frozen=True):
+    """The passage runs linearly over the dimensions; rotated queries and keys grow by `amplitude`."""
+
+    factor: float
+    original_context_len: int
+    beta_fast: float  # turns over the original context from which on a dimension is left alone
+    beta_slow: float  # turns up to which it is slowed by the whole factor
+    amplitude: float
+    whole_dims: bool = True  # the passage begins and ends at whole dimensions
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+def frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None) -> list[float]:
+    """The angle per position of each of the rotary_dim / 2 pairs."""
+    plain = [theta ** (-2 * i / rotary_dim) for i in range(rotary_dim // 2)]
+    match scaling:
+        case None:
+            return plain
+        case LinearScaling():
+            return [frequency / scaling.factor for frequency in plain]
+        case Llama3Scaling():
+            return [_mixed(frequency, scaling.factor, _llama3_kept(frequency, scaling)) for frequency in plain]
+        case YarnScaling():
+            kept = _yarn_kept(theta, rotary_dim, scaling)
+            return [_mixed(frequency, scaling.factor, share) for frequency, share in zip(plain, kept, strict=True)]
+
+
+def _mixed(frequency: float, factor: float, kept: float) -> float:
+    return frequency * kept + frequency / factor * (1 - kept)
+
+
+def _llama3_kept(frequency: float, scaling: Llama3Scaling) -> float:
+    turns = scaling.original_context_len * frequency / (2 * pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    return min(max((turns - scaling.low_freq_factor) / span, 0.0), 1.0)
+
+
+def _yarn_kept(theta: float, rotary_dim: int, scaling: YarnScaling) -> list[float]:
+    def pair_with(turns: float) -> float:
+        return rotary_dim * log(scaling.original_context_len / (turns * 2 * pi)) / (2 * log(theta))
+
+    first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.whole_dims:
+        first, last = floor(first), ceil(last)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
+    span = last - first or 0.001
+    return [1 - min(max((i - first) / span, 0.0), 1.0) for i in range(rotary_dim // 2)]

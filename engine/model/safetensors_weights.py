@@ -1,0 +1,48 @@
+"""Tensors of a hub model's folder: one .safetensors file, or several with an index."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import ModelError
+
+__all__ = ["SafetensorsSource"]
+
+INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsSource:
+    def __init__(self, folder: Path) -> None:
+        self._files = {name: self._open(folder / name) for name in _file_names(folder)}
+        self._holder = {tensor: name for name, file in self._files.items() for tensor in file.keys()}  # type: ignore[no-untyped-call]
+
+    def names(self) -> set[str]:
+        return set(self._holder)
+
+    def read(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[self._holder[name]].get_tensor(name)  # type: ignore[no-untyped-call]
+        return tensor
+
+    def _open(self, path: Path) -> safe_open:
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a readable .safetensors file: {error}") from error
+
+
+def _file_names(folder: Path) -> list[str]:
+    if not (folder / INDEX).exists():
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        if not names:
+            raise ModelError(f"{folder}: no .safetensors files (other weight formats are not read)")
+        return ["model.safetensors"] if "model.safetensors" in names else names
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{folder / INDEX}: not a weight index: {error!r}") from error
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: the index names files that are not there: {', '.join(missing)}")
+    return names

@@ -1,0 +1,79 @@
+"""Hands out a model's tensors by their hub names, each once, and accounts for all of them."""
+
+import json
+import sys
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.errors import ModelError
+from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
+from engine.model.gguf_file import read_metadata, read_tensor_infos
+from engine.model.source import ModelFiles
+
+__all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
+
+
+class TensorSource(Protocol):
+    def names(self) -> set[str]: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+
+class Weights:
+    """Takes tensors from a source, one at a time, so that never more than one is held twice."""
+
+    def __init__(self, source: TensorSource, dtype: torch.dtype, device: torch.device) -> None:
+        self._source = source
+        self._dtype = dtype
+        self._device = device
+        self._left = source.names()
+        # the bar is for people: a log would only fill up
+        self._bar = tqdm(total=len(self._left), desc="weights", unit="tensor", disable=not sys.stderr.isatty())
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor that must be there, in this shape. `dtype` other than the model's for the few that need it."""
+        if name not in self._left:
+            raise ModelError(f"the weights lack {name}")
+        self._left.remove(name)
+        tensor = self._source.read(name)
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"{name} has the shape {list(tensor.shape)}, the model's config says {list(shape)}")
+        self._bar.update()
+        return tensor.to(self._device, dtype or self._dtype)
+
+    def has(self, name: str) -> bool:
+        return name in self._left
+
+    def finish(self, tied: bool) -> None:
+        """Raises ModelError for tensors that nobody took: they would change what the model says."""
+        self._bar.close()
+        left = {name for name in self._left if not name.endswith("rotary_emb.inv_freq")}  # computed from the config
+        if tied:
+            left.discard("lm_head.weight")  # a copy of the embedding
+        if left:
+            few = ", ".join(sorted(left)[:5])
+            raise ModelError(f"the weights have {len(left)} tensors that this architecture does not know: {few}")
+
+
+def read_arch(files: ModelFiles) -> ModelArch:
+    if files.kind == "gguf":
+        return arch_from_gguf(read_metadata(files.path), {info.name for info in read_tensor_infos(files.path)})
+    path = files.path / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON: {error}") from error
+    return arch_from_hub(config)
+
+
+def open_weights(files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device) -> Weights:
+    if files.kind == "gguf":
+        from engine.model.gguf_weights import GgufSource
+
+        return Weights(GgufSource(files.path, arch), dtype, device)
+    from engine.model.safetensors_weights import SafetensorsSource
+
+    return Weights(SafetensorsSource(files.path), dtype, device)

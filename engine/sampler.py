@@ -1,0 +1,163 @@
+"""Chooses the next tokens. Keeps, for each sequence, what its choice depends on besides the logits."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from engine.plan import SeqStart, StepPlan, StepResult
+from engine.types import SamplingParams, TokenLogprob
+from kernels.kernel_set import KernelSet
+
+__all__ = ["Sampler"]
+
+FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
+
+
+class Sampler:
+    """One road of logits, in fp32: allowed, forbidden (bad words, min_tokens), bias, penalties, temperature, min-p,
+    top-k, top-p, choice.
+
+    Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
+    """
+
+    def __init__(self, kernels: KernelSet, vocab_size: int, device: torch.device) -> None:
+        self._kernels = kernels
+        self._vocab_size = vocab_size
+        self._device = device
+        self._states: dict[int, _State] = {}
+
+    def update(self, plan: StepPlan) -> None:
+        """Forgets the sequences that ended and learns about those that start."""
+        for seq_id in plan.ends:
+            self._states.pop(seq_id, None)
+        for start in plan.starts:
+            self._states[start.seq_id] = _State(start, self._vocab_size)
+
+    @torch.inference_mode()
+    def sample(self, plan: StepPlan, logits_RV: Tensor) -> StepResult:
+        """One token for each sampling slice, in the plan's order. `logits_RV` is not changed."""
+        states = [self._states[slice_.seq_id] for slice_ in plan.slices if slice_.samples]
+        if not states:
+            return StepResult(())
+        chosen_R = self._choose(self._filter(logits_RV, states), states)
+        tokens = tuple(chosen_R.tolist())
+        logprobs = self._logprobs(logits_RV, chosen_R, states)
+        for state, token in zip(states, tokens, strict=True):
+            state.append(token)
+        return StepResult(tokens, logprobs)
+
+    def _filter(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+        kernels = self._kernels
+        if any(state.allowed is not None for state in states):
+            limited = self._floats([state.allowed is not None for state in states]).bool()
+            logits_RV = kernels.allow_only(logits_RV, limited, *self._entries(state.allowed or () for state in states))
+        if any(forbidden := [state.forbidden() for state in states]):
+            logits_RV = kernels.forbid(logits_RV, *self._entries(forbidden))
+        if any(state.bias for state in states):
+            bias = self._floats([value for state in states for value in state.bias.values()])
+            logits_RV = kernels.add_bias(logits_RV, *self._entries(state.bias for state in states), bias)
+        if any(state.penalised for state in states):
+            logits_RV = self._penalise(logits_RV, states)
+        return logits_RV
+
+    def _penalise(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+        return self._kernels.penalties(
+            logits_RV,
+            *self._entries(state.counts for state in states),
+            self._floats([count for state in states for count in state.counts.values()]),
+            self._floats([state.params.presence_penalty for state in states]),
+            self._floats([state.params.frequency_penalty for state in states]),
+            self._floats([state.params.repetition_penalty for state in states]),
+        )
+
+    def _choose(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+        kernels, params = self._kernels, [state.params for state in states]
+        greedy = [one.temperature == 0 for one in params]
+        if all(greedy):
+            return logits_RV.argmax(-1)
+        if any(one.temperature not in (0, 1) for one in params):
+            logits_RV = kernels.scale_temperature(logits_RV, self._floats([one.temperature for one in params]))
+        if any(min_p := [0.0 if one.temperature == 0 else one.min_p for one in params]):
+            logits_RV = kernels.keep_min_p(logits_RV, self._floats(min_p))
+        if any(top_k := [0 if one.temperature == 0 else one.top_k for one in params]):
+            logits_RV = kernels.keep_top_k(logits_RV, self._ints(top_k))
+        top_p = [1.0 if one.temperature == 0 else one.top_p for one in params]
+        if any(p < 1 for p in top_p):
+            logits_RV = kernels.keep_top_p(logits_RV, self._floats(top_p))
+        seeds = self._ints([state.seed for state in states])
+        positions = self._ints([state.num_tokens for state in states])
+        return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
+
+    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> tuple[TokenLogprob | None, ...]:
+        wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
+        asked = [(row, count) for row, count in wanted if count is not None]
+        if not asked:
+            return ()
+        rows = self._ints([row for row, _ in asked])
+        most = max(count for _, count in asked)
+        tokens = chosen_R[rows]
+        chosen, top_ids, top_values = self._kernels.logprobs(logits_RV[rows], tokens, most)
+        out: list[TokenLogprob | None] = [None] * len(states)
+        parts = (tokens.tolist(), chosen.tolist(), top_ids.tolist(), top_values.tolist())
+        for (row, count), token, logprob, ids, values in zip(asked, *parts, strict=True):
+            top = tuple((i, max(v, FLOOR)) for i, v in zip(ids[:count], values[:count], strict=True))
+            out[row] = TokenLogprob(token, max(logprob, FLOOR), top)
+        return tuple(out)
+
+    def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
+        entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
+        return self._ints([row for row, _ in entries]), self._ints([token for _, token in entries])
+
+    def _ints(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+    def _floats(self, values: list[float] | list[int] | list[bool]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+
+class _State:
+    """One sequence. Token ids outside the vocabulary are dropped here, once."""
+
+    def __init__(self, start: SeqStart, vocab_size: int) -> None:
+        params = start.sampling
+
+        def known(tokens: Iterable[int]) -> tuple[int, ...]:
+            return tuple(dict.fromkeys(token for token in tokens if 0 <= token < vocab_size))
+
+        self.params: SamplingParams = params
+        self.seed = start.seed
+        self.num_tokens = len(start.prompt) + len(start.output)
+        self.allowed = None if params.allowed_token_ids is None else known(params.allowed_token_ids)
+        self.bias = {token: value for token, value in params.logit_bias if 0 <= token < vocab_size}
+        self.penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+        # token -> times in the output; tokens of the prompt stand here with 0 if somebody asks for them
+        self.counts = dict.fromkeys(start.prompt if params.repetition_penalty != 1 else (), 0)
+        self._num_output = len(start.output)
+        self._stop_ids = known(params.stop_token_ids)
+        self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)
+        self._bad_endings = [word for word in params.bad_words if len(word) > 1 and 0 <= word[-1] < vocab_size]
+        longest = max((len(word) for word in self._bad_endings), default=1)
+        self._tail_len = longest - 1
+        self._tail: tuple[int, ...] = ()  # last output tokens, as many as a bad word can end with
+        for token in start.output:
+            self._count(token)
+
+    def append(self, token: int) -> None:
+        self.num_tokens += 1
+        self._num_output += 1
+        self._count(token)
+
+    def forbidden(self) -> tuple[int, ...]:
+        """Tokens that must not come next: bad words, and stop tokens before min_tokens."""
+        stops = self._stop_ids if self._num_output < self.params.min_tokens else ()
+        endings = [word[-1] for word in self._bad_endings if self._tail[-(len(word) - 1) :] == word[:-1]]
+        if not endings:
+            return self._bad_tokens + stops
+        return (*self._bad_tokens, *stops, *endings)
+
+    def _count(self, token: int) -> None:
+        if self.penalised:
+            self.counts[token] = self.counts.get(token, 0) + 1
+        if self._tail_len:
+            self._tail = (*self._tail, token)[-self._tail_len :]

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import ModelError
+from tests.engine.model.tiny import FAMILIES, Runner, error, oracle, oracle_logits
+
+TOKENS = torch.randint(97, (50,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, tmp_path_factory):
+    """(our runner, transformers' logits of every position)"""
+    model = oracle(request.param)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    return Runner(folder), oracle_logits(model, TOKENS)
+
+
+def test_a_whole_prompt_gives_transformers_logits(pair):
+    runner, expected = pair
+    assert error(runner.logits(TOKENS, 50), expected[-1:]) < 1e-4
+
+
+def test_chunks_of_three_give_transformers_logits(pair):
+    runner, expected = pair
+    assert error(runner.logits(TOKENS, 3), expected[[*range(2, 50, 3), 49]]) < 1e-4
+
+
+def test_single_tokens_give_transformers_logits(pair):
+    runner, expected = pair
+    assert error(runner.logits(TOKENS, 1), expected) < 1e-4
+
+
+def test_sequences_in_one_batch_do_not_touch_each_other(pair):
+    runner, expected = pair
+    runner.step([(0, 0, TOKENS[:20]), (1, 0, TOKENS[:7]), (2, 0, TOKENS[:33])])
+    out = runner.step([(0, 20, TOKENS[20:21]), (1, 7, TOKENS[7:12]), (2, 33, TOKENS[33:34])])
+    assert error(out, expected[[20, 11, 33]]) < 1e-4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    oracle("llama3").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_shards_are_found_through_the_index(tmp_path):
+    model = oracle("qwen2")
+    model.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    oracle("qwen2").save_pretrained(tmp_path, max_shard_size="60KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(ModelError, match=shard.name):
+        Runner(tmp_path)
+
+
+def test_a_missing_tensor_is_named(folder):
+    rewrite(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ModelError, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight"):
+        Runner(folder)
+
+
+def test_a_tensor_too_many_is_named(folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(48)}))
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.self_attn\.q_proj\.bias"):
+        Runner(folder)
+
+
+def test_stored_rotary_frequencies_are_ignored(folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}))
+    assert Runner(folder).logits(TOKENS[:3], 3).shape == (1, 97)
+
+
+def test_a_wrong_shape_is_named(folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(47)}))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight has the shape \[47\].*\[48\]"):
+        Runner(folder)
+
+
+def test_a_broken_file_is_named(folder):
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a readable"):
+        Runner(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": None}, "is not supported"),
+        ({"hidden_act": "gelu"}, "'gelu' is not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "'longrope' is not supported"),
+        ({"hidden_size": None}, "not complete"),
+    ],
+)
+def test_an_unknown_model_says_what_is_known(folder, change, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=message):
+        Runner(folder)
+
+
+def test_configs_of_older_transformers_are_read(folder):
+    expected = Runner(folder).logits(TOKENS, 50)
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(Runner(folder).logits(TOKENS, 50), expected)

@@ -1,0 +1,193 @@
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import ModelError
+from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
+
+TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
+QUANTISABLE = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+DEQUANTISABLE = ["Q4_K", "Q5_K", "Q6_K"]
+PARTS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+
+def gguf_name(name):
+    layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
+    part, kind = next(
+        (PARTS[part], name.split(".")[-1])
+        for part in PARTS
+        if name.removesuffix(".weight").removesuffix(".bias").endswith(part)
+    )
+    return f"{layer}{part}.{kind}"
+
+
+def neighbours(weight, num_heads):
+    """The row order of llama files, the way their converter makes it."""
+    return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(model, path, family, change=lambda tensors: None, pairs=()):
+    config = model.config
+    writer = gguf.GGUFWriter(path, family)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    if getattr(config, "head_dim", None):
+        writer.add_key_length(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    for key, value in pairs:
+        writer.add_key_value(
+            key, value, gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else gguf.GGUFValueType.STRING
+        )
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        array = tensor.float().numpy()
+        if family == "llama" and "q_proj" in name:
+            array = neighbours(array, config.num_attention_heads)
+        if family == "llama" and "k_proj" in name:
+            array = neighbours(array, config.num_key_value_heads)
+        tensors[gguf_name(name)] = (array, gguf.GGMLQuantizationType.F32)
+    change(tensors)
+    for name, (array, kind) in tensors.items():
+        writer.add_tensor(name, array, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("llama2", "llama"), ("smollm2", "llama"), ("llama biases", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")],
+)
+def test_a_gguf_file_gives_transformers_logits(name, family, tmp_path):
+    model = oracle(name)
+    path = write(model, tmp_path / "tiny.gguf", family)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_rope_factors_of_llama3_files_are_honoured(tmp_path):
+    model = oracle("llama3")
+    inner = model.model.rotary_emb
+    plain = 10000.0 ** -(torch.arange(0, 12, 2) / 12)
+    factors = (plain / inner.inv_freq).numpy()
+    path = write(
+        model,
+        tmp_path / "tiny.gguf",
+        "llama",
+        lambda tensors: tensors.update({"rope_freqs.weight": (factors, gguf.GGMLQuantizationType.F32)}),
+    )
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_linear_rope_scaling_is_honoured(tmp_path):
+    model = oracle("llama linear")
+    pairs = [("llama.rope.scaling.type", "linear"), ("llama.rope.scaling.factor", 2.0)]
+    path = write(model, tmp_path / "tiny.gguf", "llama", pairs=pairs)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def random_blocks(kind, num_values):
+    """Valid bytes of a type that the package can only read: its scales are kept finite."""
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = np.random.default_rng(0).integers(0, 256, (num_values // block_len, block_bytes), np.uint8)
+    scale = np.full((len(blocks), 2), 0.01, np.float16).view(np.uint8)
+    if kind == gguf.GGMLQuantizationType.Q6_K:
+        blocks[:, -2:] = scale[:, :2]
+    else:
+        blocks[:, :4] = scale
+    return blocks
+
+
+@pytest.mark.parametrize("kind", QUANTISABLE + DEQUANTISABLE)
+def test_every_quantisation_is_read_as_the_package_reads_it(kind, tmp_path):
+    from engine.model.gguf_file import read_tensor_infos
+    from engine.model.gguf_weights import _dequantised
+
+    kind = gguf.GGMLQuantizationType[kind]
+    values = np.random.default_rng(1).standard_normal((24, 512), np.float32)
+    if kind.name in QUANTISABLE:
+        data = gguf.quants.quantize(values, kind)
+        expected = gguf.quants.dequantize(data, kind)
+        assert np.abs(expected - values).max() < 0.6
+    else:
+        data = random_blocks(kind, values.size).reshape(24, -1)
+        expected = gguf.quants.dequantize(data, kind)
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_tensor("one", data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (info,) = read_tensor_infos(tmp_path / "tiny.gguf")
+    assert (info.type, info.shape) == (kind.name, (24, 512))
+    assert np.array_equal(_dequantised(tmp_path / "tiny.gguf", info).reshape(24, 512), expected)
+
+
+def test_a_quantised_file_gives_the_logits_of_its_dequantised_weights(tmp_path):
+    model = oracle("llama wide heads")  # rows of 80 values are no whole blocks: down stays fp32
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.shape[-1] % 32 == 0 and parameter.dim() == 2:
+                rows = parameter.numpy()
+                heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
+                rows = neighbours(rows, heads) if heads else rows
+                kind = gguf.GGMLQuantizationType.Q4_1
+                rows = gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind)
+                if heads:
+                    rows = rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(rows)))
+
+    def quantise(tensors):
+        for name, (array, _) in tensors.items():
+            if array.shape[-1] % 32 == 0 and array.ndim == 2:
+                kind = gguf.GGMLQuantizationType.Q4_1
+                tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
+
+    path = write(model, tmp_path / "tiny.gguf", "llama", quantise)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_missing_and_unknown_tensors_are_named(tmp_path):
+    model = oracle("llama2")
+    path = write(model, tmp_path / "a.gguf", "llama", lambda tensors: tensors.pop("blk.2.ffn_up.weight"))
+    with pytest.raises(ModelError, match=r"lack model\.layers\.2\.mlp\.up_proj\.weight"):
+        Runner(path)
+    extra = (np.zeros(4, np.float32), gguf.GGMLQuantizationType.F32)
+    path = write(model, tmp_path / "b.gguf", "llama", lambda tensors: tensors.update({"blk.1.strange.weight": extra}))
+    with pytest.raises(ModelError, match=r"blk\.1\.strange\.weight"):
+        Runner(path)
+
+
+def test_an_unknown_architecture_names_the_supported_ones(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "rwkv7")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, qwen2, qwen3"):
+        Runner(tmp_path / "tiny.gguf")

@@ -1,0 +1,111 @@
+"""Tiny random models of transformers, saved as the hub has them, and our decoder run over them step by step."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+
+from engine.batch import ForwardBatch
+from engine.kv_store import KVStore
+from engine.model.decoder import Decoder
+from engine.model.source import resolve
+from engine.model.weights import open_weights, read_arch
+from engine.plan import SeqSlice, StepPlan
+from kernels.kernel_set import KernelSet, load_kernels
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+CPU = torch.device("cpu")
+
+
+def rope(kind: str, **more) -> dict:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **more}}
+
+
+LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+# name -> (transformers' family, what differs from SIZES)
+FAMILIES = {
+    "llama2": ("Llama", {"num_key_value_heads": 4}),
+    "llama3": ("Llama", LLAMA3),
+    "llama linear": ("Llama", rope("linear", factor=2.0)),
+    "llama yarn": ("Llama", rope("yarn", factor=4.0, original_max_position_embeddings=32)),
+    "llama biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama wide heads": ("Llama", {"head_dim": 32}),
+    "smollm2": ("Llama", {"tie_word_embeddings": True, "num_attention_heads": 3, "num_key_value_heads": 1}),
+    "mistral": ("Mistral", {"sliding_window": 9, "head_dim": 16}),
+    "mistral without window": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2 windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {"head_dim": 24}),
+    "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
+}
+
+
+def oracle(name: str) -> transformers.PreTrainedModel:
+    """A model of transformers with random weights, norms and biases included."""
+    family, changes = FAMILIES[name]
+    torch.manual_seed(sum(map(ord, name)))
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if parameter.dim() == 1 else 0.0))
+    return model
+
+
+@torch.no_grad()
+def oracle_logits(model: transformers.PreTrainedModel, tokens: list[int]) -> Tensor:
+    return model(torch.tensor([tokens])).logits[0].float()
+
+
+class Runner:
+    """Our decoder with a cache of its own; computes token lists in any pieces and returns the logits of all rows."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        dtype: torch.dtype = torch.float32,
+        block_size: int = 4,
+        kernels: KernelSet | None = None,
+    ) -> None:
+        files = resolve(str(path))
+        arch = read_arch(files)
+        self.block_size = block_size
+        self.width = 256 // block_size
+        self.decoder = Decoder(
+            arch, open_weights(files, arch, dtype, CPU), kernels or load_kernels(CPU, dtype), max_context_len=256
+        )
+        self.kv = KVStore(arch, 20 * self.width, block_size, dtype, CPU)
+
+    def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
+        """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
+        slices = tuple(
+            SeqSlice(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True)
+            for seq, start, tokens in pieces
+        )
+        return self.decoder.forward(ForwardBatch.from_plan(StepPlan(0, slices), self.block_size, CPU), self.kv)
+
+    def blocks(self, seq: int, num_tokens: int) -> tuple[int, ...]:
+        # neighbouring sequences share no run of blocks: block w of sequence s is w * 20 + s
+        return tuple(w * 20 + seq for w in range(-(-num_tokens // self.block_size)))
+
+    def logits(self, tokens: list[int], chunk: int) -> Tensor:
+        """The logits after each chunk of one sequence."""
+        return torch.cat(
+            [self.step([(0, start, tokens[start : start + chunk])]) for start in range(0, len(tokens), chunk)]
+        )
+
+
+def error(out: Tensor, expected: Tensor) -> float:
+    assert not out.isnan().any()
+    return ((out - expected).norm() / expected.norm()).item()
