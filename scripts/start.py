@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from scripts.environment import ROOT
 
 __all__ = ["main"]
 
@@ -35,7 +38,9 @@ def main() -> None:
     arguments = _arguments()
     temp_dir = Path(tempfile.mkdtemp(prefix="manta-", dir="/tmp"))
     # all of these are read when Ray is imported: from here on nothing of it may be
-    os.environ.update({"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive"})
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive"})
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Serve opens a port on every interface for each of its replicas
+    os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token_file()))
     os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray takes 127.0.0.1 for its own address, on Linux too
     if arguments.front == "haproxy":
@@ -138,6 +143,16 @@ def _read(path: Path) -> Any:
     except (OSError, yaml.YAMLError, ConfigError, ValueError) as error:
         raise SystemExit(f"[config] {path}: {error}") from None
     return document
+
+
+def _token_file() -> Path:
+    """Ray's token for this checkout, readable by its owner alone; drawn when it is first needed."""
+    path = ROOT / ".cache" / "ray-token"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    return path
 
 
 def _check_port(host: str, port: int, setting: str) -> None:

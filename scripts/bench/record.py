@@ -1,0 +1,54 @@
+"""What a result is worth nothing without: the machine, the versions and the commit."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe", "percentiles", "print_json"]
+
+
+def describe() -> dict[str, Any]:
+    """Where and with what a benchmark runs."""
+    versions = {}
+    for package in ("torch", "ray", "transformers", "triton"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu(),
+        "num_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "load_average": round(os.getloadavg()[0], 2),
+        **versions,
+    }
+
+
+def percentiles(values: list[float], unit: float = 1000.0) -> dict[str, float]:
+    """Median and 99th percentile, by default of seconds given in milliseconds."""
+    ordered = sorted(values)
+    if not ordered:
+        return {"p50": 0.0, "p99": 0.0}
+    half, last = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.99))
+    return {"p50": round(half * unit, 2), "p99": round(last * unit, 2)}
+
+
+def print_json(result: dict[str, Any]) -> None:
+    print(json.dumps({**describe(), **result}))
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return done.stdout.strip()

@@ -1,0 +1,45 @@
+"""A config is read, or the message starts with the dotted key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from configs.load import ConfigError, load_args, load_file
+
+FILES = sorted((Path(__file__).parent.parent.parent / "configs").glob("*.yaml"))
+MODEL = {"name": "a", "source": "b"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_is_what_serve_and_we_accept(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    ServeDeploySchema.model_validate(document)
+    assert {application["import_path"] for application in document["applications"]} == {"serve_app.main:build"}
+    assert load_file(path).models
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({}, "args: Object missing required field `models`"),
+        ({"models": []}, "models: Expected `array` of length >= 1"),
+        ({"model": [MODEL]}, "model: no such key; did you mean models?"),
+        ({"models": [{**MODEL, "num_replica": 2}]}, "models.0.num_replica: no such key; did you mean num_replicas?"),
+        (
+            {"models": [{**MODEL, "engine": {"cache": {"blocksize": 2}}}]},
+            "models.0.engine.cache.blocksize: no such key; did you mean block_size?",
+        ),
+        ({"models": [{**MODEL, "engine": {"cache": {"block_size": 0}}}]}, "models.0.engine.cache.block_size: "),
+        ({"models": [{**MODEL, "num_replicas": "two"}]}, "models.0.num_replicas: Expected `int`, got `str`"),
+        ({"models": [MODEL, MODEL]}, "models.1.name: 'a' names two models"),
+        ({"models": [MODEL], "wire": {"suspect_s": 9.0}}, "wire.suspect_s: must lie between"),
+        ({"models": [MODEL], "zzz": 1}, "zzz: no such key; known here: models, api, ingress, wire"),
+    ],
+)
+def test_a_wrong_key_is_named_with_the_nearest_right_one(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_args(args)
+    assert str(caught.value).startswith(message)

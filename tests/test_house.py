@@ -1,0 +1,97 @@
+"""The house: which floor may know which, which doors open without torch, what is public."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("configs", "kernels", "engine", "cluster", "serve_app")
+MAY_IMPORT = {
+    "configs": {"configs"},
+    "kernels": {"kernels"},
+    "engine": {"engine", "kernels", "configs"},
+    "cluster": {"cluster", "engine", "configs"},
+    "serve_app": {"serve_app", "engine", "configs"},
+}
+FORBIDDEN = {
+    "configs": {"torch", "ray", "fastapi", "transformers"},
+    "kernels": {"ray", "fastapi", "transformers"},
+    "engine": {"ray", "fastapi", "pydantic", "starlette"},
+    "cluster": {"torch", "fastapi", "pydantic", "starlette", "transformers", "pickle", "cloudpickle"},
+    "serve_app": {"torch", "ray"},
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The top-level package of every import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_go_down_only(floor: str) -> None:
+    files = sorted((ROOT / floor).rglob("*.py"))
+    assert files
+    for path in files:
+        if path == ROOT / "serve_app" / "main.py":
+            continue  # the composition root sees all floors
+        found = set(imports_of(path))
+        assert found & set(FLOORS) <= MAY_IMPORT[floor], path
+        assert not found & FORBIDDEN[floor], path
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        "engine.async_engine",
+        "engine.scheduler",
+        "engine.plan",
+        "engine.blocks",
+        "engine.prefix_cache",
+        "engine.model.source",
+        "cluster.deploy",
+        "serve_app.main",
+        "serve_app.app",
+        "serve_app.text_model",
+    ],
+)
+def test_the_door_opens_without_torch(door: str) -> None:
+    code = f"import sys, {door}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or f"{door} loads torch"
+
+
+def test_top_level_is_what_the_design_says() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.partition("/")[0] for line in listed.splitlines() if not line.startswith(".")}
+    allowed = {*FLOORS, "tests", "scripts", "pyproject.toml", "README.md", "LICENSE"}
+    assert top <= allowed
+
+
+def test_kernels_is_no_package_that_transformers_would_take_for_its_own() -> None:
+    tree = ast.parse((ROOT / "kernels" / "__init__.py").read_text())
+    assert not any(isinstance(node, (ast.Import, ast.ImportFrom, ast.Assign)) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_what_is_public_exists(floor: str) -> None:
+    package = importlib.import_module(floor)
+    names = [
+        name
+        for _, name, _ in pkgutil.walk_packages(package.__path__, floor + ".")
+        if not name.endswith((".triton", ".main"))
+    ]
+    for name in names:
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):
+            assert hasattr(module, public), f"{name}.{public}"
