@@ -1,0 +1,100 @@
+"""Reads a request's body: bounded, strict JSON, and never for long on the event loop.
+
+A body is small or it is looked at in a thread. What would keep the interpreter busy for long in one call (hundreds of
+thousands of values, deep nesting) is refused before it is parsed.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from engine.errors import RequestError
+
+__all__ = ["off_loop", "parse_object", "read_body"]
+
+MAX_VALUES = 250_000  # values in one body
+MAX_CONTAINERS = 40_000  # arrays and objects among them
+MAX_DEPTH = 64  # arrays and objects inside each other
+SMALL_BYTES = 16_384  # a body whose whole handling takes a few milliseconds at most
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body. Raises 413 as soon as it is known to be too large, 400 for a type that is not JSON."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(f"unsupported media type {kind!r}: send Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("compressed request bodies are not read: send it without Content-Encoding")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:18]) > max_bytes:
+        raise _too_large(max_bytes)
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > max_bytes:
+            raise _too_large(max_bytes)
+    return bytes(data)
+
+
+async def off_loop(size_bytes: int, work: Callable[[], T]) -> T:
+    """Does the work on a body of that size, in a thread unless it is small."""
+    return work() if size_bytes <= SMALL_BYTES else await asyncio.to_thread(work)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in the body. Raises RequestError for anything else, NaN and lone surrogates included."""
+    num_containers = data.count(b"[") + data.count(b"{")
+    if num_containers > MAX_CONTAINERS or num_containers + data.count(b",") > MAX_VALUES:
+        _count_values(data)
+    try:
+        value = msgspec.json.decode(data)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError("the body is not a JSON object")
+    _check_depth(value)
+    return value
+
+
+def _count_values(data: bytes) -> None:
+    """Counts outside of strings, piece by piece so that other threads run."""
+    num_commas = num_containers = 0
+    for token in re.finditer(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', data, re.DOTALL):
+        first = token[0][0]
+        num_commas += first == 0x2C
+        num_containers += first in (0x5B, 0x7B)
+        if num_containers > MAX_CONTAINERS:
+            raise RequestError(f"the body holds more than {MAX_CONTAINERS} arrays and objects")
+        if num_commas + num_containers > MAX_VALUES:
+            raise RequestError(f"the body holds more than {MAX_VALUES} values")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+    raise _too_deep()
+
+
+def _too_deep() -> RequestError:
+    return RequestError(f"the body is nested more than {MAX_DEPTH} deep")
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body has more than {max_bytes} bytes")

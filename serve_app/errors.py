@@ -1,0 +1,83 @@
+"""The one table from errors to HTTP, and the one shape in which a fault is told."""
+
+import logging
+import math
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from engine.errors import (
+    ContextTooLong,
+    EngineFailed,
+    MantaError,
+    Overloaded,
+    RequestError,
+    Unavailable,
+    UnknownModel,
+)
+
+__all__ = ["Fault", "answer_faults_as_json", "fault_of"]
+
+# error -> (status, type); the first that fits, so the narrow ones stand above the wide ones
+TABLE: tuple[tuple[type[MantaError], int, str], ...] = (
+    (UnknownModel, 404, "NotFoundError"),
+    (ContextTooLong, 400, "BadRequestError"),
+    (RequestError, 400, "BadRequestError"),
+    (Overloaded, 429, "RateLimitError"),
+    (Unavailable, 503, "ServiceUnavailableError"),
+    (EngineFailed, 500, "InternalServerError"),
+)
+HTTP_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What a client is told."""
+
+    status: int
+    type: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = {}
+
+    def body(self) -> bytes:
+        shown = {"message": self.message, "type": self.type, "param": self.param, "code": self.status}
+        return msgspec.json.encode({"error": shown})
+
+
+def fault_of(error: Exception) -> Fault:
+    """What to tell about an error. Of one that is not ours nothing is told, it is logged."""
+    for kind, status, name in TABLE:
+        if isinstance(error, kind):
+            wait_s = getattr(error, "retry_after_s", None)
+            headers = {"Retry-After": str(max(1, math.ceil(wait_s)))} if wait_s is not None else {}
+            return Fault(status, name, str(error), getattr(error, "param", None), headers)
+    logging.getLogger(__name__).error("internal fault", exc_info=error)
+    return Fault(500, "InternalServerError", "internal error; the server's log has the details")
+
+
+def answer_faults_as_json(app: FastAPI) -> None:
+    """From now on whatever a route raises, and a route that is not there, is answered in the one shape."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
+        return Response(fault.body(), fault.status, fault.headers, media_type="application/json")
+
+    for kind in (MantaError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def _http_fault(request: Request, error: HTTPException) -> Fault:
+    message = error.detail
+    if error.status_code == 404:
+        message = f"there is no route {request.url.path}"
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}"
+    kind = HTTP_TYPES.get(error.status_code, "BadRequestError")
+    return Fault(error.status_code, kind, message, None, dict(error.headers or {}))
