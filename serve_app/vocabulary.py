@@ -17,6 +17,7 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     all_bytes: tuple[bytes, ...]  # by token id; b"" where an id has no token
     shown_bytes: tuple[bytes, ...]  # the same, with b"" for special tokens
     special_ids: frozenset[int]
+    longest_bytes: int  # of the longest token
     strips_space: bool  # a text's first space belongs to the tokenizer, not to the text (sentencepiece)
 
     @property
@@ -41,6 +42,7 @@ def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         all_bytes=tuple(table),
         shown_bytes=tuple(b"" if token in special else data for token, data in enumerate(table)),
         special_ids=special,
+        longest_bytes=max(map(len, table), default=1) or 1,
         strips_space=any(_strips_space(step) for step in steps),
     )
 

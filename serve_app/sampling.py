@@ -1,0 +1,92 @@
+"""From the wire's sampling fields to the engine's, with the model's defaults and every limit checked."""
+
+from collections.abc import Iterable
+
+from configs.schema import ApiConfig
+from engine.errors import ContextTooLong, RequestError
+from engine.types import SamplingParams
+from serve_app.protocol import SamplingFields
+from serve_app.text_model import TextModel
+
+__all__ = ["check_limits", "room_for_answer", "sampling_params"]
+
+GREEDY = 1e-5  # temperatures below are zero
+COLDEST = 0.01  # others are at least this, so that no logit overflows
+
+
+def check_limits(request: SamplingFields, limits: ApiConfig) -> None:
+    """What the operator bounds. Raises RequestError."""
+    _at_most("n", request.n, limits.max_choices)
+    _at_most("stop", len(request.stops), limits.max_stop, "strings")
+    for stop in request.stops:
+        _at_most("stop", len(stop), limits.max_stop_chars, "characters in one string")
+    _at_most("logit_bias", len(request.logit_bias), limits.max_logit_bias, "entries")
+    _at_most("stop_token_ids", len(request.stop_token_ids), limits.max_logit_bias, "ids")
+
+
+def room_for_answer(num_prompt: int, wanted: int | None, field: str, context_len: int, param: str) -> int:
+    """How many tokens the answer may have. `param` names the prompt's field.
+
+    |----- prompt -----|------- answer -------|
+    |<------------- context_len ------------->|
+    """
+    if wanted is not None and wanted > context_len:
+        raise RequestError(f"{field} is {wanted}, the model's context has {context_len} tokens", param=field)
+    if num_prompt >= context_len:
+        raise ContextTooLong(
+            f"the prompt has {num_prompt} tokens, the model takes {context_len} for prompt and answer together; "
+            "shorten it or set truncate_prompt_tokens",
+            param=param,
+        )
+    room = context_len - num_prompt
+    return room if wanted is None else min(wanted, room)
+
+
+def sampling_params(
+    request: SamplingFields, model: TextModel, *, max_tokens: int, num_logprobs: int | None, seed: int
+) -> SamplingParams:
+    """`seed` is for a request that names none: an answer that moves to another replica must go on exactly."""
+    defaults = model.defaults
+    num_tokens = model.vocabulary.num_tokens
+    temperature = defaults.temperature if request.temperature is None else request.temperature
+    top_k = defaults.top_k if request.top_k is None else request.top_k
+    ends = request.stop_token_ids if request.ignore_eos else [*model.eos_ids, *request.stop_token_ids]
+    _check_ids("stop_token_ids", request.stop_token_ids, num_tokens)
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=min(request.min_tokens, max_tokens),
+        temperature=0.0 if temperature < GREEDY else max(temperature, COLDEST),
+        top_p=defaults.top_p if request.top_p is None else request.top_p,
+        top_k=min(max(top_k, 0), num_tokens),
+        min_p=defaults.min_p if request.min_p is None else request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=(
+            defaults.repetition_penalty if request.repetition_penalty is None else request.repetition_penalty
+        ),
+        seed=seed if request.seed is None else request.seed,
+        stop_token_ids=tuple(dict.fromkeys(ends)),
+        logit_bias=_logit_bias(request.logit_bias, num_tokens),
+        num_logprobs=num_logprobs,
+    )
+
+
+def _logit_bias(bias: dict[str, float], num_tokens: int) -> tuple[tuple[int, float], ...]:
+    merged: dict[int, float] = {}  # "7" and "07" are one token
+    for key, value in bias.items():
+        if not (key.isascii() and key.isdigit()) or len(key) > 18:
+            raise RequestError(f"logit_bias: the key {key[:40]!r} is not a token id", param="logit_bias")
+        merged[int(key)] = min(max(value, -100.0), 100.0)
+    _check_ids("logit_bias", merged, num_tokens)
+    return tuple(merged.items())
+
+
+def _check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:
+    for token in ids:
+        if not 0 <= token < num_tokens:
+            raise RequestError(f"{field}: the vocabulary has no token {token}, it has {num_tokens}", param=field)
+
+
+def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
+    if value > limit:
+        raise RequestError(f"{field}: {value} is more than this server allows ({limit}{unit and ' ' + unit})", field)
