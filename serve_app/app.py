@@ -1,0 +1,58 @@
+"""The HTTP application, put together from its parts."""
+
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib import metadata
+
+import msgspec
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from configs.schema import Config
+from engine.types import EngineClient
+from serve_app.auth import bearer_check
+from serve_app.chat_routes import chat_router
+from serve_app.documents import complete_schema
+from serve_app.errors import answer_faults_as_json
+from serve_app.health_routes import health_router
+from serve_app.model_routes import model_router
+from serve_app.registry import Registry
+from serve_app.request_id import RequestIds
+from serve_app.text_model import TextModel
+
+__all__ = ["build_app"]
+
+
+def build_app(client: EngineClient, config: Config, models: Mapping[str, TextModel]) -> FastAPI:
+    """OpenAI's API in front of an engine client.
+
+    models   by the name in the config; aliases come from the config
+    """
+    version = _version()
+    app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", redoc_url=None)
+    registry = Registry(client, config, models, created=int(time.time()))
+    with_key = [Depends(bearer_check(config.api.api_keys))]
+    fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
+    app.include_router(chat_router(client, config, registry, fingerprint), prefix="/v1", dependencies=with_key)
+    app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
+    app.include_router(health_router(registry))
+    answer_faults_as_json(app)
+    complete_schema(app)
+    app.add_middleware(RequestIds)
+    if config.api.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.api.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("manta-serve")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "0.0.0"

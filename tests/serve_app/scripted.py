@@ -1,0 +1,116 @@
+"""A stand-in for the engine: says what it was given, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import httpx2
+import msgspec
+
+from configs.schema import ApiConfig, Config, ModelConfig
+from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
+from serve_app.app import build_app
+from serve_app.text_model import TextModel
+from tests.serve_app.toy import byte_tokens, toy_model
+
+
+class ScriptedClient:
+    """Plays `script` for every request; an exception in it is raised, a float is a pause in seconds."""
+
+    def __init__(self, script: Iterable[TokenChunk | Exception | float] = (), max_context_len: int = 512) -> None:
+        self.script = list(script)
+        self.max_context_len = max_context_len
+        self.requests: list[GenerateRequest] = []
+        self.stopped: list[tuple[str, int]] = []
+        self.num_closed = 0
+        self.closed = asyncio.Event()
+        self.healthy = True
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        self.requests.append(request)
+        try:
+            for item in self.script:
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, TokenChunk):
+                    yield msgspec.structs.replace(item, request_id=request.request_id)
+                else:
+                    await asyncio.sleep(item)
+        finally:
+            self.num_closed += 1
+            self.closed.set()
+
+    def stop_choice(self, request_id: str, index: int) -> None:
+        self.stopped.append((request_id, index))
+
+    async def status(self, model: str) -> EngineStatus:
+        if not self.healthy:
+            raise ConnectionError("gone")
+        return EngineStatus(
+            model=model,
+            max_context_len=self.max_context_len,
+            num_running=0,
+            num_waiting=0,
+            num_waiting_tokens=0,
+            num_blocks=1,
+            num_idle_blocks=1,
+        )
+
+
+def says(
+    text: str,
+    *,
+    index: int = 0,
+    finish: str | None = "stop",
+    eos: bool = True,
+    sizes: Sequence[int] = (1,),
+    logprobs: bool = False,
+    cached: int = 0,
+) -> list[TokenChunk]:
+    """One choice's chunks: a token per byte, `sizes` of them at a time in turn, the end-of-sequence token last."""
+    tokens = byte_tokens(text) + ((2,) if eos and finish == "stop" else ())
+    chunks = []
+    start = 0
+    while start < len(tokens) or not chunks:
+        piece = tokens[start : start + sizes[len(chunks) % len(sizes)]]
+        last = start + len(piece) == len(tokens)
+        told = tuple(TokenLogprob(t, -0.5, ((t, -0.5), (t + 1, -1.5), (2, float("-inf")))) for t in piece)
+        chunks.append(TokenChunk("", index, start, piece, finish if last else None, told if logprobs else None, cached))
+        start += len(piece)
+    return chunks
+
+
+def config(api: ApiConfig | None = None, names: Mapping[str, tuple[str, ...]] | None = None) -> Config:
+    served = names or {"toy": ("org/alias",)}
+    models = tuple(ModelConfig(name=name, source="unused", aliases=aliases) for name, aliases in served.items())
+    return Config(models=models, api=api or ApiConfig())
+
+
+@asynccontextmanager
+async def serving(
+    client: ScriptedClient, api: ApiConfig | None = None, models: Mapping[str, TextModel] | None = None
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """An HTTP client of the application, without a socket."""
+    models = models or {"toy": toy_model()}
+    names = {name: ("org/alias",) if len(models) == 1 else () for name in models}
+    app = build_app(client, config(api, names), models)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+def chat(text: str = "hi", **fields: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+def events(body: str) -> list[object]:
+    """The JSON of every event; "[DONE]" as it is. Fails on anything that is no event or comment."""
+    found: list[object] = []
+    assert body.endswith("\n\n")
+    for block in body[:-2].split("\n\n"):
+        if block.startswith(":"):
+            continue
+        assert block.startswith("data: ") and "\n" not in block
+        data = block.removeprefix("data: ")
+        found.append(data if data == "[DONE]" else msgspec.json.decode(data))
+    return found
