@@ -11,6 +11,7 @@ from cluster.routing import Load, choose
 from configs.schema import WireConfig
 from engine.errors import EngineFailed, Overloaded, Unavailable, UnknownModel
 from engine.mailbox import Mailbox
+from engine.prefix_cache import chain_root, prompt_hashes
 from engine.types import EngineStatus, GenerateRequest, TokenChunk
 
 __all__ = ["ClusterClient"]
@@ -21,8 +22,11 @@ MAX_FAILURES = 3  # engines that may fail under one request with no token betwee
 class ClusterClient:
     """Owns the open requests of one ingress and its links to the replicas of each model."""
 
-    def __init__(self, replicas: Mapping[str, Replicas], config: WireConfig, max_open_requests: int) -> None:
+    def __init__(
+        self, replicas: Mapping[str, Replicas], config: WireConfig, max_open_requests: int, cache_key: bytes
+    ) -> None:
         self._replicas = replicas
+        self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
         self._max_open_requests = max_open_requests
         self._journeys: dict[str, tuple[Journey, Link | None]] = {}
@@ -96,6 +100,11 @@ class ClusterClient:
             raise UnknownModel(f"the model {model!r} is not served", param="model")
         return self._replicas[model]
 
+    def _names(self, request: GenerateRequest, block_size: int) -> list[bytes]:
+        """The names that the prompt's full blocks have on every replica."""
+        root = chain_root(self._cache_key, request.model, request.cache_salt)
+        return prompt_hashes(self._cache_key, root, request.prompt, block_size)
+
     async def _place(self, replicas: Replicas, journey: Journey, request_id: str) -> tuple[Link, Mailbox]:
         """A replica that has accepted what is left of the request, and the mailbox of its answer.
 
@@ -113,8 +122,8 @@ class ClusterClient:
                 refused.clear()
                 continue
             rest = journey.rest()
-            num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
-            link = links[choose([_load(link, num_tokens) for link in links], self._rng)]
+            names = self._names(rest, links[0].block_size)
+            link = links[choose([_load(link, rest, names) for link in links], self._rng)]
             mailbox = link.submit(rest)
             try:
                 await mailbox.accepted()
@@ -133,9 +142,11 @@ class ClusterClient:
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 
 
-def _load(link: Link, num_tokens: int) -> Load:
+def _load(link: Link, rest: GenerateRequest, names: list[bytes]) -> Load:
+    num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
+    num_shared = next((i for i, name in enumerate(names) if name not in link.names), len(names))
     return Load(
-        num_uncached_tokens=num_tokens,
+        num_uncached_tokens=max(1, num_tokens - num_shared * link.block_size),
         num_waiting_tokens=link.status.num_waiting_tokens,
         num_running=link.status.num_running,
         num_unreported=link.num_unreported,

@@ -34,6 +34,7 @@ class Ingress:
             },
             config.wire,
             config.ingress.max_open_requests,
+            cache_key=secret,
         )
         self._app = await asyncio.to_thread(build_asgi, self._client, config)
         self._client.start()

@@ -67,6 +67,7 @@ class Link:
         self.epoch = welcome.epoch
         self.block_size = welcome.block_size
         self.status: EngineStatus = welcome.status
+        self.names = set(welcome.names)  # of the blocks that can be shared there
         self.num_unreported = 0  # requests sent since the last status: the status does not count them yet
         self.is_draining = False
         self.mailboxes = Mailboxes()
@@ -128,6 +129,8 @@ class Link:
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
+                        self.names.difference_update(report.forgotten)
+                        self.names.update(report.published)
                         self._note(report.status)
                         self.mailboxes.deliver(report)
                     case Beat(status):
@@ -143,6 +146,9 @@ class Link:
             why = str(error)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except Exception:  # a fault of ours must not look like silence
+            logger.exception("listening to replica %s failed", self.replica_id)
+            why = "a fault in this ingress"
         self.close(why)
 
     def _note(self, status: EngineStatus) -> None:
@@ -182,7 +188,7 @@ async def connect(
             nonce = secrets.token_bytes(NONCE_BYTES)
             proof = prove(secret, b"ingress", challenge.nonce, nonce)
             writer.write(encode(Hello(PROTOCOL_VERSION, ingress_id, nonce, proof)))
-            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), 65_536)
+            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), config.max_frame_bytes)
             if not hmac.compare_digest(welcome.proof, prove(secret, b"replica", challenge.nonce, nonce)):
                 raise WireError("the replica does not know the secret")
         except asyncio.IncompleteReadError:

@@ -61,6 +61,7 @@ class WireServer:
         self.engine_thread = EngineThread(engine, self._deliver)
         self._server: asyncio.Server | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._names: set[bytes] = set()  # of the blocks that can be shared, as the reports up to now tell
         self._draining = False
         self._num_probes = 0
 
@@ -125,9 +126,10 @@ class WireServer:
         assert task is not None
         self._serving.add(task)
         try:
-            hello = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
-            logger.info("ingress %s connected", hello.ingress_id)
+            welcome = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
             connection = self._connections[number] = _Connection(number, writer, self._config.max_frame_bytes)
+            # now, not earlier: from here on no report that changes these names passes the connection by
+            connection.send(msgspec.structs.replace(welcome, names=tuple(self._names)))
             if self._draining:
                 connection.send(Drain())
             await self._obey(connection, reader)
@@ -140,7 +142,7 @@ class WireServer:
             self._serving.discard(task)
             writer.transport.abort()
 
-    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Hello:
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
         nonce = secrets.token_bytes(NONCE_BYTES)
         writer.write(encode(Challenge(PROTOCOL_VERSION, nonce)))
         hello = await read_frame(reader, msgspec.msgpack.Decoder(Hello), MAX_HELLO_BYTES)
@@ -149,9 +151,8 @@ class WireServer:
         if not hmac.compare_digest(hello.proof, prove(self._secret, b"ingress", nonce, hello.nonce)):
             raise WireError("the ingress does not know the secret")
         proof = prove(self._secret, b"replica", nonce, hello.nonce)
-        status = self.engine_thread.status
-        writer.write(encode(Welcome(proof, self._replica_id, self._epoch, self._block_size, status)))
-        return hello
+        logger.info("ingress %s connected", hello.ingress_id)
+        return Welcome(proof, self._replica_id, self._epoch, self._block_size, self.engine_thread.status)
 
     async def _obey(self, connection: "_Connection", reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(FromIngress)
@@ -190,7 +191,9 @@ class WireServer:
             self._loop.call_soon_threadsafe(self._distribute, report)
 
     def _distribute(self, report: StepReport) -> None:
-        """Sends each ingress its part of a step, in one frame."""
+        """Sends each ingress its part of a step, in one frame. Changes of the prefix cache go to all."""
+        self._names.difference_update(report.forgotten)
+        self._names.update(report.published)
         parts: dict[int, tuple[list[str], list[Refusal], list[object]]] = defaultdict(lambda: ([], [], []))
         for request_id in report.accepted:
             number, theirs = _split(request_id)
@@ -201,13 +204,16 @@ class WireServer:
         for chunk in report.chunks:
             number, theirs = _split(chunk.request_id)
             parts[number][2].append(msgspec.structs.replace(chunk, request_id=theirs))
-        for number, (accepted, refused, chunks) in parts.items():
+        concerned = self._connections if report.published or report.forgotten else parts
+        for number in list(concerned):
             connection = self._connections.get(number)
             if connection is not None:
+                accepted, refused, chunks = parts[number]
                 connection.open.difference_update(refusal.request_id for refusal in refused)
-                connection.send(
-                    Report(StepReport(tuple(accepted), tuple(refused), tuple(chunks), report.status))  # type: ignore[arg-type]
+                part = msgspec.structs.replace(
+                    report, accepted=tuple(accepted), refused=tuple(refused), chunks=tuple(chunks)
                 )
+                connection.send(Report(part))
 
         if self.engine_thread.failure is not None and not self._draining:
             self.drain()

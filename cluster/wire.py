@@ -5,7 +5,7 @@ ever pickled. A frame that is too long, does not parse or has no place at that p
 
     replica   Challenge ->                                     a fresh nonce
     ingress             <- Hello                               proves the secret over both nonces
-    replica   Welcome   ->                                     proves it too, says who it is
+    replica   Welcome   ->                                     proves it too, says who it is and what it holds
     ingress             <- Submit, Stop, Beat ...
     replica   Report, Beat, Drain ...  ->
 """
@@ -68,6 +68,7 @@ class Welcome(_Frame, frozen=True, array_like=True, tag=2):
     epoch: int  # another one for each start of the replica's engine
     block_size: int
     status: EngineStatus
+    names: tuple[bytes, ...] = ()  # of the blocks that can be shared there now; reports tell every change
 
 
 class Submit(_Frame, frozen=True, array_like=True, tag=3):

@@ -83,8 +83,11 @@ class EngineThread:
             self.num_steps += 1
             self.last_turn_s = time.monotonic()
             self.status = engine.status()
-            if accepted or refused or chunks:
-                self._deliver(StepReport(tuple(accepted), tuple(refused), tuple(chunks), self.status))
+            published, forgotten = engine.scheduler.take_changes()
+            if accepted or refused or chunks or published or forgotten:
+                self._deliver(
+                    StepReport(tuple(accepted), tuple(refused), tuple(chunks), self.status, published, forgotten)
+                )
         engine.close()
 
     def _take_commands(self, wait: bool) -> list[Submit | Abort | None]:

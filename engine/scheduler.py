@@ -36,6 +36,7 @@ class Scheduler:
         self._starts: list[SeqStart] = []
         self._ends: list[int] = []
         self._step = 0
+        self._changes: dict[bytes, bool] = {}  # name -> whether it is published, since changes were last taken
 
     # -- sequences come and go
 
@@ -99,6 +100,12 @@ class Scheduler:
                 seq.tokens.append(next(tokens))
                 sampled.append(seq)
         return sampled
+
+    def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """The names published and forgotten since the last call: the state now, not every step towards it."""
+        changes, self._changes = self._changes, {}
+        published = tuple(name for name, is_published in changes.items() if is_published)
+        return published, tuple(name for name, is_published in changes.items() if not is_published)
 
     # -- blocks
 
@@ -200,7 +207,9 @@ class Scheduler:
 
     def _take(self) -> int:
         block = self.pool.take()
-        self.cache.forget(block)
+        name = self.cache.forget(block)
+        if name is not None:
+            self._changes[name] = False
         return block
 
     def _publish(self, seq: Sequence) -> None:
@@ -213,7 +222,8 @@ class Scheduler:
                 tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
                 seq.hashes.append(chain_hash(self.cache_key, parent, tokens))
             name = seq.hashes[at]
-            self.cache.publish(name, seq.blocks[at])
+            if self.cache.publish(name, seq.blocks[at]):
+                self._changes[name] = True
             if self._filling.get(name) == seq.seq_id:
                 del self._filling[name]
             seq.num_published += 1

@@ -105,6 +105,8 @@ class StepReport(msgspec.Struct, frozen=True, array_like=True):
     refused: tuple[Refusal, ...]
     chunks: tuple[TokenChunk, ...]
     status: EngineStatus
+    published: tuple[bytes, ...] = ()  # names of blocks (engine/prefix_cache.py) that can be shared from now on
+    forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
 
 
 class EngineClient(Protocol):

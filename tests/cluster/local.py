@@ -40,11 +40,13 @@ class LocalCluster:
 
     def new_client(self, secret: bytes = SECRET, max_open_requests: int = 1000) -> ClusterClient:
         replicas = Replicas(self._discover, "ingress", secret, self.wire)
-        return ClusterClient({"toy": replicas}, self.wire, max_open_requests)
+        return ClusterClient({"toy": replicas}, self.wire, max_open_requests, cache_key=SECRET)
 
     async def add(self) -> tuple[str, int]:
         toy = SlowToyExecutor(num_blocks=512)
-        server = WireServer(Engine(toy, "toy", self.scheduler), f"replica-{len(self.toys)}", self.wire, SECRET)
+        server = WireServer(
+            Engine(toy, "toy", self.scheduler, cache_key=SECRET), f"replica-{len(self.toys)}", self.wire, SECRET
+        )
         address = await server.start("127.0.0.1")
         self.servers[address], self.toys[address] = server, toy
         self.addresses.append(address)

@@ -139,5 +139,39 @@ async def test_a_request_waits_for_the_first_replica_and_is_given_up_in_time() -
             await cluster.client.status("toy")
 
 
+async def test_requests_go_where_their_prefix_is() -> None:
+    async with local_cluster(2) as cluster:
+        for turn in range(6):
+            conversation = [list(range(i, i + 12)) * (turn + 1) for i in range(2)]
+            for i, prompt in enumerate(conversation):
+                await collect(cluster.client, request(f"{i}-{turn}", prompt, max_tokens=2))
+            await cluster.until_idle()
+            await asyncio.sleep(2 * cluster.wire.heartbeat_s)
+        computed = sum(toy.num_computed for toy in cluster.toys.values())
+        assert computed < 2 * (6 * (12 + 4 + 2)), "a turn was computed again from its beginning"
+
+
+async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
+    scheduler = SchedulerConfig(max_step_tokens=32)
+    async with local_cluster(2, scheduler=scheduler) as cluster:
+        asked = [
+            request(f"r{i}", [i % 3] * 60 + [i % 50, i % 7] * 5, max_tokens=40) for i in range(80)
+        ]  # more than the pools
+        running = asyncio.gather(*(collect(cluster.client, one) for one in asked))
+        await asyncio.sleep(0.1)
+        late = cluster.new_client()  # starts from a snapshot in the middle
+        late.start()
+        await running
+        await cluster.until_idle()
+        await asyncio.sleep(3 * cluster.wire.heartbeat_s)
+        for client in (cluster.client, late):
+            believed = {link.replica_id: link.names for link in client._replicas["toy"].up}
+            assert len(believed) == 2
+            for server in cluster.servers.values():
+                names = set(server.engine_thread._engine.scheduler.cache.names())
+                assert names and believed[server._replica_id] == names
+        await late.close()
+
+
 def _fields(one: object) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__struct_fields__}  # type: ignore[attr-defined]
