@@ -71,6 +71,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_stop_chars: Positive = 1_024  # characters of one stop string
     max_logit_bias: Positive = 1_024  # entries of logit_bias
     max_top_logprobs: Count = 20  # top_logprobs
+    trust_request_chat_template: bool = False  # clients may send a chat_template: a program that runs in the ingress
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 

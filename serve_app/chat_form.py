@@ -27,6 +27,9 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     fingerprint: str | None = None
     num_logprobs: int | None = None  # alternatives per token; None: no logprobs
+    echo: str = ""  # every choice's text begins with it
+    prompt_token_ids: tuple[int, ...] | None = None  # told, as are the answer's, if not None
+    names_ids: bool = False  # logprobs name tokens as token_id:N
 
 
 class ChatEvents:
@@ -48,13 +51,21 @@ class ChatEvents:
 
     def opening(self, usage: Usage) -> bytes:
         """The role of every choice, before any text."""
-        role = b'"role":%b,"content":""},"logprobs":null,"finish_reason":null}]' % encode(self._head.role)
+        head = self._head
+        rest = b'},"logprobs":null,"finish_reason":null}]'
+        role = b'"role":%b,"content":""' % encode(head.role) + rest
+        ids = b'"prompt_token_ids":%b,' % encode(head.prompt_token_ids) if head.prompt_token_ids is not None else b""
         end = self._usage_so_far(msgspec.structs.replace(usage, completion_tokens=0))
-        return b"".join(start + role + end for start in self._choice_starts)
+        events = [start.replace(b'"choices"', ids + b'"choices"', 1) + role + end for start in self._choice_starts]
+        if head.echo:
+            echo = b'"content":' + _json_text(head.echo) + rest + end
+            events += [start + echo for start in self._choice_starts]
+        return b"".join(events)
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
         """The event for one delta, b"" where it says nothing. `usage` is read only where every event carries it."""
-        if not delta.text and not delta.logprobs and delta.finish_reason is None:
+        tells_ids = self._head.prompt_token_ids is not None and bool(delta.tokens)
+        if not delta.text and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
         parts = [self._choice_starts[delta.index]]
         if delta.text:
@@ -64,6 +75,8 @@ class ChatEvents:
             parts += (b'"logprobs":', encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary)), b",")
         else:
             parts.append(b'"logprobs":null,')
+        if tells_ids:
+            parts.append(b'"token_ids":%b,' % encode(delta.tokens))
         if delta.finish_reason is None:
             parts.append(b'"finish_reason":null}]')
         else:
@@ -97,40 +110,48 @@ class ChatWhole:
         self._head = head
         self._vocabulary = vocabulary
         self._texts: list[list[str]] = [[] for _ in range(head.n)]
+        self._tokens: list[list[int]] = [[] for _ in range(head.n)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(head.n)]
         self._ends: list[Delta | None] = [None] * head.n
 
     def add(self, delta: Delta) -> None:
         self._texts[delta.index].append(delta.text)
+        self._tokens[delta.index] += delta.tokens
         self._logprobs[delta.index] += delta.logprobs
         if delta.finish_reason is not None:
             self._ends[delta.index] = delta
 
     def body(self, usage: Usage) -> bytes:
         head = self._head
-        return encode(
-            {
-                "id": head.id,
-                "object": "chat.completion",
-                "created": head.created,
-                "model": head.model,
-                "choices": [self._choice(index) for index in range(head.n)],
-                "usage": usage.shown(),
-                "system_fingerprint": head.fingerprint,
-            }
-        )
+        document = {
+            "id": head.id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [self._choice(index) for index in range(head.n)],
+            "usage": usage.shown(),
+            "system_fingerprint": head.fingerprint,
+        }
+        if head.prompt_token_ids is not None:
+            document["prompt_token_ids"] = head.prompt_token_ids
+        return encode(document)
 
     def _choice(self, index: int) -> dict[str, Any]:
         end = self._ends[index]
         assert end is not None, "an answer is written when every choice has finished"
-        shows_logprobs = self._head.num_logprobs is not None
-        return {
+        head = self._head
+        shown = {
             "index": index,
-            "message": {"role": self._head.role, "content": "".join(self._texts[index])},
-            "logprobs": chat_logprobs(self._logprobs[index], self._head, self._vocabulary) if shows_logprobs else None,
+            "message": {"role": head.role, "content": head.echo + "".join(self._texts[index])},
+            "logprobs": None,
             "finish_reason": end.finish_reason,
             "stop_reason": end.stop_reason,
         }
+        if head.num_logprobs is not None:
+            shown["logprobs"] = chat_logprobs(self._logprobs[index], head, self._vocabulary)
+        if head.prompt_token_ids is not None:
+            shown["token_ids"] = self._tokens[index]
+        return shown
 
 
 def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -139,7 +160,8 @@ def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary:
     def shown(token: int, logprob: float) -> dict[str, Any]:
         # a special token has no bytes in the text, so that all bytes joined are the text
         data = vocabulary.shown_bytes[token] if token < vocabulary.num_tokens else b""
-        return {"token": vocabulary.text(token), "logprob": max(logprob, LOWEST), "bytes": list(data)}
+        name = f"token_id:{token}" if head.names_ids else vocabulary.text(token)
+        return {"token": name, "logprob": max(logprob, LOWEST), "bytes": list(data)}
 
     return {
         "content": [

@@ -15,6 +15,7 @@ __all__ = [
     "Message",
     "ModelCard",
     "ModelList",
+    "PromptFields",
     "SamplingFields",
     "StreamOptions",
     "TextPart",
@@ -78,25 +79,50 @@ class SamplingFields(Wire):
     ignore_eos: bool = False
     stop_token_ids: list[Int] = Field(default_factory=list)
     logit_bias: dict[str, Number] = Field(default_factory=dict)
+    allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
+    bad_words: list[Text] = Field(default_factory=list)
 
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
+class PromptFields(Wire):
+    """How much of the prompt is used."""
+
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None  # -1: as many as leave room for the answer
+    truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
+
+
 class AnswerFields(Wire):
-    """Which model answers, and in what form."""
+    """Which model answers, how urgently, and in what form."""
 
     model: str = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
+    stream_interval: Annotated[Int, Field(ge=1)] = 1  # tokens per event
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True  # without effect: our tokenizers put none there
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False  # logprobs name tokens as token_id:N
+    priority: Int64 = 0  # lower runs first
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")] | None = None
+    request_id: str = ""  # X-Request-Id wins
 
 
-class ChatRequest(SamplingFields, AnswerFields):
+class ChatRequest(SamplingFields, PromptFields, AnswerFields):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
+    echo: bool = False  # the answer begins with the last message, if that has the answer's role
+    add_generation_prompt: bool | None = None  # unset: unless the last message is continued
+    continue_final_message: bool = False
+    add_special_tokens: bool = False  # beyond those that the template writes
+    documents: list[dict[str, Any]] | None = None
+    chat_template: Text | None = None  # only where the server trusts its clients
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:

@@ -3,10 +3,11 @@
 import re
 import secrets
 
+from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["RequestIds"]
+__all__ = ["RequestIds", "use_request_id"]
 
 MAX_CHARS = 128
 
@@ -21,13 +22,24 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = re.sub(r"[^A-Za-z0-9._:-]", "", asked)[:MAX_CHARS] or secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["asked_request_id"] = _clean(Headers(scope=scope).get("x-request-id", ""))
+        state["request_id"] = state["asked_request_id"] or secrets.token_hex(16)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def use_request_id(request: Request, from_body: str) -> str:
+    """The request's id, which a body may give where no header did."""
+    if not request.state.asked_request_id and (cleaned := _clean(from_body)):
+        request.state.request_id = cleaned
+    return str(request.state.request_id)
+
+
+def _clean(asked: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._:-]", "", asked[: 8 * MAX_CHARS])[:MAX_CHARS]

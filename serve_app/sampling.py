@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from configs.schema import ApiConfig
-from engine.errors import ContextTooLong, RequestError
+from engine.errors import RequestError
 from engine.types import SamplingParams
 from serve_app.protocol import SamplingFields
 from serve_app.text_model import TextModel
 
-__all__ = ["check_limits", "room_for_answer", "sampling_params"]
+__all__ = ["check_limits", "sampling_params"]
 
 GREEDY = 1e-5  # temperatures below are zero
 COLDEST = 0.01  # others are at least this, so that no logit overflows
@@ -22,24 +22,9 @@ def check_limits(request: SamplingFields, limits: ApiConfig) -> None:
         _at_most("stop", len(stop), limits.max_stop_chars, "characters in one string")
     _at_most("logit_bias", len(request.logit_bias), limits.max_logit_bias, "entries")
     _at_most("stop_token_ids", len(request.stop_token_ids), limits.max_logit_bias, "ids")
-
-
-def room_for_answer(num_prompt: int, wanted: int | None, field: str, context_len: int, param: str) -> int:
-    """How many tokens the answer may have. `param` names the prompt's field.
-
-    |----- prompt -----|------- answer -------|
-    |<------------- context_len ------------->|
-    """
-    if wanted is not None and wanted > context_len:
-        raise RequestError(f"{field} is {wanted}, the model's context has {context_len} tokens", param=field)
-    if num_prompt >= context_len:
-        raise ContextTooLong(
-            f"the prompt has {num_prompt} tokens, the model takes {context_len} for prompt and answer together; "
-            "shorten it or set truncate_prompt_tokens",
-            param=param,
-        )
-    room = context_len - num_prompt
-    return room if wanted is None else min(wanted, room)
+    _at_most("bad_words", len(request.bad_words), limits.max_logit_bias, "words")
+    for word in request.bad_words:
+        _at_most("bad_words", len(word), limits.max_stop_chars, "characters in one word")
 
 
 def sampling_params(
@@ -67,6 +52,8 @@ def sampling_params(
         seed=seed if request.seed is None else request.seed,
         stop_token_ids=tuple(dict.fromkeys(ends)),
         logit_bias=_logit_bias(request.logit_bias, num_tokens),
+        allowed_token_ids=_allowed(request.allowed_token_ids, num_tokens),
+        bad_words=_bad_words(request.bad_words, model),
         num_logprobs=num_logprobs,
     )
 
@@ -79,6 +66,19 @@ def _logit_bias(bias: dict[str, float], num_tokens: int) -> tuple[tuple[int, flo
         merged[int(key)] = min(max(value, -100.0), 100.0)
     _check_ids("logit_bias", merged, num_tokens)
     return tuple(merged.items())
+
+
+def _allowed(ids: list[int] | None, num_tokens: int) -> tuple[int, ...] | None:
+    if ids is None:
+        return None
+    _check_ids("allowed_token_ids", ids, num_tokens)
+    return tuple(dict.fromkeys(ids))
+
+
+def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...], ...]:
+    """Each word as it stands at the beginning of a text and within one."""
+    spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
+    return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
 
 
 def _check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:

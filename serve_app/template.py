@@ -9,7 +9,26 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from engine.errors import ModelError, RequestError
 
-__all__ = ["ChatTemplate", "compile_template"]
+__all__ = ["RESERVED", "ChatTemplate", "compile_template"]
+
+# names that only the server gives to a template or to what renders it
+RESERVED = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "documents",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tokenize",
+        "tools",
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "pad_token",
+    }
+)
 
 Message = dict[str, Any]
 

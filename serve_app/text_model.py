@@ -38,6 +38,7 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     template: ChatTemplate | None  # base models have none
+    template_variables: Mapping[str, str]  # bos_token and its like
     eos_ids: tuple[int, ...]
     defaults: SamplingDefaults
     max_context_len: int  # tokens, prompt and answer together
@@ -45,6 +46,10 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     def encode(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Token ids. Lets other threads run meanwhile, which `Tokenizer.encode` does not."""
         return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    def with_template(self, source: str) -> ChatTemplate:
+        """Another chat template with this model's special tokens. What is wrong with it shows when it is rendered."""
+        return ChatTemplate(source, self.template_variables)
 
 
 def load_text_model(model: ModelConfig) -> TextModel:
@@ -74,6 +79,7 @@ def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         template=compile_template(source, variables) if source else None,
+        template_variables=variables,
         eos_ids=_unique(ends),
         defaults=SamplingDefaults(),
         max_context_len=_context_len(model, made_for),
@@ -104,6 +110,7 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
         tokenizer=tokenizer,
         vocabulary=read_vocabulary(tokenizer),
         template=compile_template(source, variables) if source else None,
+        template_variables=variables,
         eos_ids=_unique(ends),
         defaults=msgspec.convert(known, SamplingDefaults, strict=False),
         max_context_len=_context_len(model, text_config.get("max_position_embeddings")),

@@ -67,13 +67,13 @@ def toy_model(
 ) -> TextModel:
     """A byte-level model: every byte is a token, so any text can be said in many ways."""
     tokenizer = build_gguf_tokenizer(byte_level_metadata())
+    variables = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     model = TextModel(
         name=name,
         tokenizer=tokenizer,
         vocabulary=read_vocabulary(tokenizer),
-        template=compile_template(template, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
-        if template
-        else None,
+        template=compile_template(template, variables) if template else None,
+        template_variables=variables,
         eos_ids=(2,),
         defaults=SamplingDefaults(),
         max_context_len=max_context_len,
