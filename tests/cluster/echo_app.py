@@ -8,12 +8,13 @@ from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.errors import MantaError
 from engine.types import EngineClient
-from tests.cluster.local import SlowToyExecutor
-from tests.engine.toy import request
+from tests.engine.toy import ToyExecutor, request
 
 
 def load_toy_engine(model: ModelConfig, cache_key: bytes) -> Engine:
-    return Engine(SlowToyExecutor(num_blocks=512), model.name, model.engine.scheduler, model.engine.cache, cache_key)
+    return Engine(
+        ToyExecutor(num_blocks=512, step_s=0.003), model.name, model.engine.scheduler, model.engine.cache, cache_key
+    )
 
 
 def build_echo_app(client: EngineClient, config: Config) -> Any:

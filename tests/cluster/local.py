@@ -1,7 +1,6 @@
 """A cluster in one process: toy engines behind real sockets, and a client in front."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +9,6 @@ from cluster.replicas import Replicas
 from cluster.server import WireServer
 from configs.schema import SchedulerConfig, WireConfig
 from engine.engine import Engine
-from engine.plan import StepPlan, StepResult
 from tests.engine.toy import ToyExecutor
 
 SECRET = b"local"
@@ -19,22 +17,12 @@ WIRE = WireConfig(
 )
 
 
-class SlowToyExecutor(ToyExecutor):
-    """Takes a little while for each step, so that there is a middle of a stream."""
-
-    step_s = 0.003
-
-    def execute(self, plan: StepPlan) -> StepResult:
-        time.sleep(self.step_s)
-        return super().execute(plan)
-
-
 class LocalCluster:
     def __init__(self, wire: WireConfig, scheduler: SchedulerConfig) -> None:
         self.wire = wire
         self.scheduler = scheduler
         self.servers: dict[tuple[str, int], WireServer] = {}
-        self.toys: dict[tuple[str, int], SlowToyExecutor] = {}
+        self.toys: dict[tuple[str, int], ToyExecutor] = {}
         self.addresses: list[tuple[str, int]] = []  # what discovery says
         self.client = self.new_client()
 
@@ -43,7 +31,7 @@ class LocalCluster:
         return ClusterClient({"toy": replicas}, self.wire, max_open_requests, cache_key=SECRET)
 
     async def add(self) -> tuple[str, int]:
-        toy = SlowToyExecutor(num_blocks=512)
+        toy = ToyExecutor(num_blocks=512, step_s=0.003)
         server = WireServer(
             Engine(toy, "toy", self.scheduler, cache_key=SECRET), f"replica-{len(self.toys)}", self.wire, SECRET
         )

@@ -15,7 +15,7 @@ from tests.engine.toy import ToyExecutor, recompute, request
 
 @pytest.fixture
 def toy() -> ToyExecutor:
-    return ToyExecutor(num_blocks=256)
+    return ToyExecutor(num_blocks=256, step_s=0.002)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_closing_the_iterator_frees_the_blocks(client: AsyncEngine) -> Non
 
 
 async def test_a_stopped_choice_ends_and_the_other_goes_on(client: AsyncEngine) -> None:
-    asked = request("a", [1, 2], max_tokens=300, n=2)
+    asked = request("a", [1, 2], max_tokens=60, n=2)
     reasons = {}
     async for chunk in client.generate(asked):
         if chunk.index == 0 and chunk.start == 0:

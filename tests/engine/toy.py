@@ -4,6 +4,7 @@ Its next token depends on every earlier token as found through the block table, 
 stale prefix changes the answer. `recompute` gives the same answer without an engine.
 """
 
+import time
 from hashlib import blake2b
 
 from engine.engine import derived_seed
@@ -16,7 +17,10 @@ VOCAB_SIZE = 50
 class ToyExecutor:
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, num_blocks: int = 64, block_size: int = 4, max_context_len: int = 1000) -> None:
+    def __init__(
+        self, num_blocks: int = 64, block_size: int = 4, max_context_len: int = 1000, step_s: float = 0.0
+    ) -> None:
+        self.step_s = step_s  # so that there is a middle of a stream
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.max_context_len = max_context_len
@@ -28,6 +32,7 @@ class ToyExecutor:
         self.closed = False
 
     def execute(self, plan: StepPlan) -> StepResult:
+        time.sleep(self.step_s)
         if self.fails_at == plan.step:
             raise RuntimeError("toy failure")
         for seq_id in plan.ends:
