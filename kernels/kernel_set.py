@@ -1,13 +1,28 @@
 """The one place that chooses kernels."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kernels.gated_activation.reference import gated_activation
+from kernels.linear import onednn
+from kernels.linear.reference import Linear
+from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
+from kernels.logprobs.reference import logprobs
+from kernels.native.compiler import Compiler, find_compiler
+from kernels.paged_attention.reference import paged_attention
+from kernels.penalties.reference import penalties
+from kernels.qkv_rotary.reference import qkv_rotary
+from kernels.rms_norm.reference import add_rms_norm, rms_norm
+from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+
 __all__ = ["KernelSet", "LinearKernel", "load_kernels"]
+
+log = logging.getLogger(__name__)
 
 
 class LinearKernel(Protocol):
@@ -22,7 +37,7 @@ class KernelSet:
     """
 
     name: str
-    linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None) -> the packed matrix
+    linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
     rms_norm: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
@@ -42,22 +57,21 @@ class KernelSet:
 
 
 def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
-    """The fastest kernels for a device and the model's dtype."""
-    from kernels.gated_activation.reference import gated_activation
-    from kernels.linear import cpu as cpu_linear
-    from kernels.linear import reference as reference_linear
-    from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
-    from kernels.logprobs.reference import logprobs
-    from kernels.paged_attention.reference import paged_attention
-    from kernels.penalties.reference import penalties
-    from kernels.qkv_rotary.reference import qkv_rotary
-    from kernels.rms_norm.reference import add_rms_norm, rms_norm
-    from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+    """The fastest kernels for a device and the model's dtype. A chosen kernel that does not compile is an error."""
+    kernels = _reference_kernels()
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return kernels
+    compiler = find_compiler()
+    if compiler is not None:
+        return _compiled_kernels(kernels, compiler)
+    log.warning("no C compiler (gcc, cc or clang) was found: the CPU kernels are plain torch, and several times slower")
+    return replace(kernels, name="torch", linear=onednn.Linear) if onednn.is_supported() else kernels
 
-    packs = device.type == "cpu" and dtype == torch.bfloat16 and cpu_linear.is_supported()
+
+def _reference_kernels() -> KernelSet:
     return KernelSet(
         name="reference",
-        linear=cpu_linear.Linear if packs else reference_linear.Linear,
+        linear=Linear,
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
         qkv_rotary=qkv_rotary,
@@ -74,4 +88,24 @@ def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
         keep_top_p=keep_top_p,
         choose=choose,
         logprobs=logprobs,
+    )
+
+
+def _compiled_kernels(kernels: KernelSet, compiler: Compiler) -> KernelSet:
+    from kernels.gated_activation import cpu as gated_activation_cpu
+    from kernels.linear import cpu as linear_cpu
+    from kernels.paged_attention import cpu as paged_attention_cpu
+    from kernels.qkv_rotary import cpu as qkv_rotary_cpu
+    from kernels.rms_norm import cpu as rms_norm_cpu
+
+    norm, add_norm = rms_norm_cpu.build(compiler)
+    return replace(
+        kernels,
+        name="compiled",
+        linear=linear_cpu.build(compiler),
+        rms_norm=norm,
+        add_rms_norm=add_norm,
+        qkv_rotary=qkv_rotary_cpu.build(compiler),
+        paged_attention=paged_attention_cpu.build(compiler),
+        gated_activation=gated_activation_cpu.build(compiler),
     )

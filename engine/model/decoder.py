@@ -26,7 +26,7 @@ class Decoder:
         head_VM = self._embedding_VM
         if not arch.tied:
             head_VM = weights.take("lm_head.weight", arch.vocab_size, arch.model_dim)
-        self._head = kernels.linear(head_VM, None)
+        self._head = kernels.linear(head_VM, None, torch.float32)
         weights.finish(arch.tied)
 
     @torch.inference_mode()
@@ -45,7 +45,7 @@ class Decoder:
         if rows.shape[0] == 0:
             return x_TM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
         x_RM = self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
-        return self._head(x_RM).float()
+        return self._head(x_RM)
 
 
 class _Layer:

@@ -1,5 +1,6 @@
 """A matrix that many batches are multiplied with."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
@@ -11,20 +12,23 @@ class Linear:
 
     weight_OI  [O, I]
     bias_O     [O] or None
+    out_dtype  the weight's dtype if None; float32 where the caller wants no rounding of sums (an implementation whose
+               library rounds them anyway widens afterwards)
 
     May keep the weight in another form; the caller drops its own.
     """
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> None:
         self._weight_OI = weight_OI
         self._bias_O = bias_O
+        self._out_dtype = out_dtype or weight_OI.dtype
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        """x_TI [T, I] in the weight's dtype, T >= 1. Returns [T, O] in the same dtype, summed in fp32 or wider.
+        """x_TI [T, I] in the weight's dtype, T >= 1. Returns [T, O] in out_dtype, summed in fp32 or wider.
 
         A row's result does not depend on the other rows.
         """
         num_rows = x_TI.shape[0]
         if num_rows < 4 and x_TI.device.type == "cpu":  # few rows take another road through the library and round anew
-            return linear(pad(x_TI, (0, 0, 0, 4 - num_rows)), self._weight_OI, self._bias_O)[:num_rows]
-        return linear(x_TI, self._weight_OI, self._bias_O)
+            x_TI = pad(x_TI, (0, 0, 0, 4 - num_rows))
+        return linear(x_TI, self._weight_OI, self._bias_O)[:num_rows].to(self._out_dtype)

@@ -53,6 +53,17 @@ def one_row(query_HD: Tensor, keys_LGD: Tensor, values_LGD: Tensor) -> Tensor:
     return torch.stack(heads)
 
 
+def written_by(qkv_rotary):
+    """A write_kv out of the fused operation: no norm, no queries, no turn."""
+
+    def write(k_TGD, v_TGD, k_cache, v_cache, slots):
+        qkv = torch.cat((k_TGD.flatten(1), v_TGD.flatten(1)), -1)
+        unturned = torch.tensor([[1.0, 0.0]])
+        qkv_rotary(qkv, None, None, 0.0, unturned, torch.zeros_like(slots), slots, k_cache, v_cache)
+
+    return write
+
+
 def make(kernels_write, lens, counts, heads=(9, 3), block_size=16, dtype=torch.float32, seed=0) -> Paged:
     """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps."""
     rng = torch.Generator().manual_seed(seed)

@@ -1,8 +1,12 @@
 import pytest
 import torch
 
+from kernels.gated_activation import cpu as gated_activation_cpu
 from kernels.gated_activation.reference import gated_activation
+from kernels.native.compiler import find_compiler
+from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.qkv_rotary.reference import qkv_rotary
+from kernels.rms_norm import cpu as rms_norm_cpu
 from kernels.rms_norm.reference import add_rms_norm, rms_norm
 from kernels.rotary.reference import rotary
 from kernels.write_kv.reference import write_kv
@@ -80,3 +84,45 @@ def test_gated_activation_is_silu_times_up(dtype, bound):
     x = torch.randn(3, 34).to(dtype)
     gate, up = x.double().chunk(2, -1)
     assert close(gated_activation(x), gate / (1 + (-gate).exp()) * up, bound)
+
+
+# -- the compiled kernels against the references, in bfloat16
+
+COMPILER = find_compiler()
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 8), (5, 33), (7, 576)])
+def test_compiled_norms_agree_with_the_reference(shape):
+    norm, add_norm = rms_norm_cpu.build(COMPILER)
+    x, residual, weight = torch.randn(shape).bfloat16(), torch.randn(shape).bfloat16(), torch.randn(shape[-1])
+    assert close(norm(x, weight, 1e-5), rms_norm(x, weight, 1e-5), 4e-3)
+    ours, theirs = residual.clone(), residual.clone()
+    assert close(add_norm(x, ours, weight, 1e-5), add_rms_norm(x, theirs, weight, 1e-5), 4e-3)
+    assert torch.equal(ours, theirs)
+
+
+@needs_compiler
+def test_compiled_activation_agrees_with_the_reference():
+    x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
+    assert close(gated_activation_cpu.build(COMPILER)(x), gated_activation(x), 4e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("num_rotated", [8, 16])
+def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
+    heads, kv_heads, dim, block_size, num_blocks = 6, 2, 16, 4, 2
+    qkv, cos_sin = torch.randn(4, (heads + 2 * kv_heads) * dim).bfloat16(), table(20, num_rotated)
+    norms = (torch.rand(dim), torch.rand(dim)) if normed else (None, None)
+    positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 6])
+    shape = (num_blocks, kv_heads, block_size, dim)
+    caches = [torch.full(shape, 7.0).bfloat16() for _ in range(4)]
+    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2])
+    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:])
+    assert close(ours, theirs, 1e-2)
+    keys = caches[0].view(num_blocks, kv_heads, dim // 2, block_size, 2).transpose(2, 3).reshape(shape)
+    values = caches[1].view(num_blocks, kv_heads, block_size // 2, dim, 2).transpose(3, 4).reshape(shape)
+    assert close(keys, caches[2], 1e-2)
+    assert torch.equal(values, caches[3])

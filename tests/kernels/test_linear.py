@@ -1,27 +1,58 @@
 import pytest
 import torch
 
-from kernels.linear import cpu, reference
+from kernels.linear import cpu, onednn, reference
+from kernels.native.compiler import find_compiler
+
+COMPILER = find_compiler()
+KINDS = {"reference": reference.Linear}
+if onednn.is_supported():
+    KINDS["onednn"] = onednn.Linear
+if COMPILER:
+    KINDS["compiled"] = cpu.build(COMPILER)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("num_rows", [1, 2, 17])
-def test_packed_linear_agrees_with_the_reference(num_rows, bias):
-    if not cpu.is_supported():
-        pytest.skip("this CPU or torch does not pack bfloat16 weights")
-    weight, x = torch.randn(48, 96).bfloat16(), torch.randn(num_rows, 96).bfloat16()
-    b = torch.randn(48).bfloat16() if bias else None
-    expected = reference.Linear(weight.double(), b.double() if bias else None)(x.double())
-    out = cpu.Linear(weight, b)(x)
+@pytest.mark.parametrize("shape", [(1, 96, 48), (2, 33, 130), (17, 96, 64)])
+def test_bfloat16_linear_agrees_with_float64(kind, shape, bias):
+    num_rows, num_in, num_out = shape
+    weight, x = torch.randn(num_out, num_in).bfloat16(), torch.randn(num_rows, num_in).bfloat16()
+    b = torch.randn(num_out).bfloat16() if bias else None
+    expected = x.double() @ weight.double().T + (b.double() if bias else 0)
+    out = KINDS[kind](weight, b)(x)
+    assert out.dtype == torch.bfloat16
     assert (out.double() - expected).norm() / expected.norm() < 1e-2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_can_be_wider_than_the_weight(kind):
+    weight, x = torch.randn(40, 96).bfloat16(), torch.randn(3, 96).bfloat16()
+    out = KINDS[kind](weight, None, torch.float32)(x)
+    expected = x.double() @ weight.double().T
+    assert out.dtype == torch.float32
+    assert (out.double() - expected).norm() / expected.norm() < (1e-5 if kind == "compiled" else 1e-2)
+
+
+@pytest.mark.parametrize("kind", ["float32", *KINDS])
 @pytest.mark.parametrize("shape", [(576, 960), (1536, 576), (64, 257)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_alone_equals_the_row_in_a_batch(shape, dtype):
-    packs = dtype == torch.bfloat16 and cpu.is_supported()
-    linear = (cpu if packs else reference).Linear(torch.randn(*reversed(shape)).to(dtype))
-    x = torch.randn(33, shape[0]).to(dtype)
+def test_a_row_alone_equals_the_row_in_a_batch(shape, kind):
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    linear = KINDS.get(kind, reference.Linear)(torch.randn(*reversed(shape)).to(dtype))
+    x = torch.randn(130, shape[0]).to(dtype)
     whole = linear(x)
-    for size in (1, 2, 3, 8, 16, 32):
+    for size in (1, 2, 3, 5, 6, 7, 8, 13, 16, 32, 64):
         assert torch.equal(linear(x[:size]), whole[:size]), size
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_threads_do_not_change_a_sum():
+    linear, x = KINDS["compiled"](torch.randn(300, 96).bfloat16()), torch.randn(9, 96).bfloat16()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = linear(x)
+        torch.set_num_threads(3)
+        assert torch.equal(linear(x), alone)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from kernels.native.compiler import find_compiler
+from kernels.paged_attention import cpu
 from kernels.paged_attention.reference import paged_attention
+from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.write_kv.reference import write_kv
-from tests.kernels.paged import make
+from tests.kernels.paged import make, written_by
 
 # (keys per sequence, queries per sequence)
 BATCHES = {
@@ -41,5 +44,72 @@ def test_padding_rows_come_back_as_zero():
     alone = paged.attend(paged_attention)
     paged.queries = torch.cat((paged.queries, torch.full_like(paged.queries[:3], torch.nan)))
     padded = paged.attend(paged_attention)
+    assert torch.equal(padded[:-3], alone)
+    assert (padded[-3:] == 0).all()
+
+
+# -- the compiled kernel, on blocks that its own writer laid out
+
+COMPILER = find_compiler()
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+LONG = ([300, 129, 128, 127, 17, 200], [150, 1, 64, 1, 17, 3])
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return written_by(qkv_rotary_cpu.build(COMPILER)), cpu.build(COMPILER)
+
+
+@needs_compiler
+@pytest.mark.parametrize("window", [0, 1, 12, 100])
+@pytest.mark.parametrize("block_size", [16, 32, 8, 2])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_compiled_rows_attend_to_their_own_past(compiled, batch, block_size, window):
+    write, attention = compiled
+    paged = make(write, *BATCHES[batch], block_size=block_size, dtype=torch.bfloat16)
+    assert error(paged.attend(attention, window), paged.expected(window)) < 1e-2
+
+
+@needs_compiler
+@pytest.mark.parametrize("heads", [(4, 4), (8, 1), (16, 1), (7, 1), (32, 1), (12, 2)])
+def test_compiled_heads_share_their_group(compiled, heads):
+    write, attention = compiled
+    paged = make(write, *LONG, heads=heads, dtype=torch.bfloat16)
+    assert error(paged.attend(attention), paged.expected()) < 1e-2
+
+
+@needs_compiler
+@pytest.mark.parametrize("head_dim", [16, 80, 128, 10])
+def test_compiled_heads_may_have_any_even_size(compiled, head_dim, monkeypatch):
+    monkeypatch.setattr("tests.kernels.paged.HEAD_DIM", head_dim)
+    write, attention = compiled
+    paged = make(write, *BATCHES["mixed"], dtype=torch.bfloat16)
+    assert error(paged.attend(attention), paged.expected()) < 1e-2
+
+
+@needs_compiler
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("block_size", [16, 8])
+def test_a_compiled_row_does_not_depend_on_its_batch_chunk_or_threads(compiled, block_size, window):
+    write, attention = compiled
+    paged = make(write, *LONG, block_size=block_size, dtype=torch.bfloat16)
+    whole = paged.attend(attention, window)
+    starts, lens, table, queries = paged.query_starts, paged.seq_lens, paged.block_table, paged.queries
+    for s, count in enumerate(LONG[1]):
+        for at in {0, count // 2, count - 1}:  # this query alone, when the later ones are not there yet
+            paged.query_starts = torch.tensor([0, 1], dtype=torch.int32)
+            paged.seq_lens = (lens[s] - count + at + 1).reshape(1)
+            paged.block_table, row = table[s, None].contiguous(), starts[s] + at
+            paged.queries = queries[row, None]
+            assert torch.equal(paged.attend(attention, window)[0], whole[row])
+
+
+@needs_compiler
+def test_compiled_padding_rows_come_back_as_zero(compiled):
+    write, attention = compiled
+    paged = make(write, *BATCHES["mixed"], dtype=torch.bfloat16)
+    alone = paged.attend(attention)
+    paged.queries = torch.cat((paged.queries, torch.full_like(paged.queries[:3], torch.nan)))
+    padded = paged.attend(attention)
     assert torch.equal(padded[:-3], alone)
     assert (padded[-3:] == 0).all()

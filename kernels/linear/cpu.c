@@ -1,0 +1,98 @@
+/* x @ weight.T for few and many rows. One sum per output, over the inputs in order, whatever the number of rows:
+ * a row's result is bitwise the same in any batch.
+ *
+ * weight, packed: panels of 64 outputs, one after the other. A panel is [I / 2][64][2]: for each pair of inputs, the
+ * pairs of 64 outputs. A step over one input pair is 256 contiguous bytes, a panel one stream. */
+
+#define _DEFAULT_SOURCE
+#include <sys/mman.h>
+
+#include "lanes.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+enum { PANEL = 64, TILE = 6 };
+
+#ifdef __AVX512BF16__
+static inline __attribute__((always_inline)) void tile(
+    const int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    __m512 acc[TILE][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) acc[r][c] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < num_in / 2; k++, w += PANEL) {
+        __m512bh part[4];
+        for (int c = 0; c < 4; c++) {
+            part[c] = (__m512bh)_mm512_loadu_si512(w + 16 * c);
+            _mm_prefetch((const char *)(w + 16 * c) + 4096, _MM_HINT_T0);
+        }
+        for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, x + r * num_in + 2 * k, 4);
+            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+            for (int c = 0; c < 4; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], both, part[c]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) _mm512_storeu_ps(out + r * PANEL + 16 * c, acc[r][c]);
+}
+#else
+static inline __attribute__((always_inline)) void tile(
+    const int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < PANEL; j++) out[r * PANEL + j] = 0.0f;
+    for (int64_t k = 0; k < num_in / 2; k++, w += PANEL)
+        for (int r = 0; r < rows; r++) {
+            float x0 = widen(x[r * num_in + 2 * k]), x1 = widen(x[r * num_in + 2 * k + 1]);
+            for (int j = 0; j < PANEL; j++)
+                out[r * PANEL + j] = fmaf(x1, second_of(w[j]), fmaf(x0, first_of(w[j]), out[r * PANEL + j]));
+        }
+}
+#endif
+
+static void tile_of(int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    switch (rows) {
+        case 1: tile(1, x, num_in, w, out); break;
+        case 2: tile(2, x, num_in, w, out); break;
+        case 3: tile(3, x, num_in, w, out); break;
+        case 4: tile(4, x, num_in, w, out); break;
+        case 5: tile(5, x, num_in, w, out); break;
+        default: tile(6, x, num_in, w, out);
+    }
+}
+
+/* Asks for large pages for memory that nobody has written yet: a step reads all weights, and address translation of
+ * small pages costs a good part of the bandwidth. Where there are none, nothing changes. */
+void use_large_pages(void *memory, int64_t num_bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = 4096, start = ((uintptr_t)memory + page - 1) / page * page;
+    uintptr_t stop = ((uintptr_t)memory + num_bytes) / page * page;
+    if (stop > start) madvise((void *)start, stop - start, MADV_HUGEPAGE);
+#endif
+}
+
+/* x [T, I] bf16, I even; bias [O] fp32 or NULL; out [T, O], bf16 or fp32 */
+void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out, int64_t out_is_float,
+            int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
+    int64_t num_panels = (num_out + PANEL - 1) / PANEL;
+    int64_t num_tiles = (num_rows + TILE - 1) / TILE; /* of nearly equal height */
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(static)
+    for (int64_t panel = 0; panel < num_panels; panel++) {
+        const uint32_t *w = weight + panel * PANEL * (num_in / 2);
+        int64_t first = panel * PANEL, width = num_out - first < PANEL ? num_out - first : PANEL;
+        float sums[TILE * PANEL];
+        for (int64_t t = 0; t < num_tiles; t++) {
+            int64_t start = t * num_rows / num_tiles, stop = (t + 1) * num_rows / num_tiles;
+            tile_of(stop - start, x + start * num_in, num_in, w, sums);
+            for (int64_t r = start; r < stop; r++) {
+                float *row = sums + (r - start) * PANEL;
+                if (bias)
+                    for (int64_t j = 0; j < width; j++) row[j] += bias[first + j];
+                if (out_is_float)
+                    memcpy((float *)out + r * num_out + first, row, width * sizeof(float));
+                else
+                    for (int64_t j = 0; j < width; j++) ((bf16 *)out)[r * num_out + first + j] = narrow(row[j]);
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+"""In C. Supports bfloat16 with even head and block sizes; lays blocks out as cpu.c draws it."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kernels.native.compiler import Compiler
+
+__all__ = ["build"]
+
+
+def build(compiler: Compiler) -> Callable[..., Tensor]:
+    function = compiler.load(Path(__file__).with_name("cpu.c")).qkv_rotary
+    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] + [ctypes.c_int64] * 6
+    function.restype = None
+
+    def qkv_rotary(
+        qkv_TX: Tensor,
+        q_norm_D: Tensor | None,
+        k_norm_D: Tensor | None,
+        eps: float,
+        cos_sin_CR: Tensor,
+        positions_T: Tensor,
+        slots_T: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+    ) -> Tensor:
+        _, num_kv_heads, block_size, head_dim = k_cache.shape
+        assert head_dim % 2 == 0 and block_size % 2 == 0
+        num_tokens, width = qkv_TX.shape
+        num_heads = width // head_dim - 2 * num_kv_heads
+        q_THD = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv_TX.dtype)
+        function(
+            qkv_TX.data_ptr(),
+            None if q_norm_D is None else q_norm_D.data_ptr(),
+            None if k_norm_D is None else k_norm_D.data_ptr(),
+            cos_sin_CR.data_ptr(),
+            positions_T.data_ptr(),
+            slots_T.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            q_THD.data_ptr(),
+            eps,
+            num_tokens,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            block_size,
+            cos_sin_CR.shape[1],
+        )
+        return q_THD
+
+    return qkv_rotary
