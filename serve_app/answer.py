@@ -4,7 +4,7 @@ Both wait for the engine's first output before they say anything, so that a refu
 abort the request as soon as the client is gone.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Protocol, cast
 
@@ -17,9 +17,17 @@ from engine.types import EngineClient
 from serve_app.choice import Delta
 from serve_app.connection import ClientGone, Outbox, while_connected
 from serve_app.errors import fault_of
-from serve_app.reply import Reply, Usage
+from serve_app.reply import Usage
 
-__all__ = ["EventAnswer", "EventForm", "StreamLimits", "WholeAnswer", "WholeForm"]
+__all__ = ["EventAnswer", "EventForm", "Run", "StreamLimits", "WholeAnswer", "WholeForm"]
+
+
+class Run(Protocol):
+    """One request or several that are answered together."""
+
+    def deltas(self, client: EngineClient) -> AsyncIterator[Delta]: ...
+    def usage(self) -> Usage: ...
+    def usage_of(self, index: int) -> Usage: ...
 
 
 class EventForm(Protocol):
@@ -49,7 +57,7 @@ class EventAnswer(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, client: EngineClient, reply: Reply, form: EventForm, limits: StreamLimits) -> None:
+    def __init__(self, client: EngineClient, reply: Run, form: EventForm, limits: StreamLimits) -> None:
         super().__init__()
         self._client, self._reply, self._form, self._limits = client, reply, form, limits
 
@@ -94,7 +102,7 @@ class WholeAnswer(Response):
 
     media_type = "application/json"
 
-    def __init__(self, client: EngineClient, reply: Reply, form: WholeForm) -> None:
+    def __init__(self, client: EngineClient, reply: Run, form: WholeForm) -> None:
         super().__init__()
         self._client, self._reply, self._form = client, reply, form
 

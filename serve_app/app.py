@@ -13,13 +13,17 @@ from configs.schema import Config
 from engine.types import EngineClient
 from serve_app.auth import bearer_check
 from serve_app.chat_routes import chat_router
+from serve_app.completion_routes import completion_router
 from serve_app.documents import complete_schema
 from serve_app.errors import answer_faults_as_json
-from serve_app.health_routes import health_router
+from serve_app.intake import Intake
+from serve_app.load import CountOpenRequests, OpenRequests
 from serve_app.model_routes import model_router
 from serve_app.registry import Registry
 from serve_app.request_id import RequestIds
+from serve_app.server_routes import server_router
 from serve_app.text_model import TextModel
+from serve_app.token_routes import token_router
 
 __all__ = ["build_app"]
 
@@ -34,12 +38,17 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     registry = Registry(client, config, models, created=int(time.time()))
     with_key = [Depends(bearer_check(config.api.api_keys))]
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
-    app.include_router(chat_router(client, config, registry, fingerprint), prefix="/v1", dependencies=with_key)
+    intake = Intake(config.api, registry)
+    open_requests = OpenRequests()
+    app.include_router(chat_router(client, config, intake, fingerprint), prefix="/v1", dependencies=with_key)
+    app.include_router(completion_router(client, config, intake, fingerprint), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
-    app.include_router(health_router(registry))
+    app.include_router(token_router(intake), dependencies=with_key)
+    app.include_router(server_router(registry, version, open_requests))
     answer_faults_as_json(app)
     complete_schema(app)
     app.add_middleware(RequestIds)
+    app.add_middleware(CountOpenRequests, open_requests=open_requests)
     if config.api.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -8,6 +8,7 @@ import msgspec
 from engine.types import TokenLogprob
 from serve_app.choice import Delta
 from serve_app.reply import Usage
+from serve_app.sse import DONE, event, event_head, json_text
 from serve_app.vocabulary import Vocabulary
 
 __all__ = ["AnswerHead", "ChatEvents", "ChatWhole"]
@@ -33,33 +34,32 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatEvents:
-    """Writes server-sent events. Their constant parts are made once: an event is written for every token.
-
-    data: {"id":...,"choices":[{"index":0,"delta":{"content":"text"},"logprobs":null,"finish_reason":null}]}
-    ^ start                        ^ choice_starts                    ^ ...
-    """
+    """Writes server-sent events."""
 
     def __init__(self, head: AnswerHead, vocabulary: Vocabulary, *, usage: bool, continuous_usage: bool) -> None:
-        fixed = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
-        self._start = b"data: " + encode(fixed)[:-1] + b',"choices":['
-        self._choice_starts = [self._start + b'{"index":%d,"delta":{' % index for index in range(head.n)]
+        self._start = event_head(head.id, "chat.completion.chunk", head.created, head.model)
         self._head = head
         self._vocabulary = vocabulary
         self._usage = usage
         self._continuous = usage and continuous_usage
-        self._fingerprint = b',"system_fingerprint":' + encode(head.fingerprint)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether every event carries the usage so far."""
+        return self._continuous
 
     def opening(self, usage: Usage) -> bytes:
         """The role of every choice, before any text."""
         head = self._head
-        rest = b'},"logprobs":null,"finish_reason":null}]'
-        role = b'"role":%b,"content":""' % encode(head.role) + rest
-        ids = b'"prompt_token_ids":%b,' % encode(head.prompt_token_ids) if head.prompt_token_ids is not None else b""
-        end = self._usage_so_far(msgspec.structs.replace(usage, completion_tokens=0))
-        events = [start.replace(b'"choices"', ids + b'"choices"', 1) + role + end for start in self._choice_starts]
+        start = self._start
+        if head.prompt_token_ids is not None:
+            start = start.replace(b'"choices"', b'"prompt_token_ids":%b,"choices"' % encode(head.prompt_token_ids), 1)
+        role = b'"role":%b,"content":""' % encode(head.role)
+        nothing = msgspec.structs.replace(usage, completion_tokens=0)
+        events = [self._event(start, index, role, b"", None, nothing) for index in range(head.n)]
         if head.echo:
-            echo = b'"content":' + _json_text(head.echo) + rest + end
-            events += [start + echo for start in self._choice_starts]
+            echo = b'"content":' + json_text(head.echo)
+            events += [self._event(self._start, index, echo, b"", None, nothing) for index in range(head.n)]
         return b"".join(events)
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
@@ -67,40 +67,35 @@ class ChatEvents:
         tells_ids = self._head.prompt_token_ids is not None and bool(delta.tokens)
         if not delta.text and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
-        parts = [self._choice_starts[delta.index]]
-        if delta.text:
-            parts += (b'"content":', _json_text(delta.text))
-        parts.append(b"},")
+        said = b'"content":' + json_text(delta.text) if delta.text else b""
+        more = b""
         if delta.logprobs:
-            parts += (b'"logprobs":', encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary)), b",")
-        else:
-            parts.append(b'"logprobs":null,')
+            more = b',"logprobs":' + encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary))
         if tells_ids:
-            parts.append(b'"token_ids":%b,' % encode(delta.tokens))
-        if delta.finish_reason is None:
-            parts.append(b'"finish_reason":null}]')
-        else:
-            reasons = (encode(delta.finish_reason), encode(delta.stop_reason))
-            parts.append(b'"finish_reason":%b,"stop_reason":%b}]' % reasons)
-            if not self._usage:
-                parts.append(self._fingerprint)
-        parts.append(self._usage_so_far(usage))
-        return b"".join(parts)
+            more += b',"token_ids":' + encode(delta.tokens)
+        return self._event(self._start, delta.index, said, more, delta, usage)
 
     def closing(self, usage: Usage) -> bytes:
         """The usage event, if it was asked for, and the end."""
-        done = b"data: [DONE]\n\n"
-        if not self._usage:
-            return done
-        return b'%b]%b,"usage":%b}\n\n%b' % (self._start, self._fingerprint, encode(usage.shown()), done)
+        return event(self._start, b"", self._head.fingerprint, usage) + DONE if self._usage else DONE
 
-    @property
-    def wants_usage(self) -> bool:
-        """Whether every event carries the usage so far."""
-        return self._continuous
-
-    def _usage_so_far(self, usage: Usage | None) -> bytes:
-        return b',"usage":%b}\n\n' % encode(usage.shown()) if self._continuous and usage is not None else b"}\n\n"
+    def _event(
+        self, start: bytes, index: int, said: bytes, more: bytes, delta: Delta | None, usage: Usage | None
+    ) -> bytes:
+        shown = usage if self._continuous else None
+        logprobs = b"" if b'"logprobs"' in more[:12] else b',"logprobs":null'
+        if delta is None or delta.finish_reason is None:
+            choice = b'{"index":%d,"delta":{%b}%b%b,"finish_reason":null}' % (index, said, logprobs, more)
+            return event(start, choice, None, shown)
+        reasons = encode(delta.finish_reason), encode(delta.stop_reason)
+        choice = b'{"index":%d,"delta":{%b}%b%b,"finish_reason":%b,"stop_reason":%b}' % (
+            index,
+            said,
+            logprobs,
+            more,
+            *reasons,
+        )
+        return event(start, choice, None if self._usage else self._head.fingerprint, shown)
 
 
 class ChatWhole:
@@ -172,13 +167,3 @@ def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary:
             for entry in entries
         ]
     }
-
-
-def _json_text(text: str) -> bytes:
-    """A JSON string without the characters that line readers other than SSE's take for an end of line."""
-    data = encode(text)
-    if text.isascii():
-        return data
-    return (
-        data.replace(b"\xc2\x85", rb"\u0085").replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
-    )

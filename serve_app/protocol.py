@@ -9,9 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 __all__ = [
     "AnswerFields",
+    "ChatBatchRequest",
     "ChatCompletion",
+    "ChatFields",
+    "ChatOptions",
     "ChatRequest",
+    "Completion",
+    "CompletionRequest",
+    "DetokenizeAnswer",
+    "DetokenizeRequest",
     "ErrorAnswer",
+    "GenerationFields",
     "Message",
     "ModelCard",
     "ModelList",
@@ -19,6 +27,8 @@ __all__ = [
     "SamplingFields",
     "StreamOptions",
     "TextPart",
+    "TokenizeAnswer",
+    "TokenizeRequest",
 ]
 
 
@@ -111,12 +121,13 @@ class AnswerFields(Wire):
     request_id: str = ""  # X-Request-Id wins
 
 
-class ChatRequest(SamplingFields, PromptFields, AnswerFields):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
-    logprobs: bool = False
-    top_logprobs: Annotated[Int, Field(ge=0)] = 0
-    echo: bool = False  # the answer begins with the last message, if that has the answer's role
+class GenerationFields(SamplingFields, PromptFields, AnswerFields):
+    """What every request for an answer may say."""
+
+
+class ChatFields(Wire):
+    """How a conversation becomes a prompt."""
+
     add_generation_prompt: bool | None = None  # unset: unless the last message is continued
     continue_final_message: bool = False
     add_special_tokens: bool = False  # beyond those that the template writes
@@ -124,12 +135,75 @@ class ChatRequest(SamplingFields, PromptFields, AnswerFields):
     chat_template: Text | None = None  # only where the server trusts its clients
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
+
+class ChatOptions(GenerationFields, ChatFields):
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
+    logprobs: bool = False
+    top_logprobs: Annotated[Int, Field(ge=0)] = 0
+    echo: bool = False  # the answer begins with the last message, if that has the answer's role
+
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:
         """How many tokens the client wants at most, and the field that says so."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens, "max_completion_tokens"
         return self.max_tokens, "max_tokens"
+
+
+class ChatRequest(ChatOptions):
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+
+class ChatBatchRequest(ChatOptions):
+    """Many conversations, one answer with a choice for each."""
+
+    messages: Annotated[list[Annotated[list[Message], Field(min_length=1)]], Field(min_length=1)]
+
+
+Ids = Annotated[list[Int], Field(min_length=1)]
+
+
+class CompletionRequest(GenerationFields):
+    prompt: Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[Int, Field(ge=1)] = 16
+    add_special_tokens: bool = True
+    logprobs: Annotated[Int, Field(ge=0)] | None = None
+    echo: bool = False
+    suffix: str | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # one prompt of ids
+        return list(self.prompt)  # several of one kind
+
+
+class TokenizeRequest(ChatFields):
+    """Either a prompt or messages."""
+
+    model: str = ""
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None  # type: ignore[assignment]  # unset: for a prompt, not for messages
+    return_token_strs: bool = False
+
+
+class TokenizeAnswer(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(Wire):
+    model: str = ""
+    tokens: list[Int]
+
+
+class DetokenizeAnswer(BaseModel):
+    prompt: str
 
 
 class ModelCard(BaseModel):
@@ -194,6 +268,31 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
+    usage: UsageAnswer
+    system_fingerprint: str | None
+
+
+class CompletionLogprobs(BaseModel):
+    text_offset: list[int]
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str
+    stop_reason: str | int | None
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
     usage: UsageAnswer
     system_fingerprint: str | None
 

@@ -1,30 +1,16 @@
-"""From the wire's sampling fields to the engine's, with the model's defaults and every limit checked."""
+"""From the wire's sampling fields to the engine's, with the model's defaults."""
 
 from collections.abc import Iterable
 
-from configs.schema import ApiConfig
 from engine.errors import RequestError
 from engine.types import SamplingParams
 from serve_app.protocol import SamplingFields
 from serve_app.text_model import TextModel
 
-__all__ = ["check_limits", "sampling_params"]
+__all__ = ["check_ids", "sampling_params"]
 
 GREEDY = 1e-5  # temperatures below are zero
 COLDEST = 0.01  # others are at least this, so that no logit overflows
-
-
-def check_limits(request: SamplingFields, limits: ApiConfig) -> None:
-    """What the operator bounds. Raises RequestError."""
-    _at_most("n", request.n, limits.max_choices)
-    _at_most("stop", len(request.stops), limits.max_stop, "strings")
-    for stop in request.stops:
-        _at_most("stop", len(stop), limits.max_stop_chars, "characters in one string")
-    _at_most("logit_bias", len(request.logit_bias), limits.max_logit_bias, "entries")
-    _at_most("stop_token_ids", len(request.stop_token_ids), limits.max_logit_bias, "ids")
-    _at_most("bad_words", len(request.bad_words), limits.max_logit_bias, "words")
-    for word in request.bad_words:
-        _at_most("bad_words", len(word), limits.max_stop_chars, "characters in one word")
 
 
 def sampling_params(
@@ -36,7 +22,7 @@ def sampling_params(
     temperature = defaults.temperature if request.temperature is None else request.temperature
     top_k = defaults.top_k if request.top_k is None else request.top_k
     ends = request.stop_token_ids if request.ignore_eos else [*model.eos_ids, *request.stop_token_ids]
-    _check_ids("stop_token_ids", request.stop_token_ids, num_tokens)
+    check_ids("stop_token_ids", request.stop_token_ids, num_tokens)
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens, max_tokens),
@@ -64,14 +50,14 @@ def _logit_bias(bias: dict[str, float], num_tokens: int) -> tuple[tuple[int, flo
         if not (key.isascii() and key.isdigit()) or len(key) > 18:
             raise RequestError(f"logit_bias: the key {key[:40]!r} is not a token id", param="logit_bias")
         merged[int(key)] = min(max(value, -100.0), 100.0)
-    _check_ids("logit_bias", merged, num_tokens)
+    check_ids("logit_bias", merged, num_tokens)
     return tuple(merged.items())
 
 
 def _allowed(ids: list[int] | None, num_tokens: int) -> tuple[int, ...] | None:
     if ids is None:
         return None
-    _check_ids("allowed_token_ids", ids, num_tokens)
+    check_ids("allowed_token_ids", ids, num_tokens)
     return tuple(dict.fromkeys(ids))
 
 
@@ -81,12 +67,7 @@ def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...],
     return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
 
 
-def _check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:
+def check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:
     for token in ids:
         if not 0 <= token < num_tokens:
             raise RequestError(f"{field}: the vocabulary has no token {token}, it has {num_tokens}", param=field)
-
-
-def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
-    if value > limit:
-        raise RequestError(f"{field}: {value} is more than this server allows ({limit}{unit and ' ' + unit})", field)

@@ -1,6 +1,6 @@
 """Checks a parsed body against a wire model, and says what is wrong in the client's words."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,7 +28,7 @@ def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]
     """Field -> what is wrong. Where a union failed inside one branch, only that branch is told."""
     found: dict[tuple[str | int, ...], list[str]] = {}
     for detail in error.errors(include_url=False, include_context=False):
-        messages = found.setdefault(_path(payload, detail["loc"]), [])
+        messages = found.setdefault(_path(payload, detail["loc"], detail["type"] == "missing"), [])
         message = _message(detail["msg"], detail["input"])
         if message not in messages:
             messages.append(message)
@@ -36,12 +36,11 @@ def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]
     return [(".".join(map(str, path)), messages) for path, messages in found.items() if path not in inner]
 
 
-def _path(payload: Any, location: Iterable[str | int]) -> tuple[str | int, ...]:
+def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tuple[str | int, ...]:
     """Pydantic's location without the names of union branches, which no body has."""
     path: list[str | int] = []
-    steps = list(location)
-    for index, step in enumerate(steps):
-        if isinstance(payload, dict) and (step in payload or index == len(steps) - 1):
+    for index, step in enumerate(location):
+        if isinstance(payload, dict) and (step in payload or (is_missing and index == len(location) - 1)):
             payload = payload.get(step)
         elif isinstance(payload, list) and isinstance(step, int) and step < len(payload):
             payload = payload[step]

@@ -4,7 +4,8 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
-from serve_app.chat import Fresh, prepare_chat
+from serve_app.chat import prepare_chat
+from serve_app.generation import Fresh
 from serve_app.protocol import ChatRequest
 from serve_app.text_model import SamplingDefaults
 from serve_app.validation import validate
@@ -16,7 +17,7 @@ USER = [{"role": "user", "content": "hi"}]
 def prepare(model=None, context_len=512, **fields):
     model = model or toy_model()
     chat = validate(ChatRequest, {"messages": USER, **fields})
-    return prepare_chat(chat, model, ApiConfig(), Fresh("r", 77), context_len)
+    return prepare_chat(chat, model, ApiConfig(), Fresh("r", 77), context_len).generation
 
 
 def prompt_of(**fields):

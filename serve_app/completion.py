@@ -1,0 +1,67 @@
+"""From a completion request to what the engine is asked: one request for each prompt. Pure: nothing waits here."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from configs.schema import ApiConfig
+from engine.errors import RequestError
+from serve_app.generation import Fresh, Prepared, Wanted, prepare
+from serve_app.limits import at_most, check_limits
+from serve_app.prompt import check_text_fits
+from serve_app.protocol import CompletionRequest
+from serve_app.sampling import check_ids
+from serve_app.text_model import TextModel
+
+__all__ = ["PreparedCompletion", "prepare_completion"]
+
+
+class PreparedCompletion(msgspec.Struct, frozen=True):
+    generations: list[Prepared]  # one for each prompt
+    echoes: list[str]  # what each choice begins with, prompt by prompt
+
+
+def prepare_completion(
+    fields: CompletionRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+) -> PreparedCompletion:
+    """Raises RequestError for everything that the client can get wrong."""
+    check_limits(fields, limits)
+    prompts = fields.prompts
+    at_most("prompt", len(prompts) * fields.n, limits.max_choices, "choices of all prompts")
+    at_most("logprobs", fields.logprobs or 0, limits.max_top_logprobs)
+    if fields.suffix:
+        raise RequestError("suffix: this model cannot fill in before a suffix", param="suffix")
+    if fields.echo and fields.logprobs is not None:
+        raise RequestError("echo: log probabilities of the prompt are not given; leave out echo or logprobs", "echo")
+    tokens = [_prompt(prompt, fields, model, max_context_len) for prompt in prompts]
+    wanted = Wanted(fields.max_tokens, "max_tokens", "prompt", fields.logprobs)
+    generations = [
+        prepare(fields, prompt, model, part, wanted, max_context_len, starts_text=False)
+        for prompt, part in zip(tokens, _parts(fresh, len(tokens)), strict=True)
+    ]
+    echoes = [_text(prompt, model) if fields.echo else "" for prompt in prompts for _ in range(fields.n)]
+    return PreparedCompletion(generations, echoes)
+
+
+def _parts(fresh: Fresh, num_prompts: int) -> Sequence[Fresh]:
+    """What is drawn for each prompt."""
+    if num_prompts == 1:
+        return [fresh]
+    return [Fresh(f"{fresh.request_id}-{part}", (fresh.seed + part) % 2**63) for part in range(num_prompts)]
+
+
+def _prompt(
+    prompt: str | list[int], fields: CompletionRequest, model: TextModel, max_context_len: int
+) -> tuple[int, ...]:
+    if isinstance(prompt, list):
+        check_ids("prompt", prompt, model.vocabulary.num_tokens)
+        return tuple(prompt)
+    check_text_fits(prompt, fields, model, max_context_len, param="prompt")
+    tokens = model.encode(prompt, add_special_tokens=fields.add_special_tokens)
+    if not tokens:
+        raise RequestError("prompt: it has no tokens", param="prompt")
+    return tokens
+
+
+def _text(prompt: str | list[int], model: TextModel) -> str:
+    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=False)

@@ -1,0 +1,63 @@
+"""POST /v1/completions."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from configs.schema import Config
+from engine.types import EngineClient
+from serve_app.answer import EventAnswer, StreamLimits, WholeAnswer
+from serve_app.chat_form import AnswerHead
+from serve_app.completion import prepare_completion
+from serve_app.completion_form import CompletionEvents, CompletionWhole
+from serve_app.documents import request_body, responses
+from serve_app.intake import Intake
+from serve_app.pacing import Paced
+from serve_app.protocol import Completion, CompletionRequest
+from serve_app.replies import Replies
+from serve_app.reply import Reply
+
+__all__ = ["completion_router"]
+
+
+def completion_router(client: EngineClient, config: Config, intake: Intake, fingerprint: str) -> APIRouter:
+    router = APIRouter(tags=["completions"])
+    stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
+
+    @router.post(
+        "/completions",
+        summary="Continue a text",
+        response_model=None,
+        responses=responses(Completion, streams=True),
+        openapi_extra=request_body(CompletionRequest),
+    )
+    async def create_completion(http: Request) -> Response:
+        taken = await intake.take(http, CompletionRequest, prepare_completion)
+        fields, prepared, vocabulary = taken.fields, taken.prepared, taken.model.vocabulary
+        head = AnswerHead(
+            id=f"cmpl-{taken.request_id}",
+            created=int(time.time()),
+            model=taken.model.name,
+            fingerprint=fingerprint,
+            num_logprobs=fields.logprobs,
+            names_ids=fields.return_tokens_as_token_ids,
+        )
+        parts = [Reply(part.request, part.rules, vocabulary) for part in prepared.generations]
+        replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
+        prompts = [part.request.prompt for part in prepared.generations for _ in range(fields.n)]
+        prompt_ids = prompts if fields.return_token_ids else None
+        if not fields.stream:
+            return WholeAnswer(client, replies, CompletionWhole(head, vocabulary, prepared.echoes, prompt_ids))
+        options = fields.stream_options
+        events = CompletionEvents(
+            head,
+            vocabulary,
+            prepared.echoes,
+            prompt_ids,
+            usage=options is not None and options.include_usage,
+            continuous_usage=options is not None and options.continuous_usage_stats,
+        )
+        form = Paced(events, fields.stream_interval, len(prompts)) if fields.stream_interval > 1 else events
+        return EventAnswer(client, replies, form, stream_limits)
+
+    return router

@@ -1,0 +1,84 @@
+"""What all kinds of requests have in common: from a prompt's tokens and the wire's fields to the engine's request."""
+
+import secrets
+
+import msgspec
+
+from engine.errors import RequestError
+from engine.types import GenerateRequest
+from serve_app.choice import TextRules
+from serve_app.prompt import room_for_answer, truncated
+from serve_app.protocol import GenerationFields
+from serve_app.sampling import sampling_params
+from serve_app.text_model import TextModel
+
+__all__ = ["Fresh", "Prepared", "Wanted", "draw", "prepare"]
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """What is drawn anew for each request."""
+
+    request_id: str  # unique among all requests
+    seed: int  # for a request that names none
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """How long an answer the client wants, and under which names it says so."""
+
+    max_tokens: int | None  # None: all the room there is
+    field: str  # that says it
+    prompt_field: str
+    num_logprobs: int | None = None
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    request: GenerateRequest
+    rules: TextRules
+
+
+def draw(request_id: str) -> Fresh:
+    """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
+    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63))
+
+
+def prepare(
+    fields: GenerationFields,
+    prompt: tuple[int, ...],
+    model: TextModel,
+    fresh: Fresh,
+    wanted: Wanted,
+    max_context_len: int,
+    *,
+    starts_text: bool = True,
+) -> Prepared:
+    """Raises RequestError.
+
+    max_context_len   tokens that the engine takes, prompt and answer together
+    starts_text       the answer does not go on in the middle of a line of the prompt
+    """
+    if wanted.max_tokens is not None and fields.min_tokens > wanted.max_tokens:
+        raise RequestError(
+            f"min_tokens is {fields.min_tokens}, more than {wanted.field} ({wanted.max_tokens})", param="min_tokens"
+        )
+    prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
+    max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
+    sampling = sampling_params(fields, model, max_tokens=max_tokens, num_logprobs=wanted.num_logprobs, seed=fresh.seed)
+    request = GenerateRequest(
+        request_id=fresh.request_id,
+        model=model.name,
+        prompt=prompt,
+        sampling=sampling,
+        n=fields.n,
+        priority=fields.priority,
+        cache_salt=fields.cache_salt or "",
+    )
+    rules = TextRules(
+        stops=tuple(fields.stops),
+        include_stop=fields.include_stop_str_in_output,
+        min_tokens=fields.min_tokens,
+        stop_ids=frozenset(sampling.stop_token_ids),
+        told_stop_ids=frozenset(fields.stop_token_ids) - frozenset(model.eos_ids),
+        skip_special=fields.skip_special_tokens,
+        starts_text=starts_text,
+    )
+    return Prepared(request, rules)

@@ -1,0 +1,38 @@
+"""What a server says of itself: /health, /ping, /version and /load."""
+
+import logging
+
+from fastapi import APIRouter, Response
+
+from engine.errors import Unavailable
+from serve_app.documents import responses
+from serve_app.load import OpenRequests
+from serve_app.registry import Registry
+
+__all__ = ["server_router"]
+
+
+def server_router(registry: Registry, version: str, open_requests: OpenRequests) -> APIRouter:
+    router = APIRouter(tags=["server"])
+
+    @router.get("/health", summary="200 if every model's engine answers", responses=responses(None))
+    async def health() -> Response:
+        try:
+            await registry.check_engines()
+        except Exception as error:
+            logging.getLogger(__name__).warning("an engine does not answer: %r", error)
+            raise Unavailable("an engine does not answer") from error
+        return Response()
+
+    router.add_api_route("/ping", health, methods=["GET"], summary="The same", operation_id="ping_get")
+    router.add_api_route("/ping", health, methods=["POST"], summary="The same", operation_id="ping_post")
+
+    @router.get("/version", summary="The server's version", response_model=dict[str, str])
+    async def show_version() -> dict[str, str]:
+        return {"version": version}
+
+    @router.get("/load", summary="How many requests are being answered", response_model=dict[str, int])
+    async def show_load() -> dict[str, int]:
+        return {"server_load": open_requests.count}
+
+    return router

@@ -1,0 +1,61 @@
+"""POST /tokenize and /detokenize: what a model reads."""
+
+from fastapi import APIRouter, Request
+
+from configs.schema import ApiConfig
+from engine.errors import RequestError
+from serve_app.chat import chat_prompt
+from serve_app.conversation import template_messages
+from serve_app.documents import request_body, responses
+from serve_app.generation import Fresh
+from serve_app.intake import Intake
+from serve_app.limits import at_most
+from serve_app.protocol import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    PromptFields,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
+from serve_app.sampling import check_ids
+from serve_app.text_model import TextModel
+
+__all__ = ["token_router"]
+
+MAX_TEXT_TOKENS = 2**40  # a text to be counted may be longer than the context
+
+
+def token_router(intake: Intake) -> APIRouter:
+    router = APIRouter(tags=["tokens"])
+
+    @router.post("/tokenize", responses=responses(TokenizeAnswer), openapi_extra=request_body(TokenizeRequest))
+    async def tokenize(http: Request) -> TokenizeAnswer:
+        return (await intake.take(http, TokenizeRequest, _tokenize)).prepared
+
+    @router.post("/detokenize", responses=responses(DetokenizeAnswer), openapi_extra=request_body(DetokenizeRequest))
+    async def detokenize(http: Request) -> DetokenizeAnswer:
+        return (await intake.take(http, DetokenizeRequest, _detokenize)).prepared
+
+    return router
+
+
+def _tokenize(
+    fields: TokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+) -> TokenizeAnswer:
+    if (fields.prompt is None) == (fields.messages is None):
+        raise RequestError("prompt: send either a prompt or messages", param="prompt")
+    if fields.messages is not None:
+        at_most("messages", len(fields.messages), limits.max_messages)
+        shown = template_messages(fields.messages)
+        tokens = chat_prompt(fields, shown, PromptFields(), model, limits, MAX_TEXT_TOKENS)
+    else:
+        tokens = model.encode(fields.prompt or "", add_special_tokens=fields.add_special_tokens is not False)
+    strings = [model.tokenizer.id_to_token(token) or "" for token in tokens] if fields.return_token_strs else None
+    return TokenizeAnswer(count=len(tokens), max_model_len=max_context_len, tokens=list(tokens), token_strs=strings)
+
+
+def _detokenize(
+    fields: DetokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+) -> DetokenizeAnswer:
+    check_ids("tokens", fields.tokens, model.vocabulary.num_tokens)
+    return DetokenizeAnswer(prompt=model.tokenizer.decode(fields.tokens, skip_special_tokens=False))
