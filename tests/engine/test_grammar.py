@@ -1,0 +1,115 @@
+"""Masks against a brute-force oracle: a token is allowed where its bytes can continue to something that matches."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+from llguidance import LLMatcher
+
+from engine.grammar import Grammar, GrammarError, Matcher, TokenTable, Vocabulary
+
+END = 0
+TOKENS = (
+    b"<end>",
+    b"a",
+    b"b",
+    b"ab",
+    b"ba",
+    b"abb",
+    b"1",
+    b"12",
+    b"",
+    b"{",
+    b"}",
+    b'"',
+    b":",
+    b",",
+    b" ",
+    b"\n",
+    b'{"',
+)
+VOCAB_SIZE = 40  # more rows of logits than tokens, as real models have
+
+
+@pytest.fixture(scope="module")
+def table() -> TokenTable:
+    return TokenTable(Vocabulary(TOKENS, special_ids=(END,), end_ids=(END,)), VOCAB_SIZE)
+
+
+def allowed(matcher: Matcher) -> set[int]:
+    bits = np.empty(-(-VOCAB_SIZE // 32), dtype=np.int32)
+    matcher.fill(bits)
+    return {token for token in range(VOCAB_SIZE) if bits[token // 32] >> (token % 32) & 1}
+
+
+def regex(pattern: str) -> Grammar:
+    return Grammar(LLMatcher.grammar_from_regex(pattern))
+
+
+def test_masks_follow_a_regular_expression_exactly(table: TokenTable) -> None:
+    # oracle: all texts of the language up to 6 letters, cut into prefixes
+    pattern = "(ab|ba)+b?"
+    language = [text for n in range(7) for text in map("".join, _words("ab", n)) if re.fullmatch(pattern, text)]
+    prefixes = {text[:n] for text in language for n in range(len(text) + 1)}
+    rng = random.Random(0)
+    for _ in range(30):
+        matcher, text = table.matcher(regex(pattern)), ""
+        while len(text) <= 3:
+            legal = allowed(matcher)
+            expected = {
+                id for id, token in enumerate(TOKENS) if token and id != END and text + token.decode() in prefixes
+            }
+            assert legal - {END} == expected
+            assert (END in legal) == (text in language)
+            token = rng.choice(sorted(legal - {END}))
+            matcher.consume(token)
+            text += TOKENS[token].decode()
+
+
+def _words(letters: str, length: int) -> list[list[str]]:
+    return [[]] if length == 0 else [[letter, *rest] for letter in letters for rest in _words(letters, length - 1)]
+
+
+def test_a_matcher_that_starts_with_old_tokens_is_where_the_other_was(table: TokenTable) -> None:
+    grammar = Grammar(LLMatcher.grammar_from_json_schema({"type": "object", "properties": {"a": {"type": "integer"}}}))
+    one, output = table.matcher(grammar), []
+    for token in (16, 1, 11, 12, 6):  # {" a " : 1
+        assert token in allowed(one)
+        one.consume(token)
+        output.append(token)
+        assert allowed(table.matcher(grammar, output)) == allowed(one)
+
+
+def test_the_grammar_begins_after_the_thinking(table: TokenTable) -> None:
+    grammar = Grammar(regex("12").text, begins_after=(3, 4))
+    matcher = table.matcher(grammar)
+    everything = set(range(VOCAB_SIZE))
+    for token in (1, 3, 3):
+        assert allowed(matcher) >= everything
+        matcher.consume(token)
+    matcher.consume(4)
+    assert allowed(matcher) == {7}  # forced text is written in one way
+    assert allowed(table.matcher(grammar, [1, 3, 4, 7])) == {END}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not a grammar",
+        LLMatcher.grammar_from_regex("(unclosed"),
+        LLMatcher.grammar_from_json_schema({"type": "nonsense"}),
+        LLMatcher.grammar_from_json_schema({"$ref": "#/nowhere"}),
+        LLMatcher.grammar_from_json_schema({"type": "integer", "minimum": 5, "maximum": 3}),
+    ],
+)
+def test_what_does_not_compile_is_an_error(table: TokenTable, text: str) -> None:
+    with pytest.raises(GrammarError) as caught:
+        table.check(text)
+    assert str(caught.value)
+
+
+def test_a_token_that_was_not_allowed_is_an_error(table: TokenTable) -> None:
+    matcher = table.matcher(regex("a"))
+    with pytest.raises(GrammarError):
+        matcher.consume(2)
