@@ -96,10 +96,14 @@ class Engine:
         result = self.executor.execute(plan)
         sampled = self.scheduler.advance(plan, result)
         logprobs: tuple[TokenLogprob | None, ...] = result.logprobs or (None,) * len(sampled)
+        failed = result.failed or (None,) * len(sampled)
         chunks = []
-        for seq, token, logprob in zip(sampled, result.tokens, logprobs, strict=True):
-            reason = self._finish_reason(seq, token)
-            chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
+        for seq, token, logprob, error in zip(sampled, result.tokens, logprobs, failed, strict=True):
+            reason = self._finish_reason(seq, token) if error is None else "error"
+            if error is None:
+                chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
+            else:
+                chunks.append(_chunk(seq, (), reason, None, error))
             if reason is not None:
                 self._forget(seq)
         return chunks

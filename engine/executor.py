@@ -1,5 +1,7 @@
 """Computes what a plan says."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from engine.batch import ForwardBatch
@@ -25,13 +27,18 @@ class InlineExecutor:
         self._kv = kv
         self._sampler = sampler
         self._device = device
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute(self, plan: StepPlan) -> StepResult:
         self._sampler.update(plan)
         if not plan.slices:
             return StepResult(())
         batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
-        return self._sampler.sample(plan, self._decoder.forward(batch, self._kv))
+        if not self._sampler.has_grammar(plan):
+            return self._sampler.sample(plan, self._decoder.forward(batch, self._kv))
+        bits = self._aside.submit(self._sampler.grammar_bits, plan)
+        logits_RV = self._decoder.forward(batch, self._kv)
+        return self._sampler.sample(plan, logits_RV, bits.result())
 
     def close(self) -> None:
-        """Nothing to give back but memory, which goes with the last reference."""
+        self._aside.shutdown()

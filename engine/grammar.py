@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grammar", "GrammarError", "Matcher", "TokenTable", "Vocabulary"]
+from engine.types import Grammar
+
+__all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
 
 # what one request may cost, about a tenth of llguidance's defaults: seconds become tenths of a second
 LIMITS = llguidance.LLParserLimits(
@@ -24,13 +26,6 @@ LIMITS = llguidance.LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
-
-
-class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer must match, from some point on."""
-
-    text: str  # in llguidance's form
-    begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
 
 
 class Vocabulary(msgspec.Struct, frozen=True):

@@ -6,12 +6,14 @@ needs OMP_WAIT_POLICY=passive in its environment before torch is imported, which
 
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
+from engine.grammar import TokenTable, Vocabulary
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder
@@ -27,8 +29,13 @@ CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says ot
 log = logging.getLogger(__name__)
 
 
-def load_executor(model: ModelConfig) -> InlineExecutor:
-    """Finds, reads and prepares a model. Raises ModelError, which says what to change."""
+def load_executor(
+    model: ModelConfig, vocabulary: Vocabulary | None = None, encode: Callable[[bytes], list[int]] | None = None
+) -> InlineExecutor:
+    """Finds, reads and prepares a model. Raises ModelError, which says what to change.
+
+    `vocabulary`, and `encode` for the model's own way to write text, are needed for requests with a grammar.
+    """
     clock = _Clock()
     config = model.engine
     device = _device(config)
@@ -56,7 +63,9 @@ def load_executor(model: ModelConfig) -> InlineExecutor:
         kv.block_size,
         max_context_len,
     )
-    return InlineExecutor(decoder, kv, Sampler(kernels, arch.vocab_size, device), max_context_len, device)
+    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
+    sampler = Sampler(kernels, arch.vocab_size, device, table)
+    return InlineExecutor(decoder, kv, sampler, max_context_len, device)
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.types import SamplingParams, TokenLogprob
+from engine.types import Grammar, SamplingParams, TokenLogprob
 
 __all__ = ["SeqSlice", "SeqStart", "StepPlan", "StepResult"]
 
@@ -15,6 +15,7 @@ class SeqStart(msgspec.Struct, frozen=True, array_like=True):
     seed: int  # of this choice
     prompt: tuple[int, ...]
     output: tuple[int, ...]  # tokens produced before this step
+    grammar: Grammar | None = None
 
 
 class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
@@ -44,3 +45,4 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
 
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...] = ()
+    failed: tuple[str | None, ...] = ()  # why a sequence cannot go on; its token means nothing then

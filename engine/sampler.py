@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from engine.grammar import GrammarError, Matcher, TokenTable
 from engine.plan import SeqStart, StepPlan, StepResult
 from engine.types import SamplingParams, TokenLogprob
 from kernels.kernel_set import KernelSet
@@ -15,13 +17,17 @@ FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON do
 
 
 class Sampler:
-    """One road of logits, in fp32: allowed, forbidden (bad words, min_tokens), bias, penalties, temperature, min-p,
-    top-k, top-p, choice.
+    """One road of logits, in fp32: grammar, allowed, forbidden (bad words, min_tokens), bias, penalties, temperature,
+    min-p, top-k, top-p, choice.
 
     Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
     """
 
-    def __init__(self, kernels: KernelSet, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, kernels: KernelSet, vocab_size: int, device: torch.device, table: TokenTable | None = None
+    ) -> None:
+        """`table` is needed for requests with a grammar."""
+        self._table = table
         self._kernels = kernels
         self._vocab_size = vocab_size
         self._device = device
@@ -32,20 +38,40 @@ class Sampler:
         for seq_id in plan.ends:
             self._states.pop(seq_id, None)
         for start in plan.starts:
-            self._states[start.seq_id] = _State(start, self._vocab_size)
+            self._states[start.seq_id] = _State(start, self._vocab_size, self._table)
+
+    def has_grammar(self, plan: StepPlan) -> bool:
+        return any(state.matcher for state in self._sampling(plan))
+
+    def grammar_bits(self, plan: StepPlan) -> Tensor:
+        """[R, ceil(V / 32)] int32, 1 means allowed. Can run while the model does."""
+        states = self._sampling(plan)
+        bits = np.full((len(states), -(-self._vocab_size // 32)), -1, dtype=np.int32)
+        for state, row in zip(states, bits, strict=True):
+            state.fill(row)
+        return torch.from_numpy(bits)
 
     @torch.inference_mode()
-    def sample(self, plan: StepPlan, logits_RV: Tensor) -> StepResult:
+    def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
         """One token for each sampling slice, in the plan's order. `logits_RV` is not changed."""
-        states = [self._states[slice_.seq_id] for slice_ in plan.slices if slice_.samples]
+        states = self._sampling(plan)
         if not states:
             return StepResult(())
-        chosen_R = self._choose(self._filter(logits_RV, states), states)
+        allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, bits.to(self._device))
+        filtered_RV = self._filter(allowed_RV, states)
+        if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
+            nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
+            filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
+        chosen_R = self._choose(filtered_RV, states)
         tokens = tuple(chosen_R.tolist())
         logprobs = self._logprobs(logits_RV, chosen_R, states)
         for state, token in zip(states, tokens, strict=True):
             state.append(token)
-        return StepResult(tokens, logprobs)
+        failed = tuple(state.failure for state in states)
+        return StepResult(tokens, logprobs, failed if any(failed) else ())
+
+    def _sampling(self, plan: StepPlan) -> list["_State"]:
+        return [self._states[slice_.seq_id] for slice_ in plan.slices if slice_.samples]
 
     def _filter(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
         kernels = self._kernels
@@ -119,8 +145,10 @@ class Sampler:
 class _State:
     """One sequence. Token ids outside the vocabulary are dropped here, once."""
 
-    def __init__(self, start: SeqStart, vocab_size: int) -> None:
+    def __init__(self, start: SeqStart, vocab_size: int, table: TokenTable | None) -> None:
         params = start.sampling
+        self.failure: str | None = None  # why the grammar cannot be followed any more
+        self.matcher = self._match(start, table)
 
         def known(tokens: Iterable[int]) -> tuple[int, ...]:
             return tuple(dict.fromkeys(token for token in tokens if 0 <= token < vocab_size))
@@ -143,7 +171,20 @@ class _State:
         for token in start.output:
             self._count(token)
 
+    def fill(self, row: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
+        """Writes what the grammar allows, if there is one."""
+        if self.matcher is not None and self.failure is None:
+            try:
+                self.matcher.fill(row)
+            except GrammarError as error:
+                self.failure = str(error)
+
     def append(self, token: int) -> None:
+        if self.matcher is not None and self.failure is None:
+            try:
+                self.matcher.consume(token)
+            except GrammarError as error:
+                self.failure = str(error)
         self.num_tokens += 1
         self._num_output += 1
         self._count(token)
@@ -155,6 +196,17 @@ class _State:
         if not endings:
             return self._bad_tokens + stops
         return (*self._bad_tokens, *stops, *endings)
+
+    def _match(self, start: SeqStart, table: TokenTable | None) -> Matcher | None:
+        if start.grammar is None:
+            return None
+        try:
+            if table is None:
+                raise GrammarError("this engine was loaded without a vocabulary")
+            return table.matcher(start.grammar, start.output)
+        except GrammarError as error:
+            self.failure = str(error)
+            return None
 
     def _count(self, token: int) -> None:
         if self.penalised:

@@ -152,7 +152,10 @@ class Scheduler:
             seq.blocks.append(self._take())
         for name in seq.hashes[len(found) :] if self.prefix_sharing else ():
             self._filling.setdefault(name, seq.seq_id)
-        self._starts.append(SeqStart(seq.seq_id, seq.request.sampling, seq.seed, seq.request.prompt, seq.output))
+        request = seq.request
+        self._starts.append(
+            SeqStart(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
+        )
         return count
 
     def _make_room(self) -> None:

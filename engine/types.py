@@ -8,6 +8,7 @@ import msgspec
 __all__ = [
     "EngineClient",
     "EngineStatus",
+    "Grammar",
     "GenerateRequest",
     "Refusal",
     "SamplingParams",
@@ -37,6 +38,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer must match, from some point on. engine/grammar.py follows it."""
+
+    text: str  # in llguidance's form
+    begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One prompt, `n` answers.
 
@@ -49,6 +57,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     model: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    grammar: Grammar | None = None
     n: int = 1
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # only requests with the same salt share blocks

@@ -26,6 +26,12 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes) -> Engine:
+    from engine.grammar import Vocabulary
     from engine.load import load_executor
+    from serve_app.text_model import load_text_model
 
-    return Engine(load_executor(model), model.name, model.engine.scheduler, model.engine.cache, cache_key)
+    text = load_text_model(model)
+    special_ids = tuple(sorted(text.vocabulary.special_ids))
+    vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
+    executor = load_executor(model, vocabulary, lambda data: list(text.encode(data.decode("utf-8", "replace"))))
+    return Engine(executor, model.name, model.engine.scheduler, model.engine.cache, cache_key)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
-from engine.grammar import Grammar, GrammarError, Matcher, TokenTable, Vocabulary
+from engine.grammar import GrammarError, Matcher, TokenTable, Vocabulary
+from engine.types import Grammar
 
 END = 0
 TOKENS = (
