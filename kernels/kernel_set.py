@@ -59,13 +59,15 @@ class KernelSet:
 def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
     """The fastest kernels for a device and the model's dtype. A chosen kernel that does not compile is an error."""
     kernels = _reference_kernels()
-    if device.type != "cpu" or dtype != torch.bfloat16:
+    if device.type != "cpu":
         return kernels
     compiler = find_compiler()
     if compiler is not None:
-        return _compiled_kernels(kernels, compiler)
+        kernels = _with_compiled_sampling(kernels, compiler)
+        return _with_compiled_layers(kernels, compiler) if dtype == torch.bfloat16 else kernels
     log.warning("no C compiler (gcc, cc or clang) was found: the CPU kernels are plain torch, and several times slower")
-    return replace(kernels, name="torch", linear=onednn.Linear) if onednn.is_supported() else kernels
+    packs = dtype == torch.bfloat16 and onednn.is_supported()
+    return replace(kernels, linear=onednn.Linear) if packs else kernels
 
 
 def _reference_kernels() -> KernelSet:
@@ -91,7 +93,14 @@ def _reference_kernels() -> KernelSet:
     )
 
 
-def _compiled_kernels(kernels: KernelSet, compiler: Compiler) -> KernelSet:
+def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet:
+    from kernels.sampling.cpu import build
+
+    ours = build(compiler)
+    return replace(kernels, keep_top_k=ours.keep_top_k, keep_top_p=ours.keep_top_p, choose=ours.choose)
+
+
+def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.gated_activation import cpu as gated_activation_cpu
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu

@@ -49,6 +49,22 @@ static inline float exp_of(float x) {
     return p * float_of((uint32_t)((int32_t)n + 127) << 23);
 }
 
+/* Natural logarithm of a normal x > 0, to about one unit in the last place. */
+static inline float log_of(float x) {
+    uint32_t bits = bits_of(x) - 0x3F3504F3u; /* mantissa from sqrt(1/2) to sqrt(2) */
+    float n = (float)((int32_t)bits >> 23);
+    float r = float_of((bits & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
+    /* log(1 + r) = 2 atanh(s), s = r / (2 + r) */
+    float s = r / (2.0f + r), z = s * s;
+    float p = 2.0f / 11;
+    p = fmaf(p, z, 2.0f / 9);
+    p = fmaf(p, z, 2.0f / 7);
+    p = fmaf(p, z, 2.0f / 5);
+    p = fmaf(p, z, 2.0f / 3);
+    p = fmaf(p * z, s, 2.0f * s);
+    return fmaf(n, 0.693145752f, fmaf(n, 1.42860677e-6f, p));
+}
+
 /* Sums of 16 lanes, always in the same order. */
 static inline float sum16(const float *lanes) {
     float eight[8], four[4];

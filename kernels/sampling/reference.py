@@ -37,8 +37,8 @@ def keep_top_p(logits_RV: Tensor, top_p_R: Tensor) -> Tensor:
     The most likely token always stays. 1 is off.
     """
     sorted_RV, order_RV = logits_RV.sort(stable=True, dim=-1, descending=True)
-    probs_RV = sorted_RV.softmax(-1)
-    before_RV = probs_RV.cumsum(-1, dtype=torch.float64) - probs_RV
+    probs_RV = sorted_RV.double().softmax(-1)
+    before_RV = probs_RV.cumsum(-1) - probs_RV
     drop_RV = (before_RV >= top_p_R[:, None]) & (top_p_R < 1)[:, None]
     drop_RV[:, 0] = False
     return logits_RV.masked_fill(_unsorted(drop_RV, order_RV), -torch.inf)

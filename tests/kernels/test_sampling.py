@@ -3,10 +3,19 @@ import torch
 
 from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
 from kernels.logprobs.reference import logprobs
+from kernels.native.compiler import find_compiler
 from kernels.penalties.reference import penalties
-from kernels.sampling.reference import choose, gumbel_noise, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+from kernels.sampling import cpu, reference
+from kernels.sampling.reference import keep_min_p, scale_temperature
 
 INF = torch.inf
+COMPILER = find_compiler()
+KINDS = {"reference": reference, **({"compiled": cpu.build(COMPILER)} if COMPILER else {})}
+
+
+@pytest.fixture(params=KINDS)
+def ops(request):
+    return KINDS[request.param]
 
 
 def kept(logits):
@@ -69,14 +78,14 @@ def test_temperature_zero_and_one_leave_a_row_alone(logits):
     assert torch.equal(out[2], logits[2] * 2)
 
 
-def test_top_k_keeps_the_k_first(logits):
+def test_top_k_keeps_the_k_first(ops, logits):
     ks = [1, 7, 40, 0, 101, 500]
     naive = [set(naive_order(row)[: k or None]) for row, k in zip(logits, ks, strict=True)]
     naive = [tokens & full for tokens, full in zip(naive, kept(logits), strict=True)]
-    assert kept(keep_top_k(logits, torch.tensor(ks))) == naive
+    assert kept(ops.keep_top_k(logits, torch.tensor(ks))) == naive
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_p(logits):
+def test_top_p_keeps_the_smallest_set_that_reaches_p(ops, logits):
     ps = [0.1, 0.5, 0.9, 1.0, 0.999, 1e-9]
     expected = []
     for row, p in zip(logits, ps, strict=True):
@@ -87,7 +96,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(logits):
             tokens.add(token)
             total += probs[token].item()
         expected.append(tokens)
-    assert kept(keep_top_p(logits, torch.tensor(ps))) == expected
+    assert kept(ops.keep_top_p(logits, torch.tensor(ps))) == expected
 
 
 def test_min_p_is_relative_to_the_most_likely(logits):
@@ -100,46 +109,48 @@ def test_min_p_is_relative_to_the_most_likely(logits):
     assert kept(keep_min_p(logits, torch.tensor(ps))) == expected
 
 
-def test_greedy_takes_the_lowest_id_among_equals():
+def test_greedy_takes_the_lowest_id_among_equals(ops):
     logits = torch.tensor([[0.0, 3.0, 3.0, 1.0]])
-    assert choose(logits, torch.tensor([True]), torch.tensor([7]), torch.tensor([1])).tolist() == [1]
+    assert ops.choose(logits, torch.tensor([True]), torch.tensor([7]), torch.tensor([1])).tolist() == [1]
 
 
-def test_top_k_one_is_greedy_for_every_seed(logits):
+def test_top_k_one_is_greedy_for_every_seed(ops, logits):
     rows, greedy = logits.repeat(4, 1), torch.zeros(24, dtype=torch.bool)
-    chosen = choose(keep_top_k(rows, torch.ones(24, dtype=torch.int64)), greedy, torch.arange(24), torch.arange(24))
-    assert torch.equal(chosen, choose(rows, ~greedy, torch.arange(24), torch.arange(24)))
+    chosen = ops.choose(
+        ops.keep_top_k(rows, torch.ones(24, dtype=torch.int64)), greedy, torch.arange(24), torch.arange(24)
+    )
+    assert torch.equal(chosen, ops.choose(rows, ~greedy, torch.arange(24), torch.arange(24)))
 
 
-def test_draws_follow_the_softmax():
+def test_draws_follow_the_softmax(ops):
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, -INF]).expand(40_000, -1)
     seeds, positions = torch.arange(40_000) // 200 - 100, torch.arange(40_000) % 200
-    tokens = choose(logits, torch.zeros(40_000, dtype=torch.bool), seeds, positions)
+    tokens = ops.choose(logits, torch.zeros(40_000, dtype=torch.bool), seeds, positions)
     shares = torch.bincount(tokens, minlength=5) / 40_000
     assert (shares - logits[0].softmax(-1)).abs().max() < 0.01
     assert shares[4] == 0
 
 
-def test_noise_is_gumbel_and_independent_between_tokens_seeds_and_positions():
-    noise = gumbel_noise(torch.arange(8), torch.full((8,), 5), 20_000)
+def test_noise_is_gumbel_and_independent_between_tokens_seeds_and_positions(ops):
+    noise = ops.gumbel_noise(torch.arange(8), torch.full((8,), 5), 20_000)
     assert abs(noise.mean().item() - 0.5772) < 0.02
     assert abs(noise.var().item() - 1.6449) < 0.05
-    later = gumbel_noise(torch.arange(8), torch.full((8,), 6), 20_000)
+    later = ops.gumbel_noise(torch.arange(8), torch.full((8,), 6), 20_000)
     lagged = torch.cat((noise[:, :-1], noise[:, 1:]))
     correlations = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in ((noise[0], noise[1]), (noise[0], later[0]))]
     correlations.append(torch.corrcoef(lagged[[0, 8]])[0, 1])
     assert max(abs(c.item()) for c in correlations) < 0.03
 
 
-def test_a_row_draws_the_same_alone_and_in_a_batch(logits):
+def test_a_row_draws_the_same_alone_and_in_a_batch(ops, logits):
     seeds, positions = torch.tensor([1, -(2**63), 2**63 - 1, 0, 5, 5]), torch.tensor([0, 9, 8191, 4, 4, 5])
     sampled = torch.zeros(6, dtype=torch.bool)
-    together = choose(logits, sampled, seeds, positions)
-    alone = [choose(logits[r, None], sampled[:1], seeds[r, None], positions[r, None]) for r in range(6)]
+    together = ops.choose(logits, sampled, seeds, positions)
+    alone = [ops.choose(logits[r, None], sampled[:1], seeds[r, None], positions[r, None]) for r in range(6)]
     assert together.tolist() == [token.item() for token in alone]
 
 
-def test_logprobs_are_of_the_untouched_logits(logits):
+def test_logprobs_are_of_the_untouched_logits(ops, logits):
     chosen = torch.tensor([4, 5, 60, 7, 8, 9])
     values, ids, tops = logprobs(logits, chosen, 5)
     expected = logits.double().log_softmax(-1)
@@ -148,3 +159,24 @@ def test_logprobs_are_of_the_untouched_logits(logits):
         assert [row[t] for t in got] == [row[t] for t in naive_order(row)[:5]]
     assert torch.allclose(tops.double(), expected.gather(-1, ids), atol=1e-5)
     assert (tops[:, :-1] >= tops[:, 1:]).all()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_compiled_noise_is_the_reference_noise():
+    seeds, positions = torch.tensor([0, -5, 2**63 - 1]), torch.tensor([0, 8191, 7])
+    ours = KINDS["compiled"].gumbel_noise(seeds, positions, 50_000)
+    assert (ours - reference.gumbel_noise(seeds, positions, 50_000)).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 30.0])
+def test_compiled_filters_keep_what_the_reference_keeps_of_a_large_vocabulary(spread):
+    compiled = KINDS["compiled"]
+    logits = torch.randn(5, 9_001, generator=torch.Generator().manual_seed(1)) * spread
+    for k in (1, 50, 563, 9_000):
+        ks = torch.full((5,), k)
+        assert torch.equal(compiled.keep_top_k(logits, ks), reference.keep_top_k(logits, ks))
+    for p in (1e-6, 0.3, 0.95, 0.9999):
+        ps = torch.full((5,), p)
+        ours, theirs = kept(compiled.keep_top_p(logits, ps)), kept(reference.keep_top_p(logits, ps))
+        assert all(len(a ^ b) <= 1 for a, b in zip(ours, theirs, strict=True))  # sums are rounded at the boundary
