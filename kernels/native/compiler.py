@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["Compiler", "find_compiler"]
 
 # no -ffast-math: sums keep the order in which they are written
-FLAGS = ["-O3", "-march=native", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared"]
+FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared"]
 
 
 def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
@@ -24,14 +24,20 @@ def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
 
 
 class Compiler:
-    def __init__(self, command: str, cache_dir: Path) -> None:
+    """`march` is the CPU that is compiled for: this one, unless a test wants the code of a lesser one."""
+
+    def __init__(self, command: str, cache_dir: Path, march: str = "native") -> None:
         self._command = command
         self._cache_dir = cache_dir
+        self._flags = [*FLAGS, f"-march={march}"]
+
+    def lesser(self, march: str) -> "Compiler":
+        return Compiler(self._command, self._cache_dir, march)
 
     def load(self, source: Path) -> ctypes.CDLL:
         """The shared object of a C file. A compiler that fails is a RuntimeError with what it said."""
         headers = Path(__file__).parent
-        key = hashlib.sha256("\0".join([self._command, *FLAGS, _cpu()]).encode())
+        key = hashlib.sha256("\0".join([self._command, *self._flags, _cpu()]).encode())
         for file in (source, *sorted(headers.glob("*.h"))):
             key.update(file.read_bytes())
         target = self._cache_dir / f"{source.parent.name}-{key.hexdigest()[:24]}.so"
@@ -44,7 +50,7 @@ class Compiler:
         # two processes may compile the same file: each writes its own, and the last rename wins
         with tempfile.TemporaryDirectory(dir=self._cache_dir) as scratch:
             made = Path(scratch) / target.name
-            command = [self._command, *FLAGS, f"-I{headers}", str(source), "-o", str(made), "-lm"]
+            command = [self._command, *self._flags, f"-I{headers}", str(source), "-o", str(made), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -66,25 +66,24 @@ def prompts() -> list[tuple[int, ...]]:
     ]
 
 
-def test_greedy_tokens_of_twenty_prompts_are_transformers(engine, oracle):
-    requests = [
-        GenerateRequest(
-            request_id=str(i),
-            model="smollm2",
-            prompt=prompt,
-            sampling=SamplingParams(max_tokens=NUM_TOKENS, temperature=0),
-        )
-        for i, prompt in enumerate(prompts())
-    ]
-    tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
-    for request in requests:
-        engine.submit(request)
+@pytest.fixture(scope="module")
+def answers(engine) -> list[list[int]]:
+    """The engine's greedy tokens, all prompts in one batch."""
+    tokens: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts()):
+        sampling = SamplingParams(max_tokens=NUM_TOKENS, temperature=0)
+        engine.submit(GenerateRequest(request_id=str(i), model="smollm2", prompt=prompt, sampling=sampling))
+        tokens[str(i)] = []
     while engine.has_work:
         for chunk in engine.step():
             tokens[chunk.request_id] += chunk.tokens
-    for request in requests:
+    return list(tokens.values())
+
+
+def test_greedy_tokens_of_twenty_prompts_are_transformers(answers, oracle):
+    for prompt, answer in zip(prompts(), answers, strict=True):
         # one forward over prompt and answer: each token must be transformers' most likely one after those before it
-        known = [*request.prompt, *tokens[request.request_id]]
+        known = [*prompt, *answer]
         with torch.no_grad():
-            logits = oracle(torch.tensor([known[:-1]])).logits[0, -NUM_TOKENS:]
-        assert logits.argmax(-1).tolist() == tokens[request.request_id]
+            logits = oracle(torch.tensor([known[:-1]]), logits_to_keep=NUM_TOKENS).logits[0]
+        assert logits.argmax(-1).tolist() == answer
