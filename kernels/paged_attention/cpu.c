@@ -16,168 +16,197 @@
 #include <immintrin.h>
 #endif
 
-enum { MAX_ROWS = 12, GROUP = 6, LANES = 16 };
+enum { MAX_ROWS = 12, GROUP = 6, LANES = 16, AHEAD = 4 };
 
 typedef struct {
     const bf16 *q;       /* [H, D] of the row's token, at its head */
     int64_t start, stop; /* positions of the keys it sees */
 } Row;
 
-/* -- scores of 16 slots for up to GROUP rows: two sums over the dimensions, even and odd pairs, joined at the end */
+/* A run of blocks of one sequence and KV head in one cache. */
+typedef struct {
+    const bf16 *cache;     /* at the head */
+    const int32_t *blocks; /* the sequence's row of the table */
+    int64_t stride;        /* values from one block to the next */
+    int64_t block_size, dim;
+} Blocks;
 
-#ifdef __AVX512BF16__
-static inline __attribute__((always_inline)) void scores16(
-    const int rows, const Row *row, const uint32_t *keys, int64_t stride, int64_t pairs, float *out, int64_t ld) {
-    __m512 even[GROUP], odd[GROUP];
-    for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
-    for (int64_t d = 0; d + 1 < pairs; d += 2) {
-        __m512bh k0 = (__m512bh)_mm512_loadu_si512(keys + d * stride);
-        __m512bh k1 = (__m512bh)_mm512_loadu_si512(keys + (d + 1) * stride);
-        for (int r = 0; r < rows; r++) {
-            int32_t q[2];
-            memcpy(q, row[r].q + 2 * d, 8);
-            even[r] = _mm512_dpbf16_ps(even[r], (__m512bh)_mm512_set1_epi32(q[0]), k0);
-            odd[r] = _mm512_dpbf16_ps(odd[r], (__m512bh)_mm512_set1_epi32(q[1]), k1);
-        }
-    }
-    if (pairs % 2) {
-        __m512bh k0 = (__m512bh)_mm512_loadu_si512(keys + (pairs - 1) * stride);
-        for (int r = 0; r < rows; r++) {
-            int32_t q;
-            memcpy(&q, row[r].q + 2 * (pairs - 1), 4);
-            even[r] = _mm512_dpbf16_ps(even[r], (__m512bh)_mm512_set1_epi32(q), k0);
-        }
-    }
-    for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + r * ld, _mm512_add_ps(even[r], odd[r]));
+static inline const uint32_t *block_at(const Blocks *blocks, int64_t b) {
+    return (const uint32_t *)(blocks->cache + blocks->blocks[b] * blocks->stride);
 }
 
-/* out += p @ values for 16 dimensions times `parts` and `pairs` pairs of slots; bit `last_is_half` drops the last slot */
-static inline __attribute__((always_inline)) void values16(
-    const int rows, const int parts, const bf16 *const *p, const uint32_t *values, int64_t dim, int64_t pairs,
-    int last_is_half, float *out, int64_t ld) {
-    __m512 acc[GROUP][4];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < parts; c++) acc[r][c] = _mm512_loadu_ps(out + r * ld + 16 * c);
-    for (int64_t s = 0; s < pairs; s++) {
-        __m512bh v[4];
-        for (int c = 0; c < parts; c++) {
-            __m512i word = _mm512_loadu_si512(values + s * dim + 16 * c);
-            if (last_is_half && s == pairs - 1) word = _mm512_and_si512(word, _mm512_set1_epi32(0xFFFF));
-            v[c] = (__m512bh)word;
-        }
-        for (int r = 0; r < rows; r++) {
-            int32_t pair;
-            memcpy(&pair, p[r] + 2 * s, 4);
-            for (int c = 0; c < parts; c++)
-                acc[r][c] = _mm512_dpbf16_ps(acc[r][c], (__m512bh)_mm512_set1_epi32(pair), v[c]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < parts; c++) _mm512_storeu_ps(out + r * ld + 16 * c, acc[r][c]);
-}
-#define VECTORS 1
-#else
-static inline void scores16(
-    const int rows, const Row *row, const uint32_t *keys, int64_t stride, int64_t pairs, float *out, int64_t ld) {
-    (void)rows, (void)row, (void)keys, (void)stride, (void)pairs, (void)out, (void)ld;
-}
-static inline void values16(
-    const int rows, const int parts, const bf16 *const *p, const uint32_t *values, int64_t dim, int64_t pairs,
-    int last_is_half, float *out, int64_t ld) {
-    (void)rows, (void)parts, (void)p, (void)values, (void)dim, (void)pairs, (void)last_is_half, (void)out, (void)ld;
-}
-#define VECTORS 0
-#endif
-
-static void scores(int rows, const Row *row, const uint32_t *keys, int64_t block_size, int64_t pairs, float *out,
-                   int64_t ld) {
-    if (VECTORS && block_size % LANES == 0) {
-        for (int64_t s = 0; s < block_size; s += LANES)
-            switch (rows) {
-                case 1: scores16(1, row, keys + s, block_size, pairs, out + s, ld); break;
-                case 2: scores16(2, row, keys + s, block_size, pairs, out + s, ld); break;
-                case 3: scores16(3, row, keys + s, block_size, pairs, out + s, ld); break;
-                case 4: scores16(4, row, keys + s, block_size, pairs, out + s, ld); break;
-                case 5: scores16(5, row, keys + s, block_size, pairs, out + s, ld); break;
-                default: scores16(6, row, keys + s, block_size, pairs, out + s, ld);
-            }
-        return;
-    }
-    for (int r = 0; r < rows; r++) {
-        float *sums = out + r * ld;
-        for (int64_t s = 0; s < block_size; s++) sums[s] = 0.0f;
-        for (int64_t d = 0; d < pairs; d++) {
-            float q0 = widen(row[r].q[2 * d]), q1 = widen(row[r].q[2 * d + 1]);
-            const uint32_t *k = keys + d * block_size;
-            for (int64_t s = 0; s < block_size; s++) sums[s] = fmaf(q1, second_of(k[s]), fmaf(q0, first_of(k[s]), sums[s]));
-        }
-    }
-}
-
-#define VALUES16(parts)                                                                              \
-    switch (rows) {                                                                                  \
-        case 1: values16(1, parts, p, v, dim, pairs, half, out + at, dim); break;                    \
-        case 2: values16(2, parts, p, v, dim, pairs, half, out + at, dim); break;                    \
-        case 3: values16(3, parts, p, v, dim, pairs, half, out + at, dim); break;                    \
-        case 4: values16(4, parts, p, v, dim, pairs, half, out + at, dim); break;                    \
-        case 5: values16(5, parts, p, v, dim, pairs, half, out + at, dim); break;                    \
-        default: values16(6, parts, p, v, dim, pairs, half, out + at, dim);                          \
-    }
-
-/* out [rows, D] += p [rows][slots] @ values of the first `slots` slots of a block */
-static void add_values(int rows, const bf16 *const *p, const uint32_t *values, int64_t dim, int64_t slots, float *out) {
-    int64_t pairs = (slots + 1) / 2, at = 0;
-    int half = slots % 2;
-    if (VECTORS && dim % LANES == 0) {
-        for (; at + 64 <= dim; at += 64) {
-            const uint32_t *v = values + at;
-            VALUES16(4)
-        }
-        for (; at < dim; at += 16) {
-            const uint32_t *v = values + at;
-            VALUES16(1)
-        }
-        return;
-    }
-    for (int r = 0; r < rows; r++)
-        for (int64_t s = 0; s < slots; s++) {
-            float weight = widen(p[r][s]);
-            const uint32_t *v = values + s / 2 * dim;
-            float *sums = out + r * dim;
-            if (s % 2)
-                for (int64_t i = 0; i < dim; i++) sums[i] = fmaf(weight, second_of(v[i]), sums[i]);
-            else
-                for (int64_t i = 0; i < dim; i++) sums[i] = fmaf(weight, first_of(v[i]), sums[i]);
-        }
-}
-
-/* Scores to weights in bf16, not yet divided by their sum, which is returned. Positions outside get weight 0. */
-static float soften(const float *scores, bf16 *weights, int64_t base, int64_t start, int64_t stop, int64_t end,
-                    float scale) {
-    float lanes[LANES], largest = -INFINITY;
-    for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY;
-    int64_t from = start - base, to = stop - base, whole = from + (to - from) / LANES * LANES;
-    for (int64_t i = from; i < whole; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = scores[i + j] > lanes[j] ? scores[i + j] : lanes[j];
-    for (int j = 0; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-    for (int64_t i = whole; i < to; i++) largest = scores[i] > largest ? scores[i] : largest;
-    for (int64_t i = 0; i < from; i++) weights[i] = 0;
-    for (int64_t i = to; i < end - base; i++) weights[i] = 0;
-    for (int64_t i = from; i < to; i++) weights[i] = narrow(exp_of((scores[i] - largest) * scale));
-    /* lane = position % 16, because base is a multiple of 16; zeros fill the first and the last vector */
-    for (int j = 0; j < LANES; j++) lanes[j] = 0.0f;
-    for (int64_t i = 0; i < end - base; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] += widen(weights[i + j]);
-    return sum16(lanes);
+/* Blocks lie scattered, so they are asked for some blocks ahead. Into the second cache: the first has few requests
+ * in flight at a time, which halves the bandwidth. */
+static inline void fetch(const Blocks *blocks, int64_t b, int64_t end) {
+    if (b >= end) return;
+    const char *memory = (const char *)block_at(blocks, b);
+    for (int64_t i = 0; i < blocks->block_size * blocks->dim * 2; i += 64) __builtin_prefetch(memory + i, 0, 2);
 }
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* All rows of a task. `blocks` is the sequence's row of the table. */
-static void attend(int num_rows, const Row *rows, const bf16 *k_cache, const bf16 *v_cache, const int32_t *blocks,
-                   int64_t block_stride, int64_t head_offset, int64_t block_size, int64_t dim, float scale,
-                   float *out, float *sums) {
+/* -- scores of a block for up to GROUP rows: two sums over the dimensions, even and odd pairs, joined at the end
+ * -- values: out [rows, D] += weights [rows] @ values of the first `slots` slots of blocks [from, to), one after the
+ *    other. Slots past these may hold anything; of an odd number, the last shares its words with one of them. */
+
+#ifdef __AVX512BF16__
+static inline __attribute__((always_inline)) __m512bh both(const bf16 *pair) {
+    int32_t word;
+    memcpy(&word, pair, 4);
+    return (__m512bh)_mm512_set1_epi32(word);
+}
+
+static inline __attribute__((always_inline)) void scores16(
+    const int rows, const Row *row, const uint32_t *keys, int64_t stride, int64_t pairs, float *out, int64_t width) {
+    const bf16 *q[GROUP];
+    __m512 even[GROUP], odd[GROUP];
+    for (int r = 0; r < rows; r++) {
+        q[r] = row[r].q;
+        even[r] = odd[r] = _mm512_setzero_ps();
+    }
+    for (int64_t d = 0; d + 1 < pairs; d += 2) {
+        __m512bh k0 = (__m512bh)_mm512_loadu_si512(keys + d * stride);
+        __m512bh k1 = (__m512bh)_mm512_loadu_si512(keys + (d + 1) * stride);
+        for (int r = 0; r < rows; r++) {
+            even[r] = _mm512_dpbf16_ps(even[r], both(q[r] + 2 * d), k0);
+            odd[r] = _mm512_dpbf16_ps(odd[r], both(q[r] + 2 * d + 2), k1);
+        }
+    }
+    if (pairs % 2) {
+        __m512bh k0 = (__m512bh)_mm512_loadu_si512(keys + (pairs - 1) * stride);
+        for (int r = 0; r < rows; r++) even[r] = _mm512_dpbf16_ps(even[r], both(q[r] + 2 * pairs - 2), k0);
+    }
+    for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + r * width, _mm512_add_ps(even[r], odd[r]));
+}
+
+/* `parts` times 16 dimensions, from `at` on */
+static inline __attribute__((always_inline)) void values16(
+    const int rows, const int parts, const bf16 *weights, int64_t width, const Blocks *blocks, int64_t from, int64_t to,
+    int64_t slots, int64_t at, float *out) {
+    __m512 sums[GROUP][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < parts; c++) sums[r][c] = _mm512_loadu_ps(out + r * blocks->dim + at + 16 * c);
+    for (int64_t b = from; b < to; b++, weights += blocks->block_size) {
+        const uint32_t *values = block_at(blocks, b) + at;
+        fetch(blocks, b + AHEAD, to);
+        for (int64_t s = 0; s < slots; s += 2, values += blocks->dim) {
+            __m512bh v[4];
+            for (int c = 0; c < parts; c++) {
+                __m512i words = _mm512_loadu_si512(values + 16 * c);
+                if (s + 1 == slots) words = _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF));
+                v[c] = (__m512bh)words;
+            }
+            for (int r = 0; r < rows; r++)
+                for (int c = 0; c < parts; c++)
+                    sums[r][c] = _mm512_dpbf16_ps(sums[r][c], both(weights + r * width + s), v[c]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < parts; c++) _mm512_storeu_ps(out + r * blocks->dim + at + 16 * c, sums[r][c]);
+}
+
+#define FOR_ROWS(call, ...)                       \
+    switch (rows) {                               \
+        case 1: call(1, __VA_ARGS__); break;      \
+        case 2: call(2, __VA_ARGS__); break;      \
+        case 3: call(3, __VA_ARGS__); break;      \
+        case 4: call(4, __VA_ARGS__); break;      \
+        case 5: call(5, __VA_ARGS__); break;      \
+        default: call(6, __VA_ARGS__);            \
+    }
+
+static int vector_scores(int rows, const Row *row, const uint32_t *keys, int64_t block_size, int64_t dim, float *out,
+                         int64_t width) {
+    if (block_size % LANES) return 0;
+    for (int64_t s = 0; s < block_size; s += LANES)
+        FOR_ROWS(scores16, row, keys + s, block_size, dim / 2, out + s, width)
+    return 1;
+}
+
+static int vector_values(int rows, const bf16 *weights, int64_t width, const Blocks *blocks, int64_t from, int64_t to,
+                         int64_t slots, float *out) {
+    if (blocks->dim % LANES) return 0;
+    int64_t at = 0;
+    for (; at + 64 <= blocks->dim; at += 64)
+        FOR_ROWS(values16, 4, weights, width, blocks, from, to, slots, at, out)
+    for (; at < blocks->dim; at += 16)
+        FOR_ROWS(values16, 1, weights, width, blocks, from, to, slots, at, out)
+    return 1;
+}
+#else
+#define vector_scores(...) 0
+#define vector_values(...) 0
+#endif
+
+static void scores(int rows, const Row *row, const uint32_t *keys, int64_t block_size, int64_t dim, float *out,
+                   int64_t width) {
+    if (vector_scores(rows, row, keys, block_size, dim, out, width)) return;
+    for (int r = 0; r < rows; r++) {
+        float *sums = out + r * width;
+        for (int64_t s = 0; s < block_size; s++) sums[s] = 0.0f;
+        for (int64_t d = 0; d < dim / 2; d++) {
+            float q0 = widen(row[r].q[2 * d]), q1 = widen(row[r].q[2 * d + 1]);
+            const uint32_t *k = keys + d * block_size;
+            for (int64_t s = 0; s < block_size; s++)
+                sums[s] = fmaf(q1, second_of(k[s]), fmaf(q0, first_of(k[s]), sums[s]));
+        }
+    }
+}
+
+static void add_values(int rows, const bf16 *weights, int64_t width, const Blocks *blocks, int64_t from, int64_t to,
+                       int64_t slots, float *out) {
+    if (vector_values(rows, weights, width, blocks, from, to, slots, out)) return;
+    for (int64_t b = from; b < to; b++, weights += blocks->block_size)
+        for (int r = 0; r < rows; r++)
+            for (int64_t s = 0; s < slots; s++) {
+                float weight = widen(weights[r * width + s]), *sums = out + r * blocks->dim;
+                const uint32_t *v = block_at(blocks, b) + s / 2 * blocks->dim;
+                if (s % 2)
+                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = fmaf(weight, second_of(v[i]), sums[i]);
+                else
+                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = fmaf(weight, first_of(v[i]), sums[i]);
+            }
+}
+
+/* 2^x for x <= 0 to 5 parts in a million: what follows is rounded to bfloat16. */
+static inline float power_of_2(float x) {
+    x = x < -126.0f ? -126.0f : x;
+    float n = rintf(x), r = x - n;
+    float p = fmaf(r, 0.00967f, 0.05550f);
+    p = fmaf(p, r, 0.24022f);
+    p = fmaf(p, r, 0.693147f);
+    p = fmaf(p, r, 1.0f);
+    return p * float_of((uint32_t)((int32_t)n + 127) << 23);
+}
+
+/* Scores to weights in bf16, not yet divided by their sum, which is returned. Positions outside get weight 0.
+ * Lane = position % 16, because base is a multiple of 16. */
+static float soften(float *scores, bf16 *weights, int64_t base, int64_t start, int64_t stop, int64_t end, float scale) {
+    int64_t from = start - base, to = stop - base, count = end - base;
+    for (int64_t i = 0; i < from; i++) scores[i] = -INFINITY;
+    for (int64_t i = to; i < count; i++) scores[i] = -INFINITY;
+    float lanes[LANES], sums[LANES], largest = -INFINITY;
+    for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY, sums[j] = 0.0f;
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] = scores[i + j] > lanes[j] ? scores[i + j] : lanes[j];
+    for (int j = 0; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
+    scale *= 1.44269504f;
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            float weight = power_of_2((scores[i + j] - largest) * scale);
+            uint32_t bits = bits_of(scores[i + j] == -INFINITY ? 0.0f : weight);
+            bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
+            weights[i + j] = bits >> 16;
+            sums[j] += float_of(bits);
+        }
+    return sum16(sums);
+}
+
+/* All rows of a task: their unscaled outputs [rows, D] and the sums to divide them by. */
+static void attend(int num_rows, const Row *rows, const Blocks *keys, const Blocks *values, float scale, float *out,
+                   float *sums) {
+    int64_t block_size = keys->block_size, dim = keys->dim;
     int64_t start = rows[0].start, stop = rows[num_rows - 1].stop; /* rows are in order of their positions */
     int64_t first = start / block_size, last = (stop - 1) / block_size, shared = rows[0].stop / block_size;
     int64_t base = first * block_size / LANES * LANES, shift = first * block_size - base;
@@ -185,31 +214,25 @@ static void attend(int num_rows, const Row *rows, const bf16 *k_cache, const bf1
     int64_t width = end - base;
     float *score = malloc(num_rows * width * sizeof(float));
     bf16 *weight = malloc(num_rows * width * sizeof(bf16));
+    for (int64_t b = first; b < first + AHEAD; b++) fetch(keys, b, last + 1);
     for (int64_t b = first; b <= last; b++) {
-        const bf16 *keys = k_cache + blocks[b] * block_stride + head_offset;
+        fetch(keys, b + AHEAD, last + 1);
         for (int r = 0; r < num_rows; r += GROUP)
-            scores(least(GROUP, num_rows - r), rows + r, (const uint32_t *)keys, block_size, dim / 2,
+            scores(least(GROUP, num_rows - r), rows + r, block_at(keys, b), block_size, dim,
                    score + r * width + shift + (b - first) * block_size, width);
     }
+    for (int64_t b = first; b < first + AHEAD; b++) fetch(values, b, last + 1);
     for (int r = 0; r < num_rows; r++)
         sums[r] = soften(score + r * width, weight + r * width, base, rows[r].start, rows[r].stop, end, scale);
     memset(out, 0, num_rows * dim * sizeof(float));
-    for (int64_t b = first; b <= last; b++) {
-        const uint32_t *values = (const uint32_t *)(v_cache + blocks[b] * block_stride + head_offset);
-        int64_t at = shift + (b - first) * block_size;
-        for (int r = 0; r < num_rows; r += GROUP) {
-            int count = least(GROUP, num_rows - r);
-            const bf16 *p[GROUP];
-            for (int i = 0; i < count; i++) p[i] = weight + (r + i) * width + at;
-            if (b < shared) {
-                add_values(count, p, values, dim, block_size, out + r * dim);
-                continue;
-            }
-            for (int i = 0; i < count; i++) { /* slots past a row's keys may hold anything */
-                int64_t slots = most(0, least(block_size, rows[r + i].stop - b * block_size));
-                if (slots) add_values(1, p + i, values, dim, slots, out + (r + i) * dim);
-            }
-        }
+    shared = most(shared, first);
+    for (int r = 0; r < num_rows; r += GROUP) {
+        int count = least(GROUP, num_rows - r);
+        add_values(count, weight + r * width + shift, width, values, first, shared, block_size, out + r * dim);
+        for (int i = r; i < r + count; i++)
+            for (int64_t b = shared; b * block_size < rows[i].stop; b++)
+                add_values(1, weight + i * width + shift + (b - first) * block_size, width, values, b, b + 1,
+                           least(block_size, rows[i].stop - b * block_size), out + i * dim);
     }
     free(score);
     free(weight);
@@ -242,8 +265,10 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
                 rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, window ? most(0, stop - window) : 0, stop};
             }
         float *sums = malloc((num_rows * dim + num_rows) * sizeof(float)), *totals = sums + num_rows * dim;
-        attend(num_rows, rows, k_cache, v_cache, table + s * table_width, num_kv_heads * block_size * dim,
-               g * block_size * dim, block_size, dim, scale, sums, totals);
+        int64_t head = g * block_size * dim, stride = num_kv_heads * block_size * dim;
+        Blocks keys = {k_cache + head, table + s * table_width, stride, block_size, dim}, values = keys;
+        values.cache = v_cache + head;
+        attend(num_rows, rows, &keys, &values, scale, sums, totals);
         num_rows = 0;
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++, num_rows++) {
