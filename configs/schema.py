@@ -56,6 +56,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: Name  # the id clients send in `model`
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
+    tool_format: Name | None = None  # how it writes tool calls (serve_app/tool_formats.py); unset: as its template does
+    think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
     num_replicas: Positive = 1
     resources: ResourcesConfig = ResourcesConfig()
     engine: EngineConfig = EngineConfig()
@@ -71,7 +73,9 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_stop_chars: Positive = 1_024  # characters of one stop string
     max_logit_bias: Positive = 1_024  # entries of logit_bias
     max_top_logprobs: Count = 20  # top_logprobs
+    max_tools: Positive = 256  # tools in one request
     trust_request_chat_template: bool = False  # clients may send a chat_template: a program that runs in the ingress
+    max_grammar_bytes: Positive = 262_144  # a JSON schema or grammar, as compiled
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 
