@@ -7,15 +7,19 @@ import msgspec
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
+from serve_app.answer_parser import ParseRules
 from serve_app.conversation import template_messages
 from serve_app.generation import Fresh, Prepared, Wanted, prepare
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
-from serve_app.protocol import ChatBatchRequest, ChatFields, ChatRequest, Message, PromptFields
+from serve_app.protocol import ChatBatchRequest, ChatFields, ChatRequest, Message
 from serve_app.template import RESERVED
 from serve_app.text_model import TextModel
+from serve_app.tool_formats import GENERIC
+from serve_app.tool_prompt import with_tools_in_text
+from serve_app.tools import ToolUse, tool_use
 
-__all__ = ["PreparedChat", "chat_prompt", "prepare_chat", "prepare_chat_batch"]
+__all__ = ["PreparedChat", "chat_prompt", "conversation", "prepare_chat", "prepare_chat_batch"]
 
 
 class PreparedChat(msgspec.Struct, frozen=True):
@@ -33,13 +37,17 @@ def prepare_chat(
     """
     _check(chat, limits)
     check_limits(chat, limits)
-    messages = _messages(chat.messages, limits)
-    prompt = chat_prompt(chat, messages, chat, model, limits, max_context_len)
+    tools = tool_use(chat, limits)
+    messages = conversation(chat.messages, limits)
+    prompt = chat_prompt(chat, messages, tools.shown, model, limits)
+    check_text_fits(prompt, chat, model, max_context_len, param="messages")
+    tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
     wanted = Wanted(max_tokens, field, "messages", num_logprobs)
     starts_text = not chat.continue_final_message
-    generation = prepare(chat, prompt, model, fresh, wanted, max_context_len, starts_text=starts_text)
+    parse = _parse_rules(chat, tools, prompt, model)
+    generation = prepare(chat, tokens, model, fresh, wanted, max_context_len, starts_text=starts_text, parse=parse)
     last = messages[-1]
     role = "assistant" if _opens_answer(chat) else last["role"]
     return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "")
@@ -65,31 +73,51 @@ def prepare_chat_batch(
 def chat_prompt(
     chat: ChatFields,
     messages: Sequence[dict[str, Any]],
-    fields: PromptFields,
+    tools: Sequence[dict[str, Any]],
     model: TextModel,
     limits: ApiConfig,
-    max_context_len: int,
-) -> tuple[int, ...]:
+) -> str:
     """The conversation as the model reads it. Raises RequestError."""
     _check_template(chat, limits)
     template = model.template if chat.chat_template is None else model.with_template(chat.chat_template)
     if template is None:
         raise RequestError(f"model {model.name!r} has no chat template; use /v1/completions", param="model")
-    text = template.render(
+    if model.tool_format == GENERIC:
+        messages, tools = with_tools_in_text(messages, tools), []
+    return template.render(
         messages,
-        tools=None,
+        tools=tools or None,
         documents=chat.documents,
         add_generation_prompt=_opens_answer(chat),
         continue_final_message=chat.continue_final_message,
-        **chat.chat_template_kwargs,
+        **_template_kwargs(chat),
     )
-    check_text_fits(text, fields, model, max_context_len, param="messages")
-    return model.encode(text, add_special_tokens=bool(chat.add_special_tokens))
 
 
-def _messages(messages: Sequence[Message], limits: ApiConfig) -> list[dict[str, Any]]:
+def conversation(messages: Sequence[Message], limits: ApiConfig) -> list[dict[str, Any]]:
     at_most("messages", len(messages), limits.max_messages)
     return template_messages(messages)
+
+
+def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
+    if chat.reasoning_effort is None:
+        return chat.chat_template_kwargs
+    thinks = chat.reasoning_effort != "none"
+    return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
+
+
+def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextModel) -> ParseRules | None:
+    if model.think_format is None and not tools.names:
+        return None
+    place = model.think_format.place_after(prompt) if model.think_format is not None else "after"
+    return ParseRules(
+        think=model.think_format,
+        place="after" if chat.continue_final_message and place == "before" else place,
+        shows_thinking=chat.include_reasoning,
+        tools=model.tool_format if tools.names else None,
+        tool_names=tools.names,
+        max_calls=tools.max_calls,
+    )
 
 
 def _opens_answer(chat: ChatFields) -> bool:

@@ -1,6 +1,6 @@
 """How a chat answer looks on the wire: as events, or whole. Both are written from the same deltas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -8,12 +8,14 @@ import msgspec
 from engine.types import TokenLogprob
 from serve_app.choice import Delta
 from serve_app.reply import Usage
+from serve_app.said import CallPiece, Said
 from serve_app.sse import DONE, event, event_head, json_text
 from serve_app.vocabulary import Vocabulary
 
 __all__ = ["AnswerHead", "ChatEvents", "ChatWhole"]
 
 LOWEST = -9999.0  # JSON has no -inf
+NO_LOGPROBS = b"null"
 
 encode = msgspec.json.encode
 
@@ -56,39 +58,52 @@ class ChatEvents:
             start = start.replace(b'"choices"', b'"prompt_token_ids":%b,"choices"' % encode(head.prompt_token_ids), 1)
         role = b'"role":%b,"content":""' % encode(head.role)
         nothing = msgspec.structs.replace(usage, completion_tokens=0)
-        events = [self._event(start, index, role, b"", None, nothing) for index in range(head.n)]
+        events = [self._plain_event(index, role, nothing, start) for index in range(head.n)]
         if head.echo:
             echo = b'"content":' + json_text(head.echo)
-            events += [self._event(self._start, index, echo, b"", None, nothing) for index in range(head.n)]
+            events += [self._plain_event(index, echo, nothing) for index in range(head.n)]
         return b"".join(events)
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
-        """The event for one delta, b"" where it says nothing. `usage` is read only where every event carries it."""
+        """The events for one delta, b"" where it says nothing. `usage` is read only where every event carries it."""
+        said = _said(delta.said)
         tells_ids = self._head.prompt_token_ids is not None and bool(delta.tokens)
-        if not delta.text and not delta.logprobs and not tells_ids and delta.finish_reason is None:
+        if not said and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
-        said = b'"content":' + json_text(delta.text) if delta.text else b""
-        more = b""
+        last = said.pop() if said else b""
+        logprobs, more = NO_LOGPROBS, b""
         if delta.logprobs:
-            more = b',"logprobs":' + encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary))
+            logprobs = encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary))
         if tells_ids:
-            more += b',"token_ids":' + encode(delta.tokens)
-        return self._event(self._start, delta.index, said, more, delta, usage)
+            more = b',"token_ids":' + encode(delta.tokens)
+        event_ = self._event(self._start, delta.index, last, logprobs, more, delta, usage)
+        if not said:
+            return event_
+        return b"".join(self._plain_event(delta.index, piece, usage) for piece in said) + event_
 
     def closing(self, usage: Usage) -> bytes:
         """The usage event, if it was asked for, and the end."""
         return event(self._start, b"", self._head.fingerprint, usage) + DONE if self._usage else DONE
 
+    def _plain_event(self, index: int, said: bytes, usage: Usage | None, start: bytes | None = None) -> bytes:
+        return self._event(start or self._start, index, said, NO_LOGPROBS, b"", None, usage)
+
     def _event(
-        self, start: bytes, index: int, said: bytes, more: bytes, delta: Delta | None, usage: Usage | None
+        self,
+        start: bytes,
+        index: int,
+        said: bytes,
+        logprobs: bytes,
+        more: bytes,
+        delta: Delta | None,
+        usage: Usage | None,
     ) -> bytes:
         shown = usage if self._continuous else None
-        logprobs = b"" if b'"logprobs"' in more[:12] else b',"logprobs":null'
         if delta is None or delta.finish_reason is None:
-            choice = b'{"index":%d,"delta":{%b}%b%b,"finish_reason":null}' % (index, said, logprobs, more)
+            choice = b'{"index":%d,"delta":{%b},"logprobs":%b%b,"finish_reason":null}' % (index, said, logprobs, more)
             return event(start, choice, None, shown)
         reasons = encode(delta.finish_reason), encode(delta.stop_reason)
-        choice = b'{"index":%d,"delta":{%b}%b%b,"finish_reason":%b,"stop_reason":%b}' % (
+        choice = b'{"index":%d,"delta":{%b},"logprobs":%b%b,"finish_reason":%b,"stop_reason":%b}' % (
             index,
             said,
             logprobs,
@@ -98,19 +113,40 @@ class ChatEvents:
         return event(start, choice, None if self._usage else self._head.fingerprint, shown)
 
 
+def _said(said: Said) -> list[bytes]:
+    """The insides of `delta`, one for each event: a reader takes thinking, text and each piece of a call alone."""
+    events = []
+    if said.reasoning:
+        text = json_text(said.reasoning)
+        events.append(b'"reasoning":%b,"reasoning_content":%b' % (text, text))
+    if said.content:
+        events.append(b'"content":' + json_text(said.content))
+    for piece in said.calls:
+        if piece.name is None:
+            call = b'{"index":%d,"function":{"arguments":%b}}' % (piece.index, json_text(piece.arguments))
+        else:
+            call = b'{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":""}}' % (
+                piece.index,
+                encode(piece.id),
+                json_text(piece.name),
+            )
+        events.append(b'"tool_calls":[%b]' % call)
+    return events
+
+
 class ChatWhole:
     """Gathers the deltas of an answer that is sent at once."""
 
     def __init__(self, head: AnswerHead, vocabulary: Vocabulary) -> None:
         self._head = head
         self._vocabulary = vocabulary
-        self._texts: list[list[str]] = [[] for _ in range(head.n)]
+        self._said: list[list[Said]] = [[] for _ in range(head.n)]
         self._tokens: list[list[int]] = [[] for _ in range(head.n)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(head.n)]
         self._ends: list[Delta | None] = [None] * head.n
 
     def add(self, delta: Delta) -> None:
-        self._texts[delta.index].append(delta.text)
+        self._said[delta.index].append(delta.said)
         self._tokens[delta.index] += delta.tokens
         self._logprobs[delta.index] += delta.logprobs
         if delta.finish_reason is not None:
@@ -137,7 +173,7 @@ class ChatWhole:
         head = self._head
         shown = {
             "index": index,
-            "message": {"role": head.role, "content": head.echo + "".join(self._texts[index])},
+            "message": self._message(self._said[index]),
             "logprobs": None,
             "finish_reason": end.finish_reason,
             "stop_reason": end.stop_reason,
@@ -147,6 +183,25 @@ class ChatWhole:
         if head.prompt_token_ids is not None:
             shown["token_ids"] = self._tokens[index]
         return shown
+
+    def _message(self, said: list[Said]) -> dict[str, Any]:
+        content = self._head.echo + "".join(piece.content for piece in said)
+        message: dict[str, Any] = {"role": self._head.role, "content": content}
+        if reasoning := "".join(piece.reasoning for piece in said):
+            message["reasoning"] = message["reasoning_content"] = reasoning
+        if calls := _whole_calls(piece for one in said for piece in one.calls):
+            message["tool_calls"] = calls
+            message["content"] = content or None
+        return message
+
+
+def _whole_calls(pieces: Iterable[CallPiece]) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    for piece in pieces:
+        if piece.name is not None:
+            calls.append({"id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}})
+        calls[-1]["function"]["arguments"] += piece.arguments
+    return calls
 
 
 def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary: Vocabulary) -> dict[str, Any]:

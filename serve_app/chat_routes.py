@@ -15,6 +15,8 @@ from serve_app.pacing import Paced
 from serve_app.protocol import ChatBatchRequest, ChatCompletion, ChatOptions, ChatRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
+from serve_app.text_model import TextModel
+from serve_app.vocabulary import Vocabulary
 
 __all__ = ["chat_router"]
 
@@ -32,7 +34,7 @@ def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprin
     )
     async def create_chat_completion(http: Request) -> Response:
         taken = await intake.take(http, ChatRequest, prepare_chat)
-        chat, prepared, vocabulary = taken.fields, taken.prepared, taken.model.vocabulary
+        chat, prepared, vocabulary = taken.fields, taken.prepared, _vocabulary(taken.model, taken.prepared)
         head = _head(chat, taken.request_id, prepared, chat.n)
         reply = Reply(prepared.generation.request, prepared.generation.rules, vocabulary)
         if not chat.stream:
@@ -56,7 +58,7 @@ def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprin
     )
     async def create_chat_batch(http: Request) -> Response:
         taken = await intake.take(http, ChatBatchRequest, prepare_chat_batch)
-        vocabulary = taken.model.vocabulary
+        vocabulary = _vocabulary(taken.model, taken.prepared[0])
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
         generations = [prepared.generation for prepared in taken.prepared]
         replies = Replies([Reply(one.request, one.rules, vocabulary) for one in generations], 1)
@@ -78,3 +80,8 @@ def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprin
         )
 
     return router
+
+
+def _vocabulary(model: TextModel, prepared: PreparedChat) -> Vocabulary:
+    """Markers are shown to the one who looks for them."""
+    return model.vocabulary if prepared.generation.rules.parse is None else model.marked_vocabulary

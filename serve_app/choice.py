@@ -3,7 +3,9 @@
 import msgspec
 
 from engine.types import TokenChunk, TokenLogprob
+from serve_app.answer_parser import AnswerParser, ParseRules
 from serve_app.detokenizer import Detokenizer
+from serve_app.said import Said
 from serve_app.stops import StopStrings
 from serve_app.vocabulary import Vocabulary
 
@@ -20,13 +22,14 @@ class TextRules(msgspec.Struct, frozen=True, kw_only=True):
     told_stop_ids: frozenset[int] = frozenset()  # those of them that the client named: told as stop_reason
     skip_special: bool = True
     starts_text: bool = True
+    parse: ParseRules | None = None  # thinking and tool calls; None: all is content
 
 
 class Delta(msgspec.Struct):
     """What one piece of the engine's answer adds to one choice."""
 
     index: int
-    text: str
+    said: Said
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
@@ -37,47 +40,79 @@ class Delta(msgspec.Struct):
 class Choice:
     """The text state of one choice. After a finish reason, pieces that are still on their way change nothing."""
 
-    __slots__ = ("_detokenizer", "_rules", "_stops", "finished", "index", "num_tokens")
+    __slots__ = (
+        "_detokenizer",
+        "_parser",
+        "_rules",
+        "_stops",
+        "finished",
+        "index",
+        "num_reasoning_tokens",
+        "num_tokens",
+    )
 
     def __init__(self, index: int, rules: TextRules, vocabulary: Vocabulary) -> None:
         self.index = index
         self.num_tokens = 0  # of the answer, with the token or string that ended it
+        self.num_reasoning_tokens = 0
         self.finished = False
         self._rules = rules
         self._detokenizer = Detokenizer(vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text)
         self._stops = StopStrings(rules.stops, include=rules.include_stop)
+        self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
 
     def push(self, chunk: TokenChunk) -> Delta:
         """What the chunk adds. Where a stop string ends in it, later tokens do not count."""
-        text, tokens = "", chunk.tokens
+        tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
         num_said = len(tokens) - (ends_in_token and not self._rules.include_stop)
+        delta = Delta(self.index, Said(), (), (), chunk.finish_reason)
         for position, token in enumerate(tokens):
-            self.num_tokens += 1
-            if position < num_said:
-                text += self._say(token)
+            self._take(delta, chunk, position, token if position < num_said else None)
             if self._stops.matched is not None:
-                return self._ended_by_string(chunk, text, position + 1)
-        if chunk.finish_reason is not None:
-            return self._ended_by_engine(chunk, text, tokens[-1] if ends_in_token else None)
-        return Delta(self.index, text, tokens, chunk.logprobs or ())
+                delta.finish_reason, delta.stop_reason = "stop", self._stops.matched
+                delta.ended_here = chunk.finish_reason is None
+                break
+        if delta.finish_reason is not None:
+            self._finish(delta, tokens[-1] if ends_in_token else None)
+        return delta
 
-    def _say(self, token: int) -> str:
+    def _take(self, delta: Delta, chunk: TokenChunk, position: int, said: int | None) -> None:
+        """Adds one token. `said` is None for a token that ends the answer and is not part of it."""
+        self.num_tokens += 1
+        parser = self._parser
+        was_thinking, was_hidden = (parser.is_thinking, parser.is_hidden) if parser is not None else (False, False)
+        if said is not None:
+            self._say(delta.said, self._text(said))
+        if parser is not None and was_thinking and parser.is_thinking:
+            self.num_reasoning_tokens += 1
+        if was_hidden:  # what a client does not want to read it does not get as ids either
+            return
+        delta.tokens += chunk.tokens[position : position + 1]
+        if chunk.logprobs:
+            delta.logprobs += chunk.logprobs[position : position + 1]
+
+    def _text(self, token: int) -> str:
         text = self._detokenizer.push((token,))
         if not text:
             return ""
         return text if self.num_tokens <= self._rules.min_tokens else self._stops.push(text)
 
-    def _ended_by_string(self, chunk: TokenChunk, text: str, num_tokens: int) -> Delta:
-        self.finished = True
-        logprobs = (chunk.logprobs or ())[:num_tokens]
-        tokens = chunk.tokens[:num_tokens]
-        return Delta(self.index, text, tokens, logprobs, "stop", self._stops.matched, chunk.finish_reason is None)
+    def _say(self, said: Said, text: str) -> None:
+        if self._parser is None:
+            said.content += text
+        elif text:
+            said.add(self._parser.push(text))
 
-    def _ended_by_engine(self, chunk: TokenChunk, text: str, stop_token: int | None) -> Delta:
+    def _finish(self, delta: Delta, stop_token: int | None) -> None:
         self.finished = True
-        text += self._stops.push(self._detokenizer.flush())
         if self._stops.matched is None:
-            text += self._stops.flush()
-        told = stop_token if stop_token in self._rules.told_stop_ids else None
-        return Delta(self.index, text, chunk.tokens, chunk.logprobs or (), chunk.finish_reason, told)
+            self._say(delta.said, self._stops.push(self._detokenizer.flush()))
+        if self._stops.matched is None:
+            self._say(delta.said, self._stops.flush())
+            if stop_token in self._rules.told_stop_ids:
+                delta.stop_reason = stop_token
+        if self._parser is not None:
+            delta.said.add(self._parser.flush())
+            if delta.finish_reason == "stop" and self._parser.calls_tools:
+                delta.finish_reason = "tool_calls"

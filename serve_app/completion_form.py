@@ -60,12 +60,12 @@ class CompletionEvents:
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
         tells_ids = self._prompt_ids is not None and bool(delta.tokens)
-        if not delta.text and not delta.logprobs and not tells_ids and delta.finish_reason is None:
+        if not delta.said.content and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
         logprobs = encode(self._writers[delta.index].shown(delta.logprobs)) if delta.logprobs else b"null"
         reasons = encode(delta.finish_reason), encode(delta.stop_reason)
         told = b',"token_ids":%b' % encode(delta.tokens) if tells_ids else b""
-        return self._event(delta.index, delta.text, logprobs, *reasons, told, usage)
+        return self._event(delta.index, delta.said.content, logprobs, *reasons, told, usage)
 
     def closing(self, usage: Usage) -> bytes:
         if not self._usage:
@@ -99,7 +99,7 @@ class CompletionWhole:
         self._deltas: list[list[Delta]] = [[] for _ in echoes]
 
     def add(self, delta: Delta) -> None:
-        self._texts[delta.index].append(delta.text)
+        self._texts[delta.index].append(delta.said.content)
         self._deltas[delta.index].append(delta)
 
     def body(self, usage: Usage) -> bytes:

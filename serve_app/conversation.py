@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from engine.errors import RequestError
-from serve_app.protocol import Message, TextPart
+from serve_app.protocol import Message, TextPart, ToolCall
 
 __all__ = ["template_messages"]
 
@@ -23,7 +25,30 @@ def _template_message(message: Message, at: str) -> dict[str, Any]:
     for key in ("name", "tool_call_id"):
         if (value := getattr(message, key)) is not None:
             shown[key] = value
+    if message.role == "assistant":
+        reasoning = message.reasoning if message.reasoning is not None else message.reasoning_content
+        if reasoning is not None:
+            shown["reasoning_content"] = shown["reasoning"] = reasoning  # templates read one or the other
+        if message.tool_calls:
+            shown["tool_calls"] = [
+                _template_call(call, f"{at}.tool_calls.{index}") for index, call in enumerate(message.tool_calls)
+            ]
     return shown
+
+
+def _template_call(call: ToolCall, at: str) -> dict[str, Any]:
+    """Templates want arguments as an object."""
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments or "{}")
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            arguments = ""
+        if not isinstance(arguments, dict):
+            field = f"{at}.function.arguments"
+            raise RequestError(f"{field}: must be the text of a JSON object", param=field)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id or "", "type": "function", "function": function}
 
 
 def _text(content: str | list[TextPart] | None, at: str) -> str:

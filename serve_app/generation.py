@@ -6,6 +6,7 @@ import msgspec
 
 from engine.errors import RequestError
 from engine.types import GenerateRequest
+from serve_app.answer_parser import ParseRules
 from serve_app.choice import TextRules
 from serve_app.prompt import room_for_answer, truncated
 from serve_app.protocol import GenerationFields
@@ -50,6 +51,7 @@ def prepare(
     max_context_len: int,
     *,
     starts_text: bool = True,
+    parse: ParseRules | None = None,
 ) -> Prepared:
     """Raises RequestError.
 
@@ -80,5 +82,6 @@ def prepare(
         told_stop_ids=frozenset(fields.stop_token_ids) - frozenset(model.eos_ids),
         skip_special=fields.skip_special_tokens,
         starts_text=starts_text,
+        parse=parse,
     )
     return Prepared(request, rules)

@@ -42,9 +42,7 @@ class Paced:
 
 def _joined(first: Delta, second: Delta) -> Delta:
     """`second` ends what both say."""
+    first.said.add(second.said)
     return msgspec.structs.replace(
-        second,
-        text=first.text + second.text,
-        tokens=first.tokens + second.tokens,
-        logprobs=first.logprobs + second.logprobs,
+        second, said=first.said, tokens=first.tokens + second.tokens, logprobs=first.logprobs + second.logprobs
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
+    "AllowedTools",
     "AnswerFields",
     "ChatBatchRequest",
     "ChatCompletion",
@@ -23,12 +24,15 @@ __all__ = [
     "Message",
     "ModelCard",
     "ModelList",
+    "NamedTool",
     "PromptFields",
     "SamplingFields",
     "StreamOptions",
     "TextPart",
     "TokenizeAnswer",
     "TokenizeRequest",
+    "Tool",
+    "ToolCall",
 ]
 
 
@@ -59,11 +63,56 @@ class TextPart(Wire):
     thinking: str | None = None
 
 
+class FunctionCall(Wire):
+    name: Text
+    arguments: str | dict[str, Any] = ""  # JSON text
+
+
+class ToolCall(Wire):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class Message(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    reasoning: str | None = None
+    reasoning_content: str | None = None  # the same under its older name
+
+
+class Function(Wire):
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # a JSON schema
+    strict: bool | None = None
+
+
+class Tool(Wire):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Wire):
+    name: Text
+
+
+class NamedTool(Wire):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class ToolSubset(Wire):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Wire):
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolSubset
 
 
 class StreamOptions(Wire):
@@ -134,6 +183,7 @@ class ChatFields(Wire):
     documents: list[dict[str, Any]] | None = None
     chat_template: Text | None = None  # only where the server trusts its clients
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class ChatOptions(GenerationFields, ChatFields):
@@ -141,6 +191,10 @@ class ChatOptions(GenerationFields, ChatFields):
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
+    include_reasoning: bool = True
+    tools: list[Tool] = Field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None  # unset: auto
+    parallel_tool_calls: bool = True
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:
@@ -186,6 +240,7 @@ class TokenizeRequest(ChatFields):
     model: str = ""
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] = Field(default_factory=list)
     add_special_tokens: bool | None = None  # type: ignore[assignment]  # unset: for a prompt, not for messages
     return_token_strs: bool = False
 
@@ -236,9 +291,23 @@ class ChoiceLogprobs(BaseModel):
     content: list[TokenLogprobs]
 
 
+class AnswerFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: AnswerFunction
+
+
 class AnswerMessage(BaseModel):
     role: str
     content: str | None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -253,11 +322,16 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
 class UsageAnswer(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class ChatCompletion(BaseModel):

@@ -1,6 +1,6 @@
 """All choices of one request together, from the engine's chunks to what each adds to the answer."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -18,14 +18,18 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int  # counted once, however many choices there are
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int | None = None  # of the completion's; None: not looked for
 
     def shown(self) -> dict[str, Any]:
-        return {
+        shown: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "completion_tokens": self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+        if self.reasoning_tokens is not None:
+            shown["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return shown
 
 
 class Reply:
@@ -36,6 +40,7 @@ class Reply:
         self._choices = [Choice(index, rules, vocabulary) for index in range(request.n)]
         self._num_open = request.n
         self._cached_tokens = 0
+        self._thinks = rules.parse is not None and rules.parse.think is not None
 
     async def deltas(self, client: EngineClient) -> AsyncIterator[Delta]:
         """One delta for each chunk. Ends when every choice has finished; closing it aborts the request.
@@ -57,12 +62,19 @@ class Reply:
 
     def usage(self) -> Usage:
         """Of all choices, so far."""
-        num_tokens = sum(choice.num_tokens for choice in self._choices)
-        return Usage(len(self._request.prompt), num_tokens, self._cached_tokens)
+        return self._usage(self._choices)
 
     def usage_of(self, index: int) -> Usage:
         """Of one choice, so far."""
-        return Usage(len(self._request.prompt), self._choices[index].num_tokens, self._cached_tokens)
+        return self._usage(self._choices[index : index + 1])
+
+    def _usage(self, choices: Sequence[Choice]) -> Usage:
+        return Usage(
+            len(self._request.prompt),
+            sum(choice.num_tokens for choice in choices),
+            self._cached_tokens,
+            sum(choice.num_reasoning_tokens for choice in choices) if self._thinks else None,
+        )
 
     def _push(self, chunk: TokenChunk) -> Delta | None:
         if chunk.finish_reason == "error":

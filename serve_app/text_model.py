@@ -14,9 +14,11 @@ from engine.model.gguf_file import read_metadata
 from engine.model.source import resolve
 from serve_app.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.template import ChatTemplate, compile_template
+from serve_app.thinking import THINK_FORMATS, ThinkFormat, find_think_format
+from serve_app.tool_formats import TOOL_FORMATS, ToolFormat, find_tool_format
 from serve_app.vocabulary import Vocabulary, read_vocabulary
 
-__all__ = ["SamplingDefaults", "TextModel", "load_text_model"]
+__all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 
 # tokens that end a turn, whether or not a .gguf file's metadata says so
 TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
@@ -37,6 +39,9 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the id answers carry
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    marked_vocabulary: Vocabulary  # the same, showing the markers of thinking and tool calls
+    think_format: ThinkFormat | None
+    tool_format: ToolFormat
     template: ChatTemplate | None  # base models have none
     template_variables: Mapping[str, str]  # bos_token and its like
     eos_ids: tuple[int, ...]
@@ -56,33 +61,56 @@ def load_text_model(model: ModelConfig) -> TextModel:
     """Reads, and downloads if need be, what the text floor needs. Raises ModelError."""
     files = resolve(model.source)
     try:
-        text_model = _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
+        return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
     except ModelError as error:
         raise ModelError(f"{model.source}: {error}") from error
-    return text_model
+
+
+def build_text_model(
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    template: str | None,
+    template_variables: Mapping[str, str],
+    eos_ids: Iterable[int | None],
+    defaults: SamplingDefaults,
+    made_for: int | None,
+) -> TextModel:
+    """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
+    vocabulary = read_vocabulary(tokenizer)
+    think_format = _think_format(model.think_format, template or "")
+    tool_format = _tool_format(model.tool_format, template or "")
+    think_markers = (think_format.opens, think_format.closes) if think_format is not None else ()
+    return TextModel(
+        name=model.name,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        marked_vocabulary=vocabulary.showing((*tool_format.markers, *think_markers)),
+        think_format=think_format,
+        tool_format=tool_format,
+        template=compile_template(template, template_variables) if template else None,
+        template_variables=template_variables,
+        eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
+        defaults=defaults,
+        max_context_len=_context_len(model, made_for),
+    )
 
 
 def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
     metadata = read_metadata(path)
     tokenizer = build_gguf_tokenizer(metadata)
-    vocabulary = read_vocabulary(tokenizer)
     pieces = metadata["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    variables = {name: pieces[token] for name, token in ids.items() if token is not None}
     ends = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
-    ends += [token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in vocabulary.special_ids]
-    source = metadata.get("tokenizer.chat_template")
-    made_for = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    return TextModel(
-        name=model.name,
-        tokenizer=tokenizer,
-        vocabulary=vocabulary,
-        template=compile_template(source, variables) if source else None,
-        template_variables=variables,
-        eos_ids=_unique(ends),
-        defaults=SamplingDefaults(),
-        max_context_len=_context_len(model, made_for),
+    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    return build_text_model(
+        model,
+        tokenizer,
+        metadata.get("tokenizer.chat_template"),
+        {name: pieces[token] for name, token in ids.items() if token is not None},
+        [*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)],
+        SamplingDefaults(),
+        metadata.get(f"{metadata.get('general.architecture')}.context_length"),
     )
 
 
@@ -94,27 +122,36 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
         loaded = TokenizersBackend.from_pretrained(path, local_files_only=True)
     except Exception as error:  # whatever a folder's files make of it
         raise ModelError(f"no tokenizer could be read from {path}: {error}") from error
-    tokenizer = loaded.backend_tokenizer
     config = _read_json(path / "config.json")
     generation = _read_json(path / "generation_config.json")
-    config_ends = generation.get("eos_token_id", config.get("eos_token_id"))
-    ends = [loaded.eos_token_id, *(config_ends if isinstance(config_ends, list) else [config_ends])]
-    variables = {name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None}
-    source = loaded.chat_template
-    if isinstance(source, dict):
-        source = source.get("default")
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    template = loaded.chat_template
     known = {key: generation[key] for key in SamplingDefaults.__struct_fields__ if generation.get(key) is not None}
-    text_config = config.get("text_config") or config
-    return TextModel(
-        name=model.name,
-        tokenizer=tokenizer,
-        vocabulary=read_vocabulary(tokenizer),
-        template=compile_template(source, variables) if source else None,
-        template_variables=variables,
-        eos_ids=_unique(ends),
-        defaults=msgspec.convert(known, SamplingDefaults, strict=False),
-        max_context_len=_context_len(model, text_config.get("max_position_embeddings")),
+    return build_text_model(
+        model,
+        loaded.backend_tokenizer,
+        template.get("default") if isinstance(template, dict) else template,
+        {name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None},
+        [loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])],
+        msgspec.convert(known, SamplingDefaults, strict=False),
+        (config.get("text_config") or config).get("max_position_embeddings"),
     )
+
+
+def _think_format(name: str | None, template: str) -> ThinkFormat | None:
+    if name is None:
+        return find_think_format(template)
+    if name != "none" and name not in THINK_FORMATS:
+        raise ModelError(f"think_format {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
+    return THINK_FORMATS.get(name)
+
+
+def _tool_format(name: str | None, template: str) -> ToolFormat:
+    if name is None:
+        return find_tool_format(template)
+    if name not in TOOL_FORMATS:
+        raise ModelError(f"tool_format {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
+    return TOOL_FORMATS[name]
 
 
 def _context_len(model: ModelConfig, made_for: int | None) -> int:
@@ -122,10 +159,6 @@ def _context_len(model: ModelConfig, made_for: int | None) -> int:
     if made_for is None and wanted is None:
         raise ModelError("nothing says how long its context is; set engine.max_context_len")
     return min(length for length in (wanted, made_for) if length is not None)
-
-
-def _unique(tokens: Iterable[int | None]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(token for token in tokens if token is not None))
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -4,16 +4,13 @@ from fastapi import APIRouter, Request
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
-from serve_app.chat import chat_prompt
-from serve_app.conversation import template_messages
+from serve_app.chat import chat_prompt, conversation
 from serve_app.documents import request_body, responses
 from serve_app.generation import Fresh
 from serve_app.intake import Intake
-from serve_app.limits import at_most
 from serve_app.protocol import (
     DetokenizeAnswer,
     DetokenizeRequest,
-    PromptFields,
     TokenizeAnswer,
     TokenizeRequest,
 )
@@ -21,8 +18,6 @@ from serve_app.sampling import check_ids
 from serve_app.text_model import TextModel
 
 __all__ = ["token_router"]
-
-MAX_TEXT_TOKENS = 2**40  # a text to be counted may be longer than the context
 
 
 def token_router(intake: Intake) -> APIRouter:
@@ -45,9 +40,10 @@ def _tokenize(
     if (fields.prompt is None) == (fields.messages is None):
         raise RequestError("prompt: send either a prompt or messages", param="prompt")
     if fields.messages is not None:
-        at_most("messages", len(fields.messages), limits.max_messages)
-        shown = template_messages(fields.messages)
-        tokens = chat_prompt(fields, shown, PromptFields(), model, limits, MAX_TEXT_TOKENS)
+        messages = conversation(fields.messages, limits)
+        tools = [tool.model_dump(exclude_unset=True) for tool in fields.tools]
+        text = chat_prompt(fields, messages, tools, model, limits)
+        tokens = model.encode(text, add_special_tokens=bool(fields.add_special_tokens))
     else:
         tokens = model.encode(fields.prompt or "", add_special_tokens=fields.add_special_tokens is not False)
     strings = [model.tokenizer.id_to_token(token) or "" for token in tokens] if fields.return_token_strs else None

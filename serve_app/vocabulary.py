@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -23,6 +23,15 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_tokens(self) -> int:
         return len(self.all_bytes)
+
+    def showing(self, texts: Iterable[str]) -> "Vocabulary":
+        """The same, but for special tokens that are a part of one of the texts: those are shown."""
+        texts = tuple(texts)
+        parts = {token for token in self.special_ids if any(self.text(token) in text for text in texts)}
+        shown = list(self.shown_bytes)
+        for token in parts:
+            shown[token] = self.all_bytes[token]
+        return msgspec.structs.replace(self, shown_bytes=tuple(shown))
 
     def text(self, token: int) -> str:
         """One token alone, U+FFFD for what is not UTF-8."""

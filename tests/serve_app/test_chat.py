@@ -46,7 +46,13 @@ def test_every_role_and_text_parts_are_taken_and_null_keys_of_the_sdk_too():
     ]
     said = prompt_of(messages=messages)
     turns = [turn.split("<|im_end|>")[0] for turn in said.split("<|im_start|>")[1:-1]]
-    assert turns == ["system\ns", "system\nd", "user\na\nb", "assistant\n", "tool\nt"]
+    assert turns == [
+        "system\ns",
+        "system\nd",
+        "user\na\nb",
+        "assistant\n",
+        "user\n<tool_response>\nt\n</tool_response>",
+    ]
 
 
 def test_without_max_tokens_the_answer_gets_all_the_room():

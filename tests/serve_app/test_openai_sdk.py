@@ -17,8 +17,8 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @asynccontextmanager
-async def sdk(client, **options):
-    app = build_app(client, config(), {"toy": toy_model()})
+async def sdk(client, model=None, **options):
+    app = build_app(client, config(), {"toy": model or toy_model()})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         running = asyncio.create_task(server.serve(sockets=[listener]))

@@ -4,10 +4,9 @@ from typing import Any
 
 import msgspec
 
+from configs.schema import ModelConfig
 from serve_app.gguf_tokenizer import build_gguf_tokenizer
-from serve_app.template import compile_template
-from serve_app.text_model import SamplingDefaults, TextModel
-from serve_app.vocabulary import read_vocabulary
+from serve_app.text_model import SamplingDefaults, TextModel, build_text_model
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -66,17 +65,14 @@ def toy_model(
     name: str = "toy", template: str | None = CHATML, max_context_len: int = 512, **changes: Any
 ) -> TextModel:
     """A byte-level model: every byte is a token, so any text can be said in many ways."""
-    tokenizer = build_gguf_tokenizer(byte_level_metadata())
-    variables = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-    model = TextModel(
-        name=name,
-        tokenizer=tokenizer,
-        vocabulary=read_vocabulary(tokenizer),
-        template=compile_template(template, variables) if template else None,
-        template_variables=variables,
-        eos_ids=(2,),
-        defaults=SamplingDefaults(),
-        max_context_len=max_context_len,
+    model = build_text_model(
+        ModelConfig(name=name, source="unused"),
+        build_gguf_tokenizer(byte_level_metadata()),
+        template,
+        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+        [2],
+        SamplingDefaults(),
+        max_context_len,
     )
     return msgspec.structs.replace(model, **changes)
 

@@ -1,0 +1,62 @@
+"""Sorts an answer's text: thinking first, then tool calls, the rest is content."""
+
+from collections.abc import Collection
+
+import msgspec
+
+from serve_app.said import Said
+from serve_app.thinking import Place, ThinkFormat, ThinkParser
+from serve_app.tool_formats import ToolFormat
+from serve_app.tool_parser import ToolParser
+
+__all__ = ["AnswerParser", "ParseRules"]
+
+
+class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is looked for in an answer."""
+
+    think: ThinkFormat | None = None
+    place: Place = "before"  # where the answer begins
+    shows_thinking: bool = True
+    tools: ToolFormat | None = None
+    tool_names: Collection[str] = ()
+    max_calls: int | None = None
+
+
+class AnswerParser:
+    """The state of one choice. Pieces in, sorted pieces out; joined they are the same however the text is cut."""
+
+    def __init__(self, rules: ParseRules) -> None:
+        self._think = ThinkParser(rules.think, rules.place) if rules.think is not None else None
+        self._shows_thinking = rules.shows_thinking
+        self._tools = ToolParser(rules.tools, rules.tool_names, rules.max_calls) if rules.tools is not None else None
+
+    @property
+    def is_thinking(self) -> bool:
+        return self._think is not None and self._think.is_thinking
+
+    @property
+    def is_hidden(self) -> bool:
+        """The client does not want to see what is being said."""
+        return self.is_thinking and not self._shows_thinking
+
+    @property
+    def calls_tools(self) -> bool:
+        """There are calls, and none is cut off."""
+        return self._tools is not None and self._tools.is_complete
+
+    def push(self, text: str) -> Said:
+        said = self._think.push(text) if self._think is not None else Said(content=text)
+        return self._sorted(said)
+
+    def flush(self) -> Said:
+        said = self._sorted(self._think.flush()) if self._think is not None else Said()
+        if self._tools is not None:
+            said.add(self._tools.flush())
+        return said
+
+    def _sorted(self, said: Said) -> Said:
+        reasoning = said.reasoning if self._shows_thinking else ""
+        found = self._tools.push(said.content) if self._tools is not None else Said(content=said.content)
+        found.reasoning = reasoning
+        return found

@@ -1,0 +1,280 @@
+"""Tools and thinking, from the client's side."""
+
+import json
+
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.serve_app.scripted import ScriptedClient, chat, events, says, serving
+from tests.serve_app.test_openai_sdk import sdk
+from tests.serve_app.toy import CHATML, toy_model
+
+URL = "/v1/chat/completions"
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    'Write <tool_call>{"name": ..., "arguments": ...}</tool_call>\n<|im_end|>\n{% endif %}'
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls %}<tool_call>{{ call.function.arguments.city }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THINKING = (
+    CHATML + "{# </think> #}{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris, 巴黎"}}\n</tool_call>'
+ARGUMENTS = '{"city": "Paris, 巴黎"}'
+
+
+def prompt_of(client):
+    return toy_model().tokenizer.decode(list(client.requests[0].prompt), skip_special_tokens=False)
+
+
+async def post(text, template=HERMES, max_context_len=4096, **fields):
+    client = ScriptedClient(says(text) if isinstance(text, str) else text, max_context_len=max_context_len)
+    model = toy_model(template=template, max_context_len=max_context_len)
+    async with serving(client, models={"toy": model}) as http:
+        return client, await http.post(URL, json=chat(**fields))
+
+
+async def choice_of(text, **fields):
+    _, answer = await post(text, **fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]
+
+
+async def refused(**fields):
+    _, answer = await post("x", **fields)
+    assert answer.status_code == 400, answer.text
+    return answer.json()["error"]["param"]
+
+
+async def test_a_call_is_told_as_a_call():
+    choice = await choice_of("Let me see.\n" + CALL, tools=[WEATHER])
+    message = choice["message"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert message["content"] == "Let me see.\n"
+    (call,) = message["tool_calls"]
+    assert call["type"] == "function" and call["id"]
+    assert call["function"] == {"name": "get_weather", "arguments": ARGUMENTS}
+
+
+async def test_an_answer_of_calls_alone_has_no_content():
+    message = (await choice_of(CALL, tools=[WEATHER]))["message"]
+    assert message["content"] is None and len(message["tool_calls"]) == 1
+
+
+async def test_an_answer_without_calls_has_no_list_of_them():
+    choice = await choice_of("just text", tools=[WEATHER])
+    assert choice["message"] == {"role": "assistant", "content": "just text"}
+    assert choice["finish_reason"] == "stop"
+
+
+async def test_a_call_that_is_cut_ends_by_length():
+    script = says(CALL[:60], finish="length")
+    choice = await choice_of(script, tools=[WEATHER])
+    assert choice["finish_reason"] == "length"
+    assert ARGUMENTS.startswith(choice["message"]["tool_calls"][0]["function"]["arguments"])
+
+
+async def test_none_leaves_the_answer_as_it_is_and_the_tools_in_the_prompt():
+    client, answer = await post(CALL, tools=[WEATHER], tool_choice="none")
+    assert answer.json()["choices"][0]["message"]["content"] == CALL
+    assert '"name": "get_weather"' in prompt_of(client)
+
+
+async def test_only_the_first_call_is_kept_where_calls_are_not_parallel():
+    choice = await choice_of(CALL + CALL, tools=[WEATHER], parallel_tool_calls=False)
+    assert len(choice["message"]["tool_calls"]) == 1
+
+
+async def test_only_allowed_tools_are_called():
+    other = {"type": "function", "function": {"name": "other"}}
+    allowed = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]},
+    }
+    choice = await choice_of(CALL, tools=[WEATHER, other], tool_choice=allowed)
+    assert choice["message"]["content"] == CALL
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    text=st.sampled_from([CALL, "a " + CALL + "\n" + CALL, "<think>x</think>" + CALL, "<tool_call>{no", "<think>y"]),
+)
+async def test_the_stream_joined_is_the_whole_answer(sizes, text):
+    fields = {"tools": [WEATHER], "template": HERMES + "{# </think> #}"}
+    whole = await choice_of(says(text, sizes=sizes), **fields)
+    _, answer = await post(says(text, sizes=sizes), stream=True, **fields)
+    message: dict = {"role": "assistant", "content": ""}
+    for event in events(answer.text)[1:-1]:
+        delta = event["choices"][0]["delta"]
+        assert len(delta) <= 2 and len(delta.get("tool_calls", [])) <= 1
+        message["content"] += delta.get("content", "")
+        if "reasoning" in delta:
+            assert delta["reasoning"] == delta["reasoning_content"]
+            message["reasoning"] = message["reasoning_content"] = message.get("reasoning", "") + delta["reasoning"]
+        for call in delta.get("tool_calls", []):
+            calls = message.setdefault("tool_calls", [])
+            if "id" in call:
+                assert (
+                    call["index"] == len(calls) and call["function"]["arguments"] == "" and call["type"] == "function"
+                )
+                calls.append({"id": None, "type": "function", "function": dict(call["function"])})
+            else:
+                assert set(call) == {"index", "function"}
+                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+    if message.get("tool_calls"):
+        message["content"] = message["content"] or None
+    for call in whole["message"].get("tool_calls", []):
+        call["id"] = None
+    assert message == whole["message"]
+    assert events(answer.text)[-2]["choices"][0]["finish_reason"] == whole["finish_reason"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "retrieval", "function": {"name": "x"}}]}, "tools.0.type"),
+        ({"tools": [{"type": "function", "function": {"name": "x", "parameters": []}}]}, "tools.0.function.parameters"),
+        ({"tools": [WEATHER, WEATHER]}, "tools.1.function.name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
+        ({"tools": [WEATHER] * 300}, "tools"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"include_reasoning": "no"}, "include_reasoning"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+    ],
+)
+async def test_wrong_tools_are_named(fields, param):
+    assert (await refused(**fields)).startswith(param)
+
+
+async def test_arguments_that_are_no_json_are_refused():
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": "{oops"}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    assert await refused(messages=messages) == "messages.1.tool_calls.0.function.arguments"
+
+
+async def test_no_tools_are_as_good_as_none():
+    assert (await choice_of("hi", tools=[], tool_choice="auto"))["message"]["content"] == "hi"
+
+
+async def test_the_specifications_round_trip_runs_as_written():
+    client = ScriptedClient(says(CALL), max_context_len=4096)
+    model = toy_model(template=HERMES, max_context_len=4096)
+    async with sdk(client, model=model) as public:
+        question = {"role": "user", "content": "What's the weather in Boston?"}
+        response = await public.chat.completions.create(
+            messages=[question], model="toy", tools=[WEATHER], tool_choice="auto"
+        )
+        tool_call = response.choices[0].message.tool_calls[0]
+        assert json.loads(tool_call.function.arguments) == {"city": "Paris, 巴黎"}
+        await public.chat.completions.create(
+            messages=[
+                question,
+                {"role": "assistant", "tool_calls": [tool_call]},
+                {"role": "tool", "content": "sunny", "tool_call_id": tool_call.id},
+            ],
+            model="toy",
+        )
+        await public.chat.completions.create(messages=[question, response.choices[0].message], model="toy")
+    said = toy_model().tokenizer.decode(list(client.requests[1].prompt), skip_special_tokens=False)
+    assert "<tool_call>Paris, 巴黎</tool_call>" in said and "<|im_start|>tool\nsunny" in said
+
+
+async def test_the_sdks_stream_helper_takes_the_calls():
+    tool = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    model = toy_model(template=HERMES, max_context_len=4096)
+    async with sdk(ScriptedClient(says(CALL + CALL), max_context_len=4096), model=model) as public:
+        async with public.chat.completions.stream(
+            model="toy", messages=[{"role": "user", "content": "x"}], tools=[tool]
+        ) as stream:
+            async for _ in stream:
+                pass
+            final = await stream.get_final_completion()
+    assert isinstance(final, openai.types.chat.ParsedChatCompletion)
+    assert [call.function.arguments for call in final.choices[0].message.tool_calls] == [ARGUMENTS, ARGUMENTS]
+
+
+async def test_a_template_without_tools_gets_them_in_words():
+    results = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "q"},
+        {
+            "role": "assistant",
+            "content": "a",
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "r1", "tool_call_id": "1"},
+        {"role": "tool", "content": "r2", "tool_call_id": "2"},
+    ]
+    client, answer = await post(CALL, template=CHATML, tools=[WEATHER], messages=results)
+    assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
+    turns = prompt_of(client).split("<|im_start|>")[1:]
+    assert turns[0].startswith("system\nBe brief.\n\n") and '{"name": "get_weather"' in turns[0]
+    assert turns[2] == 'assistant\na\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call><|im_end|>\n'
+    assert turns[3].startswith("user\n<tool_response>\nr1\n</tool_response>\n<tool_response>\nr2\n</tool_response>")
+
+
+async def test_thinking_has_both_names_and_is_counted():
+    _, answer = await post("<think>hm</think>yes", template=THINKING)
+    body = answer.json()
+    message = body["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "yes", "reasoning": "hm", "reasoning_content": "hm"}
+    inside = len("hm</think>") - 1  # the token that closes it is no thinking any more
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": inside}
+
+
+async def test_thinking_that_is_not_wanted_is_neither_shown_nor_told_in_ids_but_counted():
+    script = says("<think>hm</think>yes", logprobs=True)
+    fields = {"include_reasoning": False, "logprobs": True, "return_token_ids": True, "template": THINKING}
+    _, answer = await post(script, **fields)
+    body = answer.json()
+    choice = body["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "yes"}
+    told = b"".join(bytes(entry["bytes"]) for entry in choice["logprobs"]["content"])
+    assert b"hm" not in told and told.endswith(b"yes")
+    assert len(choice["token_ids"]) == len(choice["logprobs"]["content"])
+    assert body["usage"]["completion_tokens"] == len("<think>hm</think>yes") + 1
+    _, answer = await post(script, stream=True, **fields)
+    assert '"reasoning"' not in answer.text
+
+
+async def test_a_template_can_be_told_not_to_think():
+    for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
+        client, answer = await post("<think>x", template=THINKING, **fields)
+        assert prompt_of(client).endswith("<think></think>")
+        assert answer.json()["choices"][0]["message"]["content"] == "<think>x"
+
+
+async def test_thinking_goes_back_under_either_name():
+    template = "{{ messages[1].reasoning_content }}|{{ messages[1].reasoning }}"
+    for key in ("reasoning", "reasoning_content"):
+        messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", key: "t"}]
+        client, _ = await post("x", template=template, messages=messages)
+        assert prompt_of(client) == "t|t"
+
+
+async def test_a_stop_string_within_a_call_leaves_what_came_before():
+    choice = await choice_of(CALL, tools=[WEATHER], stop="Paris")
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "'
+
+
+def test_markers_that_are_special_tokens_are_shown_to_the_parser():
+    vocabulary = toy_model().vocabulary
+    marked = vocabulary.showing(["[<|im_start|>]"])
+    assert (vocabulary.shown_bytes[1], marked.shown_bytes[1], marked.shown_bytes[2]) == (b"", b"<|im_start|>", b"")
