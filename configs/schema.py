@@ -58,7 +58,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
     tool_format: Name | None = None  # how it writes tool calls (serve_app/tool_formats.py); unset: as its template does
     think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
-    num_replicas: Positive = 1
+    num_replicas: Positive = 1  # engines of this model
     resources: ResourcesConfig = ResourcesConfig()
     engine: EngineConfig = EngineConfig()
 
@@ -68,7 +68,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     allowed_origins: tuple[str, ...] = ()  # browser origins that may call (CORS); "*" is any
     max_body_bytes: Positive = 8_388_608  # request body
     max_messages: Positive = 2_048  # messages in one request
-    max_choices: Positive = 128  # n
+    max_choices: Positive = 128  # n, answers to one request
     max_stop: Positive = 16  # stop strings in one request
     max_stop_chars: Positive = 1_024  # characters of one stop string
     max_logit_bias: Positive = 1_024  # entries of logit_bias
@@ -80,14 +80,14 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class IngressConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    num_replicas: Positive = 1
+    num_replicas: Positive = 1  # processes that speak HTTP
     num_cpus: Annotated[float, Meta(ge=0)] = 0.0  # CPUs that Ray reserves for one ingress
     max_open_requests: Positive = 1_024  # requests that one ingress holds at the same time; one more gets 429
     max_stream_bytes: Positive = 1_048_576  # text waiting for one slow reader; more ends its stream
 
 
 class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    secret: str | None = None  # shared by ingress and replicas; unset: drawn anew for each deployment
+    secret: str | None = None  # shared by ingress and replicas; unset: one that the Ray cluster keeps
     bind: str | None = None  # address the replicas listen on; unset: the node's address in Ray
     max_frame_bytes: Positive = 16_777_216  # one frame on the wire
     heartbeat_s: Seconds = 0.25  # time between two heartbeats

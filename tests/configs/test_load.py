@@ -8,6 +8,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from configs.load import ConfigError, load_args, load_file
+from scripts.config_table import rows
 
 FILES = sorted((Path(__file__).parent.parent.parent / "configs").glob("*.yaml"))
 MODEL = {"name": "a", "source": "b"}
@@ -43,3 +44,10 @@ def test_a_wrong_key_is_named_with_the_nearest_right_one(args: dict[str, Any], m
     with pytest.raises(ConfigError) as caught:
         load_args(args)
     assert str(caught.value).startswith(message)
+
+
+def test_the_readme_tells_every_key() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    table = list(rows())
+    assert len(table) > 40
+    assert [row for row in table if row not in readme] == [], "run python -m scripts.config_table"
