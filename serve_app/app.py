@@ -14,6 +14,7 @@ from engine.types import EngineClient
 from serve_app.auth import bearer_check
 from serve_app.chat_routes import chat_router
 from serve_app.completion_routes import completion_router
+from serve_app.compression import CompressAnswers
 from serve_app.documents import complete_schema
 from serve_app.errors import answer_faults_as_json
 from serve_app.intake import Intake
@@ -48,6 +49,7 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     answer_faults_as_json(app)
     complete_schema(app)
     app.add_middleware(RequestIds)
+    app.add_middleware(CompressAnswers)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     if config.api.allowed_origins:
         app.add_middleware(

@@ -6,10 +6,12 @@ thousands of values, deep nesting) is refused before it is parsed.
 
 import asyncio
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+import zstandard
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
@@ -30,8 +32,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise RequestError(f"unsupported media type {kind!r}: send Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError("compressed request bodies are not read: send it without Content-Encoding")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", "zstd"):
+        raise RequestError(f"content encoding {encoding[:40]!r} is not read: send gzip, zstd or none")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:18]) > max_bytes:
         raise _too_large(max_bytes)
@@ -40,7 +43,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         data += piece
         if len(data) > max_bytes:
             raise _too_large(max_bytes)
-    return bytes(data)
+    if encoding == "identity":
+        return bytes(data)
+    return await off_loop(SMALL_BYTES + 1, lambda: _unpacked(bytes(data), encoding, max_bytes))
 
 
 async def off_loop(size_bytes: int, work: Callable[[], T]) -> T:
@@ -63,6 +68,24 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RequestError("the body is not a JSON object")
     _check_depth(value)
     return value
+
+
+def _unpacked(data: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The body without its compression. Never makes more than max_bytes + 1 of it."""
+    try:
+        if encoding == "gzip":
+            state = zlib.decompressobj(31)
+            unpacked, whole = state.decompress(data, max_bytes + 1), state.eof
+        else:
+            reader = zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(data)
+            unpacked, whole = reader.read(max_bytes + 1), True
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise RequestError(f"the body is not {encoding}: {error}") from None
+    if len(unpacked) > max_bytes:
+        raise _too_large(max_bytes)
+    if not whole:
+        raise RequestError(f"the body is not {encoding}: it is cut off")
+    return unpacked
 
 
 def _count_values(data: bytes) -> None:

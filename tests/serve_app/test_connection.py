@@ -14,7 +14,13 @@ from tests.serve_app.toy import toy_model
 class Peer:
     """One request over ASGI whose client can leave or stop reading."""
 
-    def __init__(self, client: ScriptedClient, settings: Config | None = None, **fields: object) -> None:
+    def __init__(
+        self,
+        client: ScriptedClient,
+        settings: Config | None = None,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        **fields: object,
+    ) -> None:
         self.sent: list[dict] = []
         self.left = asyncio.Event()
         self.reads = asyncio.Event()
@@ -31,7 +37,7 @@ class Peer:
             "raw_path": b"/v1/chat/completions",
             "root_path": "",
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [(b"content-type", b"application/json"), *(headers or [])],
         }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
