@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from engine.errors import ModelError
@@ -46,6 +48,38 @@ def test_sentencepiece_merges_the_best_score_first():
     tokenizer = build_gguf_tokenizer(sentencepiece_metadata())
     assert tokenizer.encode("hello world", add_special_tokens=False).tokens == ["▁hello", "▁world"]
     assert tokenizer.encode("日", add_special_tokens=False).tokens[1:] == ["<0xE6>", "<0x97>", "<0xA5>"]
+
+
+def greedy(text, scores):
+    """Sentencepiece's own way: the adjacent pair with the best score is merged until none is left."""
+    symbols = list(text)
+    while True:
+        pairs = [
+            (scores[a + b], -i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in scores
+        ]
+        if not pairs:
+            return symbols
+        at = -max(pairs)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+
+
+def test_sentencepiece_merges_as_sentencepiece_does():
+    draw = random.Random(5)
+    letters = "abc▁"
+    words = {"".join(draw.choices(letters, k=draw.randrange(2, 6))) for _ in range(60)}
+    scores = {word: -float(rank) for rank, word in enumerate(sorted(words, key=lambda word: draw.random()))}
+    tokens = ["<unk>", *letters, *scores]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * 5 + list(scores.values()),
+        "tokenizer.ggml.token_type": [2] + [1] * (len(tokens) - 1),
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    tokenizer = build_gguf_tokenizer(metadata)
+    for _ in range(300):
+        text = "".join(draw.choices("abc ", k=draw.randrange(1, 25)))
+        assert tokenizer.encode(text).tokens == greedy(text.replace(" ", "▁"), scores)
 
 
 def test_plain_text_begins_with_bos_where_the_file_says_so():
