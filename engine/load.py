@@ -1,7 +1,10 @@
 """From a model's configuration to an executor that is ready.
 
-On a CPU that others use too, OpenMP threads must wait passively, or a step takes twenty times as long: the process
-needs OMP_WAIT_POLICY=passive in its environment before torch is imported, which is before this module is.
+On a CPU, OpenMP's threads are shared by torch and the compiled kernels, and read their environment once, before torch
+is imported, which is before this module is. With more than one thread the process needs
+
+    OMP_WAIT_POLICY=passive   threads sleep between loops; spinning makes a step twenty times as long when others compute
+    GOMP_SPINCOUNT=1000       but not at once: the next loop mostly follows within microseconds, and wake-ups are dear
 """
 
 import logging

@@ -30,9 +30,10 @@ static void rotate(float *x, const float *cos_sin, int64_t num_rotated) {
 void qkv_rotary(const bf16 *qkv, const float *q_norm, const float *k_norm, const float *cos_sin,
                 const int64_t *positions, const int64_t *slots, bf16 *k_cache, bf16 *v_cache, bf16 *q_out, float eps,
                 int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t dim, int64_t block_size,
-                int64_t num_rotated) {
-    float head[dim];
+                int64_t num_rotated, int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && num_tokens >= 32)
     for (int64_t t = 0; t < num_tokens; t++) {
+        float head[dim];
         const bf16 *row = qkv + t * (num_heads + 2 * num_kv_heads) * dim;
         const float *turn = cos_sin + positions[t] * num_rotated;
         for (int64_t h = 0; h < num_heads; h++) {

@@ -14,7 +14,7 @@ __all__ = ["build"]
 
 def build(compiler: Compiler) -> Callable[..., Tensor]:
     function = compiler.load(Path(__file__).with_name("cpu.c")).qkv_rotary
-    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] + [ctypes.c_int64] * 6
+    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] + [ctypes.c_int64] * 7
     function.restype = None
 
     def qkv_rotary(
@@ -50,6 +50,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             head_dim,
             block_size,
             cos_sin_CR.shape[1],
+            torch.get_num_threads(),
         )
         return q_THD
 

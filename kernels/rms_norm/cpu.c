@@ -3,7 +3,9 @@
 #include "lanes.h"
 
 /* x [T, M] bf16; residual [T, M] bf16, updated first, or NULL; weight [M] fp32; out [T, M] bf16 */
-void rms_norm(const bf16 *x, bf16 *residual, const float *weight, bf16 *out, float eps, int64_t num_rows, int64_t dim) {
+void rms_norm(const bf16 *x, bf16 *residual, const float *weight, bf16 *out, float eps, int64_t num_rows, int64_t dim,
+              int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && num_rows >= 32)
     for (int64_t t = 0; t < num_rows; t++) {
         const bf16 *row = x + t * dim;
         if (residual) {

@@ -15,13 +15,14 @@ __all__ = ["build"]
 def build(compiler: Compiler) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """(rms_norm, add_rms_norm)"""
     function = compiler.load(Path(__file__).with_name("cpu.c")).rms_norm
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_float] + [ctypes.c_int64] * 2
+    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_float] + [ctypes.c_int64] * 3
     function.restype = None
 
     def run(x: Tensor, residual: int | None, weight_M: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
         dim = x.shape[-1]
-        function(x.data_ptr(), residual, weight_M.data_ptr(), out.data_ptr(), eps, x.numel() // dim, dim)
+        pointers = (x.data_ptr(), residual, weight_M.data_ptr(), out.data_ptr())
+        function(*pointers, eps, x.numel() // dim, dim, torch.get_num_threads())
         return out
 
     def rms_norm(x: Tensor, weight_M: Tensor, eps: float) -> Tensor:
