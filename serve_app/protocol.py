@@ -1,11 +1,10 @@
-"""The wire models: what clients send, and what the documentation says they get.
-
-Null equals absent, unknown fields are ignored, and nothing is bent into shape: "1" is no number.
-"""
+"""The wire models: what clients send, and what the documentation says they get."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
+
+from serve_app.wire import Int, Int64, Number, Text, Wire
 
 __all__ = [
     "AllowedTools",
@@ -34,26 +33,6 @@ __all__ = [
     "Tool",
     "ToolCall",
 ]
-
-
-def _integral(value: Any) -> Any:
-    """JSON has one kind of number: 16.0 is an integer too."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, BeforeValidator(_integral)]
-Int64 = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), le=2**63 - 1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Wire(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class TextPart(Wire):
