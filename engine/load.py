@@ -3,7 +3,7 @@
 On a CPU, OpenMP's threads are shared by torch and the compiled kernels, and read their environment once, before torch
 is imported, which is before this module is. With more than one thread the process needs
 
-    OMP_WAIT_POLICY=passive   threads sleep between loops; spinning makes a step twenty times as long when others compute
+    OMP_WAIT_POLICY=passive   threads sleep between loops; spinning makes a step twenty times as long beside others
     GOMP_SPINCOUNT=1000       but not at once: the next loop mostly follows within microseconds, and wake-ups are dear
 """
 

@@ -17,7 +17,7 @@ from kernels.native.compiler import Compiler, find_compiler
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
-from kernels.rms_norm.reference import add_rms_norm, rms_norm
+from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 
 __all__ = ["KernelSet", "LinearKernel", "load_kernels"]
@@ -38,7 +38,6 @@ class KernelSet:
 
     name: str
     linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
-    rms_norm: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
@@ -74,7 +73,6 @@ def _reference_kernels() -> KernelSet:
     return KernelSet(
         name="reference",
         linear=Linear,
-        rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
@@ -107,13 +105,11 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
 
-    norm, add_norm = rms_norm_cpu.build(compiler)
     return replace(
         kernels,
         name="compiled",
         linear=linear_cpu.build(compiler),
-        rms_norm=norm,
-        add_rms_norm=add_norm,
+        add_rms_norm=rms_norm_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         gated_activation=gated_activation_cpu.build(compiler),

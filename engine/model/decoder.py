@@ -32,12 +32,11 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
         """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
-        x_TM = residual_TM = self._embedding_VM[batch.tokens_T]
-        for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
-            if index == 0:
-                x_TM = self._kernels.rms_norm(residual_TM, layer.input_norm_M, self.arch.norm_eps)
-            else:
-                x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.input_norm_M, self.arch.norm_eps)
+        x_TM = self._embedding_VM[batch.tokens_T]
+        # 60 sums in bfloat16 would decide between near ties by rounding alone
+        residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+        for layer, cache in zip(self._layers, kv.layers, strict=True):
+            x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.input_norm_M, self.arch.norm_eps)
             x_TM = layer.attend(x_TM, batch, cache, self._cos_sin_CR)
             x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.ffn_norm_M, self.arch.norm_eps)
             x_TM = layer.feed_forward(x_TM)

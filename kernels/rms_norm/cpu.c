@@ -2,23 +2,19 @@
 
 #include "lanes.h"
 
-/* x [T, M] bf16; residual [T, M] bf16, updated first, or NULL; weight [M] fp32; out [T, M] bf16 */
-void rms_norm(const bf16 *x, bf16 *residual, const float *weight, bf16 *out, float eps, int64_t num_rows, int64_t dim,
-              int64_t num_threads) {
+/* x [T, M] bf16; residual [T, M] fp32, updated first; weight [M] fp32; out [T, M] bf16 */
+void add_rms_norm(const bf16 *x, float *residual, const float *weight, bf16 *out, float eps, int64_t num_rows,
+                  int64_t dim, int64_t num_threads) {
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && num_rows >= 32)
     for (int64_t t = 0; t < num_rows; t++) {
-        const bf16 *row = x + t * dim;
-        if (residual) {
-            bf16 *sum = residual + t * dim;
-            for (int64_t i = 0; i < dim; i++) sum[i] = narrow(widen(sum[i]) + widen(row[i]));
-            row = sum;
-        }
+        float *row = residual + t * dim;
+        for (int64_t i = 0; i < dim; i++) row[i] += widen(x[t * dim + i]);
         float lanes[16] = {0};
         int64_t whole = dim / 16 * 16;
         for (int64_t i = 0; i < whole; i += 16)
-            for (int j = 0; j < 16; j++) lanes[j] = fmaf(widen(row[i + j]), widen(row[i + j]), lanes[j]);
-        for (int64_t i = whole; i < dim; i++) lanes[i - whole] = fmaf(widen(row[i]), widen(row[i]), lanes[i - whole]);
+            for (int j = 0; j < 16; j++) lanes[j] = fmaf(row[i + j], row[i + j], lanes[j]);
+        for (int64_t i = whole; i < dim; i++) lanes[i - whole] = fmaf(row[i], row[i], lanes[i - whole]);
         float scale = 1.0f / sqrtf(sum16(lanes) / dim + eps);
-        for (int64_t i = 0; i < dim; i++) out[t * dim + i] = narrow(widen(row[i]) * scale * weight[i]);
+        for (int64_t i = 0; i < dim; i++) out[t * dim + i] = narrow(row[i] * scale * weight[i]);
     }
 }

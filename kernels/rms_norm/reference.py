@@ -22,9 +22,10 @@ def rms_norm(x: Tensor, weight_M: Tensor, eps: float) -> Tensor:
 def add_rms_norm(x: Tensor, residual: Tensor, weight_M: Tensor, eps: float) -> Tensor:
     """Adds x to the residual stream and returns the norm of the sum.
 
-    x, residual  [..., M], same dtype; residual is written in place: residual + x, summed in fp32 and rounded
+    x         [..., M]
+    residual  [..., M] fp32, written in place: residual + x
 
-    The norm is that of the rounded sum.
+    Computed in fp32, returned in x's dtype.
     """
-    residual.copy_(residual.float() + x.float())
-    return rms_norm(residual, weight_M, eps)
+    residual += x
+    return rms_norm(residual, weight_M, eps).to(x.dtype)
