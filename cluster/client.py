@@ -1,11 +1,12 @@
 """The cluster as an EngineClient: picks a replica for each request, and another one when that is lost."""
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
 
 from cluster.journey import Journey
-from cluster.link import Link, ReplicaLost
+from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
 from cluster.routing import Load, choose
 from configs.schema import WireConfig
@@ -126,7 +127,7 @@ class ClusterClient:
             link = links[choose([_load(link, rest, names) for link in links], self._rng)]
             mailbox = link.submit(rest)
             try:
-                await mailbox.accepted()
+                await self._accepted(link, mailbox, replicas)
             except Overloaded as error:
                 refused[link] = error
                 link.stop(request_id)
@@ -140,6 +141,17 @@ class ClusterClient:
             self._journeys[request_id] = (journey, link)
             return link, mailbox
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
+
+    async def _accepted(self, link: Link, mailbox: Mailbox, replicas: Replicas) -> None:
+        """Returns once the replica has accepted. One that falls silent first is left for another, if there is one."""
+        accepted = asyncio.ensure_future(mailbox.accepted())
+        try:
+            while not (await asyncio.wait({accepted}, timeout=self._config.heartbeat_s))[0]:
+                if link.health is not Health.UP and replicas.up:
+                    raise ReplicaLost("silent before it accepted")
+            accepted.result()
+        finally:
+            accepted.cancel()
 
 
 def _load(link: Link, rest: GenerateRequest, names: list[bytes]) -> Load:

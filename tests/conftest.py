@@ -1,6 +1,7 @@
 """What all tests share. Nothing here starts anything that a test has not asked for."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,3 +35,4 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     serve.shutdown()
     ray.shutdown()
+    shutil.rmtree(temp_dir, ignore_errors=True)

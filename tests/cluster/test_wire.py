@@ -149,6 +149,10 @@ async def test_streams_leave_a_replica_that_falls_silent_and_new_requests_avoid_
         running = asyncio.gather(*(collect(client, one) for one in asked))
         await asyncio.sleep(0.2)
         cables[cluster.addresses[0]].cut()
+        early = [request(f"early{i}", [i], max_tokens=2) for i in range(6)]  # nobody knows yet that one is silent
+        async with asyncio.timeout(WIRE.dead_s):
+            for one, chunks in zip(early, await asyncio.gather(*(collect(client, one) for one in early)), strict=True):
+                assert_is(chunks, one)
         await asyncio.sleep(WIRE.suspect_s + 0.05)
         late = request("late", [1, 2], max_tokens=3)
         async with asyncio.timeout(WIRE.dead_s / 2):
