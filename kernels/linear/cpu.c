@@ -12,11 +12,15 @@
 #include <immintrin.h>
 #endif
 
-enum { PANEL = 64, TILE = 6 };
+enum { PANEL = 64, TILE = 6, CACHED_BYTES = 512 << 10 };
+
+/* What a tile fetches beside its own work: nothing, its own panel some steps ahead, or a half or a quarter of the next
+ * panel into the second cache, so that with several tiles to a panel reading and multiplying overlap. */
+enum { NOTHING = 0, QUARTER = 1, HALF = 2, STREAM = 4 };
 
 #ifdef __AVX512BF16__
 static inline __attribute__((always_inline)) void tile(
-    const int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    const int rows, const int fetch, const char *ahead, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
     __m512 acc[TILE][4];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4; c++) acc[r][c] = _mm512_setzero_ps();
@@ -24,8 +28,10 @@ static inline __attribute__((always_inline)) void tile(
         __m512bh part[4];
         for (int c = 0; c < 4; c++) {
             part[c] = (__m512bh)_mm512_loadu_si512(w + 16 * c);
-            _mm_prefetch((const char *)(w + 16 * c) + 4096, _MM_HINT_T0);
+            if (fetch == STREAM) _mm_prefetch((const char *)(w + 16 * c) + 4096, _MM_HINT_T0);
         }
+        if (fetch == HALF || fetch == QUARTER)
+            for (int line = 0; line < fetch; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
         for (int r = 0; r < rows; r++) {
             int32_t pair;
             memcpy(&pair, x + r * num_in + 2 * k, 4);
@@ -38,7 +44,8 @@ static inline __attribute__((always_inline)) void tile(
 }
 #else
 static inline __attribute__((always_inline)) void tile(
-    const int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    const int rows, const int fetch, const char *ahead, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
+    (void)fetch, (void)ahead;
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < PANEL; j++) out[r * PANEL + j] = 0.0f;
     for (int64_t k = 0; k < num_in / 2; k++, w += PANEL)
@@ -50,15 +57,32 @@ static inline __attribute__((always_inline)) void tile(
 }
 #endif
 
-static void tile_of(int rows, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
-    switch (rows) {
-        case 1: tile(1, x, num_in, w, out); break;
-        case 2: tile(2, x, num_in, w, out); break;
-        case 3: tile(3, x, num_in, w, out); break;
-        case 4: tile(4, x, num_in, w, out); break;
-        case 5: tile(5, x, num_in, w, out); break;
-        default: tile(6, x, num_in, w, out);
+#define TILES(fetch)                                                         \
+    switch (rows) {                                                          \
+        case 1: tile(1, fetch, ahead, x, num_in, w, out); break;             \
+        case 2: tile(2, fetch, ahead, x, num_in, w, out); break;             \
+        case 3: tile(3, fetch, ahead, x, num_in, w, out); break;             \
+        case 4: tile(4, fetch, ahead, x, num_in, w, out); break;             \
+        case 5: tile(5, fetch, ahead, x, num_in, w, out); break;             \
+        default: tile(6, fetch, ahead, x, num_in, w, out);                   \
     }
+
+static void tile_of(int rows, int fetch, const char *ahead, const bf16 *x, int64_t num_in, const uint32_t *w,
+                    float *out) {
+    switch (fetch) {
+        case STREAM: TILES(STREAM) break;
+        case HALF: TILES(HALF) break;
+        case QUARTER: TILES(QUARTER) break;
+        default: TILES(NOTHING)
+    }
+}
+
+/* Which of these tile t of a panel does. */
+static int fetch_of(int64_t t, int64_t num_tiles, int64_t panel_bytes, int is_last) {
+    if (num_tiles == 1 || panel_bytes > CACHED_BYTES) return t == 0 ? STREAM : NOTHING;
+    if (is_last) return NOTHING;
+    if (num_tiles < 4) return t < 2 ? HALF : NOTHING;
+    return t < 4 ? QUARTER : NOTHING;
 }
 
 /* Asks for large pages for memory that nobody has written yet: a step reads all weights, and address translation of
@@ -76,6 +100,7 @@ void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out,
             int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
     int64_t num_panels = (num_out + PANEL - 1) / PANEL;
     int64_t num_tiles = (num_rows + TILE - 1) / TILE; /* of nearly equal height */
+    int64_t panel_bytes = PANEL * num_in * 2;
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(static)
     for (int64_t panel = 0; panel < num_panels; panel++) {
         const uint32_t *w = weight + panel * PANEL * (num_in / 2);
@@ -83,7 +108,9 @@ void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out,
         float sums[TILE * PANEL];
         for (int64_t t = 0; t < num_tiles; t++) {
             int64_t start = t * num_rows / num_tiles, stop = (t + 1) * num_rows / num_tiles;
-            tile_of(stop - start, x + start * num_in, num_in, w, sums);
+            int fetch = fetch_of(t, num_tiles, panel_bytes, panel + 1 == num_panels);
+            const char *ahead = (const char *)w + panel_bytes + t * fetch * panel_bytes / 4;
+            tile_of(stop - start, fetch, ahead, x + start * num_in, num_in, w, sums);
             for (int64_t r = start; r < stop; r++) {
                 float *row = sums + (r - start) * PANEL;
                 if (bias)
