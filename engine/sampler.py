@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.grammar import GrammarError, Matcher, TokenTable
@@ -88,10 +90,12 @@ class Sampler:
         return logits_RV
 
     def _penalise(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+        seen = [state.seen.arrays() for state in states]
+        rows = np.repeat(np.arange(len(seen)), [len(tokens) for tokens, _ in seen])
+        tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         return self._kernels.penalties(
             logits_RV,
-            *self._entries(state.counts for state in states),
-            self._floats([count for state in states for count in state.counts.values()]),
+            *(torch.from_numpy(part).to(self._device) for part in (rows, tokens_E, counts_E)),
             self._floats([state.params.presence_penalty for state in states]),
             self._floats([state.params.frequency_penalty for state in states]),
             self._floats([state.params.repetition_penalty for state in states]),
@@ -159,8 +163,8 @@ class _State:
         self.allowed = None if params.allowed_token_ids is None else known(params.allowed_token_ids)
         self.bias = {token: value for token, value in params.logit_bias if 0 <= token < vocab_size}
         self.penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
-        # token -> times in the output; tokens of the prompt stand here with 0 if somebody asks for them
-        self.counts = dict.fromkeys(start.prompt if params.repetition_penalty != 1 else (), 0)
+        # tokens of the prompt stand here, with a count of 0, only if somebody asks for them
+        self.seen = _Seen(start.prompt if params.repetition_penalty != 1 else ())
         self._num_output = len(start.output)
         self._stop_ids = known(params.stop_token_ids)
         self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)
@@ -210,6 +214,28 @@ class _State:
 
     def _count(self, token: int) -> None:
         if self.penalised:
-            self.counts[token] = self.counts.get(token, 0) + 1
+            self.seen.count(token)
         if self._tail_len:
             self._tail = (*self._tail, token)[-self._tail_len :]
+
+
+class _Seen:
+    """Which tokens a sequence has had, and how often in its output. Arrays, because a step reads all of it."""
+
+    def __init__(self, prompt: Iterable[int]) -> None:
+        self._at = {token: i for i, token in enumerate(dict.fromkeys(prompt))}
+        self._tokens = np.fromiter(self._at, np.int64, len(self._at))
+        self._counts = np.zeros(len(self._at), np.float32)
+
+    def count(self, token: int) -> None:
+        at = self._at.setdefault(token, len(self._at))
+        if at == len(self._tokens):
+            room = max(16, at)
+            self._tokens = np.concatenate((self._tokens, np.zeros(room, np.int64)))
+            self._counts = np.concatenate((self._counts, np.zeros(room, np.float32)))
+        self._tokens[at] = token
+        self._counts[at] += 1
+
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Token ids, each once, and their counts."""
+        return self._tokens[: len(self._at)], self._counts[: len(self._at)]

@@ -21,7 +21,7 @@ from engine.model.source import resolve
 from engine.model.weights import read_arch
 from engine.plan import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
-from scripts.bench.record import describe, percentiles, print_json
+from scripts.bench.record import percentiles, print_json
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main() -> None:
     steps.close()
     _print_table(rows, load_s, ceilings)
     config = {name: getattr(options, name) for name in ("model", "dtype", "threads", "steps", "temperature", "top_p")}
-    print_json({"bench": "engine", **describe(), **config, "load_s": round(load_s, 2), **ceilings, "rows": rows})
+    print_json({"bench": "engine", **config, "load_s": round(load_s, 2), **ceilings, "rows": rows})
 
 
 def _options() -> argparse.Namespace:
@@ -134,17 +134,8 @@ def _print_table(rows: list[dict[str, float]], load_s: float, ceilings: dict[str
     print(
         f"loaded in {load_s:.2f} s; reads {ceilings['read_gb_s']} GB/s, multiplies {ceilings['bf16_gflop_s']} GFLOP/s"
     )
-    heads = {
-        "batch": 6,
-        "context": 9,
-        "prefill tok/s": 15,
-        "step ms": 10,
-        "p99 ms": 9,
-        "tok/s": 9,
-        "floor ms": 10,
-        "x": 6,
-    }
-    print("".join(f"{name:>{width}}" for name, width in heads.items()))
+    names = ("batch", "context", "prefill tok/s", "step ms", "p99 ms", "tok/s", "floor ms", "x")
+    print("".join(f"{name:>{width}}" for name, width in zip(names, (6, 9, 15, 10, 9, 9, 10, 6), strict=True)))
     for row in rows:
         print(
             f"{row['batch']:>6}{row['context']:>9}{row['prefill_tok_s']:>15}{row['step_p50_ms']:>10}"
