@@ -1,7 +1,7 @@
 """Who may use the API."""
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 
 from fastapi import Request
@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 __all__ = ["bearer_check"]
 
 
-def bearer_check(api_keys: Sequence[str]) -> Callable[[Request], None]:
+def bearer_check(api_keys: Sequence[str]) -> Callable[[Request], Awaitable[None]]:
     """A dependency that raises 401 unless the request bears one of the keys. Without keys anybody may pass."""
     known = [_digest(key) for key in api_keys]
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         if not known:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -1,6 +1,6 @@
 """How a chat answer looks on the wire: as events, or whole. Both are written from the same deltas."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -73,7 +73,8 @@ class ChatEvents:
         last = said.pop() if said else b""
         logprobs, more = NO_LOGPROBS, b""
         if delta.logprobs:
-            logprobs = encode(chat_logprobs(delta.logprobs, self._head, self._vocabulary))
+            entries = [_shown_logprob(entry, self._head, self._vocabulary) for entry in delta.logprobs]
+            logprobs = encode({"content": entries})
         if tells_ids:
             more = b',"token_ids":' + encode(delta.tokens)
         event_ = self._event(self._start, delta.index, last, logprobs, more, delta, usage)
@@ -142,13 +143,15 @@ class ChatWhole:
         self._vocabulary = vocabulary
         self._said: list[list[Said]] = [[] for _ in range(head.n)]
         self._tokens: list[list[int]] = [[] for _ in range(head.n)]
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(head.n)]
+        self._logprobs: list[list[msgspec.Raw]] = [[] for _ in range(head.n)]  # written as they come
         self._ends: list[Delta | None] = [None] * head.n
 
     def add(self, delta: Delta) -> None:
         self._said[delta.index].append(delta.said)
         self._tokens[delta.index] += delta.tokens
-        self._logprobs[delta.index] += delta.logprobs
+        for entry in delta.logprobs:
+            written = encode(_shown_logprob(entry, self._head, self._vocabulary))
+            self._logprobs[delta.index].append(msgspec.Raw(written))
         if delta.finish_reason is not None:
             self._ends[delta.index] = delta
 
@@ -179,7 +182,7 @@ class ChatWhole:
             "stop_reason": end.stop_reason,
         }
         if head.num_logprobs is not None:
-            shown["logprobs"] = chat_logprobs(self._logprobs[index], head, self._vocabulary)
+            shown["logprobs"] = {"content": self._logprobs[index]}
         if head.prompt_token_ids is not None:
             shown["token_ids"] = self._tokens[index]
         return shown
@@ -204,8 +207,8 @@ def _whole_calls(pieces: Iterable[CallPiece]) -> list[dict[str, Any]]:
     return calls
 
 
-def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary: Vocabulary) -> dict[str, Any]:
-    """OpenAI's shape: one entry per token, the most likely alternatives first."""
+def _shown_logprob(entry: TokenLogprob, head: AnswerHead, vocabulary: Vocabulary) -> dict[str, Any]:
+    """OpenAI's shape, the most likely alternatives first."""
 
     def shown(token: int, logprob: float) -> dict[str, Any]:
         # a special token has no bytes in the text, so that all bytes joined are the text
@@ -213,12 +216,5 @@ def chat_logprobs(entries: Sequence[TokenLogprob], head: AnswerHead, vocabulary:
         name = f"token_id:{token}" if head.names_ids else vocabulary.text(token)
         return {"token": name, "logprob": max(logprob, LOWEST), "bytes": list(data)}
 
-    return {
-        "content": [
-            {
-                **shown(entry.token, entry.logprob),
-                "top_logprobs": [shown(*pair) for pair in entry.top[: head.num_logprobs]],
-            }
-            for entry in entries
-        ]
-    }
+    alternatives = [shown(*pair) for pair in entry.top[: head.num_logprobs]]
+    return {**shown(entry.token, entry.logprob), "top_logprobs": alternatives}

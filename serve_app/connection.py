@@ -66,11 +66,15 @@ class Outbox:
         self._timer.cancel()
         if kind is not None:
             self._sender.cancel()
-            return
         self._closed = True
         self._ready.set()
         try:
             await self._sender
+        except OSError:  # some servers tell it this way
+            raise ClientGone from None
+        except asyncio.CancelledError:
+            if kind is None:
+                raise
         finally:
             self._sender.cancel()
 

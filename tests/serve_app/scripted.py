@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import msgspec
+from fastapi import FastAPI
 
 from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
@@ -93,10 +94,13 @@ async def serving(
     """An HTTP client of the application, without a socket."""
     models = models or {"toy": toy_model()}
     names = {name: ("org/alias",) if len(models) == 1 else () for name in models}
-    app = build_app(client, config(api, names), models)
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with talking_to(build_app(client, config(api, names), models)) as http:
         yield http
+
+
+def talking_to(app: FastAPI) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
 
 def chat(text: str = "hi", **fields: object) -> dict[str, object]:

@@ -157,7 +157,7 @@ async def test_line_separators_do_not_break_line_readers():
     assert events(answer.text)[1]["choices"][0]["delta"]["content"] == "a\u2028b\x85c\u2029"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     texts=st.lists(st.text("abX é日\n👩", max_size=12), min_size=1, max_size=3),
     stops=st.lists(st.text("abX é", min_size=1, max_size=3), max_size=2),

@@ -260,15 +260,20 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_body_does_not_hold_up_the_others(name):
     async with serving(ScriptedClient(says("x"))) as http:
-        await http.post(URL, json=chat())
-        post = asyncio.create_task(
-            http.post(URL, content=HOSTILE[name], headers={"content-type": "application/json"}, timeout=60)
-        )
-        longest_s, last_s = 0.0, time.perf_counter()
-        while not post.done():
-            await asyncio.sleep(0.001)
-            now_s = time.perf_counter()
-            longest_s, last_s = max(longest_s, now_s - last_s), now_s
+        pauses_s = []
+        while not pauses_s or (pauses_s[-1] > 0.1 and len(pauses_s) < 4):  # a busy machine pauses now and then
+            pauses_s.append(await longest_pause_s(http, HOSTILE[name]))
+    assert pauses_s[-1] < 0.1
+
+
+async def longest_pause_s(http, body):
+    """How long nothing else ran while the body was refused."""
+    headers = {"content-type": "application/json"}
+    post = asyncio.create_task(http.post(URL, content=body, headers=headers, timeout=60))
+    longest_s, last_s = 0.0, time.perf_counter()
+    while not post.done():
+        await asyncio.sleep(0.001)
+        now_s = time.perf_counter()
+        longest_s, last_s = max(longest_s, now_s - last_s), now_s
     fault(await post, 400)
-    print(name, round(longest_s * 1e3), "ms")
-    assert longest_s < 0.2  # 0.1 s is the aim; the test's machine has other work
+    return longest_s

@@ -106,7 +106,7 @@ async def test_only_allowed_tools_are_called():
     assert choice["message"]["content"] == CALL
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     text=st.sampled_from([CALL, "a " + CALL + "\n" + CALL, "<think>x</think>" + CALL, "<tool_call>{no", "<think>y"]),
