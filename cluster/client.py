@@ -119,6 +119,8 @@ class ClusterClient:
             if not links:
                 if refused and not journey.has_begun:
                     raise next(iter(refused.values()))
+                if not replicas.alive:
+                    replicas.wake()
                 await replicas.changed()
                 refused.clear()
                 continue

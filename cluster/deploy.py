@@ -38,7 +38,7 @@ def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine) 
 def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine) -> Any:
     deployment = serve.deployment(
         name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
-        num_replicas=model.num_replicas,
+        **_scale(model),
         max_ongoing_requests=100,  # health, addresses: no requests of users
         ray_actor_options={"num_cpus": model.resources.num_cpus, "num_gpus": model.resources.num_gpus},
         health_check_period_s=5.0,
@@ -47,6 +47,30 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
         graceful_shutdown_wait_loop_s=0.1,
     )(Replica)
     return deployment.bind(model, config.wire, secret, load_engine)
+
+
+def _scale(model: ModelConfig) -> dict[str, Any]:
+    """How many replicas: a number, or Serve's autoscaling with our policy."""
+    scaling = model.autoscaling
+    if scaling is None:
+        return {"num_replicas": model.num_replicas}
+    targets = {
+        "target_sequences": scaling.target_sequences,
+        "target_cache_use": scaling.target_cache_use,
+        "target_first_token_s": scaling.target_first_token_s,
+    }
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "initial_replicas": max(1, scaling.min_replicas),
+            "max_replicas": scaling.max_replicas,
+            "look_back_period_s": scaling.look_back_s,
+            "upscale_delay_s": scaling.upscale_delay_s,
+            "downscale_delay_s": scaling.downscale_delay_s,
+            "downscale_to_zero_delay_s": scaling.downscale_to_zero_delay_s,
+            "policy": {"policy_function": "cluster.autoscaling:Policy", "policy_kwargs": targets},
+        }
+    }
 
 
 def _cluster_secret() -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -29,7 +29,13 @@ class Ingress:
         ingress_id = secrets.token_hex(8)
         self._client = ClusterClient(
             {
-                name: Replicas(_broadcast(handle, config.wire.connect_timeout_s), ingress_id, secret, config.wire)
+                name: Replicas(
+                    _broadcast(handle, config.wire.connect_timeout_s),
+                    _ask_for_one(handle),
+                    ingress_id,
+                    secret,
+                    config.wire,
+                )
                 for name, handle in replicas.items()
             },
             config.wire,
@@ -57,3 +63,15 @@ def _broadcast(handle: DeploymentHandle[Any], timeout_s: float) -> Discover:
         return [(answer[0], answer[1]) for answer in answers if not isinstance(answer, BaseException)]
 
     return discover
+
+
+def _ask_for_one(handle: DeploymentHandle[Any]) -> Callable[[], Awaitable[None]]:
+    """A call that waits in Serve's queue for a first replica: what its autoscaler sees when there is none."""
+
+    async def ask() -> None:
+        try:
+            await handle.wire_address.remote()
+        except Exception as error:  # it was only to be seen waiting
+            logger.info("nobody answered the call for a replica: %s", error)
+
+    return ask

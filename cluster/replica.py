@@ -9,6 +9,7 @@ from collections.abc import Callable
 import ray
 from ray import serve
 
+from cluster.autoscaling import load_of
 from cluster.server import WireServer
 from configs.schema import ModelConfig, WireConfig
 from engine.engine import Engine
@@ -41,6 +42,10 @@ class Replica:
     async def wire_address(self) -> tuple[str, int]:
         """Where ingresses connect."""
         return self._address
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What cluster/autoscaling.py looks at. Requests come over our own wire: Serve cannot count them itself."""
+        return load_of(self._server.engine_thread.status)
 
     async def check_health(self) -> None:
         """Raises unless the engine has finished a step within the deadline, or has finished one now."""

@@ -18,7 +18,15 @@ Discover = Callable[[], Awaitable[list[tuple[str, int]]]]  # the addresses where
 class Replicas:
     """Keeps a link to every replica that `discover` names. Lives on one event loop, from `start` to `close`."""
 
-    def __init__(self, discover: Discover, ingress_id: str, secret: bytes, config: WireConfig) -> None:
+    def __init__(
+        self,
+        discover: Discover,
+        wake: Callable[[], Awaitable[None]],
+        ingress_id: str,
+        secret: bytes,
+        config: WireConfig,
+    ) -> None:
+        """`wake` may be awaited for as long as there is no replica; it asks the control plane for one."""
         self._discover = discover
         self._ingress_id = ingress_id
         self._secret = secret
@@ -26,17 +34,24 @@ class Replicas:
         self._links: dict[tuple[str, int], Link] = {}
         self._connecting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._wake = wake
+        self._waking: asyncio.Future[None] | None = None
         self._look: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._look = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:
-        for task in [self._look, *self._connecting.values()]:
+        for task in [self._look, self._waking, *self._connecting.values()]:
             if task is not None:
                 task.cancel()
         for link in list(self._links.values()):
             link.close("the ingress is closing")
+
+    def wake(self) -> None:
+        """Somebody waits and there is no replica: asks for one, once at a time."""
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.ensure_future(self._wake())
 
     @property
     def up(self) -> list[Link]:

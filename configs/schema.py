@@ -7,6 +7,7 @@ from msgspec import Meta
 
 __all__ = [
     "ApiConfig",
+    "AutoscalingConfig",
     "CacheConfig",
     "Config",
     "EngineConfig",
@@ -52,13 +53,26 @@ class ResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0  # GPUs that Ray reserves for one replica
 
 
+class AutoscalingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    min_replicas: Count = 1  # 0: the model goes away when nobody asks, and comes back with the next request
+    max_replicas: Positive = 4  # engines at most
+    target_sequences: Annotated[float, Meta(gt=0)] = 16.0  # sequences per engine, running and waiting
+    target_cache_use: Annotated[float, Meta(gt=0, le=1)] = 0.8  # share of the KV blocks that sequences hold
+    target_first_token_s: Seconds = 2.0  # time to the first token, mean of the last half minute
+    look_back_s: Seconds = 10.0  # loads are averaged over so long
+    upscale_delay_s: Annotated[float, Meta(ge=0)] = 5.0  # more must be wanted for so long
+    downscale_delay_s: Annotated[float, Meta(ge=0)] = 120.0  # fewer must be wanted for so long
+    downscale_to_zero_delay_s: Annotated[float, Meta(ge=0)] = 600.0  # none must be wanted for so long
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name  # the id clients send in `model`
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
     tool_format: Name | None = None  # how it writes tool calls (serve_app/tool_formats.py); unset: as its template does
     think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
-    num_replicas: Positive = 1  # engines of this model
+    num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
+    autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
     resources: ResourcesConfig = ResourcesConfig()
     engine: EngineConfig = EngineConfig()
 

@@ -1,5 +1,7 @@
 """The engine: requests in, token chunks out, one step at a time. Not thread safe; see async_engine.py."""
 
+import time
+from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Protocol
@@ -13,6 +15,8 @@ from engine.sequence import Sequence
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor"]
+
+FIRST_TOKEN_WINDOW_S = 30.0
 
 
 class Executor(Protocol):
@@ -57,6 +61,7 @@ class Engine:
         self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._next_seq_id = 0
+        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=256)  # (when, after how long)
 
     @property
     def has_work(self) -> bool:
@@ -101,6 +106,8 @@ class Engine:
         for seq, token, logprob, error in zip(sampled, result.tokens, logprobs, failed, strict=True):
             reason = self._finish_reason(seq, token) if error is None else "error"
             if error is None:
+                if seq.num_output == 1:
+                    self._first_tokens.append((time.monotonic(), time.monotonic() - seq.accepted_s))
                 chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
             else:
                 chunks.append(_chunk(seq, (), reason, None, error))
@@ -136,6 +143,7 @@ class Engine:
             num_waiting_tokens=scheduler.num_waiting_tokens,
             num_blocks=scheduler.pool.num_blocks,
             num_idle_blocks=scheduler.pool.num_idle,
+            first_token_s=self._mean_first_token_s(),
         )
 
     def close(self) -> None:
@@ -183,6 +191,12 @@ class Engine:
         tokens = scheduler.num_waiting_tokens
         if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
             raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")
+
+    def _mean_first_token_s(self) -> float:
+        horizon_s = time.monotonic() - FIRST_TOKEN_WINDOW_S
+        while self._first_tokens and self._first_tokens[0][0] < horizon_s:
+            self._first_tokens.popleft()
+        return sum(took_s for _, took_s in self._first_tokens) / max(1, len(self._first_tokens))
 
     def _finish_reason(self, seq: Sequence, token: int) -> str | None:
         sampling = seq.request.sampling

@@ -1,5 +1,7 @@
 """One choice of one request, on its way. The only thing in the engine that changes over time."""
 
+import time
+
 from engine.types import GenerateRequest
 
 __all__ = ["Sequence"]
@@ -13,6 +15,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "accepted_s",
         "blocks",
         "cached_tokens",
         "hashes",
@@ -34,6 +37,7 @@ class Sequence:
         resumed = request.resume[index] if request.resume else ()
         assert resumed is not None
         self.seq_id = seq_id
+        self.accepted_s = time.monotonic()
         self.request = request
         self.index = index
         self.seed = seed

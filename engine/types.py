@@ -95,6 +95,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting_tokens: int  # tokens that the waiting ones still have to compute
     num_blocks: int
     num_idle_blocks: int  # blocks that no running sequence holds
+    first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):

@@ -19,6 +19,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from ray import serve
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.3"
+    os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.3"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     # unix socket paths are short: pytest's own folder is too deep for Ray's
     temp_dir = Path(f"/tmp/manta-{os.getpid()}")

@@ -4,6 +4,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.errors import MantaError
@@ -30,7 +32,8 @@ def build_echo_app(client: EngineClient, config: Config) -> Any:
         body = json.loads((await receive())["body"])
         started = False
         try:
-            async for chunk in client.generate(request(**body)):
+            model = body.pop("model", "toy")
+            async for chunk in client.generate(msgspec.structs.replace(request(**body), model=model)):
                 if not started:
                     await send({"type": "http.response.start", "status": 200, "headers": []})
                     started = True

@@ -17,6 +17,9 @@ WIRE = WireConfig(
 )
 
 
+async def _nobody_to_ask() -> None: ...
+
+
 class LocalCluster:
     def __init__(self, wire: WireConfig, scheduler: SchedulerConfig) -> None:
         self.wire = wire
@@ -27,7 +30,7 @@ class LocalCluster:
         self.client = self.new_client()
 
     def new_client(self, secret: bytes = SECRET, max_open_requests: int = 1000) -> ClusterClient:
-        replicas = Replicas(self._discover, "ingress", secret, self.wire)
+        replicas = Replicas(self._discover, _nobody_to_ask, "ingress", secret, self.wire)
         return ClusterClient({"toy": replicas}, self.wire, max_open_requests, cache_key=SECRET)
 
     async def add(self) -> tuple[str, int]:

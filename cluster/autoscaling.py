@@ -1,0 +1,55 @@
+"""How many replicas a load needs. Pure; Serve applies its bounds and delays to what comes out.
+
+Each target says what one replica should carry. The number wanted is the largest that any of them asks for: sequences
+and held KV blocks in proportion to their sums, and, while first tokens come too late, up to twice what there is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.types import EngineStatus
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingContext
+
+__all__ = ["Policy", "load_of", "wanted_replicas"]
+
+
+def load_of(status: EngineStatus) -> dict[str, float]:
+    """What one replica reports, by the names that `wanted_replicas` reads."""
+    return {
+        "sequences": float(status.num_running + status.num_waiting),
+        "cache_use": 1.0 - status.num_idle_blocks / status.num_blocks,
+        "first_token_s": status.first_token_s,
+    }
+
+
+def wanted_replicas(
+    loads: Sequence[Mapping[str, float]],
+    target_sequences: float,
+    target_cache_use: float,
+    target_first_token_s: float,
+) -> float:
+    """The number of replicas for which every target holds. `loads` has one entry per replica that reported."""
+    by_sequences = sum(load["sequences"] for load in loads) / target_sequences
+    by_cache = sum(load["cache_use"] for load in loads) / target_cache_use
+    late = max((load["first_token_s"] for load in loads), default=0.0) / target_first_token_s
+    is_busy = by_sequences > 0  # first tokens of a load that has gone say nothing about the next
+    by_delay = len(loads) * min(2.0, late) if late > 1 and is_busy else 0.0
+    return max(by_sequences, by_cache, by_delay)
+
+
+class Policy:
+    """What Serve's controller constructs and asks, by name (cluster/deploy.py)."""
+
+    def __init__(self, target_sequences: float, target_cache_use: float, target_first_token_s: float) -> None:
+        self._targets = (target_sequences, target_cache_use, target_first_token_s)
+
+    def __call__(self, context: "AutoscalingContext") -> tuple[float, dict[str, Any]]:
+        metrics = context.aggregated_metrics or {}
+        replicas = set().union(*metrics.values()) if metrics else set()
+        names = ("sequences", "cache_use", "first_token_s")
+        loads = [{name: metrics.get(name, {}).get(replica, 0.0) for name in names} for replica in replicas]
+        if not loads:
+            return context.target_num_replicas, {}
+        return wanted_replicas(loads, *self._targets), {}
