@@ -5,6 +5,8 @@ so JSON schemas, regular expressions, choices and tool calls are all the same th
 of the tokens it has consumed: a request that moves to another engine consumes its old tokens again and goes on.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import llguidance
@@ -36,6 +38,9 @@ class Vocabulary(msgspec.Struct, frozen=True):
     end_ids: tuple[int, ...]  # any of these ends an answer
 
 
+CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
+
+
 class GrammarError(Exception):
     """The grammar is wrong, or became too expensive to follow. The message says where."""
 
@@ -53,6 +58,8 @@ class TokenTable:
         """
         self.vocab_size = vocab_size
         self._encode = encode or self._longest_tokens
+        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the one used last stands last
+        self._lock = threading.Lock()
         tokens = [*vocabulary.tokens[:vocab_size], *[b""] * (vocab_size - len(vocabulary.tokens))]
         self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
         self._longest = max(map(len, self._ids), default=1)
@@ -69,8 +76,8 @@ class TokenTable:
         return self._encode(data)
 
     def check(self, text: str) -> None:
-        """Raises GrammarError for a grammar that does not compile within the limits."""
-        matcher = llguidance.LLMatcher(self.tokenizer, text, log_level=0, limits=LIMITS)
+        """Raises GrammarError for a grammar that does not compile within the limits. Once it passed, it is quick."""
+        matcher = self.compiled(text)
         if matcher.is_error():
             raise GrammarError(_first_lines(matcher.get_error()))
         mask = np.empty((1, -(-self.vocab_size // 32)), dtype=np.int32)
@@ -81,7 +88,22 @@ class TokenTable:
             raise GrammarError("nothing satisfies it")
 
     def matcher(self, grammar: Grammar, output: Iterable[int] = ()) -> "Matcher":
-        return Matcher(self, grammar, output)
+        return Matcher(self.compiled(grammar.text), grammar.begins_after, output)
+
+    def compiled(self, text: str) -> llguidance.LLMatcher:
+        """A matcher at its beginning. The grammars used last, up to CACHE_BYTES of text, are not compiled again."""
+        with self._lock:
+            known = self._compiled.get(text)
+            if known is not None:
+                self._compiled.move_to_end(text)
+                return known.deep_copy()
+        matcher = llguidance.LLMatcher(self.tokenizer, text, log_level=0, limits=LIMITS)  # other threads run meanwhile
+        if not matcher.is_error():
+            with self._lock:
+                self._compiled[text] = matcher.deep_copy()
+                while sum(map(len, self._compiled)) > CACHE_BYTES:
+                    self._compiled.popitem(last=False)
+        return matcher
 
     def _longest_tokens(self, data: bytes) -> list[int]:
         ids, at = [], 0
@@ -98,11 +120,11 @@ class TokenTable:
 class Matcher:
     """One answer's place in its grammar."""
 
-    def __init__(self, table: TokenTable, grammar: Grammar, output: Iterable[int]) -> None:
-        self._matcher = llguidance.LLMatcher(table.tokenizer, grammar.text, log_level=0, limits=LIMITS)
-        self._begins_after = grammar.begins_after
+    def __init__(self, matcher: llguidance.LLMatcher, begins_after: tuple[int, ...], output: Iterable[int]) -> None:
+        self._matcher = matcher
+        self._begins_after = begins_after
         self._tail: tuple[int, ...] = ()
-        self._holds = not grammar.begins_after
+        self._holds = not begins_after
         for token in output:
             self.consume(token)
 

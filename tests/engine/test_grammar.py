@@ -110,6 +110,14 @@ def test_what_does_not_compile_is_an_error(table: TokenTable, text: str) -> None
     assert str(caught.value)
 
 
+def test_a_grammar_seen_before_starts_anew(table: TokenTable) -> None:
+    grammar = regex("ab*")
+    first = table.matcher(grammar)
+    first.consume(1)
+    assert allowed(table.matcher(grammar)) == {1, 3, 5}
+    assert allowed(first) == {0, 2}
+
+
 def test_a_token_that_was_not_allowed_is_an_error(table: TokenTable) -> None:
     matcher = table.matcher(regex("a"))
     with pytest.raises(GrammarError):
