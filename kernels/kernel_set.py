@@ -92,10 +92,17 @@ def _reference_kernels() -> KernelSet:
 
 
 def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet:
-    from kernels.sampling.cpu import build
+    from kernels.logit_mask import cpu as logit_mask_cpu
+    from kernels.sampling import cpu as sampling_cpu
 
-    ours = build(compiler)
-    return replace(kernels, keep_top_k=ours.keep_top_k, keep_top_p=ours.keep_top_p, choose=ours.choose)
+    sampling = sampling_cpu.build(compiler)
+    return replace(
+        kernels,
+        allow_bits=logit_mask_cpu.build(compiler),
+        keep_top_k=sampling.keep_top_k,
+        keep_top_p=sampling.keep_top_p,
+        choose=sampling.choose,
+    )
 
 
 def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:

@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.errors import ModelError
 
-__all__ = ["TensorInfo", "read_metadata", "read_tensor_infos"]
+__all__ = ["TensorInfo", "read_index", "read_metadata", "read_tensor_infos"]
 
 # value type -> struct format; 8 is a string, 9 an array
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -54,13 +54,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def read_tensor_infos(path: Path) -> list[TensorInfo]:
     """What tensors the file has, all of them inside it. Raises ModelError if it is broken or of an unknown type."""
+    return read_index(path)[1]
+
+
+def read_index(path: Path) -> tuple[dict[str, Any], list[TensorInfo]]:
+    """Both, in one pass."""
     with _open(path) as cursor:
-        alignment = cursor.pairs().get("general.alignment", 32)
+        pairs = cursor.pairs()
+        alignment = pairs.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise ModelError(f"{path}: general.alignment is {alignment!r}")
         infos = [cursor.tensor_info() for _ in range(cursor.num_tensors)]
         start = -(-cursor.at // alignment) * alignment
-        return [_placed(path, info, start, cursor.size) for info in infos]
+        return pairs, [_placed(path, info, start, cursor.size) for info in infos]
 
 
 def _placed(path: Path, info: TensorInfo, start: int, size: int) -> TensorInfo:

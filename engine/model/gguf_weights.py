@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.errors import ModelError
 from engine.model.arch import ModelArch
-from engine.model.gguf_file import TensorInfo, read_metadata, read_tensor_infos
+from engine.model.gguf_file import TensorInfo, read_index
 
 __all__ = ["GgufSource"]
 
@@ -39,9 +39,10 @@ class GgufSource:
     def __init__(self, path: Path, arch: ModelArch) -> None:
         self._path = path
         self._arch = arch
-        self._infos = {_hub_name(info.name): info for info in read_tensor_infos(path)}
+        pairs, infos = read_index(path)
+        self._infos = {_hub_name(info.name): info for info in infos}
         # files of the llama architecture pair neighbouring rows of q and k for rotary, the hub pairs halves
-        self._pairs_neighbours = read_metadata(path)["general.architecture"] == "llama"
+        self._pairs_neighbours = pairs["general.architecture"] == "llama"
 
     def names(self) -> set[str]:
         return set(self._infos)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from engine.errors import ModelError
 from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
-from engine.model.gguf_file import read_metadata, read_tensor_infos
+from engine.model.gguf_file import read_index
 from engine.model.source import ModelFiles
 
 __all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
@@ -60,7 +60,8 @@ class Weights:
 
 def read_arch(files: ModelFiles) -> ModelArch:
     if files.kind == "gguf":
-        return arch_from_gguf(read_metadata(files.path), {info.name for info in read_tensor_infos(files.path)})
+        pairs, infos = read_index(files.path)
+        return arch_from_gguf(pairs, {info.name for info in infos})
     path = files.path / "config.json"
     try:
         config = json.loads(path.read_bytes())

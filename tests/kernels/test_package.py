@@ -10,7 +10,7 @@ def test_the_package_has_no_version():
 
 def test_transformers_models_import_beside_our_kernels():
     code = (
-        "import kernels; from transformers.models.llama.modeling_llama import LlamaForCausalLM; print(LlamaForCausalLM.__name__)"
+        "import kernels; from transformers.models.llama.modeling_llama import LlamaForCausalLM as L; print(L.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "LlamaForCausalLM", done.stderr

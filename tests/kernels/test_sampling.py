@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
+from kernels.logit_mask import cpu as logit_mask_cpu
+from kernels.logit_mask.reference import add_bias, allow_only, forbid
+from kernels.logit_mask.reference import allow_bits as reference_allow_bits
 from kernels.logprobs.reference import logprobs
 from kernels.native.compiler import find_compiler
 from kernels.penalties.reference import penalties
@@ -35,14 +37,19 @@ def logits():
     return rows
 
 
-def test_bits_allow_and_forbid_single_tokens():
+@pytest.fixture(params=KINDS)
+def allow_bits(request):
+    return reference_allow_bits if request.param == "reference" else logit_mask_cpu.build(COMPILER)
+
+
+def test_bits_allow_and_forbid_single_tokens(allow_bits):
     bits = torch.zeros(2, 3, dtype=torch.int32)
     bits[0, 0], bits[0, 2] = 0b101, 0b10
     bits[1] = -1
     assert kept(allow_bits(torch.zeros(2, 70), bits)) == [{0, 2, 65}, set(range(70))]
 
 
-def test_the_sign_bit_of_a_word_is_a_token():
+def test_the_sign_bit_of_a_word_is_a_token(allow_bits):
     bits = torch.tensor([[-(2**31)]], dtype=torch.int32)
     assert kept(allow_bits(torch.zeros(1, 32), bits)) == [{31}]
 

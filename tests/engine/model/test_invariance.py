@@ -5,7 +5,7 @@ import torch
 
 from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler
-from tests.engine.model.tiny import CPU, Runner, oracle
+from tests.engine.model.tiny import CPU, Runner, error, oracle, oracle_logits
 
 KERNELS = load_kernels(CPU, torch.bfloat16)
 TOKENS = torch.randint(97, (150,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -38,6 +38,17 @@ def test_neighbours_change_nothing(runner, alone):
     assert torch.equal(decoded, alone[lens])
     mixed = runner.step([(s, n + 1, TOKENS[n + 1 : n + 2 + s % 3 * 4]) for s, n in enumerate(lens[:15])])
     assert torch.equal(mixed, alone[[n + 1 + s % 3 * 4 for s, n in enumerate(lens[:15])]])
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2 windows", "qwen3 biases"])
+def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
+    model = oracle(name).bfloat16()
+    model.save_pretrained(tmp_path)
+    theirs = oracle_logits(model, TOKENS)
+    exact = oracle_logits(model.float(), TOKENS)
+    for block_size in (16, 4):
+        ours = Runner(tmp_path, torch.bfloat16, block_size, KERNELS).logits(TOKENS, 1)
+        assert error(ours, exact) < 1.3 * error(theirs, exact)
 
 
 def test_threads_change_nothing(runner, alone):
