@@ -17,6 +17,7 @@ from serve_app.completion_routes import completion_router
 from serve_app.compression import CompressAnswers
 from serve_app.documents import complete_schema
 from serve_app.errors import answer_faults_as_json
+from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.load import CountOpenRequests, OpenRequests
 from serve_app.model_routes import model_router
@@ -40,9 +41,12 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     with_key = [Depends(bearer_check(config.api.api_keys))]
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
     intake = Intake(config.api, registry)
+    checks = GrammarChecks(models)
     open_requests = OpenRequests()
-    app.include_router(chat_router(client, config, intake, fingerprint), prefix="/v1", dependencies=with_key)
-    app.include_router(completion_router(client, config, intake, fingerprint), prefix="/v1", dependencies=with_key)
+    app.include_router(chat_router(client, config, intake, checks, fingerprint), prefix="/v1", dependencies=with_key)
+    app.include_router(
+        completion_router(client, config, intake, checks, fingerprint), prefix="/v1", dependencies=with_key
+    )
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
     app.include_router(server_router(registry, version, open_requests))

@@ -8,6 +8,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.answer_parser import ParseRules
+from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
 from serve_app.generation import Fresh, Prepared, Wanted, prepare
 from serve_app.limits import at_most, check_limits
@@ -47,7 +48,17 @@ def prepare_chat(
     wanted = Wanted(max_tokens, field, "messages", num_logprobs)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
-    generation = prepare(chat, tokens, model, fresh, wanted, max_context_len, starts_text=starts_text, parse=parse)
+    generation = prepare(
+        chat,
+        tokens,
+        model,
+        fresh,
+        wanted,
+        max_context_len,
+        starts_text=starts_text,
+        parse=parse,
+        constraint=_constraint(chat, tools, limits),
+    )
     last = messages[-1]
     role = "assistant" if _opens_answer(chat) else last["role"]
     return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "")
@@ -104,6 +115,16 @@ def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
         return chat.chat_template_kwargs
     thinks = chat.reasoning_effort != "none"
     return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
+
+
+def _constraint(chat: ChatRequest, tools: ToolUse, limits: ApiConfig) -> Constraint | None:
+    constraint = constraint_of(chat, limits)
+    if constraint is not None and tools.names:
+        raise RequestError(
+            f"{constraint.field}: cannot hold while tools may be called; leave out tools or set tool_choice to none",
+            param=constraint.field,
+        )
+    return constraint
 
 
 def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextModel) -> ParseRules | None:

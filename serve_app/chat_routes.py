@@ -10,6 +10,7 @@ from serve_app.answer import EventAnswer, StreamLimits, WholeAnswer
 from serve_app.chat import PreparedChat, prepare_chat, prepare_chat_batch
 from serve_app.chat_form import AnswerHead, ChatEvents, ChatWhole
 from serve_app.documents import request_body, responses
+from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.pacing import Paced
 from serve_app.protocol import ChatBatchRequest, ChatCompletion, ChatOptions, ChatRequest
@@ -21,7 +22,9 @@ from serve_app.vocabulary import Vocabulary
 __all__ = ["chat_router"]
 
 
-def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprint: str) -> APIRouter:
+def chat_router(
+    client: EngineClient, config: Config, intake: Intake, checks: GrammarChecks, fingerprint: str
+) -> APIRouter:
     router = APIRouter(tags=["chat"])
     stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
 
@@ -34,6 +37,7 @@ def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprin
     )
     async def create_chat_completion(http: Request) -> Response:
         taken = await intake.take(http, ChatRequest, prepare_chat)
+        await checks.check(taken.prepared.generation)
         chat, prepared, vocabulary = taken.fields, taken.prepared, _vocabulary(taken.model, taken.prepared)
         head = _head(chat, taken.request_id, prepared, chat.n)
         reply = Reply(prepared.generation.request, prepared.generation.rules, vocabulary)
@@ -58,6 +62,7 @@ def chat_router(client: EngineClient, config: Config, intake: Intake, fingerprin
     )
     async def create_chat_batch(http: Request) -> Response:
         taken = await intake.take(http, ChatBatchRequest, prepare_chat_batch)
+        await checks.check(taken.prepared[0].generation)
         vocabulary = _vocabulary(taken.model, taken.prepared[0])
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
         generations = [prepared.generation for prepared in taken.prepared]

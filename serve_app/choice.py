@@ -2,8 +2,10 @@
 
 import msgspec
 
+from engine.errors import EngineFailed
 from engine.types import TokenChunk, TokenLogprob
 from serve_app.answer_parser import AnswerParser, ParseRules
+from serve_app.constraint import Constraint
 from serve_app.detokenizer import Detokenizer
 from serve_app.said import Said
 from serve_app.stops import StopStrings
@@ -23,6 +25,7 @@ class TextRules(msgspec.Struct, frozen=True, kw_only=True):
     skip_special: bool = True
     starts_text: bool = True
     parse: ParseRules | None = None  # thinking and tool calls; None: all is content
+    constraint: Constraint | None = None  # what the content must match
 
 
 class Delta(msgspec.Struct):
@@ -45,6 +48,7 @@ class Choice:
         "_parser",
         "_rules",
         "_stops",
+        "_written",
         "finished",
         "index",
         "num_reasoning_tokens",
@@ -59,6 +63,7 @@ class Choice:
         self._rules = rules
         self._detokenizer = Detokenizer(vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text)
         self._stops = StopStrings(rules.stops, include=rules.include_stop)
+        self._written: list[str] = []  # the content, where it is checked at the end
         self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
 
     def push(self, chunk: TokenChunk) -> Delta:
@@ -75,7 +80,17 @@ class Choice:
                 break
         if delta.finish_reason is not None:
             self._finish(delta, tokens[-1] if ends_in_token else None)
+        if self._rules.constraint is not None:
+            self._check(delta, self._rules.constraint)
         return delta
+
+    def _check(self, delta: Delta, constraint: Constraint) -> None:
+        """Raises EngineFailed for a finished answer that is not what was asked for. One that was cut may be."""
+        self._written.append(delta.said.content)
+        if delta.finish_reason == "stop" and self._stops.matched is None:
+            fault = constraint.fault("".join(self._written))
+            if fault is not None:
+                raise EngineFailed(fault)
 
     def _take(self, delta: Delta, chunk: TokenChunk, position: int, said: int | None) -> None:
         """Adds one token. `said` is None for a token that ends the answer and is not part of it."""

@@ -6,6 +6,7 @@ import msgspec
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
+from serve_app.constraint import constraint_of
 from serve_app.generation import Fresh, Prepared, Wanted, prepare
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
@@ -35,8 +36,9 @@ def prepare_completion(
         raise RequestError("echo: log probabilities of the prompt are not given; leave out echo or logprobs", "echo")
     tokens = [_prompt(prompt, fields, model, max_context_len) for prompt in prompts]
     wanted = Wanted(fields.max_tokens, "max_tokens", "prompt", fields.logprobs)
+    constraint = constraint_of(fields, limits)
     generations = [
-        prepare(fields, prompt, model, part, wanted, max_context_len, starts_text=False)
+        prepare(fields, prompt, model, part, wanted, max_context_len, starts_text=False, constraint=constraint)
         for prompt, part in zip(tokens, _parts(fresh, len(tokens)), strict=True)
     ]
     echoes = [_text(prompt, model) if fields.echo else "" for prompt in prompts for _ in range(fields.n)]

@@ -11,6 +11,7 @@ from serve_app.chat_form import AnswerHead
 from serve_app.completion import prepare_completion
 from serve_app.completion_form import CompletionEvents, CompletionWhole
 from serve_app.documents import request_body, responses
+from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.pacing import Paced
 from serve_app.protocol import Completion, CompletionRequest
@@ -20,7 +21,9 @@ from serve_app.reply import Reply
 __all__ = ["completion_router"]
 
 
-def completion_router(client: EngineClient, config: Config, intake: Intake, fingerprint: str) -> APIRouter:
+def completion_router(
+    client: EngineClient, config: Config, intake: Intake, checks: GrammarChecks, fingerprint: str
+) -> APIRouter:
     router = APIRouter(tags=["completions"])
     stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
 
@@ -33,6 +36,7 @@ def completion_router(client: EngineClient, config: Config, intake: Intake, fing
     )
     async def create_completion(http: Request) -> Response:
         taken = await intake.take(http, CompletionRequest, prepare_completion)
+        await checks.check(taken.prepared.generations[0])
         fields, prepared, vocabulary = taken.fields, taken.prepared, taken.model.vocabulary
         head = AnswerHead(
             id=f"cmpl-{taken.request_id}",

@@ -16,6 +16,7 @@ from llguidance import LLMatcher
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
+from serve_app.schema_check import schema_fault
 
 __all__ = ["Constraint", "constraint_of", "json_grammar"]
 
@@ -35,11 +36,11 @@ class Constraint(msgspec.Struct, frozen=True):
         if self.schema is None:
             return None
         try:
-            jsonschema.validate(json.loads(text), self.schema)
-        except jsonschema.ValidationError as error:
-            return f"the answer does not satisfy the schema: {error.message}"
-        except ValueError as error:
+            fault = schema_fault(json.loads(text), self.schema)
+        except (ValueError, RecursionError) as error:
             return f"the answer is not JSON: {error}"
+        if fault is not None:
+            return f"the answer does not satisfy the schema: {fault}"
         return None
 
 

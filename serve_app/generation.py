@@ -5,9 +5,10 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import GenerateRequest
+from engine.types import GenerateRequest, Grammar
 from serve_app.answer_parser import ParseRules
 from serve_app.choice import TextRules
+from serve_app.constraint import Constraint
 from serve_app.prompt import room_for_answer, truncated
 from serve_app.protocol import GenerationFields
 from serve_app.sampling import sampling_params
@@ -52,6 +53,7 @@ def prepare(
     *,
     starts_text: bool = True,
     parse: ParseRules | None = None,
+    constraint: Constraint | None = None,
 ) -> Prepared:
     """Raises RequestError.
 
@@ -70,6 +72,7 @@ def prepare(
         model=model.name,
         prompt=prompt,
         sampling=sampling,
+        grammar=_grammar(constraint, parse, model) if constraint is not None else None,
         n=fields.n,
         priority=fields.priority,
         cache_salt=fields.cache_salt or "",
@@ -83,5 +86,18 @@ def prepare(
         skip_special=fields.skip_special_tokens,
         starts_text=starts_text,
         parse=parse,
+        constraint=constraint,
     )
     return Prepared(request, rules)
+
+
+def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel) -> Grammar:
+    """Where the answer begins with thinking, the grammar begins after it."""
+    if parse is None or parse.think is None or parse.place == "after":
+        return Grammar(constraint.grammar)
+    closes = model.encode(parse.think.closes)
+    if len(closes) != 1:
+        raise RequestError(
+            f"{constraint.field}: this model's thinking has no token that ends it; turn it off", constraint.field
+        )
+    return Grammar(constraint.grammar, closes)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from serve_app.constraint_fields import ConstraintFields
 from serve_app.wire import Int, Int64, Number, Text, Wire
 
 __all__ = [
@@ -149,7 +150,7 @@ class AnswerFields(Wire):
     request_id: str = ""  # X-Request-Id wins
 
 
-class GenerationFields(SamplingFields, PromptFields, AnswerFields):
+class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFields):
     """What every request for an answer may say."""
 
 
