@@ -41,6 +41,8 @@ def load_executor(
     """
     clock = _Clock()
     config = model.engine
+    if config.cache.block_size % 2:
+        raise ModelError(f"engine.cache.block_size is {config.cache.block_size}, it must be even")
     device = _device(config)
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cpu":

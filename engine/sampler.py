@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor

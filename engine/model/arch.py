@@ -1,6 +1,6 @@
 """What a model is, in flags and sizes: all that the decoder needs to know besides the weights."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from math import log
 from typing import Any
 
@@ -167,8 +167,8 @@ def _scaled_context_len(context_len: int, scaling: RopeScaling | None) -> int:
 GGUF_FAMILIES = ("llama", "qwen2", "qwen3")  # Mistral and SmolLM2 files call themselves llama
 
 
-def arch_from_gguf(pairs: Mapping[str, Any], tensor_names: Collection[str]) -> ModelArch:
-    """Reads a .gguf file's metadata; flags that it does not have follow from which tensors there are."""
+def arch_from_gguf(pairs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ModelArch:
+    """Reads a .gguf file's metadata; what it does not say follows from which tensors there are, by name and shape."""
     family = pairs.get("general.architecture")
     if family not in GGUF_FAMILIES:
         raise ModelError(f"architecture {family!r} is not supported; supported are {', '.join(GGUF_FAMILIES)}")
@@ -176,17 +176,17 @@ def arch_from_gguf(pairs: Mapping[str, Any], tensor_names: Collection[str]) -> M
     if sizes.get("expert_count"):
         raise ModelError("mixture-of-experts models are not supported")
     try:
-        return _from_gguf(sizes, tensor_names)
-    except (KeyError, TypeError, ValueError) as error:
+        return _from_gguf(sizes, shapes)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelError(f"the .gguf file's metadata is not complete: {type(error).__name__} {error}") from error
 
 
-def _from_gguf(sizes: Mapping[str, Any], tensor_names: Collection[str]) -> ModelArch:
+def _from_gguf(sizes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ModelArch:
     num_heads = sizes["attention.head_count"]
     head_dim = sizes.get("attention.key_length") or sizes["embedding_length"] // num_heads
     scaling = _gguf_scaling(sizes)
     return ModelArch(
-        vocab_size=sizes.get("vocab_size") or len(sizes["tokenizer.ggml.tokens"]),
+        vocab_size=shapes["token_embd.weight"][0],  # may be padded beyond the tokenizer's tokens
         model_dim=sizes["embedding_length"],
         ffn_dim=sizes["feed_forward_length"],
         num_layers=sizes["block_count"],
@@ -199,11 +199,11 @@ def _from_gguf(sizes: Mapping[str, Any], tensor_names: Collection[str]) -> Model
         norm_eps=sizes["attention.layer_norm_rms_epsilon"],
         max_context_len=_scaled_context_len(sizes["context_length"], scaling),
         windows=(sizes.get("attention.sliding_window", 0),) * sizes["block_count"],
-        tied="output.weight" not in tensor_names,
-        qkv_bias="blk.0.attn_q.bias" in tensor_names,
-        out_bias="blk.0.attn_output.bias" in tensor_names,
-        ffn_bias="blk.0.ffn_down.bias" in tensor_names,
-        qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
+        tied="output.weight" not in shapes,
+        qkv_bias="blk.0.attn_q.bias" in shapes,
+        out_bias="blk.0.attn_output.bias" in shapes,
+        ffn_bias="blk.0.ffn_down.bias" in shapes,
+        qk_norm="blk.0.attn_q_norm.weight" in shapes,
     )
 
 

@@ -61,7 +61,7 @@ class Weights:
 def read_arch(files: ModelFiles) -> ModelArch:
     if files.kind == "gguf":
         pairs, infos = read_index(files.path)
-        return arch_from_gguf(pairs, {info.name for info in infos})
+        return arch_from_gguf(pairs, {info.name: info.shape for info in infos})
     path = files.path / "config.json"
     try:
         config = json.loads(path.read_bytes())

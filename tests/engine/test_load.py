@@ -47,6 +47,22 @@ def test_a_context_longer_than_the_models_is_refused(folder):
         load(folder, max_context_len=257)
 
 
+def test_odd_blocks_are_refused(folder):
+    with pytest.raises(ModelError, match="must be even"):
+        load(folder, cache=CacheConfig(block_size=7))
+
+
+def test_without_a_compiler_the_engine_still_runs(folder, monkeypatch, caplog):
+    sampling = SamplingParams(max_tokens=5, temperature=0.0)
+    request = GenerateRequest(request_id="a", model="tiny", prompt=(1, 2, 3), sampling=sampling)
+    compiled = [chunk.tokens for chunk in Engine(load(folder), "tiny").generate(request)]
+    monkeypatch.setenv("PATH", "")
+    plain = [chunk.tokens for chunk in Engine(load(folder), "tiny").generate(request)]
+    assert "no C compiler" in caplog.text
+    assert len(plain) == len(compiled) == 5
+    assert plain[0] == compiled[0]
+
+
 def test_the_time_of_each_part_is_logged(folder, caplog):
     with caplog.at_level(logging.INFO, logger="engine.load"):
         load(folder)
