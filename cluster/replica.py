@@ -10,6 +10,7 @@ import ray
 from ray import serve
 
 from cluster.autoscaling import load_of
+from cluster.metrics import ReplicaMetrics
 from cluster.server import WireServer
 from configs.schema import ModelConfig, WireConfig
 from engine.engine import Engine
@@ -35,7 +36,7 @@ class Replica:
         began_s = time.monotonic()
         engine = await asyncio.to_thread(load_engine, model, secret)
         replica_id = serve.get_replica_context().replica_id.unique_id
-        self._server = WireServer(engine, replica_id, wire, secret)
+        self._server = WireServer(engine, replica_id, wire, secret, ReplicaMetrics(model.name))
         self._address = await self._server.start(wire.bind or ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         logger.info("%s is ready after %.1f s", model.name, time.monotonic() - began_s)
 

@@ -5,6 +5,7 @@ import hmac
 import logging
 import secrets
 from collections import defaultdict
+from typing import Protocol
 
 import msgspec
 
@@ -33,12 +34,20 @@ from engine.engine_thread import Submit as SubmitToEngine
 from engine.errors import EngineFailed
 from engine.types import GenerateRequest, Refusal, SamplingParams, StepReport
 
-__all__ = ["WireServer"]
+__all__ = ["Observer", "WireServer"]
 
 logger = logging.getLogger(__name__)
 
 PROBE = -1  # stands for a connection's number in the request ids of our own
 MAX_HELLO_BYTES = 4096  # a stranger can make us hold no more
+
+
+class Observer(Protocol):
+    """Somebody who watches requests come and reports go; request ids are those of the engine."""
+
+    def submitted(self, request_id: str, request: GenerateRequest) -> None: ...
+
+    def reported(self, report: StepReport) -> None: ...
 
 
 class WireServer:
@@ -48,7 +57,10 @@ class WireServer:
     cannot meet.
     """
 
-    def __init__(self, engine: Engine, replica_id: str, config: WireConfig, secret: bytes) -> None:
+    def __init__(
+        self, engine: Engine, replica_id: str, config: WireConfig, secret: bytes, observer: Observer | None = None
+    ) -> None:
+        self._observer = observer
         self._config = config
         self._secret = secret
         self._replica_id = replica_id
@@ -169,6 +181,8 @@ class WireServer:
                         continue
                     connection.open.add(request.request_id)
                     ours = msgspec.structs.replace(request, request_id=f"{connection.number}:{request.request_id}")
+                    if self._observer is not None:
+                        self._observer.submitted(ours.request_id, ours)
                     self.engine_thread.send(SubmitToEngine(ours))
                 case Stop(request_id, index):
                     self.engine_thread.send(Abort(f"{connection.number}:{request_id}", index))
@@ -192,6 +206,8 @@ class WireServer:
 
     def _distribute(self, report: StepReport) -> None:
         """Sends each ingress its part of a step, in one frame. Changes of the prefix cache go to all."""
+        if self._observer is not None:
+            self._observer.reported(report)
         self._names.difference_update(report.forgotten)
         self._names.update(report.published)
         parts: dict[int, tuple[list[str], list[Refusal], list[object]]] = defaultdict(lambda: ([], [], []))

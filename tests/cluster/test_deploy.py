@@ -73,3 +73,25 @@ def test_a_crowd_is_answered_and_a_killed_replica_is_replaced(echo: None) -> Non
     assert len(replica_pids()) == 2, "the killed replica did not come back"
     assert ask(request_id="again", prompt=[1], max_tokens=4) == recompute(request("", [1], max_tokens=4))[0]
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_prometheus_finds_vllms_names(echo: None) -> None:
+    num_tokens = len(ask(request_id="counted", prompt=[5, 2], max_tokens=20))
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "generation_tokens_total"]
+    wanted += ["time_to_first_token_seconds_bucket", "e2e_request_latency_seconds_sum", "request_success_total"]
+    deadline_s = time.monotonic() + 60
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            lines = [line for line in response.read().decode().splitlines() if 'model_name="toy"' in line]
+        missing = [name for name in wanted if not any(line.startswith(f"ray_vllm_{name}{{") for line in lines)]
+        if not missing:
+            break
+        assert time.monotonic() < deadline_s, f"not exported: {missing}"
+        time.sleep(1)
+    counted = sum(
+        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("ray_vllm_generation_tokens_total")
+    )
+    assert counted >= num_tokens

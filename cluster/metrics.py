@@ -1,0 +1,103 @@
+"""What a replica tells Ray's dashboard and Prometheus, under vLLM's names, so that dashboards made for it light up.
+
+Ray exports each name with the prefix `ray_`, counters with the suffix `_total`. Everything is derived from the engine's
+reports; a request costs a handful of observations, a token none.
+"""
+
+import time
+from typing import Any
+
+from ray.serve import metrics
+
+from engine.types import GenerateRequest, StepReport
+
+__all__ = ["ReplicaMetrics"]
+
+SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160]
+TOKENS = [1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000]
+
+
+class ReplicaMetrics:
+    """Follows the requests of one replica from their acceptance to their end."""
+
+    def __init__(self, model: str) -> None:
+        def made(kind: Any, name: str, text: str, *more: str, **options: Any) -> Any:
+            metric = kind(f"vllm_{name}", description=text, tag_keys=("model_name", *more), **options)
+            metric.set_default_tags({"model_name": model})
+            return metric
+
+        def seconds(name: str, text: str) -> Any:
+            return made(metrics.Histogram, name, text, boundaries=SECONDS)
+
+        self._running = made(metrics.Gauge, "num_requests_running", "Sequences that hold blocks.")
+        self._waiting = made(metrics.Gauge, "num_requests_waiting", "Sequences that wait for blocks.")
+        self._cache_use = made(metrics.Gauge, "kv_cache_usage_perc", "Share of KV blocks held by sequences; 1 is all.")
+        self._queries = made(metrics.Counter, "prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
+        self._hits = made(metrics.Counter, "prefix_cache_hits", "Prompt tokens found in the prefix cache.")
+        self._prompt_tokens = made(metrics.Counter, "prompt_tokens", "Prompt tokens of accepted requests.")
+        self._output_tokens = made(metrics.Counter, "generation_tokens", "Tokens generated.")
+        self._success = made(metrics.Counter, "request_success", "Answers that ended.", "finished_reason")
+        self._first_token = seconds("time_to_first_token_seconds", "From arrival to the first token.")
+        self._per_token = seconds("request_time_per_output_token_seconds", "Mean time between tokens of an answer.")
+        self._end_to_end = seconds("e2e_request_latency_seconds", "From arrival to the last token.")
+        self._prompt_lens = made(metrics.Histogram, "request_prompt_tokens", "Prompt length.", boundaries=TOKENS)
+        self._output_lens = made(metrics.Histogram, "request_generation_tokens", "Answer length.", boundaries=TOKENS)
+        self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> when, prompt tokens, choices left
+        self._answers: dict[tuple[str, int], tuple[float, int]] = {}  # choice -> when its first token came, tokens
+        self._unwritten_tokens = 0
+        self._written_s = 0.0
+
+    def submitted(self, request_id: str, request: GenerateRequest) -> None:
+        choices_left = sum(tokens is not None for tokens in request.resume) if request.resume else request.n
+        self._arrived[request_id] = (time.monotonic(), len(request.prompt), choices_left)
+
+    def reported(self, report: StepReport) -> None:
+        now_s = time.monotonic()
+        for refusal in report.refused:
+            self._arrived.pop(refusal.request_id, None)
+        for chunk in report.chunks:
+            arrived = self._arrived.get(chunk.request_id)
+            if arrived is None:
+                continue
+            began_s, prompt_len, choices_left = arrived
+            choice = chunk.request_id, chunk.index
+            if choice not in self._answers:
+                self._answers[choice] = (now_s, 0)
+                self._first_token.observe(now_s - began_s)
+                self._queries.inc(max(1, prompt_len))
+                if chunk.cached_tokens:
+                    self._hits.inc(chunk.cached_tokens)
+                if chunk.index == 0:
+                    self._prompt_tokens.inc(max(1, prompt_len))
+                    self._prompt_lens.observe(prompt_len)
+            first_s, num_tokens = self._answers[choice]
+            num_tokens += len(chunk.tokens)
+            self._answers[choice] = (first_s, num_tokens)
+            self._unwritten_tokens += len(chunk.tokens)
+            if chunk.finish_reason is not None:
+                self._finish(chunk.finish_reason, now_s - began_s, now_s - first_s, num_tokens)
+                del self._answers[choice]
+                if choices_left == 1:
+                    del self._arrived[chunk.request_id]
+                else:
+                    self._arrived[chunk.request_id] = (began_s, prompt_len, choices_left - 1)
+        if now_s - self._written_s > 0.5 or report.status.num_running == 0:
+            self._write(report)
+            self._written_s = now_s
+
+    def _finish(self, reason: str, end_to_end_s: float, decode_s: float, num_tokens: int) -> None:
+        self._success.inc(tags={"finished_reason": reason})
+        self._end_to_end.observe(end_to_end_s)
+        if num_tokens > 1:
+            self._per_token.observe(decode_s / (num_tokens - 1))
+        if num_tokens:
+            self._output_lens.observe(num_tokens)
+
+    def _write(self, report: StepReport) -> None:
+        status = report.status
+        self._running.set(status.num_running)
+        self._waiting.set(status.num_waiting)
+        self._cache_use.set(1.0 - status.num_idle_blocks / status.num_blocks)
+        if self._unwritten_tokens:
+            self._output_tokens.inc(self._unwritten_tokens)
+            self._unwritten_tokens = 0
