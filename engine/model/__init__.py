@@ -1,0 +1,8 @@
+"""From a name to logits.
+
+    source -> ModelFiles -> ModelArch + Weights -> Decoder -> logits of the sampled rows
+
+`source.py` and `hub.py` find the files. `arch.py` and `rope.py` say what the model is, in flags and sizes. `weights.py`
+hands out its tensors by their hub names, from `safetensors_weights.py` or `gguf_weights.py`, and accounts for each.
+`decoder.py` is the one model for every architecture. `gguf_file.py` reads the index of a .gguf file, for tokenizers too.
+"""

@@ -65,7 +65,13 @@ def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
 def _from_hub(config: Mapping[str, Any], flags: dict[str, bool]) -> ModelArch:
     num_heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
-    rope = config.get("rope_parameters") or {"rope_theta": 10000.0, **config, **(config.get("rope_scaling") or {})}
+    # old configs have rope_theta at the top and the rest in rope_scaling, new ones all of it in rope_parameters
+    rope = {
+        "rope_theta": 10000.0,
+        **config,
+        **(config.get("rope_scaling") or {}),
+        **(config.get("rope_parameters") or {}),
+    }
     context_len = config["max_position_embeddings"]
     scaling = _hub_scaling(rope, context_len)
     return ModelArch(
