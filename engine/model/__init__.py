@@ -4,5 +4,5 @@
 
 `source.py` and `hub.py` find the files. `arch.py` and `rope.py` say what the model is, in flags and sizes. `weights.py`
 hands out its tensors by their hub names, from `safetensors_weights.py` or `gguf_weights.py`, and accounts for each.
-`decoder.py` is the one model for every architecture. `gguf_file.py` reads the index of a .gguf file, for tokenizers too.
+`decoder.py` is the one model for every architecture. `gguf_file.py` reads a .gguf file's index, for tokenizers too.
 """
