@@ -38,7 +38,7 @@ def test_the_output_can_be_wider_than_the_weight(kind):
     assert (out.double() - expected).norm() / expected.norm() < (1e-5 if kind.startswith("compiled") else 1e-2)
 
 
-@pytest.mark.parametrize("kind", ["float32", *KINDS])
+@pytest.mark.parametrize("kind", ["float32", *(kind for kind in KINDS if kind.startswith("compiled"))])
 @pytest.mark.parametrize("shape", [(576, 960), (1536, 576), (64, 257)])
 def test_a_row_alone_equals_the_row_in_a_batch(shape, kind):
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
