@@ -21,6 +21,7 @@ class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
     tools: ToolFormat | None = None
     tool_names: Collection[str] = ()
     max_calls: int | None = None
+    named: bool = False  # the client has named the tool: the answer ends as text does
 
 
 class AnswerParser:
@@ -29,6 +30,7 @@ class AnswerParser:
     def __init__(self, rules: ParseRules) -> None:
         self._think = ThinkParser(rules.think, rules.place) if rules.think is not None else None
         self._shows_thinking = rules.shows_thinking
+        self._named = rules.named
         self._tools = ToolParser(rules.tools, rules.tool_names, rules.max_calls) if rules.tools is not None else None
 
     @property
@@ -42,8 +44,8 @@ class AnswerParser:
 
     @property
     def calls_tools(self) -> bool:
-        """There are calls, and none is cut off."""
-        return self._tools is not None and self._tools.is_complete
+        """There are calls, the model's own choice, and none is cut off."""
+        return self._tools is not None and not self._named and self._tools.is_complete
 
     def push(self, text: str) -> Said:
         said = self._think.push(text) if self._think is not None else Said(content=text)

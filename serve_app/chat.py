@@ -10,13 +10,14 @@ from engine.errors import RequestError
 from serve_app.answer_parser import ParseRules
 from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
-from serve_app.generation import Fresh, Prepared, Wanted, prepare
+from serve_app.generation import Fresh, Prepared, Wanted, can_begin, prepare
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
 from serve_app.protocol import ChatBatchRequest, ChatFields, ChatRequest, Message
 from serve_app.template import RESERVED
 from serve_app.text_model import TextModel
 from serve_app.tool_formats import GENERIC
+from serve_app.tool_grammar import tool_constraint
 from serve_app.tool_prompt import with_tools_in_text
 from serve_app.tools import ToolUse, tool_use
 
@@ -57,7 +58,7 @@ def prepare_chat(
         max_context_len,
         starts_text=starts_text,
         parse=parse,
-        constraint=_constraint(chat, tools, limits),
+        constraint=_constraint(chat, tools, parse, model, limits),
     )
     last = messages[-1]
     role = "assistant" if _opens_answer(chat) else last["role"]
@@ -117,27 +118,32 @@ def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
     return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
 
 
-def _constraint(chat: ChatRequest, tools: ToolUse, limits: ApiConfig) -> Constraint | None:
-    constraint = constraint_of(chat, limits)
-    if constraint is not None and tools.names:
-        raise RequestError(
-            f"{constraint.field}: cannot hold while tools may be called; leave out tools or set tool_choice to none",
-            param=constraint.field,
-        )
+def _constraint(
+    chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
+) -> Constraint | None:
+    """What the answer must be. A call that is forced leaves no room for another form."""
+    form = constraint_of(chat, limits) if tools.forced is None else None
+    if not tools.schemas:
+        return form
+    if form is None and tools.forced is None and not can_begin(parse, model):
+        return None  # calls are found all the same, nothing holds the model to them
+    constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
+    at_most("tools", len(constraint.grammar), limits.max_grammar_bytes, "bytes, as compiled")
     return constraint
 
 
 def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextModel) -> ParseRules | None:
-    if model.think_format is None and not tools.names:
+    if model.think_format is None and not tools.schemas:
         return None
     place = model.think_format.place_after(prompt) if model.think_format is not None else "after"
     return ParseRules(
         think=model.think_format,
         place="after" if chat.continue_final_message and place == "before" else place,
         shows_thinking=chat.include_reasoning,
-        tools=model.tool_format if tools.names else None,
-        tool_names=tools.names,
+        tools=model.tool_format if tools.schemas else None,
+        tool_names=tools.schemas,
         max_calls=tools.max_calls,
+        named=tools.forced == "named",
     )
 
 

@@ -14,7 +14,7 @@ from serve_app.protocol import GenerationFields
 from serve_app.sampling import sampling_params
 from serve_app.text_model import TextModel
 
-__all__ = ["Fresh", "Prepared", "Wanted", "draw", "prepare"]
+__all__ = ["Fresh", "Prepared", "Wanted", "can_begin", "draw", "prepare"]
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -91,13 +91,21 @@ def prepare(
     return Prepared(request, rules)
 
 
-def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel) -> Grammar:
-    """Where the answer begins with thinking, the grammar begins after it."""
+def can_begin(parse: ParseRules | None, model: TextModel) -> bool:
+    """Whether there is a place in the answer from which a grammar can hold: its beginning, or a token."""
+    return len(_ends_thinking(parse, model)) <= 1
+
+
+def _ends_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
+    """The tokens after which the answer's content begins; none if it does at once."""
     if parse is None or parse.think is None or parse.place == "after":
-        return Grammar(constraint.grammar)
-    closes = model.encode(parse.think.closes)
-    if len(closes) != 1:
+        return ()
+    return model.encode(parse.think.closes)
+
+
+def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel) -> Grammar:
+    if not can_begin(parse, model):
         raise RequestError(
             f"{constraint.field}: this model's thinking has no token that ends it; turn it off", constraint.field
         )
-    return Grammar(constraint.grammar, closes)
+    return Grammar(constraint.grammar, _ends_thinking(parse, model))

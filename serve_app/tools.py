@@ -1,6 +1,6 @@
 """Which tools a request offers, and which of them the model may call."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,13 +14,14 @@ __all__ = ["ToolUse", "tool_use"]
 
 class ToolUse(msgspec.Struct, frozen=True):
     shown: list[dict[str, Any]]  # what the template presents
-    names: frozenset[str]  # what may be called; none: the answer is not searched for calls
+    schemas: dict[str, Any]  # name -> schema of the arguments, of what may be called; none: no calls are looked for
+    forced: Literal["any", "named"] | None  # the answer must be calls, or a call of the one tool
     max_calls: int | None
 
 
 def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
     """Raises RequestError."""
-    tools = chat.tools or []
+    tools = chat.tools
     at_most("tools", len(tools), limits.max_tools)
     names = [tool.function.name for tool in tools]
     for position, name in enumerate(names):
@@ -28,27 +29,42 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
             raise RequestError(
                 f"tools.{position}.function.name: {name!r} names two tools", param=f"tools.{position}.function.name"
             )
+    allowed, forced = _choice(chat.tool_choice, names)
     return ToolUse(
         shown=[tool.model_dump(exclude_unset=True) for tool in tools],
-        names=_callable(chat.tool_choice, names),
-        max_calls=None if chat.parallel_tool_calls else 1,
+        schemas={
+            tool.function.name: _object(tool.function.parameters) for tool in tools if tool.function.name in allowed
+        },
+        forced=forced,
+        max_calls=1 if forced == "named" or not chat.parallel_tool_calls else None,
     )
 
 
-def _callable(choice: str | NamedTool | AllowedTools | None, names: list[str]) -> frozenset[str]:
+def _object(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments are an object, whether or not their schema says so."""
+    return {"type": "object", **(parameters or {})}
+
+
+def _choice(
+    choice: str | NamedTool | AllowedTools | None, names: list[str]
+) -> tuple[list[str], Literal["any", "named"] | None]:
+    """What may be called, and whether something must be."""
     if choice is None or choice == "auto":
-        return frozenset(names)
+        return names, None
     if choice == "none":
-        return frozenset()
+        return [], None
     if not names:
         raise RequestError("tool_choice: there are no tools to choose from", param="tool_choice")
+    if isinstance(choice, NamedTool):
+        return _known([choice.function.name], names), "named"
     if isinstance(choice, AllowedTools):
-        allowed = [tool.function.name for tool in choice.allowed_tools.tools]
-    else:
-        allowed = [choice.function.name] if isinstance(choice, NamedTool) else names
-    for name in allowed:
+        allowed = _known([tool.function.name for tool in choice.allowed_tools.tools], names)
+        return allowed, "any" if choice.allowed_tools.mode == "required" else None
+    return names, "any"
+
+
+def _known(chosen: list[str], names: list[str]) -> list[str]:
+    for name in chosen:
         if name not in names:
             raise RequestError(f"tool_choice: there is no tool {name!r}", param="tool_choice")
-    if isinstance(choice, AllowedTools) and choice.allowed_tools.mode == "auto":
-        return frozenset(allowed)
-    raise RequestError("tool_choice: a call cannot be forced on this server; use auto or none", param="tool_choice")
+    return chosen

@@ -73,7 +73,11 @@ async def test_an_answer_that_is_cut_may_be_no_document():
         ({"guided_regex": "("}, "guided_regex"),
         ({"guided_grammar": 'start: "a" nothing'}, "guided_grammar"),
         ({"guided_json": {"allOf": [{"type": "string"}, {"type": "integer"}]}}, "guided_json"),
-        ({"response_format": FORMAT, "tools": [WEATHER]}, "response_format.json_schema.schema"),
+        ({"guided_regex": "a", "tools": [WEATHER]}, "guided_regex"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "x"}}}]},
+            "tools.0.function.parameters",
+        ),
     ],
 )
 async def test_what_cannot_be_followed_is_refused_before_the_first_byte(fields, param, stream):

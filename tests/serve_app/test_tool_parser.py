@@ -25,6 +25,7 @@ TWO_CALLS = {
     "generic": hermes("get_weather", ARGUMENTS) + hermes("add", SECOND),
     "llama3_json": f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}; {{"name": "add", "parameters": {SECOND}}}',
     "mistral": f"[TOOL_CALLS] [{hermes('get_weather', ARGUMENTS, '', '')}, {hermes('add', SECOND, '', '')}]",
+    "mistral_v11": f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[ARGS]{SECOND}",
     "granite": f"<|tool_call|>[{hermes('get_weather', ARGUMENTS, '', '')}, {hermes('add', SECOND, '', '')}]",
     "phi4_mini_json": f"functools[{hermes('get_weather', ARGUMENTS, '', '')}, {hermes('add', SECOND, '', '')}]",
     "deepseek_v3": f"<｜tool▁calls▁begin｜>{deepseek_v3('get_weather', ARGUMENTS)}\n{deepseek_v3('add', SECOND)}"

@@ -268,6 +268,23 @@ async def test_thinking_goes_back_under_either_name():
         assert prompt_of(client) == "t|t"
 
 
+async def test_a_named_call_ends_like_text_and_a_required_one_as_a_call():
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice, reason in (("required", "tool_calls"), (named, "stop")):
+        client, answer = await post(CALL, tools=[WEATHER], tool_choice=choice)
+        assert answer.json()["choices"][0]["finish_reason"] == reason
+        assert answer.json()["choices"][0]["message"]["tool_calls"]
+        assert client.requests[0].grammar is not None
+
+
+async def test_a_document_may_come_where_a_call_could():
+    form = {"type": "json_object"}
+    choice = await choice_of("{}", tools=[WEATHER], response_format=form)
+    assert choice["message"] == {"role": "assistant", "content": "{}"}
+    choice = await choice_of(CALL, tools=[WEATHER], response_format=form)
+    assert choice["finish_reason"] == "tool_calls"
+
+
 async def test_a_stop_string_within_a_call_leaves_what_came_before():
     choice = await choice_of(CALL, tools=[WEATHER], stop="Paris")
     assert choice["finish_reason"] == "stop"

@@ -1,0 +1,179 @@
+"""What the grammar lets a model write, the parser reads as calls."""
+
+import json
+import random
+import re
+
+import pytest
+
+from configs.schema import ApiConfig
+from engine.errors import RequestError
+from engine.grammar import GrammarError, TokenTable, Vocabulary
+from engine.types import Grammar
+from serve_app.constraint import Constraint
+from serve_app.protocol import ChatRequest
+from serve_app.tool_formats import TOOL_FORMATS
+from serve_app.tool_grammar import tool_constraint
+from serve_app.tool_parser import ToolParser
+from serve_app.tools import tool_use
+from serve_app.validation import validate
+
+SCHEMAS = {
+    "get": {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    },
+    'q"x': {"properties": {"s": {"type": "string", "maxLength": 8}}, "additionalProperties": False},
+}
+MARKERS = " ".join(marker for one in TOOL_FORMATS.values() for marker in one.markers)
+SPECIAL = sorted({*re.findall(r"<[|｜][^|｜]*[|｜]>|\[[A-Z_]+\]", MARKERS)})
+FORM = Constraint(
+    "",
+    "response_format",
+    {"type": "object", "properties": {"z": {"const": 1}}, "required": ["z"], "additionalProperties": False},
+)
+
+
+def vocabulary(is_special=True):
+    """Bytes from 1 on, then the formats' markers."""
+    from serve_app.vocabulary import Vocabulary as TextVocabulary
+
+    data = (b"<end>", *(bytes([byte]) for byte in range(256)), *(marker.encode() for marker in SPECIAL))
+    ids = frozenset([0, *range(257, len(data))]) if is_special else frozenset([0])
+    shown = tuple(b"" if token in ids else one for token, one in enumerate(data))
+    return TextVocabulary(all_bytes=data, shown_bytes=shown, special_ids=ids, longest_bytes=40, strips_space=False)
+
+
+def use(**fields):
+    tools = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SCHEMAS.items()]
+    chat = validate(ChatRequest, {"messages": [{"role": "user", "content": "x"}], "tools": tools, **fields})
+    return tool_use(chat, ApiConfig())
+
+
+def table_of(words):
+    return TokenTable(Vocabulary(words.all_bytes, tuple(sorted(words.special_ids)), (0,)), words.num_tokens)
+
+
+def write(table, grammar, draw, max_tokens=1500):
+    """A random answer under the grammar, favouring its end; None if it did not end."""
+    import numpy as np
+
+    matcher, output = table.matcher(Grammar(grammar)), []
+    bits = np.empty(-(-table.vocab_size // 32), dtype=np.int32)
+    for _ in range(max_tokens):
+        matcher.fill(bits)
+        allowed = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little")[: table.vocab_size])
+        token = int(draw.choice(allowed)) if not (0 in allowed and draw.random() < 0.3) else 0
+        if token == 0:
+            return b"".join(table.tokens[one] for one in output).decode("utf-8", "replace")
+        output.append(token)
+        matcher.consume(token)
+    return None
+
+
+def parse(format_, text):
+    parser = ToolParser(format_, SCHEMAS)
+    content, calls = "", []
+    for said in (parser.push(text), parser.flush()):
+        content += said.content
+        for piece in said.calls:
+            if piece.name is not None:
+                calls.append([piece.name, ""])
+            calls[-1][1] += piece.arguments
+    return content, calls
+
+
+def accepts(table, grammar, text):
+    matcher = table.matcher(Grammar(grammar))
+    by_text = {table.tokens[token]: token for token in table.special_token_ids}
+    rest = text.encode()
+    try:
+        while rest:
+            marker = next((one for one in by_text if one and rest.startswith(one)), None)
+            matcher.consume(by_text[marker] if marker else 1 + rest[0])
+            rest = rest[len(marker or b"x") :]
+        matcher.consume(0)
+    except GrammarError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get"}}])
+def test_forced_answers_are_calls_and_nothing_else(name, choice):
+    format_, words, draw = TOOL_FORMATS[name], vocabulary(), random.Random(name)
+    table = table_of(words)
+    grammar = tool_constraint(use(tool_choice=choice), format_, words, None).grammar
+    table.check(grammar)
+    num_written = 0
+    for _ in range(25):
+        text = write(table, grammar, draw)
+        if text is None:
+            continue
+        content, calls = parse(format_, text)
+        assert content == "" and calls, text
+        assert choice == "required" or len(calls) == 1
+        for called, arguments in calls:
+            assert called in (SCHEMAS if choice == "required" else ["get"])
+            assert isinstance(json.loads(arguments), dict)
+            assert called != "get" or isinstance(json.loads(arguments)["n"], int)
+        num_written += 1
+    assert num_written > 10
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+def test_an_answer_that_is_free_may_talk_but_a_call_that_begins_must_be_one(name, is_special):
+    format_, words = TOOL_FORMATS[name], vocabulary(is_special)
+    table = table_of(words)
+    grammar = tool_constraint(use(), format_, words, None).grammar
+    table.check(grammar)
+    writing = format_.writing
+    opens = writing.begins + writing.opens.replace("NAME", "get")
+    call = opens + '{"n": 1}' + writing.closes + writing.ends
+    assert accepts(table, grammar, "")
+    assert accepts(table, grammar, "just [text] <b>here</b>\n")
+    assert accepts(table, grammar, call)
+    assert parse(format_, call) == ("", [["get", '{"n": 1}']])
+    assert not accepts(table, grammar, opens + '{"n": "x"}' + writing.closes + writing.ends)
+    assert not accepts(table, grammar, call.replace("get", "other"))
+    assert accepts(table, grammar, '{"a": [1]}')
+    if not format_.begins_bare:
+        assert accepts(table, grammar, "I look.\n" + call)
+        assert not accepts(table, grammar, "I look.\n" + (writing.begins or writing.opens.split("NAME")[0]) + " hm")
+
+
+@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3_json"])
+def test_with_a_form_the_answer_is_calls_or_the_document(name):
+    format_, words = TOOL_FORMATS[name], vocabulary()
+    table = table_of(words)
+    grammar = tool_constraint(use(), format_, words, FORM).grammar
+    table.check(grammar)
+    writing = format_.writing
+    assert accepts(table, grammar, '{"z": 1}')
+    assert not accepts(table, grammar, '{"z": 2}') and not accepts(table, grammar, "text")
+    call = writing.begins + writing.opens.replace("NAME", "get") + '{"n": 1}' + writing.closes + writing.ends
+    assert accepts(table, grammar, call)
+
+
+def test_one_call_is_enough_where_calls_are_not_parallel():
+    words = vocabulary()
+    table = table_of(words)
+    call = '<tool_call>\n{"name": "get", "arguments": {"n": 1}}\n</tool_call>'
+    for fields, is_good in (({}, True), ({"parallel_tool_calls": False}, False)):
+        grammar = tool_constraint(use(tool_choice="required", **fields), TOOL_FORMATS["hermes"], words, None).grammar
+        assert accepts(table, grammar, call)
+        assert accepts(table, grammar, f"{call}\n{call}") is is_good
+
+
+def test_a_schema_that_is_none_is_refused():
+    bad = [{"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}}}]
+    with pytest.raises(RequestError, match=r"tools\.0\.function\.parameters\.type"):
+        tool_constraint(use(tools=bad), TOOL_FORMATS["hermes"], vocabulary(), None)
+
+
+def test_a_form_that_is_no_json_cannot_stand_beside_tools():
+    with pytest.raises(RequestError, match="JSON"):
+        tool_constraint(use(), TOOL_FORMATS["hermes"], vocabulary(), Constraint("", "guided_regex"))
