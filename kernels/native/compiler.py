@@ -6,21 +6,34 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 __all__ = ["Compiler", "find_compiler"]
 
 # no -ffast-math: sums keep the order in which they are written
-FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared"]
+FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
+if sys.platform == "linux":  # elsewhere the system's compiler mostly has no OpenMP: one thread
+    FLAGS.append("-fopenmp")
 
 
 def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
     """The system's C compiler, or None. Shared objects go to `cache_dir`, by default one in the user's home."""
     for name in ("gcc", "cc", "clang"):
         if command := shutil.which(name):
-            return Compiler(command, cache_dir or Path.home() / ".cache" / "manta" / "kernels")
+            return Compiler(command, cache_dir or _cache_at_home() or Path(tempfile.mkdtemp(prefix="manta-kernels-")))
     return None
+
+
+def _cache_at_home() -> Path | None:
+    """None if this user has no home that can be written to."""
+    try:
+        folder = Path.home() / ".cache" / "manta" / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 class Compiler:

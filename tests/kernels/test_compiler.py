@@ -25,6 +25,14 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(source, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_a_user_without_a_home_compiles_elsewhere(source, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert find_compiler().load(source).answer() == 41
+    assert len(list(tmp_path.glob("manta-kernels-*/*.so"))) == 1
+
+
 def test_many_may_compile_the_same_file_at_once(source, tmp_path):
     def load(_):
         library: ctypes.CDLL = find_compiler(tmp_path / "cache").load(source)
