@@ -2,13 +2,18 @@
 
 One request walks through these rooms, in this order:
 
-    chat_routes     reads the body (body, validation, protocol), finds the model (registry)
-    chat            renders the template (conversation, template), tokenizes (text_model), fills the engine's
-                    request (sampling). Pure; every fault of the client ends here, before the first byte
+    chat_routes     the route. intake reads the body (body, validation), checks it against the wire models (protocol)
+                    and finds the model (registry)
+    chat            renders the template (conversation, tools, tool_prompt, template), tokenizes (text_model), makes
+                    the grammar (constraint, tool_grammar) and the engine's request (generation, sampling, limits).
+                    Pure. With grammar_checks every fault of the client ends here, before the first byte
     answer          runs the request: waits for the engine's first output, streams or gathers, and aborts when the
                     client leaves (connection)
-    reply, choice   tokens to text: detokenizer, then stop strings. One state for streamed and whole answers
-    chat_form       the same deltas as events or as one document
+    reply, choice   tokens to text: detokenizer, stops, then answer_parser (thinking, tool_parser). One state for
+                    streamed and whole answers, so that a stream joined is the whole answer
+    chat_form       the same deltas as events (sse) or as one document
 
-`errors` is the one table from errors to HTTP. `app` puts it all together.
+A model's text side is read once: text_model, from a folder or a .gguf file (gguf_tokenizer, pretokenizers), with the
+bytes of every token (vocabulary). How models write tool calls is said once for parser and grammar: tool_formats.
+`errors` is the one table from errors to HTTP. `app` puts it all together, `main` is the composition root.
 """

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Request, Response
 from configs.schema import Config
 from engine.types import EngineClient
 from serve_app.answer import EventAnswer, StreamLimits, WholeAnswer
+from serve_app.answer_models import ChatCompletion
 from serve_app.chat import PreparedChat, prepare_chat, prepare_chat_batch
 from serve_app.chat_form import AnswerHead, ChatEvents, ChatWhole
 from serve_app.documents import request_body, responses
 from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.pacing import Paced
-from serve_app.protocol import ChatBatchRequest, ChatCompletion, ChatOptions, ChatRequest
+from serve_app.protocol import ChatBatchRequest, ChatOptions, ChatRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
 from serve_app.text_model import TextModel

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from configs.schema import Config
 from engine.types import EngineClient
 from serve_app.answer import EventAnswer, StreamLimits, WholeAnswer
+from serve_app.answer_models import Completion
 from serve_app.chat_form import AnswerHead
 from serve_app.completion import prepare_completion
 from serve_app.completion_form import CompletionEvents, CompletionWhole
@@ -14,7 +15,7 @@ from serve_app.documents import request_body, responses
 from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.pacing import Paced
-from serve_app.protocol import Completion, CompletionRequest
+from serve_app.protocol import CompletionRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
 

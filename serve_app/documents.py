@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from serve_app.protocol import ErrorAnswer
+from serve_app.answer_models import ErrorAnswer
 
 __all__ = ["complete_schema", "request_body", "responses"]
 

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
+from serve_app.answer_models import ModelCard, ModelList
 from serve_app.documents import responses
-from serve_app.protocol import ModelCard, ModelList
 from serve_app.registry import Registry
 
 __all__ = ["model_router"]

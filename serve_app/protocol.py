@@ -1,8 +1,8 @@
-"""The wire models: what clients send, and what the documentation says they get."""
+"""What clients send."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from serve_app.constraint_fields import ConstraintFields
 from serve_app.wire import Int, Int64, Number, Text, Wire
@@ -11,25 +11,18 @@ __all__ = [
     "AllowedTools",
     "AnswerFields",
     "ChatBatchRequest",
-    "ChatCompletion",
     "ChatFields",
     "ChatOptions",
     "ChatRequest",
-    "Completion",
     "CompletionRequest",
-    "DetokenizeAnswer",
     "DetokenizeRequest",
-    "ErrorAnswer",
     "GenerationFields",
     "Message",
-    "ModelCard",
-    "ModelList",
     "NamedTool",
     "PromptFields",
     "SamplingFields",
     "StreamOptions",
     "TextPart",
-    "TokenizeAnswer",
     "TokenizeRequest",
     "Tool",
     "ToolCall",
@@ -225,138 +218,6 @@ class TokenizeRequest(ChatFields):
     return_token_strs: bool = False
 
 
-class TokenizeAnswer(BaseModel):
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None
-
-
 class DetokenizeRequest(Wire):
     model: str = ""
     tokens: list[Int]
-
-
-class DetokenizeAnswer(BaseModel):
-    prompt: str
-
-
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "manta"
-    root: str
-    parent: str | None = None
-    max_model_len: int
-    permission: list[dict[str, Any]] = []
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprobs(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChoiceLogprobs(BaseModel):
-    content: list[TokenLogprobs]
-
-
-class AnswerFunction(BaseModel):
-    name: str
-    arguments: str
-
-
-class AnswerCall(BaseModel):
-    id: str
-    type: Literal["function"]
-    function: AnswerFunction
-
-
-class AnswerMessage(BaseModel):
-    role: str
-    content: str | None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[AnswerCall] | None = None
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: AnswerMessage
-    logprobs: ChoiceLogprobs | None
-    finish_reason: str
-    stop_reason: str | int | None
-
-
-class PromptTokensDetails(BaseModel):
-    cached_tokens: int
-
-
-class CompletionTokensDetails(BaseModel):
-    reasoning_tokens: int
-
-
-class UsageAnswer(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | None = None
-
-
-class ChatCompletion(BaseModel):
-    """What is sent, as documentation: answers are written without these classes."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: UsageAnswer
-    system_fingerprint: str | None
-
-
-class CompletionLogprobs(BaseModel):
-    text_offset: list[int]
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-
-
-class CompletionChoice(BaseModel):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None
-    finish_reason: str
-    stop_reason: str | int | None
-
-
-class Completion(BaseModel):
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: UsageAnswer
-    system_fingerprint: str | None
-
-
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: int
-
-
-class ErrorAnswer(BaseModel):
-    error: ErrorDetail

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from configs.schema import Config
 from engine.errors import RequestError, UnknownModel
 from engine.types import EngineClient
-from serve_app.protocol import ModelCard
+from serve_app.answer_models import ModelCard
 from serve_app.text_model import TextModel
 
 __all__ = ["Registry"]

@@ -4,16 +4,12 @@ from fastapi import APIRouter, Request
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
+from serve_app.answer_models import DetokenizeAnswer, TokenizeAnswer
 from serve_app.chat import chat_prompt, conversation
 from serve_app.documents import request_body, responses
 from serve_app.generation import Fresh
 from serve_app.intake import Intake
-from serve_app.protocol import (
-    DetokenizeAnswer,
-    DetokenizeRequest,
-    TokenizeAnswer,
-    TokenizeRequest,
-)
+from serve_app.protocol import DetokenizeRequest, TokenizeRequest
 from serve_app.sampling import check_ids
 from serve_app.text_model import TextModel
 
