@@ -9,6 +9,7 @@ from ray import serve
 from ray.experimental import internal_kv
 
 from cluster.ingress import BuildAsgi, Ingress
+from cluster.ranks import Follow
 from cluster.replica import LoadEngine, Replica
 from configs.schema import Config, ModelConfig
 
@@ -17,10 +18,10 @@ __all__ = ["application"]
 SECRET_KEY = b"manta/wire/secret"
 
 
-def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine) -> serve.Application:
+def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine, follow: Follow) -> serve.Application:
     """One `Ingress`, and one deployment of `Replica` for each model."""
     secret = config.wire.secret.encode() if config.wire.secret is not None else _cluster_secret()
-    replicas = {model.name: _replica(model, config, secret, load_engine) for model in config.models}
+    replicas = {model.name: _replica(model, config, secret, load_engine, follow) for model in config.models}
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.ingress.num_replicas,
@@ -35,18 +36,33 @@ def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine) 
     return bound
 
 
-def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine) -> Any:
+def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine, follow: Follow) -> Any:
     deployment = serve.deployment(
         name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
         **_scale(model),
         max_ongoing_requests=100,  # health, addresses: no requests of users
-        ray_actor_options={"num_cpus": model.resources.num_cpus, "num_gpus": model.resources.num_gpus},
+        **_place(model),
         health_check_period_s=5.0,
         health_check_timeout_s=20.0,
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
     )(Replica)
-    return deployment.bind(model, config.wire, secret, load_engine)
+    return deployment.bind(model, config.wire, secret, load_engine, follow)
+
+
+def _place(model: ModelConfig) -> dict[str, Any]:
+    """What Ray reserves: for several ranks a placement group with a bundle for each, the replica in the first."""
+    resources = model.resources
+    options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+    if model.tensor_parallel == 1:
+        return {"ray_actor_options": options}
+    bundle = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
+    bundle = {name: amount for name, amount in bundle.items() if amount}
+    return {
+        "ray_actor_options": options,
+        "placement_group_bundles": [bundle] * model.tensor_parallel,
+        "placement_group_strategy": model.placement,
+    }
 
 
 def _scale(model: ModelConfig) -> dict[str, Any]:

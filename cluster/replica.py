@@ -11,6 +11,7 @@ from ray import serve
 
 from cluster.autoscaling import load_of
 from cluster.metrics import ReplicaMetrics
+from cluster.ranks import Follow, RankStarter
 from cluster.server import WireServer
 from configs.schema import ModelConfig, WireConfig
 from engine.engine import Engine
@@ -19,7 +20,8 @@ __all__ = ["LoadEngine", "Replica"]
 
 logger = logging.getLogger(__name__)
 
-LoadEngine = Callable[[ModelConfig, bytes], Engine]  # takes the model and the key of the prefix cache
+# takes the model, the key of the prefix cache, this node's address, and what starts the further ranks
+LoadEngine = Callable[[ModelConfig, bytes, str, RankStarter], Engine]
 
 STEP_DEADLINE_S = 15.0  # an engine with work that finishes no step for so long is not healthy
 FAREWELL_S = 5.0  # time for the ingresses to take the streams elsewhere
@@ -29,15 +31,17 @@ class Replica:
     """Serve constructs it; its address is what `wire_address` returns."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine
+        self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine, follow: Follow
     ) -> None:
         # waiting threads must sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         began_s = time.monotonic()
-        engine = await asyncio.to_thread(load_engine, model, secret)
+        host = wire.bind or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._ranks = RankStarter(model, follow)
+        engine = await asyncio.to_thread(load_engine, model, secret, host, self._ranks)
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._server = WireServer(engine, replica_id, wire, secret, ReplicaMetrics(model.name))
-        self._address = await self._server.start(wire.bind or ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._address = await self._server.start(host)
         logger.info("%s is ready after %.1f s", model.name, time.monotonic() - began_s)
 
     async def wire_address(self) -> tuple[str, int]:

@@ -49,8 +49,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    num_cpus: Annotated[float, Meta(ge=0)] = 1.0  # CPUs that Ray reserves for one replica
-    num_gpus: Annotated[float, Meta(ge=0)] = 0.0  # GPUs that Ray reserves for one replica
+    num_cpus: Annotated[float, Meta(ge=0)] = 1.0  # CPUs that Ray reserves for one rank of a replica
+    num_gpus: Annotated[float, Meta(ge=0)] = 0.0  # GPUs that Ray reserves for one rank of a replica
 
 
 class AutoscalingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +73,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
-    resources: ResourcesConfig = ResourcesConfig()
+    tensor_parallel: Positive = 1  # ranks that one replica is divided over
+    placement: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # of ranks: one node, few nodes, many nodes
+    resources: ResourcesConfig = ResourcesConfig()  # of each rank
     engine: EngineConfig = EngineConfig()
 
 

@@ -40,5 +40,10 @@ class InlineExecutor:
         logits_RV = self._decoder.forward(batch, self._kv)
         return self._sampler.sample(plan, logits_RV, bits.result())
 
+    def follow(self, plan: StepPlan) -> None:
+        """The forward pass alone: what a rank does that does not sample."""
+        batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
+        self._decoder.forward(batch, self._kv)
+
     def close(self) -> None:
         self._aside.shutdown()

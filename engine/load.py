@@ -23,6 +23,7 @@ from engine.model.decoder import Decoder
 from engine.model.source import resolve
 from engine.model.weights import open_weights, read_arch
 from engine.sampler import Sampler
+from engine.tensor_parallel import TensorParallel, shard
 from kernels.kernel_set import load_kernels
 
 __all__ = ["load_executor"]
@@ -33,12 +34,18 @@ log = logging.getLogger(__name__)
 
 
 def load_executor(
-    model: ModelConfig, vocabulary: Vocabulary | None = None, encode: Callable[[bytes], list[int]] | None = None
+    model: ModelConfig,
+    vocabulary: Vocabulary | None = None,
+    encode: Callable[[bytes], list[int]] | None = None,
+    tp: TensorParallel | None = None,
+    agree: Callable[[int], int] = lambda num_blocks: num_blocks,
 ) -> InlineExecutor:
-    """Finds, reads and prepares a model. Raises ModelError, which says what to change.
+    """Finds, reads and prepares a model, or one rank's share of it. Raises ModelError, which says what to change.
 
     `vocabulary`, and `encode` for the model's own way to write text, are needed for requests with a grammar.
+    `agree` takes the KV blocks that this rank has room for and returns those that every rank has.
     """
+    tp = tp or TensorParallel()
     clock = _Clock()
     config = model.engine
     if config.cache.block_size % 2:
@@ -53,10 +60,11 @@ def load_executor(
     clock.lap("source")
     kernels = load_kernels(device, dtype)
     clock.lap("kernels")
-    decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len)
+    local_arch = shard(arch, tp.size)
+    decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len, tp)
     clock.lap("weights")
-    num_blocks = _num_blocks(config, arch, max_context_len, dtype, device)
-    kv = KVStore(arch, num_blocks, config.cache.block_size, dtype, device)
+    num_blocks = agree(_num_blocks(config, local_arch, max_context_len, dtype, device))
+    kv = KVStore(local_arch, num_blocks, config.cache.block_size, dtype, device)
     clock.lap("cache")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",

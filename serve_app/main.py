@@ -5,9 +5,11 @@ from typing import Any
 from ray import serve
 
 from cluster.deploy import application
+from cluster.ranks import RankStarter
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
-from engine.engine import Engine
+from engine.engine import Engine, Executor
+from engine.rank_link import Meeting
 from engine.types import EngineClient
 
 __all__ = ["build"]
@@ -15,7 +17,7 @@ __all__ = ["build"]
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
-    return application(load_args(args), _build_asgi, _load_engine)
+    return application(load_args(args), _build_asgi, _load_engine, _follow)
 
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:
@@ -25,13 +27,28 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
     return build_app(client, config, {model.name: load_text_model(model) for model in config.models})
 
 
-def _load_engine(model: ModelConfig, cache_key: bytes) -> Engine:
+def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     from engine.grammar import Vocabulary
     from engine.load import load_executor
+    from engine.ranks import lead
     from serve_app.text_model import load_text_model
 
     text = load_text_model(model)
     special_ids = tuple(sorted(text.vocabulary.special_ids))
+
+    def encode(data: bytes) -> list[int]:
+        return list(text.encode(data.decode("utf-8", "replace")))
+
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
-    executor = load_executor(model, vocabulary, lambda data: list(text.encode(data.decode("utf-8", "replace"))))
+    executor: Executor
+    if model.tensor_parallel == 1:
+        executor = load_executor(model, vocabulary, encode)
+    else:
+        executor = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
     return Engine(executor, model.name, model.engine.scheduler, model.engine.cache, cache_key)
+
+
+def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+    from engine.ranks import follow
+
+    follow(model, rank, meeting)

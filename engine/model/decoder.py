@@ -8,24 +8,42 @@ from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.rope import YarnScaling, frequencies
 from engine.model.weights import Weights
+from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
 
 __all__ = ["Decoder"]
 
 
 class Decoder:
-    """Takes every weight it needs and complains about those left over. Positions reach up to `max_context_len`."""
+    """Takes every weight it needs and complains about those left over. Positions reach up to `max_context_len`.
 
-    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, max_context_len: int) -> None:
+    `arch` is the whole model's; of it this rank (`tp`) computes its share.
+    """
+
+    def __init__(
+        self,
+        arch: ModelArch,
+        weights: Weights,
+        kernels: KernelSet,
+        max_context_len: int,
+        tp: TensorParallel | None = None,
+    ) -> None:
+        tp = tp or TensorParallel()
         self.arch = arch
         self._kernels = kernels
+        self._tp = tp
         self._embedding_VM = weights.take("model.embed_tokens.weight", arch.vocab_size, arch.model_dim)
         self._cos_sin_CR = _rotary_table(arch, weights, max_context_len).to(self._embedding_VM.device)
-        self._layers = [_Layer(arch, weights, kernels, index) for index in range(arch.num_layers)]
+        self._layers = [_Layer(arch, weights, kernels, index, tp) for index in range(arch.num_layers)]
         self._norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
-        head_VM = self._embedding_VM
-        if not arch.tied:
-            head_VM = weights.take("lm_head.weight", arch.vocab_size, arch.model_dim)
+        share = tp.rows(arch.vocab_size)
+        if arch.tied:
+            head_VM = self._embedding_VM[share.start : share.stop]
+        else:
+            head_VM = weights.take("lm_head.weight", arch.vocab_size, arch.model_dim, part=share)
+        width = -(-arch.vocab_size // tp.size)  # the last rank's share may be smaller, and is filled up
+        if len(head_VM) < width:
+            head_VM = torch.nn.functional.pad(head_VM, (0, 0, 0, width - len(head_VM)))
         self._head = kernels.linear(head_VM, None, torch.float32)
         weights.finish(arch.tied)
 
@@ -44,37 +62,54 @@ class Decoder:
         if rows.shape[0] == 0:
             return x_TM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
         x_RM = self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
-        return self._head(x_RM)
+        return self._tp.join_columns(self._head(x_RM), self.arch.vocab_size)
 
 
 class _Layer:
-    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, index: int) -> None:
+    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, index: int, tp: TensorParallel) -> None:
         self._arch = arch
         self._kernels = kernels
+        self._tp = tp
         self._window = arch.windows[index]
         at = f"model.layers.{index}"
         dim, head_dim, ffn_dim = arch.model_dim, arch.head_dim, arch.ffn_dim
         q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
 
-        def linear(parts: dict[str, int], in_dim: int, bias: bool) -> LinearKernel:
-            """One matrix of several, stacked."""
-            weight = torch.cat([weights.take(f"{at}.{name}.weight", dim, in_dim) for name, dim in parts.items()])
-            biases = [weights.take(f"{at}.{name}.bias", dim) for name, dim in parts.items()] if bias else []
+        def cut_by_outputs(parts: dict[str, tuple[int, Part]], in_dim: int, bias: bool) -> LinearKernel:
+            """One matrix of several, stacked, of each this rank's rows."""
+            weight = torch.cat(
+                [weights.take(f"{at}.{name}.weight", dim, in_dim, part=part) for name, (dim, part) in parts.items()]
+            )
+            biases = [weights.take(f"{at}.{name}.bias", dim, part=part) for name, (dim, part) in parts.items() if bias]
             return kernels.linear(weight, torch.cat(biases) if biases else None)
+
+        def cut_by_inputs(name: str, in_dim: int, part: Part, bias: bool) -> LinearKernel:
+            """This rank's columns; the first rank adds the bias."""
+            weight = weights.take(f"{at}.{name}.weight", dim, in_dim, part=part)
+            bias_M = weights.take(f"{at}.{name}.bias", dim) if bias else None
+            return kernels.linear(weight, bias_M if tp.rank == 0 else None)
 
         def norm(name: str, size: int) -> Tensor:
             return weights.take(f"{at}.{name}.weight", size, dtype=torch.float32)
 
         self.input_norm_M = norm("input_layernorm", dim)
-        self._qkv = linear(
-            {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim}, dim, arch.qkv_bias
+        kv_rows = tp.kv_rows(arch.num_kv_heads, head_dim)
+        self._qkv = cut_by_outputs(
+            {
+                "self_attn.q_proj": (q_dim, tp.rows(arch.num_heads, head_dim)),
+                "self_attn.k_proj": (kv_dim, kv_rows),
+                "self_attn.v_proj": (kv_dim, kv_rows),
+            },
+            dim,
+            arch.qkv_bias,
         )
         self._q_norm_D = norm("self_attn.q_norm", head_dim) if arch.qk_norm else None
         self._k_norm_D = norm("self_attn.k_norm", head_dim) if arch.qk_norm else None
-        self._out = linear({"self_attn.o_proj": dim}, q_dim, arch.out_bias)
+        self._out = cut_by_inputs("self_attn.o_proj", q_dim, tp.columns(arch.num_heads, head_dim), arch.out_bias)
         self.ffn_norm_M = norm("post_attention_layernorm", dim)
-        self._gate_up = linear({"mlp.gate_proj": ffn_dim, "mlp.up_proj": ffn_dim}, dim, arch.ffn_bias)
-        self._down = linear({"mlp.down_proj": dim}, ffn_dim, arch.ffn_bias)
+        inner = ffn_dim, tp.rows(ffn_dim)
+        self._gate_up = cut_by_outputs({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, arch.ffn_bias)
+        self._down = cut_by_inputs("mlp.down_proj", ffn_dim, tp.columns(ffn_dim), arch.ffn_bias)
 
     def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor], cos_sin_CR: Tensor) -> Tensor:
         q_THD = self._kernels.qkv_rotary(
@@ -96,10 +131,10 @@ class _Layer:
             self._arch.head_dim**-0.5,
             self._window,
         )
-        return self._out(out_THD.flatten(1))
+        return self._tp.sum(self._out(out_THD.flatten(1)))
 
     def feed_forward(self, x_TM: Tensor) -> Tensor:
-        return self._down(self._kernels.gated_activation(self._gate_up(x_TM)))
+        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM))))
 
 
 def _rotary_table(arch: ModelArch, weights: Weights, num_positions: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.errors import ModelError
 from engine.model.arch import ModelArch
 from engine.model.gguf_file import TensorInfo, read_index
+from engine.tensor_parallel import Part
 
 __all__ = ["GgufSource"]
 
@@ -47,7 +48,15 @@ class GgufSource:
     def names(self) -> set[str]:
         return set(self._infos)
 
-    def read(self, name: str) -> Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._infos[name].shape)
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """Blocks of a quantised tensor hang together, so a part is cut from the whole."""
+        tensor = self._read(name)
+        return tensor if part is None else tensor.narrow(part.dim, part.start, part.stop - part.start).contiguous()
+
+    def _read(self, name: str) -> Tensor:
         info = self._infos[name]
         tensor = torch.from_numpy(_dequantised(self._path, info)).view(info.shape)
         if self._pairs_neighbours and ".q_proj." in name:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import ModelError
+from engine.tensor_parallel import Part
 
 __all__ = ["SafetensorsSource"]
 
@@ -21,9 +23,22 @@ class SafetensorsSource:
     def names(self) -> set[str]:
         return set(self._holder)
 
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._files[self._holder[name]].get_tensor(name)  # type: ignore[no-untyped-call]
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """Reads a part's bytes only."""
+        tensor: Tensor
+        if part is None:
+            tensor = self._files[self._holder[name]].get_tensor(name)  # type: ignore[no-untyped-call]
+        elif part.dim == 0:
+            tensor = self._slice(name)[part.start : part.stop]
+        else:
+            tensor = self._slice(name)[:, part.start : part.stop]
         return tensor
+
+    def _slice(self, name: str) -> Any:
+        return self._files[self._holder[name]].get_slice(name)  # type: ignore[no-untyped-call]
 
     def _open(self, path: Path) -> safe_open:
         try:

@@ -12,6 +12,7 @@ from engine.errors import ModelError
 from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
 from engine.model.gguf_file import read_index
 from engine.model.source import ModelFiles
+from engine.tensor_parallel import Part
 
 __all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
 
@@ -19,7 +20,9 @@ __all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
 class TensorSource(Protocol):
     def names(self) -> set[str]: ...
 
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str, part: Part | None = None) -> Tensor: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
 
 
 class Weights:
@@ -33,14 +36,18 @@ class Weights:
         # the bar is for people: a log would only fill up
         self._bar = tqdm(total=len(self._left), desc="weights", unit="tensor", disable=not sys.stderr.isatty())
 
-    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A tensor that must be there, in this shape. `dtype` other than the model's for the few that need it."""
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Part | None = None) -> Tensor:
+        """A tensor that must be there, in this shape, or a part of it.
+
+        `dtype` other than the model's for the few that need it.
+        """
         if name not in self._left:
             raise ModelError(f"the weights lack {name}")
         self._left.remove(name)
-        tensor = self._source.read(name)
-        if tuple(tensor.shape) != shape:
-            raise ModelError(f"{name} has the shape {list(tensor.shape)}, the model's config says {list(shape)}")
+        found = self._source.shape(name)
+        if found != shape:
+            raise ModelError(f"{name} has the shape {list(found)}, the model's config says {list(shape)}")
+        tensor = self._source.read(name, part)
         self._bar.update()
         return tensor.to(self._device, dtype or self._dtype)
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import msgspec
 
+from cluster.ranks import RankStarter
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.errors import MantaError
+from engine.rank_link import Meeting
 from engine.types import EngineClient
 from tests.engine.toy import ToyExecutor, request
 
 
-def load_toy_engine(model: ModelConfig, cache_key: bytes) -> Engine:
+def load_toy_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     return Engine(
         ToyExecutor(num_blocks=512, step_s=0.003), model.name, model.engine.scheduler, model.engine.cache, cache_key
     )
@@ -46,3 +48,7 @@ def build_echo_app(client: EngineClient, config: Config) -> Any:
         await send({"type": "http.response.body", "body": b""})
 
     return app
+
+
+def no_ranks(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+    raise AssertionError("a toy engine has one rank")

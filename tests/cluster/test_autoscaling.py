@@ -15,7 +15,7 @@ from cluster.autoscaling import Policy, load_of, wanted_replicas
 from cluster.deploy import application
 from configs.load import load_args
 from engine.types import EngineStatus
-from tests.cluster.echo_app import build_echo_app, load_toy_engine
+from tests.cluster.echo_app import build_echo_app, load_toy_engine, no_ranks
 from tests.engine.toy import recompute, request
 
 TARGETS = (16.0, 0.8, 2.0)
@@ -86,7 +86,7 @@ def scaled(ray_cluster: None) -> Iterator[str]:
     }
     model = {"name": "scaled", "source": "none", "autoscaling": scaling, "resources": {"num_cpus": 0.1}}
     config = load_args({"models": [model], "wire": {"bind": "127.0.0.1"}})
-    serve.run(application(config, build_echo_app, load_toy_engine), name="scaled", route_prefix="/scaled")
+    serve.run(application(config, build_echo_app, load_toy_engine, no_ranks), name="scaled", route_prefix="/scaled")
     yield "http://127.0.0.1:18000/scaled"
     serve.delete("scaled")
 

@@ -16,7 +16,7 @@ from ray.util.state import list_actors
 
 from cluster.deploy import application
 from configs.load import load_args
-from tests.cluster.echo_app import build_echo_app, load_toy_engine
+from tests.cluster.echo_app import build_echo_app, load_toy_engine, no_ranks
 from tests.engine.toy import recompute, request
 
 URL = "http://127.0.0.1:18000/echo"
@@ -30,7 +30,7 @@ def echo(ray_cluster: None) -> Iterator[None]:
             "wire": {"bind": "127.0.0.1"},
         }
     )
-    serve.run(application(config, build_echo_app, load_toy_engine), name="echo", route_prefix="/echo")
+    serve.run(application(config, build_echo_app, load_toy_engine, no_ranks), name="echo", route_prefix="/echo")
     yield
     serve.delete("echo")
 

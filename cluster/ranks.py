@@ -1,0 +1,57 @@
+"""The ranks of a replica beyond the first: actors in the bundles of its placement group."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from configs.schema import ModelConfig
+from engine.rank_link import Meeting
+
+__all__ = ["Follow", "RankStarter"]
+
+logger = logging.getLogger(__name__)
+
+Follow = Callable[[ModelConfig, int, Meeting], None]  # returns when the first rank is gone
+
+
+class Rank:
+    """One process. Ray ends it with the replica that made it, and its own connection does so sooner."""
+
+    def run(self, follow: Follow, model: ModelConfig, rank: int, meeting: Meeting) -> None:
+        follow(model, rank, meeting)
+
+
+class RankStarter:
+    """Starts ranks for the replica in whose process it is called."""
+
+    def __init__(self, model: ModelConfig, follow: Follow) -> None:
+        self._model = model
+        self._follow = follow
+        self._ranks: list[Any] = []  # an actor lives as long as somebody holds it
+
+    @property
+    def is_on_one_node(self) -> bool:
+        """True if the placement group of this replica lies on a single node."""
+        group = get_current_placement_group()
+        if group is None:
+            return True
+        nodes = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
+        return len(set(nodes)) <= 1
+
+    def start(self, rank: int, meeting: Meeting) -> None:
+        resources, group = self._model.resources, get_current_placement_group()
+        assert group is not None, "a replica of several ranks has a placement group"
+        actor = ray.remote(Rank).options(
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus,
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=rank
+            ),
+        )
+        self._ranks.append(actor.remote())
+        self._ranks[-1].run.remote(self._follow, self._model, rank, meeting)

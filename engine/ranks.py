@@ -1,0 +1,139 @@
+"""A model over several ranks: the first one plans, samples and tells the others what to compute."""
+
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from configs.schema import ModelConfig
+from engine.executor import InlineExecutor
+from engine.grammar import Vocabulary
+from engine.load import load_executor
+from engine.plan import StepPlan, StepResult
+from engine.rank_link import Follower, Leader, Meeting
+from engine.tensor_parallel import Collective, TensorParallel
+from kernels.native.compiler import find_compiler
+
+__all__ = ["RankExecutor", "follow", "lead"]
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
+
+
+class RankExecutor:
+    """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
+
+    def __init__(self, local: InlineExecutor, leader: Leader, group: Collective) -> None:
+        self.vocab_size = local.vocab_size
+        self.max_context_len = local.max_context_len
+        self.block_size = local.block_size
+        self.num_blocks = local.num_blocks
+        self._local, self._leader, self._group = local, leader, group
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        if plan.slices:
+            self._leader.send(plan)
+        return self._local.execute(plan)
+
+    def close(self) -> None:
+        self._leader.close()
+        self._local.close()
+        self._group.close()
+
+
+def lead(
+    model: ModelConfig,
+    host: str,
+    on_one_node: bool,
+    start_rank: Callable[[int, Meeting], None],
+    vocabulary: Vocabulary | None = None,
+    encode: Callable[[bytes], list[int]] | None = None,
+) -> RankExecutor:
+    """Loads the first rank and has the others started, each by a call of `start_rank`, which must not block.
+
+    host   this node's address, where the other ranks connect
+    """
+    size, token = model.tensor_parallel, secrets.token_hex(32)
+    leader = Leader(host, size, token)
+    name = _group_name(host, on_one_node)
+    meeting = Meeting(host, leader.port, token, size, name)
+    # the memory must be there before the others look for it; a process group comes about when all have come
+    group = None if name.startswith("tcp://") else _group(meeting, 0)
+    for rank in range(1, size):
+        start_rank(rank, meeting)
+    group = group or _group(meeting, 0)
+    tp = TensorParallel(0, size, group)
+    try:
+        local = load_executor(model, vocabulary, encode, tp, leader.agree)
+    except BaseException:
+        group.give_up()
+        leader.close()
+        group.close()
+        raise
+    leader.watch(group.give_up)
+    log.info("%d ranks, plans over TCP, sums over %s", size, type(group).__name__)
+    return RankExecutor(local, leader, group)
+
+
+def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+    """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
+    follower = Follower(meeting)
+    group = _group(meeting, rank)
+    executor = load_executor(model, tp=TensorParallel(rank, meeting.size, group), agree=follower.agree)
+    for plan in follower.plans():
+        try:
+            executor.follow(plan)
+        except RuntimeError as error:
+            log.warning("rank %d ends: %s", rank, error)
+            break
+    executor.close()
+    group.close()
+
+
+class TorchGroup:
+    """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes."""
+
+    def __init__(self, address: str, rank: int, size: int) -> None:
+        import torch.distributed as dist
+
+        self._backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(self._backend, init_method=address, rank=rank, world_size=size)
+        self._rank, self._size, self._dist = rank, size, dist
+
+    def sum(self, x: Tensor) -> None:
+        self._dist.all_reduce(x)
+
+    def gather(self, x: Tensor) -> Tensor | None:
+        parts = [torch.empty_like(x) for _ in range(self._size)]
+        self._dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts) if self._rank == 0 else None
+
+    def give_up(self) -> None:
+        """Whoever waits in a collective finds the connection closed."""
+        with contextlib.suppress(Exception):
+            self._dist.destroy_process_group()
+
+    close = give_up
+
+
+def _group_name(host: str, on_one_node: bool) -> str:
+    if on_one_node and not torch.cuda.is_available() and find_compiler() is not None:
+        return f"shm://manta-{secrets.token_hex(8)}"
+    with socket.create_server((host, 0)) as probe:  # free now; nobody else is told of it
+        return f"tcp://{host}:{probe.getsockname()[1]}"
+
+
+def _group(meeting: Meeting, rank: int) -> Collective:
+    if meeting.group.startswith("tcp://"):
+        return TorchGroup(meeting.group, rank, meeting.size)
+    from kernels.shared_sum.cpu import SharedSum
+
+    compiler = find_compiler()
+    if compiler is None:
+        raise RuntimeError("the first rank has a C compiler, this one has none: install one on every node")
+    return SharedSum(compiler, meeting.group.removeprefix("shm://"), rank, meeting.size, TIMEOUT_S)

@@ -1,0 +1,97 @@
+"""One model on several ranks. A value that is given to constructors; with size 1 it does nothing.
+
+Every rank holds some heads and some of the feed-forward's inner dimensions (Megatron-LM, arXiv 1909.08053): the first
+matrix of a pair is cut by its outputs, the second by its inputs, and one sum per pair puts the parts together. Where
+there are more ranks than KV heads, ranks share one; the head of the model is cut by tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.model.arch import ModelArch
+
+__all__ = ["Collective", "Part", "TensorParallel", "shard"]
+
+
+class Collective(Protocol):
+    """What ranks do together: all make the same calls in the same order. A rank that is gone is a RuntimeError."""
+
+    def sum(self, x: Tensor) -> None: ...
+
+    def gather(self, x: Tensor) -> Tensor | None: ...
+
+    def give_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Part(msgspec.Struct, frozen=True):
+    """[start, stop) of a tensor's dimension `dim`."""
+
+    dim: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    rank: int = 0
+    size: int = 1
+    group: Collective | None = None
+
+    def sum(self, x: Tensor) -> Tensor:
+        """x, added up over all ranks, in place."""
+        if self.group is not None:
+            self.group.sum(x)
+        return x
+
+    def join_columns(self, x_RV: Tensor, num_columns: int) -> Tensor:
+        """At rank 0 the parts of all ranks side by side, [R, num_columns]; elsewhere x_RV itself."""
+        if self.group is None:
+            return x_RV
+        parts = self.group.gather(x_RV)
+        return x_RV if parts is None else parts.transpose(0, 1).flatten(1)[:, :num_columns]
+
+    def rows(self, count: int, unit: int = 1) -> Part:
+        """This rank's share of `count` units of `unit` rows."""
+        return self._share(0, count, unit)
+
+    def columns(self, count: int, unit: int = 1) -> Part:
+        return self._share(1, count, unit)
+
+    def kv_rows(self, num_kv_heads: int, head_dim: int) -> Part:
+        """This rank's KV heads; several ranks have the same one where there are too few."""
+        if num_kv_heads >= self.size:
+            return self.rows(num_kv_heads, head_dim)
+        head = self.rank * num_kv_heads // self.size
+        return Part(0, head * head_dim, (head + 1) * head_dim)
+
+    def _share(self, dim: int, count: int, unit: int) -> Part:
+        each = -(-count // self.size)
+        start, stop = min(count, self.rank * each), min(count, (self.rank + 1) * each)
+        return Part(dim, start * unit, stop * unit)
+
+
+def shard(arch: ModelArch, size: int) -> ModelArch:
+    """What one of `size` ranks computes. Raises ModelError, which names the sizes that work."""
+    if not _fits(arch, size):
+        works = ", ".join(str(n) for n in range(1, arch.num_heads + 1) if _fits(arch, n))
+        raise ModelError(
+            f"tensor_parallel is {size}; {arch.num_heads} heads, {arch.num_kv_heads} KV heads and"
+            f" {arch.ffn_dim} inner dimensions can be divided over {works} ranks"
+        )
+    return msgspec.structs.replace(
+        arch,
+        num_heads=arch.num_heads // size,
+        num_kv_heads=max(1, arch.num_kv_heads // size),
+        ffn_dim=arch.ffn_dim // size,
+    )
+
+
+def _fits(arch: ModelArch, size: int) -> bool:
+    kv_fits = arch.num_kv_heads % size == 0 or size % arch.num_kv_heads == 0
+    return arch.num_heads % size == 0 and kv_fits and arch.ffn_dim % (2 * size) == 0

@@ -1,0 +1,136 @@
+"""Several ranks against one: the same greedy tokens, and no waiting for a rank that is gone."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine import ranks
+from engine.engine import Engine
+from engine.errors import ModelError
+from engine.load import load_executor
+from engine.rank_link import Meeting
+from engine.ranks import RankExecutor, follow, lead
+from engine.types import GenerateRequest, SamplingParams
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 203,
+    "max_position_embeddings": 256,
+}
+
+
+def tiny(folder: Path, family: str, **more: object) -> Path:
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(family, **{**SIZES, **more})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
+    engine = EngineConfig(dtype=dtype, device="cpu", cache=CacheConfig(num_blocks=64))  # type: ignore[arg-type]
+    return ModelConfig(name="tiny", source=str(source), tensor_parallel=size, engine=engine)
+
+
+@contextmanager
+def led(model: ModelConfig) -> Iterator[tuple[RankExecutor, list[BaseProcess]]]:
+    context = multiprocessing.get_context("spawn")
+    processes: list[BaseProcess] = []
+
+    def start(rank: int, meeting: Meeting) -> None:
+        processes.append(context.Process(target=follow, args=(model, rank, meeting), daemon=True))
+        processes[-1].start()
+
+    executor = lead(model, "127.0.0.1", True, start)
+    try:
+        yield executor, processes
+    finally:
+        executor.close()
+        for process in processes:
+            process.join(10)
+            assert process.exitcode is not None, "a rank outlived its replica"
+
+
+def answers(engine: Engine) -> list[list[int]]:
+    """Greedy, of prompts long and short, together and by chunks."""
+    prompts = [[1, 2, 3], list(range(5, 90)), [7] * 30, [200, 100]]
+    for i, prompt in enumerate(prompts):
+        sampling = SamplingParams(max_tokens=12, temperature=0.0)
+        engine.submit(GenerateRequest(request_id=str(i), model="tiny", prompt=tuple(prompt), sampling=sampling))
+    tokens: list[list[int]] = [[] for _ in prompts]
+    while engine.has_work:
+        for chunk in engine.step():
+            tokens[int(chunk.request_id)] += chunk.tokens
+    return tokens
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("family", "size", "more"),
+    [
+        ("llama", 2, {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}),
+        ("llama", 4, {"tie_word_embeddings": True}),  # two ranks to each KV head
+        ("qwen2", 2, {}),
+        ("qwen3", 4, {}),
+        ("mistral", 2, {"sliding_window": 20}),
+    ],
+)
+def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, family: str, size: int, more: dict[str, object]) -> None:
+    source = tiny(tmp_path, family, **more)
+    alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
+    with led(config_of(source, size)) as (executor, _):
+        assert answers(Engine(executor, "tiny")) == alone
+
+
+@pytest.mark.timeout(120)
+def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny(tmp_path, "llama")
+    alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
+    by_tcp: Callable[[str, bool], str] = lambda host, _: _group_name(host, False)  # noqa: E731
+    _group_name = ranks._group_name
+    monkeypatch.setattr(ranks, "_group_name", by_tcp)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with led(config_of(source, 2)) as (executor, _):
+        assert answers(Engine(executor, "tiny")) == alone
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
+    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, processes):
+        engine = Engine(executor, "tiny")
+        sampling = SamplingParams(max_tokens=200, temperature=0.0)
+        engine.submit(GenerateRequest(request_id="a", model="tiny", prompt=(1, 2), sampling=sampling))
+        for _ in range(3):
+            assert engine.step()
+        assert processes[0].pid is not None
+        os.kill(processes[0].pid, signal.SIGKILL)
+        began_s = time.monotonic()
+        with pytest.raises((RuntimeError, OSError)):
+            for _ in range(100):
+                engine.step()
+        assert time.monotonic() - began_s < 5
+        assert len(engine.fail("lost")) == 1
+
+
+def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="tensor_parallel is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
+        lead(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, meeting: None)
