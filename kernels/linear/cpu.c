@@ -101,14 +101,16 @@ void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out,
     int64_t num_panels = (num_out + PANEL - 1) / PANEL;
     int64_t num_tiles = (num_rows + TILE - 1) / TILE; /* of nearly equal height */
     int64_t panel_bytes = PANEL * num_in * 2;
-#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(static)
+    /* several runs of panels for each thread: one whose core is taken by somebody else does fewer */
+    int64_t run = num_threads > 1 ? (num_panels + 4 * num_threads - 1) / (4 * num_threads) : num_panels;
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(dynamic, run)
     for (int64_t panel = 0; panel < num_panels; panel++) {
         const uint32_t *w = weight + panel * PANEL * (num_in / 2);
         int64_t first = panel * PANEL, width = num_out - first < PANEL ? num_out - first : PANEL;
         float sums[TILE * PANEL];
         for (int64_t t = 0; t < num_tiles; t++) {
             int64_t start = t * num_rows / num_tiles, stop = (t + 1) * num_rows / num_tiles;
-            int fetch = fetch_of(t, num_tiles, panel_bytes, panel + 1 == num_panels);
+            int fetch = fetch_of(t, num_tiles, panel_bytes, panel + 1 == num_panels || (panel + 1) % run == 0);
             const char *ahead = (const char *)w + panel_bytes + t * fetch * panel_bytes / 4;
             tile_of(stop - start, fetch, ahead, x + start * num_in, num_in, w, sums);
             for (int64_t r = start; r < stop; r++) {
