@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from configs.schema import Config
-from engine.errors import RequestError, UnknownModel
+from engine.errors import RequestError, Unavailable, UnknownModel
 from engine.types import EngineClient
 from serve_app.answer_models import ModelCard
 from serve_app.text_model import TextModel
@@ -19,6 +19,7 @@ class Registry:
         self._client = client
         self._created = created  # unix seconds, told as the models' birthday
         self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
+        self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
         self._context_lens: dict[str, int] = {}  # what engines have told; it does not change while they are served
 
     def resolve(self, id_: str) -> TextModel:
@@ -52,6 +53,13 @@ class Registry:
         return self._context_lens[model.name]
 
     async def check_engines(self) -> None:
-        """Raises if an engine does not answer within the deadline."""
+        """Raises if an engine does not answer within the deadline. A model that scales to zero may have none."""
         async with asyncio.timeout(STATUS_TIMEOUT_S):
-            await asyncio.gather(*(self._client.status(name) for name in {m.name for m in self._by_id.values()}))
+            await asyncio.gather(*(self._check(name) for name in {model.name for model in self._by_id.values()}))
+
+    async def _check(self, name: str) -> None:
+        try:
+            await self._client.status(name)
+        except Unavailable:
+            if name not in self._resting:
+                raise

@@ -1,7 +1,9 @@
 import pytest
 
-from configs.schema import ApiConfig
-from tests.serve_app.scripted import ScriptedClient, chat, says, serving
+from configs.schema import ApiConfig, AutoscalingConfig, Config, ModelConfig
+from engine.errors import Unavailable
+from serve_app.app import build_app
+from tests.serve_app.scripted import ScriptedClient, chat, says, serving, talking_to
 from tests.serve_app.toy import toy_model
 
 
@@ -38,6 +40,18 @@ async def test_health_is_what_the_engine_says():
         answer = await http.get("/health")
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == 503 and answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(("min_replicas", "status"), [(0, 200), (1, 503)])
+async def test_a_model_that_scales_to_zero_is_healthy_without_a_replica(min_replicas, status):
+    class Resting(ScriptedClient):
+        async def status(self, model):
+            raise Unavailable("no replica")
+
+    scaling = AutoscalingConfig(min_replicas=min_replicas)
+    served = Config(models=(ModelConfig(name="toy", source="unused", autoscaling=scaling),))
+    async with talking_to(build_app(Resting(), served, {"toy": toy_model()})) as http:
+        assert [(await http.get(path)).status_code for path in ("/health", "/ping")] == [status, status]
 
 
 async def test_browsers_from_elsewhere_may_call_only_if_the_config_says_so():
