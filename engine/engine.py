@@ -10,6 +10,7 @@ from configs.schema import CacheConfig, SchedulerConfig
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
+from engine.repetition import ends_in_repetition
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
@@ -204,6 +205,9 @@ class Engine:
             return "stop"
         if seq.num_output >= sampling.max_tokens or len(seq.tokens) >= self.max_context_len:
             return "length"
+        repetition = sampling.repetition
+        if repetition is not None and seq.num_output >= sampling.min_tokens:
+            return "repetition" if ends_in_repetition(seq.tokens, seq.prompt_len, repetition) else None
         return None
 
     def _forget(self, seq: Sequence) -> None:

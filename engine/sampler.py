@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.grammar import GrammarError, Matcher, TokenTable
 from engine.plan import SeqStart, StepPlan, StepResult
+from engine.thinking import Thinking
 from engine.types import SamplingParams, TokenLogprob
 from kernels.kernel_set import KernelSet
 
@@ -19,7 +20,7 @@ FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON do
 
 class Sampler:
     """One road of logits, in fp32: grammar, allowed, forbidden (bad words, min_tokens), bias, penalties, temperature,
-    min-p, top-k, top-p, choice.
+    min-p, top-k, top-p, choice. Where thinking must end, the choice is made.
 
     Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
     """
@@ -63,7 +64,7 @@ class Sampler:
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        chosen_R = self._choose(filtered_RV, states)
+        chosen_R = self._force(self._choose(filtered_RV, states), states)
         tokens = tuple(chosen_R.tolist())
         logprobs = self._logprobs(logits_RV, chosen_R, states)
         for state, token in zip(states, tokens, strict=True):
@@ -118,6 +119,14 @@ class Sampler:
         positions = self._ints([state.num_tokens for state in states])
         return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
 
+    def _force(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
+        """The choice, but where a token must come."""
+        forced = [None if state.thinking is None else state.thinking.forced for state in states]
+        if all(token is None for token in forced):
+            return chosen_R
+        tokens = [-1 if token is None else token for token in forced]
+        return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
+
     def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> tuple[TokenLogprob | None, ...]:
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
         asked = [(row, count) for row, count in wanted if count is not None]
@@ -131,8 +140,15 @@ class Sampler:
         parts = (tokens.tolist(), chosen.tolist(), top_ids.tolist(), top_values.tolist())
         for (row, count), token, logprob, ids, values in zip(asked, *parts, strict=True):
             top = tuple((i, max(v, FLOOR)) for i, v in zip(ids[:count], values[:count], strict=True))
-            out[row] = TokenLogprob(token, max(logprob, FLOOR), top)
+            out[row] = TokenLogprob(token, max(logprob, FLOOR), top, self._named(logits_RV[row], states[row]))
         return tuple(out)
+
+    def _named(self, logits_V: Tensor, state: "_State") -> tuple[tuple[int, float], ...]:
+        """Log probabilities of the tokens that the request names."""
+        if not state.named:
+            return ()
+        values = logits_V[self._ints(list(state.named))] - logits_V.logsumexp(-1)
+        return tuple(zip(state.named, values.clamp(min=FLOOR).tolist(), strict=True))
 
     def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
         entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
@@ -164,6 +180,8 @@ class _State:
         self.penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         # tokens of the prompt stand here, with a count of 0, only if somebody asks for them
         self.seen = _Seen(start.prompt if params.repetition_penalty != 1 else ())
+        self.named = known(params.logprob_token_ids)
+        self.thinking = Thinking(params.thinking, start.output) if params.thinking is not None else None
         self._num_output = len(start.output)
         self._stop_ids = known(params.stop_token_ids)
         self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)
@@ -188,6 +206,8 @@ class _State:
                 self.matcher.consume(token)
             except GrammarError as error:
                 self.failure = str(error)
+        if self.thinking is not None:
+            self.thinking.consume(token)
         self.num_tokens += 1
         self._num_output += 1
         self._count(token)

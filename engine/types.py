@@ -11,11 +11,29 @@ __all__ = [
     "Grammar",
     "GenerateRequest",
     "Refusal",
+    "RepetitionLimit",
     "SamplingParams",
     "StepReport",
+    "ThinkingLimit",
     "TokenChunk",
     "TokenLogprob",
 ]
+
+
+class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True):
+    """How long an answer may think. engine/thinking.py counts."""
+
+    budget: int  # tokens of thinking after which it is ended
+    ends: tuple[int, ...]  # the tokens that end it
+    begins: tuple[int, ...] = ()  # the tokens that begin it; (): the answer begins inside
+
+
+class RepetitionLimit(msgspec.Struct, frozen=True, array_like=True):
+    """A pattern of `min_size` to `max_size` tokens that comes `min_count` times in a row ends the answer."""
+
+    min_size: int  # at least 1
+    max_size: int
+    min_count: int  # at least 2
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -36,6 +54,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences whose last token is banned after the others
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
+    logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
+    thinking: ThinkingLimit | None = None
+    repetition: RepetitionLimit | None = None
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +91,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (token, logprob), most likely first
+    named: tuple[tuple[int, float], ...] = ()  # the same of logprob_token_ids, in their order
 
 
 class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +101,7 @@ class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     index: int  # which choice
     start: int  # index of tokens[0] among the choice's output tokens
     tokens: tuple[int, ...]  # the end-of-sequence or stop token too
-    finish_reason: str | None = None  # stop, length, abort or error
+    finish_reason: str | None = None  # stop, length, repetition, abort or error
     logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     error: str | None = None  # what happened, when finish_reason is error

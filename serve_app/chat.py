@@ -46,7 +46,7 @@ def prepare_chat(
     tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
-    wanted = Wanted(max_tokens, field, "messages", num_logprobs)
+    wanted = Wanted(max_tokens, field, "messages", num_logprobs, chat.thinking_token_budget)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     generation = prepare(

@@ -12,7 +12,7 @@ from serve_app.said import CallPiece, Said
 from serve_app.sse import DONE, event, event_head, json_text
 from serve_app.vocabulary import Vocabulary
 
-__all__ = ["AnswerHead", "ChatEvents", "ChatWhole"]
+__all__ = ["AnswerHead", "ChatEvents", "ChatWhole", "told_alternatives"]
 
 LOWEST = -9999.0  # JSON has no -inf
 NO_LOGPROBS = b"null"
@@ -207,6 +207,13 @@ def _whole_calls(pieces: Iterable[CallPiece]) -> list[dict[str, Any]]:
     return calls
 
 
+def told_alternatives(entry: TokenLogprob, num_top: int | None) -> list[tuple[int, float]]:
+    """(token, logprob) of the most likely tokens, then of those the client named that are not among them."""
+    top = entry.top[:num_top]
+    known = {token for token, _ in top}
+    return [*top, *(pair for pair in entry.named if pair[0] not in known)]
+
+
 def _shown_logprob(entry: TokenLogprob, head: AnswerHead, vocabulary: Vocabulary) -> dict[str, Any]:
     """OpenAI's shape, the most likely alternatives first."""
 
@@ -216,5 +223,5 @@ def _shown_logprob(entry: TokenLogprob, head: AnswerHead, vocabulary: Vocabulary
         name = f"token_id:{token}" if head.names_ids else vocabulary.text(token)
         return {"token": name, "logprob": max(logprob, LOWEST), "bytes": list(data)}
 
-    alternatives = [shown(*pair) for pair in entry.top[: head.num_logprobs]]
+    alternatives = [shown(*pair) for pair in told_alternatives(entry, head.num_logprobs)]
     return {**shown(entry.token, entry.logprob), "top_logprobs": alternatives}

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from engine.types import TokenLogprob
-from serve_app.chat_form import LOWEST, AnswerHead
+from serve_app.chat_form import LOWEST, AnswerHead, told_alternatives
 from serve_app.choice import Delta
 from serve_app.reply import Usage
 from serve_app.sse import DONE, event, event_head, json_text
@@ -150,7 +150,8 @@ class _LogprobWriter:
             "tokens": [self._name(entry.token) for entry in entries],
             "token_logprobs": [max(entry.logprob, LOWEST) for entry in entries],
             "top_logprobs": [
-                {self._name(token): max(logprob, LOWEST) for token, logprob in entry.top[:num_top]} for entry in entries
+                {self._name(token): max(logprob, LOWEST) for token, logprob in told_alternatives(entry, num_top)}
+                for entry in entries
             ],
         }
 

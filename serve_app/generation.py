@@ -5,7 +5,7 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import GenerateRequest, Grammar
+from engine.types import GenerateRequest, Grammar, ThinkingLimit
 from serve_app.answer_parser import ParseRules
 from serve_app.choice import TextRules
 from serve_app.constraint import Constraint
@@ -25,12 +25,13 @@ class Fresh(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """How long an answer the client wants, and under which names it says so."""
+    """How long an answer the client wants, under which names it says so, and what it wants told besides."""
 
     max_tokens: int | None  # None: all the room there is
     field: str  # that says it
     prompt_field: str
     num_logprobs: int | None = None
+    thinking_tokens: int = -1  # -1: as many as the model likes
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -66,7 +67,14 @@ def prepare(
         )
     prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
     max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
-    sampling = sampling_params(fields, model, max_tokens=max_tokens, num_logprobs=wanted.num_logprobs, seed=fresh.seed)
+    sampling = sampling_params(
+        fields,
+        model,
+        max_tokens=max_tokens,
+        num_logprobs=wanted.num_logprobs,
+        seed=fresh.seed,
+        thinking=_thinking_limit(wanted.thinking_tokens, parse, model) if wanted.thinking_tokens >= 0 else None,
+    )
     request = GenerateRequest(
         request_id=fresh.request_id,
         model=model.name,
@@ -101,6 +109,19 @@ def _ends_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...
     if parse is None or parse.think is None or parse.place == "after":
         return ()
     return model.encode(parse.think.closes)
+
+
+def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ThinkingLimit | None:
+    """None where the answer does not think."""
+    if parse is None or parse.think is None or parse.place == "after":
+        return None
+    begins_inside = parse.place == "inside" or parse.think.always
+    begins = () if begins_inside else model.encode(parse.think.opens)
+    ends = _ends_thinking(parse, model)
+    if len(ends) > 1 or len(begins) > 1:
+        field = "thinking_token_budget"
+        raise RequestError(f"{field}: this model's thinking is not marked by tokens of its own", field)
+    return ThinkingLimit(budget, ends, begins)
 
 
 def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel) -> Grammar:

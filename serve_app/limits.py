@@ -17,6 +17,7 @@ def check_limits(fields: GenerationFields, limits: ApiConfig) -> None:
         at_most("stop", len(stop), limits.max_stop_chars, "characters in one string")
     at_most("logit_bias", len(fields.logit_bias), limits.max_logit_bias, "entries")
     at_most("stop_token_ids", len(fields.stop_token_ids), limits.max_logit_bias, "ids")
+    at_most("logprob_token_ids", len(fields.logprob_token_ids), limits.max_logit_bias, "ids")
     at_most("bad_words", len(fields.bad_words), limits.max_logit_bias, "words")
     for word in fields.bad_words:
         at_most("bad_words", len(word), limits.max_stop_chars, "characters in one word")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.constraint_fields import ConstraintFields
 from serve_app.wire import Int, Int64, Number, Text, Wire
@@ -93,6 +93,20 @@ class StreamOptions(Wire):
     continuous_usage_stats: bool = False  # acts together with include_usage only
 
 
+class RepetitionDetection(Wire):
+    """A pattern of tokens that comes so many times in a row ends the answer. max_pattern_size 0 is off."""
+
+    max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
+    min_pattern_size: Annotated[Int, Field(ge=0)] = 0
+    min_count: Annotated[Int, Field(ge=2)] = 2
+
+    @model_validator(mode="after")
+    def _has_sizes(self) -> "RepetitionDetection":
+        if 0 < self.max_pattern_size < self.min_pattern_size:
+            raise ValueError("min_pattern_size is more than max_pattern_size")
+        return self
+
+
 class SamplingFields(Wire):
     """How tokens are chosen. None: the model's own default."""
 
@@ -113,6 +127,8 @@ class SamplingFields(Wire):
     logit_bias: dict[str, Number] = Field(default_factory=dict)
     allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
     bad_words: list[Text] = Field(default_factory=list)
+    logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
+    repetition_detection: RepetitionDetection | None = None
 
     @property
     def stops(self) -> list[str]:
@@ -165,6 +181,7 @@ class ChatOptions(GenerationFields, ChatFields):
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
     include_reasoning: bool = True
+    thinking_token_budget: Annotated[Int, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None  # unset: auto
     parallel_tool_calls: bool = True

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from engine.errors import RequestError
-from engine.types import SamplingParams
-from serve_app.protocol import SamplingFields
+from engine.types import RepetitionLimit, SamplingParams, ThinkingLimit
+from serve_app.protocol import RepetitionDetection, SamplingFields
 from serve_app.text_model import TextModel
 
 __all__ = ["check_ids", "sampling_params"]
@@ -14,7 +14,13 @@ COLDEST = 0.01  # others are at least this, so that no logit overflows
 
 
 def sampling_params(
-    request: SamplingFields, model: TextModel, *, max_tokens: int, num_logprobs: int | None, seed: int
+    request: SamplingFields,
+    model: TextModel,
+    *,
+    max_tokens: int,
+    num_logprobs: int | None,
+    seed: int,
+    thinking: ThinkingLimit | None = None,
 ) -> SamplingParams:
     """`seed` is for a request that names none: an answer that moves to another replica must go on exactly."""
     defaults = model.defaults
@@ -41,6 +47,9 @@ def sampling_params(
         allowed_token_ids=_allowed(request.allowed_token_ids, num_tokens),
         bad_words=_bad_words(request.bad_words, model),
         num_logprobs=num_logprobs,
+        logprob_token_ids=_named(request.logprob_token_ids, num_logprobs, num_tokens),
+        thinking=thinking,
+        repetition=_repetition(request.repetition_detection),
     )
 
 
@@ -65,6 +74,19 @@ def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...],
     """Each word as it stands at the beginning of a text and within one."""
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
     return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
+
+
+def _named(ids: list[int], num_logprobs: int | None, num_tokens: int) -> tuple[int, ...]:
+    if ids and num_logprobs is None:
+        raise RequestError("logprob_token_ids: needs logprobs", param="logprob_token_ids")
+    check_ids("logprob_token_ids", ids, num_tokens)
+    return tuple(dict.fromkeys(ids))
+
+
+def _repetition(detection: RepetitionDetection | None) -> RepetitionLimit | None:
+    if detection is None or detection.max_pattern_size == 0:
+        return None
+    return RepetitionLimit(max(1, detection.min_pattern_size), detection.max_pattern_size, detection.min_count)
 
 
 def check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:

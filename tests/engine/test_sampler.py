@@ -140,6 +140,19 @@ def test_logprobs_are_raw_and_cut_to_what_was_asked():
     assert [value for _, value in first.top] == pytest.approx(expected[:2].tolist(), abs=1e-5)
 
 
+def test_named_tokens_are_told_besides():
+    rows = Rows(
+        start(0, temperature=0.0, num_logprobs=1, logprob_token_ids=(7, 0, 4000, 7)),
+        start(1, temperature=0.0, logprob_token_ids=(7,)),
+    )
+    rows.sample(falling(), falling())
+    first, second = rows.result.logprobs
+    expected = falling().log_softmax(-1)
+    assert second is None and first.top[0][0] == 0
+    assert [token for token, _ in first.named] == [7, 0]
+    assert [value for _, value in first.named] == pytest.approx(expected[[7, 0]].tolist(), abs=1e-5)
+
+
 def test_impossible_tokens_have_a_floor():
     rows = Rows(start(temperature=0.0, num_logprobs=VOCAB))
     rows.sample(falling().masked_fill(torch.arange(VOCAB) > 3, -torch.inf))
