@@ -48,7 +48,7 @@ class RankStarter:
         actor = ray.remote(Rank).options(
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
-            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}},
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}},
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=group, placement_group_bundle_index=rank
             ),

@@ -35,6 +35,7 @@ class Replica:
     ) -> None:
         # waiting threads must sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # but a little spinning pays, or two threads are no faster
         began_s = time.monotonic()
         host = wire.bind or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._ranks = RankStarter(model, follow)

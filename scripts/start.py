@@ -42,6 +42,7 @@ def main() -> None:
     temp_dir = Path(tempfile.mkdtemp(prefix="manta-", dir="/tmp"))
     # all of these are read when Ray is imported: from here on nothing of it may be
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive"})
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # with none at all a second thread gains nothing
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Serve opens a port on every interface for each of its replicas
     os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token_file()))
     os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
