@@ -21,7 +21,7 @@ class ForwardBatch:
     slots        24 25 26 | 6     block * 4 + position % 4
     query_starts  0         3  4
     seq_lens      7, 3
-    sample_rows         2   3
+    sample_rows         2   3     (and 0, 1 before them if the logprobs of A's tokens 8 and 9 are wanted)
     """
 
     tokens_T: Tensor  # int64
@@ -37,7 +37,8 @@ class ForwardBatch:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
-        starts, lens, rows = [0], [], []
+        starts, lens = [0], []
+        rows: list[int] = []
         for slice_ in plan.slices:
             stop = slice_.start + len(slice_.tokens)
             tokens += slice_.tokens
@@ -47,6 +48,7 @@ class ForwardBatch:
             ]
             starts.append(len(tokens))
             lens.append(stop)
+            rows += range(starts[-2], starts[-2] + len(slice_.scored))
             if slice_.samples:
                 rows.append(len(tokens) - 1)
         width = max(len(slice_.blocks) for slice_ in plan.slices)

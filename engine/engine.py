@@ -13,7 +13,7 @@ from engine.prefix_cache import chain_root, prompt_hashes
 from engine.repetition import ends_in_repetition
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
+from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor"]
 
@@ -241,5 +241,11 @@ def _chunk(
         finish_reason=reason,
         logprobs=logprobs,
         cached_tokens=seq.cached_tokens or 0,
+        prompt_logprobs=_prompt_logprobs(seq) if seq.num_output == len(tokens) == 1 else None,
         error=error,
     )
+
+
+def _prompt_logprobs(seq: Sequence) -> tuple[PromptLogprob, ...] | None:
+    is_wanted = seq.request.sampling.num_prompt_logprobs is not None and seq.index == 0
+    return tuple(seq.scores) if is_wanted else None

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.types import Grammar, SamplingParams, TokenLogprob
+from engine.types import Grammar, PromptLogprob, SamplingParams, TokenLogprob
 
 __all__ = ["SeqSlice", "SeqStart", "StepPlan", "StepResult"]
 
@@ -31,6 +31,7 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
     tokens: tuple[int, ...]  # at positions [start, start + len(tokens))
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
+    scored: tuple[int, ...] = ()  # the prompt's tokens after the first positions, where their logprobs are wanted
 
 
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
@@ -46,3 +47,4 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...] = ()
     failed: tuple[str | None, ...] = ()  # why a sequence cannot go on; its token means nothing then
+    scores: tuple[tuple[PromptLogprob, ...], ...] = ()  # one entry per slice with `scored`, in the plan's order

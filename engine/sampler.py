@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.grammar import GrammarError, Matcher, TokenTable
 from engine.plan import SeqStart, StepPlan, StepResult
 from engine.thinking import Thinking
-from engine.types import SamplingParams, TokenLogprob
+from engine.types import PromptLogprob, SamplingParams, TokenLogprob
 from kernels.kernel_set import KernelSet
 
 __all__ = ["Sampler"]
@@ -55,10 +55,16 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
-        """One token for each sampling slice, in the plan's order. `logits_RV` is not changed."""
+        """One token for each sampling slice, in the plan's order. `logits_RV` is not changed.
+
+        The logits of a slice are those of its scored rows, then the one that it samples from.
+        """
         states = self._sampling(plan)
+        scores: tuple[tuple[PromptLogprob, ...], ...] = ()
+        if any(slice_.scored for slice_ in plan.slices):
+            scores, logits_RV = self._score(plan, logits_RV)
         if not states:
-            return StepResult(())
+            return StepResult((), scores=scores)
         allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, bits.to(self._device))
         filtered_RV = self._filter(allowed_RV, states)
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
@@ -70,7 +76,7 @@ class Sampler:
         for state, token in zip(states, tokens, strict=True):
             state.append(token)
         failed = tuple(state.failure for state in states)
-        return StepResult(tokens, logprobs, failed if any(failed) else ())
+        return StepResult(tokens, logprobs, failed if any(failed) else (), scores)
 
     def _sampling(self, plan: StepPlan) -> list["_State"]:
         return [self._states[slice_.seq_id] for slice_ in plan.slices if slice_.samples]
@@ -139,9 +145,32 @@ class Sampler:
         out: list[TokenLogprob | None] = [None] * len(states)
         parts = (tokens.tolist(), chosen.tolist(), top_ids.tolist(), top_values.tolist())
         for (row, count), token, logprob, ids, values in zip(asked, *parts, strict=True):
-            top = tuple((i, max(v, FLOOR)) for i, v in zip(ids[:count], values[:count], strict=True))
+            top = _floored(ids[:count], values[:count])
             out[row] = TokenLogprob(token, max(logprob, FLOOR), top, self._named(logits_RV[row], states[row]))
         return tuple(out)
+
+    def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[tuple[tuple[PromptLogprob, ...], ...], Tensor]:
+        """What the prompts' tokens got, and the rows that are sampled from."""
+        scores, sampled, at = [], [], 0
+        for slice_ in plan.slices:
+            stop = at + len(slice_.scored)
+            if slice_.scored:
+                most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
+                scores.append(self._scores_of(logits_RV[at:stop], slice_.scored, most))
+            if slice_.samples:
+                sampled.append(stop)
+            at = stop + slice_.samples
+        return tuple(scores), logits_RV[self._ints(sampled)]
+
+    def _scores_of(self, logits_TV: Tensor, tokens: tuple[int, ...], most: int) -> tuple[PromptLogprob, ...]:
+        tokens_T = self._ints(list(tokens))
+        logprobs, top_ids, top_values = self._kernels.logprobs(logits_TV, tokens_T, most)
+        ranks = (logits_TV > logits_TV.gather(-1, tokens_T[:, None])).sum(-1) + 1
+        parts = (tokens, logprobs.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist())
+        return tuple(
+            PromptLogprob(token, max(logprob, FLOOR), rank, _floored(ids, values))
+            for token, logprob, rank, ids, values in zip(*parts, strict=True)
+        )
 
     def _named(self, logits_V: Tensor, state: "_State") -> tuple[tuple[int, float], ...]:
         """Log probabilities of the tokens that the request names."""
@@ -159,6 +188,10 @@ class Sampler:
 
     def _floats(self, values: list[float] | list[int] | list[bool]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+
+def _floored(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((id_, max(value, FLOOR)) for id_, value in zip(ids, values, strict=True))
 
 
 class _State:

@@ -16,6 +16,8 @@ from engine.sequence import Sequence
 
 __all__ = ["Scheduler"]
 
+SCORED_ROWS = 64  # rows of logits in one step, at most, for the prompts whose logprobs are wanted
+
 
 class Scheduler:
     """Owns the sequences that wait or run, and their blocks."""
@@ -61,26 +63,29 @@ class Scheduler:
         slices: list[SeqSlice] = []
         self._make_room()
         budget = self.config.max_step_tokens
+        rows = SCORED_ROWS
         reserved = min(budget, sum(1 for seq in self.running if seq.num_uncomputed == 1))
         for seq in list(self.running):
             if not seq.blocks:
                 continue  # lost its blocks to one before it
             is_decode = seq.num_uncomputed == 1 and reserved > 0
             count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
-            count = self._grow(seq, count)
+            count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
             reserved -= is_decode
             if count > 0:
                 budget -= count
+                rows -= count if seq.lacks_scores else 0
                 slices.append(self._slice(seq, count))
         for seq in list(self.waiting):
             if budget == 0 or len(self.running) >= self.config.max_sequences:
                 break
             if self._is_being_filled(seq):
                 continue  # its prefix will be there to share in a step or two
-            count = self._admit(seq, budget)
+            count = self._admit(seq, min(budget, rows) if seq.lacks_scores else budget)
             if count == 0:
                 break  # no overtaking: the first in line gets the next free blocks
             budget -= count
+            rows -= count if seq.lacks_scores else 0
             slices.append(self._slice(seq, count))
         plan = StepPlan(self._step, tuple(slices), tuple(self._starts), tuple(self._ends))
         self._step += 1
@@ -91,10 +96,12 @@ class Scheduler:
         """Books what a step computed and sampled. Returns the sequences that got a token, in the result's order."""
         by_id = {seq.seq_id: seq for seq in self.running}
         sampled = []
-        tokens = iter(result.tokens)
+        tokens, scores = iter(result.tokens), iter(result.scores)
         for piece in plan.slices:
             seq = by_id[piece.seq_id]
             seq.num_computed += len(piece.tokens)
+            if piece.scored:
+                seq.scores[piece.start :] = next(scores)
             self._publish(seq)
             if piece.samples:
                 seq.tokens.append(next(tokens))
@@ -117,6 +124,7 @@ class Scheduler:
             tokens=tuple(seq.tokens[seq.num_computed : stop]),
             blocks=tuple(seq.blocks),
             samples=stop == len(seq.tokens),
+            scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
         )
 
     def _grow(self, seq: Sequence, count: int) -> int:
@@ -133,6 +141,8 @@ class Scheduler:
 
     def _admit(self, seq: Sequence, budget: int) -> int:
         """Makes a waiting sequence run if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
+        if budget == 0:
+            return 0
         found = self._find(seq)
         computed = len(found) * self.block_size
         count = min(len(seq.tokens) - computed, budget)
@@ -176,7 +186,9 @@ class Scheduler:
         return self.cache.find(self._usable(seq))
 
     def _usable(self, seq: Sequence) -> list[bytes]:
-        # the last known token is always computed, for its logits
+        # the last known token is always computed, for its logits; so are all whose logits are wanted
+        if seq.lacks_scores:
+            return []
         return seq.hashes[: (len(seq.tokens) - 1) // self.block_size]
 
     def _num_needed(self, found: list[int], stop: int) -> int:

@@ -2,7 +2,7 @@
 
 import time
 
-from engine.types import GenerateRequest
+from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["Sequence"]
 
@@ -22,10 +22,12 @@ class Sequence:
         "index",
         "num_computed",
         "num_published",
+        "num_scored",
         "order",
         "prompt_len",
         "request",
         "root",
+        "scores",
         "seed",
         "seq_id",
         "tokens",
@@ -49,6 +51,10 @@ class Sequence:
         self.num_published = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
+        # tokens of the prompt whose logprobs are wanted: all that follow another; a moved answer's have been told
+        wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
+        self.num_scored = self.prompt_len - 1 if wants_scores else 0
+        self.scores: list[PromptLogprob] = []
         self.order = (request.priority, seq_id)  # who goes first; ids rise with arrival
 
     @property
@@ -58,6 +64,10 @@ class Sequence:
     @property
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    @property
+    def lacks_scores(self) -> bool:
+        return len(self.scores) < self.num_scored
 
     @property
     def output(self) -> tuple[int, ...]:

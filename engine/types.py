@@ -10,6 +10,7 @@ __all__ = [
     "EngineStatus",
     "Grammar",
     "GenerateRequest",
+    "PromptLogprob",
     "Refusal",
     "RepetitionLimit",
     "SamplingParams",
@@ -55,6 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences whose last token is banned after the others
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
     logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
+    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, told once, with choice 0
     thinking: ThinkingLimit | None = None
     repetition: RepetitionLimit | None = None
 
@@ -94,6 +96,15 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     named: tuple[tuple[int, float], ...] = ()  # the same of logprob_token_ids, in their order
 
 
+class PromptLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """What the model, having read the tokens before, thought of one token of the prompt. Raw logits, as above."""
+
+    token: int
+    logprob: float
+    rank: int  # 1: no token was more likely
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     """A piece of one choice's answer. The last piece of each choice, and only it, has a finish reason."""
 
@@ -104,6 +115,7 @@ class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str | None = None  # stop, length, repetition, abort or error
     logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
+    prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token
     error: str | None = None  # what happened, when finish_reason is error
 
 

@@ -99,6 +99,12 @@ class UsageAnswer(BaseModel):
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
+class PromptLogprob(BaseModel):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class ChatCompletion(BaseModel):
     """What is sent, as documentation: answers are written without these classes."""
 
@@ -109,6 +115,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: UsageAnswer
     system_fingerprint: str | None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None  # by token id
 
 
 class CompletionLogprobs(BaseModel):
@@ -124,6 +131,7 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None  # by token id
 
 
 class Completion(BaseModel):

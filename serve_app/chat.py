@@ -38,7 +38,7 @@ def prepare_chat(
     max_context_len   tokens that the engine takes, prompt and answer together
     """
     _check(chat, limits)
-    check_limits(chat, limits)
+    check_limits(chat, limits, model.vocabulary.num_tokens)
     tools = tool_use(chat, limits)
     messages = conversation(chat.messages, limits)
     prompt = chat_prompt(chat, messages, tools.shown, model, limits)
@@ -69,7 +69,8 @@ def prepare_chat_batch(
     batch: ChatBatchRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
 ) -> list[PreparedChat]:
     """One prepared chat for each conversation. Raises RequestError."""
-    for field, wrong in (("n", batch.n != 1), ("stream", batch.stream), ("echo", batch.echo)):
+    prompt_logprobs = ("prompt_logprobs", batch.prompt_logprobs is not None)
+    for field, wrong in (("n", batch.n != 1), ("stream", batch.stream), ("echo", batch.echo), prompt_logprobs):
         if wrong:
             raise RequestError(f"{field}: a batch has one choice for each conversation, sent at once", param=field)
     at_most("messages", len(batch.messages), limits.max_choices, "conversations")

@@ -7,6 +7,7 @@ import msgspec
 
 from engine.types import TokenLogprob
 from serve_app.choice import Delta
+from serve_app.prompt_logprobs import Shown, shown_prompt
 from serve_app.reply import Usage
 from serve_app.said import CallPiece, Said
 from serve_app.sse import DONE, event, event_head, json_text
@@ -145,6 +146,7 @@ class ChatWhole:
         self._tokens: list[list[int]] = [[] for _ in range(head.n)]
         self._logprobs: list[list[msgspec.Raw]] = [[] for _ in range(head.n)]  # written as they come
         self._ends: list[Delta | None] = [None] * head.n
+        self._prompt_logprobs: Shown | None = None
 
     def add(self, delta: Delta) -> None:
         self._said[delta.index].append(delta.said)
@@ -154,6 +156,8 @@ class ChatWhole:
             self._logprobs[delta.index].append(msgspec.Raw(written))
         if delta.finish_reason is not None:
             self._ends[delta.index] = delta
+        if delta.prompt_logprobs is not None:
+            self._prompt_logprobs = shown_prompt(delta.prompt_logprobs, self._vocabulary)
 
     def body(self, usage: Usage) -> bytes:
         head = self._head
@@ -168,6 +172,8 @@ class ChatWhole:
         }
         if head.prompt_token_ids is not None:
             document["prompt_token_ids"] = head.prompt_token_ids
+        if self._prompt_logprobs is not None:
+            document["prompt_logprobs"] = self._prompt_logprobs
         return encode(document)
 
     def _choice(self, index: int) -> dict[str, Any]:

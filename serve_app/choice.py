@@ -3,7 +3,7 @@
 import msgspec
 
 from engine.errors import EngineFailed
-from engine.types import TokenChunk, TokenLogprob
+from engine.types import PromptLogprob, TokenChunk, TokenLogprob
 from serve_app.answer_parser import AnswerParser, ParseRules
 from serve_app.constraint import Constraint
 from serve_app.detokenizer import Detokenizer
@@ -38,6 +38,7 @@ class Delta(msgspec.Struct):
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     ended_here: bool = False  # a stop string was found: the engine does not know that this choice is over
+    prompt_logprobs: tuple[PromptLogprob, ...] | None = None
 
 
 class Choice:
@@ -71,7 +72,7 @@ class Choice:
         tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
         num_said = len(tokens) - (ends_in_token and not self._rules.include_stop)
-        delta = Delta(self.index, Said(), (), (), chunk.finish_reason)
+        delta = Delta(self.index, Said(), (), (), chunk.finish_reason, prompt_logprobs=chunk.prompt_logprobs)
         for position, token in enumerate(tokens):
             self._take(delta, chunk, position, token if position < num_said else None)
             if self._stops.matched is not None:

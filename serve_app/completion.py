@@ -26,7 +26,7 @@ def prepare_completion(
     fields: CompletionRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
 ) -> PreparedCompletion:
     """Raises RequestError for everything that the client can get wrong."""
-    check_limits(fields, limits)
+    check_limits(fields, limits, model.vocabulary.num_tokens)
     prompts = fields.prompts
     at_most("prompt", len(prompts) * fields.n, limits.max_choices, "choices of all prompts")
     at_most("logprobs", fields.logprobs or 0, limits.max_top_logprobs)

@@ -8,6 +8,7 @@ import msgspec
 from engine.types import TokenLogprob
 from serve_app.chat_form import LOWEST, AnswerHead, told_alternatives
 from serve_app.choice import Delta
+from serve_app.prompt_logprobs import shown_prompt
 from serve_app.reply import Usage
 from serve_app.sse import DONE, event, event_head, json_text
 from serve_app.vocabulary import Vocabulary
@@ -93,6 +94,7 @@ class CompletionWhole:
         self, head: AnswerHead, vocabulary: Vocabulary, echoes: Sequence[str], prompt_ids: Sequence[Ids] | None
     ) -> None:
         self._head = head
+        self._vocabulary = vocabulary
         self._prompt_ids = prompt_ids
         self._writers = [_LogprobWriter(head, vocabulary, len(echo)) for echo in echoes]
         self._texts = [[echo] for echo in echoes]
@@ -125,6 +127,9 @@ class CompletionWhole:
             "finish_reason": deltas[-1].finish_reason,
             "stop_reason": deltas[-1].stop_reason,
         }
+        for delta in deltas:
+            if delta.prompt_logprobs is not None:
+                shown["prompt_logprobs"] = shown_prompt(delta.prompt_logprobs, self._vocabulary)
         if self._prompt_ids is not None:
             shown["prompt_token_ids"] = self._prompt_ids[index]
             shown["token_ids"] = [token for delta in deltas for token in delta.tokens]

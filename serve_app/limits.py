@@ -7,10 +7,15 @@ from serve_app.protocol import GenerationFields
 __all__ = ["at_most", "check_limits"]
 
 
-def check_limits(fields: GenerationFields, limits: ApiConfig) -> None:
-    """Raises RequestError that names the field and the limit."""
+def check_limits(fields: GenerationFields, limits: ApiConfig, num_tokens: int) -> None:
+    """Raises RequestError that names the field and the limit. `num_tokens` is the size of the vocabulary."""
     if fields.stream_options is not None and not fields.stream:
         raise RequestError("stream_options: needs stream to be true", param="stream_options")
+    if fields.prompt_logprobs is not None:
+        if fields.stream:
+            raise RequestError("prompt_logprobs: not with stream", param="prompt_logprobs")
+        count = num_tokens if fields.prompt_logprobs < 0 else fields.prompt_logprobs
+        at_most("prompt_logprobs", count, limits.max_top_logprobs)
     at_most("n", fields.n, limits.max_choices)
     at_most("stop", len(fields.stops), limits.max_stop, "strings")
     for stop in fields.stops:

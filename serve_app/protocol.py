@@ -128,6 +128,7 @@ class SamplingFields(Wire):
     allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
     bad_words: list[Text] = Field(default_factory=list)
     logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
+    prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
 
     @property

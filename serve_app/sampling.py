@@ -48,6 +48,7 @@ def sampling_params(
         bad_words=_bad_words(request.bad_words, model),
         num_logprobs=num_logprobs,
         logprob_token_ids=_named(request.logprob_token_ids, num_logprobs, num_tokens),
+        num_prompt_logprobs=_prompt_logprobs(request.prompt_logprobs, num_tokens),
         thinking=thinking,
         repetition=_repetition(request.repetition_detection),
     )
@@ -81,6 +82,12 @@ def _named(ids: list[int], num_logprobs: int | None, num_tokens: int) -> tuple[i
         raise RequestError("logprob_token_ids: needs logprobs", param="logprob_token_ids")
     check_ids("logprob_token_ids", ids, num_tokens)
     return tuple(dict.fromkeys(ids))
+
+
+def _prompt_logprobs(count: int | None, num_tokens: int) -> int | None:
+    if count is None:
+        return None
+    return num_tokens if count < 0 else min(count, num_tokens)
 
 
 def _repetition(detection: RepetitionDetection | None) -> RepetitionLimit | None:

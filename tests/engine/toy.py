@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from engine.engine import derived_seed
 from engine.plan import StepPlan, StepResult
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, PromptLogprob, SamplingParams
 
 VOCAB_SIZE = 50
 
@@ -28,6 +28,7 @@ class ToyExecutor:
         self.seeds: dict[int, int] = {}
         self.num_computed = 0
         self.widest = 0
+        self.most_scored = 0
         self.fails_at: int | None = None
         self.closed = False
 
@@ -40,16 +41,21 @@ class ToyExecutor:
         for start in plan.starts:
             self.seeds[start.seq_id] = start.seed
         self.widest = max(self.widest, sum(len(piece.tokens) for piece in plan.slices))
-        tokens = []
+        tokens, scores = [], []
         for piece in plan.slices:
             stop = piece.start + len(piece.tokens)
             where = [piece.blocks[at // self.block_size] * self.block_size + at % self.block_size for at in range(stop)]
             for at, token in zip(where[piece.start :], piece.tokens, strict=True):
                 self.slots[at] = token
             self.num_computed += len(piece.tokens)
+            read = [self.slots[at] for at in where]
+            if piece.scored:
+                starts = range(piece.start + 1, stop + 1)
+                scores.append(tuple(score(read[:at], one) for at, one in zip(starts, piece.scored, strict=False)))
             if piece.samples:
-                tokens.append(next_token([self.slots[at] for at in where], self.seeds[piece.seq_id]))
-        return StepResult(tuple(tokens))
+                tokens.append(next_token(read, self.seeds[piece.seq_id]))
+        self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in plan.slices))
+        return StepResult(tuple(tokens), scores=tuple(scores))
 
     def close(self) -> None:
         self.closed = True
@@ -57,6 +63,11 @@ class ToyExecutor:
 
 def next_token(tokens: list[int | None], seed: int) -> int:
     return blake2b(repr((tokens, seed)).encode(), digest_size=4).digest()[0] % VOCAB_SIZE
+
+
+def score(before: list[int | None], token: int) -> PromptLogprob:
+    """What the toy thinks of a token after others."""
+    return PromptLogprob(token, -float(next_token(before, token)), 1)
 
 
 def recompute(request: GenerateRequest, index: int = 0) -> tuple[list[int], str]:

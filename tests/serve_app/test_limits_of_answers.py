@@ -1,9 +1,10 @@
-"""What ends an answer or its thinking early, and what is told of named tokens."""
+"""What ends an answer or its thinking early, and what is told of named tokens and of the prompt's."""
 
 import msgspec
 import pytest
 
-from engine.types import RepetitionLimit, ThinkingLimit
+from configs.schema import ApiConfig
+from engine.types import PromptLogprob, RepetitionLimit, ThinkingLimit
 from serve_app.thinking import ThinkFormat
 from tests.serve_app.scripted import ScriptedClient, chat, events, says, serving
 from tests.serve_app.toy import toy_model
@@ -12,9 +13,9 @@ URL = "/v1/chat/completions"
 THINK = ThinkFormat("toy", "<tool_call>", "<|im_start|>")  # tokens 3 and 1
 
 
-async def post(fields, script=None, model=None, url=URL):
+async def post(fields, script=None, model=None, url=URL, api=None):
     client = ScriptedClient(says("ok") if script is None else script)
-    async with serving(client, None, {"toy": model or toy_model()}) as http:
+    async with serving(client, api, {"toy": model or toy_model()}) as http:
         return client, await http.post(url, json={**chat(), **fields})
 
 
@@ -101,3 +102,42 @@ async def test_named_tokens_stand_behind_the_most_likely_ones():
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True, "logprob_token_ids": [10**6]}])
 async def test_wrong_named_tokens_are_named(fields):
     assert await refused({"logprob_token_ids": [5], **fields}) == "logprob_token_ids"
+
+
+SCORED = (PromptLogprob(5, -1.5, 2, ((6, -0.5), (5, -1.5))), PromptLogprob(7, -0.25, 1, ((7, -0.25),)))
+TOLD = [
+    None,
+    {
+        "5": {"logprob": -1.5, "rank": 2, "decoded_token": "\x01"},
+        "6": {"logprob": -0.5, "rank": 1, "decoded_token": "\x02"},
+    },
+    {"7": {"logprob": -0.25, "rank": 1, "decoded_token": "\x03"}},
+]
+
+
+async def test_the_prompts_log_probabilities_are_told_once():
+    first, *rest = says("ok")
+    script = [msgspec.structs.replace(first, prompt_logprobs=SCORED), *rest]
+    client, answer = await post({"prompt_logprobs": 2}, script)
+    assert client.requests[0].sampling.num_prompt_logprobs == 2
+    assert answer.json()["prompt_logprobs"] == TOLD
+    _, answer = await post({"prompt": [4, 5, 7], "prompt_logprobs": 2}, script, url="/v1/completions")
+    assert answer.json()["choices"][0]["prompt_logprobs"] == TOLD
+    _, answer = await post({}, says("ok"))
+    assert "prompt_logprobs" not in answer.json()
+
+
+async def test_minus_one_is_the_whole_vocabulary_where_that_may_be_told():
+    api = ApiConfig(max_top_logprobs=1000)
+    num_tokens = toy_model().vocabulary.num_tokens
+    assert (await asked({"prompt_logprobs": -1}, api=api)).num_prompt_logprobs == num_tokens
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt_logprobs": -1}, {"prompt_logprobs": 21}, {"prompt_logprobs": -2}, {"prompt_logprobs": "1"}]
+)
+async def test_too_many_of_the_prompts_log_probabilities_are_refused(fields):
+    assert await refused(fields) == "prompt_logprobs"
+    assert await refused({"prompt_logprobs": 1, "stream": True}) == "prompt_logprobs"
+    batch = {"messages": [chat()["messages"]], "prompt_logprobs": 1}
+    assert await refused(batch, url="/v1/chat/completions/batch") == "prompt_logprobs"
