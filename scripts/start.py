@@ -1,7 +1,9 @@
 """Starts Ray and Serve on loopback, deploys a config, says when it is ready, and ends it all on Ctrl-C."""
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -24,38 +26,22 @@ __all__ = ["main"]
 
 LOOPBACK = "127.0.0.1"
 
-# Serve's own work in one thread and event loop, no line of log per request: see the README's numbers
-SWITCHES = {
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
-    # autoscaling sees a load after seconds, not after the ten of Serve's default
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-}
-
 
 def main() -> None:
     arguments = _arguments()
     temp_dir = Path(tempfile.mkdtemp(prefix="manta-", dir="/tmp"))
-    # all of these are read when Ray is imported: from here on nothing of it may be
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive"})
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # with none at all a second thread gains nothing
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Serve opens a port on every interface for each of its replicas
-    os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token_file()))
-    os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray takes 127.0.0.1 for its own address, on Linux too
-    if arguments.front == "haproxy":
-        os.environ.update(_haproxy_switches(temp_dir))
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     try:
         document = _read(Path(arguments.config))
-        port = arguments.port or document.get("http_options", {}).get("port", 8000)
-        host = document.get("http_options", {}).get("host", LOOPBACK)
+        http = document.get("http_options") or {}
+        host, port = http.get("host", LOOPBACK), arguments.port or http.get("port", 8000)
+        # Ray reads its environment when it is imported: up to here nothing of it was
+        os.environ.update({name: os.environ.get(name, value) for name, value in _switches(arguments.front).items()})
+        if arguments.front == "haproxy":
+            os.environ.update(_haproxy_files(temp_dir))
+        _check(document, arguments.config)
         _check_port(host, port, "http_options.port in the config, or --port")
         _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
         _serve(arguments, document, host, port, temp_dir, stopping)
@@ -87,7 +73,9 @@ def _serve(
         "ray", f"up after {time.monotonic() - began_s:.1f} s; dashboard at http://{LOOPBACK}:{arguments.dashboard_port}"
     )
     serve.start(
-        proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"}
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port},
+        logging_config={"log_level": "WARNING"},
     )
     outcome: list[BaseException | None] = []
 
@@ -120,8 +108,9 @@ def _serve(
             stopping.wait()
         _say("stop", "ending Serve and Ray")
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray tells of the end of its own actors there
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
 
 
 def _arguments() -> argparse.Namespace:
@@ -129,24 +118,72 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("config", nargs="?", default="configs/quickstart.yaml", help="a file that `serve deploy` takes")
     parser.add_argument("--port", type=int, help="instead of http_options.port of the config")
     parser.add_argument("--dashboard-port", type=int, default=8265, help="port of Ray's dashboard")
-    parser.add_argument("--front", choices=["proxy", "haproxy"], default="proxy", help="what takes the connections")
+    parser.add_argument(
+        "--front",
+        choices=["proxy", "haproxy"],
+        default="proxy",
+        help="what takes the connections; haproxy is faster and opens two ports on every interface",
+    )
     return parser.parse_args()
 
 
 def _read(path: Path) -> Any:
-    """The file's document, once Serve and we agree that it is right."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"[config] {path}: {error}") from None
+    if not isinstance(document, dict) or not document.get("applications"):
+        raise SystemExit(f"[config] {path}: needs a list `applications`, as `serve deploy` does")
+    return document
+
+
+def _check(document: Any, path: str) -> None:
+    """Ends the program unless Serve and we agree that the document is right."""
     from ray.serve.schema import ServeDeploySchema
 
     from configs.load import ConfigError, load_args
 
     try:
-        document = yaml.safe_load(path.read_text())
         ServeDeploySchema.model_validate(document)
         for application in document["applications"]:
             load_args(application.get("args", {}))
-    except (OSError, yaml.YAMLError, ConfigError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         raise SystemExit(f"[config] {path}: {error}") from None
-    return document
+
+
+def _switches(front: str) -> dict[str, str]:
+    """What Ray and Serve are told by their environment; what is set there already wins."""
+    switches = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",  # Serve opens a port on every interface for each of its replicas
+        "RAY_AUTH_TOKEN_PATH": str(_token_file()),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray takes 127.0.0.1 for its own address, on Linux too
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "1000",  # with none at all a second thread gains nothing
+        # Serve's own work in one thread and event loop, no line of log per request
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        # autoscaling sees a load after seconds, not after the ten of Serve's default
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    }
+    if front == "haproxy":
+        switches["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        switches["RAY_SERVE_HAPROXY_METRICS_ENABLED"] = "0"
+    return switches
+
+
+def _haproxy_files(temp_dir: Path) -> dict[str, str]:
+    """Everything of this HAProxy in a folder of its own, so that two clusters on one machine do not meet."""
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp_dir / "haproxy" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp_dir / "haproxy" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp_dir / "haproxy"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp_dir / "haproxy" / "server-state"),
+    }
 
 
 def _token_file() -> Path:
@@ -166,19 +203,6 @@ def _check_port(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise SystemExit(f"[port] cannot listen on {host}:{port}: {error.strerror}. Change {setting}.") from None
-
-
-def _haproxy_switches(temp_dir: Path) -> dict[str, str]:
-    """Everything of this HAProxy in a folder of its own, so that two clusters on one machine do not meet."""
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp_dir / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp_dir / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp_dir / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp_dir / "haproxy" / "server-state"),
-    }
 
 
 def _say_progress(serve: Any, said: str) -> str:
