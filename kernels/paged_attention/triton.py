@@ -1,0 +1,325 @@
+"""In Triton. The caches and the queries have one dtype and are contiguous.
+
+A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a
+row's bits depend on its own sequence alone. (Where there are no more rows than sequences, all are cut.) The same query
+alone and in a chunk may differ by rounding.
+"""
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.launch import measured
+
+__all__ = ["launch", "paged_attention"]
+
+# Keys of a split, and the most splits of a row: longer rows have longer splits. Changing either changes roundings.
+SPLIT = 256
+MAX_SPLITS = 64
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+def paged_attention(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    query_starts: Tensor,
+    seq_lens_S: Tensor,
+    block_table_SW: Tensor,
+    scale: float,
+    window: int = 0,
+) -> Tensor:
+    num_tokens, num_heads, head_dim = q_THD.shape
+    _, num_kv_heads, block_size, _ = k_cache.shape
+    num_seqs, width = block_table_SW.shape
+    assert q_THD.dtype == k_cache.dtype == v_cache.dtype
+    assert all(x.is_contiguous() for x in (q_THD, k_cache, v_cache, block_table_SW))
+    by_row = num_tokens <= num_seqs
+    out_THD = torch.empty_like(q_THD) if by_row else torch.zeros_like(q_THD)
+    num_items = min(num_tokens, num_seqs)
+    if not num_items:
+        return out_THD
+    wide = q_THD.dtype == torch.float32
+    tensors = (query_starts, seq_lens_S, block_table_SW, out_THD)
+    shape = {"WINDOW": window, "HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
+    group = num_heads // num_kv_heads
+
+    num_splits = min(MAX_SPLITS, max(1, -(-width * block_size // SPLIT)))
+    parts = (num_items, num_splits, num_heads)
+    sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
+    stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
+    cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
+    _decode[num_items, num_kv_heads, num_splits](
+        q_THD, k_cache, v_cache, *tensors, sums, stats, num_seqs, width, scale, **shape, **cuts,
+        **launch("decode", head_dim, group, wide, q_THD.device),
+    )  # fmt: skip
+    if num_splits > 1:
+        _merge[num_items, num_heads](
+            query_starts, seq_lens_S, out_THD, sums, stats, num_seqs, num_splits, **cuts, WINDOW=window,
+            HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
+        )  # fmt: skip
+    if not by_row:
+        config = launch("ragged", head_dim, group, wide, q_THD.device)
+        num_tiles = num_tokens // (config["BLOCK_M"] // group) + num_seqs
+        _ragged[num_tiles, num_kv_heads](
+            q_THD, k_cache, v_cache, *tensors, num_seqs, width, scale, **shape, **config
+        )  # fmt: skip
+    return out_THD
+
+
+@functools.cache
+def launch(kernel: str, head_dim: int, group: int, wide: bool, device: torch.device) -> dict[str, int]:
+    """How decode, merge or ragged is launched, for `group` query heads on each KV head. `wide` is fp32."""
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    rows = max(16, triton.next_power_of_2(group))
+    keys, stages = (32, 2) if wide or block_d > 128 else (64, 3)
+    config = {
+        "decode": {"BLOCK_M": rows, "BLOCK_N": keys, "num_warps": 4, "num_stages": stages},
+        "merge": {"num_warps": 4, "num_stages": 1},
+        "ragged": {"BLOCK_M": max(64 if wide else 128, rows), "BLOCK_N": keys, "num_warps": 8, "num_stages": stages},
+    }[kernel]
+    case = f"{kernel} D={head_dim} group={group}"
+    return {**config, "BLOCK_D": block_d, **({} if wide else measured(__file__, device).get(case, {}))}
+
+
+@triton.jit
+def _last_not_after(starts, num_seqs, row, TILE: tl.constexpr):
+    """The last sequence s with starts[s] // TILE + s <= row; of TILE 0, with starts[s] <= row."""
+    low = 0
+    high = num_seqs
+    while high - low > 1:
+        middle = (low + high) // 2
+        at = tl.load(starts + middle)
+        if TILE > 0:
+            at = at // TILE + middle
+        if at <= row:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def _row_of(item, starts, lens, num_seqs, BY_ROW: tl.constexpr):
+    """(sequence, row, position) of an item: a row, or the only query of a sequence.
+
+    The position is -1 for padding, -2 for sequences with other than one query.
+    """
+    if BY_ROW:
+        row = item
+        seq = item
+        if (tl.load(starts + seq) != row) | (tl.load(starts + seq + 1) != row + 1):
+            seq = _last_not_after(starts, num_seqs, row, 0)
+        left = tl.load(starts + seq + 1) - row
+        position = tl.where(left > 0, tl.load(lens + seq) - left, -1)
+    else:
+        seq = item
+        row = tl.load(starts + seq)
+        only = tl.load(starts + seq + 1) == row + 1
+        position = tl.where(only, tl.load(lens + seq) - 1, -2)
+    return seq, row, position
+
+
+@triton.jit
+def _splits_of(position, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    """(first key, keys of a split, first split, last split) of a query; all follow from its position."""
+    size = SPLIT * tl.cdiv(position + 1, SPLIT * MAX_SPLITS)
+    first_key = tl.maximum(0, position + 1 - WINDOW) if WINDOW else 0
+    return first_key, size, first_key // size, position // size
+
+
+@triton.jit
+def _attend(
+    q, acc, top, total, begin, end, stop, limit, k_cache, v_cache, pages, head, scale,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Adds keys [begin, end) to a tile's softmax: sums in acc and total, relative to the largest raw score, top.
+
+    Keys from `stop` on are not there to be read. Row i sees keys up to limit[i], and WINDOW of them; without MASKED
+    all rows see all keys. The factor on scores comes in where masked and unmasked tiles round alike.
+    """
+    d = tl.arange(0, BLOCK_D)
+    for base in range(begin, end, BLOCK_N):
+        key = base + tl.arange(0, BLOCK_N)
+        if MASKED:
+            there = (key < stop) & (key > tl.min(limit, 0) - WINDOW) if WINDOW else key < stop
+            page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
+        else:
+            page = tl.load(pages + key // PAGE).to(tl.int64)
+        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
+        k_at = k_cache + slot[None, :] + d[:, None]
+        v_at = v_cache + slot[:, None] + d[None, :]
+        if MASKED:
+            k = tl.load(k_at, mask=there[None, :] & (d < D)[:, None], other=0.0)
+            v = tl.load(v_at, mask=there[:, None] & (d < D)[None, :], other=0.0)
+        elif D < BLOCK_D:
+            k = tl.load(k_at, mask=(d < D)[:, None], other=0.0)
+            v = tl.load(v_at, mask=(d < D)[None, :], other=0.0)
+        else:
+            k = tl.load(k_at)
+            v = tl.load(v_at)
+        score = tl.dot(q, k, input_precision="tf32x3")
+        if MASKED:
+            seen = key[None, :] <= limit[:, None]
+            if WINDOW:
+                seen = seen & (key[None, :] > limit[:, None] - WINDOW)
+            score = tl.where(seen, score, -float("inf"))
+        new_top = tl.maximum(top, tl.max(score, 1))
+        ground = tl.where(new_top == -float("inf"), 0.0, new_top) * scale  # of rows that have seen nothing
+        weight = tl.exp2(score * scale - ground[:, None])
+        shrink = tl.exp2(top * scale - ground)
+        total = total * shrink + tl.sum(weight, 1)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="tf32x3")
+        top = new_top
+    return acc, top, total
+
+
+@triton.jit(do_not_specialize=["num_seqs", "width"])
+def _decode(
+    q_THD, k_cache, v_cache, starts, lens, table, out_THD, sums_out, stats_out, num_seqs, width, scale,
+    WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One split of one query, for all query heads of a KV head: [item, KV head, split].
+
+    A query that lies in one split is done; of others the parts are written: sums [D], their total, the largest score.
+    """
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    item = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    seq, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
+    m = tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    inside = (m < GROUP)[:, None] & (d < D)[None, :]
+    head = kv_head * GROUP + m
+    at = (row.to(tl.int64) * HEADS + head)[:, None] * D + d[None, :]
+    if position < 0:
+        if (position == -1) & (split == 0):
+            tl.store(out_THD + at, tl.zeros([BLOCK_M, BLOCK_D], out_THD.dtype.element_ty), mask=inside)
+        return
+    first_key, size, first_split, last_split = _splits_of(position, WINDOW, SPLIT, MAX_SPLITS)
+    if (split < first_split) | (split > last_split):
+        return
+    begin = tl.maximum(split * size, first_key // BLOCK_N * BLOCK_N)
+    end = tl.minimum(split * size + size, position + 1)
+    q = tl.load(q_THD + at, mask=inside, other=0.0)
+    acc, top, total = _attend(
+        q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), tl.full([BLOCK_M], -float("inf"), tl.float32),
+        tl.zeros([BLOCK_M], tl.float32), begin, end, end, tl.zeros([BLOCK_M], tl.int32) + position,
+        k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale * LOG2_E,
+        True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    if first_split == last_split:
+        tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
+    else:
+        part = (item.to(tl.int64) * tl.num_programs(2) + split) * HEADS + head
+        tl.store(sums_out + part[:, None] * D + d[None, :], acc, mask=inside)
+        tl.store(stats_out + part * 2, total, mask=m < GROUP)
+        tl.store(stats_out + part * 2 + 1, top * (scale * LOG2_E), mask=m < GROUP)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "num_splits"])
+def _merge(
+    starts, lens, out_THD, sums_in, stats_in, num_seqs, num_splits,
+    WINDOW: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
+    SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Adds up the parts of one query and head, sixteen at a time, in their order: [item, head]."""
+    item = tl.program_id(0)
+    head = tl.program_id(1)
+    _, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
+    if position < 0:
+        return
+    _, _, first_split, last_split = _splits_of(position, WINDOW, SPLIT, MAX_SPLITS)
+    if first_split == last_split:
+        return
+    d = tl.arange(0, BLOCK_D)
+    acc = tl.zeros([BLOCK_D], tl.float32)
+    total = 0.0
+    top = -float("inf")
+    for base in range(first_split, last_split + 1, 16):
+        split = base + tl.arange(0, 16)
+        there = split <= last_split
+        part = (item.to(tl.int64) * num_splits + split) * HEADS + head
+        totals = tl.load(stats_in + part * 2, mask=there, other=0.0)
+        tops = tl.load(stats_in + part * 2 + 1, mask=there, other=-float("inf"))
+        sums = tl.load(sums_in + part[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
+        new_top = tl.maximum(top, tl.max(tops, 0))
+        weight = tl.exp2(tops - new_top)
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(totals * weight, 0)
+        acc = acc * shrink + tl.sum(sums * weight[:, None], 0)
+        top = new_top
+    at = (row.to(tl.int64) * HEADS + head) * D + d
+    tl.store(out_THD + at, (acc / total).to(out_THD.dtype.element_ty), mask=d < D)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "width"])
+def _ragged(
+    q_THD, k_cache, v_cache, starts, lens, table, out_THD, num_seqs, width, scale,
+    WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Some queries of a sequence that has several, for all query heads of a KV head: [tile, KV head].
+
+    Sequence s has the tiles from starts[s] // QUERIES + s on, at least as many as it needs. Of two heads a group:
+
+    tile row   0   1 | 2   3 | 4   5
+    query        0   |   1   |   2
+    head       a   b | a   b | a   b
+    """
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    QUERIES: tl.constexpr = BLOCK_M // GROUP
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the late ones have the most keys, and should not run last
+    kv_head = tl.program_id(1)
+    seq = _last_not_after(starts, num_seqs, tile, QUERIES)
+    start = tl.load(starts + seq)
+    count = tl.load(starts + seq + 1) - start
+    first = (tile - (start // QUERIES + seq)) * QUERIES
+    if (count < 2) | (first >= count):
+        return
+    m = tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    query = first + m // GROUP
+    inside = ((m < QUERIES * GROUP) & (query < count))[:, None] & (d < D)[None, :]
+    at = ((start + query).to(tl.int64) * HEADS + kv_head * GROUP + m % GROUP)[:, None] * D + d[None, :]
+    q = tl.load(q_THD + at, mask=inside, other=0.0)
+    pages = table + seq.to(tl.int64) * width
+
+    # begin    edge        full_end    end
+    #   |some see|   all see   | some see |
+    past = tl.load(lens + seq) - count
+    last = tl.minimum(first + QUERIES, count) - 1
+    end = past + last + 1
+    full_end = (past + first + 1) // BLOCK_N * BLOCK_N
+    begin = 0
+    edge = 0
+    if WINDOW:
+        begin = tl.maximum(0, past + first + 1 - WINDOW) // BLOCK_N * BLOCK_N
+        edge = tl.minimum(tl.cdiv(tl.maximum(0, past + last + 1 - WINDOW), BLOCK_N) * BLOCK_N, end)
+    limit = past + tl.minimum(query, last)  # rows past the last query do as it does, and are not written
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    top = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    scale = scale * LOG2_E
+    if WINDOW:
+        acc, top, total = _attend(
+            q, acc, top, total, begin, edge, end, limit, k_cache, v_cache, pages, kv_head, scale,
+            True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+    acc, top, total = _attend(
+        q, acc, top, total, edge, full_end, end, limit, k_cache, v_cache, pages, kv_head, scale,
+        False, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    acc, top, total = _attend(
+        q, acc, top, total, tl.maximum(edge, full_end), end, end, limit, k_cache, v_cache, pages, kv_head, scale,
+        True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)

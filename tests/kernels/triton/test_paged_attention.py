@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from kernels.paged_attention.triton import MAX_SPLITS, SPLIT, paged_attention
+from kernels.write_kv.reference import write_kv
+from tests.kernels import paged as dense
+from tests.kernels.paged import make
+
+# (keys per sequence, queries per sequence)
+BATCHES = {
+    "one token": ([1], [1]),
+    "around a block": ([15, 16, 17], [1, 1, 1]),
+    "around a split": ([255, 256, 257], [1, 1, 1]),
+    "a whole prompt": ([37], [37]),
+    "a chunk": ([150], [7]),
+    "mixed": ([20, 33, 16, 300, 9], [1, 5, 16, 1, 9]),
+    "a sequence without queries": ([20, 5, 18], [2, 0, 1]),
+}
+BOUNDS = [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
+
+
+@pytest.fixture(autouse=True)
+def filled_with_nan(monkeypatch):
+    """What nobody writes is not a number."""
+
+    def empty(*args, **options):
+        return torch.full(*args, torch.nan, **options)
+
+    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty", empty)
+    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty_like", lambda x: torch.full_like(x, torch.nan))
+
+
+def error(out, expected):
+    assert not out.isnan().any()
+    return ((out.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("window", [0, 1, 12, 400])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_row_attends_to_its_own_past(batch, window):
+    paged = make(write_kv, *BATCHES[batch], heads=(4, 2))
+    assert error(paged.attend(paged_attention, window), paged.expected(window)) < 1e-5
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (9, 3), (8, 2), (8, 1)])
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+def test_heads_share_their_group_in_every_dtype(heads, dtype, bound):
+    paged = make(write_kv, [70, 270, 40], [5, 1, 40], heads=heads, dtype=dtype)
+    assert error(paged.attend(paged_attention), paged.expected()) < bound
+
+
+@pytest.mark.parametrize("head_dim", [80, 128])
+@pytest.mark.parametrize("block_size", [8, 64])
+def test_heads_and_blocks_may_have_other_sizes(head_dim, block_size, monkeypatch):
+    monkeypatch.setattr(dense, "HEAD_DIM", head_dim)
+    paged = make(write_kv, [70, 270, 40], [5, 1, 40], heads=(4, 2), block_size=block_size)
+    assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [4, 3]])
+def test_sequences_may_share_blocks(counts):
+    paged = make(write_kv, [40, 40], counts, heads=(4, 2))
+    paged.block_table[1, :2] = paged.block_table[0, :2]
+    paged.keys[1][:32], paged.values[1][:32] = paged.keys[0][:32], paged.values[0][:32]
+    assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
+
+
+def test_rows_of_many_splits_have_longer_ones(monkeypatch):
+    assert SPLIT * MAX_SPLITS == 16384
+    monkeypatch.setattr("kernels.paged_attention.triton.SPLIT", 64)
+    monkeypatch.setattr("kernels.paged_attention.triton.MAX_SPLITS", 3)
+    paged = make(write_kv, [192, 193, 600, 65], [1, 1, 1, 1], heads=(2, 1))
+    assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
+
+
+@pytest.mark.parametrize("window", [0, 50])
+def test_a_row_does_not_depend_on_its_batch(window):
+    lens, counts = [300, 129, 17, 60], [1, 40, 1, 3]
+    paged = make(write_kv, lens, counts, heads=(4, 2), dtype=torch.bfloat16)
+    whole = paged.attend(paged_attention, window)
+    starts, seq_lens, table, queries = paged.query_starts, paged.seq_lens, paged.block_table, paged.queries
+    for s, count in enumerate(counts):
+        rows = slice(starts[s], starts[s + 1])
+        paged.query_starts = torch.tensor([0, count], dtype=torch.int32)
+        paged.seq_lens = seq_lens[s, None]
+        paged.block_table = table[s, None, : -(-lens[s] // 16)].contiguous()
+        paged.queries = queries[rows]
+        assert torch.equal(paged.attend(paged_attention, window), whole[rows])
+
+
+@pytest.mark.parametrize("batch", ["one token", "around a block", "mixed"])
+def test_padding_rows_come_back_as_zero(batch):
+    paged = make(write_kv, *BATCHES[batch], heads=(4, 2))
+    alone = paged.attend(paged_attention)
+    paged.queries = torch.cat((paged.queries, torch.full((3, 4, 64), torch.nan)))
+    padded = paged.attend(paged_attention)
+    assert torch.equal(padded[:-3], alone)
+    assert (padded[-3:] == 0).all()
+
+
+def test_padding_sequences_without_queries_are_harmless():
+    paged = make(write_kv, [20, 40], [1, 1], heads=(4, 2))
+    alone = paged.attend(paged_attention)
+    paged.query_starts = torch.tensor([0, 1, 2, 2, 2], dtype=torch.int32)
+    paged.seq_lens = torch.tensor([20, 40, 0, 0], dtype=torch.int32)
+    paged.block_table = torch.cat((paged.block_table, torch.full_like(paged.block_table, -1)))
+    paged.queries = torch.cat((paged.queries, torch.full_like(paged.queries, torch.nan)))
+    padded = paged.attend(paged_attention)
+    assert torch.equal(padded[:2], alone)
+    assert (padded[2:] == 0).all()
