@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from kernels.gated_activation import reference as gate_reference
+from kernels.gated_activation.triton import gated_activation
+from kernels.qkv_rotary import reference as qkv_reference
+from kernels.qkv_rotary.triton import qkv_rotary
+from kernels.rms_norm import reference as norm_reference
+from kernels.rms_norm.triton import add_rms_norm
+
+BOUNDS = [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
+
+
+def error(out, expected):
+    assert not out.isnan().any()
+    return ((out.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize("shape", [(1, 16), (5, 33), (2, 3, 576)])
+def test_the_norm_of_the_sum(shape, dtype, bound):
+    x, residual, weight = torch.randn(shape).to(dtype), torch.randn(shape), torch.rand(shape[-1])
+    ours, theirs = residual.clone(), residual.clone()
+    out = add_rms_norm(x, ours, weight, 1e-5)
+    assert out.shape == x.shape and out.dtype == dtype
+    assert error(out, norm_reference.add_rms_norm(x, theirs, weight, 1e-5)) < bound
+    assert torch.equal(ours, theirs)
+
+
+def test_a_norm_does_not_depend_on_the_other_rows():
+    x, residual, weight = torch.randn(4, 100).bfloat16(), torch.randn(4, 100), torch.rand(100)
+    alone = [add_rms_norm(x[r, None], residual[r, None].clone(), weight, 1e-5) for r in range(4)]
+    assert torch.equal(add_rms_norm(x, residual, weight, 1e-5), torch.cat(alone))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize("ffn_dim", [17, 1536])
+def test_the_gate_is_silu_times_up(ffn_dim, dtype, bound):
+    gate_up = torch.randn(3, 2 * ffn_dim).to(dtype) * 4
+    gate_up[0, :2] = torch.tensor([-200.0, 200.0])
+    assert error(gated_activation(gate_up), gate_reference.gated_activation(gate_up)) < bound
+
+
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize("norms", ["qk", "q", "k", ""])
+@pytest.mark.parametrize(("heads", "dim", "num_rotated"), [((9, 3), 64, 64), ((6, 2), 80, 32), ((40, 8), 128, 128)])
+def test_queries_keys_and_values_find_their_places(heads, dim, num_rotated, norms, dtype, bound):
+    num_heads, num_kv_heads = heads
+    qkv = torch.randn(4, (num_heads + 2 * num_kv_heads) * dim).to(dtype)
+    angle = torch.rand(20, num_rotated // 2) * 6
+    cos_sin = torch.cat((angle.cos(), angle.sin()), -1)
+    weights = [torch.rand(dim) if which in norms else None for which in "qk"]
+    positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
+    caches = [torch.full((2, num_kv_heads, 4, dim), torch.nan, dtype=dtype) for _ in range(4)]
+    out = qkv_rotary(qkv.clone(), *weights, 1e-6, cos_sin, positions, slots, *caches[:2])
+    expected = qkv_reference.qkv_rotary(qkv.clone(), *weights, 1e-6, cos_sin, positions, slots, *caches[2:])
+    assert error(out, expected) < bound
+    for ours, theirs in zip(caches[:2], caches[2:], strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        assert error(ours.nan_to_num(), theirs.nan_to_num()) < bound
+    assert torch.equal(caches[1].nan_to_num(), caches[3].nan_to_num())
