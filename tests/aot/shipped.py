@@ -1,0 +1,104 @@
+"""Every configuration that is shipped: kernel, types, constants and launch, as a wrapper would pass them on Hopper."""
+
+import torch
+
+from kernels.gated_activation import triton as gated_activation
+from kernels.logit_mask import triton as logit_mask
+from kernels.paged_attention import triton as paged_attention
+from kernels.qkv_rotary import triton as qkv_rotary
+from kernels.rms_norm import triton as rms_norm
+from kernels.sampling import triton as sampling
+
+__all__ = ["shipped"]
+
+DEVICE = torch.device("cpu")  # nothing is measured there: the written parameters
+# query heads, KV heads, head size, block size, window
+ATTENTION = {
+    "llama-8b": (32, 8, 128, 16, 0),
+    "llama-8b, blocks of 64": (32, 8, 128, 64, 0),
+    "mistral-7b": (32, 8, 128, 16, 4096),
+    "smollm2-135m": (9, 3, 64, 16, 0),
+    "phi-2": (32, 32, 80, 16, 0),
+    "phi-3": (32, 32, 96, 16, 0),
+    "gemma-2b": (8, 1, 256, 16, 0),
+}
+FLOATS = ("bf16", "fp16")
+
+
+def shipped():
+    """name -> (kernel, types, constants, launch)"""
+    cases = {}
+    for model, shape in ATTENTION.items():
+        for dtype in FLOATS if model == "llama-8b" else FLOATS[:1]:
+            cases |= _attention(model, dtype, *shape)
+    return cases | _layers("bf16") | _sampling()
+
+
+def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, window):
+    names = ("q_THD", "k_cache", "v_cache", "out_THD")
+    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("starts", "lens", "table"), "*i32")
+    types |= dict.fromkeys(("num_seqs", "width", "num_splits"), "i32") | {"scale": "fp32"}
+    types |= dict.fromkeys(("sums_out", "stats_out", "sums_in", "stats_in"), "*fp32")
+    shape = {"WINDOW": window, "HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
+    cuts = {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS}
+    cases = {}
+    for kernel, by_row in (("decode", True), ("decode", False), ("merge", True), ("merge", False), ("ragged", None)):
+        if by_row is False and model != "llama-8b":
+            continue
+        function = getattr(paged_attention, f"_{kernel}")
+        constants = {**shape, **cuts, "BY_ROW": by_row}
+        constants = {name: value for name, value in constants.items() if name in function.arg_names}
+        launch = paged_attention.launch(kernel, head_dim, num_heads // num_kv_heads, False, DEVICE)
+        of = {True: " of rows", False: " of sequences", None: ""}[by_row]
+        cases[f"{kernel}{of}, {model}, {dtype}"] = function, types, constants, launch
+    return cases
+
+
+def _layers(dtype):
+    one = f"*{dtype}"
+    cases = {}
+    for dim in (576, 4096, 8192):
+        types = {"x": one, "residual": "*fp32", "weight": "*fp32", "out": one, "eps": "fp32"}
+        cases[f"add_rms_norm, {dim}, {dtype}"] = (
+            rms_norm._add_rms_norm,
+            types,
+            {"M": dim},
+            rms_norm.launch(dim, DEVICE),
+        )
+    for dim in (1536, 14336):
+        cases[f"gated_activation, {dim}, {dtype}"] = (
+            gated_activation._gated_activation,
+            {"gate_up": one, "out": one},
+            {"F": dim},
+            gated_activation.launch(dim, DEVICE),
+        )
+    for num_heads, num_kv_heads, dim, normed in ((32, 8, 128, False), (32, 8, 128, True), (9, 3, 64, False)):
+        types = dict.fromkeys(("qkv", "k_cache", "v_cache", "q_out"), one) | {"eps": "fp32"}
+        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin"), "*fp32")
+        types |= dict.fromkeys(("positions", "slots"), "*i64")
+        shape = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": dim, "PAGE": 16, "R": dim}
+        cases[f"qkv_rotary, {num_heads}/{num_kv_heads} x {dim}, {'normed, ' if normed else ''}{dtype}"] = (
+            qkv_rotary._qkv_rotary,
+            types,
+            {"NORM_Q": normed, "NORM_K": normed, **shape},
+            qkv_rotary.launch(dim, DEVICE),
+        )
+    return cases
+
+
+def _sampling():
+    plain = {"num_warps": 4, "num_stages": 3}
+    types = {"logits": "*fp32", "greedy": "*i1", "seeds": "*i64", "positions": "*i64", "best_out": "*fp32"}
+    types |= {"token_out": "*i64", "best": "*fp32", "tokens": "*i64", "out": "*i64"}
+    blocks = {"V": 128256, "BLOCK_V": sampling.BLOCK_V, "CHUNK_V": sampling.CHUNK_V}
+    words = {"V": 128256, "W": 4008, "BLOCK_V": logit_mask.BLOCK_V}
+    return {
+        "choose of chunks, 128256": (sampling._best_of_chunk, types, blocks, plain),
+        "choose of rows, 128256": (sampling._best_of_row, types, {"CHUNKS": 32, "BLOCK_C": 32}, plain),
+        "allow_bits, 128256": (
+            logit_mask._allow_bits,
+            {"logits": "*fp32", "bits": "*i32", "out": "*fp32"},
+            words,
+            plain,
+        ),
+    }
