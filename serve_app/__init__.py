@@ -15,5 +15,7 @@ One request walks through these rooms, in this order:
 
 A model's text side is read once: text_model, from a folder or a .gguf file (gguf_tokenizer, pretokenizers), with the
 bytes of every token (vocabulary). How models write tool calls is said once for parser and grammar: tool_formats.
+Arguments that come one by one instead of as JSON have field_calls (reading) and field_grammar; gpt-oss's channels have
+harmony and harmony_grammar.
 `errors` is the one table from errors to HTTP. `app` puts it all together, `main` is the composition root.
 """

@@ -11,6 +11,7 @@ from serve_app.answer_parser import ParseRules
 from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
 from serve_app.generation import Fresh, Prepared, Wanted, can_begin, prepare
+from serve_app.harmony_grammar import harmony_constraint
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
 from serve_app.protocol import ChatBatchRequest, ChatFields, ChatRequest, Message
@@ -124,12 +125,21 @@ def _constraint(
 ) -> Constraint | None:
     """What the answer must be. A call that is forced leaves no room for another form."""
     form = constraint_of(chat, limits) if tools.forced is None else None
+    if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
+        return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
     if not tools.schemas:
         return form
     if form is None and tools.forced is None and not can_begin(parse, model):
         return None  # calls are found all the same, nothing holds the model to them
     constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
     at_most("tools", len(constraint.grammar), limits.max_grammar_bytes, "bytes, as compiled")
+    return constraint
+
+
+def _in_channels(parse: ParseRules, constraint: Constraint) -> Constraint:
+    if parse.place != "before":
+        field = constraint.field
+        raise RequestError(f"{field}: the answer must begin a message; leave out continue_final_message", field)
     return constraint
 
 
@@ -142,7 +152,7 @@ def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextMode
         place="after" if chat.continue_final_message and place == "before" else place,
         shows_thinking=chat.include_reasoning,
         tools=model.tool_format if tools.schemas else None,
-        tool_names=tools.schemas,
+        tool_schemas=tools.schemas,
         max_calls=tools.max_calls,
         named=tools.forced == "named",
     )

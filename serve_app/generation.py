@@ -106,8 +106,8 @@ def can_begin(parse: ParseRules | None, model: TextModel) -> bool:
 
 def _ends_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
     """The tokens after which the answer's content begins; none if it does at once."""
-    if parse is None or parse.think is None or parse.place == "after":
-        return ()
+    if parse is None or parse.think is None or parse.place == "after" or parse.is_harmony:
+        return ()  # of channels the grammar knows
     return model.encode(parse.think.closes)
 
 
@@ -117,8 +117,9 @@ def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> 
         return None
     begins_inside = parse.place == "inside" or parse.think.always
     begins = () if begins_inside else model.encode(parse.think.opens)
-    ends = _ends_thinking(parse, model)
-    if len(ends) > 1 or len(begins) > 1:
+    ends = model.encode(parse.think.closes)
+    special = model.vocabulary.special_ids
+    if len(ends) > 1 or (len(begins) > 1 and begins[-1] not in special):
         field = "thinking_token_budget"
         raise RequestError(f"{field}: this model's thinking is not marked by tokens of its own", field)
     return ThinkingLimit(budget, ends, begins)

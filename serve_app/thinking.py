@@ -7,7 +7,7 @@ import msgspec
 from serve_app.markers import split_at_marker
 from serve_app.said import Said
 
-__all__ = ["THINK_FORMATS", "Place", "ThinkFormat", "ThinkParser", "find_think_format"]
+__all__ = ["CHANNELS", "THINK_FORMATS", "Place", "ThinkFormat", "ThinkParser", "find_think_format"]
 
 Place = Literal["before", "inside", "after"]  # the thinking
 
@@ -26,12 +26,15 @@ class ThinkFormat(msgspec.Struct, frozen=True):
         return "after" if end.endswith(self.closes) else "before"
 
 
+# gpt-oss: harmony.py reads all of its channels
+CHANNELS = ThinkFormat("harmony", "<|channel|>analysis<|message|>", "<|end|>")
 THINK_FORMATS = {
     one.name: one
     for one in (
         ThinkFormat("think", "<think>", "</think>"),
         ThinkFormat("deepseek_r1", "<think>", "</think>", always=True),
         ThinkFormat("mistral", "[THINK]", "[/THINK]"),
+        CHANNELS,
         ThinkFormat("granite", "Here is my thought process:", "Here is my response:"),
     )
 }
@@ -39,6 +42,8 @@ THINK_FORMATS = {
 
 def find_think_format(template: str) -> ThinkFormat | None:
     """The format that a chat template speaks of."""
+    if CHANNELS.opens.partition("analysis")[0] in template and "<|message|>" in template:
+        return CHANNELS
     for name in ("think", "mistral"):
         if THINK_FORMATS[name].closes in template:
             return THINK_FORMATS[name]

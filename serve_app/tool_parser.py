@@ -1,13 +1,15 @@
 """Finds tool calls in an answer while it is written."""
 
 import string
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from random import Random, SystemRandom
+from typing import Any
 
+from serve_app.field_calls import FieldReader, PythonFields, TaggedReader
 from serve_app.json_call import CallObject, JsonValue
 from serve_app.markers import could_begin, split_at_marker
 from serve_app.said import CallPiece, Said
-from serve_app.tool_formats import ToolFormat
+from serve_app.tool_formats import TaggedFields, ToolFormat
 
 __all__ = ["ToolParser"]
 
@@ -23,15 +25,15 @@ class ToolParser:
 
     Text that opened like a call but is none (no name, a name of no tool) is content: nothing is lost.
 
-    names      the tools' names
+    tools      the schema of each tool's arguments
     max_calls  calls after that many are dropped
     """
 
     def __init__(
-        self, format_: ToolFormat, names: Collection[str], max_calls: int | None = None, random: Random | None = None
+        self, format_: ToolFormat, tools: Mapping[str, Any], max_calls: int | None = None, random: Random | None = None
     ) -> None:
         self._format = format_
-        self._names = names
+        self._tools = tools
         self._max_calls = max_calls
         self._random = random or SystemRandom()
         self._held = ""  # not looked at yet: it may begin a marker
@@ -41,6 +43,8 @@ class ToolParser:
         self._state: Callable[[Said], bool] = self._in_text
         self._call: CallObject | None = None
         self._arguments: JsonValue | None = None
+        self._fields: FieldReader | None = None
+        self._in_list = False  # a call has come, and the next needs no opening marker
         self._early = ""  # arguments that came before the name
         self._named = False  # the current call has been announced
         self.num_calls = 0
@@ -69,8 +73,9 @@ class ToolParser:
     def _in_text(self, said: Said) -> bool:
         if not self._begun:
             seen = self._held.lstrip()
-            if seen.startswith("{") and self._format.begins_bare:
+            if self._format.bare and seen.startswith(self._format.bare):
                 self._raw, self._held = self._held[: len(self._held) - len(seen)], seen
+                self._opened = self._format.lists
                 return self._enter(self._in_between)
         before, marker, rest = split_at_marker(self._held, self._format.opens)
         is_blank = not self._begun and not before.strip()  # blanks before the first call are no content
@@ -104,11 +109,12 @@ class ToolParser:
             self._raw += first
             self._held = self._held[1:]
             return self._enter(self._in_object)
-        if self._format.separators and self._opened:
+        if self._format.separators and (self._opened or self._in_list):
             return self._enter(self._in_name)
         return self._give_back(said)
 
     def _pass_marker(self, marker: str) -> bool:
+        self._in_list = False
         if marker in self._format.opens:
             self._raw = self._raw + marker if self._opened else marker
             self._opened = True
@@ -129,7 +135,7 @@ class ToolParser:
             else:
                 self._raw += char
                 self._early += piece
-                if call.broken or (call.name is not None and call.name not in self._names):
+                if call.broken or (call.name is not None and call.name not in self._tools):
                     self._held = self._held[position + 1 :]
                     return self._give_back(said)
                 if call.name is not None:
@@ -145,14 +151,27 @@ class ToolParser:
     def _in_name(self, said: Said) -> bool:
         before, marker, rest = split_at_marker(self._held, self._format.separators)
         if marker is None:
-            return self._give_back(said) if len(self._held) > MAX_NAME_CHARS else False
+            is_name = not self._format.lists or any(name.startswith(self._held.strip()) for name in self._tools)
+            return False if is_name and len(self._held) <= MAX_NAME_CHARS else self._give_back(said)
         name = before.partition("[CALL_ID]")[0].strip().removeprefix("functions.").partition(":")[0]
-        self._raw += before + marker
-        self._held = rest
-        if name not in self._names:
+        fields = self._format.arguments
+        is_field = isinstance(fields, TaggedFields) and marker in (fields.key, fields.ends)
+        self._raw += before if is_field else before + marker
+        self._held = marker + rest if is_field else rest
+        if name not in self._tools:
             return self._give_back(said)
         self._announce(said, name)
-        return self._enter(self._in_arguments)
+        if fields == "json":
+            return self._enter(self._in_arguments)
+        self._fields = TaggedReader(fields, self._tools[name]) if isinstance(fields, TaggedFields) else PythonFields()
+        return self._enter(self._in_fields)
+
+    def _in_fields(self, said: Said) -> bool:
+        assert self._fields is not None
+        piece, rest = self._fields.push(self._held)
+        self._say(said, piece)
+        self._held = rest or ""
+        return self._end_call() if rest is not None else False
 
     def _in_arguments(self, said: Said) -> bool:
         if self._arguments is None:
@@ -177,6 +196,7 @@ class ToolParser:
     def _announce(self, said: Said, name: str) -> None:
         self._named = self._begun = True
         self._opened = False
+        self._in_list = self._format.lists
         self.num_calls += 1
         if self._keeps:
             said.calls += (CallPiece(self.num_calls - 1, "", self._new_id(), name),)
@@ -192,7 +212,7 @@ class ToolParser:
         return self._max_calls is None or self.num_calls <= self._max_calls
 
     def _end_call(self) -> bool:
-        self._call = self._arguments = None
+        self._call = self._arguments = self._fields = None
         self._named = False
         self._early = ""
         return self._enter(self._in_between)
@@ -202,7 +222,7 @@ class ToolParser:
         said.content += self._raw
         self._raw = self._early = ""
         self._begun = True
-        self._opened = False
+        self._opened = self._in_list = False
         self._call = self._arguments = None
         return self._enter(self._in_text)
 

@@ -4,6 +4,7 @@ import json
 import random
 import re
 
+import jsonschema
 import pytest
 
 from configs.schema import ApiConfig
@@ -11,8 +12,9 @@ from engine.errors import RequestError
 from engine.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Grammar
 from serve_app.constraint import Constraint
+from serve_app.harmony import HarmonyParser
 from serve_app.protocol import ChatRequest
-from serve_app.tool_formats import TOOL_FORMATS
+from serve_app.tool_formats import HARMONY, TOOL_FORMATS
 from serve_app.tool_grammar import tool_constraint
 from serve_app.tool_parser import ToolParser
 from serve_app.tools import tool_use
@@ -74,7 +76,7 @@ def write(table, grammar, draw, max_tokens=1500):
 
 
 def parse(format_, text):
-    parser = ToolParser(format_, SCHEMAS)
+    parser = HarmonyParser(SCHEMAS, "before", None) if format_ is HARMONY else ToolParser(format_, SCHEMAS)
     content, calls = "", []
     for said in (parser.push(text), parser.flush()):
         content += said.content
@@ -83,6 +85,15 @@ def parse(format_, text):
                 calls.append([piece.name, ""])
             calls[-1][1] += piece.arguments
     return content, calls
+
+
+def call_of(format_, value="1"):
+    """A call of `get` as the format writes it."""
+    writing = format_.writing
+    arguments = f'{{"n": {value}}}'
+    if format_.arguments != "json":
+        arguments = writing.field_opens.replace("KEY", "n") + value + writing.field_closes
+    return writing.begins + writing.opens.replace("NAME", "get") + arguments + writing.closes + writing.ends
 
 
 def accepts(table, grammar, text):
@@ -124,38 +135,118 @@ def test_forced_answers_are_calls_and_nothing_else(name, choice):
 
 
 @pytest.mark.parametrize("is_special", [True, False])
-@pytest.mark.parametrize("name", TOOL_FORMATS)
+@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if name != "harmony"])
 def test_an_answer_that_is_free_may_talk_but_a_call_that_begins_must_be_one(name, is_special):
     format_, words = TOOL_FORMATS[name], vocabulary(is_special)
     table = table_of(words)
     grammar = tool_constraint(use(), format_, words, None).grammar
     table.check(grammar)
     writing = format_.writing
-    opens = writing.begins + writing.opens.replace("NAME", "get")
-    call = opens + '{"n": 1}' + writing.closes + writing.ends
+    call = call_of(format_)
     assert accepts(table, grammar, "")
     assert accepts(table, grammar, "just [text] <b>here</b>\n")
     assert accepts(table, grammar, call)
     assert parse(format_, call) == ("", [["get", '{"n": 1}']])
-    assert not accepts(table, grammar, opens + '{"n": "x"}' + writing.closes + writing.ends)
+    assert not accepts(table, grammar, call_of(format_, '"x"'))
     assert not accepts(table, grammar, call.replace("get", "other"))
     assert accepts(table, grammar, '{"a": [1]}')
-    if not format_.begins_bare:
+    if not format_.bare:
         assert accepts(table, grammar, "I look.\n" + call)
         assert not accepts(table, grammar, "I look.\n" + (writing.begins or writing.opens.split("NAME")[0]) + " hm")
 
 
-@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3_json"])
+@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3_json", "pythonic", "qwen3_coder", "glm45"])
 def test_with_a_form_the_answer_is_calls_or_the_document(name):
     format_, words = TOOL_FORMATS[name], vocabulary()
     table = table_of(words)
     grammar = tool_constraint(use(), format_, words, FORM).grammar
     table.check(grammar)
-    writing = format_.writing
     assert accepts(table, grammar, '{"z": 1}')
     assert not accepts(table, grammar, '{"z": 2}') and not accepts(table, grammar, "text")
-    call = writing.begins + writing.opens.replace("NAME", "get") + '{"n": 1}' + writing.closes + writing.ends
-    assert accepts(table, grammar, call)
+    assert accepts(table, grammar, call_of(format_))
+
+
+THINKS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+def test_channels_hold_calls_and_documents_after_any_thinking():
+    words = vocabulary()
+    table, call = table_of(words), call_of(HARMONY)
+    free = tool_constraint(use(), HARMONY, words, None).grammar
+    forced = tool_constraint(use(tool_choice="required"), HARMONY, words, None).grammar
+    formed = tool_constraint(use(), HARMONY, words, FORM).grammar
+    says = "<|channel|>final<|message|>"
+    for text, accepted_by in {
+        call: {free, forced, formed},
+        THINKS + call: {free, forced, formed},
+        THINKS + THINKS + says + "yes": {free},
+        says + '{"z": 1}': {free, formed},
+        says + '{"z": 2}': {free},
+        "just text": {free},
+        call.replace("get", "other"): set(),
+        call.replace("1}", '"x"}'): set(),
+    }.items():
+        for grammar in (free, forced, formed):
+            assert accepts(table, grammar, text) is (grammar in accepted_by), (text, grammar)
+    with pytest.raises(RequestError, match="no token"):
+        tool_constraint(use(), HARMONY, vocabulary(is_special=False), None)
+
+
+FIELDS = {
+    "type": "object",
+    "properties": {
+        "a b": {"type": "string", "minLength": 2, "maxLength": 6},
+        "day": {"type": "string", "pattern": "^[a-c]{2}$"},
+        "kind": {"type": "string", "enum": ["x y", "</z>"]},
+        "at": {"$ref": "#/$defs/point"},
+        "is": {"type": "boolean"},
+        "may": {"type": ["string", "null"], "maxLength": 3},
+    },
+    "required": ["a b", "kind", "extra"],
+    "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
+    "$defs": {"point": {"type": "array", "items": {"type": "integer", "maximum": 9}, "maxItems": 2}},
+}
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("name", ["pythonic", "olmo3", "qwen3_coder", "glm45"])
+def test_arguments_that_are_written_one_by_one_satisfy_their_schema(name, is_special):
+    format_, words, draw = TOOL_FORMATS[name], vocabulary(is_special), random.Random(name)
+    table = table_of(words)
+    tools = [{"type": "function", "function": {"name": "get", "parameters": FIELDS}}]
+    grammar = tool_constraint(use(tools=tools, tool_choice="required"), format_, words, None).grammar
+    table.check(grammar)
+    num_written, seen = 0, set()
+    for _ in range(40):
+        text = write(table, grammar, draw, 3000)
+        if text is None:
+            continue
+        parser = ToolParser(format_, {"get": FIELDS})
+        pieces = [*parser.push(text).calls, *parser.flush().calls]
+        joined = "".join("\0" if piece.name else piece.arguments for piece in pieces).split("\0")[1:]
+        assert joined, text
+        for arguments in joined:
+            jsonschema.validate(json.loads(arguments), FIELDS)
+            seen |= json.loads(arguments).keys()
+        num_written += 1
+    assert num_written > 10 and seen == {*FIELDS["properties"], "extra"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"required": ["a"]}]},
+        {"minProperties": 1},
+        {"properties": {"a=b": {}, "a>b": {}, "a</arg_key>b": {}}},
+        {"properties": {"": {}}},
+        {"properties": {"a": {"$ref": "#"}}},
+    ],
+)
+@pytest.mark.parametrize("name", ["pythonic", "qwen3_coder", "glm45"])
+def test_what_cannot_be_held_one_by_one_is_refused(name, schema):
+    tools = [{"type": "function", "function": {"name": "get", "parameters": schema}}]
+    with pytest.raises(RequestError, match=r"tools\.0\.function\.parameters"):
+        tool_constraint(use(tools=tools), TOOL_FORMATS[name], vocabulary(), None)
 
 
 def test_one_call_is_enough_where_calls_are_not_parallel():

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from serve_app.tool_formats import GENERIC, TOOL_FORMATS, find_tool_format
+from serve_app.argument_values import tagged_value
+from serve_app.harmony import HarmonyParser
+from serve_app.tool_formats import GENERIC, HARMONY, TOOL_FORMATS, find_tool_format
 from serve_app.tool_parser import ToolParser
 
-NAMES = {"get_weather", "add"}
+NAMES = {"get_weather": {"properties": {"city": {"type": "string"}}}, "add": {}}
 ARGUMENTS = '{"city": "Paris \\"x\\" {[é\\\\", "days": [1, {"a": null}], "t": -1.5e3}'
 SECOND = '{"a": 1}'
 
@@ -19,6 +21,25 @@ def hermes(name, arguments, opens="<tool_call>\n", closes="\n</tool_call>"):
 def deepseek_v3(name, arguments):
     return f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
 
+
+def pythonic(name, arguments):
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in json.loads(arguments).items()}
+    written = ", ".join(f"{key}={value.replace('null', 'None')}" for key, value in values.items())
+    return f"{name}({written})"
+
+
+def tagged(name, arguments, call, field):
+    fields = [
+        (key, value if isinstance(value, str) else json.dumps(value)) for key, value in json.loads(arguments).items()
+    ]
+    return call.replace("NAME", name).replace(
+        "FIELDS", "".join(field.replace("KEY", k).replace("VALUE", v) for k, v in fields)
+    )
+
+
+CODER = "<tool_call>\n<function=NAME>\nFIELDS</function>\n</tool_call>", "<parameter=KEY>\nVALUE\n</parameter>\n"
+GLM = "<tool_call>NAME\nFIELDS</tool_call>", "<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n"
+CHANNEL = "<|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>"
 
 TWO_CALLS = {
     "hermes": hermes("get_weather", ARGUMENTS) + "\n" + hermes("add", SECOND),
@@ -36,13 +57,27 @@ TWO_CALLS = {
     f"{ARGUMENTS}<|tool_call_end|><|tool_call_begin|>functions.add:1<|tool_call_argument_begin|>{SECOND}"
     "<|tool_call_end|><|tool_calls_section_end|>",
 }
+TWO_CALLS["pythonic"] = f"[{pythonic('get_weather', ARGUMENTS)}, {pythonic('add', SECOND)}]"
+TWO_CALLS["llama4_pythonic"] = f"<|python_start|>{TWO_CALLS['pythonic']}<|python_end|>"
+TWO_CALLS["olmo3"] = (
+    f"<function_calls>\n{pythonic('get_weather', ARGUMENTS)}\n{pythonic('add', SECOND)}\n</function_calls>"
+)
+TWO_CALLS["qwen3_coder"] = tagged("get_weather", ARGUMENTS, *CODER) + "\n" + tagged("add", SECOND, *CODER)
+TWO_CALLS["glm45"] = tagged("get_weather", ARGUMENTS, *GLM) + "\n" + tagged("add", SECOND, *GLM)
+TWO_CALLS["harmony"] = (
+    CHANNEL.replace("NAME", "get_weather") + ARGUMENTS + "<|call|>" + CHANNEL.replace("NAME", "add") + SECOND
+)
+REWRITTEN = ("pythonic", "llama4_pythonic", "olmo3", "qwen3_coder", "glm45")  # what comes is not what was written
 MISTRAL_NEW = f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[CALL_ID]abc123def[ARGS]{SECOND}"
 FORMATS = TOOL_FORMATS
 
 
 def parse(format_, pieces, **options):
     """(content, [[name, arguments], ...]); checks what holds for any stream."""
-    parser = ToolParser(format_, NAMES, **options)
+    if format_ is HARMONY:
+        parser = HarmonyParser(NAMES, "before", options.get("max_calls"))
+    else:
+        parser = ToolParser(format_, NAMES, **options)
     content, calls, ids = "", [], []
     for said in [*(parser.push(piece) for piece in pieces), parser.flush()]:
         content += said.content
@@ -55,7 +90,14 @@ def parse(format_, pieces, **options):
                 assert piece.index == len(calls) - 1 and piece.id is None and piece.arguments
                 calls[-1][1] += piece.arguments
     assert len(set(ids)) == len(ids)
+    if format_.name in REWRITTEN:
+        calls = [[name, written_anew(arguments)] for name, arguments in calls]
     return content, calls
+
+
+def written_anew(arguments):
+    """The same in the writing of these tests."""
+    return next((one for one in (ARGUMENTS, SECOND) if json.loads(one) == json.loads(arguments)), arguments)
 
 
 def cuts_of(text):
@@ -78,7 +120,7 @@ def test_mistrals_newer_calls_come_out_however_the_text_is_cut():
         assert parse(FORMATS["mistral"], pieces) == ("", [["get_weather", ARGUMENTS], ["add", SECOND]]), pieces
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "llama3_json"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].bare])
 def test_text_around_the_calls_is_content(name):
     text = f"Let me look.\n{TWO_CALLS[name]}"
     expected = "Let me look.\n", [["get_weather", ARGUMENTS], ["add", SECOND]]
@@ -111,6 +153,16 @@ def test_text_after_a_call_is_content():
         ("mistral", "[TOOL_CALLS]nobody[ARGS]{}"),
         ("mistral", "[TOOL_CALLS]hm"),
         ("kimi_k2", "<|tool_calls_section_begin|>"),
+        ("pythonic", "[1, 2, add(a=1)]"),
+        ("pythonic", "[nobody(a=1)]"),
+        ("pythonic", "[add"),
+        ("pythonic", " [adder(1)]"),
+        ("pythonic", "see [add(a=1)]"),
+        ("olmo3", "<function_calls>nobody(a=1)</function_calls>"),
+        ("qwen3_coder", "<tool_call>\n<function=nobody>\n</function>\n</tool_call>"),
+        ("qwen3_coder", "a <function is"),
+        ("glm45", "<tool_call>nobody\n</tool_call>"),
+        ("glm45", "<tool_call>nobody</tool_call>"),
     ],
 )
 def test_what_is_no_call_is_content_to_the_last_byte(name, text):
@@ -174,8 +226,86 @@ def test_the_arguments_in_these_tests_are_json():
         ("{% if tools %}[AVAILABLE_TOOLS]...[TOOL_CALLS]", "mistral"),
         ('{{ tools }} {"name": function name, "parameters": ...} ipython <|python_tag|>', "llama3_json"),
         ("{{ tools }}<tool_call><function=x>", "generic"),
+        ("{{ tools }}<tool_call><function=x><parameter=y>", "qwen3_coder"),
+        ("{{ tools }}<tool_call>f<arg_key>a</arg_key><arg_value>", "glm45"),
+        ("{{ tools }}<|start|>assistant<|channel|>final<|message|>", "harmony"),
+        ("{{ tools }}<|python_start|>[f(a=1)]<|python_end|>", "llama4_pythonic"),
+        ("{{ tools }}<function_calls>", "olmo3"),
         ("{{ messages }}", "generic"),
     ],
 )
 def test_the_format_is_found_in_the_template(template, name):
     assert find_tool_format(template).name == name
+
+
+THINKING = (
+    "<|channel|>analysis<|message|>Hm, a < b.<|end|><|start|>assistant<|channel|>final<|message|>Hello.<|return|>"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "expected"),
+    [
+        (THINKING, "before", ("Hm, a < b.", "Hello.", [])),
+        (THINKING.removeprefix("<|channel|>analysis<|message|>"), "inside", ("Hm, a < b.", "Hello.", [])),
+        ("Hello.", "after", ("", "Hello.", [])),
+        ("to be or not", "before", ("", "to be or not", [])),
+        (
+            "<|channel|>commentary<|message|>I look.<|end|>" + CHANNEL.replace("NAME", "add") + SECOND + "<|call|>",
+            "before",
+            ("", "I look.", [["add", SECOND]]),
+        ),
+        (f" to=functions.add<|channel|>commentary json<|message|>{SECOND}", "before", ("", "", [["add", SECOND]])),
+        (CHANNEL.replace("NAME", "nobody") + "{}", "before", ("", "{}", [])),
+    ],
+)
+def test_channels_are_told_apart_however_the_text_is_cut(text, place, expected):
+    for pieces in cuts_of(text):
+        parser = HarmonyParser(NAMES, place, None)
+        said = [*(parser.push(piece) for piece in pieces), parser.flush()]
+        calls = []
+        for piece in (piece for one in said for piece in one.calls):
+            calls += [[piece.name, ""]] if piece.name is not None else []
+            calls[-1][1] += piece.arguments
+        told = "".join(one.reasoning for one in said), "".join(one.content for one in said), calls
+        assert told == expected, pieces
+        assert parser.is_complete is bool(calls)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "string"}, "5", "5"),
+        ({"type": "string"}, '"x"', '"x"'),
+        ({"type": "string", "pattern": "x"}, '"x"', "x"),
+        ({"type": "string", "pattern": "x"}, "x", "x"),
+        ({"type": "integer"}, "5", 5),
+        ({"type": ["string", "integer"]}, "5", 5),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"type": ["string", "null"]}, "5", "5"),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "array"}, "['a', (1, 2)]", ["a", (1, 2)]),
+        (True, "1e999", "1e999"),
+        (True, "{1, 2}", "{1, 2}"),
+        (True, "[" * 5000, "[" * 5000),
+    ],
+)
+def test_values_between_tags_are_what_the_schema_says(schema, text, value):
+    assert tagged_value(text, schema) == value
+
+
+def test_a_line_break_within_a_value_stays():
+    text = tagged("get_weather", '{"city": "\\na\\n\\n"}', *CODER)
+    for pieces in cuts_of(text):
+        assert parse(FORMATS["qwen3_coder"], pieces) == ("", [["get_weather", '{"city": "\\na\\n\\n"}']])
+
+
+def test_calls_without_arguments_are_read_in_every_format():
+    for name, text in {
+        "pythonic": "[add()]",
+        "olmo3": "<function_calls>\nadd()\n</function_calls>",
+        "qwen3_coder": "<tool_call>\n<function=add>\n</function>\n</tool_call>",
+        "glm45": "<tool_call>add</tool_call>",
+    }.items():
+        for pieces in cuts_of(text):
+            assert parse(FORMATS[name], pieces) == ("", [["add", "{}"]]), (name, pieces)

@@ -295,3 +295,28 @@ def test_markers_that_are_special_tokens_are_shown_to_the_parser():
     vocabulary = toy_model().vocabulary
     marked = vocabulary.showing(["[<|im_start|>]"])
     assert (vocabulary.shown_bytes[1], marked.shown_bytes[1], marked.shown_bytes[2]) == (b"", b"<|im_start|>", b"")
+
+
+HARMONY = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{# <|channel|>final<|message|> #}"
+    "{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+ANALYSIS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+async def test_channels_come_out_as_thinking_calls_and_content():
+    _, answer = await post(ANALYSIS + "<|channel|>final<|message|>Hello.", template=HARMONY)
+    message = {"role": "assistant", "content": "Hello.", "reasoning": "Hm.", "reasoning_content": "Hm."}
+    assert answer.json()["choices"][0]["message"] == message
+    _, answer = await post(ANALYSIS + "<|channel|>final<|message|>Hi", template=HARMONY, include_reasoning=False)
+    assert answer.json()["choices"][0]["message"] == {"role": "assistant", "content": "Hi"}
+    assert answer.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+async def test_a_model_without_the_tokens_of_channels_is_held_to_nothing():
+    assert await refused(template=HARMONY, tools=[WEATHER]) == "tools"
+
+
+async def test_a_form_stands_in_the_final_channel_only():
+    assert await refused(template=HARMONY, guided_regex="x") == "guided_regex"
