@@ -46,6 +46,7 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
         health_check_timeout_s=20.0,
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
+        logging_config={"enable_access_log": False},  # ingresses ask for addresses every second
     )(Replica)
     return deployment.bind(model, config.wire, secret, load_engine, follow)
 
