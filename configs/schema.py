@@ -92,6 +92,8 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_tools: Positive = 256  # tools in one request
     trust_request_chat_template: bool = False  # clients may send a chat_template: a program that runs in the ingress
     max_grammar_bytes: Positive = 262_144  # a JSON schema or grammar, as compiled
+    result_cache_bytes: Count = 0  # answers kept for deterministic requests that come again; 0: none
+    result_cache_age_s: Seconds = 300.0  # an older one is made anew
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 

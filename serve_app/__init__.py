@@ -13,6 +13,8 @@ One request walks through these rooms, in this order:
                     streamed and whole answers, so that a stream joined is the whole answer
     chat_form       the same deltas as events (sse) or as one document
 
+Where the operator wants it, deterministic requests that come again are answered from result_cache instead.
+
 A model's text side is read once: text_model, from a folder or a .gguf file (gguf_tokenizer, pretokenizers), with the
 bytes of every token (vocabulary). How models write tool calls is said once for parser and grammar: tool_formats.
 Arguments that come one by one instead of as JSON have field_calls (reading) and field_grammar; gpt-oss's channels have

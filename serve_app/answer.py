@@ -4,7 +4,7 @@ Both wait for the engine's first output before they say anything, so that a refu
 abort the request as soon as the client is gone.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Protocol, cast
 
@@ -57,8 +57,11 @@ class EventAnswer(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, client: EngineClient, reply: Run, form: EventForm, limits: StreamLimits) -> None:
+    def __init__(
+        self, client: EngineClient, reply: Run, form: EventForm, limits: StreamLimits, headers: Mapping[str, str]
+    ) -> None:
         super().__init__()
+        self._more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         self._client, self._reply, self._form, self._limits = client, reply, form, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +77,7 @@ class EventAnswer(Response):
         limits = self._limits
         async with aclosing(cast("AsyncGenerator[Delta]", reply.deltas(self._client))) as deltas:
             delta = await anext(deltas)
-            await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_HEADERS, *self._more]})
             async with Outbox(send, max_bytes=limits.max_waiting_bytes, keep_alive_s=limits.keep_alive_s) as outbox:
                 outbox.put(form.opening(reply.usage()))
                 try:
@@ -102,8 +105,9 @@ class WholeAnswer(Response):
 
     media_type = "application/json"
 
-    def __init__(self, client: EngineClient, reply: Run, form: WholeForm) -> None:
+    def __init__(self, client: EngineClient, reply: Run, form: WholeForm, headers: Mapping[str, str]) -> None:
         super().__init__()
+        self._more = headers
         self._client, self._reply, self._form = client, reply, form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +116,7 @@ class WholeAnswer(Response):
                 await self._gather()
         except ClientGone:
             return
-        answer = Response(self._form.body(self._reply.usage()), media_type=self.media_type)
+        answer = Response(self._form.body(self._reply.usage()), headers=self._more, media_type=self.media_type)
         await answer(scope, receive, send)
 
     async def _gather(self) -> None:

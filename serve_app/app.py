@@ -23,6 +23,7 @@ from serve_app.load import CountOpenRequests, OpenRequests
 from serve_app.model_routes import model_router
 from serve_app.registry import Registry
 from serve_app.request_id import RequestIds
+from serve_app.result_cache import ResultCache
 from serve_app.server_routes import server_router
 from serve_app.text_model import TextModel
 from serve_app.token_routes import token_router
@@ -43,10 +44,10 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     intake = Intake(config.api, registry)
     checks = GrammarChecks(models)
     open_requests = OpenRequests()
-    app.include_router(chat_router(client, config, intake, checks, fingerprint), prefix="/v1", dependencies=with_key)
-    app.include_router(
-        completion_router(client, config, intake, checks, fingerprint), prefix="/v1", dependencies=with_key
-    )
+    results = ResultCache(config.api, fingerprint)
+    for router in (chat_router, completion_router):
+        answers = router(client, config, intake, checks, results, fingerprint)
+        app.include_router(answers, prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
     app.include_router(server_router(registry, version, open_requests))
@@ -61,7 +62,7 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
             allow_origins=config.api.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "X-Cache", "Retry-After"],
         )
     return app
 

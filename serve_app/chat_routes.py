@@ -17,6 +17,7 @@ from serve_app.pacing import Paced
 from serve_app.protocol import ChatBatchRequest, ChatOptions, ChatRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
+from serve_app.result_cache import ResultCache
 from serve_app.text_model import TextModel
 from serve_app.vocabulary import Vocabulary
 
@@ -24,7 +25,12 @@ __all__ = ["chat_router"]
 
 
 def chat_router(
-    client: EngineClient, config: Config, intake: Intake, checks: GrammarChecks, fingerprint: str
+    client: EngineClient,
+    config: Config,
+    intake: Intake,
+    checks: GrammarChecks,
+    results: ResultCache,
+    fingerprint: str,
 ) -> APIRouter:
     router = APIRouter(tags=["chat"])
     stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
@@ -41,9 +47,11 @@ def chat_router(
         await checks.check(taken.prepared.generation)
         chat, prepared, vocabulary = taken.fields, taken.prepared, _vocabulary(taken.model, taken.prepared)
         head = _head(chat, taken.request_id, prepared, chat.n)
-        reply = Reply(prepared.generation.request, prepared.generation.rules, vocabulary)
+        generation = prepared.generation
+        reply = Reply(generation.request, generation.rules, vocabulary)
+        run, headers = results.run(http, [generation], reply, has_seed=chat.seed is not None)
         if not chat.stream:
-            return WholeAnswer(client, reply, ChatWhole(head, vocabulary))
+            return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
         options = chat.stream_options
         events = ChatEvents(
             head,
@@ -52,7 +60,7 @@ def chat_router(
             continuous_usage=options is not None and options.continuous_usage_stats,
         )
         form = Paced(events, chat.stream_interval, chat.n) if chat.stream_interval > 1 else events
-        return EventAnswer(client, reply, form, stream_limits)
+        return EventAnswer(client, run, form, stream_limits, headers)
 
     @router.post(
         "/chat/completions/batch",
@@ -68,7 +76,8 @@ def chat_router(
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
         generations = [prepared.generation for prepared in taken.prepared]
         replies = Replies([Reply(one.request, one.rules, vocabulary) for one in generations], 1)
-        return WholeAnswer(client, replies, ChatWhole(head, vocabulary))
+        run, headers = results.run(http, generations, replies, has_seed=taken.fields.seed is not None)
+        return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
 
     def _head(fields: ChatOptions, request_id: str, prepared: PreparedChat, num_choices: int) -> AnswerHead:
         request = prepared.generation.request

@@ -18,12 +18,18 @@ from serve_app.pacing import Paced
 from serve_app.protocol import CompletionRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
+from serve_app.result_cache import ResultCache
 
 __all__ = ["completion_router"]
 
 
 def completion_router(
-    client: EngineClient, config: Config, intake: Intake, checks: GrammarChecks, fingerprint: str
+    client: EngineClient,
+    config: Config,
+    intake: Intake,
+    checks: GrammarChecks,
+    results: ResultCache,
+    fingerprint: str,
 ) -> APIRouter:
     router = APIRouter(tags=["completions"])
     stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
@@ -49,10 +55,11 @@ def completion_router(
         )
         parts = [Reply(part.request, part.rules, vocabulary) for part in prepared.generations]
         replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
+        run, headers = results.run(http, prepared.generations, replies, has_seed=fields.seed is not None)
         prompts = [part.request.prompt for part in prepared.generations for _ in range(fields.n)]
         prompt_ids = prompts if fields.return_token_ids else None
         if not fields.stream:
-            return WholeAnswer(client, replies, CompletionWhole(head, vocabulary, prepared.echoes, prompt_ids))
+            return WholeAnswer(client, run, CompletionWhole(head, vocabulary, prepared.echoes, prompt_ids), headers)
         options = fields.stream_options
         events = CompletionEvents(
             head,
@@ -63,6 +70,6 @@ def completion_router(
             continuous_usage=options is not None and options.continuous_usage_stats,
         )
         form = Paced(events, fields.stream_interval, len(prompts)) if fields.stream_interval > 1 else events
-        return EventAnswer(client, replies, form, stream_limits)
+        return EventAnswer(client, run, form, stream_limits, headers)
 
     return router
