@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Protocol
 
+import msgspec
+
 from configs.schema import CacheConfig, SchedulerConfig
+from engine.beams import BeamSearch
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
 from engine.repetition import ends_in_repetition
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
+from engine.types import EngineStatus, GenerateRequest, PromptLogprob, SamplingParams, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor"]
 
 FIRST_TOKEN_WINDOW_S = 30.0
+MAX_BEAMS = 64
 
 
 class Executor(Protocol):
@@ -61,6 +65,7 @@ class Engine:
         # one sequence must always be able to run alone
         self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
+        self._beams: dict[str, _Beams] = {}  # request id -> its search, while it goes on
         self._next_seq_id = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=256)  # (when, after how long)
 
@@ -75,6 +80,9 @@ class Engine:
         root = chain_root(self.cache_key, self.model, request.cache_salt)
         block_size = self.executor.block_size
         names = prompt_hashes(self.cache_key, root, request.prompt, block_size) if self.prefix_sharing else []
+        if request.beam is not None:
+            self._begin_beams(request, root, names)
+            return
         choices = {}
         for index in range(request.n):
             if request.resume and request.resume[index] is None:
@@ -105,6 +113,11 @@ class Engine:
         failed = result.failed or (None,) * len(sampled)
         chunks = []
         for seq, token, logprob, error in zip(sampled, result.tokens, logprobs, failed, strict=True):
+            beams = self._beams.get(seq.request.request_id)
+            if beams is not None and error is None:
+                assert logprob is not None
+                chunks += self._advance_beams(beams, seq, logprob)
+                continue
             reason = self._finish_reason(seq, token) if error is None else "error"
             if error is None:
                 if seq.num_output == 1:
@@ -171,6 +184,8 @@ class Engine:
             raise RequestError(f"token ids must lie in [0, {self.executor.vocab_size})", param="prompt")
         if request.n < 1 or request.sampling.max_tokens < 1:
             raise RequestError("n and max_tokens must be at least 1", param="n" if request.n < 1 else "max_tokens")
+        if request.beam is not None and not request.n <= request.beam.width <= MAX_BEAMS:
+            raise RequestError(f"a beam search has n to {MAX_BEAMS} beams", param="n")
         if request.resume and len(request.resume) != request.n:
             raise RequestError("resume needs one entry for each choice", param="resume")
         if request.resume and all(tokens is None for tokens in request.resume):
@@ -192,6 +207,90 @@ class Engine:
         tokens = scheduler.num_waiting_tokens
         if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
             raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")
+
+    def _begin_beams(self, request: GenerateRequest, root: bytes, names: list[bytes]) -> None:
+        """One sequence computes the prompt; the beams fork from it."""
+        assert request.beam is not None
+        sampling = request.sampling
+        asked = msgspec.structs.replace(
+            request,
+            # as many as are needed when all but the last `width` are stop tokens
+            sampling=SamplingParams(
+                max_tokens=sampling.max_tokens, temperature=0.0, num_logprobs=request.beam.width + len(_stops(request))
+            ),
+            resume=(),
+            grammar=None,
+        )
+        first = self._new_beam(asked, root, names)
+        room = self.max_context_len - len(request.prompt)
+        self._beams[request.request_id] = _Beams(
+            BeamSearch(
+                request.beam,
+                first.seq_id,
+                frozenset(sampling.stop_token_ids),
+                sampling.min_tokens,
+                min(sampling.max_tokens, room),
+            ),
+            request,
+        )
+        self._choices[request.request_id] = {first.index: first}
+        self.scheduler.add(first)
+
+    def _new_beam(self, request: GenerateRequest, root: bytes, names: list[bytes]) -> Sequence:
+        # a beam is no choice yet: its index is one that no choice has
+        seq = Sequence(self._next_seq_id, request, -1 - self._next_seq_id, request.sampling.seed, root, list(names))
+        self._next_seq_id += 1
+        return seq
+
+    def _advance_beams(self, beams: "_Beams", seq: Sequence, logprob: TokenLogprob) -> list[TokenChunk]:
+        """Books what may follow one beam. With the last of them the next beams are chosen."""
+        search, request_id = beams.search, seq.request.request_id
+        seq.is_held = True
+        search.tell(seq.seq_id, logprob)
+        if not search.is_ready:
+            return []
+        choices = self._choices[request_id]
+        parents = {one.seq_id: one for one in choices.values()}
+        kept: dict[int, int] = {}  # parent's sequence -> the token with which it goes on itself
+        next_ids = []
+        for parent_id, token in search.choose():
+            parent = parents[parent_id]
+            if parent_id not in kept:
+                kept[parent_id] = token
+                next_ids.append(parent_id)
+                continue
+            child = self._new_beam(parent.request, parent.root, parent.hashes)
+            child.tokens = [*parent.tokens[:-1], token]
+            child.cached_tokens = parent.cached_tokens
+            self.scheduler.fork(parent, child)
+            choices[child.index] = child
+            next_ids.append(child.seq_id)
+        search.go_on(next_ids)
+        for parent in parents.values():
+            if parent.seq_id in kept:
+                self.scheduler.retell(parent, kept[parent.seq_id])
+            elif not search.is_over:
+                self._forget(parent)
+        return self._finish_beams(beams, seq) if search.is_over else []
+
+    def _finish_beams(self, beams: "_Beams", seq: Sequence) -> list[TokenChunk]:
+        request, wanted = beams.request, beams.request.sampling.num_logprobs
+        for one in list(self._choices[request.request_id].values()):
+            self._forget(one)
+        return [
+            TokenChunk(
+                request_id=request.request_id,
+                index=index,
+                start=0,
+                tokens=answer.tokens,
+                finish_reason=answer.reason,
+                logprobs=None
+                if wanted is None
+                else tuple(TokenLogprob(one.token, one.logprob, one.top[:wanted]) for one in answer.logprobs),
+                cached_tokens=seq.cached_tokens or 0,
+            )
+            for index, answer in enumerate(beams.search.answers[: request.n])
+        ]
 
     def _mean_first_token_s(self) -> float:
         horizon_s = time.monotonic() - FIRST_TOKEN_WINDOW_S
@@ -216,6 +315,16 @@ class Engine:
         del choices[seq.index]
         if not choices:
             del self._choices[seq.request.request_id]
+            self._beams.pop(seq.request.request_id, None)
+
+
+class _Beams(msgspec.Struct):
+    search: BeamSearch
+    request: GenerateRequest
+
+
+def _stops(request: GenerateRequest) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(request.sampling.stop_token_ids))
 
 
 def derived_seed(seed: int, index: int) -> int:

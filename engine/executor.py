@@ -30,6 +30,7 @@ class InlineExecutor:
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute(self, plan: StepPlan) -> StepResult:
+        self._kv.copy(plan.copies)
         self._sampler.update(plan)
         if not plan.slices:
             return StepResult(())
@@ -42,6 +43,7 @@ class InlineExecutor:
 
     def follow(self, plan: StepPlan) -> None:
         """The forward pass alone: what a rank does that does not sample."""
+        self._kv.copy(plan.copies)
         batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
         self._decoder.forward(batch, self._kv)
 

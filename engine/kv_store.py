@@ -1,5 +1,7 @@
 """The tensors that hold keys and values. Which block is whose is the BlockPool's business."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,13 @@ class KVStore:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.layers = [(cache(), cache()) for _ in range(arch.num_layers)]
+
+    def copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copies whole blocks, from and to, one after the other: a later copy may read what an earlier one wrote."""
+        for source, target in copies:
+            for k_cache, v_cache in self.layers:
+                k_cache[target] = k_cache[source]
+                v_cache[target] = v_cache[source]
 
     @staticmethod
     def block_bytes(arch: ModelArch, block_size: int, dtype: torch.dtype) -> int:

@@ -39,6 +39,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     slices: tuple[SeqSlice, ...]
     starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step, after `ends`
     ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step, first of all
+    copies: tuple[tuple[int, int], ...] = ()  # blocks to copy before this step, from and to, one after the other
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True):

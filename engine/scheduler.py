@@ -37,6 +37,7 @@ class Scheduler:
         self._filling: dict[bytes, int] = {}  # name of a prompt block not published yet -> seq_id that will fill it
         self._starts: list[SeqStart] = []
         self._ends: list[int] = []
+        self._copies: list[tuple[int, int]] = []
         self._step = 0
         self._changes: dict[bytes, bool] = {}  # name -> whether it is published, since changes were last taken
 
@@ -56,18 +57,61 @@ class Scheduler:
             self.waiting.remove(seq)
             self.num_waiting_tokens -= seq.num_uncomputed
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Lets a new sequence go on from where a running one is; all but its last token are the parent's.
+
+        Full blocks are shared, the partly filled one is copied before the next step. Where there is no block for the
+        copy, the child waits and computes its tokens again.
+        """
+        num_full = parent.num_computed // self.block_size
+        has_part = parent.num_computed % self.block_size > 0
+        is_full = len(self.running) >= self.config.max_sequences
+        if is_full or not parent.blocks or (has_part and self.pool.num_idle == 0):
+            self.add(child)
+            return
+        child.blocks = parent.blocks[:num_full]
+        for block in child.blocks:
+            self.pool.share(block)
+        if has_part:
+            copy = self._take()
+            self._copies.append((parent.blocks[num_full], copy))
+            child.blocks.append(copy)
+        child.num_computed = parent.num_computed
+        child.num_published = parent.num_published
+        bisect.insort(self.running, child, key=_order)
+        self._starts.append(self._start(child))
+
+    def retell(self, seq: Sequence, token: int) -> None:
+        """A held sequence goes on, with `token` in the place of the one that was sampled last."""
+        seq.tokens[-1] = token
+        seq.is_held = False
+        if seq.blocks:
+            self._starts.append(self._start(seq))
+
     # -- one step
 
     def schedule(self) -> StepPlan:
         """What the next step computes. Blocks are assigned; nothing is computed yet."""
+        slices = self._assign()
+        while not slices and self.running and not all(seq.is_held for seq in self.waiting):
+            self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
+            slices = self._assign()
+        plan = StepPlan(
+            self._step, tuple(slices), tuple(self._starts), copies=tuple(self._copies), ends=tuple(self._ends)
+        )
+        self._step += 1
+        self._starts, self._ends, self._copies = [], [], []
+        return plan
+
+    def _assign(self) -> list[SeqSlice]:
         slices: list[SeqSlice] = []
         self._make_room()
         budget = self.config.max_step_tokens
         rows = SCORED_ROWS
-        reserved = min(budget, sum(1 for seq in self.running if seq.num_uncomputed == 1))
+        reserved = min(budget, sum(1 for seq in self.running if seq.num_uncomputed == 1 and not seq.is_held))
         for seq in list(self.running):
-            if not seq.blocks:
-                continue  # lost its blocks to one before it
+            if not seq.blocks or seq.is_held:
+                continue  # lost its blocks to one before it, or waits for others
             is_decode = seq.num_uncomputed == 1 and reserved > 0
             count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
             count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
@@ -79,6 +123,8 @@ class Scheduler:
         for seq in list(self.waiting):
             if budget == 0 or len(self.running) >= self.config.max_sequences:
                 break
+            if seq.is_held:
+                continue
             if self._is_being_filled(seq):
                 continue  # its prefix will be there to share in a step or two
             count = self._admit(seq, min(budget, rows) if seq.lacks_scores else budget)
@@ -87,10 +133,7 @@ class Scheduler:
             budget -= count
             rows -= count if seq.lacks_scores else 0
             slices.append(self._slice(seq, count))
-        plan = StepPlan(self._step, tuple(slices), tuple(self._starts), tuple(self._ends))
-        self._step += 1
-        self._starts, self._ends = [], []
-        return plan
+        return slices
 
     def advance(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
         """Books what a step computed and sampled. Returns the sequences that got a token, in the result's order."""
@@ -162,11 +205,12 @@ class Scheduler:
             seq.blocks.append(self._take())
         for name in seq.hashes[len(found) :] if self.prefix_sharing else ():
             self._filling.setdefault(name, seq.seq_id)
-        request = seq.request
-        self._starts.append(
-            SeqStart(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
-        )
+        self._starts.append(self._start(seq))
         return count
+
+    def _start(self, seq: Sequence) -> SeqStart:
+        request = seq.request
+        return SeqStart(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
 
     def _make_room(self) -> None:
         """Running sequences give way to a waiting one of better priority, before the step is planned."""

@@ -20,6 +20,7 @@ class Sequence:
         "cached_tokens",
         "hashes",
         "index",
+        "is_held",
         "num_computed",
         "num_published",
         "num_scored",
@@ -48,6 +49,7 @@ class Sequence:
         self.tokens: list[int] = [*request.prompt, *resumed]
         self.prompt_len = len(request.prompt)
         self.num_computed = 0
+        self.is_held = False  # waits for the other beams of its search
         self.num_published = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran

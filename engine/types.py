@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 __all__ = [
+    "BeamParams",
     "EngineClient",
     "EngineStatus",
     "Grammar",
@@ -68,6 +69,14 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
 
 
+class BeamParams(msgspec.Struct, frozen=True, array_like=True):
+    """Beam search: the best n of `width` beams are the answer. Everything about choice by chance is ignored."""
+
+    width: int
+    length_penalty: float = 1.0  # scores are divided by length to this power
+    early_stopping: bool = False  # end with the first `width` answers, whether or not better ones could come
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One prompt, `n` answers.
 
@@ -81,6 +90,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prompt: tuple[int, ...]
     sampling: SamplingParams
     grammar: Grammar | None = None
+    beam: BeamParams | None = None  # n <= width; nothing is sent before the end, so a lost search starts again
     n: int = 1
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # only requests with the same salt share blocks

@@ -36,6 +36,9 @@ class ToyExecutor:
         time.sleep(self.step_s)
         if self.fails_at == plan.step:
             raise RuntimeError("toy failure")
+        for source, target in plan.copies:
+            at, to = source * self.block_size, target * self.block_size
+            self.slots[to : to + self.block_size] = self.slots[at : at + self.block_size]
         for seq_id in plan.ends:
             self.seeds.pop(seq_id, None)
         for start in plan.starts:
