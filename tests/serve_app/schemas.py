@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-__all__ = ["random_schema"]
+__all__ = ["random_schema", "random_tools"]
 
 FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]
 PATTERNS = ["^[a-z]{2,5}$", "^(ab|cd)+$", "^\\d{3}-\\d{2}$", "^[A-Z][a-z]*$", "x[0-9]"]
@@ -79,3 +79,18 @@ def _leaf(rng: random.Random) -> dict[str, Any]:
             {"const": rng.choice(["fixed", 7, [1, 2], None])},
         ]
     )
+
+
+def random_tools(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    """Functions to call, each with an object of arguments."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": f"{rng.choice(['get', 'set', 'find', 'send'])}_{rng.choice(['mail', 'note', 'map'])}_{index}",
+                "description": f"Does thing number {index}",
+                "parameters": _object(rng, 1),
+            },
+        }
+        for index in range(count)
+    ]
