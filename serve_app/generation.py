@@ -5,7 +5,7 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import GenerateRequest, Grammar, ThinkingLimit
+from engine.types import BeamParams, GenerateRequest, Grammar, ThinkingLimit
 from serve_app.answer_parser import ParseRules
 from serve_app.choice import TextRules
 from serve_app.constraint import Constraint
@@ -65,6 +65,8 @@ def prepare(
         raise RequestError(
             f"min_tokens is {fields.min_tokens}, more than {wanted.field} ({wanted.max_tokens})", param="min_tokens"
         )
+    if fields.use_beam_search and constraint is not None:
+        raise RequestError("use_beam_search: cannot be held to a format or a tool", param="use_beam_search")
     prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
     max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
     sampling = sampling_params(
@@ -81,6 +83,7 @@ def prepare(
         prompt=prompt,
         sampling=sampling,
         grammar=_grammar(constraint, parse, model) if constraint is not None else None,
+        beam=BeamParams(fields.n, fields.length_penalty, fields.early_stopping) if fields.use_beam_search else None,
         n=fields.n,
         priority=fields.priority,
         cache_salt=fields.cache_salt or "",

@@ -130,6 +130,9 @@ class SamplingFields(Wire):
     logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
+    use_beam_search: bool = False  # with n beams; their answers come at the end, best first
+    length_penalty: Number = 1.0
+    early_stopping: bool = False
 
     @property
     def stops(self) -> list[str]:
