@@ -20,7 +20,7 @@ from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 
-__all__ = ["KernelSet", "LinearKernel", "load_kernels"]
+__all__ = ["KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,11 @@ class KernelSet:
 
 
 def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
-    """The fastest kernels for a device and the model's dtype. A chosen kernel that does not compile is an error."""
+    """The fastest kernels for a device and the model's dtype. A chosen kernel that does not import or compile is an
+    error. Triton's are compiled at their first call.
+    """
+    if device.type == "cuda":
+        return triton_kernels()
     kernels = _reference_kernels()
     if device.type != "cpu":
         return kernels
@@ -67,6 +71,29 @@ def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
     log.warning("no C compiler (gcc, cc or clang) was found: the CPU kernels are plain torch, and several times slower")
     packs = dtype == torch.bfloat16 and onednn.is_supported()
     return replace(kernels, linear=onednn.Linear) if packs else kernels
+
+
+def triton_kernels() -> KernelSet:
+    """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
+    from kernels.gated_activation import triton as gated_activation_triton
+    from kernels.logit_mask import triton as logit_mask_triton
+    from kernels.paged_attention import triton as paged_attention_triton
+    from kernels.qkv_rotary import triton as qkv_rotary_triton
+    from kernels.rms_norm import triton as rms_norm_triton
+    from kernels.sampling import triton as sampling_triton
+
+    # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return replace(
+        _reference_kernels(),
+        name="triton",
+        add_rms_norm=rms_norm_triton.add_rms_norm,
+        qkv_rotary=qkv_rotary_triton.qkv_rotary,
+        paged_attention=paged_attention_triton.paged_attention,
+        gated_activation=gated_activation_triton.gated_activation,
+        allow_bits=logit_mask_triton.allow_bits,
+        choose=sampling_triton.choose,
+    )
 
 
 def _reference_kernels() -> KernelSet:

@@ -1,0 +1,135 @@
+"""Is it right? Kernels against float64 at real sizes; sequences alone and among others; graphs with new lengths."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.gated_activation import reference as gate_reference
+from kernels.kernel_set import KernelSet
+from kernels.logit_mask import reference as mask_reference
+from kernels.qkv_rotary import reference as qkv_reference
+from kernels.rms_norm import reference as norm_reference
+from kernels.sampling import reference as sampling_reference
+from scripts.bench.gpu.cases import make_attention
+
+__all__ = ["check"]
+
+Row = dict[str, Any]
+BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+SHAPES = [((32, 8), 128), ((9, 3), 64), ((32, 32), 80), ((8, 1), 256)]  # (heads, KV heads), head size
+
+
+def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]:
+    shapes = [((4, 2), 64)] if tiny else SHAPES
+    for dtype in BOUNDS:
+        for heads, head_dim in shapes:
+            if dtype == torch.float32 and head_dim > 128:
+                continue  # not shipped: does not fit in shared memory
+            yield from _attention(kernels, heads, head_dim, dtype, device, tiny)
+            yield _qkv_rotary(kernels, heads, head_dim, dtype, device, 3 if tiny else 1000)
+        size = (3, 96) if tiny else (1000, 4096)
+        yield _norm(kernels, *size, dtype, device)
+        yield _gate(kernels, *size, dtype, device)
+    yield from _sampling(kernels, device, 2000 if tiny else 128_256)
+
+
+def _attention(
+    kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
+) -> Iterator[Row]:
+    lens, counts = ([20, 300, 33], [1, 1, 1]) if tiny else ([1, 17, 255, 256, 257, 1000, 5000, 20_000], [1] * 8)
+    chunk_lens, chunks = ([40, 20], [5, 1]) if tiny else ([900, 3000, 257, 64, 2048], [900, 300, 1, 64, 2])
+    for name, case_lens, case_counts in (("decode", lens, counts), ("mixed", chunk_lens, chunks)):
+        for window in (0, 100):
+            case = make_attention(case_lens, case_counts, heads, head_dim, dtype, device, window)
+            out = kernels.paged_attention(*case.arguments())
+            shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
+            row = _row("paged_attention", shape, dtype, out, case.expected())
+            starts = case.query_starts.tolist()
+            alone = [kernels.paged_attention(*case.alone(seq).arguments()) for seq in range(len(case_lens))]
+            same = all(torch.equal(one, out[starts[seq] : starts[seq + 1]]) for seq, one in enumerate(alone))
+            yield {**row, "batch_invariant": same, "ok": row["ok"] and same}
+    if device.type == "cuda":
+        yield _graph(kernels, heads, head_dim, dtype, device, lens)
+
+
+def _graph(
+    kernels: KernelSet,
+    heads: tuple[int, int],
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    lens: list[int],
+) -> Row:
+    """Captured with sequences of one token each, replayed with their real lengths."""
+    case = make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device)
+    eager = kernels.paged_attention(*case.arguments())
+    real = case.seq_lens_S.clone()
+    case.seq_lens_S.fill_(1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = kernels.paged_attention(*case.arguments())
+    case.seq_lens_S.copy_(real)
+    graph.replay()
+    row = _row("paged_attention", f"graph {heads[0]}/{heads[1]} x {head_dim}", dtype, out, eager.double())
+    return {**row, "ok": torch.equal(out, eager)}
+
+
+def _qkv_rotary(
+    kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, num: int
+) -> Row:
+    num_heads, num_kv_heads = heads
+    qkv = torch.randn((num, (num_heads + 2 * num_kv_heads) * head_dim), device=device, dtype=dtype)
+    angle = torch.rand((4096, head_dim // 2), device=device) * 6
+    cos_sin = torch.cat((angle.cos(), angle.sin()), -1)
+    norms = [torch.rand(head_dim, device=device) for _ in range(2)]
+    positions = torch.randint(4096, (num,), device=device)
+    slots = torch.randperm(num + 32, device=device)[:num]
+    slots[0] = -1
+    shape = (num // 16 + 3, num_kv_heads, 16, head_dim)
+
+    def written(function: Callable[..., Tensor], wide: torch.dtype) -> Tensor:
+        k_cache, v_cache = (torch.zeros(shape, device=device, dtype=wide) for _ in range(2))
+        q = function(qkv.to(wide, copy=True), *norms, 1e-5, cos_sin, positions, slots, k_cache, v_cache)
+        return torch.cat([part.double().flatten() for part in (q, k_cache, v_cache)])
+
+    pair = written(kernels.qkv_rotary, dtype), written(qkv_reference.qkv_rotary, torch.float32)
+    return _row("qkv_rotary", f"{num} x {num_heads}/{num_kv_heads} x {head_dim}", dtype, *pair)
+
+
+def _norm(kernels: KernelSet, num: int, dim: int, dtype: torch.dtype, device: torch.device) -> Row:
+    x, residual = torch.randn((num, dim), device=device, dtype=dtype), torch.randn((num, dim), device=device)
+    weight = torch.rand(dim, device=device)
+    expected = norm_reference.add_rms_norm(x.float(), residual.clone(), weight, 1e-5).double()
+    one = kernels.add_rms_norm(x[:1], residual[:1].clone(), weight, 1e-5)
+    out = kernels.add_rms_norm(x, residual, weight, 1e-5)
+    row = _row("add_rms_norm", f"{num} x {dim}", dtype, out, expected)
+    same = torch.equal(one, out[:1])
+    return {**row, "batch_invariant": same, "ok": row["ok"] and same}
+
+
+def _gate(kernels: KernelSet, num: int, dim: int, dtype: torch.dtype, device: torch.device) -> Row:
+    x = torch.randn((num, 2 * dim), device=device, dtype=dtype) * 4
+    expected = gate_reference.gated_activation(x.float()).double()
+    return _row("gated_activation", f"{num} x {dim}", dtype, kernels.gated_activation(x), expected)
+
+
+def _sampling(kernels: KernelSet, device: torch.device, vocab_size: int) -> Iterator[Row]:
+    """Against the references on a CPU, whose logarithms may differ by a rounding: tokens may in near ties."""
+    logits = torch.randn((64, vocab_size), device=device)
+    greedy = torch.arange(64, device=device) % 4 == 0
+    seeds, positions = torch.randint(-(2**63), 2**63 - 1, (64,), device=device), torch.arange(64, device=device)
+    ours = kernels.choose(logits, greedy, seeds, positions).cpu()
+    theirs = sampling_reference.choose(logits.cpu(), greedy.cpu(), seeds.cpu(), positions.cpu())
+    differ = int((ours != theirs).sum())
+    yield {"name": "choose", "shape": f"64 x {vocab_size}", "dtype": "float32", "error": differ, "ok": differ <= 1}
+    bits = torch.randint(-(2**31), 2**31, (64, -(-vocab_size // 32)), device=device).to(torch.int32)
+    same = torch.equal(kernels.allow_bits(logits, bits), mask_reference.allow_bits(logits, bits))
+    yield {"name": "allow_bits", "shape": f"64 x {vocab_size}", "dtype": "float32", "error": int(not same), "ok": same}
+
+
+def _row(name: str, shape: str, dtype: torch.dtype, out: Tensor, expected: Tensor) -> Row:
+    error = ((out.double() - expected).norm() / expected.norm()).item()
+    ok = error < BOUNDS[dtype]  # NaN is not
+    return {"name": name, "shape": shape, "dtype": str(dtype).removeprefix("torch."), "error": error, "ok": ok}

@@ -1,0 +1,107 @@
+"""A model without weights to read: the sizes of a real one, random numbers made on the device."""
+
+import torch
+from torch import Tensor
+
+from engine.executor import InlineExecutor
+from engine.kv_store import KVStore
+from engine.model.arch import ModelArch
+from engine.model.decoder import Decoder
+from engine.model.weights import Weights
+from engine.sampler import Sampler
+from engine.tensor_parallel import Part
+from kernels.kernel_set import KernelSet
+
+__all__ = ["LLAMA_8B", "TINY", "RandomModel"]
+
+LLAMA_8B = ModelArch(
+    vocab_size=128_256,
+    model_dim=4096,
+    ffn_dim=14336,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    rotary_dim=128,
+    rope_theta=500_000.0,
+    norm_eps=1e-5,
+    max_context_len=131_072,
+    windows=(0,) * 32,
+)
+TINY = ModelArch(
+    vocab_size=300,
+    model_dim=64,
+    ffn_dim=96,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rotary_dim=16,
+    rope_theta=10_000.0,
+    norm_eps=1e-5,
+    max_context_len=512,
+    windows=(0, 24),
+    qk_norm=True,
+)
+BLOCK_SIZE = 16
+
+
+class RandomModel:
+    """The same numbers at every call, for a device."""
+
+    def __init__(
+        self, arch: ModelArch, kernels: KernelSet, num_blocks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        weights = Weights(_RandomTensors(arch, dtype, device), dtype, device)
+        self.device = device
+        self.decoder = Decoder(arch, weights, kernels, min(arch.max_context_len, 8192))
+        self.kv = KVStore(arch, num_blocks, BLOCK_SIZE, dtype, device)
+        sampler = Sampler(kernels, arch.vocab_size, device)
+        self.executor = InlineExecutor(self.decoder, self.kv, sampler, arch.max_context_len, device)
+
+
+class _RandomTensors:
+    def __init__(self, arch: ModelArch, dtype: torch.dtype, device: torch.device) -> None:
+        self._shapes = _shapes(arch)
+        self._dtype = dtype
+        self._device = device
+        self._random = torch.Generator(device).manual_seed(0)
+
+    def names(self) -> set[str]:
+        return set(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        shape = self._shapes[name]
+        if len(shape) == 1:
+            return torch.ones(shape, device=self._device)
+        whole = torch.empty(shape, dtype=self._dtype, device=self._device)
+        whole.normal_(0.0, shape[1] ** -0.5, generator=self._random)
+        return whole if part is None else whole.narrow(part.dim, part.start, part.stop - part.start)
+
+
+def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
+    dim, q_dim, kv_dim = arch.model_dim, arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (arch.vocab_size, dim),
+        "model.norm.weight": (dim,),
+        "lm_head.weight": (arch.vocab_size, dim),
+    }
+    for layer in range(arch.num_layers):
+        parts: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (dim,),
+            "post_attention_layernorm": (dim,),
+            "self_attn.q_proj": (q_dim, dim),
+            "self_attn.k_proj": (kv_dim, dim),
+            "self_attn.v_proj": (kv_dim, dim),
+            "self_attn.o_proj": (dim, q_dim),
+            "mlp.gate_proj": (arch.ffn_dim, dim),
+            "mlp.up_proj": (arch.ffn_dim, dim),
+            "mlp.down_proj": (dim, arch.ffn_dim),
+        }
+        if arch.qk_norm:
+            parts |= {"self_attn.q_norm": (arch.head_dim,), "self_attn.k_norm": (arch.head_dim,)}
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
+    return shapes

@@ -1,0 +1,64 @@
+"""Times work on a device."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+__all__ = ["Work", "copies", "measure"]
+
+REPEATS = 30
+CALLS = 16  # in one graph, at least: so many that the launch of the graph itself is nothing
+
+Work = Callable[[], object]
+
+
+def measure(works: Sequence[Work], device: torch.device) -> dict[str, float]:
+    """Microseconds of one call. `works` do the same on other buffers, which exceed the cache together.
+
+    On a GPU they are captured in a graph; work that cannot be captured raises.
+    """
+    if device.type != "cuda":
+        return _percentiles([_wall_us(works[i % len(works)]) for i in range(3)])
+    calls = list(works) * -(-CALLS // len(works))
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for work in works:
+            work()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for work in calls:
+            work()
+    for _ in range(3):
+        graph.replay()
+    spans = []
+    for _ in range(REPEATS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        graph.replay()
+        end.record()
+        spans.append((begin, end))
+    torch.cuda.synchronize(device)
+    return _percentiles([begin.elapsed_time(end) * 1000 / len(calls) for begin, end in spans])
+
+
+def copies(num_bytes: int, device: torch.device) -> int:
+    """How many buffers of a size exceed the cache three times."""
+    if device.type != "cuda":
+        return 1
+    cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(64, max(1, -(-3 * cache_bytes // max(1, num_bytes))))
+
+
+def _wall_us(work: Work) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1e6
+
+
+def _percentiles(times_us: list[float]) -> dict[str, float]:
+    ordered = sorted(times_us)
+    median, p10, p90 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.1, 0.9))
+    return {"median_us": round(median, 2), "p10_us": round(p10, 2), "p90_us": round(p90, 2)}

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from engine.batch import ForwardBatch
+from engine.plan import SeqSlice, StepPlan
+from kernels.kernel_set import load_kernels, triton_kernels
+from scripts.bench.gpu.random_model import TINY, RandomModel
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models():
+    references = load_kernels(torch.device("meta"), torch.float32)
+    assert references.name == "reference"
+    return [RandomModel(TINY, kernels, 12, torch.float32, CPU) for kernels in (triton_kernels(), references)]
+
+
+def test_a_model_of_triton_kernels_gives_the_references_logits(models):
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(300, (50,), generator=rng).tolist()
+    blocks = [(3, 1, 7), (2, 9), (11, 0, 4, 5)]
+    plans = [
+        [SeqSlice(0, 0, tuple(tokens[:40]), blocks[0], True), SeqSlice(1, 0, tuple(tokens[5:10]), blocks[1], True)],
+        [
+            SeqSlice(0, 40, tuple(tokens[:1]), blocks[0], True),
+            SeqSlice(1, 5, tuple(tokens[:1]), blocks[1], True),
+            SeqSlice(2, 0, tuple(tokens), blocks[2], True),
+        ],
+        [SeqSlice(s, at, (7,), blocks[s], True) for s, at in enumerate((41, 6, 50))],
+    ]
+    for step, slices in enumerate(plans):
+        batch = ForwardBatch.from_plan(StepPlan(step, tuple(slices)), 16, CPU)
+        ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
+        assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
