@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,3 +96,13 @@ def test_what_is_public_exists(floor: str) -> None:
         module = importlib.import_module(name)
         for public in getattr(module, "__all__", ()):
             assert hasattr(module, public), f"{name}.{public}"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = {
+        *re.findall(r"\]\(([\w/.]+)\)", readme),
+        *re.findall(r"`((?:tests|configs|scripts|kernels)/[\w/]+\.\w+)`", readme),
+    }
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
