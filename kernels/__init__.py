@@ -1,9 +1,15 @@
 """Speaks tensors: pure functions, each operation a folder with its truth beside it. Imports nothing of ours.
 
 `<op>/reference.py` is the specification: plain torch, fp32 inside, its docstring the contract. Beside it stand faster
-ones with the same signature: `cpu.py` with `cpu.c`, compiled by `native/compiler.py` when it is first asked for.
+ones with the same signature: `cpu.py` with `cpu.c`, compiled by `native/compiler.py` when it is first asked for, and
+`triton.py` for GPUs, launched as `tables/<device>.json` says, else as is written in its `launch`.
 `kernel_set.py` is the one place that chooses.
 
 An implementation may lay out what is its own (packed weights, the inside of a KV block) as it likes. What it computes
-for a row depends on that row alone: it is bitwise the same in any batch, any chunk and on any number of threads.
+for a row depends on that row alone: it is bitwise the same in any batch, any chunk and on any number of threads. Not
+so on a GPU: there a row alone and in a chunk may differ by rounding, and matrix products are the library's.
+
+What `triton.py` launches for a batch of single tokens can be captured in a CUDA graph: grids follow from shapes,
+lengths and tables stay tensors, nothing waits for the device. Rows of padding have slot -1 and belong to no sequence;
+sequences of padding have no queries.
 """

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import triton
+
 from tests.aot.hopper import compile_hopper
 from tests.aot.shipped import shipped
 
 if __name__ == "__main__":
     rows = {case: compile_hopper(*what) for case, what in shipped().items()}
     lines = ",\n".join(f"  {json.dumps(case)}: {json.dumps(row)}" for case, row in rows.items())
-    (Path(__file__).parents[2] / "scripts/bench/results/aot_sm90.json").write_text(f"{{\n{lines}\n}}\n")
+    lines = f'{{\n"triton": "{triton.__version__}",\n"kernels": {{\n{lines}\n}}}}\n'
+    (Path(__file__).parents[2] / "scripts/bench/results/aot_sm90.json").write_text(lines)

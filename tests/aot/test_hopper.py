@@ -16,7 +16,8 @@ from tests.aot.shipped import shipped  # noqa: E402
 CASES = shipped()
 RECORDED = json.loads((Path(__file__).parents[2] / "scripts/bench/results/aot_sm90.json").read_text())
 MOST_SHARED = 227 * 1024
-SLACK = 16  # registers, between versions of Triton
+# registers; other versions of Triton take up to 34 more or fewer of them
+SLACK = 8 if triton.__version__ == RECORDED["triton"] else 40
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -25,7 +26,7 @@ def test_it_compiles_for_hopper_as_well_as_recorded(case):
     found = compile_hopper(kernel, types, constants, launch)
     assert found["stack"] == 0 and found["spills"] == 0
     assert found["shared"] <= MOST_SHARED
-    assert abs(found["registers"] - RECORDED[case]["registers"]) <= SLACK
+    assert found["registers"] <= RECORDED["kernels"][case]["registers"] + SLACK
     if case.startswith(("decode", "ragged")):
         assert found["async"] > 0
         assert found["mma"] + found["wgmma"] > 0
@@ -34,4 +35,4 @@ def test_it_compiles_for_hopper_as_well_as_recorded(case):
 
 
 def test_the_record_has_nothing_else():
-    assert set(RECORDED) == set(CASES)
+    assert set(RECORDED["kernels"]) == set(CASES)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from engine.batch import ForwardBatch
 from engine.plan import SeqSlice, StepPlan
@@ -33,3 +34,25 @@ def test_a_model_of_triton_kernels_gives_the_references_logits(models):
         batch = ForwardBatch.from_plan(StepPlan(step, tuple(slices)), 16, CPU)
         ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
         assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
+
+
+def test_rows_and_sequences_of_padding_change_no_logits(models):
+    """As a CUDA graph for four sequences would run two: fixed shapes, a table as wide as it ever gets."""
+    ours = models[0]
+    slices = tuple(SeqSlice(s, 0, (s + 1,) * 5, (s, 5 + s), True) for s in range(2))
+    ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, slices), 16, CPU), ours.kv)
+    slices = tuple(SeqSlice(s, 5, (9,), (s, 5 + s), True) for s in range(2))
+    batch = ForwardBatch.from_plan(StepPlan(1, slices), 16, CPU)
+    alone = ours.decoder.forward(batch, ours.kv)
+    padded = ForwardBatch(
+        tokens_T=pad(batch.tokens_T, (0, 2)),
+        positions_T=pad(batch.positions_T, (0, 2)),
+        slots_T=pad(batch.slots_T, (0, 2), value=-1),
+        query_starts=pad(batch.query_starts, (0, 2), value=2),
+        seq_lens_S=pad(batch.seq_lens_S, (0, 2)),
+        block_table_SW=pad(batch.block_table_SW, (0, 30, 0, 2), value=-1),
+        sample_rows_R=torch.arange(4),
+    )
+    out = ours.decoder.forward(padded, ours.kv)
+    assert not out.isnan().any()
+    assert ((out[:2] - alone).norm() / alone.norm()).item() < 1e-6
