@@ -3,7 +3,8 @@
     python -m scripts.bench.structured [--schemas 200] [--calls 500] [--url ...]
 
 Documents: half of them streamed; every one that finishes must satisfy its schema. Calls: as many forced (required and
-named in turn) as free, over 20 tools; every one that is not cut off must parse and satisfy its parameters. Cost: the
+named in turn) as free, over 20 tools; every one that is not cut off must parse and satisfy its parameters. Before the
+free ones stand turns with calls, and top_p is 0.6: a small model would not call by itself. Cost: the
 same load of answers of one length with and without a JSON grammar, in turn, and the medians of the output tokens/s.
 """
 
@@ -22,7 +23,7 @@ import jsonschema
 from tqdm import tqdm
 
 from scripts.bench.record import print_json
-from tests.serve_app.schemas import random_schema, random_tools
+from tests.serve_app.schemas import random_schema, random_tools, turns_with_calls
 
 __all__ = ["main"]
 
@@ -131,14 +132,22 @@ async def calls(arguments: argparse.Namespace, *, forced: bool) -> dict[str, Any
         named = {"type": "function", "function": {"name": name}}
         choice = (named if index // NUM_TOOLS % 2 else "required") if forced else "auto"
         more = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": not forced, "stream": index % 2 == 0}
-        bodies.append(body(f"Call the function {name} now.", index, arguments.max_tokens, **more))
+        asked = body(f"Call {name} now.", index, arguments.max_tokens, **more)
+        if not forced:
+            asked = {**asked, "messages": [*turns_with_calls(names[:3]), *asked["messages"]], "top_p": 0.6}
+        bodies.append(asked)
     load = "forced" if forced else "free"
     answers = await ask_all(arguments.url, load, bodies, arguments.concurrency)
     finished = [answer for answer in answers if answer.reason != "length"]
-    made = [call for answer in finished for call in answer.calls]
+    made = [call for answer in answers for call in _whole_calls(answer)]
     valid = sum(call["name"] in schemas and _is_valid(call["arguments"], schemas[call["name"]]) for call in made)
     row = {"load": load, "requests": len(bodies), "finished": len(finished), "calls": len(made), "valid": valid}
     return {**row, "without_call": sum(not answer.calls for answer in finished)}
+
+
+def _whole_calls(answer: Answer) -> list[dict[str, str]]:
+    """All but the one that a length cuts off."""
+    return answer.calls[:-1] if answer.reason == "length" else answer.calls
 
 
 def _is_valid(text: str, schema: dict[str, Any]) -> bool:

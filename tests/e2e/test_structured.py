@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.serve_app.schemas import random_schema, random_tools
+from tests.serve_app.schemas import random_schema, random_tools, turns_with_calls
 
 pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
 
@@ -27,8 +27,8 @@ def all_of(asks: Iterable[Callable[[], T]]) -> list[T]:
         return [future.result() for future in [pool.submit(ask) for ask in asks]]
 
 
-def ask(client: openai.OpenAI, text: str, **more: Any) -> Any:
-    messages: Any = [{"role": "user", "content": text}]
+def ask(client: openai.OpenAI, text: str, before: Any = (), **more: Any) -> Any:
+    messages: Any = [*before, {"role": "user", "content": text}]
     return client.chat.completions.create(model=MODEL, messages=messages, temperature=1.5, **more)
 
 
@@ -47,10 +47,11 @@ def document(client: openai.OpenAI, schema: dict[str, Any], seed: int, *, stream
 
 
 def assert_calls_are_valid(choices: list[Any]) -> int:
-    """Every call of an answer that was not cut off. Returns how many there are."""
+    """Every call but the one that a length cuts off. Returns how many there are."""
     num_calls = 0
     for choice in choices:
-        for call in choice.message.tool_calls or [] if choice.finish_reason != "length" else []:
+        calls = choice.message.tool_calls or []
+        for call in calls[:-1] if choice.finish_reason == "length" else calls:
             jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
             num_calls += 1
     return num_calls
@@ -97,15 +98,15 @@ def test_every_forced_call_is_one_and_satisfies_its_parameters(client: openai.Op
 
 
 def test_every_call_that_the_model_begins_itself_is_valid(client: openai.OpenAI) -> None:
+    before, names = turns_with_calls(list(SCHEMAS)[:2]), list(SCHEMAS)
     choices = [
         answer.choices[0]
         for answer in all_of(
-            lambda seed=seed: ask(client, f"Call {list(SCHEMAS)[seed % 6]} now.", tools=TOOLS, seed=seed, max_tokens=96)
+            lambda seed=seed: ask(
+                client, f"Call {names[seed % 6]} now.", before, tools=TOOLS, seed=seed, max_tokens=128, top_p=0.6
+            )
             for seed in range(20)
         )
     ]
-    num_calls = assert_calls_are_valid(choices)
-    assert num_calls == sum(
-        len(choice.message.tool_calls or []) for choice in choices if choice.finish_reason != "length"
-    )
+    assert assert_calls_are_valid(choices) > 0
     assert all(choice.finish_reason in ("stop", "length", "tool_calls") for choice in choices)

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-__all__ = ["random_schema", "random_tools"]
+__all__ = ["random_schema", "random_tools", "turns_with_calls"]
 
 FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]
 PATTERNS = ["^[a-z]{2,5}$", "^(ab|cd)+$", "^\\d{3}-\\d{2}$", "^[A-Z][a-z]*$", "x[0-9]"]
@@ -94,3 +94,16 @@ def random_tools(rng: random.Random, count: int) -> list[dict[str, Any]]:
         }
         for index in range(count)
     ]
+
+
+def turns_with_calls(names: list[str]) -> list[dict[str, Any]]:
+    """A conversation in which every wish was answered by a call: a small model then goes on to call."""
+    turns: list[dict[str, Any]] = []
+    for index, name in enumerate(names):
+        call = {"id": str(index), "type": "function", "function": {"name": name, "arguments": "{}"}}
+        turns += [
+            {"role": "user", "content": f"Call {name} now."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": str(index), "content": "done"},
+        ]
+    return turns
