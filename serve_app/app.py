@@ -24,6 +24,7 @@ from serve_app.model_routes import model_router
 from serve_app.registry import Registry
 from serve_app.request_id import RequestIds
 from serve_app.result_cache import ResultCache
+from serve_app.page_routes import page_router
 from serve_app.server_routes import server_router
 from serve_app.text_model import TextModel
 from serve_app.token_routes import token_router
@@ -51,6 +52,7 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
     app.include_router(server_router(registry, version, open_requests))
+    app.include_router(page_router())
     answer_faults_as_json(app)
     complete_schema(app)
     app.add_middleware(RequestIds)
