@@ -21,10 +21,10 @@ from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.load import CountOpenRequests, OpenRequests
 from serve_app.model_routes import model_router
+from serve_app.page_routes import page_router
 from serve_app.registry import Registry
 from serve_app.request_id import RequestIds
 from serve_app.result_cache import ResultCache
-from serve_app.page_routes import page_router
 from serve_app.server_routes import server_router
 from serve_app.text_model import TextModel
 from serve_app.token_routes import token_router
