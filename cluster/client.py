@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from cluster.journey import Journey
 from cluster.link import Health, Link, ReplicaLost
@@ -24,13 +24,20 @@ class ClusterClient:
     """Owns the open requests of one ingress and its links to the replicas of each model."""
 
     def __init__(
-        self, replicas: Mapping[str, Replicas], config: WireConfig, max_open_requests: int, cache_key: bytes
+        self,
+        replicas: Mapping[str, Replicas],
+        config: WireConfig,
+        max_open_requests: int,
+        cache_key: bytes,
+        on_migration: Callable[[str, bool], None] = lambda model, is_planned: None,
     ) -> None:
+        """`on_migration` is told of every request that leaves its replica: the model, and whether that was planned."""
         self._replicas = replicas
         self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
         self._max_open_requests = max_open_requests
         self._journeys: dict[str, tuple[Journey, Link | None]] = {}
+        self._on_migration = on_migration
         self._rng = random.Random()
 
     @property
@@ -67,7 +74,8 @@ class ClusterClient:
                     num_failures += not error.is_planned
                     if num_failures >= MAX_FAILURES:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
-                    journey.num_moves += 1
+                    journey.num_migrations += 1
+                    self._on_migration(request.model, error.is_planned)
                 finally:
                     link.stop(request.request_id)
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from cluster.client import ClusterClient
+from cluster.metrics import migration_counter
 from cluster.replicas import Discover, Replicas
 from configs.schema import Config
 from engine.types import EngineClient
@@ -41,6 +42,7 @@ class Ingress:
             config.wire,
             config.ingress.max_open_requests,
             cache_key=secret,
+            on_migration=migration_counter(),
         )
         self._app = await asyncio.to_thread(build_asgi, self._client, config)
         self._client.start()

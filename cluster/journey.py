@@ -15,7 +15,7 @@ class Journey:
         self._request = request
         self._tokens: list[list[int] | None] = [None if tokens is None else list(tokens) for tokens in resumed]
         self._cached_tokens: int | None = None
-        self.num_moves = 0
+        self.num_migrations = 0  # replicas that were lost, or left, after they had accepted it
 
     @property
     def is_over(self) -> bool:
@@ -49,6 +49,7 @@ class Journey:
             tokens=chunk.tokens[known:],
             logprobs=chunk.logprobs[known:] if chunk.logprobs is not None else None,
             cached_tokens=self._cached_tokens,
+            num_migrations=self.num_migrations,
         )
 
     def stop_choice(self, index: int) -> None:

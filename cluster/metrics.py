@@ -5,16 +5,31 @@ reports; a request costs a handful of observations, a token none.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.serve import metrics
 
 from engine.types import GenerateRequest, StepReport
 
-__all__ = ["ReplicaMetrics"]
+__all__ = ["ReplicaMetrics", "migration_counter"]
 
 SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160]
 TOKENS = [1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000]
+
+
+def migration_counter() -> Callable[[str, bool], None]:
+    """Counts requests that left their replica, by model and cause: "planned" (it drains) or "lost"."""
+    counter = metrics.Counter(
+        "manta_request_migrations",
+        description="Requests that went on on another replica.",
+        tag_keys=("model_name", "cause"),  # type: ignore[arg-type]  # Ray means any number
+    )
+
+    def count(model: str, is_planned: bool) -> None:
+        counter.inc(tags={"model_name": model, "cause": "planned" if is_planned else "lost"})
+
+    return count
 
 
 class ReplicaMetrics:

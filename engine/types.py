@@ -127,6 +127,7 @@ class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token
     error: str | None = None  # what happened, when finish_reason is error
+    num_migrations: int = 0  # engines that were lost under the request up to now; an engine itself says 0
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

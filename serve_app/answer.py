@@ -116,7 +116,9 @@ class WholeAnswer(Response):
                 await self._gather()
         except ClientGone:
             return
-        answer = Response(self._form.body(self._reply.usage()), headers=self._more, media_type=self.media_type)
+        usage = self._reply.usage()
+        headers = {"X-Migrations": str(usage.num_migrations), **self._more}
+        answer = Response(self._form.body(usage), headers=headers, media_type=self.media_type)
         await answer(scope, receive, send)
 
     async def _gather(self) -> None:

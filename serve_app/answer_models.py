@@ -97,6 +97,7 @@ class UsageAnswer(BaseModel):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails | None = None
+    migrations: int | None = None  # replicas that the request lost on its way; absent if none
 
 
 class PromptLogprob(BaseModel):

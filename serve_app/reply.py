@@ -19,6 +19,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int | None = None  # of the completion's; None: not looked for
+    num_migrations: int = 0  # replicas that the request lost on its way
 
     def shown(self) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -29,6 +30,8 @@ class Usage(msgspec.Struct, frozen=True):
         }
         if self.reasoning_tokens is not None:
             shown["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        if self.num_migrations:
+            shown["migrations"] = self.num_migrations
         return shown
 
 
@@ -40,6 +43,7 @@ class Reply:
         self._choices = [Choice(index, rules, vocabulary) for index in range(request.n)]
         self._num_open = request.n
         self._cached_tokens = 0
+        self._num_migrations = 0
         self._thinks = rules.parse is not None and rules.parse.think is not None
 
     async def deltas(self, client: EngineClient) -> AsyncIterator[Delta]:
@@ -74,12 +78,14 @@ class Reply:
             sum(choice.num_tokens for choice in choices),
             self._cached_tokens,
             sum(choice.num_reasoning_tokens for choice in choices) if self._thinks else None,
+            self._num_migrations,
         )
 
     def _push(self, chunk: TokenChunk) -> Delta | None:
         if chunk.finish_reason == "error":
             raise EngineFailed(chunk.error or "the engine failed")
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
+        self._num_migrations = max(self._num_migrations, chunk.num_migrations)
         choice = self._choices[chunk.index]
         if choice.finished:
             return None

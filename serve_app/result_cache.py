@@ -144,7 +144,7 @@ class _Listening:
         place = self._ids.index(request.request_id)
         async with aclosing(cast("AsyncGenerator[TokenChunk]", self._client.generate(request))) as chunks:
             async for chunk in chunks:
-                self.chunks.append((place, msgspec.structs.replace(chunk, request_id="")))
+                self.chunks.append((place, msgspec.structs.replace(chunk, request_id="", num_migrations=0)))
                 yield chunk
 
     def stop_choice(self, request_id: str, index: int) -> None:

@@ -27,11 +27,18 @@ class LocalCluster:
         self.servers: dict[tuple[str, int], WireServer] = {}
         self.toys: dict[tuple[str, int], ToyExecutor] = {}
         self.addresses: list[tuple[str, int]] = []  # what discovery says
+        self.migrations: list[bool] = []  # whether each was planned
         self.client = self.new_client()
 
     def new_client(self, secret: bytes = SECRET, max_open_requests: int = 1000) -> ClusterClient:
         replicas = Replicas(self._discover, _nobody_to_ask, "ingress", secret, self.wire)
-        return ClusterClient({"toy": replicas}, self.wire, max_open_requests, cache_key=SECRET)
+        return ClusterClient(
+            {"toy": replicas},
+            self.wire,
+            max_open_requests,
+            cache_key=SECRET,
+            on_migration=lambda model, is_planned: self.migrations.append(is_planned),
+        )
 
     async def add(self) -> tuple[str, int]:
         toy = ToyExecutor(num_blocks=512, step_s=0.003)

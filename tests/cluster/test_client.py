@@ -55,8 +55,17 @@ async def test_streams_survive_killed_and_draining_replicas_with_the_same_tokens
                 assert cluster.servers[victim].num_open == 0, "streams did not leave at once"
             await cluster.kill(victim)
             assert newcomer in cluster.servers
+        told = 0
         for one, chunks in zip(asked, await running, strict=True):
             assert_is(chunks, one)
+            counts = [chunk.num_migrations for choice in chunks.values() for chunk in choice]
+            told += max(counts)
+            assert all(
+                [c.num_migrations for c in choice] == sorted(c.num_migrations for c in choice)
+                for choice in chunks.values()
+            )
+        # what a request is told last is what was counted, unless it was over before it came to say so
+        assert 0 < told <= len(cluster.migrations) and {True, False} == set(cluster.migrations)
         await cluster.until_idle()
 
 
