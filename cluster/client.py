@@ -1,14 +1,13 @@
 """The cluster as an EngineClient: picks a replica for each request, and another one when that is lost."""
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from cluster.journey import Journey
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
-from cluster.routing import Load, choose
+from cluster.routing import Load
 from configs.schema import WireConfig
 from engine.errors import EngineFailed, Overloaded, Unavailable, UnknownModel
 from engine.mailbox import Mailbox
@@ -38,7 +37,6 @@ class ClusterClient:
         self._max_open_requests = max_open_requests
         self._journeys: dict[str, tuple[Journey, Link | None]] = {}
         self._on_migration = on_migration
-        self._rng = random.Random()
 
     @property
     def num_open(self) -> int:
@@ -134,8 +132,10 @@ class ClusterClient:
                 continue
             rest = journey.rest()
             names = self._names(rest, links[0].block_size)
-            link = links[choose([_load(link, rest, names) for link in links], self._rng)]
-            mailbox = link.submit(rest)
+            loads = [_load(link, rest, names) for link in links]
+            index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
+            link = links[index]
+            mailbox = link.submit(rest, loads[index].num_uncached_tokens)
             try:
                 await self._accepted(link, mailbox, replicas)
             except Overloaded as error:
@@ -167,9 +167,9 @@ class ClusterClient:
 def _load(link: Link, rest: GenerateRequest, names: list[bytes]) -> Load:
     num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
     num_shared = next((i for i, name in enumerate(names) if name not in link.names), len(names))
+    status, unreported = link.status, link.unreported
     return Load(
         num_uncached_tokens=max(1, num_tokens - num_shared * link.block_size),
-        num_waiting_tokens=link.status.num_waiting_tokens,
-        num_running=link.status.num_running,
-        num_unreported=link.num_unreported,
+        num_queued_tokens=status.num_prefill_tokens + sum(unreported.values()),
+        num_requests=status.num_running + status.num_waiting + len(unreported),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.client import ClusterClient
 from cluster.metrics import migration_counter
 from cluster.replicas import Discover, Replicas
+from cluster.router import Router
 from configs.schema import Config
 from engine.types import EngineClient
 
@@ -28,6 +30,7 @@ class Ingress:
         self, config: Config, secret: bytes, replicas: Mapping[str, DeploymentHandle[Any]], build_asgi: BuildAsgi
     ) -> None:
         ingress_id = secrets.token_hex(8)
+        routing = {model.name: model.routing for model in config.models}
         self._client = ClusterClient(
             {
                 name: Replicas(
@@ -36,6 +39,7 @@ class Ingress:
                     ingress_id,
                     secret,
                     config.wire,
+                    Router(routing[name], random.Random()),
                 )
                 for name, handle in replicas.items()
             },

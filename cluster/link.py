@@ -68,7 +68,7 @@ class Link:
         self.block_size = welcome.block_size
         self.status: EngineStatus = welcome.status
         self.names = set(welcome.names)  # of the blocks that can be shared there
-        self.num_unreported = 0  # requests sent since the last status: the status does not count them yet
+        self.unreported: dict[str, int] = {}  # requests that `status` does not count yet -> tokens to compute
         self.is_draining = False
         self.mailboxes = Mailboxes()
         self._reader, self._writer = reader, writer
@@ -87,10 +87,13 @@ class Link:
             return Health.SUSPECT
         return Health.UP
 
-    def submit(self, request: GenerateRequest) -> Mailbox:
-        """Sends a request. Its mailbox tells whether it was accepted and what comes of it."""
+    def submit(self, request: GenerateRequest, num_tokens: int) -> Mailbox:
+        """Sends a request. Its mailbox tells whether it was accepted and what comes of it.
+
+        num_tokens   that it has to compute there, as far as is known
+        """
         mailbox = self.mailboxes.open(request.request_id)
-        self.num_unreported += 1
+        self.unreported[request.request_id] = num_tokens
         self._send(Submit(request))
         return mailbox
 
@@ -98,6 +101,7 @@ class Link:
         """Ends one choice of a request, or all of it."""
         if index is None:
             self.mailboxes.close(request_id)
+            self.unreported.pop(request_id, None)
         self._send(Stop(request_id, index))
 
     def close(self, why: str) -> None:
@@ -131,6 +135,8 @@ class Link:
                     case Report(report):
                         self.names.difference_update(report.forgotten)
                         self.names.update(report.published)
+                        for request_id in (*report.accepted, *(refusal.request_id for refusal in report.refused)):
+                            self.unreported.pop(request_id, None)
                         self._note(report.status)
                         self.mailboxes.deliver(report)
                     case Beat(status):
@@ -153,7 +159,6 @@ class Link:
 
     def _note(self, status: EngineStatus) -> None:
         self.status = status
-        self.num_unreported = 0
         self._on_change(self)
 
     async def _watch(self) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from cluster.link import Health, Link, connect
+from cluster.router import Router
 from cluster.wire import WireError
 from configs.schema import WireConfig
 
@@ -25,8 +26,10 @@ class Replicas:
         ingress_id: str,
         secret: bytes,
         config: WireConfig,
+        router: Router,
     ) -> None:
         """`wake` may be awaited for as long as there is no replica; it asks the control plane for one."""
+        self.router = router
         self._discover = discover
         self._ingress_id = ingress_id
         self._secret = secret

@@ -14,6 +14,7 @@ __all__ = [
     "IngressConfig",
     "ModelConfig",
     "ResourcesConfig",
+    "RoutingConfig",
     "SchedulerConfig",
     "WireConfig",
 ]
@@ -65,6 +66,11 @@ class AutoscalingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     downscale_to_zero_delay_s: Annotated[float, Meta(ge=0)] = 600.0  # none must be wanted for so long
 
 
+class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    policy: Literal["cost", "power_of_two", "round_robin"] = "cost"  # cost: where the least is left to compute
+    session_affinity: bool = True  # requests with the same X-Session-Id header go to the same replica
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name  # the id clients send in `model`
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
@@ -76,6 +82,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tensor_parallel: Positive = 1  # ranks that one replica is divided over
     placement: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # of ranks: one node, few nodes, many nodes
     resources: ResourcesConfig = ResourcesConfig()  # of each rank
+    routing: RoutingConfig = RoutingConfig()  # which of its replicas gets a request
     engine: EngineConfig = EngineConfig()
 
 

@@ -155,6 +155,7 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.num_waiting_tokens,
+            num_prefill_tokens=scheduler.num_prefill_tokens,
             num_blocks=scheduler.pool.num_blocks,
             num_idle_blocks=scheduler.pool.num_idle,
             first_token_s=self._mean_first_token_s(),

@@ -41,6 +41,12 @@ class Scheduler:
         self._step = 0
         self._changes: dict[bytes, bool] = {}  # name -> whether it is published, since changes were last taken
 
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens to compute before every sequence lacks only its last one."""
+        running = sum(seq.num_uncomputed - 1 for seq in self.running)
+        return running + self.num_waiting_tokens - len(self.waiting)
+
     # -- sequences come and go
 
     def add(self, seq: Sequence) -> None:

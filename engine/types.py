@@ -94,6 +94,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n: int = 1
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # only requests with the same salt share blocks
+    session: str = ""  # requests of one session belong on one replica; an engine does not care
     resume: tuple[tuple[int, ...] | None, ...] = ()
 
 
@@ -140,6 +141,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting_tokens: int  # tokens that the waiting ones still have to compute
     num_blocks: int
     num_idle_blocks: int  # blocks that no running sequence holds
+    num_prefill_tokens: int = 0  # tokens to compute before every sequence, waiting or running, is one token behind
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
 
 

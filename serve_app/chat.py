@@ -10,7 +10,7 @@ from engine.errors import RequestError
 from serve_app.answer_parser import ParseRules
 from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
-from serve_app.generation import Fresh, Prepared, Wanted, can_begin, prepare
+from serve_app.generation import Fresh, Prepared, Wanted, can_begin, part_of, prepare
 from serve_app.harmony_grammar import harmony_constraint
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
@@ -79,8 +79,7 @@ def prepare_chat_batch(
     prepared = []
     for position, messages in enumerate(batch.messages):
         chat = ChatRequest.model_construct(**options, messages=messages)
-        part = Fresh(f"{fresh.request_id}-{position}", (fresh.seed + position) % 2**63)
-        prepared.append(prepare_chat(chat, model, limits, part, max_context_len))
+        prepared.append(prepare_chat(chat, model, limits, part_of(fresh, position), max_context_len))
     return prepared
 
 

@@ -18,6 +18,7 @@ from serve_app.protocol import ChatBatchRequest, ChatOptions, ChatRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
 from serve_app.result_cache import ResultCache
+from serve_app.session_id import SESSION_HEADER
 from serve_app.text_model import TextModel
 from serve_app.vocabulary import Vocabulary
 
@@ -40,7 +41,7 @@ def chat_router(
         summary="Answer a conversation",
         response_model=None,
         responses=responses(ChatCompletion, streams=True),
-        openapi_extra=request_body(ChatRequest),
+        openapi_extra=request_body(ChatRequest) | SESSION_HEADER,
     )
     async def create_chat_completion(http: Request) -> Response:
         taken = await intake.take(http, ChatRequest, prepare_chat)
@@ -67,7 +68,7 @@ def chat_router(
         summary="Answer many conversations",
         response_model=None,
         responses=responses(ChatCompletion),
-        openapi_extra=request_body(ChatBatchRequest),
+        openapi_extra=request_body(ChatBatchRequest) | SESSION_HEADER,
     )
     async def create_chat_batch(http: Request) -> Response:
         taken = await intake.take(http, ChatBatchRequest, prepare_chat_batch)

@@ -7,7 +7,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.constraint import constraint_of
-from serve_app.generation import Fresh, Prepared, Wanted, prepare
+from serve_app.generation import Fresh, Prepared, Wanted, part_of, prepare
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
 from serve_app.protocol import CompletionRequest
@@ -49,7 +49,7 @@ def _parts(fresh: Fresh, num_prompts: int) -> Sequence[Fresh]:
     """What is drawn for each prompt."""
     if num_prompts == 1:
         return [fresh]
-    return [Fresh(f"{fresh.request_id}-{part}", (fresh.seed + part) % 2**63) for part in range(num_prompts)]
+    return [part_of(fresh, part) for part in range(num_prompts)]
 
 
 def _prompt(

@@ -19,6 +19,7 @@ from serve_app.protocol import CompletionRequest
 from serve_app.replies import Replies
 from serve_app.reply import Reply
 from serve_app.result_cache import ResultCache
+from serve_app.session_id import SESSION_HEADER
 
 __all__ = ["completion_router"]
 
@@ -39,7 +40,7 @@ def completion_router(
         summary="Continue a text",
         response_model=None,
         responses=responses(Completion, streams=True),
-        openapi_extra=request_body(CompletionRequest),
+        openapi_extra=request_body(CompletionRequest) | SESSION_HEADER,
     )
     async def create_completion(http: Request) -> Response:
         taken = await intake.take(http, CompletionRequest, prepare_completion)

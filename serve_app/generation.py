@@ -14,14 +14,15 @@ from serve_app.protocol import GenerationFields
 from serve_app.sampling import sampling_params
 from serve_app.text_model import TextModel
 
-__all__ = ["Fresh", "Prepared", "Wanted", "can_begin", "draw", "prepare"]
+__all__ = ["Fresh", "Prepared", "Wanted", "can_begin", "draw", "part_of", "prepare"]
 
 
 class Fresh(msgspec.Struct, frozen=True):
-    """What is drawn anew for each request."""
+    """What a request has besides its body."""
 
     request_id: str  # unique among all requests
-    seed: int  # for a request that names none
+    seed: int  # drawn for a request that names none
+    session: str = ""  # that it belongs to; "": none
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -39,9 +40,14 @@ class Prepared(msgspec.Struct, frozen=True):
     rules: TextRules
 
 
-def draw(request_id: str) -> Fresh:
+def draw(request_id: str, session: str = "") -> Fresh:
     """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
-    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63))
+    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63), session)
+
+
+def part_of(fresh: Fresh, part: int) -> Fresh:
+    """The same for one of several prompts of a request."""
+    return Fresh(f"{fresh.request_id}-{part}", (fresh.seed + part) % 2**63, fresh.session)
 
 
 def prepare(
@@ -87,6 +93,7 @@ def prepare(
         n=fields.n,
         priority=fields.priority,
         cache_salt=fields.cache_salt or "",
+        session=fresh.session,
     )
     rules = TextRules(
         stops=tuple(fields.stops),

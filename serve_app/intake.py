@@ -13,6 +13,7 @@ from serve_app.body import off_loop, parse_object, read_body
 from serve_app.generation import Fresh, draw
 from serve_app.registry import Registry
 from serve_app.request_id import use_request_id
+from serve_app.session_id import session_id
 from serve_app.text_model import TextModel
 from serve_app.validation import validate
 
@@ -45,8 +46,7 @@ class Intake:
         fields = await off_loop(len(data), work)
         model = self._registry.resolve(getattr(fields, "model", ""))
         request_id = use_request_id(http, getattr(fields, "request_id", ""))
+        fresh = draw(request_id, session_id(http))
         context_len = await self._registry.context_len(model)
-        prepared = await off_loop(
-            len(data), partial(prepare, fields, model, self._limits, draw(request_id), context_len)
-        )
+        prepared = await off_loop(len(data), partial(prepare, fields, model, self._limits, fresh, context_len))
         return Taken(fields, model, prepared, request_id)

@@ -88,7 +88,7 @@ def _asked(request: GenerateRequest) -> GenerateRequest:
     sampling = request.sampling
     if sampling.temperature == 0:
         sampling = msgspec.structs.replace(sampling, seed=0)
-    return msgspec.structs.replace(request, request_id="", priority=0, sampling=sampling)
+    return msgspec.structs.replace(request, request_id="", priority=0, session="", sampling=sampling)
 
 
 class _Wrapped:

@@ -1,13 +1,15 @@
 """A cluster in one process: toy engines behind real sockets, and a client in front."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cluster.client import ClusterClient
 from cluster.replicas import Replicas
+from cluster.router import Router
 from cluster.server import WireServer
-from configs.schema import SchedulerConfig, WireConfig
+from configs.schema import RoutingConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
 from tests.engine.toy import ToyExecutor
 
@@ -20,6 +22,10 @@ WIRE = WireConfig(
 async def _nobody_to_ask() -> None: ...
 
 
+def new_router(routing: RoutingConfig | None = None) -> Router:
+    return Router(routing or RoutingConfig(), random.Random(0))
+
+
 class LocalCluster:
     def __init__(self, wire: WireConfig, scheduler: SchedulerConfig) -> None:
         self.wire = wire
@@ -30,8 +36,11 @@ class LocalCluster:
         self.migrations: list[bool] = []  # whether each was planned
         self.client = self.new_client()
 
-    def new_client(self, secret: bytes = SECRET, max_open_requests: int = 1000) -> ClusterClient:
-        replicas = Replicas(self._discover, _nobody_to_ask, "ingress", secret, self.wire)
+    def new_client(
+        self, secret: bytes = SECRET, max_open_requests: int = 1000, routing: RoutingConfig | None = None
+    ) -> ClusterClient:
+        router = new_router(routing)
+        replicas = Replicas(self._discover, _nobody_to_ask, "ingress", secret, self.wire, router)
         return ClusterClient(
             {"toy": replicas},
             self.wire,

@@ -11,7 +11,7 @@ import pytest
 from cluster.link import connect
 from cluster.replicas import Replicas
 from cluster.wire import Beat, Challenge, Hello, Stop, Submit, WireError, encode, prove, read_frame
-from tests.cluster.local import SECRET, WIRE, LocalCluster, _nobody_to_ask, local_cluster
+from tests.cluster.local import SECRET, WIRE, LocalCluster, _nobody_to_ask, local_cluster, new_router
 from tests.cluster.test_client import assert_is, collect
 from tests.engine.toy import request
 
@@ -140,7 +140,9 @@ async def test_streams_leave_a_replica_that_falls_silent_and_new_requests_avoid_
             servers.append(server)
             wires[address] = server.sockets[0].getsockname()[:2]
         client = cluster.new_client()
-        client._replicas = {"toy": Replicas(through(cluster, wires), _nobody_to_ask, "ingress-2", SECRET, WIRE)}
+        client._replicas = {
+            "toy": Replicas(through(cluster, wires), _nobody_to_ask, "ingress-2", SECRET, WIRE, new_router())
+        }
         client.start()
         async with asyncio.timeout(5):
             while len(client._replicas["toy"].up) < 2:

@@ -1,0 +1,39 @@
+"""Chooses among the replicas of one model, by the policy of its config."""
+
+import random
+from collections.abc import Sequence
+
+from cluster.routing import Load, cheapest, home, is_overloaded, less_of_two, next_in_turn
+from configs.schema import RoutingConfig
+
+__all__ = ["Router"]
+
+
+class Router:
+    """Remembers whose turn it was; everything else is in what `choose` is given."""
+
+    def __init__(self, config: RoutingConfig, rng: random.Random) -> None:
+        self._config = config
+        self._rng = rng
+        self._last = ""  # the replica that had its turn
+
+    def choose(self, session: str, replica_ids: Sequence[str], loads: Sequence[Load]) -> int:
+        """The index of the replica to take; there is one load for each id, and at least one.
+
+        A session that is named stays at its home unless that is overloaded.
+        """
+        if session and self._config.session_affinity:
+            index = home(session, replica_ids)
+            if not is_overloaded(loads[index], loads):
+                return index
+        match self._config.policy:
+            case "cost":
+                return cheapest(loads, self._rng)
+            case "power_of_two":
+                return less_of_two(loads, self._rng)
+            case "round_robin":
+                # ingresses that begin together must not go round together
+                start = self._last or self._rng.choice(replica_ids)
+                index = next_in_turn(replica_ids, start)
+                self._last = replica_ids[index]
+                return index

@@ -1,0 +1,97 @@
+"""Which replica gets a request."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from cluster.router import Router
+from cluster.routing import Load, cheapest, cost, home, is_overloaded, less_of_two, next_in_turn
+from configs.schema import RoutingConfig
+from engine.types import GenerateRequest
+from tests.cluster.local import local_cluster
+from tests.cluster.test_client import assert_is, collect
+from tests.engine.toy import request
+
+IDS = [f"replica-{i}" for i in range(8)]
+IDLE = Load(100, 0, 0)
+
+
+def test_the_cheapest_is_taken_and_equals_share() -> None:
+    rng = random.Random(0)
+    loads = [Load(100, 0, 4), Load(100, 0, 1), Load(100, 31, 0), Load(100, 0, 1), Load(90, 41, 0), Load(100, 32, 0)]
+    taken = Counter(cheapest(loads, rng) for _ in range(1000))
+    assert set(taken) == {2, 4} and min(taken.values()) > 400
+
+
+@pytest.mark.parametrize("field", ["num_uncached_tokens", "num_queued_tokens", "num_requests"])
+def test_more_of_anything_costs_more(field: str) -> None:
+    more = Load(**{name: getattr(IDLE, name) + (name == field) for name in IDLE.__struct_fields__})
+    assert cost(more) > cost(IDLE)
+
+
+def test_of_two_replicas_the_one_with_fewer_requests_is_taken() -> None:
+    rng = random.Random(0)
+    loads = [Load(1, 0, i) for i in range(6)]
+    taken = Counter(less_of_two(loads, rng) for _ in range(6000))
+    assert taken[5] == 0, "the fullest wins against nobody"
+    for i in range(5):  # wins against the 5 - i fuller ones: so many of the 15 pairs
+        assert abs(taken[i] / 6000 - (5 - i) / 15) < 0.03
+    assert less_of_two(loads[:1], rng) == 0
+
+
+def test_everybody_has_a_turn_while_replicas_come_and_go() -> None:
+    last, seen = "", []
+    for _ in range(16):
+        last = IDS[next_in_turn(IDS, last)]
+        seen.append(last)
+    assert seen == sorted(IDS) * 2
+    assert IDS[next_in_turn(IDS, "replica-5x")] == "replica-6"
+    assert next_in_turn(IDS[:3], "replica-7") == 0
+
+
+def test_sessions_spread_evenly_and_only_those_of_a_lost_replica_move() -> None:
+    sessions = [f"session {i}" for i in range(4000)]
+    before = {session: IDS[home(session, IDS)] for session in sessions}
+    assert all(350 < count < 650 for count in Counter(before.values()).values())
+    left = IDS[:3] + IDS[4:]
+    moved = [session for session in sessions if left[home(session, left)] != before[session]]
+    assert {before[session] for session in moved} == {IDS[3]}
+    shuffled = random.Random(1).sample(IDS, len(IDS))
+    assert all(shuffled[home(session, shuffled)] == before[session] for session in sessions[:100])
+
+
+@pytest.mark.parametrize("policy", ["cost", "power_of_two", "round_robin"])
+def test_a_session_stays_at_home_unless_that_is_overloaded(policy: str) -> None:
+    router = Router(RoutingConfig(policy=policy), random.Random(0))  # type: ignore[arg-type]
+    at_home = home("s", IDS)
+    loads = [IDLE for _ in IDS]
+    loads[at_home] = Load(100, 500, 3)
+    assert not is_overloaded(loads[at_home], loads)
+    assert {router.choose("s", IDS, loads) for _ in range(50)} == {at_home}
+    loads[at_home] = Load(100, 1000, 3)
+    assert is_overloaded(loads[at_home], loads)
+    assert {router.choose("s", IDS, loads) for _ in range(50)} - {at_home}
+    loads = [loads[at_home] for _ in IDS]  # nobody is better off
+    assert {router.choose("s", IDS, loads) for _ in range(50)} == {at_home}
+    off = Router(RoutingConfig(policy=policy, session_affinity=False), random.Random(0))  # type: ignore[arg-type]
+    assert len({off.choose("s", IDS, loads) for _ in range(50)}) > 4
+
+
+async def test_requests_of_a_session_go_to_one_replica_and_others_in_turn() -> None:
+    async with local_cluster(3) as cluster:
+        client = cluster.new_client(routing=RoutingConfig(policy="round_robin"))
+        client.start()
+        async with asyncio.timeout(5):
+            while len(client._replicas["toy"].up) < 3:
+                await asyncio.sleep(0.01)
+        for i in range(9):
+            await collect(client, request(f"turn{i}", [i], max_tokens=1))
+        assert [toy.num_computed for toy in cluster.toys.values()] == [3, 3, 3]
+        for i in range(6):
+            one = request(f"session{i}", [40 + i], max_tokens=1)
+            asked = GenerateRequest(**{name: getattr(one, name) for name in one.__struct_fields__} | {"session": "me"})
+            assert_is(await collect(client, asked), asked)
+        assert sorted(toy.num_computed for toy in cluster.toys.values()) == [3, 3, 9]
+        await client.close()
