@@ -81,8 +81,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
     tensor_parallel: Positive = 1  # ranks that one replica is divided over
     placement: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # of ranks: one node, few nodes, many nodes
-    resources: ResourcesConfig = ResourcesConfig()  # of each rank
     routing: RoutingConfig = RoutingConfig()  # which of its replicas gets a request
+    resources: ResourcesConfig = ResourcesConfig()  # of each rank
     engine: EngineConfig = EngineConfig()
 
 
