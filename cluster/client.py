@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from cluster.journey import Journey
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
-from cluster.routing import Load
 from configs.schema import WireConfig
 from engine.errors import EngineFailed, Overloaded, Unavailable, UnknownModel
 from engine.mailbox import Mailbox
@@ -91,7 +90,7 @@ class ClusterClient:
         links = self._replicas_of(model).up
         if not links:
             raise Unavailable(f"no replica of {model!r} is up")
-        statuses = [link.status for link in links]
+        statuses = [link.belief.status for link in links]
         return EngineStatus(
             model=model,
             max_context_len=min(status.max_context_len for status in statuses),
@@ -131,8 +130,9 @@ class ClusterClient:
                 refused.clear()
                 continue
             rest = journey.rest()
-            names = self._names(rest, links[0].block_size)
-            loads = [_load(link, rest, names) for link in links]
+            names = self._names(rest, links[0].belief.block_size)
+            num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
+            loads = [link.belief.load(num_tokens, names) for link in links]
             index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link = links[index]
             mailbox = link.submit(rest, loads[index].num_uncached_tokens)
@@ -162,14 +162,3 @@ class ClusterClient:
             accepted.result()
         finally:
             accepted.cancel()
-
-
-def _load(link: Link, rest: GenerateRequest, names: list[bytes]) -> Load:
-    num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
-    num_shared = next((i for i, name in enumerate(names) if name not in link.names), len(names))
-    status, unreported = link.status, link.unreported
-    return Load(
-        num_uncached_tokens=max(1, num_tokens - num_shared * link.block_size),
-        num_queued_tokens=status.num_prefill_tokens + sum(unreported.values()),
-        num_requests=status.num_running + status.num_waiting + len(unreported),
-    )

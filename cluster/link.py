@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from cluster.belief import Belief
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -31,7 +32,7 @@ from cluster.wire import (
 from configs.schema import WireConfig
 from engine.errors import Unavailable
 from engine.mailbox import Mailbox, Mailboxes
-from engine.types import EngineStatus, GenerateRequest
+from engine.types import GenerateRequest
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
@@ -65,10 +66,7 @@ class Link:
     ) -> None:
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
-        self.block_size = welcome.block_size
-        self.status: EngineStatus = welcome.status
-        self.names = set(welcome.names)  # of the blocks that can be shared there
-        self.unreported: dict[str, int] = {}  # requests that `status` does not count yet -> tokens to compute
+        self.belief = Belief(welcome.status, welcome.block_size, welcome.names)
         self.is_draining = False
         self.mailboxes = Mailboxes()
         self._reader, self._writer = reader, writer
@@ -93,7 +91,7 @@ class Link:
         num_tokens   that it has to compute there, as far as is known
         """
         mailbox = self.mailboxes.open(request.request_id)
-        self.unreported[request.request_id] = num_tokens
+        self.belief.sent(request.request_id, num_tokens)
         self._send(Submit(request))
         return mailbox
 
@@ -101,7 +99,7 @@ class Link:
         """Ends one choice of a request, or all of it."""
         if index is None:
             self.mailboxes.close(request_id)
-            self.unreported.pop(request_id, None)
+            self.belief.stopped(request_id)
         self._send(Stop(request_id, index))
 
     def close(self, why: str) -> None:
@@ -133,15 +131,13 @@ class Link:
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
-                        self.names.difference_update(report.forgotten)
-                        self.names.update(report.published)
-                        for request_id in (*report.accepted, *(refusal.request_id for refusal in report.refused)):
-                            self.unreported.pop(request_id, None)
-                        self._note(report.status)
+                        self.belief.heard(report)
+                        self._on_change(self)
                         self.mailboxes.deliver(report)
                     case Beat(status):
                         if status is not None:
-                            self._note(status)
+                            self.belief.status = status
+                            self._on_change(self)
                     case Drain():
                         self.is_draining = True
                         self.mailboxes.fail(ReplicaLost("the replica is going away", is_planned=True))
@@ -156,10 +152,6 @@ class Link:
             logger.exception("listening to replica %s failed", self.replica_id)
             why = "a fault in this ingress"
         self.close(why)
-
-    def _note(self, status: EngineStatus) -> None:
-        self.status = status
-        self._on_change(self)
 
     async def _watch(self) -> None:
         """Beats, and notices silence."""

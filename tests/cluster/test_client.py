@@ -174,7 +174,7 @@ async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
         await cluster.until_idle()
         await asyncio.sleep(3 * cluster.wire.heartbeat_s)
         for client in (cluster.client, late):
-            believed = {link.replica_id: link.names for link in client._replicas["toy"].up}
+            believed = {link.replica_id: link.belief.names for link in client._replicas["toy"].up}
             assert len(believed) == 2
             for server in cluster.servers.values():
                 names = set(server.engine_thread._engine.scheduler.cache.names())
