@@ -30,7 +30,9 @@ def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine, 
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
         health_check_period_s=5.0,
         health_check_timeout_s=15.0,
-        graceful_shutdown_timeout_s=20.0,
+        # a new ingress is there before an old one goes, and the old one stays until its streams have ended
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=config.ingress.drain_s,
     )(serve.ingress()(Ingress))
     bound: serve.Application = ingress.bind(config, secret, replicas, build_asgi)
     return bound
@@ -46,6 +48,7 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
         health_check_timeout_s=20.0,
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
+        max_surge_percent=model.max_surge_percent,
         logging_config={"enable_access_log": False},  # ingresses ask for addresses every second
     )(Replica)
     return deployment.bind(model, config.wire, secret, load_engine, follow)

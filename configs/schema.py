@@ -78,6 +78,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tool_format: Name | None = None  # how it writes tool calls (serve_app/tool_formats.py); unset: as its template does
     think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
+    max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
     tensor_parallel: Positive = 1  # ranks that one replica is divided over
     placement: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # of ranks: one node, few nodes, many nodes
@@ -108,6 +109,7 @@ class IngressConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     num_replicas: Positive = 1  # processes that speak HTTP
     num_cpus: Annotated[float, Meta(ge=0)] = 0.0  # CPUs that Ray reserves for one ingress
     max_open_requests: Positive = 1_024  # requests that one ingress holds at the same time; one more gets 429
+    drain_s: Seconds = 600.0  # an ingress that is replaced or taken away waits so long for its open streams
     max_stream_bytes: Positive = 1_048_576  # text waiting for one slow reader; more ends its stream
 
 
