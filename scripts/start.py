@@ -23,7 +23,7 @@ import yaml
 
 from scripts.environment import ROOT
 
-__all__ = ["main"]
+__all__ = ["haproxy_switches", "main", "switches"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -39,8 +39,8 @@ def main() -> None:
         http = document.get("http_options") or {}
         host, port = http.get("host", LOOPBACK), arguments.port or http.get("port", 8000)
         # Ray reads its environment when it is imported: up to here nothing of it was
-        switches = {**_switches(), **(_haproxy_switches(temp_dir) if arguments.front == "haproxy" else {})}
-        os.environ.update({name: os.environ.get(name, value) for name, value in switches.items()})
+        chosen = {**switches(), **(haproxy_switches(temp_dir) if arguments.front == "haproxy" else {})}
+        os.environ.update({name: os.environ.get(name, value) for name, value in chosen.items()})
         _check(document, arguments.config)
         _check_port(host, port, "http_options.port in the config, or --port")
         _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
@@ -151,7 +151,7 @@ def _check(document: Any, path: str) -> None:
         raise SystemExit(f"[config] {path}: {error}") from None
 
 
-def _switches() -> dict[str, str]:
+def switches() -> dict[str, str]:
     """What Ray and Serve are told by their environment; what is set there already wins."""
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -180,7 +180,7 @@ def _haproxy_program() -> str | None:
     return str(program) if program and program.exists() else shutil.which("haproxy")
 
 
-def _haproxy_switches(temp_dir: Path) -> dict[str, str]:
+def haproxy_switches(temp_dir: Path) -> dict[str, str]:
     """HAProxy in front, with files and ports of its own: two clusters on one machine do not meet."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -1,0 +1,247 @@
+"""Every fault against every kind of stream, on a cluster of two nodes: python -m scripts.bench.matrix.
+
+Starts Ray on two nodes (scripts/bench/nodes.py), one replica of SmolLM2 on each, the ingress on the first. Each fault
+strikes in the middle of `--streams` streams of all kinds of scripts.bench.faults, while short new requests keep coming.
+A stream counts as exact if it equals the undisturbed one to the last token: text, calls, log probabilities, usage.
+"""
+
+import argparse
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from scripts.bench.faults import KINDS, Answer, answer
+from scripts.bench.nodes import HEAD, WORKER, Nodes
+from scripts.bench.record import print_json
+from scripts.environment import ROOT
+
+__all__ = ["FAULTS", "main"]
+
+URL = f"http://{HEAD}:8000/v1"
+REPLICA = "ray::ServeReplica:manta:Replica"
+RANK = "ray::Rank"
+NEWCOMER = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4, "temperature": 0}
+KEPT_S = 20.0  # how long a fault that is mended lasts
+
+
+class App:
+    """Our application on the nodes, and the file that says how it is to be."""
+
+    def __init__(self, nodes: Nodes, tensor_parallel: int) -> None:
+        self.nodes = nodes
+        self.file = Path(tempfile.mkdtemp(prefix="mm-", dir="/tmp")) / "matrix.yaml"
+        self._document = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+        self._document["http_options"] = {"host": "0.0.0.0", "port": 8000}  # HAProxy finds its ingress on loopback only
+        self._document["logging_config"] = {"log_level": "WARNING"}
+        application = self._document["applications"][0]
+        application["args"]["wire"] = {}
+        application["args"]["ingress"]["drain_s"] = 120
+        (self.model,) = application["args"]["models"]
+        # a replica fills more than half a node, so that each has one
+        self.model |= {"tensor_parallel": tensor_parallel, "resources": {"num_cpus": 6 // tensor_parallel}}
+        # an ingress lives where its clients can reach it
+        self.overrides: list[dict[str, Any]] = [
+            {"name": "Ingress", "ray_actor_options": {"resources": {"node:__internal_head__": 0.001}}}
+        ]
+        application["deployments"] = self.overrides
+        self.num_upgrades = 0
+
+    def deploy(self) -> None:
+        self.file.write_text(yaml.safe_dump(self._document))
+        self.nodes.serve("deploy", str(self.file))
+
+    def upgrade(self) -> None:
+        """Another value of a setting that changes no token: every process is replaced."""
+        self.num_upgrades += 1
+        self.model["engine"]["scheduler"]["max_step_tokens"] = 256 - 16 * (self.num_upgrades % 2)
+        self.deploy()
+
+    def scale(self, count: int) -> None:
+        """A change of numbers alone: what runs stays."""
+        name = "Replica-" + self.model["name"]
+        self.overrides[1:] = [{"name": name, "num_replicas": count}]
+        self.deploy()
+
+    async def until_whole(self, session: aiohttp.ClientSession) -> None:
+        """Waits for a replica on each node, and for the API."""
+        deadline_s = time.monotonic() + 180
+        while time.monotonic() < deadline_s:
+            counts = [len(self.nodes.pids(address, REPLICA)) for address in (HEAD, WORKER)]
+            if counts == [1, 1] and await _is_answered(session):
+                await asyncio.sleep(4)  # until the ingress has found both
+                return
+            await asyncio.sleep(0.5)
+        raise SystemExit(f"replicas on the nodes: {counts}; one on each was wanted")
+
+
+async def _is_answered(session: aiohttp.ClientSession) -> bool:
+    try:
+        async with session.post(f"{URL}/chat/completions", json=NEWCOMER, timeout=aiohttp.ClientTimeout(10)) as said:
+            return said.status == 200
+    except (OSError, aiohttp.ClientError, TimeoutError):
+        return False
+
+
+# -- faults: each strikes, and mends what does not heal by itself
+
+
+async def _kill(app: App, address: str, name: str) -> None:
+    for pid in app.nodes.pids(address, name)[:1]:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def kill_replica(app: App) -> None:
+    await _kill(app, WORKER, REPLICA)
+
+
+async def kill_rank(app: App) -> None:
+    await _kill(app, WORKER, RANK)
+
+
+async def stop_replica(app: App) -> None:
+    (pid,) = app.nodes.pids(WORKER, REPLICA)
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(6)
+    os.kill(pid, signal.SIGCONT)
+
+
+async def cut_link(app: App) -> None:
+    app.nodes.cut()
+    await asyncio.sleep(KEPT_S)
+    app.nodes.mend()
+
+
+async def scale_down(app: App) -> None:
+    app.scale(1)
+    await asyncio.sleep(KEPT_S)
+    app.scale(2)
+
+
+async def roll_out(app: App) -> None:
+    app.upgrade()
+
+
+async def kill_gcs(app: App) -> None:
+    again = app.nodes.kill_gcs()
+    await asyncio.sleep(5)
+    again()
+
+
+async def kill_controller(app: App) -> None:
+    await _kill(app, HEAD, "ray::ServeController")
+
+
+FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {
+    "replica killed": kill_replica,
+    "replica stopped for 6 s": stop_replica,
+    "link cut for 20 s": cut_link,
+    "scaled down to one": scale_down,
+    "rolled out": roll_out,
+    "GCS killed, back after 5 s": kill_gcs,
+    "controller killed": kill_controller,
+}
+RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_rank}
+
+
+# -- the measurement
+
+
+async def strike(
+    app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], kinds: list[str], after_s: float
+) -> tuple[list[Answer], list[tuple[bool, float]]]:
+    """The answers of all streams, and of every newcomer whether it was answered and after how many seconds."""
+    newcomers: list[asyncio.Task[tuple[bool, float]]] = []
+
+    async def come() -> tuple[bool, float]:
+        began_s = time.monotonic()
+        return await _is_answered(session), time.monotonic() - began_s
+
+    async def keep_coming() -> None:
+        while True:
+            newcomers.append(asyncio.create_task(come()))
+            await asyncio.sleep(0.5)
+
+    streams = asyncio.gather(*(answer(session, URL, kind) for kind in kinds))
+    await asyncio.sleep(after_s)
+    coming = asyncio.create_task(keep_coming())
+    await asyncio.gather(fault(app), streams)
+    coming.cancel()
+    return await streams, await asyncio.gather(*newcomers)
+
+
+async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=300)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        app.deploy()
+        await app.until_whole(session)
+        expected = {kind: await answer(session, URL, kind) for kind in KINDS}
+        kinds = list(itertools.islice(itertools.cycle(KINDS), arguments.streams))
+        rows = []
+        for name, fault in faults.items():
+            await app.until_whole(session)
+            answers, newcomers = await strike(app, session, fault, kinds, arguments.after)
+            rows.append(_row(name, kinds, answers, expected, newcomers))
+            print(_line(rows[-1]), flush=True)
+            await asyncio.sleep(arguments.rest)
+    return rows
+
+
+def _row(
+    name: str,
+    kinds: list[str],
+    answers: list[Answer],
+    expected: dict[str, Answer],
+    newcomers: list[tuple[bool, float]],
+) -> dict[str, Any]:
+    pairs = list(zip(kinds, answers, strict=True))
+    return {
+        "fault": name,
+        "streams": len(kinds),
+        "exact": sum(one == expected[kind] for kind, one in pairs),
+        "wrong": sorted({kind for kind, one in pairs if one != expected[kind]}),
+        "errors": sorted({str(one.error) for one in answers if one.error}),
+        "longest_silence_s": round(max(one.longest_gap_s for one in answers), 2),
+        "new_requests": len(newcomers),
+        "new_answered": sum(is_answered for is_answered, _ in newcomers),
+        "slowest_new_s": round(max((seconds for _, seconds in newcomers), default=0.0), 2),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['fault']:<28}{row['exact']:>3} of {row['streams']} exact, "
+        f"silent for {row['longest_silence_s']:.2f} s at most; "
+        f"{row['new_answered']} of {row['new_requests']} new requests answered, the slowest after "
+        f"{row['slowest_new_s']:.2f} s {', '.join(row['wrong'] + row['errors'])}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.matrix", description=__doc__.split("\n")[0])
+    parser.add_argument("--faults", nargs="*", choices=[*FAULTS, *RANK_FAULTS], default=[*FAULTS, *RANK_FAULTS])
+    parser.add_argument("--streams", type=int, default=10)
+    parser.add_argument("--after", type=float, default=1.5, help="seconds from the first request to the fault")
+    parser.add_argument("--rest", type=float, default=10.0, help="seconds between two faults")
+    arguments = parser.parse_args()
+    rows = []
+    for faults, tensor_parallel in ((FAULTS, 1), (RANK_FAULTS, 3)):
+        wanted = {name: fault for name, fault in faults.items() if name in arguments.faults}
+        if wanted:
+            with Nodes(num_cpus=8) as nodes:
+                rows += asyncio.run(measure(App(nodes, tensor_parallel), wanted, arguments))
+    print_json({"benchmark": "matrix", "arguments": vars(arguments), "rows": rows})
+    sys.exit(any(row["wrong"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()

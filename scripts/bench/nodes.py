@@ -1,0 +1,187 @@
+"""Two nodes of a Ray cluster on one Linux machine: network namespaces joined by a bridge whose ports can be cut.
+
+Needs root and iproute2, and redis-server for a control plane (GCS) that can be killed and started again. Everything
+lives in namespaces of its own; what runs there is found and ended by them.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from scripts.environment import ROOT
+from scripts.start import haproxy_switches, switches
+
+__all__ = ["HEAD", "WORKER", "Nodes", "can_run"]
+
+HEAD, WORKER = "10.77.0.1", "10.77.0.2"
+BRIDGE, OUTSIDE = "manta0", "10.77.0.254"  # the bridge itself is where clients stand
+REDIS_PORT, GCS_PORT, DASHBOARD_PORT = 6390, 6399, 8265
+
+
+def can_run() -> str:
+    """Why two nodes cannot be had here, "" if they can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "network namespaces need root on Linux"
+    missing = [name for name in ("ip", "redis-server") if shutil.which(name) is None]
+    return f"needs {' and '.join(missing)} (iproute2, redis-server)" if missing else ""
+
+
+class Nodes:
+    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis."""
+
+    def __init__(self, num_cpus: int) -> None:
+        """num_cpus   that Ray believes each node to have"""
+        self._num_cpus = num_cpus
+        self._dir = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
+        self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **switches(),
+            **haproxy_switches(self._dir),
+            "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __enter__(self) -> "Nodes":
+        reason = can_run()
+        if reason:
+            raise SystemExit(reason)
+        _clear()
+        _ip("link", "add", BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
+        _ip("link", "set", BRIDGE, "up")
+        for address in (HEAD, WORKER):
+            space, port = _space(address), _port(address)
+            _ip("netns", "add", space)
+            _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip("link", "set", port, "master", BRIDGE, "up")
+            _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", space, "link", "set", "eth0", "up")
+            _ip("-n", space, "link", "set", "lo", "up")
+        redis = ["redis-server", "--port", str(REDIS_PORT), "--bind", HEAD, "--save", "", "--protected-mode", "no"]
+        self._spawn(HEAD, redis)
+        self._ray(
+            HEAD, "--head", f"--port={GCS_PORT}", f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"
+        )
+        self._ray(WORKER, f"--address={HEAD}:{GCS_PORT}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _clear()
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+    def pids(self, address: str, name: str) -> list[int]:
+        """Processes on a node whose command begins with `name`."""
+        found = []
+        for pid in _pids(_space(address)):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            except OSError:
+                continue
+            if command.startswith(name) or Path(command.split(" ")[0]).name == name:
+                found.append(pid)
+        return found
+
+    def cut(self) -> None:
+        """Pulls the worker's cable."""
+        _ip("link", "set", _port(WORKER), "down")
+
+    def mend(self) -> None:
+        _ip("link", "set", _port(WORKER), "up")
+
+    def kill_gcs(self) -> Callable[[], None]:
+        """Kills Ray's control plane. Returns what starts it again, as it was."""
+        (pid,) = self.pids(HEAD, "gcs_server")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        pairs = (pair.partition(b"=") for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if pair)
+        environment = {name: value for name, _, value in pairs}
+        os.kill(pid, signal.SIGKILL)
+
+        def again() -> None:
+            _run_in(HEAD, [part.decode() for part in command], {k.decode(): v.decode() for k, v in environment.items()})
+
+        return again
+
+    def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Runs Ray's `serve` tool against the cluster, beside us."""
+        program = str(Path(sys.executable).parent / "serve")
+        return subprocess.Popen(
+            [program, *arguments, "--address", self.dashboard],
+            env=self._env,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _spawn(self, address: str, command: list[str]) -> None:
+        _run_in(address, command, self._env)
+
+    def _ray(self, address: str, *more: str) -> None:
+        program = str(Path(sys.executable).parent / "ray")
+        env = {**self._env, "RAY_REDIS_ADDRESS": f"{HEAD}:{REDIS_PORT}"} if address == HEAD else self._env
+        command = [program, "start", f"--node-ip-address={address}", f"--num-cpus={self._num_cpus}", *more]
+        command += ["--object-store-memory=100000000", "--disable-usage-stats"]
+        if address == HEAD:
+            command += [f"--temp-dir={self._dir}"]
+        started = subprocess.run(
+            ["ip", "netns", "exec", _space(address), *command], env=env, cwd=ROOT, capture_output=True, text=True
+        )
+        if started.returncode:
+            raise SystemExit(f"ray start on {address} failed: {started.stdout} {started.stderr}")
+
+
+def _space(address: str) -> str:
+    return "manta-" + address.rpartition(".")[2]
+
+
+def _port(address: str) -> str:
+    return "mantap" + address.rpartition(".")[2]
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _pids(space: str) -> list[int]:
+    told = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
+    return [int(pid) for pid in told.stdout.split()]
+
+
+def _run_in(address: str, command: list[str], env: dict[str, str]) -> None:
+    subprocess.Popen(
+        ["ip", "netns", "exec", _space(address), *command],
+        env=env,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _clear() -> None:
+    """Ends what runs in our namespaces and takes them away."""
+    for address in (HEAD, WORKER):
+        space = _space(address)
+        for pid in _pids(space):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        deadline_s = time.monotonic() + 10
+        while _pids(space) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        subprocess.run(["ip", "link", "del", _port(address)], capture_output=True)
+        subprocess.run(["ip", "netns", "del", space], capture_output=True)
+    subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
