@@ -15,7 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.types import Grammar
+from engine.endings import EndFinder
+from engine.fitting import Fitting
+from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
 
@@ -39,6 +41,7 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
+EFFORT = 5_000  # steps to find a short end of a whole grammar, mostly a millisecond, at worst some tenths of a second
 
 
 class GrammarError(Exception):
@@ -60,6 +63,8 @@ class TokenTable:
         self._encode = encode or self._longest_tokens
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the one used last stands last
         self._lock = threading.Lock()
+        self._finder: EndFinder | None = None  # made when it is first needed
+        self._end_ids = vocabulary.end_ids
         tokens = [*vocabulary.tokens[:vocab_size], *[b""] * (vocab_size - len(vocabulary.tokens))]
         self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
         self._longest = max(map(len, self._ids), default=1)
@@ -87,8 +92,20 @@ class TokenTable:
         if not mask.any():
             raise GrammarError("nothing satisfies it")
 
+    def short_end(self, text: str) -> tuple[int, ...]:
+        """Few tokens that satisfy a grammar, the end token last. Raises GrammarError if none are found."""
+        plan = self._find_ends().find(self.compiled(text), text, EFFORT)
+        if plan is None:
+            raise GrammarError("no short text that satisfies it was found")
+        return plan
+
     def matcher(self, grammar: Grammar, output: Iterable[int] = ()) -> "Matcher":
-        return Matcher(self.compiled(grammar.text), grammar.begins_after, output)
+        """Raises GrammarError, also for a budget that the grammar does not fit into."""
+        fitting = self._fitting(grammar.text, grammar.fit) if grammar.fit is not None else None
+        matcher = Matcher(self.compiled(grammar.text), grammar, fitting, self._end_ids)
+        for token in output:
+            matcher.consume(token)
+        return matcher
 
     def compiled(self, text: str) -> llguidance.LLMatcher:
         """A matcher at its beginning. The grammars used last, up to CACHE_BYTES of text, are not compiled again."""
@@ -105,6 +122,17 @@ class TokenTable:
                     self._compiled.popitem(last=False)
         return matcher
 
+    def _fitting(self, text: str, fit: Fit) -> Fitting:
+        plan = fit.plan
+        if not plan or self.compiled(text).validate_tokens(list(plan)) != len(plan):
+            plan = self.short_end(text)
+        return Fitting(self._find_ends(), text, plan, self._end_ids)
+
+    def _find_ends(self) -> EndFinder:
+        if self._finder is None:
+            self._finder = EndFinder(self.tokens, self.special_token_ids, self._end_ids)
+        return self._finder
+
     def _longest_tokens(self, data: bytes) -> list[int]:
         ids, at = [], 0
         while at < len(data):
@@ -120,30 +148,64 @@ class TokenTable:
 class Matcher:
     """One answer's place in its grammar."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, begins_after: tuple[int, ...], output: Iterable[int]) -> None:
+    def __init__(
+        self, matcher: llguidance.LLMatcher, grammar: Grammar, fitting: Fitting | None, end_ids: tuple[int, ...]
+    ) -> None:
         self._matcher = matcher
-        self._begins_after = begins_after
-        self._tail: tuple[int, ...] = ()
-        self._holds = not begins_after
-        for token in output:
-            self.consume(token)
+        self._begins_after = grammar.begins_after
+        self._matched = 0  # tokens of begins_after that were said last
+        self._holds = not grammar.begins_after
+        self._fitting = fitting
+        self._end_ids = end_ids
+        self._room = grammar.fit.budget if grammar.fit is not None else 0  # tokens that may come
+        if fitting is not None and self._room < self._num_needed(0):
+            raise GrammarError(f"it needs {self._num_needed(0)} tokens, {self._room} may come")
 
     def fill(self, bits: NDArray[np.int32]) -> None:
         """Writes one row of a mask, [ceil(V / 32)]: bit 1 means allowed. Raises GrammarError."""
+        if self._fitting is not None and self._holds and 0 < self._room == self._fitting.num_needed:
+            token = self._fitting.next_token
+            bits.fill(0)
+            bits.view(np.uint32)[token // 32] = 1 << token % 32
+            return
         if not self._holds:
             bits.fill(-1)
             return
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         self._raise_on_error()
 
+    def settle(self, token: int) -> int:
+        """The token to take in place of a chosen one: another one only where the answer would not fit any more."""
+        if self._fitting is None:
+            return token
+        if self._holds:
+            return self._fitting.settle(self._matcher, token, self._room)
+        is_end = token in self._end_ids
+        fits = not is_end and self._num_needed(self._matched_with(token)) < self._room
+        return token if fits else self._begins_after[self._matched]
+
     def consume(self, token: int) -> None:
         """Takes the chosen token. Raises GrammarError for one that was not allowed."""
         if self._holds:
+            if self._fitting is not None and not self._fitting.consume(self._matcher, token, self._room):
+                raise GrammarError("it cannot be finished within its tokens any more")
             self._matcher.consume_token(token)
             self._raise_on_error()
-            return
-        self._tail = (*self._tail, token)[-len(self._begins_after) :]
-        self._holds = self._tail == self._begins_after
+        else:
+            self._matched = self._matched_with(token)
+            self._holds = self._matched == len(self._begins_after)
+        self._room -= 1
+
+    def _matched_with(self, token: int) -> int:
+        """How many tokens of begins_after have been said last, if this one comes next."""
+        said = (*self._begins_after[: self._matched], token)
+        sizes = range(min(len(said), len(self._begins_after)), 0, -1)
+        return next((size for size in sizes if said[-size:] == self._begins_after[:size]), 0)
+
+    def _num_needed(self, matched: int) -> int:
+        """Tokens that certainly finish the answer, if so many of begins_after have been said."""
+        assert self._fitting is not None
+        return len(self._begins_after) - matched + self._fitting.num_needed
 
     def _raise_on_error(self) -> None:
         if self._matcher.is_error():

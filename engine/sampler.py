@@ -20,7 +20,7 @@ FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON do
 
 class Sampler:
     """One road of logits, in fp32: grammar, allowed, forbidden (bad words, min_tokens), bias, penalties, temperature,
-    min-p, top-k, top-p, choice. Where thinking must end, the choice is made.
+    min-p, top-k, top-p, choice. Where thinking must end, or the whole answer, the choice is made.
 
     Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
     """
@@ -70,7 +70,7 @@ class Sampler:
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        chosen_R = self._force(self._choose(filtered_RV, states), states)
+        chosen_R = self._settle(self._force(self._choose(filtered_RV, states), states), states)
         tokens = tuple(chosen_R.tolist())
         logprobs = self._logprobs(logits_RV, chosen_R, states)
         for state, token in zip(states, tokens, strict=True):
@@ -132,6 +132,13 @@ class Sampler:
             return chosen_R
         tokens = [-1 if token is None else token for token in forced]
         return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
+
+    def _settle(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
+        """The choice, but where an answer could not be finished within its budget after it."""
+        if not any(state.is_fitted for state in states):
+            return chosen_R
+        tokens = [state.settle(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
+        return self._ints(tokens)
 
     def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> tuple[TokenLogprob | None, ...]:
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
@@ -199,6 +206,7 @@ class _State:
 
     def __init__(self, start: SeqStart, vocab_size: int, table: TokenTable | None) -> None:
         params = start.sampling
+        self.is_fitted = start.grammar is not None and start.grammar.fit is not None
         self.failure: str | None = None  # why the grammar cannot be followed any more
         self.matcher = self._match(start, table)
 
@@ -232,6 +240,10 @@ class _State:
                 self.matcher.fill(row)
             except GrammarError as error:
                 self.failure = str(error)
+
+    def settle(self, token: int) -> int:
+        """The token to take for a chosen one, so that the answer can be finished in time."""
+        return token if self.matcher is None or self.failure is not None else self.matcher.settle(token)
 
     def append(self, token: int) -> None:
         if self.matcher is not None and self.failure is None:

@@ -9,6 +9,7 @@ __all__ = [
     "BeamParams",
     "EngineClient",
     "EngineStatus",
+    "Fit",
     "Grammar",
     "GenerateRequest",
     "PromptLogprob",
@@ -62,11 +63,19 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     repetition: RepetitionLimit | None = None
 
 
+class Fit(msgspec.Struct, frozen=True, array_like=True):
+    """A match must be finished within a budget. engine/fitting.py sees to it."""
+
+    budget: int  # tokens of the whole output, thinking and the end token too
+    plan: tuple[int, ...] = ()  # a short match, the end token last; (): the engine looks for one
+
+
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
     """What an answer must match, from some point on. engine/grammar.py follows it."""
 
     text: str  # in llguidance's form
     begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
+    fit: Fit | None = None  # None: it may be cut
 
 
 class BeamParams(msgspec.Struct, frozen=True, array_like=True):

@@ -45,10 +45,9 @@ def chat_router(
     )
     async def create_chat_completion(http: Request) -> Response:
         taken = await intake.take(http, ChatRequest, prepare_chat)
-        await checks.check(taken.prepared.generation)
+        generation = await checks.check(taken.prepared.generation)
         chat, prepared, vocabulary = taken.fields, taken.prepared, _vocabulary(taken.model, taken.prepared)
         head = _head(chat, taken.request_id, prepared, chat.n)
-        generation = prepared.generation
         reply = Reply(generation.request, generation.rules, vocabulary)
         run, headers = results.run(http, [generation], reply, has_seed=chat.seed is not None)
         if not chat.stream:
@@ -72,10 +71,9 @@ def chat_router(
     )
     async def create_chat_batch(http: Request) -> Response:
         taken = await intake.take(http, ChatBatchRequest, prepare_chat_batch)
-        await checks.check(taken.prepared[0].generation)
+        generations = [await checks.check(prepared.generation) for prepared in taken.prepared]
         vocabulary = _vocabulary(taken.model, taken.prepared[0])
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
-        generations = [prepared.generation for prepared in taken.prepared]
         replies = Replies([Reply(one.request, one.rules, vocabulary) for one in generations], 1)
         run, headers = results.run(http, generations, replies, has_seed=taken.fields.seed is not None)
         return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)

@@ -44,7 +44,7 @@ def completion_router(
     )
     async def create_completion(http: Request) -> Response:
         taken = await intake.take(http, CompletionRequest, prepare_completion)
-        await checks.check(taken.prepared.generations[0])
+        generations = [await checks.check(part) for part in taken.prepared.generations]
         fields, prepared, vocabulary = taken.fields, taken.prepared, taken.model.vocabulary
         head = AnswerHead(
             id=f"cmpl-{taken.request_id}",
@@ -54,10 +54,10 @@ def completion_router(
             num_logprobs=fields.logprobs,
             names_ids=fields.return_tokens_as_token_ids,
         )
-        parts = [Reply(part.request, part.rules, vocabulary) for part in prepared.generations]
+        parts = [Reply(part.request, part.rules, vocabulary) for part in generations]
         replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
-        run, headers = results.run(http, prepared.generations, replies, has_seed=fields.seed is not None)
-        prompts = [part.request.prompt for part in prepared.generations for _ in range(fields.n)]
+        run, headers = results.run(http, generations, replies, has_seed=fields.seed is not None)
+        prompts = [part.request.prompt for part in generations for _ in range(fields.n)]
         prompt_ids = prompts if fields.return_token_ids else None
         if not fields.stream:
             return WholeAnswer(client, run, CompletionWhole(head, vocabulary, prepared.echoes, prompt_ids), headers)

@@ -18,7 +18,9 @@ from engine.errors import RequestError
 from serve_app.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
 from serve_app.schema_check import schema_fault
 
-__all__ = ["Constraint", "constraint_of", "json_grammar"]
+__all__ = ["FIT", "Constraint", "constraint_of", "json_grammar"]
+
+FIT = "structured_outputs.fit"
 
 WHITESPACE = r"(\n[ \t]{0,40}| ?)"
 FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
@@ -30,6 +32,7 @@ class Constraint(msgspec.Struct, frozen=True):
     grammar: str  # in llguidance's form
     field: str  # of the request that asked for it
     schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is to be JSON
+    fits: bool = False  # it is finished within the tokens that the answer may have
 
     def fault(self, text: str) -> str | None:
         """What is wrong with a finished answer. Nothing, the grammar sees to that; it is checked all the same."""
@@ -47,7 +50,10 @@ class Constraint(msgspec.Struct, frozen=True):
 def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | None:
     """The one constraint of a request. Raises RequestError for several, or for one that makes no sense."""
     found = [*_response_format(fields.response_format), *_structured(fields.structured_outputs), *_guided(fields)]
+    fits = fields.structured_outputs is not None and fields.structured_outputs.fit
     if not found:
+        if fits:
+            raise RequestError(f"{FIT}: no JSON document is asked for", param=FIT)
         return None
     if len(found) > 1:
         both = " and ".join(field for field, _ in found[:2])
@@ -56,7 +62,9 @@ def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | N
     constraint = make()
     if len(constraint.grammar) > limits.max_grammar_bytes:
         raise RequestError(f"{field}: {len(constraint.grammar)} bytes, at most {limits.max_grammar_bytes}", field)
-    return constraint
+    if fits and constraint.schema is None:
+        raise RequestError(f"{FIT}: only JSON documents can be made to fit, not {field}", param=FIT)
+    return msgspec.structs.replace(constraint, fits=fits)
 
 
 def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> str:
@@ -113,7 +121,7 @@ def _structured(outputs: StructuredOutputs | None) -> Found:
         at = f"{field}.structural_tag"
         value = _schema(tag, at) if isinstance(tag, str) else tag
         found.append((at, lambda: Constraint(_structural_tag(value, at), at)))
-    if not found:
+    if not found and not outputs.fit:
         raise RequestError(f"{field}: names no constraint", param=field)
     return found
 

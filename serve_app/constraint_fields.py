@@ -38,6 +38,7 @@ class StructuredOutputs(Wire):
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
     whitespace_pattern: Text | None = None
+    fit: bool = False  # a JSON document, whichever field asks for it, is finished within max_tokens
 
 
 class ConstraintFields(Wire):

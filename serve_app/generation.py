@@ -5,10 +5,10 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import BeamParams, GenerateRequest, Grammar, ThinkingLimit
+from engine.types import BeamParams, Fit, GenerateRequest, Grammar, ThinkingLimit
 from serve_app.answer_parser import ParseRules
 from serve_app.choice import TextRules
-from serve_app.constraint import Constraint
+from serve_app.constraint import FIT, Constraint
 from serve_app.prompt import room_for_answer, truncated
 from serve_app.protocol import GenerationFields
 from serve_app.sampling import sampling_params
@@ -38,6 +38,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class Prepared(msgspec.Struct, frozen=True):
     request: GenerateRequest
     rules: TextRules
+    length_field: str = "max_tokens"  # that says how long the answer may be
 
 
 def draw(request_id: str, session: str = "") -> Fresh:
@@ -73,6 +74,8 @@ def prepare(
         )
     if fields.use_beam_search and constraint is not None:
         raise RequestError("use_beam_search: cannot be held to a format or a tool", param="use_beam_search")
+    if constraint is not None and constraint.fits:
+        _check_fits(fields, model)
     prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
     max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
     sampling = sampling_params(
@@ -88,7 +91,7 @@ def prepare(
         model=model.name,
         prompt=prompt,
         sampling=sampling,
-        grammar=_grammar(constraint, parse, model) if constraint is not None else None,
+        grammar=_grammar(constraint, parse, model, max_tokens) if constraint is not None else None,
         beam=BeamParams(fields.n, fields.length_penalty, fields.early_stopping) if fields.use_beam_search else None,
         n=fields.n,
         priority=fields.priority,
@@ -106,7 +109,7 @@ def prepare(
         parse=parse,
         constraint=constraint,
     )
-    return Prepared(request, rules)
+    return Prepared(request, rules, wanted.field)
 
 
 def can_begin(parse: ParseRules | None, model: TextModel) -> bool:
@@ -135,9 +138,18 @@ def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> 
     return ThinkingLimit(budget, ends, begins)
 
 
-def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel) -> Grammar:
+def _check_fits(fields: GenerationFields, model: TextModel) -> None:
+    """Raises RequestError for what can end a document elsewhere than at its end, or not there."""
+    others = set(fields.stop_token_ids) - set(model.eos_ids)
+    wrong = {"ignore_eos": fields.ignore_eos, "min_tokens": fields.min_tokens > 0, "stop_token_ids": bool(others)}
+    for field in (field for field, is_wrong in wrong.items() if is_wrong):
+        raise RequestError(f"{field}: not together with {FIT}", param=field)
+
+
+def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel, max_tokens: int) -> Grammar:
     if not can_begin(parse, model):
         raise RequestError(
             f"{constraint.field}: this model's thinking has no token that ends it; turn it off", constraint.field
         )
-    return Grammar(constraint.grammar, _ends_thinking(parse, model))
+    fit = Fit(max_tokens) if constraint.fits else None
+    return Grammar(constraint.grammar, _ends_thinking(parse, model), fit)

@@ -38,4 +38,5 @@ def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, form: Constraint 
         lines.append(f"form: {json_rule(form.schema)}")
     bare = " | TEXT" if tools.forced is None and form is None else ""  # some text is no message at all
     start = f"start: aside* ({' | '.join(ways)}){bare}"
-    return Constraint("\n".join(["%llguidance {}", start, *lines]), field, form.schema if form is not None else None)
+    text = "\n".join(["%llguidance {}", start, *lines])
+    return Constraint(text, field) if form is None else Constraint(text, field, form.schema, form.fits)

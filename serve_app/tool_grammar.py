@@ -42,7 +42,8 @@ def tool_constraint(tools: ToolUse, format_: ToolFormat, vocabulary: Vocabulary,
     else:
         lines = grammar.calls_within_text(format_.opens)
     field = form.field if form is not None else "tools"
-    return Constraint("\n".join(["%llguidance {}", *lines]), field, form.schema if form is not None else None)
+    text = "\n".join(["%llguidance {}", *lines])
+    return Constraint(text, field) if form is None else Constraint(text, field, form.schema, form.fits)
 
 
 class _Grammar:

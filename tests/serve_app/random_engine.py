@@ -1,0 +1,46 @@
+"""An engine without a model: logits are noise, a function of position and last token. All else is the real one."""
+
+import torch
+
+from engine.engine import Engine
+from engine.grammar import TokenTable, Vocabulary
+from engine.plan import StepPlan, StepResult
+from engine.sampler import Sampler
+from kernels.kernel_set import load_kernels
+from serve_app.text_model import TextModel
+
+__all__ = ["RandomExecutor", "random_engine", "table_of"]
+
+
+def table_of(model: TextModel) -> TokenTable:
+    words = model.vocabulary
+    vocabulary = Vocabulary(words.all_bytes, tuple(sorted(words.special_ids)), model.eos_ids)
+    return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
+
+
+class RandomExecutor:
+    def __init__(self, model: TextModel) -> None:
+        cpu = torch.device("cpu")
+        self.vocab_size = model.vocabulary.num_tokens
+        self.max_context_len = model.max_context_len
+        self.block_size = 16
+        self.num_blocks = 1024
+        self._sampler = Sampler(load_kernels(cpu, torch.float32), self.vocab_size, cpu, table_of(model))
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._sampler.update(plan)
+        ends = [(piece.start + len(piece.tokens), piece.tokens[-1]) for piece in plan.slices if piece.samples]
+        if not ends:
+            return self._sampler.sample(plan, torch.empty(0, self.vocab_size))
+        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
+        return self._sampler.sample(plan, torch.stack([self._noise(*end) for end in ends]), bits)
+
+    def close(self) -> None:
+        pass
+
+    def _noise(self, position: int, token: int) -> torch.Tensor:
+        return torch.randn(self.vocab_size, generator=torch.Generator().manual_seed(position * 100_003 + token)) * 3
+
+
+def random_engine(model: TextModel) -> Engine:
+    return Engine(RandomExecutor(model), model.name)
