@@ -1,5 +1,6 @@
 """What an ingress believes of one replica: what it last reported, and what was sent there since."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from cluster.routing import Load
@@ -9,20 +10,28 @@ __all__ = ["Belief"]
 
 
 class Belief:
-    """Of the blocks it is exact, up to reports on their way; of the load also, but for what other ingresses sent."""
+    """Exact up to the reports on their way, and what other ingresses have sent since.
+
+    A block counts as held there from the moment that a request is sent that will fill it.
+    """
 
     def __init__(self, status: EngineStatus, block_size: int, names: Sequence[bytes] = ()) -> None:
         self.status = status
         self.block_size = block_size
         self.names = set(names)  # of the blocks that can be shared there
         self._unreported: dict[str, int] = {}  # requests that `status` does not count yet -> tokens to compute
+        self._coming: dict[str, list[bytes]] = {}  # requests without an answer yet -> blocks that they fill
+        self._num_coming: Counter[bytes] = Counter()  # name -> how many of these requests fill it
 
-    def sent(self, request_id: str, num_tokens: int) -> None:
-        """A request is on its way there, with that many tokens to compute as far as is known."""
+    def sent(self, request_id: str, num_tokens: int, names: Sequence[bytes]) -> None:
+        """A request is on its way there: it has that many tokens to compute, and these are its full blocks."""
         self._unreported[request_id] = num_tokens
+        self._coming[request_id] = [name for name in names if name not in self.names]
+        self._num_coming.update(self._coming[request_id])
 
     def stopped(self, request_id: str) -> None:
         self._unreported.pop(request_id, None)
+        self._arrived(request_id)
 
     def heard(self, report: StepReport) -> None:
         self.names.difference_update(report.forgotten)
@@ -31,14 +40,24 @@ class Belief:
         for request_id in report.accepted:
             self._unreported.pop(request_id, None)
         for refusal in report.refused:
-            self._unreported.pop(refusal.request_id, None)
+            self.stopped(refusal.request_id)
+        for chunk in report.chunks:
+            self._arrived(chunk.request_id)
 
     def load(self, num_tokens: int, names: Sequence[bytes]) -> Load:
         """How the replica looks to a request of `num_tokens` tokens whose full blocks have these names."""
-        num_shared = next((i for i, name in enumerate(names) if name not in self.names), len(names))
+        held, coming = self.names, self._num_coming
+        num_shared = next((i for i, name in enumerate(names) if name not in held and name not in coming), len(names))
         status = self.status
         return Load(
             num_uncached_tokens=max(1, num_tokens - num_shared * self.block_size),
             num_queued_tokens=status.num_prefill_tokens + sum(self._unreported.values()),
             num_requests=status.num_running + status.num_waiting + len(self._unreported),
         )
+
+    def _arrived(self, request_id: str) -> None:
+        """What it fills is filled and reported, or will not be."""
+        for name in self._coming.pop(request_id, ()):
+            self._num_coming[name] -= 1
+            if not self._num_coming[name]:
+                del self._num_coming[name]

@@ -135,7 +135,7 @@ class ClusterClient:
             loads = [link.belief.load(num_tokens, names) for link in links]
             index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link = links[index]
-            mailbox = link.submit(rest, loads[index].num_uncached_tokens)
+            mailbox = link.submit(rest, loads[index].num_uncached_tokens, names)
             try:
                 await self._accepted(link, mailbox, replicas)
             except Overloaded as error:

@@ -6,7 +6,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -85,13 +85,14 @@ class Link:
             return Health.SUSPECT
         return Health.UP
 
-    def submit(self, request: GenerateRequest, num_tokens: int) -> Mailbox:
+    def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> Mailbox:
         """Sends a request. Its mailbox tells whether it was accepted and what comes of it.
 
         num_tokens   that it has to compute there, as far as is known
+        names        of its prompt's full blocks
         """
         mailbox = self.mailboxes.open(request.request_id)
-        self.belief.sent(request.request_id, num_tokens)
+        self.belief.sent(request.request_id, num_tokens, names)
         self._send(Submit(request))
         return mailbox
 

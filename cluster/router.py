@@ -24,7 +24,7 @@ class Router:
         """
         if session and self._config.session_affinity:
             index = home(session, replica_ids)
-            if not is_overloaded(loads[index], loads):
+            if not is_overloaded(index, loads):
                 return index
         match self._config.policy:
             case "cost":

@@ -5,6 +5,12 @@ that it does not hold, the prompt tokens queued there, and its other requests, e
 a share of every step to come. The cheapest replica wins; equals are drawn by lot, so that ingresses that see the same
 loads do not all choose the same one.
 
+What a replica computes for this request keeps it from others, which costs nothing while some replica is idle, and the
+more the busier the least busy one is. So the request's own tokens have a price: 1, plus the work before the least busy
+replica in steps. Without it a fleet under load computes popular prefixes everywhere and never recovers
+(scripts/bench/routing.py). It follows that a request goes behind others, while a replica is idle, only where it has
+less to wait for and to compute together than it would have to compute there.
+
 The other policies are there to compare with, and for models whose prompts have nothing in common.
 """
 
@@ -14,11 +20,11 @@ from hashlib import blake2b
 
 import msgspec
 
-__all__ = ["Load", "cheapest", "cost", "home", "is_overloaded", "less_of_two", "next_in_turn"]
+__all__ = ["Load", "cheapest", "costs_of", "home", "is_overloaded", "less_of_two", "next_in_turn"]
 
 DECODE_TOKENS = 32
 SESSION_FACTOR = 2.0
-SESSION_TOKENS = 512  # one step of an engine, as configured by default
+STEP_TOKENS = 512  # one step of an engine, as configured by default
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -29,14 +35,20 @@ class Load(msgspec.Struct, frozen=True):
     num_requests: int  # sequences that run or wait there, and requests on their way
 
 
-def cost(load: Load) -> float:
-    """In tokens."""
-    return load.num_uncached_tokens + load.num_queued_tokens + DECODE_TOKENS * load.num_requests
+def work(load: Load) -> float:
+    """What the replica has to do besides this request, in tokens."""
+    return load.num_queued_tokens + DECODE_TOKENS * load.num_requests
+
+
+def costs_of(loads: Sequence[Load]) -> list[float]:
+    """What it costs to take each of the replicas, in tokens. `loads` is not empty."""
+    price = 1 + min(map(work, loads)) / STEP_TOKENS
+    return [price * load.num_uncached_tokens + work(load) for load in loads]
 
 
 def cheapest(loads: Sequence[Load], rng: random.Random) -> int:
-    """The index of the replica with the least to compute. `loads` is not empty."""
-    costs = [cost(load) for load in loads]
+    """The index of the replica that costs least."""
+    costs = costs_of(loads)
     least = min(costs)
     return rng.choice([index for index, value in enumerate(costs) if value == least])
 
@@ -64,6 +76,7 @@ def home(session: str, replica_ids: Sequence[str]) -> int:
     return ranks.index(max(ranks))
 
 
-def is_overloaded(load: Load, loads: Sequence[Load]) -> bool:
+def is_overloaded(index: int, loads: Sequence[Load]) -> bool:
     """Whether a session should leave its home for once: it costs more than twice the cheapest, and a step besides."""
-    return cost(load) > SESSION_FACTOR * min(map(cost, loads)) + SESSION_TOKENS
+    costs = costs_of(loads)
+    return costs[index] > SESSION_FACTOR * min(costs) + STEP_TOKENS

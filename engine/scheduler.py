@@ -33,7 +33,9 @@ class Scheduler:
         self.cache = PrefixCache()
         self.waiting: list[Sequence] = []  # sorted by order
         self.running: list[Sequence] = []  # sorted by order; these hold blocks
-        self.num_waiting_tokens = 0
+        self.num_waiting_tokens = 0  # all that they lack
+        self._num_missing_tokens = 0  # of these, what no prefix will save; see _promise
+        self._promised: dict[bytes, int] = {}  # name of a prompt block -> the waiting sequence that will fill it
         self._filling: dict[bytes, int] = {}  # name of a prompt block not published yet -> seq_id that will fill it
         self._starts: list[SeqStart] = []
         self._ends: list[int] = []
@@ -43,15 +45,15 @@ class Scheduler:
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Tokens to compute before every sequence lacks only its last one."""
-        running = sum(seq.num_uncomputed - 1 for seq in self.running)
-        return running + self.num_waiting_tokens - len(self.waiting)
+        """Tokens to compute before every sequence has its next one; a cached prefix may go before it is used."""
+        return self._num_missing_tokens + sum(seq.num_uncomputed - 1 for seq in self.running)
 
     # -- sequences come and go
 
     def add(self, seq: Sequence) -> None:
         bisect.insort(self.waiting, seq, key=_order)
         self.num_waiting_tokens += seq.num_uncomputed
+        self._promise(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Forgets a sequence, finished or not, and frees its blocks."""
@@ -60,8 +62,7 @@ class Scheduler:
             self._ends.append(seq.seq_id)
             self._free(seq)
         else:
-            self.waiting.remove(seq)
-            self.num_waiting_tokens -= seq.num_uncomputed
+            self._leave_queue(seq)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Lets a new sequence go on from where a running one is; all but its last token are the parent's.
@@ -163,6 +164,25 @@ class Scheduler:
         published = tuple(name for name, is_published in changes.items() if is_published)
         return published, tuple(name for name, is_published in changes.items() if not is_published)
 
+    # -- the queue
+
+    def _promise(self, seq: Sequence) -> None:
+        """Counts what a waiting sequence will have to compute: not what is cached, nor what one before it will."""
+        names = self._usable(seq)
+        rest = names[len(self.cache.find(names)) :]
+        missing = [name for name in rest if name not in self._filling and name not in self._promised]
+        self._promised.update(dict.fromkeys(missing, seq.seq_id))
+        seq.num_missing = len(seq.tokens) - (len(names) - len(missing)) * self.block_size
+        self._num_missing_tokens += seq.num_missing
+
+    def _leave_queue(self, seq: Sequence) -> None:
+        self.waiting.remove(seq)
+        self.num_waiting_tokens -= seq.num_uncomputed
+        self._num_missing_tokens -= seq.num_missing
+        for name in seq.hashes:
+            if self._promised.get(name) == seq.seq_id:
+                del self._promised[name]
+
     # -- blocks
 
     def _slice(self, seq: Sequence, count: int) -> SeqSlice:
@@ -197,8 +217,7 @@ class Scheduler:
         count = min(len(seq.tokens) - computed, budget)
         if self._num_needed(found, computed + count) > self.pool.num_idle:
             return 0
-        self.waiting.remove(seq)
-        self.num_waiting_tokens -= seq.num_uncomputed
+        self._leave_queue(seq)
         bisect.insort(self.running, seq, key=_order)
         for block in found:
             self.pool.share(block)
@@ -305,6 +324,9 @@ class Scheduler:
         for seqs in (self.waiting, self.running):
             assert seqs == sorted(seqs, key=_order)
         assert self.num_waiting_tokens == sum(seq.num_uncomputed for seq in self.waiting)
+        assert self._num_missing_tokens == sum(seq.num_missing for seq in self.waiting)
+        assert all(0 < seq.num_missing <= seq.num_uncomputed for seq in self.waiting)
+        assert set(self._promised.values()) <= {seq.seq_id for seq in self.waiting}
         assert not any(seq.blocks for seq in self.waiting)
         running_ids = {seq.seq_id for seq in self.running}
         assert set(self._filling.values()) <= running_ids

@@ -22,6 +22,7 @@ class Sequence:
         "index",
         "is_held",
         "num_computed",
+        "num_missing",
         "num_published",
         "num_scored",
         "order",
@@ -49,6 +50,7 @@ class Sequence:
         self.tokens: list[int] = [*request.prompt, *resumed]
         self.prompt_len = len(request.prompt)
         self.num_computed = 0
+        self.num_missing = 0  # while it waits: tokens that it will have to compute, as far as is known
         self.is_held = False  # waits for the other beams of its search
         self.num_published = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []

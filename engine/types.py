@@ -150,7 +150,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting_tokens: int  # tokens that the waiting ones still have to compute
     num_blocks: int
     num_idle_blocks: int  # blocks that no running sequence holds
-    num_prefill_tokens: int = 0  # tokens to compute before every sequence, waiting or running, is one token behind
+    num_prefill_tokens: int = 0  # to compute before every sequence has its next token; shared prefixes counted once
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
 
 

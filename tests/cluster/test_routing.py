@@ -5,11 +5,13 @@ import random
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
+from cluster.belief import Belief
 from cluster.router import Router
-from cluster.routing import Load, cheapest, cost, home, is_overloaded, less_of_two, next_in_turn
+from cluster.routing import Load, cheapest, costs_of, home, is_overloaded, less_of_two, next_in_turn
 from configs.schema import RoutingConfig
-from engine.types import GenerateRequest
+from engine.types import EngineStatus, Refusal, StepReport, TokenChunk
 from tests.cluster.local import local_cluster
 from tests.cluster.test_client import assert_is, collect
 from tests.engine.toy import request
@@ -20,7 +22,7 @@ IDLE = Load(100, 0, 0)
 
 def test_the_cheapest_is_taken_and_equals_share() -> None:
     rng = random.Random(0)
-    loads = [Load(100, 0, 4), Load(100, 0, 1), Load(100, 31, 0), Load(100, 0, 1), Load(90, 41, 0), Load(100, 32, 0)]
+    loads = [Load(100, 0, 4), Load(100, 0, 1), Load(100, 31, 0), Load(100, 0, 1), Load(100, 31, 0), Load(100, 32, 0)]
     taken = Counter(cheapest(loads, rng) for _ in range(1000))
     assert set(taken) == {2, 4} and min(taken.values()) > 400
 
@@ -28,7 +30,24 @@ def test_the_cheapest_is_taken_and_equals_share() -> None:
 @pytest.mark.parametrize("field", ["num_uncached_tokens", "num_queued_tokens", "num_requests"])
 def test_more_of_anything_costs_more(field: str) -> None:
     more = Load(**{name: getattr(IDLE, name) + (name == field) for name in IDLE.__struct_fields__})
-    assert cost(more) > cost(IDLE)
+    less_cost, more_cost = costs_of([IDLE, more])
+    assert more_cost > less_cost
+
+
+def test_beside_an_idle_replica_only_what_is_waited_for_counts() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        loads = [Load(rng.randint(1, 4000), rng.randint(0, 4000), rng.randint(1, 9)) for _ in range(6)]
+        loads[rng.randrange(6)] = idle = Load(rng.randint(1, 4000), 0, 0)
+        taken = loads[cheapest(loads, rng)]
+        assert taken.num_uncached_tokens + taken.num_queued_tokens <= idle.num_uncached_tokens
+
+
+def test_where_everybody_is_busy_a_held_prefix_is_worth_a_longer_wait() -> None:
+    rng = random.Random(0)
+    holds, lacks = Load(100, 3000, 10), Load(1000, 1500, 10)
+    assert cheapest([holds, lacks], rng) == 0
+    assert cheapest([holds, lacks, Load(1000, 0, 0)], rng) == 2
 
 
 def test_of_two_replicas_the_one_with_fewer_requests_is_taken() -> None:
@@ -68,15 +87,47 @@ def test_a_session_stays_at_home_unless_that_is_overloaded(policy: str) -> None:
     at_home = home("s", IDS)
     loads = [IDLE for _ in IDS]
     loads[at_home] = Load(100, 500, 3)
-    assert not is_overloaded(loads[at_home], loads)
+    assert not is_overloaded(at_home, loads)
     assert {router.choose("s", IDS, loads) for _ in range(50)} == {at_home}
     loads[at_home] = Load(100, 1000, 3)
-    assert is_overloaded(loads[at_home], loads)
+    assert is_overloaded(at_home, loads)
     assert {router.choose("s", IDS, loads) for _ in range(50)} - {at_home}
     loads = [loads[at_home] for _ in IDS]  # nobody is better off
     assert {router.choose("s", IDS, loads) for _ in range(50)} == {at_home}
     off = Router(RoutingConfig(policy=policy, session_affinity=False), random.Random(0))  # type: ignore[arg-type]
     assert len({off.choose("s", IDS, loads) for _ in range(50)}) > 4
+
+
+def test_what_was_sent_counts_until_the_replica_counts_it_itself() -> None:
+    status = EngineStatus(
+        model="toy",
+        max_context_len=100,
+        num_running=0,
+        num_waiting=0,
+        num_waiting_tokens=0,
+        num_blocks=9,
+        num_idle_blocks=9,
+    )
+    belief = Belief(status, 4, [b"a"])
+    names = [b"a", b"b", b"c"]
+    assert belief.load(13, names) == Load(9, 0, 0)
+    belief.sent("r", 9, names)
+    assert belief.load(13, names) == Load(1, 9, 1), "its blocks will be there"
+    assert belief.load(13, [b"a", b"x", b"c"]) == Load(9, 9, 1)
+    belief.heard(StepReport((), (), (), status))  # of a step that began before it came
+    assert belief.load(13, names) == Load(1, 9, 1)
+    busy = replace(status, num_running=1, num_prefill_tokens=5)
+    belief.heard(StepReport(("r",), (), (), busy, (b"b",)))
+    assert belief.load(13, names) == Load(1, 5, 1)
+    belief.heard(StepReport((), (), (TokenChunk("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
+    assert belief.load(13, names) == Load(9, 5, 1), "b is gone again"
+    for ended in ("stopped", "refused"):
+        belief.sent(ended, 9, names)
+        if ended == "stopped":
+            belief.stopped(ended)
+        else:
+            belief.heard(StepReport((), (Refusal(ended, "Overloaded", "full"),), (), busy))
+        assert belief.load(13, names) == Load(9, 5, 1)
 
 
 async def test_requests_of_a_session_go_to_one_replica_and_others_in_turn() -> None:
@@ -91,7 +142,7 @@ async def test_requests_of_a_session_go_to_one_replica_and_others_in_turn() -> N
         assert [toy.num_computed for toy in cluster.toys.values()] == [3, 3, 3]
         for i in range(6):
             one = request(f"session{i}", [40 + i], max_tokens=1)
-            asked = GenerateRequest(**{name: getattr(one, name) for name in one.__struct_fields__} | {"session": "me"})
+            asked = replace(one, session="me")
             assert_is(await collect(client, asked), asked)
         assert sorted(toy.num_computed for toy in cluster.toys.values()) == [3, 3, 9]
         await client.close()

@@ -1,0 +1,266 @@
+"""A fleet of replicas in simulated time: real schedulers and prefix caches, real routing, no processes and no sleeping.
+
+A discrete-event loop over three kinds of events: a request arrives and is placed; a replica ends a step; a report
+reaches the ingress. What the ingress believes (`cluster.belief`) lags behind the truth by a step and the network, as on
+the wire: a report is made at the end of a step, and a request that is placed during one waits for the next.
+"""
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from cluster.belief import Belief
+from cluster.router import Router
+from configs.schema import RoutingConfig, SchedulerConfig
+from engine.engine import Engine
+from engine.plan import StepPlan, StepResult
+from engine.prefix_cache import chain_root, prompt_hashes
+from engine.scheduler import Scheduler
+from engine.types import GenerateRequest, SamplingParams, StepReport
+
+__all__ = ["Hardware", "Outcome", "Workload", "capacity", "requests_of", "simulate"]
+
+MODEL, KEY = "simulated", b"simulated"
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica can do. A step takes step_s and token_s for each token in it."""
+
+    step_s: float = 0.008
+    token_s: float = 0.0001
+    num_blocks: int = 4096  # keys and values of running requests and cached prefixes together
+    block_size: int = 16
+    network_s: float = 0.001  # one way
+    scheduler: SchedulerConfig = SchedulerConfig(max_queued_requests=10**6, max_queued_tokens=10**9)
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    num_requests: int
+    num_prefixes: int = 200
+    zipf: float = 1.0  # the k-th prefix is asked for in proportion to k ** -zipf
+    prefix_len: tuple[int, int] = (1_000, 4_000)  # tokens; each prefix's own, drawn evenly
+    suffix_len: tuple[int, int] = (64, 320)  # tokens that only this request has
+    output_len: tuple[int, int] = (16, 112)
+    sessions_per_prefix: float = 10.0  # mean; popular prefixes have more
+    seed: int = 0
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    at_s: float
+    request: GenerateRequest
+    names: list[bytes]  # of the prompt's full blocks
+    prefix_len: int
+
+
+class Outcome(msgspec.Struct):
+    """What became of all requests, in the order of their arrival."""
+
+    first_token_s: list[float]  # from arrival
+    cached_tokens: int
+    prompt_tokens: int
+    sharable_tokens: int  # of prompts, but for the first request with each prefix: what perfect caching would find
+    num_queued_beside_idle: int  # placed where others waited, while some replica did nothing
+    num_unwise: int  # of these: those that would have had their first token sooner there, by more than the slack
+    wall_s: float  # simulated
+
+
+def capacity(hardware: Hardware, workload: Workload) -> float:
+    """Requests per second that one replica can do if it never computes a prefix.
+
+    It then runs as many sequences as it may; each step decodes a token of each and computes the suffixes of those that
+    take the places of the finished ones.
+    """
+    suffix, output = (sum(bounds) / 2 for bounds in (workload.suffix_len, workload.output_len))
+    sequences = hardware.scheduler.max_sequences
+    starts = sequences / output  # per step
+    return starts / (hardware.step_s + hardware.token_s * (sequences + starts * suffix))
+
+
+def requests_of(workload: Workload, per_s: float, block_size: int) -> list[Arrival]:
+    """Poisson arrivals over shared prefixes of Zipf's popularity."""
+    rng = random.Random(workload.seed)
+    prefixes = [(1 + k,) * rng.randint(*workload.prefix_len) for k in range(workload.num_prefixes)]
+    weights = [(1 + k) ** -workload.zipf for k in range(workload.num_prefixes)]
+    num_sessions = workload.sessions_per_prefix * workload.num_prefixes
+    root = chain_root(KEY, MODEL, "")
+    arrivals, now_s = [], 0.0
+    for number in range(workload.num_requests):
+        now_s += rng.expovariate(per_s)
+        (k,) = rng.choices(range(workload.num_prefixes), weights)
+        suffix = (1 + workload.num_prefixes + number,) * rng.randint(*workload.suffix_len)
+        session = rng.randrange(max(1, round(num_sessions * weights[k] / sum(weights))))
+        request = GenerateRequest(
+            request_id=str(number),
+            model=MODEL,
+            prompt=prefixes[k] + suffix,
+            sampling=SamplingParams(max_tokens=rng.randint(*workload.output_len), temperature=0.0),
+            session=f"{k}-{session}",
+        )
+        names = prompt_hashes(KEY, root, request.prompt, block_size)
+        arrivals.append(Arrival(now_s, request, names, len(prefixes[k])))
+    return arrivals
+
+
+def simulate(
+    routing: RoutingConfig, num_replicas: int, arrivals: Sequence[Arrival], hardware: Hardware, seed: int = 0
+) -> Outcome:
+    """Runs until every request has had its answer."""
+    return _Fleet(routing, num_replicas, arrivals, hardware, seed).run()
+
+
+class _NoExecutor:
+    """Computes nothing, and says how much it would have been."""
+
+    vocab_size = 2**31
+    max_context_len = 2**20
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.block_size, self.num_blocks = hardware.block_size, hardware.num_blocks
+        self.num_tokens = 0  # of the last step
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self.num_tokens = sum(len(piece.tokens) for piece in plan.slices)
+        return StepResult((0,) * sum(piece.samples for piece in plan.slices))
+
+    def close(self) -> None: ...
+
+
+class _Replica:
+    """Truth: what the engine has and does. `engine` is always a step ahead: as it is when the running step ends."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.executor = _NoExecutor(hardware)
+        self.engine = Engine(self.executor, MODEL, hardware.scheduler, cache_key=KEY)
+        self.busy_until_s: float | None = None
+        self.inbox: deque[Arrival] = deque()
+        self.sent: deque[Arrival] = deque()  # on their way
+
+    @property
+    def is_idle(self) -> bool:
+        return self.busy_until_s is None and not self.inbox and not self.sent
+
+    @property
+    def has_queue(self) -> bool:
+        """Somebody waits there for a first token."""
+        scheduler = self.engine.scheduler
+        return bool(self.inbox or self.sent or scheduler.waiting or scheduler.num_prefill_tokens)
+
+
+class _Fleet:
+    def __init__(
+        self, routing: RoutingConfig, num_replicas: int, arrivals: Sequence[Arrival], hardware: Hardware, seed: int
+    ) -> None:
+        self.hardware = hardware
+        self.arrivals = arrivals
+        self.router = Router(routing, random.Random(seed))
+        self.replicas = [_Replica(hardware) for _ in range(num_replicas)]
+        self.beliefs = [Belief(replica.engine.status(), hardware.block_size) for replica in self.replicas]
+        self.ids = [f"replica-{index}" for index in range(num_replicas)]
+        self.events: list[tuple[float, int, object]] = []  # when, a number that breaks ties, what
+        self.numbers = itertools.count()
+        self.outcome = Outcome([0.0] * len(arrivals), 0, 0, 0, 0, 0, 0.0)
+
+    def run(self) -> Outcome:
+        seen: set[int] = set()
+        for arrival in self.arrivals:
+            self.at(arrival.at_s, arrival)
+            prefix = arrival.request.prompt[0]
+            self.outcome.sharable_tokens += arrival.prefix_len if prefix in seen else 0
+            self.outcome.prompt_tokens += len(arrival.request.prompt)
+            seen.add(prefix)
+        now_s = 0.0
+        while self.events:
+            now_s, _, what = heapq.heappop(self.events)
+            match what:
+                case Arrival():
+                    self.place(now_s, what)
+                case (int() as index, "arrived"):
+                    replica = self.replicas[index]
+                    replica.inbox.append(replica.sent.popleft())
+                    if replica.busy_until_s is None:
+                        self.step(now_s, index)
+                case (int() as index, StepReport() as report):
+                    self.beliefs[index].heard(report)
+                case int() as index:
+                    self.replicas[index].busy_until_s = None
+                    self.step(now_s, index)
+        self.outcome.wall_s = now_s
+        return self.outcome
+
+    def at(self, when_s: float, what: object) -> None:
+        heapq.heappush(self.events, (when_s, next(self.numbers), what))
+
+    def place(self, now_s: float, arrival: Arrival) -> None:
+        request = arrival.request
+        loads = [belief.load(len(request.prompt), arrival.names) for belief in self.beliefs]
+        index = self.router.choose(request.session, self.ids, loads)
+        self.judge(now_s, arrival, index)
+        self.beliefs[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.names)
+        self.replicas[index].sent.append(arrival)
+        self.at(now_s + self.hardware.network_s, (index, "arrived"))
+
+    def step(self, now_s: float, index: int) -> None:
+        """The replica takes what has come and begins a step, as engine/engine_thread.py does, if there is work."""
+        replica = self.replicas[index]
+        accepted = []
+        while replica.inbox:
+            request = replica.inbox.popleft().request
+            replica.engine.submit(request)
+            accepted.append(request.request_id)
+        if not replica.engine.has_work:
+            return
+        chunks = replica.engine.step()
+        end_s = now_s + self.hardware.step_s + self.hardware.token_s * replica.executor.num_tokens
+        told_s = end_s + self.hardware.network_s
+        for chunk in chunks:
+            if chunk.start == 0:
+                number = int(chunk.request_id)
+                self.outcome.first_token_s[number] = told_s - self.arrivals[number].at_s
+                self.outcome.cached_tokens += chunk.cached_tokens
+        changes = replica.engine.scheduler.take_changes()
+        replica.busy_until_s = end_s
+        self.at(end_s, index)
+        self.at(told_s, (index, StepReport(tuple(accepted), (), tuple(chunks), replica.engine.status(), *changes)))
+
+    def judge(self, now_s: float, arrival: Arrival, chosen: int) -> None:
+        """Counts a request that is placed behind others while a replica is idle."""
+        idle = [replica for replica in self.replicas if replica.is_idle]
+        if not idle or not self.replicas[chosen].has_queue:
+            return
+        self.outcome.num_queued_beside_idle += 1
+        there_s = min(self.expected_s(now_s, arrival, replica) for replica in idle)
+        here_s = self.expected_s(now_s, arrival, self.replicas[chosen])
+        slack_s = self.hardware.step_s + self.hardware.token_s * self.hardware.scheduler.max_step_tokens
+        self.outcome.num_unwise += here_s > there_s + slack_s
+
+    def expected_s(self, now_s: float, arrival: Arrival, replica: _Replica) -> float:
+        """To the first token there, knowing everything but what comes later."""
+        hardware, scheduler = self.hardware, replica.engine.scheduler
+        num_tokens, coming = scheduler_backlog(scheduler)
+        for one in [*replica.inbox, *replica.sent, arrival]:
+            num_tokens += uncomputed(one.names, len(one.request.prompt), scheduler, coming)
+        num_decodes = sum(seq.num_uncomputed == 1 for seq in scheduler.running)
+        num_steps = -(-num_tokens // max(1, hardware.scheduler.max_step_tokens - num_decodes))
+        rest_s = max(0.0, replica.busy_until_s - now_s) if replica.busy_until_s is not None else 0.0
+        return rest_s + num_steps * (hardware.step_s + num_decodes * hardware.token_s) + num_tokens * hardware.token_s
+
+
+def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
+    """Tokens to compute before all that run or wait there decode, and the names of the blocks that this fills."""
+    num_tokens = sum(seq.num_uncomputed - 1 for seq in scheduler.running)
+    coming = {name for seq in scheduler.running for name in seq.hashes[seq.num_published :]}
+    for seq in scheduler.waiting:
+        num_tokens += uncomputed(seq.hashes, len(seq.tokens), scheduler, coming)
+    return num_tokens, coming
+
+
+def uncomputed(names: Sequence[bytes], num_tokens: int, scheduler: Scheduler, coming: set[bytes]) -> int:
+    """Tokens of a prompt that are neither cached nor about to be; adds its blocks to those."""
+    held = len(scheduler.cache.find(names))
+    missing = [name for name in names[held:] if name not in coming]
+    coming.update(missing)
+    return num_tokens - scheduler.block_size * (len(names) - len(missing))
