@@ -75,7 +75,7 @@ def prepare_chat_batch(
         if wrong:
             raise RequestError(f"{field}: a batch has one choice for each conversation, sent at once", param=field)
     at_most("messages", len(batch.messages), limits.max_choices, "conversations")
-    options = batch.model_dump(exclude={"messages"})
+    options = {name: value for name, value in batch if name != "messages"}
     prepared = []
     for position, messages in enumerate(batch.messages):
         chat = ChatRequest.model_construct(**options, messages=messages)

@@ -15,7 +15,9 @@ __all__ = ["server_router"]
 def server_router(registry: Registry, version: str, open_requests: OpenRequests) -> APIRouter:
     router = APIRouter(tags=["server"])
 
-    @router.get("/health", summary="200 if every model's engine answers", responses=responses(None))
+    faults = responses(None)
+
+    @router.get("/health", summary="200 if every model's engine answers", responses=faults, response_class=Response)
     async def health() -> Response:
         try:
             await registry.check_engines()
@@ -24,8 +26,16 @@ def server_router(registry: Registry, version: str, open_requests: OpenRequests)
             raise Unavailable("an engine does not answer") from error
         return Response()
 
-    router.add_api_route("/ping", health, methods=["GET"], summary="The same", operation_id="ping_get")
-    router.add_api_route("/ping", health, methods=["POST"], summary="The same", operation_id="ping_post")
+    for method in ("GET", "POST"):
+        router.add_api_route(
+            "/ping",
+            health,
+            methods=[method],
+            summary="The same",
+            operation_id=f"ping_{method.lower()}",
+            responses=faults,
+            response_class=Response,
+        )
 
     @router.get("/version", summary="The server's version", response_model=dict[str, str])
     async def show_version() -> dict[str, str]:

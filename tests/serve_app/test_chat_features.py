@@ -204,3 +204,16 @@ async def test_a_body_may_name_the_request():
 
 def test_the_toy_template_is_the_one_assumed_here():
     assert CHATML.startswith("{% for message in messages %}<|im_start|>")
+
+
+async def test_a_batch_takes_the_options_of_a_conversation():
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    options = {"tools": [tool], "repetition_detection": {"max_pattern_size": 3}, "response_format": {"type": "text"}}
+    client = ScriptedClient(says("ok", finish="length"))
+    async with serving(client) as http:
+        one = await http.post(URL, json={**chat(), **options})
+        many = await http.post(f"{URL}/batch", json={"messages": [chat()["messages"]], **options})
+    assert one.status_code == many.status_code == 200, many.text
+    alone, among = client.requests
+    assert (among.prompt, among.sampling.repetition) == (alone.prompt, alone.sampling.repetition)
+    assert among.sampling.repetition is not None
