@@ -122,8 +122,8 @@ class ChatCompletion(BaseModel):
 class CompletionLogprobs(BaseModel):
     text_offset: list[int]
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]  # null for the first token of a prompt that comes back
+    top_logprobs: list[dict[str, float] | None]
 
 
 class CompletionChoice(BaseModel):

@@ -31,6 +31,7 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     fingerprint: str | None = None
     num_logprobs: int | None = None  # alternatives per token; None: no logprobs
+    num_prompt_logprobs: int | None = None  # the same of the prompt, in a field of its own
     echo: str = ""  # every choice's text begins with it
     prompt_token_ids: tuple[int, ...] | None = None  # told, as are the answer's, if not None
     names_ids: bool = False  # logprobs name tokens as token_id:N

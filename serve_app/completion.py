@@ -7,6 +7,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.constraint import constraint_of
+from serve_app.echo import NO_ECHO, Echo, echo_of
 from serve_app.generation import Fresh, Prepared, Wanted, part_of, prepare
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
@@ -19,7 +20,7 @@ __all__ = ["PreparedCompletion", "prepare_completion"]
 
 class PreparedCompletion(msgspec.Struct, frozen=True):
     generations: list[Prepared]  # one for each prompt
-    echoes: list[str]  # what each choice begins with, prompt by prompt
+    echoes: list[Echo]  # what each choice begins with, prompt by prompt
 
 
 def prepare_completion(
@@ -32,17 +33,30 @@ def prepare_completion(
     at_most("logprobs", fields.logprobs or 0, limits.max_top_logprobs)
     if fields.suffix:
         raise RequestError("suffix: this model cannot fill in before a suffix", param="suffix")
-    if fields.echo and fields.logprobs is not None:
-        raise RequestError("echo: log probabilities of the prompt are not given; leave out echo or logprobs", "echo")
+    if fields.max_tokens == 0 and not fields.echo:
+        raise RequestError("max_tokens: 0 is for prompts that come back; set echo, or at least 1", param="max_tokens")
+    scored = fields.echo and fields.logprobs is not None
+    if fields.use_beam_search and (scored or fields.max_tokens == 0):
+        raise RequestError("echo: with use_beam_search neither logprobs nor max_tokens 0", param="echo")
     tokens = [_prompt(prompt, fields, model, max_context_len) for prompt in prompts]
-    wanted = Wanted(fields.max_tokens, "max_tokens", "prompt", fields.logprobs)
+    # the engine has no answer without a token
+    wanted = Wanted(
+        max(1, fields.max_tokens),
+        "max_tokens",
+        "prompt",
+        fields.logprobs,
+        num_prompt_logprobs=fields.logprobs if scored else None,
+    )
     constraint = constraint_of(fields, limits)
     generations = [
         prepare(fields, prompt, model, part, wanted, max_context_len, starts_text=False, constraint=constraint)
         for prompt, part in zip(tokens, _parts(fresh, len(tokens)), strict=True)
     ]
-    echoes = [_text(prompt, model) if fields.echo else "" for prompt in prompts for _ in range(fields.n)]
-    return PreparedCompletion(generations, echoes)
+    echoes = [
+        echo_of(prompt, part.request.prompt, model, scored=scored) if fields.echo else NO_ECHO
+        for prompt, part in zip(prompts, generations, strict=True)
+    ]
+    return PreparedCompletion(generations, [echo for echo in echoes for _ in range(fields.n)])
 
 
 def _parts(fresh: Fresh, num_prompts: int) -> Sequence[Fresh]:
@@ -63,7 +77,3 @@ def _prompt(
     if not tokens:
         raise RequestError("prompt: it has no tokens", param="prompt")
     return tokens
-
-
-def _text(prompt: str | list[int], model: TextModel) -> str:
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=False)

@@ -12,6 +12,7 @@ from serve_app.chat_form import AnswerHead
 from serve_app.completion import prepare_completion
 from serve_app.completion_form import CompletionEvents, CompletionWhole
 from serve_app.documents import request_body, responses
+from serve_app.echo import EchoAlone
 from serve_app.grammar_checks import GrammarChecks
 from serve_app.intake import Intake
 from serve_app.pacing import Paced
@@ -51,12 +52,15 @@ def completion_router(
             created=int(time.time()),
             model=taken.model.name,
             fingerprint=fingerprint,
+            n=fields.n,
             num_logprobs=fields.logprobs,
+            num_prompt_logprobs=fields.prompt_logprobs,
             names_ids=fields.return_tokens_as_token_ids,
         )
         parts = [Reply(part.request, part.rules, vocabulary) for part in generations]
         replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
         run, headers = results.run(http, generations, replies, has_seed=fields.seed is not None)
+        run = EchoAlone(run) if fields.max_tokens == 0 else run
         prompts = [part.request.prompt for part in generations for _ in range(fields.n)]
         prompt_ids = prompts if fields.return_token_ids else None
         if not fields.stream:

@@ -33,6 +33,7 @@ class Wanted(msgspec.Struct, frozen=True):
     prompt_field: str
     num_logprobs: int | None = None
     thinking_tokens: int = -1  # -1: as many as the model likes
+    num_prompt_logprobs: int | None = None  # besides what the field of this name says
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ def prepare(
         num_logprobs=wanted.num_logprobs,
         seed=fresh.seed,
         thinking=_thinking_limit(wanted.thinking_tokens, parse, model) if wanted.thinking_tokens >= 0 else None,
+        num_prompt_logprobs=wanted.num_prompt_logprobs,
     )
     request = GenerateRequest(
         request_id=fresh.request_id,

@@ -213,7 +213,7 @@ Ids = Annotated[list[Int], Field(min_length=1)]
 
 class CompletionRequest(GenerationFields):
     prompt: Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
-    max_tokens: Annotated[Int, Field(ge=1)] = 16
+    max_tokens: Annotated[Int, Field(ge=0)] = 16  # 0: only with echo
     add_special_tokens: bool = True
     logprobs: Annotated[Int, Field(ge=0)] | None = None
     echo: bool = False

@@ -21,8 +21,12 @@ def sampling_params(
     num_logprobs: int | None,
     seed: int,
     thinking: ThinkingLimit | None = None,
+    num_prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """`seed` is for a request that names none: an answer that moves to another replica must go on exactly."""
+    """`seed` is for a request that names none: an answer that moves to another replica must go on exactly.
+
+    num_prompt_logprobs   so many at least, whatever the request's own field says
+    """
     defaults = model.defaults
     num_tokens = model.vocabulary.num_tokens
     temperature = defaults.temperature if request.temperature is None else request.temperature
@@ -48,7 +52,7 @@ def sampling_params(
         bad_words=_bad_words(request.bad_words, model),
         num_logprobs=num_logprobs,
         logprob_token_ids=_named(request.logprob_token_ids, num_logprobs, num_tokens),
-        num_prompt_logprobs=_prompt_logprobs(request.prompt_logprobs, num_tokens),
+        num_prompt_logprobs=_prompt_logprobs(request.prompt_logprobs, num_prompt_logprobs, num_tokens),
         thinking=thinking,
         repetition=_repetition(request.repetition_detection),
     )
@@ -84,10 +88,9 @@ def _named(ids: list[int], num_logprobs: int | None, num_tokens: int) -> tuple[i
     return tuple(dict.fromkeys(ids))
 
 
-def _prompt_logprobs(count: int | None, num_tokens: int) -> int | None:
-    if count is None:
-        return None
-    return num_tokens if count < 0 else min(count, num_tokens)
+def _prompt_logprobs(asked: int | None, needed: int | None, num_tokens: int) -> int | None:
+    counts = [num_tokens if count < 0 else min(count, num_tokens) for count in (asked, needed) if count is not None]
+    return max(counts, default=None)
 
 
 def _repetition(detection: RepetitionDetection | None) -> RepetitionLimit | None:

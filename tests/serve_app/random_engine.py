@@ -29,16 +29,18 @@ class RandomExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         self._sampler.update(plan)
-        ends = [(piece.start + len(piece.tokens), piece.tokens[-1]) for piece in plan.slices if piece.samples]
-        if not ends:
-            return self._sampler.sample(plan, torch.empty(0, self.vocab_size))
+        rows = [torch.empty(0, self.vocab_size)]
+        for piece in plan.slices:
+            places = [*range(len(piece.scored)), *([len(piece.tokens) - 1] if piece.samples else [])]
+            rows += [self.noise(piece.start + place + 1, piece.tokens[place])[None] for place in places]
         bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
-        return self._sampler.sample(plan, torch.stack([self._noise(*end) for end in ends]), bits)
+        return self._sampler.sample(plan, torch.cat(rows), bits)
 
     def close(self) -> None:
         pass
 
-    def _noise(self, position: int, token: int) -> torch.Tensor:
+    def noise(self, position: int, token: int) -> torch.Tensor:
+        """The logits of the token at a position, after a token."""
         return torch.randn(self.vocab_size, generator=torch.Generator().manual_seed(position * 100_003 + token)) * 3
 
 
