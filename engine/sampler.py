@@ -183,7 +183,7 @@ class Sampler:
         """Log probabilities of the tokens that the request names."""
         if not state.named:
             return ()
-        values = logits_V[self._ints(list(state.named))] - logits_V.logsumexp(-1)
+        values = logits_V.log_softmax(-1)[self._ints(list(state.named))]
         return tuple(zip(state.named, values.clamp(min=FLOOR).tolist(), strict=True))
 
     def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:

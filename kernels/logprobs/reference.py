@@ -1,4 +1,8 @@
-"""Log probabilities of few tokens, without writing those of all."""
+"""Log probabilities of few tokens.
+
+From torch's log_softmax, which reduces each row alone. Its logsumexp shares the sum of a row out among threads, other
+ones for another number of rows: the last bit then depends on a token's neighbours in the batch.
+"""
 
 from torch import Tensor
 
@@ -15,7 +19,7 @@ def logprobs(logits_RV: Tensor, chosen_R: Tensor, num_top: int) -> tuple[Tensor,
     first, the lower id first among equals.
     """
     top_ids = logits_RV.topk(min(num_top, logits_RV.shape[1])).indices.sort(-1).values
-    top_logits, order = logits_RV.gather(-1, top_ids).sort(stable=True, dim=-1, descending=True)
-    total_R1 = logits_RV.logsumexp(-1, keepdim=True)
-    chosen_R1 = logits_RV.gather(-1, chosen_R[:, None]) - total_R1
-    return chosen_R1[:, 0], top_ids.gather(-1, order), top_logits - total_R1
+    order = logits_RV.gather(-1, top_ids).sort(stable=True, dim=-1, descending=True).indices
+    ids_RK = top_ids.gather(-1, order)
+    logprobs_RV = logits_RV.log_softmax(-1)
+    return logprobs_RV.gather(-1, chosen_R[:, None])[:, 0], ids_RK, logprobs_RV.gather(-1, ids_RK)

@@ -157,6 +157,23 @@ def test_a_row_draws_the_same_alone_and_in_a_batch(ops, logits):
     assert together.tolist() == [token.item() for token in alone]
 
 
+def test_logprobs_of_a_row_do_not_depend_on_its_neighbours_or_on_threads():
+    logits = torch.randn(7, 49152, generator=torch.Generator().manual_seed(1)) * 4 + 10
+    chosen = logits.argmin(-1)
+    threads = torch.get_num_threads()
+    try:
+        told = []
+        for count in (1, 2, 6):
+            torch.set_num_threads(count)
+            told.append(logprobs(logits, chosen, 3))
+            rows = [logprobs(logits[r : r + 1], chosen[r : r + 1], 3) for r in range(7)]
+            told.append(tuple(torch.cat(one) for one in zip(*rows, strict=True)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in told[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(other, told[0], strict=True))
+
+
 def test_logprobs_are_of_the_untouched_logits(ops, logits):
     chosen = torch.tensor([4, 5, 60, 7, 8, 9])
     values, ids, tops = logprobs(logits, chosen, 5)
