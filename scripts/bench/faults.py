@@ -71,6 +71,7 @@ class Answer:
         self.usage: tuple[int, int] | None = None
         self.error: Any = None
         self.longest_gap_s = 0.0
+        self.num_migrations = 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Answer) and self._content() == other._content()
@@ -82,6 +83,7 @@ class Answer:
         self.error = event.get("error", self.error)
         if event.get("usage"):
             self.usage = event["usage"]["prompt_tokens"], event["usage"]["completion_tokens"]
+            self.num_migrations = event["usage"].get("migrations", 0)
         for choice in event.get("choices", ()):
             said = self.said.setdefault(choice["index"], {"text": "", "calls": {}, "logprobs": [], "reason": None})
             delta = choice["delta"]

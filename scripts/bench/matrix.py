@@ -1,8 +1,9 @@
 """Every fault against every kind of stream, on a cluster of two nodes: python -m scripts.bench.matrix.
 
 Starts Ray on two nodes (scripts/bench/nodes.py), one replica of SmolLM2 on each, the ingress on the first. Each fault
-strikes in the middle of `--streams` streams of all kinds of scripts.bench.faults, while short new requests keep coming.
-A stream counts as exact if it equals the undisturbed one to the last token: text, calls, log probabilities, usage.
+strikes while `--streams` clients ask for one stream after the other, of all kinds of scripts.bench.faults, and short
+new requests keep coming, until the cluster is whole again. A stream counts as exact if it equals the undisturbed one to
+the last token: text, calls, log probabilities, usage.
 """
 
 import argparse
@@ -47,6 +48,7 @@ class App:
         application["args"]["wire"] = {}
         application["args"]["ingress"]["drain_s"] = 120
         (self.model,) = application["args"]["models"]
+        self.model["engine"]["num_threads"] = 1
         # a replica fills more than half a node, so that each has one
         self.model |= {"tensor_parallel": tensor_parallel, "resources": {"num_cpus": 6 // tensor_parallel}}
         # an ingress lives where its clients can reach it
@@ -71,6 +73,10 @@ class App:
         name = "Replica-" + self.model["name"]
         self.overrides[1:] = [{"name": name, "num_replicas": count}]
         self.deploy()
+
+    def processes(self) -> set[int]:
+        """Of replicas and ingresses."""
+        return {pid for address in (HEAD, WORKER) for pid in self.nodes.pids(address, "ray::ServeReplica:manta")}
 
     async def until_whole(self, session: aiohttp.ClientSession) -> None:
         """Waits for a replica on each node, and for the API."""
@@ -128,7 +134,10 @@ async def scale_down(app: App) -> None:
 
 
 async def roll_out(app: App) -> None:
+    old = app.processes()
     app.upgrade()
+    while old & app.processes():
+        await asyncio.sleep(0.5)
 
 
 async def kill_gcs(app: App) -> None:
@@ -157,10 +166,21 @@ RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_
 
 
 async def strike(
-    app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], kinds: list[str], after_s: float
-) -> tuple[list[Answer], list[tuple[bool, float]]]:
-    """The answers of all streams, and of every newcomer whether it was answered and after how many seconds."""
+    app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], num_clients: int, after_s: float
+) -> tuple[list[tuple[str, Answer]], list[tuple[bool, float]]]:
+    """What the clients got, each one stream after the other, from before the fault until the cluster is whole again.
+
+    And of every newcomer whether it was answered and after how many seconds.
+    """
+    answers: list[tuple[str, Answer]] = []
     newcomers: list[asyncio.Task[tuple[bool, float]]] = []
+    is_over = asyncio.Event()
+
+    async def stay(number: int) -> None:
+        for kind in itertools.islice(itertools.cycle(KINDS), number, None):
+            answers.append((kind, await answer(session, URL, kind)))
+            if is_over.is_set():
+                return
 
     async def come() -> tuple[bool, float]:
         began_s = time.monotonic()
@@ -171,12 +191,15 @@ async def strike(
             newcomers.append(asyncio.create_task(come()))
             await asyncio.sleep(0.5)
 
-    streams = asyncio.gather(*(answer(session, URL, kind) for kind in kinds))
+    clients = asyncio.gather(*(stay(number) for number in range(num_clients)))
     await asyncio.sleep(after_s)
     coming = asyncio.create_task(keep_coming())
-    await asyncio.gather(fault(app), streams)
+    await fault(app)
+    await app.until_whole(session)
+    is_over.set()
+    await clients
     coming.cancel()
-    return await streams, await asyncio.gather(*newcomers)
+    return answers, await asyncio.gather(*newcomers)
 
 
 async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -185,32 +208,27 @@ async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespac
         app.deploy()
         await app.until_whole(session)
         expected = {kind: await answer(session, URL, kind) for kind in KINDS}
-        kinds = list(itertools.islice(itertools.cycle(KINDS), arguments.streams))
         rows = []
         for name, fault in faults.items():
             await app.until_whole(session)
-            answers, newcomers = await strike(app, session, fault, kinds, arguments.after)
-            rows.append(_row(name, kinds, answers, expected, newcomers))
+            answers, newcomers = await strike(app, session, fault, arguments.streams, arguments.after)
+            rows.append(_row(name, answers, expected, newcomers))
             print(_line(rows[-1]), flush=True)
             await asyncio.sleep(arguments.rest)
     return rows
 
 
 def _row(
-    name: str,
-    kinds: list[str],
-    answers: list[Answer],
-    expected: dict[str, Answer],
-    newcomers: list[tuple[bool, float]],
+    name: str, answers: list[tuple[str, Answer]], expected: dict[str, Answer], newcomers: list[tuple[bool, float]]
 ) -> dict[str, Any]:
-    pairs = list(zip(kinds, answers, strict=True))
     return {
         "fault": name,
-        "streams": len(kinds),
-        "exact": sum(one == expected[kind] for kind, one in pairs),
-        "wrong": sorted({kind for kind, one in pairs if one != expected[kind]}),
-        "errors": sorted({str(one.error) for one in answers if one.error}),
-        "longest_silence_s": round(max(one.longest_gap_s for one in answers), 2),
+        "streams": len(answers),
+        "exact": sum(one == expected[kind] for kind, one in answers),
+        "moved": sum(one.num_migrations > 0 for _, one in answers),
+        "wrong": sorted({kind for kind, one in answers if one != expected[kind]}),
+        "errors": sorted({str(one.error) for _, one in answers if one.error}),
+        "longest_silence_s": round(max(one.longest_gap_s for _, one in answers), 2),
         "new_requests": len(newcomers),
         "new_answered": sum(is_answered for is_answered, _ in newcomers),
         "slowest_new_s": round(max((seconds for _, seconds in newcomers), default=0.0), 2),
@@ -219,7 +237,7 @@ def _row(
 
 def _line(row: dict[str, Any]) -> str:
     return (
-        f"{row['fault']:<28}{row['exact']:>3} of {row['streams']} exact, "
+        f"{row['fault']:<28}{row['exact']:>3} of {row['streams']} exact, {row['moved']} moved, "
         f"silent for {row['longest_silence_s']:.2f} s at most; "
         f"{row['new_answered']} of {row['new_requests']} new requests answered, the slowest after "
         f"{row['slowest_new_s']:.2f} s {', '.join(row['wrong'] + row['errors'])}"
