@@ -22,6 +22,7 @@ __all__ = ["Engine", "Executor"]
 
 FIRST_TOKEN_WINDOW_S = 30.0
 MAX_BEAMS = 64
+MAX_CHOICES = 4096  # of one request; they are made at once, and everybody waits for it
 
 
 class Executor(Protocol):
@@ -185,6 +186,8 @@ class Engine:
             raise RequestError(f"token ids must lie in [0, {self.executor.vocab_size})", param="prompt")
         if request.n < 1 or request.sampling.max_tokens < 1:
             raise RequestError("n and max_tokens must be at least 1", param="n" if request.n < 1 else "max_tokens")
+        if request.n > MAX_CHOICES:
+            raise RequestError(f"n is at most {MAX_CHOICES}", param="n")
         if request.beam is not None and not request.n <= request.beam.width <= MAX_BEAMS:
             raise RequestError(f"a beam search has n to {MAX_BEAMS} beams", param="n")
         if request.resume and len(request.resume) != request.n:

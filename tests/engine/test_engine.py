@@ -218,6 +218,7 @@ def test_full_queues_refuse_and_change_nothing() -> None:
         (request("a", [VOCAB_SIZE]), RequestError, "prompt"),
         (request("a", [-1]), RequestError, "prompt"),
         (request("a", [1], n=0), RequestError, "n"),
+        (request("a", [1], n=2**62), RequestError, "n"),
         (request("a", [1], max_tokens=0), RequestError, "max_tokens"),
         (request("used", [1]), RequestError, "request_id"),
     ],

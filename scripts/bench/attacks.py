@@ -1,0 +1,140 @@
+"""What a broken or hostile peer may say on the wire's port."""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.wire import (
+    PROTOCOL_VERSION,
+    Beat,
+    Challenge,
+    Drain,
+    FromIngress,
+    FromReplica,
+    Hello,
+    Stop,
+    Submit,
+    encode,
+    prove,
+    read_frame,
+)
+from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams
+
+__all__ = ["KINDS", "attack", "mutated"]
+
+Say = Callable[[random.Random], bytes]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """The same with a few bytes changed, put in, left out or repeated."""
+    spoiled = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(spoiled) + 1)
+        match rng.randrange(5):
+            case 0 | 1 if at < len(spoiled):
+                spoiled[at] = rng.randrange(256)
+            case 2:
+                spoiled[at:at] = rng.randbytes(rng.randint(1, 9))
+            case 3:
+                del spoiled[at : at + rng.randint(1, 9)]
+            case _:
+                spoiled[at:at] = spoiled[at : at + rng.randint(1, 32)]
+    return bytes(spoiled)
+
+
+def _frame(rng: random.Random) -> bytes:
+    frames: list[FromIngress] = [
+        Submit(_request(rng, max_tokens=3, seed=rng.randrange(99))),
+        Submit(_request(rng, max_tokens=2, logit_bias=((1, 2.0),), bad_words=((1, 2),))),
+        Stop("fuzz"),
+        Stop("fuzz", rng.randrange(3)),
+        Beat(),
+        Hello(PROTOCOL_VERSION, "again", b"", b""),
+    ]
+    return encode(rng.choice(frames))
+
+
+def _others(rng: random.Random) -> bytes:
+    """A frame that only a replica may say."""
+    frames: list[FromReplica] = [Drain(), Challenge(1, b"x")]
+    return encode(rng.choice(frames))
+
+
+def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
+    return GenerateRequest(
+        request_id=rng.choice(["fuzz", "", "é" * 20, "0:0"]),
+        model="standin",
+        prompt=tuple(rng.randrange(50) for _ in range(rng.randint(1, 40))),
+        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+        grammar=rng.choice([None, None, Grammar("start: /a+/")]),
+        n=rng.randint(1, 3),
+    )
+
+
+def _absurd(rng: random.Random) -> bytes:
+    """A frame that is well formed and asks for nonsense."""
+    request = GenerateRequest(
+        request_id="fuzz",
+        model=rng.choice(["standin", "", "other"]),
+        prompt=rng.choice([(), (0,), (-1,), (2**40,), (1,) * 100_000]),
+        sampling=SamplingParams(max_tokens=rng.choice([-1, 0, 1, 2**62]), seed=-(2**63), min_tokens=-5),
+        beam=rng.choice([None, BeamParams(0), BeamParams(2**40)]),
+        n=rng.choice([-1, 0, 1, 2, 2**62]),
+        priority=rng.choice([-(2**63), 0, 2**63 - 1]),
+        resume=rng.choice([(), (None,), ((1, 2),), (None, None), ((-1,), (2**50,))]),
+    )
+    return encode(Submit(request))
+
+
+def _length(rng: random.Random) -> bytes:
+    """A length that is too large, or that what follows does not keep."""
+    return struct.pack(">I", rng.choice([0, 1, 2**24 + 1, 2**31, 2**32 - 1])) + rng.randbytes(rng.randint(0, 40))
+
+
+# kind -> (whether the hello before it is "right", "wrong", "mutated" or "none", what is said then)
+KINDS: dict[str, tuple[str, Say]] = {
+    "mutated frame": ("right", lambda rng: mutated(_frame(rng), rng)),
+    "mutated frame after good ones": ("right", lambda rng: _frame(rng) + mutated(_frame(rng), rng)),
+    "absurd request": ("right", _absurd),
+    "frame of the other side": ("right", _others),
+    "length": ("right", _length),
+    "noise": ("right", lambda rng: rng.randbytes(rng.randint(1, 200))),
+    "mutated hello": ("mutated", _frame),
+    "wrong secret": ("wrong", _frame),
+    "length before the hello": ("none", _length),
+    "frame before the hello": ("none", _frame),
+    "noise before the hello": ("none", lambda rng: rng.randbytes(rng.randint(1, 200))),
+}
+WEIGHTS = [40, 15, 5, 3, 6, 6, 15, 4, 2, 2, 2]
+
+
+async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) -> str:
+    """Connects, says one hostile thing, and returns its kind when the replica has ended the connection.
+
+    Raises TimeoutError if it does not.
+    """
+    (kind,) = rng.choices(list(KINDS), WEIGHTS)
+    hello, say = KINDS[kind]
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        async with asyncio.timeout(20):
+            challenge = await read_frame(reader, msgspec.msgpack.Decoder(Challenge), 4096)
+            known = secret if hello != "wrong" else rng.choice([b"", b"wrong", secret + b"x"])
+            proof = prove(known, b"ingress", challenge.nonce, b"x")
+            said = encode(Hello(PROTOCOL_VERSION, "fuzz", b"x", proof)) if hello != "none" else b""
+            writer.write(mutated(said, rng) if hello == "mutated" else said)
+            writer.write(say(rng))
+            writer.write_eof()
+            while await reader.read(65536):
+                pass
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        # a reset: a hundred thousand ports must not wait for stragglers
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+    return kind
