@@ -100,16 +100,19 @@ async def answer(session: aiohttp.ClientSession, url: str, kind: str) -> Answer:
     body = {"messages": STORY, "stream": True, "stream_options": {"include_usage": True}, **KINDS[kind]}
     answer = Answer()
     last_s = time.monotonic()
-    async with session.post(f"{url}/chat/completions", json=body) as response:
-        if response.status != 200:
-            answer.error = response.status, await response.text()
-            return answer
-        async for line in response.content:
-            now_s = time.monotonic()
-            answer.longest_gap_s = max(answer.longest_gap_s, now_s - last_s)
-            last_s = now_s
-            if line.startswith(b"data: {"):
-                answer.add(json.loads(line[6:]))
+    try:
+        async with session.post(f"{url}/chat/completions", json=body) as response:
+            if response.status != 200:
+                answer.error = response.status, await response.text()
+                return answer
+            async for line in response.content:
+                now_s = time.monotonic()
+                answer.longest_gap_s = max(answer.longest_gap_s, now_s - last_s)
+                last_s = now_s
+                if line.startswith(b"data: {"):
+                    answer.add(json.loads(line[6:]))
+    except (OSError, aiohttp.ClientError) as error:  # what no client should ever see
+        answer.error = type(error).__name__, f"{error} after {time.monotonic() - last_s:.2f} s"
     return answer
 
 
