@@ -21,9 +21,14 @@ class Fitting:
         """`plan` finishes the grammar from where the matcher stands, the end token last."""
         self._finder = finder
         self._grammar = grammar
+        self._whole = plan
         self._plan = plan
         self._end_ids = end_ids
         self._settled: tuple[int, tuple[int, ...]] | None = None  # what `settle` said, and the plan after it
+
+    def anew(self) -> "Fitting":
+        """For an answer that has not begun."""
+        return Fitting(self._finder, self._grammar, self._whole, self._end_ids)
 
     @property
     def num_needed(self) -> int:

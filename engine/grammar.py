@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.beginning import Beginning
 from engine.endings import EndFinder
 from engine.fitting import Fitting
 from engine.types import Fit, Grammar
@@ -101,8 +102,11 @@ class TokenTable:
 
     def matcher(self, grammar: Grammar, output: Iterable[int] = ()) -> "Matcher":
         """Raises GrammarError, also for a budget that the grammar does not fit into."""
-        fitting = self._fitting(grammar.text, grammar.fit) if grammar.fit is not None else None
-        matcher = Matcher(self.compiled(grammar.text), grammar, fitting, self._end_ids)
+        fit = grammar.fit
+        fitting = self._fitting(grammar.text, fit) if fit is not None else None
+        beginning = Beginning(grammar.opens, grammar.begins_after, self._is_blank)
+        compiled = self.compiled(grammar.text)
+        matcher = Matcher(compiled, beginning, fitting, self._end_ids, fit.budget if fit is not None else 0)
         for token in output:
             matcher.consume(token)
         return matcher
@@ -128,6 +132,9 @@ class TokenTable:
             plan = self.short_end(text)
         return Fitting(self._find_ends(), text, plan, self._end_ids)
 
+    def _is_blank(self, token: int) -> bool:
+        return self.tokens[token].isspace()
+
     def _find_ends(self) -> EndFinder:
         if self._finder is None:
             self._finder = EndFinder(self.tokens, self.special_token_ids, self._end_ids)
@@ -146,70 +153,105 @@ class TokenTable:
 
 
 class Matcher:
-    """One answer's place in its grammar."""
+    """One answer's place in its grammar. Where thinking may come first, it may be opened or the grammar followed."""
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, grammar: Grammar, fitting: Fitting | None, end_ids: tuple[int, ...]
+        self,
+        matcher: llguidance.LLMatcher,
+        beginning: Beginning,
+        fitting: Fitting | None,
+        end_ids: tuple[int, ...],
+        budget: int,
     ) -> None:
-        self._matcher = matcher
-        self._begins_after = grammar.begins_after
-        self._matched = 0  # tokens of begins_after that were said last
-        self._holds = not grammar.begins_after
+        """`budget` is only read with `fitting`."""
+        self._fresh = matcher  # stands at the grammar's beginning
+        self._follows: llguidance.LLMatcher | None = matcher.deep_copy()  # None: what was said is no beginning of it
+        self._beginning = beginning
         self._fitting = fitting
-        self._end_ids = end_ids
-        self._room = grammar.fit.budget if grammar.fit is not None else 0  # tokens that may come
-        if fitting is not None and self._room < self._num_needed(0):
-            raise GrammarError(f"it needs {self._num_needed(0)} tokens, {self._room} may come")
+        self._num_needed = fitting.num_needed if fitting is not None else 0  # tokens that certainly satisfy it
+        self._room = budget  # tokens that may come
+        # an answer may end in its thinking only if it may be empty
+        self._forbidden = () if matcher.is_accepting() else end_ids
+        num_before = beginning.num_left if beginning.place == "inside" else 0
+        if fitting is not None and budget < num_before + self._num_needed:
+            raise GrammarError(f"it needs {num_before + self._num_needed} tokens, {budget} may come")
+
+    @property
+    def holds(self) -> bool:
+        """There will be no thinking any more."""
+        return self._beginning.place == "after"
 
     def fill(self, bits: NDArray[np.int32]) -> None:
         """Writes one row of a mask, [ceil(V / 32)]: bit 1 means allowed. Raises GrammarError."""
-        if self._fitting is not None and self._holds and 0 < self._room == self._fitting.num_needed:
-            token = self._fitting.next_token
-            bits.fill(0)
-            bits.view(np.uint32)[token // 32] = 1 << token % 32
-            return
-        if not self._holds:
+        place = self._beginning.place
+        if place == "inside":
             bits.fill(-1)
+            for token in self._forbidden:
+                bits.view(np.uint32)[token // 32] &= ~(1 << token % 32) & 0xFFFFFFFF
             return
-        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-        self._raise_on_error()
+        if self._follows is None:
+            bits.fill(0)
+        elif self._fitting is not None and 0 < self._room == self._fitting.num_needed:
+            bits.fill(0)
+            _allow(bits, self._fitting.next_token)
+        else:
+            self._follows.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self._raise_on_error()
+        if place == "before" and self._may_open:
+            _allow(bits, self._beginning.next_token)
 
     def settle(self, token: int) -> int:
         """The token to take in place of a chosen one: another one only where the answer would not fit any more."""
-        if self._fitting is None:
+        fitting, beginning = self._fitting, self._beginning
+        if fitting is None:
             return token
-        if self._holds:
-            return self._fitting.settle(self._matcher, token, self._room)
-        is_end = token in self._end_ids
-        fits = not is_end and self._num_needed(self._matched_with(token)) < self._room
-        return token if fits else self._begins_after[self._matched]
+        if beginning.place == "inside":
+            fits = beginning.num_left_after(token) + self._num_needed < self._room
+            return token if fits and token not in self._forbidden else beginning.next_token
+        if self._follows is None:
+            return beginning.next_token
+        if beginning.place == "before" and self._may_open and token == beginning.next_token:
+            return token
+        return fitting.settle(self._follows, token, self._room)
 
     def consume(self, token: int) -> None:
         """Takes the chosen token. Raises GrammarError for one that was not allowed."""
-        if self._holds:
-            if self._fitting is not None and not self._fitting.consume(self._matcher, token, self._room):
-                raise GrammarError("it cannot be finished within its tokens any more")
-            self._matcher.consume_token(token)
-            self._raise_on_error()
-        else:
-            self._matched = self._matched_with(token)
-            self._holds = self._matched == len(self._begins_after)
+        was = self._beginning.place
+        self._beginning.consume(token, may_open=self._may_open)
+        if was != "inside" and self._beginning.place != "inside":
+            self._follow(token, may_open=self._beginning.place == "before")
+        elif was == "before":  # thinking it is: whatever of the grammar was followed, it begins anew
+            self._follows = self._fresh.deep_copy()
+            self._fitting = self._fitting.anew() if self._fitting is not None else None
         self._room -= 1
 
-    def _matched_with(self, token: int) -> int:
-        """How many tokens of begins_after have been said last, if this one comes next."""
-        said = (*self._begins_after[: self._matched], token)
-        sizes = range(min(len(said), len(self._begins_after)), 0, -1)
-        return next((size for size in sizes if said[-size:] == self._begins_after[:size]), 0)
+    @property
+    def _may_open(self) -> bool:
+        """There is room for thinking."""
+        return self._fitting is None or self._beginning.num_left + self._num_needed <= self._room
 
-    def _num_needed(self, matched: int) -> int:
-        """Tokens that certainly finish the answer, if so many of begins_after have been said."""
-        assert self._fitting is not None
-        return len(self._begins_after) - matched + self._fitting.num_needed
+    def _follow(self, token: int, *, may_open: bool) -> None:
+        matcher = self._follows
+        if matcher is None or (may_open and not matcher.validate_tokens([token])):
+            if not may_open:
+                raise GrammarError("the answer neither opens the thinking nor follows the grammar")
+            self._follows = None
+            return
+        if self._fitting is not None and not self._fitting.consume(matcher, token, self._room):
+            if not may_open:
+                raise GrammarError("it cannot be finished within its tokens any more")
+            self._follows = None
+            return
+        matcher.consume_token(token)
+        self._raise_on_error()
 
     def _raise_on_error(self) -> None:
-        if self._matcher.is_error():
-            raise GrammarError(_first_lines(self._matcher.get_error()))
+        if self._follows is not None and self._follows.is_error():
+            raise GrammarError(_first_lines(self._follows.get_error()))
+
+
+def _allow(bits: NDArray[np.int32], token: int) -> None:
+    bits.view(np.uint32)[token // 32] |= 1 << token % 32
 
 
 def _first_lines(message: str) -> str:

@@ -127,7 +127,7 @@ class Sampler:
 
     def _force(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
         """The choice, but where a token must come."""
-        forced = [None if state.thinking is None else state.thinking.forced for state in states]
+        forced = [state.forced for state in states]
         if all(token is None for token in forced):
             return chosen_R
         tokens = [-1 if token is None else token for token in forced]
@@ -240,6 +240,13 @@ class _State:
                 self.matcher.fill(row)
             except GrammarError as error:
                 self.failure = str(error)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that must come, for thinking to end. A marker within a grammar's text is no thinking."""
+        if self.thinking is None or (self.matcher is not None and self.matcher.holds):
+            return None
+        return self.thinking.forced
 
     def settle(self, token: int) -> int:
         """The token to take for a chosen one, so that the answer can be finished in time."""

@@ -76,6 +76,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     text: str  # in llguidance's form
     begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
     fit: Fit | None = None  # None: it may be cut
+    opens: tuple[int, ...] = ()  # an answer that does not begin with these is held at once; (): it waits whatever comes
 
 
 class BeamParams(msgspec.Struct, frozen=True, array_like=True):

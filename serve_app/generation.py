@@ -126,6 +126,13 @@ def _ends_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...
     return model.encode(parse.think.closes)
 
 
+def _opens_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
+    """The tokens with which an answer to this prompt may begin to think; none if it has begun, or never does."""
+    if parse is None or parse.think is None or parse.place != "before" or parse.think.always or parse.is_harmony:
+        return ()
+    return model.encode(parse.think.opens)
+
+
 def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ThinkingLimit | None:
     """None where the answer does not think."""
     if parse is None or parse.think is None or parse.place == "after":
@@ -154,4 +161,4 @@ def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel,
             f"{constraint.field}: this model's thinking has no token that ends it; turn it off", constraint.field
         )
     fit = Fit(max_tokens) if constraint.fits else None
-    return Grammar(constraint.grammar, _ends_thinking(parse, model), fit)
+    return Grammar(constraint.grammar, _ends_thinking(parse, model), fit, _opens_thinking(parse, model))

@@ -36,7 +36,7 @@ class GrammarChecks:
         plan = await self._check(prepared.request.model, grammar, constraint.field)
         if grammar.fit is None:
             return prepared
-        num_needed = len(grammar.begins_after) + len(plan)
+        num_needed = len(plan) + (0 if grammar.opens else len(grammar.begins_after))
         if num_needed > grammar.fit.budget:
             raise RequestError(
                 f"{prepared.length_field}: the shortest answer that was found needs {num_needed} tokens, its end "

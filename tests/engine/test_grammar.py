@@ -8,7 +8,7 @@ import pytest
 from llguidance import LLMatcher
 
 from engine.grammar import GrammarError, Matcher, TokenTable, Vocabulary
-from engine.types import Grammar
+from engine.types import Fit, Grammar
 
 END = 0
 TOKENS = (
@@ -85,13 +85,73 @@ def test_a_matcher_that_starts_with_old_tokens_is_where_the_other_was(table: Tok
 def test_the_grammar_begins_after_the_thinking(table: TokenTable) -> None:
     grammar = Grammar(regex("12").text, begins_after=(3, 4))
     matcher = table.matcher(grammar)
-    everything = set(range(VOCAB_SIZE))
+    everything = set(range(VOCAB_SIZE)) - {END}  # it does not end in its thinking
     for token in (1, 3, 3):
         assert allowed(matcher) >= everything
         matcher.consume(token)
     matcher.consume(4)
     assert allowed(matcher) == {7}  # forced text is written in one way
     assert allowed(table.matcher(grammar, [1, 3, 4, 7])) == {END}
+
+
+def test_an_answer_thinks_first_or_follows_the_grammar_at_once(table: TokenTable) -> None:
+    grammar = Grammar(regex("12").text, begins_after=(2,), opens=(1,))
+    assert allowed(table.matcher(grammar)) == {1, 7}
+    assert allowed(table.matcher(grammar, [7])) == {END}
+    assert allowed(table.matcher(grammar, [1])) >= set(range(VOCAB_SIZE)) - {END}
+    assert allowed(table.matcher(grammar, [1, 7, 9, 1, 2])) == {7}
+    with pytest.raises(GrammarError):
+        table.matcher(grammar, [9])
+
+
+def test_a_marker_that_begins_like_the_grammar_is_told_from_it(table: TokenTable) -> None:
+    grammar = Grammar(regex("ab*1").text, begins_after=(2,), opens=(1, 4))  # a, ba
+    assert allowed(table.matcher(grammar)) == {1, 3, 5}
+    assert allowed(table.matcher(grammar, [1])) == {2, 6, 4}
+    assert allowed(table.matcher(grammar, [1, 2])) == {2, 6}
+    assert END not in allowed(table.matcher(grammar, [1, 4]))
+    assert allowed(table.matcher(grammar, [1, 4, 2])) == {1, 3, 5}
+    apart = Grammar(regex("12").text, begins_after=(2,), opens=(1, 4))
+    assert allowed(table.matcher(apart, [1])) == {4}
+
+
+def test_blanks_may_come_before_the_thinking_where_the_grammar_lets_them(table: TokenTable) -> None:
+    grammar = Grammar(regex(" *12").text, begins_after=(2,), opens=(1,))
+    assert allowed(table.matcher(grammar, [14])) == {1, 6, 7, 14}
+    assert allowed(table.matcher(grammar, [14, 14, 1, 2])) == {6, 7, 14}
+    assert allowed(table.matcher(grammar, [14, 7])) == {END}
+
+
+def test_an_answer_that_may_be_empty_may_end_in_its_thinking(table: TokenTable) -> None:
+    grammar = Grammar(regex("(12)?").text, begins_after=(2,), opens=(1,))
+    assert END in allowed(table.matcher(grammar, [1, 9])) & allowed(table.matcher(grammar))
+
+
+@pytest.mark.parametrize("opens", [(), (9,), (9, 1)])
+@pytest.mark.parametrize("ends", [(3,), (3, 4, 3)])
+def test_thinking_or_not_an_answer_fits(table: TokenTable, opens: tuple[int, ...], ends: tuple[int, ...]) -> None:
+    pattern = "a(ab|ba)*1"
+    num_thinking = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        budget = rng.randint(3 if opens else 3 + len(ends), 16)
+        grammar = Grammar(regex(pattern).text, ends, Fit(budget), opens)
+        matcher, output = table.matcher(grammar), list[int]()
+        while not output or output[-1] != END:
+            token = matcher.settle(rng.choice(sorted(allowed(matcher) & set(range(17)))))
+            matcher.consume(token)
+            output.append(token)
+            assert allowed(table.matcher(grammar, output)) == allowed(matcher)
+        assert len(output) <= budget
+        thinks = tuple(output[: len(opens)]) == opens
+        num_thinking += thinks
+        start = len(opens)
+        if thinks:
+            places = range(start, len(output))
+            start = next(at for at in places if tuple(output[at : at + len(ends)]) == ends)
+        text = b"".join(TOKENS[token] for token in output[start + len(ends) if thinks else 0 : -1])
+        assert re.fullmatch(pattern, text.decode())
+    assert num_thinking > 5
 
 
 @pytest.mark.parametrize(

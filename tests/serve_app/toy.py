@@ -1,5 +1,6 @@
 """Small tokenizers and models of the text floor, made in memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,18 +26,19 @@ def byte_alphabet() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def byte_level_metadata(pre: str = "smollm") -> dict[str, Any]:
-    """Ids 0-2 special, 3 kept whole, 4-259 the bytes, then a few merges."""
+def byte_level_metadata(pre: str = "smollm", kept: Sequence[str] = ()) -> dict[str, Any]:
+    """Ids 0-2 special, 3 kept whole, 4-259 the bytes, then a few merges, then what else is kept whole."""
     merges = ["h e", "l l", "l o", "o r", "l d", "i n", "e r", "s t", "o p", "Ġ w", "Ġ a", "t he", "Ġ the"]
     merged = [merge.replace(" ", "") for merge in merges]
-    tokens = [*MARKED, *byte_alphabet(), *merged]
+    plain = [*byte_alphabet(), *merged]
+    tokens = [*MARKED, *plain, *kept]
     return {
         "general.architecture": "llama",
         "llama.context_length": 512,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3, 3, 4] + [1] * (len(tokens) - 4),
+        "tokenizer.ggml.token_type": [3, 3, 3, 4] + [1] * len(plain) + [4] * len(kept),
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -62,12 +64,16 @@ def sentencepiece_metadata(*, add_space_prefix: bool = True) -> dict[str, Any]:
 
 
 def toy_model(
-    name: str = "toy", template: str | None = CHATML, max_context_len: int = 512, **changes: Any
+    name: str = "toy",
+    template: str | None = CHATML,
+    max_context_len: int = 512,
+    kept: Sequence[str] = (),
+    **changes: Any,
 ) -> TextModel:
-    """A byte-level model: every byte is a token, so any text can be said in many ways."""
+    """A byte-level model: every byte is a token, so any text can be said in many ways. `kept`: tokens besides."""
     model = build_text_model(
         ModelConfig(name=name, source="unused"),
-        build_gguf_tokenizer(byte_level_metadata()),
+        build_gguf_tokenizer(byte_level_metadata(kept=kept)),
         template,
         {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         [2],
