@@ -45,6 +45,7 @@ class Nodes:
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **switches(),
             **haproxy_switches(self._dir),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxies must hear of it on a busy machine too
             "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             "PYTHONPATH": str(ROOT),
