@@ -7,4 +7,7 @@ some of the difference, under a token budget. Prefill, chunked prefill, decode a
 
 `scheduler.py`, `plan.py`, `blocks.py` and `prefix_cache.py` decide and know no tensor; `model/`, `batch.py`,
 `kv_store.py` and `sampler.py` compute. `engine.py` joins the two, `async_engine.py` gives it a thread.
+
+What an answer's form allows next is `grammar.py`'s to say: `beginning.py` knows where in the answer it begins, and
+where it must end in time, `fitting.py` keeps to a way that `endings.py` has found.
 """

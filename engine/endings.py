@@ -22,6 +22,7 @@ MAX_TURNS = 8  # other ways tried at one fork
 MAX_WORDS = 64  # that fill a text
 MAX_NAMED = 16  # words and characters of patterns
 MAX_SPELLED = 400  # texts of them that are tried
+SPLIT_PER_STEP = 8  # characters whose best split into tokens takes as long as a step
 LONGEST_PIECE = 24  # bytes of a token that is worth looking up
 BLANKS = " \t\n\r"
 CLOSING = b'}]"'
@@ -77,6 +78,7 @@ class EndFinder:
             if other is None:
                 continue
             tokens = best.tokens[: fork.at] + other.tokens
+            search.effort -= len(tokens) // SPLIT_PER_STEP
             shorter = self.fewest(tokens)
             if len(shorter) < len(fewest):
                 for later in other.forks:

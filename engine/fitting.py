@@ -11,6 +11,7 @@ from engine.endings import EndFinder
 
 __all__ = ["Fitting"]
 
+MAX_ENDS = 100  # of the known way that are tried, short ones and long ones
 EFFORT = 1_500  # steps of one search, some 30 ms at worst
 
 
@@ -70,7 +71,9 @@ class Fitting:
         if token in self._end_ids:
             return ()
         # the end of the known way often does: a longer string is closed as the shorter one was
-        for size in range(1, min(len(plan), room) + 1):
+        nexts = {one for one in set(plan) if matcher.validate_tokens([token, one]) == 2}
+        sizes = [size for size in range(1, min(len(plan), room) + 1) if plan[-size] in nexts]
+        for size in sizes if len(sizes) <= 2 * MAX_ENDS else [*sizes[:MAX_ENDS], *sizes[-MAX_ENDS:]]:
             if matcher.validate_tokens([token, *plan[-size:]]) == size + 1:
                 return plan[-size:]
         if room < len(plan):

@@ -11,7 +11,8 @@ One request walks through these rooms, in this order:
                     client leaves (connection)
     reply, choice   tokens to text: detokenizer, stops, then answer_parser (thinking, tool_parser). One state for
                     streamed and whole answers, so that a stream joined is the whole answer
-    chat_form       the same deltas as events (sse) or as one document
+    chat_form       the same deltas as events (sse) or as one document. Completions have completion_form, and echo for
+                    the prompts that come back
 
 Where the operator wants it, deterministic requests that come again are answered from result_cache instead.
 
