@@ -24,6 +24,7 @@ MAX_NAMED = 16  # words and characters of patterns
 MAX_SPELLED = 400  # texts of them that are tried
 SPLIT_PER_STEP = 8  # characters whose best split into tokens takes as long as a step
 LONGEST_PIECE = 24  # bytes of a token that is worth looking up
+SPECIAL = b"\xff"  # with which llguidance writes a special token as bytes
 BLANKS = " \t\n\r"
 CLOSING = b'}]"'
 BETWEEN = [bytes([char]) for char in b'"{}[],:']
@@ -156,10 +157,11 @@ class _Search:
             self.effort -= 1
             if self.effort < 0 or matcher.is_error() or len(walk.tokens) > most:
                 return None
-            forced = self._finder.longest(matcher.compute_ff_bytes()) or self._forks(matcher, walk, taken)
-            if not forced or not matcher.consume_tokens(forced):
+            forced = matcher.compute_ff_bytes().partition(SPECIAL)[0]
+            tokens = self._finder.longest(forced) or self._forks(matcher, walk, taken)
+            if not tokens or not matcher.consume_tokens(tokens):
                 return None
-            walk.tokens += forced
+            walk.tokens += tokens
         return walk
 
     def _forks(self, matcher: LLMatcher, walk: _Walk, taken: Counter[tuple[int, str | int]]) -> list[int]:

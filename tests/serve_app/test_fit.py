@@ -7,12 +7,17 @@ import jsonschema
 import msgspec
 import pytest
 
+from configs.schema import ApiConfig
 from engine.async_engine import AsyncEngine
 from engine.engine import Engine
-from engine.grammar import GrammarError, TokenTable
+from engine.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.app import build_app
-from serve_app.constraint import json_grammar
+from serve_app.constraint import constraint_of, json_grammar
+from serve_app.constraint_fields import ConstraintFields
+from serve_app.harmony_grammar import harmony_constraint
+from serve_app.tool_formats import HARMONY
+from serve_app.tools import ToolUse
 from tests.serve_app.random_engine import random_engine, table_of
 from tests.serve_app.schemas import random_schema
 from tests.serve_app.scripted import chat, config, events, talking_to
@@ -145,6 +150,19 @@ def test_the_shortest_ends_are_short(table: TokenTable) -> None:
         found = b"".join(vocabulary[token] for token in plan[:-1]).decode()
         jsonschema.validate(json.loads(found), schema)
         assert len(found) <= len(text), (found, text)
+
+
+def test_special_tokens_stand_on_the_shortest_way() -> None:
+    plain = toy_model().vocabulary
+    markers = [marker.encode() for marker in (*HARMONY.markers, "<|start|>")]
+    table = (*plain.all_bytes, *dict.fromkeys(markers))
+    special = plain.special_ids | set(range(len(plain.all_bytes), len(table)))
+    vocabulary = msgspec.structs.replace(plain, all_bytes=table, special_ids=special)
+    form = constraint_of(ConstraintFields.model_validate({"response_format": FORM}), ApiConfig())
+    grammar = harmony_constraint(ToolUse([], {}, None, None), vocabulary, form).grammar
+    plan = TokenTable(Vocabulary(table, tuple(sorted(special)), (END,)), len(table)).short_end(grammar)
+    text = b"".join(table[token] for token in plan[:-1]).decode()
+    assert text.removeprefix("<|channel|>final<|message|>") == '{"title":"the","parts":[]}'
 
 
 async def post(http, route: str = URL, **fields: object):
