@@ -8,7 +8,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.answer_parser import ParseRules
-from serve_app.constraint import FIT, Constraint, constraint_of
+from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
 from serve_app.generation import Fresh, Prepared, Wanted, can_begin, part_of, prepare
 from serve_app.harmony_grammar import harmony_constraint
@@ -122,10 +122,19 @@ def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
 def _constraint(
     chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
 ) -> Constraint | None:
-    """What the answer must be. A call that is forced leaves no room for another form."""
+    """What the answer must be, and whether it must fit into its tokens."""
+    constraint = _form_or_calls(chat, tools, parse, model, limits)
+    wants_fit = chat.structured_outputs is not None and chat.structured_outputs.fit
+    if constraint is None or tools.forced is None or not wants_fit:
+        return constraint
+    return msgspec.structs.replace(constraint, fits=True)
+
+
+def _form_or_calls(
+    chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
+) -> Constraint | None:
+    """A call that is forced leaves no room for another form."""
     form = constraint_of(chat, limits) if tools.forced is None else None
-    if tools.forced is not None and chat.structured_outputs is not None and chat.structured_outputs.fit:
-        raise RequestError(f"{FIT}: only a JSON document can be made to fit, not a forced call", param=FIT)
     if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
         return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
     if not tools.schemas:

@@ -16,7 +16,7 @@ from serve_app.app import build_app
 from serve_app.constraint import constraint_of, json_grammar
 from serve_app.constraint_fields import ConstraintFields
 from serve_app.harmony_grammar import harmony_constraint
-from serve_app.tool_formats import HARMONY
+from serve_app.tool_formats import HARMONY, TOOL_FORMATS
 from serve_app.tools import ToolUse
 from tests.serve_app.random_engine import random_engine, table_of
 from tests.serve_app.schemas import random_schema
@@ -221,7 +221,8 @@ async def test_any_object_fits_into_a_few_tokens(http) -> None:
         (FIT, "structured_outputs.fit"),
         ({"response_format": {"type": "text"}, **FIT}, "structured_outputs.fit"),
         ({"structured_outputs": {"regex": "a+", "fit": True}}, "structured_outputs.fit"),
-        ({"response_format": FORM, **FIT, "tools": [WEATHER], "tool_choice": "required"}, "structured_outputs.fit"),
+        ({**FIT, "tools": [WEATHER]}, "structured_outputs.fit"),
+        ({**FIT, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 9}, "max_tokens"),
         ({"response_format": FORM, **FIT, "ignore_eos": True}, "ignore_eos"),
         ({"response_format": FORM, **FIT, "min_tokens": 2}, "min_tokens"),
         ({"response_format": FORM, **FIT, "stop_token_ids": [9]}, "stop_token_ids"),
@@ -240,6 +241,31 @@ async def test_a_prompt_leaves_less_room_for_the_answer(http) -> None:
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
     answer = await post(http, text="x" * 475, **form)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "max_tokens"), answer.text
+
+
+@pytest.mark.parametrize("format_", [name for name in TOOL_FORMATS if name != "harmony"])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "grow"}}])
+async def test_a_forced_call_fits(format_, choice) -> None:
+    model = toy_model(tool_format=TOOL_FORMATS[format_])
+    client = AsyncEngine(random_engine(model))
+    tool = {"type": "function", "function": {"name": "grow", "parameters": NODE}}
+    tool["function"]["parameters"] = {**NODE, "properties": {**NODE["properties"], "parts": {"type": "boolean"}}}
+    fields = {**FIT, "tools": [tool], "tool_choice": choice, "temperature": 1.5}
+    async with talking_to(build_app(client, config(), {"toy": model})) as http:
+        refusal = (await post(http, max_tokens=1, **fields)).json()["error"]
+        if not isinstance(TOOL_FORMATS[format_].arguments, str):  # free text between markers: no short end is found
+            assert refusal["param"] == "structured_outputs.fit"
+            await client.close()
+            return
+        fewest = next(int(word) for word in refusal["message"].split() if word.isdigit())
+        for seed in range(4):
+            body = (await post(http, max_tokens=fewest + seed * seed, seed=seed, **fields)).json()
+            one = body["choices"][0]
+            assert one["finish_reason"] == ("tool_calls" if choice == "required" else "stop")
+            for call in one["message"]["tool_calls"]:
+                schema = tool["function"]["parameters"]
+                jsonschema.validate(json.loads(call["function"]["arguments"]), schema)
+    await client.close()
 
 
 async def test_beside_tools_the_document_still_fits(http) -> None:
