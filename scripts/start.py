@@ -167,6 +167,7 @@ def switches() -> dict[str, str]:
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",  # each look of the controller costs 3 ms of CPU
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three misses, and a front that died is started again
         # autoscaling sees a load after seconds, not after the ten of Serve's default
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",

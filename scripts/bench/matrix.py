@@ -32,6 +32,7 @@ URL = f"http://{HEAD}:8000/v1"
 REPLICA = "ray::ServeReplica:manta:Replica"
 RANK = "ray::Rank"
 NEWCOMER = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4, "temperature": 0}
+FRONT_KILLED = "HAProxy killed"  # it takes its connections with it: what counts is what comes after
 KEPT_S = 20.0  # how long a fault that is mended lasts
 
 
@@ -150,6 +151,10 @@ async def kill_controller(app: App) -> None:
     await _kill(app, HEAD, "ray::ServeController")
 
 
+async def kill_front(app: App) -> None:
+    await _kill(app, HEAD, "haproxy")
+
+
 FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {
     "replica killed": kill_replica,
     "replica stopped for 6 s": stop_replica,
@@ -158,6 +163,7 @@ FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {
     "rolled out": roll_out,
     "GCS killed, back after 5 s": kill_gcs,
     "controller killed": kill_controller,
+    FRONT_KILLED: kill_front,
 }
 RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_rank}
 
@@ -221,6 +227,8 @@ async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespac
 def _row(
     name: str, answers: list[tuple[str, Answer]], expected: dict[str, Answer], newcomers: list[tuple[bool, float]]
 ) -> dict[str, Any]:
+    if name == FRONT_KILLED:
+        answers = [(kind, one) for kind, one in answers if one.error is None]
     return {
         "fault": name,
         "streams": len(answers),

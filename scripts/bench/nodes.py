@@ -1,7 +1,7 @@
 """Two nodes of a Ray cluster on one Linux machine: network namespaces joined by a bridge whose ports can be cut.
 
-Needs root and iproute2, and redis-server for a control plane (GCS) that can be killed and started again. Everything
-lives in namespaces of its own; what runs there is found and ended by them.
+Needs root and iproute2, and where the control plane (GCS) shall be killed and started again redis-server, which then
+keeps its state. Everything lives in namespaces of its own; what runs there is found and ended by them.
 """
 
 import os
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -25,21 +25,23 @@ BRIDGE, OUTSIDE = "manta0", "10.77.0.254"  # the bridge itself is where clients 
 REDIS_PORT, GCS_PORT, DASHBOARD_PORT = 6390, 6399, 8265
 
 
-def can_run() -> str:
+def can_run(has_redis: bool) -> str:
     """Why two nodes cannot be had here, "" if they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need root on Linux"
-    missing = [name for name in ("ip", "redis-server") if shutil.which(name) is None]
-    return f"needs {' and '.join(missing)} (iproute2, redis-server)" if missing else ""
+    missing = [name for name in ("ip", *["redis-server"] * has_redis) if shutil.which(name) is None]
+    return f"needs {' and '.join(missing)}" if missing else ""
 
 
 class Nodes:
-    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis."""
+    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis if `has_redis`."""
 
-    def __init__(self, num_cpus: int) -> None:
+    def __init__(self, num_cpus: int, has_redis: bool = True) -> None:
         """num_cpus   that Ray believes each node to have"""
         self._num_cpus = num_cpus
+        self._has_redis = has_redis
         self._dir = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
+        self._children: list[subprocess.Popen[bytes]] = []
         self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -53,7 +55,7 @@ class Nodes:
         }
 
     def __enter__(self) -> "Nodes":
-        reason = can_run()
+        reason = can_run(self._has_redis)
         if reason:
             raise SystemExit(reason)
         _clear()
@@ -68,8 +70,11 @@ class Nodes:
             _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "link", "set", "lo", "up")
-        redis = ["redis-server", "--port", str(REDIS_PORT), "--bind", HEAD, "--save", "", "--protected-mode", "no"]
-        self._spawn(HEAD, redis)
+        if self._has_redis:
+            self._spawn(
+                HEAD,
+                ["redis-server", "--port", str(REDIS_PORT), "--bind", HEAD, "--save", "", "--protected-mode", "no"],
+            )
         self._ray(
             HEAD, "--head", f"--port={GCS_PORT}", f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"
         )
@@ -80,6 +85,8 @@ class Nodes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _clear()
+        for child in self._children:
+            child.wait(10)
         shutil.rmtree(self._dir, ignore_errors=True)
 
     def pids(self, address: str, name: str) -> list[int]:
@@ -110,33 +117,46 @@ class Nodes:
         os.kill(pid, signal.SIGKILL)
 
         def again() -> None:
-            _run_in(HEAD, [part.decode() for part in command], {k.decode(): v.decode() for k, v in environment.items()})
+            self._spawn(
+                HEAD, [part.decode() for part in command], {k.decode(): v.decode() for k, v in environment.items()}
+            )
 
         return again
 
-    def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def serve(self, *arguments: str) -> None:
         """Runs Ray's `serve` tool against the cluster, beside us."""
         program = str(Path(sys.executable).parent / "serve")
-        return subprocess.Popen(
-            [program, *arguments, "--address", self.dashboard],
-            env=self._env,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._run([program, *arguments, "--address", self.dashboard], self._env)
 
-    def _spawn(self, address: str, command: list[str]) -> None:
-        _run_in(address, command, self._env)
+    def _spawn(self, address: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
+        self._run(["ip", "netns", "exec", _space(address), *command], env or self._env)
+
+    def _run(self, command: list[str], env: Mapping[str, str]) -> None:
+        self._children.append(
+            subprocess.Popen(
+                command,
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
 
     def _ray(self, address: str, *more: str) -> None:
         program = str(Path(sys.executable).parent / "ray")
-        env = {**self._env, "RAY_REDIS_ADDRESS": f"{HEAD}:{REDIS_PORT}"} if address == HEAD else self._env
+        redis = {"RAY_REDIS_ADDRESS": f"{HEAD}:{REDIS_PORT}"} if self._has_redis and address == HEAD else {}
         command = [program, "start", f"--node-ip-address={address}", f"--num-cpus={self._num_cpus}", *more]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         if address == HEAD:
             command += [f"--temp-dir={self._dir}"]
         started = subprocess.run(
-            ["ip", "netns", "exec", _space(address), *command], env=env, cwd=ROOT, capture_output=True, text=True
+            ["ip", "netns", "exec", _space(address), *command],
+            env={**self._env, **redis},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         if started.returncode:
             raise SystemExit(f"ray start on {address} failed: {started.stdout} {started.stderr}")
@@ -157,18 +177,6 @@ def _ip(*arguments: str) -> None:
 def _pids(space: str) -> list[int]:
     told = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
     return [int(pid) for pid in told.stdout.split()]
-
-
-def _run_in(address: str, command: list[str], env: dict[str, str]) -> None:
-    subprocess.Popen(
-        ["ip", "netns", "exec", _space(address), *command],
-        env=env,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _clear() -> None:
