@@ -31,7 +31,8 @@ def responses(model: type[BaseModel] | None, *, streams: bool = False) -> dict[i
     if model is not None:
         good["model"] = model
     if streams:
-        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        # no type: some readers check the whole body against it, others each event that they have parsed
+        good["content"] = {"text/event-stream": {"schema": {"description": "server-sent events"}}}
     return answers
 
 
