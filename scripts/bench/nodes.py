@@ -4,6 +4,7 @@ Needs root and iproute2, and where the control plane (GCS) shall be killed and s
 keeps its state. Everything lives in namespaces of its own; what runs there is found and ended by them.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ __all__ = ["HEAD", "WORKER", "Nodes", "can_run"]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 BRIDGE, OUTSIDE = "manta0", "10.77.0.254"  # the bridge itself is where clients stand
+LOCK = "/tmp/manta-nodes.lock"
 REDIS_PORT, GCS_PORT, DASHBOARD_PORT = 6390, 6399, 8265
 
 
@@ -41,6 +43,7 @@ class Nodes:
         self._num_cpus = num_cpus
         self._has_redis = has_redis
         self._dir = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
+        self._lock = open(LOCK, "w")  # held as long as the nodes are there
         self._children: list[subprocess.Popen[bytes]] = []
         self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
         self._env = {
@@ -58,7 +61,11 @@ class Nodes:
         reason = can_run(self._has_redis)
         if reason:
             raise SystemExit(reason)
-        _clear()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit("two nodes run on this machine already: wait for their end") from None
+        _clear()  # what one before us may have left
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
@@ -87,6 +94,7 @@ class Nodes:
         _clear()
         for child in self._children:
             child.wait(10)
+        self._lock.close()
         shutil.rmtree(self._dir, ignore_errors=True)
 
     def pids(self, address: str, name: str) -> list[int]:

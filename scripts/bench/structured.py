@@ -6,6 +6,9 @@ Documents: half of them streamed; every one that finishes must satisfy its schem
 named in turn) as free, over 20 tools; every one that is not cut off must parse and satisfy its parameters. Before the
 free ones stand turns with calls, and top_p is 0.6: a small model would not call by itself. Cost: the
 same load of answers of one length with and without a JSON grammar, in turn, and the medians of the output tokens/s.
+First token: one request at a time, with a schema that was seen before and without, in turn; the medians.
+
+With --fit documents and forced calls ask for `structured_outputs.fit`: then all of them must finish.
 """
 
 import argparse
@@ -49,6 +52,7 @@ class Answer:
         self.calls: list[dict[str, str]] = []
         self.reason = ""
         self.num_tokens = 0
+        self.first_token_s = 0.0  # of a stream
 
     def add(self, part: dict[str, Any]) -> None:
         """A whole message, or what one event adds to it."""
@@ -62,6 +66,7 @@ class Answer:
 
 async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
     answer = Answer()
+    began_s = time.perf_counter()
     async with session.post(f"{url}/chat/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {await response.text()}")
@@ -78,6 +83,8 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
             if "error" in event:
                 raise RuntimeError(event["error"]["message"])
             for choice in event["choices"]:
+                if choice["delta"].get("content") and not answer.first_token_s:
+                    answer.first_token_s = time.perf_counter() - began_s
                 answer.add(choice["delta"])
                 answer.reason = choice["finish_reason"] or answer.reason
     return answer
@@ -106,6 +113,10 @@ def body(text: str, seed: int, max_tokens: int, **more: Any) -> dict[str, Any]:
     return {"messages": messages, "temperature": 1.5, "seed": seed, "max_tokens": max_tokens, **more}
 
 
+def fitted(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"structured_outputs": {"fit": True}} if arguments.fit else {}
+
+
 def form(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
@@ -113,7 +124,14 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
 async def documents(arguments: argparse.Namespace) -> dict[str, Any]:
     schemas = [random_schema(random.Random(arguments.seed + index)) for index in range(arguments.schemas)]
     bodies = [
-        body("Tell me something.", index, arguments.max_tokens, response_format=form(schema), stream=index % 2 == 0)
+        body(
+            "Tell me something.",
+            index,
+            arguments.max_tokens,
+            response_format=form(schema),
+            stream=index % 2 == 0,
+            **fitted(arguments),
+        )
         for index, schema in enumerate(schemas)
     ]
     answers = await ask_all(arguments.url, "documents", bodies, arguments.concurrency)
@@ -132,6 +150,7 @@ async def calls(arguments: argparse.Namespace, *, forced: bool) -> dict[str, Any
         named = {"type": "function", "function": {"name": name}}
         choice = (named if index // NUM_TOOLS % 2 else "required") if forced else "auto"
         more = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": not forced, "stream": index % 2 == 0}
+        more |= fitted(arguments) if forced else {}
         asked = body(f"Call {name} now.", index, arguments.max_tokens, **more)
         if not forced:
             asked = {**asked, "messages": [*turns_with_calls(names[:3]), *asked["messages"]], "top_p": 0.6}
@@ -178,12 +197,25 @@ async def mask_cost(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-async def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+async def first_token(arguments: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds from a request to its first text, on an idle server."""
+    seen: dict[str, list[float]] = {"free": [], "schema": []}
+    for turn in range(41):
+        for name, more in (("free", {}), ("schema", {"response_format": form(ENDLESS)})):
+            asked = [body("List things.", turn, 4, stream=True, **more)]
+            (answer,) = await ask_all(arguments.url, name, asked, 1)
+            if turn:  # the first one compiles
+                seen[name].append(answer.first_token_s * 1000)
+    return {name: round(statistics.median(values), 2) for name, values in seen.items()}
+
+
+async def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, float]]:
+    first = await first_token(arguments)
     cost = await mask_cost(arguments)
     rows = [await documents(arguments)] if arguments.schemas else []
     if arguments.calls:
         rows += [await calls(arguments, forced=True), await calls(arguments, forced=False)]
-    return rows, cost
+    return rows, cost, first
 
 
 def main() -> None:
@@ -195,8 +227,9 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--turns", type=int, default=5, help="of the mask's cost")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fit", action="store_true", help="documents and forced calls must finish within max_tokens")
     arguments = parser.parse_args()
-    rows, cost = asyncio.run(measure(arguments))
+    rows, cost, first = asyncio.run(measure(arguments))
     head = ("load", "requests", "finished", "calls", "valid")
     print(("{:>12}" * len(head)).format(*head))
     for row in rows:
@@ -205,7 +238,9 @@ def main() -> None:
         f"output tokens/s: {cost['free_tokens_per_s']} free, {cost['grammar_tokens_per_s']} under a grammar, "
         f"which costs {cost['cost_percent']} %"
     )
-    print_json({"benchmark": "structured", "arguments": vars(arguments), "rows": rows, "cost": cost})
+    print(f"first token: {first['free']} ms free, {first['schema']} ms with a known schema")
+    result = {"rows": rows, "cost": cost, "first_token_ms": first}
+    print_json({"benchmark": "structured", "arguments": vars(arguments), **result})
 
 
 if __name__ == "__main__":
