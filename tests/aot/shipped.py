@@ -3,6 +3,7 @@
 import torch
 
 from kernels.gated_activation import triton as gated_activation
+from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
 from kernels.paged_attention import triton as paged_attention
 from kernels.qkv_rotary import triton as qkv_rotary
@@ -23,6 +24,16 @@ ATTENTION = {
     "gemma-2b": (8, 1, 256, 16, 0),
 }
 FLOATS = ("bf16", "fp16")
+# outputs, inputs, bias, output's type
+LINEARS = {
+    "llama-8b, queries, keys and values": (6144, 4096, False, "bf16"),
+    "llama-8b, gate and up": (28672, 4096, False, "bf16"),
+    "llama-8b, down": (4096, 14336, False, "bf16"),
+    "llama-8b, head": (128256, 4096, False, "fp32"),
+    "qwen2-7b, queries, keys and values": (4608, 3584, True, "bf16"),
+    "smollm2-135m, down": (576, 1536, False, "bf16"),
+    "of odd sizes": (577, 1552, True, "bf16"),
+}
 
 
 def shipped():
@@ -31,7 +42,7 @@ def shipped():
     for model, shape in ATTENTION.items():
         for dtype in FLOATS if model == "llama-8b" else FLOATS[:1]:
             cases |= _attention(model, dtype, *shape)
-    return cases | _layers("bf16") | _sampling()
+    return cases | _layers("bf16") | _linears() | _sampling()
 
 
 def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, window):
@@ -83,6 +94,16 @@ def _layers(dtype):
             {"NORM_Q": normed, "NORM_K": normed, **shape},
             qkv_rotary.launch(dim, DEVICE),
         )
+    return cases
+
+
+def _linears():
+    cases = {}
+    for name, (num_out, num_in, bias, out_dtype) in LINEARS.items():
+        types = {"x": "*bf16", "weight": "*bf16", "bias": "*bf16", "out": f"*{out_dtype}", "num_rows": "i32"}
+        constants = {"BIAS": bias, "NUM_OUT": num_out, "NUM_IN": num_in} | ({} if bias else {"bias": None})
+        launch = linear.launch(num_out, num_in, False, DEVICE)
+        cases[f"linear, {name}, bf16"] = linear._linear, types, constants, launch
     return cases
 
 
