@@ -18,7 +18,7 @@ from engine.errors import RequestError
 from serve_app.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
 from serve_app.schema_check import schema_fault
 
-__all__ = ["FIT", "Constraint", "constraint_of", "json_grammar"]
+__all__ = ["FIT", "Constraint", "constraint_of", "json_grammar", "without_unknown_formats"]
 
 FIT = "structured_outputs.fit"
 
@@ -77,7 +77,7 @@ def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WH
         at = ".".join([field, *map(str, error.absolute_path)])
         raise RequestError(f"{at}: {error.message}", param=field) from None
     options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
-    compiled = _without_unknown_formats(schema) if isinstance(schema, dict) else {}
+    compiled = without_unknown_formats(schema) if isinstance(schema, dict) else {}
     return LLMatcher.grammar_from_json_schema(json.dumps(compiled), overrides=options)
 
 
@@ -210,11 +210,11 @@ def _structural_tag(tag: dict[str, Any], field: str) -> str:
 
 
 def _with_options(schema: Any) -> dict[str, Any]:
-    compiled = _without_unknown_formats(schema)
+    compiled = without_unknown_formats(schema)
     return {**compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
 
 
-def _without_unknown_formats(schema: dict[str, Any]) -> dict[str, Any]:
+def without_unknown_formats(schema: dict[str, Any]) -> dict[str, Any]:
     """A format that nobody knows is an annotation (JSON Schema 2020-12, 7.2.1); llguidance takes it for a fault."""
 
     def walk(value: Any) -> Any:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.constraint import WHITESPACE
+from serve_app.constraint import WHITESPACE, without_unknown_formats
 from serve_app.vocabulary import Vocabulary
 
 __all__ = ["TEXT", "Markers", "json_rule", "pattern"]
@@ -34,8 +34,8 @@ class Markers:
 
 def json_rule(schema: dict[str, Any] | bool) -> str:
     """The JSON texts that satisfy a schema, with bounded blanks."""
-    options = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
-    return "%json " + json.dumps({**schema, **options} if isinstance(schema, dict) else options)
+    known = without_unknown_formats(schema) if isinstance(schema, dict) else {}
+    return "%json " + json.dumps({**known, "x-guidance": {"whitespace_pattern": WHITESPACE}})
 
 
 def pattern(text: str) -> str:

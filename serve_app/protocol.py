@@ -16,6 +16,7 @@ __all__ = [
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",
+    "Function",
     "GenerationFields",
     "Message",
     "NamedTool",

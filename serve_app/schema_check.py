@@ -10,7 +10,7 @@ import jsonschema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-__all__ = ["schema_fault"]
+__all__ = ["DATA", "NAMED", "schema_fault"]
 
 DATA = {"const", "default", "enum", "examples"}  # keywords that hold no schema
 NAMED = {"$defs", "definitions", "dependentSchemas", "properties"}  # keywords that hold schemas by name

@@ -7,7 +7,8 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.limits import at_most
-from serve_app.protocol import AllowedTools, ChatRequest, NamedTool
+from serve_app.protocol import AllowedTools, ChatRequest, Function, NamedTool
+from serve_app.tool_schema import without_what_no_grammar_holds
 
 __all__ = ["ToolUse", "tool_use"]
 
@@ -33,16 +34,23 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
     return ToolUse(
         shown=[tool.model_dump(exclude_unset=True) for tool in tools],
         schemas={
-            tool.function.name: _object(tool.function.parameters) for tool in tools if tool.function.name in allowed
+            tool.function.name: _arguments(tool.function, f"tools.{position}.function.parameters")
+            for position, tool in enumerate(tools)
+            if tool.function.name in allowed
         },
         forced=forced,
         max_calls=1 if forced == "named" or not chat.parallel_tool_calls else None,
     )
 
 
-def _object(parameters: dict[str, Any] | None) -> dict[str, Any]:
+def _arguments(function: Function, field: str) -> dict[str, Any]:
     """Arguments are an object, whether or not their schema says so."""
-    return {"type": "object", **(parameters or {})}
+    schema = function.parameters or {}
+    declared = schema.get("type", "object")
+    if "object" not in (declared if isinstance(declared, list) else [declared]):
+        raise RequestError(f"{field}.type: arguments are an object, so it must be 'object'", param=field)
+    schema = {**schema, "type": "object"}
+    return schema if function.strict else without_what_no_grammar_holds(schema)
 
 
 def _choice(

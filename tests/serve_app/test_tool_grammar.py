@@ -265,6 +265,67 @@ def test_a_schema_that_is_none_is_refused():
         tool_constraint(use(tools=bad), TOOL_FORMATS["hermes"], vocabulary(), None)
 
 
+BEYOND_GRAMMARS = {
+    "type": ["object", "null"],
+    "properties": {
+        "not": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "contains": {"const": "a"}},
+        "map": {"type": "object", "propertyNames": {"pattern": "^a"}, "additionalProperties": {"type": "integer"}},
+        "word": {"type": "string", "pattern": "^(?!x)", "format": "phone"},
+        "number": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    },
+    "if": {"required": ["tags"]},
+    "then": {"required": ["map"]},
+    "dependentRequired": {"tags": ["map"]},
+}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "pythonic", "harmony"])
+def test_a_tool_is_held_to_as_much_of_its_schema_as_a_grammar_can_hold(name, choice):
+    words = vocabulary()
+    tools = [{"type": "function", "function": {"name": "get", "parameters": BEYOND_GRAMMARS}}]
+    table_of(words).check(
+        tool_constraint(use(tools=tools, tool_choice=choice), TOOL_FORMATS[name], words, None).grammar
+    )
+
+
+def test_what_a_grammar_can_hold_is_held_beside_what_it_cannot():
+    words = vocabulary()
+    tools = [{"type": "function", "function": {"name": "get", "parameters": BEYOND_GRAMMARS}}]
+    grammar = tool_constraint(use(tools=tools, tool_choice="required"), TOOL_FORMATS["hermes"], words, None).grammar
+    call = '<tool_call>\n{"name": "get", "arguments": %s}\n</tool_call>'
+    for arguments, is_good in (
+        ('{"not": 1}', True),
+        ('{"not": "a"}', False),
+        ('{"tags": [1]}', False),
+        ("null", False),
+    ):
+        assert accepts(table_of(words), grammar, call % arguments) is is_good
+
+
+def test_a_strict_tool_is_held_to_all_of_its_schema_or_refused():
+    words = vocabulary()
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    tools = [{"type": "function", "function": {"name": "get", "parameters": schema, "strict": True}}]
+    with pytest.raises(GrammarError, match="uniqueItems"):
+        table_of(words).check(tool_constraint(use(tools=tools), TOOL_FORMATS["hermes"], words, None).grammar)
+
+
+def test_an_unknown_format_is_a_note_in_a_strict_tool_too():
+    words = vocabulary()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "format": "phone"}}}
+    tools = [{"type": "function", "function": {"name": "get", "parameters": schema, "strict": True}}]
+    table_of(words).check(tool_constraint(use(tools=tools), TOOL_FORMATS["hermes"], words, None).grammar)
+
+
+@pytest.mark.parametrize("kind", ["string", ["array", "null"], None])
+def test_arguments_that_are_no_object_are_refused(kind):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": kind}}}]
+    with pytest.raises(RequestError, match=r"tools\.0\.function\.parameters\.type: .*'object'"):
+        use(tools=tools)
+
+
 def test_a_form_that_is_no_json_cannot_stand_beside_tools():
     with pytest.raises(RequestError, match="JSON"):
         tool_constraint(use(), TOOL_FORMATS["hermes"], vocabulary(), Constraint("", "guided_regex"))
