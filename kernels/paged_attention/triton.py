@@ -2,7 +2,7 @@
 
 A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a
 row's bits depend on its own sequence alone. (Where there are no more rows than sequences, all are cut.) The same query
-alone and in a chunk may differ by rounding.
+alone and in a chunk may differ by rounding; with `cut=False` none is cut, and a row has the same bits in any chunk.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -32,13 +32,14 @@ def paged_attention(
     block_table_SW: Tensor,
     scale: float,
     window: int = 0,
+    cut: bool = True,
 ) -> Tensor:
     num_tokens, num_heads, head_dim = q_THD.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     num_seqs, width = block_table_SW.shape
     assert q_THD.dtype == k_cache.dtype == v_cache.dtype
     assert all(x.is_contiguous() for x in (q_THD, k_cache, v_cache, block_table_SW))
-    by_row = num_tokens <= num_seqs
+    by_row = cut and num_tokens <= num_seqs
     out_THD = torch.empty_like(q_THD) if by_row else torch.zeros_like(q_THD)
     num_items = min(num_tokens, num_seqs)
     if not num_items:
@@ -48,25 +49,26 @@ def paged_attention(
     shape = {"WINDOW": window, "HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
     group = num_heads // num_kv_heads
 
-    num_splits = min(MAX_SPLITS, max(1, -(-width * block_size // SPLIT)))
-    parts = (num_items, num_splits, num_heads)
-    sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
-    stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
-    cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
-    _decode[num_items, num_kv_heads, num_splits](
-        q_THD, k_cache, v_cache, *tensors, sums, stats, num_seqs, width, scale, **shape, **cuts,
-        **launch("decode", head_dim, group, wide, q_THD.device),
-    )  # fmt: skip
-    if num_splits > 1:
-        _merge[num_items, num_heads](
-            query_starts, seq_lens_S, out_THD, sums, stats, num_seqs, num_splits, **cuts, WINDOW=window,
-            HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
+    if cut:
+        num_splits = min(MAX_SPLITS, max(1, -(-width * block_size // SPLIT)))
+        parts = (num_items, num_splits, num_heads)
+        sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
+        stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
+        cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
+        _decode[num_items, num_kv_heads, num_splits](
+            q_THD, k_cache, v_cache, *tensors, sums, stats, num_seqs, width, scale, **shape, **cuts,
+            **launch("decode", head_dim, group, wide, q_THD.device),
         )  # fmt: skip
+        if num_splits > 1:
+            _merge[num_items, num_heads](
+                query_starts, seq_lens_S, out_THD, sums, stats, num_seqs, num_splits, **cuts, WINDOW=window,
+                HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
+            )  # fmt: skip
     if not by_row:
         config = launch("ragged", head_dim, group, wide, q_THD.device)
         num_tiles = num_tokens // (config["BLOCK_M"] // group) + num_seqs
         _ragged[num_tiles, num_kv_heads](
-            q_THD, k_cache, v_cache, *tensors, num_seqs, width, scale, **shape, **config
+            q_THD, k_cache, v_cache, *tensors, num_seqs, width, scale, **shape, LEAST=2 if cut else 1, **config
         )  # fmt: skip
     return out_THD
 
@@ -172,7 +174,8 @@ def _attend(
         new_top = tl.maximum(top, tl.max(score, 1))
         ground = tl.where(new_top == -float("inf"), 0.0, new_top) * scale  # of rows that have seen nothing
         weight = tl.exp2(score * scale - ground[:, None])
-        shrink = tl.exp2(top * scale - ground)
+        # 1 where the top stays, also if a product and a difference are rounded as one: unseen keys change nothing
+        shrink = tl.exp2((top - tl.where(new_top == -float("inf"), 0.0, new_top)) * scale)
         total = total * shrink + tl.sum(weight, 1)
         acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="tf32x3")
         top = new_top
@@ -265,9 +268,9 @@ def _merge(
 def _ragged(
     q_THD, k_cache, v_cache, starts, lens, table, out_THD, num_seqs, width, scale,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    LEAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Some queries of a sequence that has several, for all query heads of a KV head: [tile, KV head].
+    """Some queries of a sequence that has LEAST or more, for all query heads of a KV head: [tile, KV head].
 
     Sequence s has the tiles from starts[s] // QUERIES + s on, at least as many as it needs. Of two heads a group:
 
@@ -283,7 +286,7 @@ def _ragged(
     start = tl.load(starts + seq)
     count = tl.load(starts + seq + 1) - start
     first = (tile - (start // QUERIES + seq)) * QUERIES
-    if (count < 2) | (first >= count):
+    if (count < LEAST) | (first >= count):
         return
     m = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)

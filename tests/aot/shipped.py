@@ -51,7 +51,7 @@ def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, wind
     types |= dict.fromkeys(("num_seqs", "width", "num_splits"), "i32") | {"scale": "fp32"}
     types |= dict.fromkeys(("sums_out", "stats_out", "sums_in", "stats_in"), "*fp32")
     shape = {"WINDOW": window, "HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
-    cuts = {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS}
+    cuts = {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS, "LEAST": 2}
     cases = {}
     for kernel, by_row in (("decode", True), ("decode", False), ("merge", True), ("merge", False), ("ragged", None)):
         if by_row is False and model != "llama-8b":
@@ -62,6 +62,8 @@ def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, wind
         launch = paged_attention.launch(kernel, head_dim, num_heads // num_kv_heads, False, DEVICE)
         of = {True: " of rows", False: " of sequences", None: ""}[by_row]
         cases[f"{kernel}{of}, {model}, {dtype}"] = function, types, constants, launch
+        if kernel == "ragged":
+            cases[f"ragged, uncut, {model}, {dtype}"] = function, types, {**constants, "LEAST": 1}, launch
     return cases
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -86,6 +88,28 @@ def test_a_row_does_not_depend_on_its_batch(window):
         paged.block_table = table[s, None, : -(-lens[s] // 16)].contiguous()
         paged.queries = queries[rows]
         assert torch.equal(paged.attend(paged_attention, window), whole[rows])
+
+
+@pytest.mark.parametrize("window", [0, 50])
+def test_uncut_rows_are_the_same_in_any_chunk(window):
+    """Keys stay where they are: only what a call computes differs."""
+    attend = functools.partial(paged_attention, cut=False)
+    paged = make(write_kv, [140, 9], [140, 9], heads=(4, 1), dtype=torch.bfloat16)
+    whole = paged.attend(attend, window)
+    assert error(whole, paged.expected(window)) < 1e-2
+    table, queries = paged.block_table, paged.queries
+    for start, stop in ((0, 1), (32, 33), (139, 140), (60, 67), (3, 131)):
+        paged.query_starts = torch.tensor([0, stop - start], dtype=torch.int32)
+        paged.seq_lens = torch.tensor([stop], dtype=torch.int32)
+        paged.block_table = table[:1]
+        paged.queries = queries[start:stop]
+        assert torch.equal(paged.attend(attend, window), whole[start:stop]), start
+    paged.query_starts = torch.tensor([0, 1, 3, 3], dtype=torch.int32)
+    paged.seq_lens = torch.tensor([9, 91, 0], dtype=torch.int32)
+    paged.block_table = torch.cat((table.flip(0), torch.full_like(table[:1], -1)))
+    paged.queries = torch.cat((queries[148:149], queries[89:91], torch.full_like(queries[:3], torch.nan)))
+    mixed = paged.attend(attend, window)
+    assert torch.equal(mixed, torch.cat((whole[148:149], whole[89:91], torch.zeros_like(whole[:3]))))
 
 
 @pytest.mark.parametrize("batch", ["one token", "around a block", "mixed"])
