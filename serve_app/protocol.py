@@ -99,7 +99,7 @@ class RepetitionDetection(Wire):
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
     min_pattern_size: Annotated[Int, Field(ge=0)] = 0
-    min_count: Annotated[Int, Field(ge=2)] = 2
+    min_count: Annotated[Int64, Field(ge=2)] = 2
 
     @model_validator(mode="after")
     def _has_sizes(self) -> "RepetitionDetection":
@@ -132,7 +132,7 @@ class SamplingFields(Wire):
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first
-    length_penalty: Number = 1.0
+    length_penalty: Annotated[Number, Field(ge=-32, le=32)] = 1.0  # an exponent: scores stay finite
     early_stopping: bool = False
 
     @property
@@ -186,7 +186,7 @@ class ChatOptions(GenerationFields, ChatFields):
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
     include_reasoning: bool = True
-    thinking_token_budget: Annotated[Int, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
+    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None  # unset: auto
     parallel_tool_calls: bool = True

@@ -1,5 +1,7 @@
 """Beam search, from the wire to what the engine is asked."""
 
+import math
+
 import pytest
 
 from engine.errors import RequestError
@@ -18,3 +20,16 @@ def test_beams_cannot_be_held_to_a_format():
     with pytest.raises(RequestError) as caught:
         prepare(use_beam_search=True, response_format={"type": "json_object"})
     assert caught.value.param == "use_beam_search"
+
+
+@pytest.mark.parametrize("penalty", [1e300, -1e300, 33])
+def test_an_exponent_that_no_score_survives_is_refused(penalty):
+    with pytest.raises(RequestError) as caught:
+        prepare(use_beam_search=True, length_penalty=penalty)
+    assert caught.value.param == "length_penalty"
+
+
+@pytest.mark.parametrize("penalty", [32, -32])
+def test_scores_of_long_answers_are_finite_at_either_end(penalty):
+    beam = prepare(use_beam_search=True, length_penalty=penalty).request.beam
+    assert math.isfinite(-1e9 / 1_000_000**beam.length_penalty)

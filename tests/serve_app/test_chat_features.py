@@ -127,6 +127,8 @@ async def test_tokens_are_allowed_and_words_are_banned():
         ({"cache_salt": "a/b"}, "cache_salt"),
         ({"cache_salt": "x" * 129}, "cache_salt"),
         ({"priority": 2**63}, "priority"),
+        ({"thinking_token_budget": 2**63}, "thinking_token_budget"),
+        ({"repetition_detection": {"max_pattern_size": 3, "min_count": 2**63}}, "repetition_detection.min_count"),
         ({"stream_interval": 0}, "stream_interval"),
         ({"chat_template": "x"}, "chat_template"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
