@@ -86,9 +86,14 @@ class Choice:
         return delta
 
     def _check(self, delta: Delta, constraint: Constraint) -> None:
-        """Raises EngineFailed for a finished answer that is not what was asked for. One that was cut may be."""
+        """Raises EngineFailed for a finished answer that is not what was asked for.
+
+        One that was cut may be, as may one that the client's own stop ended, or that shows the token which ended it.
+        """
         self._written.append(delta.said.content)
-        if delta.finish_reason == "stop" and self._stops.matched is None:
+        is_stopped = self._stops.matched is not None or delta.stop_reason is not None
+        shows_end = self._rules.include_stop and not self._rules.skip_special
+        if delta.finish_reason == "stop" and not is_stopped and not shows_end:
             fault = constraint.fault("".join(self._written))
             if fault is not None:
                 raise EngineFailed(fault)

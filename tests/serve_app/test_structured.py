@@ -60,6 +60,19 @@ async def test_a_finished_answer_that_breaks_its_schema_is_an_error(stream):
 async def test_an_answer_that_is_cut_may_be_no_document():
     _, answer = await post(says('{"a"', finish="length"), response_format=FORMAT)
     assert answer.json()["choices"][0]["finish_reason"] == "length"
+
+
+async def test_an_answer_that_the_clients_stop_token_ends_may_be_no_document():
+    token = 4 + ord(":")
+    _, answer = await post(says('{"a":', eos=False), response_format=FORMAT, stop_token_ids=[token])
+    assert (answer.status_code, answer.json()["choices"][0]["stop_reason"]) == (200, token)
+    assert answer.json()["choices"][0]["message"]["content"] == '{"a"'
+
+
+async def test_a_document_may_be_followed_by_the_token_that_ends_it_where_a_client_wants_to_see_it():
+    fields = {"include_stop_str_in_output": True, "skip_special_tokens": False}
+    _, answer = await post('{"a": 1}', response_format=FORMAT, **fields)
+    assert (answer.status_code, answer.json()["choices"][0]["message"]["content"]) == (200, '{"a": 1}<|im_end|>')
     _, answer = await post('{"a": 1}', response_format=FORMAT, stop=":")
     assert answer.json()["choices"][0]["message"]["content"] == '{"a"'
 
