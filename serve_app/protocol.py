@@ -188,7 +188,9 @@ class ChatOptions(GenerationFields, ChatFields):
     include_reasoning: bool = True
     thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None  # unset: auto
+    tool_choice: (
+        Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
+    ) = None  # unset: auto
     parallel_tool_calls: bool = True
 
     @property

@@ -1,5 +1,6 @@
 """Checks a parsed body against a wire model, and says what is wrong in the client's words."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,17 @@ from engine.errors import RequestError
 __all__ = ["validate"]
 
 MAX_FAULTS = 5  # told at once
+CONSTANTS = {None: "null", True: "true", False: "false"}
+# pydantic's words -> JSON's
+PLAIN = (
+    (r"a valid dictionary\b.*", "an object"),
+    (r"a valid list", "an array"),
+    (r"a valid integer", "an integer"),
+    (r"a valid ", "a "),
+    (r" after validation\b", ""),
+    (r"unable to extract tag using discriminator '(\w+)'", r"an object with a \1"),
+    (r"tag .* found using '(\w+)' does not match any of the expected tags: (.*)", r"an object whose \1 is one of \2"),
+)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -19,21 +31,32 @@ def validate(model: type[M], payload: dict[str, Any]) -> M:
         return model.model_validate(payload)
     except ValidationError as error:
         faults = _by_field(payload, error)
-    told = [f"{field}: {' or '.join(messages)}" if field else " or ".join(messages) for field, messages in faults]
+    told = [f"{field}: {_joined(messages)}" if field else _joined(messages) for field, messages in faults]
     more = f"; and {len(told) - MAX_FAULTS} more" if len(told) > MAX_FAULTS else ""
     raise RequestError("; ".join(told[:MAX_FAULTS]) + more, param=faults[0][0] or None)
 
 
 def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]]]:
     """Field -> what is wrong. Where a union failed inside one branch, only that branch is told."""
-    found: dict[tuple[str | int, ...], list[str]] = {}
+    found: dict[tuple[str | int, ...], dict[str, bool]] = {}  # message -> whether it says that the type is wrong
     for detail in error.errors(include_url=False, include_context=False):
-        messages = found.setdefault(_path(payload, detail["loc"], detail["type"] == "missing"), [])
-        message = _message(detail["msg"], detail["input"])
-        if message not in messages:
-            messages.append(message)
+        messages = found.setdefault(_path(payload, detail["loc"], detail["type"] == "missing"), {})
+        messages[_message(detail["msg"], detail["input"])] = detail["type"].endswith("_type")
     inner = {path[:depth] for path in found for depth in range(len(path))}
-    return [(".".join(map(str, path)), messages) for path, messages in found.items() if path not in inner]
+    return [(".".join(map(str, path)), _closest(messages)) for path, messages in found.items() if path not in inner]
+
+
+def _closest(messages: dict[str, bool]) -> list[str]:
+    """Without the types that a union takes besides the one that was meant."""
+    return [message for message, is_of_type in messages.items() if not is_of_type] or list(messages)
+
+
+def _joined(messages: Sequence[str]) -> str:
+    """What may be, and once what is."""
+    pieces = [message.removeprefix("must be ").rpartition(", not ") for message in messages]
+    if len({piece[2] for piece in pieces}) > 1 or not all(message.startswith("must be ") for message in messages):
+        return " or ".join(messages)
+    return f"must be {' or '.join(piece[0] for piece in pieces)}, not {pieces[0][2]}"
 
 
 def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tuple[str | int, ...]:
@@ -53,7 +76,9 @@ def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tupl
 def _message(message: str, value: Any) -> str:
     text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
     text = text if text != message else message[0].lower() + message[1:]
+    for pydantic, plain in PLAIN:
+        text = re.sub(pydantic, plain, text)
     if message.startswith("Input should be "):
-        shown = repr(value)
+        shown = CONSTANTS.get(value, repr(value)) if isinstance(value, bool | None) else repr(value)
         return f"must be {text}, not {shown if len(shown) <= 40 else type(value).__name__}"
     return text
