@@ -189,7 +189,7 @@ class Engine:
         if request.n > MAX_CHOICES:
             raise RequestError(f"n is at most {MAX_CHOICES}", param="n")
         if request.beam is not None and not request.n <= request.beam.width <= MAX_BEAMS:
-            raise RequestError(f"a beam search has n to {MAX_BEAMS} beams", param="n")
+            raise RequestError(f"n: a beam search has at most {MAX_BEAMS} beams, and at least n", param="n")
         if request.resume and len(request.resume) != request.n:
             raise RequestError("resume needs one entry for each choice", param="resume")
         if request.resume and all(tokens is None for tokens in request.resume):
