@@ -18,6 +18,11 @@ async def test_models_are_listed_under_all_their_names():
     ]
 
 
+async def test_the_list_may_be_asked_for_with_a_slash_behind_it():
+    async with serving(ScriptedClient()) as http:
+        assert (await http.get("/v1/models/")).json() == (await http.get("/v1/models")).json()
+
+
 async def test_one_model_is_shown_also_if_its_id_has_a_slash():
     async with serving(ScriptedClient()) as http:
         for path in ("/v1/models/org/alias", "/v1/models/org%2Falias"):
