@@ -45,6 +45,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
     max_context_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
+    deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
     scheduler: SchedulerConfig = SchedulerConfig()
     cache: CacheConfig = CacheConfig()
 

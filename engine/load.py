@@ -24,9 +24,9 @@ from engine.model.source import resolve
 from engine.model.weights import open_weights, read_arch
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
-from kernels.kernel_set import load_kernels
+from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["load_executor"]
+__all__ = ["check_deterministic", "load_executor"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -58,7 +58,9 @@ def load_executor(
     arch = read_arch(files)
     max_context_len = _max_context_len(config, arch)
     clock.lap("source")
-    kernels = load_kernels(device, dtype)
+    kernels = load_kernels(device, dtype, bool(config.deterministic))
+    if config.deterministic:
+        check_deterministic(kernels, dtype, tp)
     clock.lap("kernels")
     local_arch = shard(arch, tp.size)
     decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len, tp)
@@ -86,6 +88,27 @@ def _device(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not has_gpu:
         raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:
+    """Raises ModelError where the kernels, or how ranks add up, cannot give a row the same bits in any batch."""
+    if tp.group is not None and tp.size > 2 and not tp.group.in_order:
+        raise ModelError(
+            f"engine.deterministic cannot be held over tensor_parallel {tp.size} on GPUs or several nodes; set it to "
+            "false, or tensor_parallel to 2 or less"
+        )
+    if kernels.deterministic:
+        return
+    if dtype != torch.bfloat16:
+        name = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"engine.deterministic cannot be held on a CPU in {name}; set engine.dtype to bfloat16, or "
+            "engine.deterministic to false"
+        )
+    raise ModelError(
+        "engine.deterministic cannot be held on a CPU without a C compiler; install one (gcc, cc or clang), or set "
+        "engine.deterministic to false"
+    )
 
 
 def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:

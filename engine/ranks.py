@@ -98,6 +98,8 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
 class TorchGroup:
     """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes."""
 
+    in_order = False  # where a rank's part begins in a tensor follows from the tensor's size
+
     def __init__(self, address: str, rank: int, size: int) -> None:
         import torch.distributed as dist
 

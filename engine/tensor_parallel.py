@@ -20,6 +20,8 @@ __all__ = ["Collective", "Part", "TensorParallel", "shard"]
 class Collective(Protocol):
     """What ranks do together: all make the same calls in the same order. A rank that is gone is a RuntimeError."""
 
+    in_order: bool  # more than two addends are always added in the order of the ranks
+
     def sum(self, x: Tensor) -> None: ...
 
     def gather(self, x: Tensor) -> Tensor | None: ...

@@ -7,7 +7,8 @@ ones with the same signature: `cpu.py` with `cpu.c`, compiled by `native/compile
 
 An implementation may lay out what is its own (packed weights, the inside of a KV block) as it likes. What it computes
 for a row depends on that row alone: it is bitwise the same in any batch, any chunk and on any number of threads. Not
-so on a GPU: there a row alone and in a chunk may differ by rounding, and matrix products are the library's.
+so on a GPU unless deterministic kernels are asked for: there a row alone and in a chunk may differ by rounding, and
+matrix products are the library's. Nor where no C compiler is, or in another dtype than bfloat16 on a CPU.
 
 What `triton.py` launches for a batch of single tokens can be captured in a CUDA graph: grids follow from shapes,
 lengths and tables stay tensors, nothing waits for the device. Rows of padding have slot -1 and belong to no sequence;

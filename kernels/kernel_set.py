@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -37,6 +38,7 @@ class KernelSet:
     """
 
     name: str
+    deterministic: bool  # a row's logits are bitwise the same alone, in any batch and in any chunk
     linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
     add_rms_norm: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
@@ -55,12 +57,14 @@ class KernelSet:
     logprobs: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
+def load_kernels(device: torch.device, dtype: torch.dtype, deterministic: bool = False) -> KernelSet:
     """The fastest kernels for a device and the model's dtype. A chosen kernel that does not import or compile is an
     error. Triton's are compiled at their first call.
+
+    Asked for deterministic ones, it may still return others: where there are none.
     """
     if device.type == "cuda":
-        return triton_kernels()
+        return triton_kernels(deterministic)
     kernels = _reference_kernels()
     if device.type != "cpu":
         return kernels
@@ -73,7 +77,7 @@ def load_kernels(device: torch.device, dtype: torch.dtype) -> KernelSet:
     return replace(kernels, linear=onednn.Linear) if packs else kernels
 
 
-def triton_kernels() -> KernelSet:
+def triton_kernels(deterministic: bool = False) -> KernelSet:
     """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
     from kernels.gated_activation import triton as gated_activation_triton
     from kernels.logit_mask import triton as logit_mask_triton
@@ -84,7 +88,7 @@ def triton_kernels() -> KernelSet:
 
     # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    return replace(
+    kernels = replace(
         _reference_kernels(),
         name="triton",
         add_rms_norm=rms_norm_triton.add_rms_norm,
@@ -94,11 +98,18 @@ def triton_kernels() -> KernelSet:
         allow_bits=logit_mask_triton.allow_bits,
         choose=sampling_triton.choose,
     )
+    if not deterministic:
+        return kernels
+    from kernels.linear import triton as linear_triton
+
+    uncut = partial(paged_attention_triton.paged_attention, cut=False)
+    return replace(kernels, deterministic=True, linear=linear_triton.Linear, paged_attention=uncut)
 
 
 def _reference_kernels() -> KernelSet:
     return KernelSet(
         name="reference",
+        deterministic=False,
         linear=Linear,
         add_rms_norm=add_rms_norm,
         qkv_rotary=qkv_rotary,
@@ -142,6 +153,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     return replace(
         kernels,
         name="compiled",
+        deterministic=True,
         linear=linear_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),

@@ -25,6 +25,8 @@ class SharedSum:
     A call raises RuntimeError when a rank is gone (`give_up`) or does not come within `timeout_s`.
     """
 
+    in_order = True
+
     def __init__(self, compiler: Compiler, name: str, rank: int, size: int, timeout_s: float) -> None:
         """Rank 0 makes the segment `name`, the others open it."""
         # a plain file in memory: multiprocessing's SharedMemory is removed with the first process that ends (bpo-38119)

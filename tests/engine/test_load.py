@@ -1,14 +1,20 @@
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.load import load_executor
+from engine.load import check_deterministic, load_executor
+from engine.tensor_parallel import Collective, TensorParallel
 from engine.types import GenerateRequest, SamplingParams
+from kernels.kernel_set import triton_kernels
+from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import oracle
 
 
@@ -93,3 +99,29 @@ def test_the_engine_generates_the_same_alone_and_in_a_crowd(folder, dtype):
 def test_importing_the_engine_does_not_load_torch():
     code = "import sys, engine, engine.engine, engine.async_engine; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_dtype_that_cannot_be_deterministic_is_refused_where_that_is_asked_for(folder, dtype):
+    with pytest.raises(ModelError, match=f"engine.deterministic .* {dtype}; set engine.dtype to bfloat16, or"):
+        load(folder, dtype=dtype, deterministic=True)
+    assert load(folder, dtype=dtype, deterministic=False).num_blocks == load(folder, dtype=dtype).num_blocks
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+def test_deterministic_needs_a_compiler(folder, monkeypatch):
+    assert load(folder, deterministic=True).num_blocks
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ModelError, match="engine.deterministic .* install one"):
+        load(folder, deterministic=True)
+    assert load(folder).num_blocks
+
+
+def test_three_ranks_are_deterministic_only_where_they_add_in_order():
+    kernels = triton_kernels(deterministic=True)
+    for size, in_order in ((2, False), (3, True)):
+        group = cast(Collective, SimpleNamespace(in_order=in_order))
+        check_deterministic(kernels, torch.bfloat16, TensorParallel(0, size, group))
+    group = cast(Collective, SimpleNamespace(in_order=False))
+    with pytest.raises(ModelError, match="engine.deterministic .* tensor_parallel 3"):
+        check_deterministic(kernels, torch.bfloat16, TensorParallel(0, 3, group))

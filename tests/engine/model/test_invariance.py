@@ -1,8 +1,18 @@
-"""In bfloat16 on CPU a row's logits are bitwise the same in any batch, any chunking and on any number of threads."""
+"""In bfloat16 on CPU a row's logits are bitwise the same in any batch, any chunking and on any number of threads.
 
+The same on a GPU, as far as an interpreter can tell: tests/kernels/triton/test_decoder.py.
+"""
+
+import random
+
+import msgspec
 import pytest
 import torch
 
+from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.engine import Engine
+from engine.load import load_executor
+from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import CPU, Runner, error, oracle, oracle_logits
@@ -14,9 +24,14 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
 
 
 @pytest.fixture(scope="module", params=["llama3", "smollm2", "mistral", "qwen3"])
-def runner(request, tmp_path_factory):
+def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     oracle(request.param).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
     return Runner(folder, torch.bfloat16, block_size=16, kernels=KERNELS)
 
 
@@ -58,3 +73,75 @@ def test_threads_change_nothing(runner, alone):
         assert torch.equal(runner.logits(TOKENS, 50), alone[[49, 99, 149]])
     finally:
         torch.set_num_threads(threads)
+
+
+ANSWER_LEN = 14
+
+
+def requests():
+    """Prompts of odd lengths, some of which begin alike, to be continued by chance. All log probabilities are told."""
+    rng = random.Random(5)
+    shared = TOKENS[:50]
+    prompts = [shared + rng.choices(range(97), k=n) for n in (1, 13, 40)]
+    prompts += [rng.choices(range(97), k=n) for n in (1, 16, 33, 100)]
+    sampling = SamplingParams(max_tokens=ANSWER_LEN, seed=11, num_logprobs=97)
+    return [
+        GenerateRequest(request_id=str(i), model="m", prompt=tuple(prompt), sampling=sampling)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def make_engine(folder, **scheduler):
+    config = EngineConfig(
+        device="cpu",
+        num_threads=1,
+        deterministic=True,
+        scheduler=SchedulerConfig(**scheduler),
+        cache=CacheConfig(num_blocks=90),
+    )
+    executor = load_executor(ModelConfig(name="m", source=str(folder), engine=config))
+    return Engine(executor, "m", config.scheduler, config.cache)
+
+
+def run(engine, asked):
+    """id -> [(token, log probabilities)], and how many prompt tokens were cached."""
+    for request in asked:
+        engine.submit(request)
+    answers, num_cached = {request.request_id: [] for request in asked}, 0
+    while engine.has_work:
+        for chunk in engine.step():
+            answers[chunk.request_id] += [(one.token, dict(one.top)) for one in chunk.logprobs or ()]
+            num_cached += chunk.cached_tokens
+    return answers, num_cached
+
+
+@pytest.fixture
+def expected(folder):
+    """Each request alone, on an engine that has seen nothing."""
+    return {request.request_id: run(make_engine(folder), [request])[0][request.request_id] for request in requests()}
+
+
+@pytest.mark.parametrize("scheduler", [{}, {"max_step_tokens": 3}, {"max_step_tokens": 37, "max_sequences": 4}])
+def test_a_deterministic_engine_gives_the_same_logits_in_any_batch_and_chunks(folder, expected, scheduler):
+    assert all(len(answer) == ANSWER_LEN and len(answer[0][1]) == 97 for answer in expected.values())
+    engine = make_engine(folder, **scheduler)
+    assert run(engine, requests())[0] == expected
+    again, num_cached = run(engine, requests()[::-1])
+    assert again == expected and num_cached > 0
+
+
+@pytest.mark.parametrize("as_prompt", [True, False], ids=["sent tokens as prompt", "resumed"])
+def test_a_deterministic_engine_goes_on_with_the_same_logits(folder, expected, as_prompt):
+    engine = make_engine(folder, max_step_tokens=29)
+    run(engine, requests()[:3])
+    asked, rest = [], {}
+    for at, request in enumerate(requests()):
+        num_sent = 1 + 2 * at
+        sent = tuple(token for token, _ in expected[request.request_id][:num_sent])
+        rest[request.request_id] = expected[request.request_id][num_sent:]
+        changes = {"prompt": request.prompt + sent} if as_prompt else {"resume": (sent,)}
+        asked.append(msgspec.structs.replace(request, **changes))
+    found, num_cached = run(engine, asked)
+    # as a prompt they end later
+    assert {name: answer[: len(rest[name])] for name, answer in found.items()} == rest
+    assert num_cached > 0

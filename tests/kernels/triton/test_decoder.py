@@ -56,3 +56,21 @@ def test_rows_and_sequences_of_padding_change_no_logits(models):
     out = ours.decoder.forward(padded, ours.kv)
     assert not out.isnan().any()
     assert ((out[:2] - alone).norm() / alone.norm()).item() < 1e-6
+
+
+def test_deterministic_kernels_give_the_same_logits_in_any_batch_and_chunks():
+    model = RandomModel(TINY, triton_kernels(deterministic=True), 12, torch.float32, CPU)
+    tokens = torch.randint(300, (36,), generator=torch.Generator().manual_seed(1)).tolist()
+    blocks, others = (3, 1, 7), (2, 9)
+
+    def step(*slices):
+        batch = ForwardBatch.from_plan(StepPlan(0, slices), 16, CPU)
+        return model.decoder.forward(batch, model.kv)
+
+    def piece(seq, start, stop, where):
+        return SeqSlice(seq, start, tuple(tokens[start:stop]), where, True)
+
+    whole, decoded = step(piece(0, 0, 35, blocks)), step(piece(0, 35, 36, blocks))
+    step(piece(1, 0, 5, others), piece(0, 0, 20, blocks))
+    assert torch.equal(step(piece(0, 20, 35, blocks), piece(1, 5, 6, others))[:1], whole)
+    assert torch.equal(step(piece(1, 6, 7, others), piece(0, 32, 36, blocks))[1:], decoded)
