@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.gated_activation import reference as gate_reference
-from kernels.kernel_set import KernelSet
+from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.logit_mask import reference as mask_reference
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
@@ -18,6 +18,7 @@ __all__ = ["check"]
 
 Row = dict[str, Any]
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+LINEAR = 300, 4096, 6144  # rows, inputs, outputs
 SHAPES = [((32, 8), 128), ((9, 3), 64), ((32, 32), 80), ((8, 1), 256)]  # (heads, KV heads), head size
 
 
@@ -32,6 +33,8 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
         size = (3, 96) if tiny else (1000, 4096)
         yield _norm(kernels, *size, dtype, device)
         yield _gate(kernels, *size, dtype, device)
+        if kernels.name == "triton":
+            yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
     yield from _sampling(kernels, device, 2000 if tiny else 128_256)
 
 
@@ -113,6 +116,17 @@ def _gate(kernels: KernelSet, num: int, dim: int, dtype: torch.dtype, device: to
     x = torch.randn((num, 2 * dim), device=device, dtype=dtype) * 4
     expected = gate_reference.gated_activation(x.float()).double()
     return _row("gated_activation", f"{num} x {dim}", dtype, kernels.gated_activation(x), expected)
+
+
+def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device) -> Row:
+    x, weight = (torch.randn((rows, num_in), device=device, dtype=dtype) for rows in (num, num_out))
+    linear = kernels.linear(weight)
+    out = linear(x)
+    row = _row("linear, deterministic", f"{num} x {num_in} x {num_out}", dtype, out, x.double() @ weight.double().T)
+    order = torch.randperm(num, device=device)
+    picks = [order[:few] for few in (1, 2, 17, 64, 65)]
+    same = all(torch.equal(linear(x[pick]), out[pick]) for pick in picks)
+    return {**row, "batch_invariant": same, "ok": row["ok"] and same}
 
 
 def _sampling(kernels: KernelSet, device: torch.device, vocab_size: int) -> Iterator[Row]:

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 
-from kernels.kernel_set import KernelSet
+from kernels.kernel_set import KernelSet, triton_kernels
 from scripts.bench.gpu.cases import Attention, make_attention
 from scripts.bench.gpu.timing import Work, copies, measure
 
 __all__ = ["time_kernels"]
 
 HEADS = [((32, 8), 128), ((9, 3), 64)]
+LINEARS = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]  # Llama-3.1-8B's
 MOST_KV_BYTES = 16 << 30
 
 
@@ -72,6 +74,8 @@ def _cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Cas
         yield _attention("mixed", kernels, lens, counts, heads, head_dim, device)
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
         yield from _layers(kernels, tokens, device, tiny)
+    for tokens in [2] if tiny else [1, 32, 256, 4096]:
+        yield from _linears(kernels, tokens, device, tiny)
     for rows in [2] if tiny else [1, 32, 128]:
         yield from _sampling(kernels, rows, 1000 if tiny else 128_256, device)
 
@@ -170,6 +174,23 @@ def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -
         rotary,
         tokens * heads * head_dim * 4,
     )
+
+
+def _linears(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -> Iterator[Case]:
+    sets = {"linear": kernels}
+    if kernels.name == "triton":
+        sets["linear, deterministic"] = triton_kernels(deterministic=True)
+    for num_out, num_in in [(96, 64)] if tiny else LINEARS:
+        num_bytes = 2 * (num_out * num_in + tokens * (num_in + num_out))
+        for name, chosen in sets.items():
+            make = partial(_linear, chosen, tokens, num_in, num_out, device)
+            yield Case(name, f"{tokens} x {num_in} x {num_out}", make, num_bytes, 2 * tokens * num_in * num_out)
+
+
+def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
+    x, weight = (torch.randn((rows, num_in), device=device, dtype=torch.bfloat16) for rows in (tokens, num_out))
+    linear = kernels.linear(weight)
+    return lambda: linear(x)
 
 
 def _sampling(kernels: KernelSet, rows: int, vocab_size: int, device: torch.device) -> Iterator[Case]:
