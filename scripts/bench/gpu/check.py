@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
+from engine.batch import ForwardBatch
+from engine.plan import SeqSlice, StepPlan
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.logit_mask import reference as mask_reference
@@ -13,6 +16,7 @@ from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
 from kernels.sampling import reference as sampling_reference
 from scripts.bench.gpu.cases import make_attention
+from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
 
 __all__ = ["check"]
 
@@ -35,6 +39,8 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
         yield _gate(kernels, *size, dtype, device)
         if kernels.name == "triton":
             yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
+    if kernels.name == "triton":
+        yield _model(device, tiny)
     yield from _sampling(kernels, device, 2000 if tiny else 128_256)
 
 
@@ -127,6 +133,31 @@ def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torc
     picks = [order[:few] for few in (1, 2, 17, 64, 65)]
     same = all(torch.equal(linear(x[pick]), out[pick]) for pick in picks)
     return {**row, "batch_invariant": same, "ok": row["ok"] and same}
+
+
+def _model(device: torch.device, tiny: bool) -> Row:
+    """A row of two layers with deterministic kernels: after a whole prompt, in chunks with another, resumed."""
+    arch = TINY if tiny else msgspec.structs.replace(LLAMA_8B, num_layers=2, windows=(0, 0))
+    length = 35 if tiny else 1000
+    width = length // 16 + 1
+    model = RandomModel(arch, triton_kernels(deterministic=True), 2 * width, torch.bfloat16, device)
+    tokens = torch.randint(arch.vocab_size, (length + 1,)).tolist()
+
+    def step(*pieces: tuple[int, int, int]) -> Tensor:
+        slices = tuple(
+            SeqSlice(seq, start, tuple(tokens[start:stop]), tuple(range(seq * width, (seq + 1) * width)), True)
+            for seq, start, stop in pieces
+        )
+        batch = ForwardBatch.from_plan(StepPlan(0, slices), 16, device)
+        return model.decoder.forward(batch, model.kv)[:1]
+
+    expected = step((0, 0, length)), step((0, length, length + 1))
+    cut = length * 2 // 3
+    step((0, 0, cut), (1, 0, 5))
+    same = torch.equal(step((0, cut, length), (1, 5, 6)), expected[0])
+    same &= torch.equal(step((0, length - 3, length + 1), (1, 6, 7)), expected[1])
+    shape = f"{arch.num_layers} layers of {arch.model_dim}, {length} tokens"
+    return {"name": "model, deterministic", "shape": shape, "dtype": "bfloat16", "batch_invariant": same, "ok": same}
 
 
 def _sampling(kernels: KernelSet, device: torch.device, vocab_size: int) -> Iterator[Row]:
