@@ -119,13 +119,13 @@ class Engine:
                 assert logprob is not None
                 chunks += self._advance_beams(beams, seq, logprob)
                 continue
-            reason = self._finish_reason(seq, token) if error is None else "error"
+            reason = self._finish_reason(seq, token) if error is None else "grammar"
             if error is None:
                 if seq.num_output == 1:
                     self._first_tokens.append((time.monotonic(), time.monotonic() - seq.accepted_s))
                 chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
             else:
-                chunks.append(_chunk(seq, (), reason, None, error))
+                chunks.append(_chunk(seq, (), "grammar", None, error))
             if reason is not None:
                 self._forget(seq)
         return chunks

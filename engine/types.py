@@ -133,11 +133,11 @@ class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     index: int  # which choice
     start: int  # index of tokens[0] among the choice's output tokens
     tokens: tuple[int, ...]  # the end-of-sequence or stop token too
-    finish_reason: str | None = None  # stop, length, repetition, abort or error
+    finish_reason: str | None = None  # stop, length, repetition, abort, grammar or error
     logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token
-    error: str | None = None  # what happened, when finish_reason is error
+    error: str | None = None  # what happened, when finish_reason is error, or grammar: it cannot be followed any more
     num_migrations: int = 0  # engines that were lost under the request up to now; an engine itself says 0
 
 

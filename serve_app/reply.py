@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from engine.errors import EngineFailed
+from engine.errors import EngineFailed, RequestError
 from engine.types import EngineClient, GenerateRequest, TokenChunk
 from serve_app.choice import Choice, Delta, TextRules
 from serve_app.vocabulary import Vocabulary
@@ -40,6 +40,7 @@ class Reply:
 
     def __init__(self, request: GenerateRequest, rules: TextRules, vocabulary: Vocabulary) -> None:
         self._request = request
+        self._constraint = rules.constraint
         self._choices = [Choice(index, rules, vocabulary) for index in range(request.n)]
         self._num_open = request.n
         self._cached_tokens = 0
@@ -84,6 +85,9 @@ class Reply:
     def _push(self, chunk: TokenChunk) -> Delta | None:
         if chunk.finish_reason == "error":
             raise EngineFailed(chunk.error or "the engine failed")
+        if chunk.finish_reason == "grammar":
+            field = self._constraint.field if self._constraint is not None else None
+            raise RequestError(f"{field}: too complex to be followed to the end of an answer: {chunk.error}", field)
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
         self._num_migrations = max(self._num_migrations, chunk.num_migrations)
         choice = self._choices[chunk.index]

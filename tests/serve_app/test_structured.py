@@ -2,9 +2,12 @@
 
 import pytest
 
+from engine.async_engine import AsyncEngine
 from engine.grammar import TokenTable, Vocabulary
-from engine.types import Grammar
-from tests.serve_app.scripted import ScriptedClient, chat, says, serving
+from engine.types import Grammar, TokenChunk
+from serve_app.app import build_app
+from tests.serve_app.random_engine import random_engine
+from tests.serve_app.scripted import ScriptedClient, chat, config, events, says, serving, talking_to
 from tests.serve_app.test_tools_wire import THINKING, WEATHER
 from tests.serve_app.toy import byte_tokens, toy_model
 
@@ -106,3 +109,21 @@ async def test_with_thinking_the_grammar_begins_after_it():
     off = {"chat_template_kwargs": {"enable_thinking": False}}
     client, answer = await post("{}", model=thinking, response_format={"type": "json_object"}, **off)
     assert answer.status_code == 200 and client.requests[0].grammar.begins_after == ()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_that_compiles_and_yet_cannot_be_followed_is_the_clients_fault(stream):
+    client = AsyncEngine(random_engine(toy_model()))
+    async with talking_to(build_app(client, config(), {"toy": toy_model()})) as http:
+        answer = await http.post(URL, json=chat(stream=stream, guided_regex="(a{1000}){1000}", max_tokens=8))
+    await client.close()
+    fault = answer.json()["error"]
+    assert (answer.status_code, fault["code"], fault["param"]) == (400, 400, "guided_regex"), answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_same_in_the_middle_of_an_answer(stream):
+    script = [*says("aa", finish=None), TokenChunk("", 0, 2, (), "grammar", error="too many expressions")]
+    _, answer = await post(script, guided_regex="a+", stream=stream)
+    fault = events(answer.text)[-2]["error"] if stream else answer.json()["error"]
+    assert (answer.status_code, fault["code"], fault["param"]) == (200 if stream else 400, 400, "guided_regex")
