@@ -63,6 +63,7 @@ class TokenTable:
         self.vocab_size = vocab_size
         self._encode = encode or self._longest_tokens
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the one used last stands last
+        self._crossings: dict[bytes, dict[int, tuple[int, ...]]] = {}  # by the text that ends the thinking
         self._lock = threading.Lock()
         self._finder: EndFinder | None = None  # made when it is first needed
         self._end_ids = vocabulary.end_ids
@@ -104,9 +105,10 @@ class TokenTable:
         """Raises GrammarError, also for a budget that the grammar does not fit into."""
         fit = grammar.fit
         fitting = self._fitting(grammar.text, fit) if fit is not None else None
-        beginning = Beginning(grammar.opens, grammar.begins_after, self._is_blank)
+        beginning = Beginning(grammar.opens, grammar.begins_after, self.tokens)
         compiled = self.compiled(grammar.text)
-        matcher = Matcher(compiled, beginning, fitting, self._end_ids, fit.budget if fit is not None else 0)
+        crossing = self._crossing(beginning.ends.text) if beginning.ends is not None else {}
+        matcher = Matcher(compiled, beginning, fitting, self._end_ids, crossing, fit.budget if fit is not None else 0)
         for token in output:
             matcher.consume(token)
         return matcher
@@ -132,8 +134,17 @@ class TokenTable:
             plan = self.short_end(text)
         return Fitting(self._find_ends(), text, plan, self._end_ids)
 
-    def _is_blank(self, token: int) -> bool:
-        return self.tokens[token].isspace()
+    def _crossing(self, text: bytes) -> dict[int, tuple[int, ...]]:
+        """The tokens that complete a text and go on: by the number of its bytes that were said before."""
+        known = self._crossings.get(text)
+        if known is None:
+            known = {size: () for size in range(len(text))}
+            for token, word in enumerate(self.tokens):
+                if text[-1] in word[:-1]:
+                    for size in _crossed(text, word):
+                        known[size] += (token,)
+            self._crossings[text] = known
+        return known
 
     def _find_ends(self) -> EndFinder:
         if self._finder is None:
@@ -161,9 +172,12 @@ class Matcher:
         beginning: Beginning,
         fitting: Fitting | None,
         end_ids: tuple[int, ...],
+        crossing: dict[int, tuple[int, ...]],
         budget: int,
     ) -> None:
-        """`budget` is only read with `fitting`."""
+        """crossing   tokens in which the thinking ends and the answer begins, by the bytes of its end said before
+        budget     is only read with `fitting`
+        """
         self._fresh = matcher  # stands at the grammar's beginning
         self._follows: llguidance.LLMatcher | None = matcher.deep_copy()  # None: what was said is no beginning of it
         self._beginning = beginning
@@ -171,7 +185,8 @@ class Matcher:
         self._num_needed = fitting.num_needed if fitting is not None else 0  # tokens that certainly satisfy it
         self._room = budget  # tokens that may come
         # an answer may end in its thinking only if it may be empty
-        self._forbidden = () if matcher.is_accepting() else end_ids
+        self._ending = () if matcher.is_accepting() else end_ids
+        self._crossing = crossing
         num_before = beginning.num_left if beginning.place == "inside" else 0
         if fitting is not None and budget < num_before + self._num_needed:
             raise GrammarError(f"it needs {num_before + self._num_needed} tokens, {budget} may come")
@@ -180,6 +195,13 @@ class Matcher:
     def holds(self) -> bool:
         """There will be no thinking any more."""
         return self._beginning.place == "after"
+
+    @property
+    def _forbidden(self) -> tuple[int, ...]:
+        """Tokens that must not come inside the thinking. The answer's first token is one of its grammar's."""
+        ends = self._beginning.ends
+        begun = ends.begun() if ends is not None else ()
+        return sum((self._crossing.get(size, ()) for size in begun), self._ending)
 
     def fill(self, bits: NDArray[np.int32]) -> None:
         """Writes one row of a mask, [ceil(V / 32)]: bit 1 means allowed. Raises GrammarError."""
@@ -248,6 +270,13 @@ class Matcher:
     def _raise_on_error(self) -> None:
         if self._follows is not None and self._follows.is_error():
             raise GrammarError(_first_lines(self._follows.get_error()))
+
+
+def _crossed(text: bytes, word: bytes) -> list[int]:
+    """How many bytes of the text may stand before a word in which it ends, and does not end with it."""
+    within = [0] if text in word[:-1] else []
+    longer = (size for size in range(1, len(text)) if size + len(word) > len(text))
+    return within + [size for size in longer if word.startswith(text[size:])]
 
 
 def _allow(bits: NDArray[np.int32], token: int) -> None:

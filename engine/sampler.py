@@ -222,7 +222,8 @@ class _State:
         # tokens of the prompt stand here, with a count of 0, only if somebody asks for them
         self.seen = _Seen(start.prompt if params.repetition_penalty != 1 else ())
         self.named = known(params.logprob_token_ids)
-        self.thinking = Thinking(params.thinking, start.output) if params.thinking is not None else None
+        words = table.tokens if table is not None else ()
+        self.thinking = Thinking(params.thinking, start.output, words) if params.thinking is not None else None
         self._num_output = len(start.output)
         self._stop_ids = known(params.stop_token_ids)
         self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)

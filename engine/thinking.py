@@ -1,7 +1,8 @@
 """When an answer has thought enough. A function of its tokens alone: it goes on exactly after a move."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from engine.marker import Marker
 from engine.types import ThinkingLimit
 
 __all__ = ["Thinking"]
@@ -15,13 +16,15 @@ class Thinking:
     `forced` is the token that must come next, None while any may.
     """
 
-    __slots__ = ("_inside", "_limit", "_matched", "_num_tokens", "_over")
+    __slots__ = ("_budget", "_inside", "_marker", "_num_tokens", "_then")
 
-    def __init__(self, limit: ThinkingLimit, output: Iterable[int] = ()) -> None:
-        self._limit = limit
+    def __init__(self, limit: ThinkingLimit, output: Iterable[int] = (), words: Sequence[bytes] = ()) -> None:
+        """`words` is what each token id stands for: other tokens that spell a marker are it too."""
+        ends = Marker(limit.ends, words)
         self._inside = not limit.begins
-        self._over = False
-        self._matched = 0  # tokens of the marker waited for that were said last
+        self._marker: Marker | None = Marker(limit.begins, words) if limit.begins else ends  # that is waited for
+        self._then = ends if limit.begins else None  # and after it
+        self._budget = limit.budget
         self._num_tokens = 0  # thought
         for token in output:
             self.consume(token)
@@ -29,16 +32,14 @@ class Thinking:
     @property
     def forced(self) -> int | None:
         """An ending that the model has begun is finished, not begun again."""
-        is_enough = self._inside and not self._over and self._num_tokens >= self._limit.budget
-        return self._limit.ends[self._matched] if is_enough else None
+        if self._marker is None or not self._inside or self._num_tokens < self._budget:
+            return None
+        return self._marker.next_token
 
     def consume(self, token: int) -> None:
-        if self._over:
+        if self._marker is None:
             return
         self._num_tokens += self._inside
-        marker = self._limit.ends if self._inside else self._limit.begins
-        self._matched = self._matched + 1 if token == marker[self._matched] else int(token == marker[0])
-        if self._matched == len(marker):
-            self._matched = 0
-            self._over = self._inside
+        if self._marker.consume(token):
+            self._marker, self._then = self._then, None
             self._inside = True

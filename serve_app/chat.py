@@ -10,7 +10,7 @@ from engine.errors import RequestError
 from serve_app.answer_parser import ParseRules
 from serve_app.constraint import Constraint, constraint_of
 from serve_app.conversation import template_messages
-from serve_app.generation import Fresh, Prepared, Wanted, can_begin, part_of, prepare
+from serve_app.generation import Fresh, Prepared, Wanted, part_of, prepare
 from serve_app.harmony_grammar import harmony_constraint
 from serve_app.limits import at_most, check_limits
 from serve_app.prompt import check_text_fits
@@ -139,8 +139,6 @@ def _form_or_calls(
         return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
     if not tools.schemas:
         return form
-    if form is None and tools.forced is None and not can_begin(parse, model):
-        return None  # calls are found all the same, nothing holds the model to them
     constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
     at_most("tools", len(constraint.grammar), limits.max_grammar_bytes, "bytes, as compiled")
     return constraint

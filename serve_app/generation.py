@@ -14,7 +14,7 @@ from serve_app.protocol import GenerationFields
 from serve_app.sampling import sampling_params
 from serve_app.text_model import TextModel
 
-__all__ = ["Fresh", "Prepared", "Wanted", "can_begin", "draw", "part_of", "prepare"]
+__all__ = ["Fresh", "Prepared", "Wanted", "draw", "part_of", "prepare"]
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -114,11 +114,6 @@ def prepare(
     return Prepared(request, rules, wanted.field)
 
 
-def can_begin(parse: ParseRules | None, model: TextModel) -> bool:
-    """Whether there is a place in the answer from which a grammar can hold: its beginning, or a token."""
-    return len(_ends_thinking(parse, model)) <= 1
-
-
 def _ends_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
     """The tokens after which the answer's content begins; none if it does at once."""
     if parse is None or parse.think is None or parse.place == "after" or parse.is_harmony:
@@ -140,10 +135,6 @@ def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> 
     begins_inside = parse.place == "inside" or parse.think.always
     begins = () if begins_inside else model.encode(parse.think.opens)
     ends = model.encode(parse.think.closes)
-    special = model.vocabulary.special_ids
-    if len(ends) > 1 or (len(begins) > 1 and begins[-1] not in special):
-        field = "thinking_token_budget"
-        raise RequestError(f"{field}: this model's thinking is not marked by tokens of its own", field)
     return ThinkingLimit(budget, ends, begins)
 
 
@@ -156,9 +147,5 @@ def _check_fits(fields: GenerationFields, model: TextModel) -> None:
 
 
 def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel, max_tokens: int) -> Grammar:
-    if not can_begin(parse, model):
-        raise RequestError(
-            f"{constraint.field}: this model's thinking has no token that ends it; turn it off", constraint.field
-        )
     fit = Fit(max_tokens) if constraint.fits else None
     return Grammar(constraint.grammar, _ends_thinking(parse, model), fit, _opens_thinking(parse, model))

@@ -44,7 +44,7 @@ def find_think_format(template: str) -> ThinkFormat | None:
     """The format that a chat template speaks of."""
     if CHANNELS.opens.partition("analysis")[0] in template and "<|message|>" in template:
         return CHANNELS
-    for name in ("think", "mistral"):
+    for name in ("think", "mistral", "granite"):
         if THINK_FORMATS[name].closes in template:
             return THINK_FORMATS[name]
     return None

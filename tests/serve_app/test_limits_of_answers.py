@@ -47,9 +47,11 @@ async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
     assert (await asked({"thinking_token_budget": -1}, model=model)).thinking is None
 
 
-async def test_thinking_without_tokens_of_its_own_has_no_budget():
+async def test_markers_without_tokens_of_their_own_are_written_in_several():
     model = toy_model(think_format=ThinkFormat("think", "<think>", "</think>"))
-    assert await refused({"thinking_token_budget": 5}, model=model) == "thinking_token_budget"
+    opens, closes = (model.encode(text) for text in ("<think>", "</think>"))
+    assert len(closes) > 1
+    assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == ThinkingLimit(5, closes, opens)
     assert await refused({"thinking_token_budget": -2}) == "thinking_token_budget"
 
 

@@ -104,8 +104,9 @@ async def test_what_cannot_be_followed_is_refused_before_the_first_byte(fields, 
 
 async def test_with_thinking_the_grammar_begins_after_it():
     thinking = toy_model(template=THINKING)
-    _, answer = await post("<think>x</think>{}", model=thinking, response_format={"type": "json_object"})
-    assert answer.status_code == 400  # here no single token ends the thinking
+    client, answer = await post("<think>x</think>{}", model=thinking, response_format={"type": "json_object"})
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "{}"
+    assert client.requests[0].grammar.begins_after == thinking.encode("</think>")
     off = {"chat_template_kwargs": {"enable_thinking": False}}
     client, answer = await post("{}", model=thinking, response_format={"type": "json_object"}, **off)
     assert answer.status_code == 200 and client.requests[0].grammar.begins_after == ()

@@ -7,6 +7,7 @@ import pytest
 
 from engine.async_engine import AsyncEngine
 from serve_app.app import build_app
+from serve_app.thinking import THINK_FORMATS
 from tests.serve_app.random_engine import random_engine
 from tests.serve_app.scripted import ScriptedClient, chat, config, events, says, serving, talking_to
 from tests.serve_app.test_tools_wire import THINKING
@@ -119,3 +120,36 @@ async def test_thinking_leaves_room_for_a_document_that_must_fit(http, budget):
         stream = await http.post(URL, json=chat(**fields, stream=True))
         said = [one["choices"][0]["delta"].get("content") or "" for one in events(stream.text)[:-1]]
         assert "".join(said) == choice["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": FORM},
+        {"response_format": FORM, "structured_outputs": {"fit": True}},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"response_format": FORM, "tools": [TOOL]},
+    ],
+)
+@pytest.mark.parametrize("opened", [True, False])
+async def test_markers_of_plain_text_are_told_from_the_document(fields, opened):
+    format_ = THINK_FORMATS["granite"]
+    template = CHATML + format_.opens if opened else CHATML
+    model = toy_model(template=template, think_format=format_, max_context_len=1024)
+    assert len(model.encode(format_.closes)) > 10
+    client, num_thoughts, num_finished = AsyncEngine(random_engine(model)), 0, 0
+    first = str(model.encode(format_.opens)[0])
+    async with talking_to(build_app(client, config(), {"toy": model})) as http:
+        for seed in range(12):
+            likely = {first: 9.0} if seed % 2 else {}  # without it nobody begins with a marker
+            body = chat(seed=seed, max_tokens=600, thinking_token_budget=9, logit_bias=likely, **fields)
+            choice = (await http.post(URL, json=body)).json()["choices"][0]
+            if choice["finish_reason"] == "length":
+                continue
+            num_finished += 1
+            num_thoughts += bool(choice["message"].get("reasoning"))
+            calls = choice["message"].get("tool_calls")
+            document = calls[0]["function"]["arguments"] if calls else choice["message"]["content"]
+            jsonschema.validate(json.loads(document), SCHEMA)
+    await client.close()
+    assert num_finished > 6 and num_thoughts > 2
