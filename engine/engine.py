@@ -16,7 +16,7 @@ from engine.prefix_cache import chain_root, prompt_hashes
 from engine.repetition import ends_in_repetition
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.types import EngineStatus, GenerateRequest, PromptLogprob, SamplingParams, TokenChunk, TokenLogprob
+from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor"]
 
@@ -218,9 +218,18 @@ class Engine:
         sampling = request.sampling
         asked = msgspec.structs.replace(
             request,
-            # as many as are needed when all but the last `width` are stop tokens
-            sampling=SamplingParams(
-                max_tokens=sampling.max_tokens, temperature=0.0, num_logprobs=request.beam.width + len(_stops(request))
+            sampling=msgspec.structs.replace(
+                sampling,
+                temperature=0.0,
+                min_tokens=0,  # the search counts them, and knows the stop tokens
+                stop_token_ids=(),
+                # as many as are needed when all but the last `width` are stop tokens
+                num_logprobs=request.beam.width + len(_stops(request)),
+                scores_filtered=True,
+                logprob_token_ids=(),
+                num_prompt_logprobs=None,
+                thinking=None,
+                repetition=None,
             ),
             resume=(),
             grammar=None,

@@ -72,7 +72,7 @@ class Sampler:
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
         chosen_R = self._settle(self._force(self._choose(filtered_RV, states), states), states)
         tokens = tuple(chosen_R.tolist())
-        logprobs = self._logprobs(logits_RV, chosen_R, states)
+        logprobs = self._logprobs(self._scored(logits_RV, filtered_RV, states), chosen_R, states)
         for state, token in zip(states, tokens, strict=True):
             state.append(token)
         failed = tuple(state.failure for state in states)
@@ -139,6 +139,13 @@ class Sampler:
             return chosen_R
         tokens = [state.settle(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
         return self._ints(tokens)
+
+    def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list["_State"]) -> Tensor:
+        """The logits whose log probabilities are told."""
+        filtered = [state.params.scores_filtered for state in states]
+        if not any(filtered):
+            return logits_RV
+        return torch.where(self._floats(filtered).bool()[:, None], filtered_RV, logits_RV)
 
     def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> tuple[TokenLogprob | None, ...]:
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]

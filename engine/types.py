@@ -58,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences whose last token is banned after the others
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
     logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
+    scores_filtered: bool = False  # logprobs are of what bans, bias and penalties leave, not of the raw logits
     num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, told once, with choice 0
     thinking: ThinkingLimit | None = None
     repetition: RepetitionLimit | None = None
@@ -80,7 +81,9 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BeamParams(msgspec.Struct, frozen=True, array_like=True):
-    """Beam search: the best n of `width` beams are the answer. Everything about choice by chance is ignored."""
+    """Beam search: the best n of `width` beams are the answer. Bans, bias and penalties hold, but nothing that is about
+    chance: temperature, top-p, top-k, min-p, seed.
+    """
 
     width: int
     length_penalty: float = 1.0  # scores are divided by length to this power

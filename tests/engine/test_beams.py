@@ -5,12 +5,15 @@ import random
 from hashlib import blake2b
 
 import pytest
+import torch
 
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import RequestError
 from engine.plan import StepPlan, StepResult
+from engine.sampler import Sampler
 from engine.types import BeamParams, GenerateRequest, SamplingParams, TokenChunk, TokenLogprob
+from kernels.kernel_set import load_kernels
 from tests.engine.toy import ToyExecutor
 
 VOCAB_SIZE = 12
@@ -41,6 +44,45 @@ class BeamToyExecutor(ToyExecutor):
         return StepResult(tuple(one.token for one in logprobs), tuple(logprobs))
 
 
+class SampledExecutor(ToyExecutor):
+    """The same model before the real sampler."""
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__(num_blocks)
+        cpu = torch.device("cpu")
+        self._sampler = Sampler(load_kernels(cpu, torch.float32), VOCAB_SIZE, cpu)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        super().execute(plan)
+        self._sampler.update(plan)
+        rows = [torch.empty(0, VOCAB_SIZE)]
+        for piece in plan.slices:
+            if piece.samples:
+                size = self.block_size
+                known = [self.slots[piece.blocks[at // size] * size + at % size] for at in range(piece.start)]
+                rows.append(torch.tensor([logprobs_after([*known, *piece.tokens])]))
+        return self._sampler.sample(plan, torch.cat(rows))
+
+
+def filtered_after(asked: GenerateRequest, output: list[int]) -> list[float]:
+    """Log probabilities of what bans, bias and the presence penalty leave."""
+    sampling = asked.sampling
+    scores = logprobs_after([*asked.prompt, *output])
+    for token, value in sampling.logit_bias:
+        scores[token] += value
+    for token in set(output):
+        scores[token] -= sampling.presence_penalty
+    for *before, last in sampling.bad_words:
+        if before == output[len(output) - len(before) :]:
+            scores[last] = -math.inf
+    if sampling.allowed_token_ids is not None:
+        scores = [one if token in sampling.allowed_token_ids else -math.inf for token, one in enumerate(scores)]
+    total = sum(map(math.exp, scores))
+    return [one - math.log(total) for one in scores]
+
+
 def search(asked: GenerateRequest) -> list[tuple[list[int], str]]:
     """The answers from the definition, best first."""
     assert asked.beam is not None
@@ -51,7 +93,7 @@ def search(asked: GenerateRequest) -> list[tuple[list[int], str]]:
         children = [
             (total + logprob, parent, token)
             for parent, (total, output) in enumerate(beams)
-            for token, logprob in enumerate(logprobs_after([*asked.prompt, *output]))
+            for token, logprob in enumerate(filtered_after(asked, output))
         ]
         children.sort(key=lambda one: (-one[0], one[1], one[2]))
         following: list[tuple[float, list[int]]] = []
@@ -76,7 +118,7 @@ def search(asked: GenerateRequest) -> list[tuple[list[int], str]]:
     return [(output, reason) for _, output, reason in answers[: asked.n]]
 
 
-def ask(name: str, prompt: list[int], beam: BeamParams, n: int, max_tokens: int = 9, **more: int) -> GenerateRequest:
+def ask(name: str, prompt: list[int], beam: BeamParams, n: int, max_tokens: int = 9, **more: object) -> GenerateRequest:
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=STOPS, **more)  # type: ignore[arg-type]
     return GenerateRequest(request_id=name, model="toy", prompt=tuple(prompt), sampling=sampling, n=n, beam=beam)
 
@@ -107,6 +149,27 @@ def test_beams_are_those_of_the_definition(block_size: int, num_blocks: int, sha
         assert [chunk.index for chunk in chunks[name]] == list(range(one.n))
         assert [(list(chunk.tokens), chunk.finish_reason) for chunk in chunks[name]] == search(one)
     assert engine.status().num_idle_blocks == num_blocks
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"allowed_token_ids": (2, 3, 4, 5, 6, 7, 8, 0)},
+        {"logit_bias": ((3, 2.0), (4, -100.0))},
+        {"bad_words": ((5,), (6, 7), (2, 2, 3))},
+        {"presence_penalty": 1.5},
+    ],
+)
+def test_bans_bias_and_penalties_hold_in_beams(more: dict[str, object]) -> None:
+    rng = random.Random(1)
+    changed = 0
+    for i in range(20):
+        prompt = [rng.randrange(2, VOCAB_SIZE) for _ in range(6)]
+        asked = ask(f"r{i}", prompt, BeamParams(3), n=2, **more)
+        answers = [(list(one.tokens), one.finish_reason) for one in Engine(SampledExecutor(60), "toy").generate(asked)]
+        assert answers == search(asked)
+        changed += answers != search(ask(f"r{i}", prompt, BeamParams(3), n=2))
+    assert changed > 10
 
 
 def test_beams_share_all_but_their_last_block() -> None:
