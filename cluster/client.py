@@ -97,8 +97,11 @@ class ClusterClient:
             num_running=sum(status.num_running for status in statuses),
             num_waiting=sum(status.num_waiting for status in statuses),
             num_waiting_tokens=sum(status.num_waiting_tokens for status in statuses),
+            num_prefill_tokens=sum(status.num_prefill_tokens for status in statuses),
             num_blocks=sum(status.num_blocks for status in statuses),
             num_idle_blocks=sum(status.num_idle_blocks for status in statuses),
+            first_token_s=max(status.first_token_s for status in statuses),
+            collective=", ".join(sorted({status.collective for status in statuses} - {""})),
         )
 
     def _replicas_of(self, model: str) -> Replicas:

@@ -51,8 +51,11 @@ class Engine:
         scheduler: SchedulerConfig | None = None,
         cache: CacheConfig | None = None,
         cache_key: bytes = b"",
+        collective: str = "",
     ) -> None:
+        """`collective` is what the executor's ranks add up over, for the status."""
         self.executor = executor
+        self._collective = collective
         self.model = model
         self.cache_key = cache_key
         self.prefix_sharing = (cache or CacheConfig()).prefix_sharing
@@ -160,6 +163,7 @@ class Engine:
             num_blocks=scheduler.pool.num_blocks,
             num_idle_blocks=scheduler.pool.num_idle,
             first_token_s=self._mean_first_token_s(),
+            collective=self._collective,
         )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""How the first rank tells the others what to compute: one TCP connection each, a frame per plan.
+"""How the first rank tells the others what to compute: a frame per plan, through memory on one node, else over TCP.
 
-Whoever connects first sends the token that only ranks of this replica know. When a connection ends, the rest of the
-replica must not wait for it: `on_loss` is called.
+There is one TCP connection to each rank in any case. Whoever connects first sends the token that only ranks of this
+replica know. When a connection ends, the rest of the replica must not wait for it: `on_loss` is called.
 """
 
 import contextlib
@@ -10,12 +10,27 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
 from engine.plan import StepPlan
 
-__all__ = ["Follower", "Leader", "Meeting"]
+__all__ = ["Follower", "Leader", "Meeting", "PlanMemory"]
+
+
+class PlanMemory(Protocol):
+    """Takes frames from the first rank to the others. A rank that is gone is a RuntimeError."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def receive(self) -> bytes: ...
+
+    def give_up(self) -> None: ...
+
+    def forget_name(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Meeting(msgspec.Struct, frozen=True):
@@ -25,13 +40,15 @@ class Meeting(msgspec.Struct, frozen=True):
     port: int
     token: str
     size: int
-    group: str  # name of the memory segment, or address of the process group
+    group: str  # name of the memory segment for sums, or address of the process group
+    plans: str = ""  # name of the memory segment for plans; "": they go over the connections
 
 
 class Leader:
     """The first rank's end. Every rank must `join` within `timeout_s`."""
 
-    def __init__(self, host: str, size: int, token: str) -> None:
+    def __init__(self, host: str, size: int, token: str, memory: PlanMemory | None = None) -> None:
+        self._memory = memory
         self._listener = socket.create_server((host, 0))
         self._token = token.encode()
         self._size = size
@@ -60,18 +77,14 @@ class Leader:
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Calls `on_loss`, in another thread, when a rank's connection ends."""
 
-        def wait(rank: socket.socket) -> None:
-            try:
-                rank.recv(1)  # a rank says nothing more
-            except OSError:
-                pass
-            on_loss()
-
         for rank in self._ranks:
-            threading.Thread(target=wait, args=(rank,), daemon=True).start()
+            _watch(rank, on_loss)
 
     def send(self, plan: StepPlan) -> None:
         frame = msgspec.msgpack.encode(plan)
+        if self._memory is not None:
+            self._memory.send(frame)
+            return
         for rank in self._ranks:
             _send(rank, frame)
 
@@ -86,7 +99,8 @@ class Leader:
 class Follower:
     """Another rank's end."""
 
-    def __init__(self, meeting: Meeting, timeout_s: float = 600.0) -> None:
+    def __init__(self, meeting: Meeting, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
+        self._memory = memory
         self._socket = socket.create_connection((meeting.host, meeting.port), timeout=timeout_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _send(self._socket, meeting.token.encode())
@@ -95,15 +109,31 @@ class Follower:
         _send(self._socket, str(num_blocks).encode())
         return int(_receive(self._socket))
 
+    def watch(self, on_loss: Callable[[], None]) -> None:
+        """Calls `on_loss`, in another thread, when the first rank is gone. Only where plans come through memory."""
+        if self._memory is not None:
+            self._socket.settimeout(None)
+            _watch(self._socket, on_loss)
+
     def plans(self) -> Iterator[StepPlan]:
         """The plans as they come, until the first rank is gone."""
         self._socket.settimeout(None)
         decoder = msgspec.msgpack.Decoder(StepPlan)
         while True:
             try:
-                yield decoder.decode(_receive(self._socket))
-            except OSError:
+                frame = self._memory.receive() if self._memory is not None else _receive(self._socket)
+            except (OSError, RuntimeError):
                 return
+            yield decoder.decode(frame)
+
+
+def _watch(connection: socket.socket, on_loss: Callable[[], None]) -> None:
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(1)  # nothing more is said on it
+        on_loss()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _send(to: socket.socket, data: bytes) -> None:

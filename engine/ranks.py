@@ -14,9 +14,9 @@ from engine.executor import InlineExecutor
 from engine.grammar import Vocabulary
 from engine.load import load_executor
 from engine.plan import StepPlan, StepResult
-from engine.rank_link import Follower, Leader, Meeting
+from engine.rank_link import Follower, Leader, Meeting, PlanMemory
 from engine.tensor_parallel import Collective, TensorParallel
-from kernels.native.compiler import find_compiler
+from kernels.native.compiler import Compiler, find_compiler
 
 __all__ = ["RankExecutor", "follow", "lead"]
 
@@ -28,12 +28,15 @@ TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
 class RankExecutor:
     """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
 
-    def __init__(self, local: InlineExecutor, leader: Leader, group: Collective) -> None:
+    def __init__(
+        self, local: InlineExecutor, leader: Leader, group: Collective, memory: PlanMemory | None = None
+    ) -> None:
+        self.collective = group.name
         self.vocab_size = local.vocab_size
         self.max_context_len = local.max_context_len
         self.block_size = local.block_size
         self.num_blocks = local.num_blocks
-        self._local, self._leader, self._group = local, leader, group
+        self._local, self._leader, self._group, self._memory = local, leader, group, memory
 
     def execute(self, plan: StepPlan) -> StepResult:
         if plan.slices:
@@ -44,6 +47,8 @@ class RankExecutor:
         self._leader.close()
         self._local.close()
         self._group.close()
+        if self._memory is not None:
+            self._memory.close()
 
 
 def lead(
@@ -59,32 +64,53 @@ def lead(
     host   this node's address, where the other ranks connect
     """
     size, token = model.tensor_parallel, secrets.token_hex(32)
-    leader = Leader(host, size, token)
+    plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
     name = _group_name(host, on_one_node)
-    meeting = Meeting(host, leader.port, token, size, name)
-    # the memory must be there before the others look for it; a process group comes about when all have come
+    # memory must be there before the others look for it; a process group comes about when all have come
+    memory = _memory(plans, 0, size)
+    leader = Leader(host, size, token, memory)
+    meeting = Meeting(host, leader.port, token, size, name, plans)
     group = None if name.startswith("tcp://") else _group(meeting, 0)
-    for rank in range(1, size):
-        start_rank(rank, meeting)
-    group = group or _group(meeting, 0)
-    tp = TensorParallel(0, size, group)
+
+    def give_up() -> None:
+        for one in (group, memory):
+            if one is not None:
+                one.give_up()
+
     try:
+        for rank in range(1, size):
+            start_rank(rank, meeting)
+        group = group or _group(meeting, 0)
+        tp = TensorParallel(0, size, group)
         local = load_executor(model, vocabulary, encode, tp, leader.agree)
     except BaseException:
-        group.give_up()
+        give_up()
         leader.close()
-        group.close()
+        for one in (group, memory):
+            if one is not None:
+                one.close()
         raise
-    leader.watch(group.give_up)
-    log.info("%d ranks, plans over TCP, sums over %s", size, type(group).__name__)
-    return RankExecutor(local, leader, group)
+    for one in (group, memory):
+        if one is not None:
+            one.forget_name()
+    leader.watch(give_up)
+    log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
+    return RankExecutor(local, leader, group, memory)
 
 
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
-    follower = Follower(meeting)
+    memory = _memory(meeting.plans, rank, meeting.size)
+    follower = Follower(meeting, memory)
     group = _group(meeting, rank)
+
+    def give_up() -> None:
+        group.give_up()
+        if memory is not None:
+            memory.give_up()
+
     executor = load_executor(model, tp=TensorParallel(rank, meeting.size, group), agree=follower.agree)
+    follower.watch(give_up)
     for plan in follower.plans():
         try:
             executor.follow(plan)
@@ -93,6 +119,8 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
             break
     executor.close()
     group.close()
+    if memory is not None:
+        memory.close()
 
 
 class TorchGroup:
@@ -105,6 +133,7 @@ class TorchGroup:
 
         self._backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(self._backend, init_method=address, rank=rank, world_size=size)
+        self.name = self._backend
         self._rank, self._size, self._dist = rank, size, dist
 
     def sum(self, x: Tensor) -> None:
@@ -122,6 +151,9 @@ class TorchGroup:
 
     close = give_up
 
+    def forget_name(self) -> None:
+        """A process group has none."""
+
 
 def _group_name(host: str, on_one_node: bool) -> str:
     if on_one_node and not torch.cuda.is_available() and find_compiler() is not None:
@@ -130,12 +162,24 @@ def _group_name(host: str, on_one_node: bool) -> str:
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
+def _memory(name: str, rank: int, size: int) -> PlanMemory | None:
+    if not name:
+        return None
+    from kernels.shared_bytes.cpu import SharedBytes
+
+    return SharedBytes(_compiler(), name, rank, size, TIMEOUT_S)
+
+
 def _group(meeting: Meeting, rank: int) -> Collective:
     if meeting.group.startswith("tcp://"):
         return TorchGroup(meeting.group, rank, meeting.size)
     from kernels.shared_sum.cpu import SharedSum
 
+    return SharedSum(_compiler(), meeting.group.removeprefix("shm://"), rank, meeting.size, TIMEOUT_S)
+
+
+def _compiler() -> Compiler:
     compiler = find_compiler()
     if compiler is None:
         raise RuntimeError("the first rank has a C compiler, this one has none: install one on every node")
-    return SharedSum(compiler, meeting.group.removeprefix("shm://"), rank, meeting.size, TIMEOUT_S)
+    return compiler

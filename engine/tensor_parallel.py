@@ -20,6 +20,7 @@ __all__ = ["Collective", "Part", "TensorParallel", "shard"]
 class Collective(Protocol):
     """What ranks do together: all make the same calls in the same order. A rank that is gone is a RuntimeError."""
 
+    name: str  # what sums go over
     in_order: bool  # more than two addends are always added in the order of the ranks
 
     def sum(self, x: Tensor) -> None: ...
@@ -27,6 +28,8 @@ class Collective(Protocol):
     def gather(self, x: Tensor) -> Tensor | None: ...
 
     def give_up(self) -> None: ...
+
+    def forget_name(self) -> None: ...
 
     def close(self) -> None: ...
 

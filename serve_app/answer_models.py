@@ -11,6 +11,8 @@ __all__ = [
     "ErrorAnswer",
     "ModelCard",
     "ModelList",
+    "ModelStatus",
+    "StatusList",
     "TokenizeAnswer",
 ]
 
@@ -40,6 +42,26 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class ModelStatus(BaseModel):
+    """All replicas of a model together."""
+
+    model: str
+    max_context_len: int  # tokens, prompt and answer together
+    num_running: int  # sequences that hold blocks
+    num_waiting: int
+    num_waiting_tokens: int
+    num_prefill_tokens: int
+    num_blocks: int
+    num_idle_blocks: int
+    first_token_s: float  # mean of the last half minute, of the slowest replica; 0: nothing came
+    collective: str  # what ranks add up over: shared memory, nccl or gloo; "": there is one rank
+
+
+class StatusList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelStatus]
 
 
 class TopLogprob(BaseModel):

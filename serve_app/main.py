@@ -8,7 +8,7 @@ from cluster.deploy import application
 from cluster.ranks import RankStarter
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
-from engine.engine import Engine, Executor
+from engine.engine import Engine
 from engine.rank_link import Meeting
 from engine.types import EngineClient
 
@@ -40,12 +40,11 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         return list(text.encode(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
-    executor: Executor
+    settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
-        executor = load_executor(model, vocabulary, encode)
-    else:
-        executor = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
-    return Engine(executor, model.name, model.engine.scheduler, model.engine.cache, cache_key)
+        return Engine(load_executor(model, vocabulary, encode), *settings)
+    executor = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
+    return Engine(executor, *settings, executor.collective)
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:

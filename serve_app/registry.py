@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from configs.schema import Config
 from engine.errors import RequestError, Unavailable, UnknownModel
-from engine.types import EngineClient
+from engine.types import EngineClient, EngineStatus
 from serve_app.answer_models import ModelCard
 from serve_app.text_model import TextModel
 
@@ -56,6 +56,19 @@ class Registry:
         """Raises if an engine does not answer within the deadline. A model that scales to zero may have none."""
         async with asyncio.timeout(STATUS_TIMEOUT_S):
             await asyncio.gather(*(self._check(name) for name in {model.name for model in self._by_id.values()}))
+
+    async def statuses(self) -> list[EngineStatus]:
+        """Of the models that have an engine now."""
+
+        async def ask(name: str) -> EngineStatus | None:
+            try:
+                async with asyncio.timeout(STATUS_TIMEOUT_S):
+                    return await self._client.status(name)
+            except Exception:  # an engine that does not answer has nothing to tell
+                return None
+
+        found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))
+        return [status for status in found if status is not None]
 
     async def _check(self, name: str) -> None:
         try:

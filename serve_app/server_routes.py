@@ -1,10 +1,12 @@
-"""What a server says of itself: /health, /ping, /version and /load."""
+"""What a server says of itself: /health, /ping, /version, /load and /status."""
 
 import logging
 
+import msgspec
 from fastapi import APIRouter, Response
 
 from engine.errors import Unavailable
+from serve_app.answer_models import ModelStatus, StatusList
 from serve_app.documents import responses
 from serve_app.load import OpenRequests
 from serve_app.registry import Registry
@@ -44,5 +46,9 @@ def server_router(registry: Registry, version: str, open_requests: OpenRequests)
     @router.get("/load", summary="How many requests are being answered", response_model=dict[str, int])
     async def show_load() -> dict[str, int]:
         return {"server_load": open_requests.count}
+
+    @router.get("/status", summary="What the engines of each model have and do", response_model=StatusList)
+    async def show_status() -> StatusList:
+        return StatusList(data=[ModelStatus(**msgspec.structs.asdict(one)) for one in await registry.statuses()])
 
     return router

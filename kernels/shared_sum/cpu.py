@@ -1,9 +1,6 @@
 """Collective operations over the processes of one machine, through shared memory. In C."""
 
 import ctypes
-import mmap
-import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
+from kernels.native.segment import Segment
 
 __all__ = ["SharedSum"]
 
@@ -25,25 +23,13 @@ class SharedSum:
     A call raises RuntimeError when a rank is gone (`give_up`) or does not come within `timeout_s`.
     """
 
+    name = "shared memory"
     in_order = True
 
     def __init__(self, compiler: Compiler, name: str, rank: int, size: int, timeout_s: float) -> None:
         """Rank 0 makes the segment `name`, the others open it."""
-        # a plain file in memory: multiprocessing's SharedMemory is removed with the first process that ends (bpo-38119)
-        self._path = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / name
-        self._is_maker = rank == 0
-        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if self._is_maker else 0)
-        file = os.open(self._path, flags, 0o600)
-        try:
-            num_bytes = LINE * (1 + size) + 2 * size * CAPACITY
-            if self._is_maker:
-                os.ftruncate(file, num_bytes)
-            self._memory = mmap.mmap(file, num_bytes)
-        finally:
-            os.close(file)
-        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._memory)
+        self._segment = Segment(name, LINE * (1 + size) + 2 * size * CAPACITY, is_maker=rank == 0)
         self._lock = threading.Lock()  # between giving up and closing
-        address = ctypes.addressof(self._anchor)
         library = compiler.load(Path(__file__).with_name("cpu.c"))
         self._sum, self._gather, self._give_up = library.shared_sum, library.shared_gather, library.give_up
         place: list[Any] = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
@@ -51,7 +37,7 @@ class SharedSum:
         self._gather.argtypes = [*place, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_double]
         self._give_up.argtypes = [ctypes.c_void_p]
         self._give_up.restype = None
-        self._place = (address, rank, size, CAPACITY)
+        self._place = (self._segment.address, rank, size, CAPACITY)
         self._rank, self._size, self._timeout_s = rank, size, timeout_s
 
     def sum(self, x: Tensor) -> None:
@@ -70,18 +56,17 @@ class SharedSum:
     def give_up(self) -> None:
         """Nobody waits any more, here or in the other ranks."""
         with self._lock:
-            if self._anchor is not None:
-                self._give_up(self._place[0])
+            if self._segment.address is not None:
+                self._give_up(self._segment.address)
+
+    def forget_name(self) -> None:
+        """Every rank has come."""
+        self._segment.forget_name()
 
     def close(self) -> None:
         """Gives the memory back. No call but `give_up` may follow."""
         with self._lock:
-            if self._anchor is None:
-                return
-            self._anchor = None
-            self._memory.close()
-            if self._is_maker:
-                self._path.unlink(missing_ok=True)
+            self._segment.close()
 
 
 def _raise(failed: int) -> None:

@@ -89,6 +89,7 @@ def answers(engine: Engine) -> list[list[int]]:
     [
         ("llama", 2, {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}),
         ("llama", 4, {"tie_word_embeddings": True}),  # two ranks to each KV head
+        ("llama", 8, {"num_attention_heads": 8}),
         ("qwen2", 2, {}),
         ("qwen3", 4, {}),
         ("mistral", 2, {"sliding_window": 20}),
@@ -97,8 +98,11 @@ def answers(engine: Engine) -> list[list[int]]:
 def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, family: str, size: int, more: dict[str, object]) -> None:
     source = tiny(tmp_path, family, **more)
     alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
+    before = set(Path("/dev/shm").glob("manta-*"))
     with led(config_of(source, size)) as (executor, _):
+        assert set(Path("/dev/shm").glob("manta-*")) <= before, "memory that a kill -9 would leave behind"
         assert answers(Engine(executor, "tiny")) == alone
+        assert executor.collective == "shared memory"
 
 
 @pytest.mark.timeout(120)

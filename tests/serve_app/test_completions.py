@@ -170,4 +170,9 @@ async def test_a_server_tells_its_version_and_load():
     async with serving(client) as http:
         assert set((await http.get("/version")).json()) == {"version"}
         assert (await http.get("/load")).json() == {"server_load": 0}
+        (status,) = (await http.get("/status")).json()["data"]
+        assert (status["model"], status["collective"]) == ("toy", "")
+        client.healthy = False
+        assert (await http.get("/status")).json()["data"] == []
+        client.healthy = True
         assert (await http.get("/ping")).status_code == (await http.post("/ping")).status_code == 200
