@@ -30,6 +30,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_sequences: Positive = 64  # sequences that hold blocks at the same time
     max_queued_requests: Positive = 256  # requests that wait for their first step; one more is refused
     max_queued_tokens: Positive = 262_144  # prompt tokens of all waiting requests together; more is refused
+    max_draft_tokens: Count = 0  # speculation: tokens of one sequence that are guessed in a step, at most; 0 is off
+    draft_ngram: Positive = 3  # a guess is what followed the last time that so many tokens were the same
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

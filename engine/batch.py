@@ -50,7 +50,7 @@ class ForwardBatch:
             lens.append(stop)
             rows += range(starts[-2], starts[-2] + len(slice_.scored))
             if slice_.samples:
-                rows.append(len(tokens) - 1)
+                rows += range(len(tokens) - 1 - slice_.num_drafts, len(tokens))
         width = max(len(slice_.blocks) for slice_ in plan.slices)
         table = [slice_.blocks + (-1,) * (width - len(slice_.blocks)) for slice_ in plan.slices]
         return cls(

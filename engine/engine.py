@@ -1,5 +1,6 @@
 """The engine: requests in, token chunks out, one step at a time. Not thread safe; see async_engine.py."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -59,15 +60,16 @@ class Engine:
         self.model = model
         self.cache_key = cache_key
         self.prefix_sharing = (cache or CacheConfig()).prefix_sharing
+        # one sequence must always be able to run alone
+        self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
         self.scheduler = Scheduler(
             config=scheduler or SchedulerConfig(),
             num_blocks=executor.num_blocks,
             block_size=executor.block_size,
             prefix_sharing=self.prefix_sharing,
             cache_key=cache_key,
+            max_context_len=self.max_context_len,
         )
-        # one sequence must always be able to run alone
-        self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._beams: dict[str, _Beams] = {}  # request id -> its search, while it goes on
         self._next_seq_id = 0
@@ -113,25 +115,39 @@ class Engine:
             return []
         result = self.executor.execute(plan)
         sampled = self.scheduler.advance(plan, result)
-        logprobs: tuple[TokenLogprob | None, ...] = result.logprobs or (None,) * len(sampled)
+        logprobs = iter(result.logprobs or (None,) * len(result.tokens))
+        counts = result.counts or (1,) * len(sampled)
         failed = result.failed or (None,) * len(sampled)
         chunks = []
-        for seq, token, logprob, error in zip(sampled, result.tokens, logprobs, failed, strict=True):
+        for seq, count, error in zip(sampled, counts, failed, strict=True):
+            told = list(itertools.islice(logprobs, count))
             beams = self._beams.get(seq.request.request_id)
-            if beams is not None and error is None:
-                assert logprob is not None
-                chunks += self._advance_beams(beams, seq, logprob)
-                continue
-            reason = self._finish_reason(seq, token) if error is None else "grammar"
-            if error is None:
-                if seq.num_output == 1:
-                    self._first_tokens.append((time.monotonic(), time.monotonic() - seq.accepted_s))
-                chunks.append(_chunk(seq, (token,), reason, (logprob,) if logprob is not None else None))
-            else:
+            if error is not None:
                 chunks.append(_chunk(seq, (), "grammar", None, error))
-            if reason is not None:
                 self._forget(seq)
+            elif beams is not None:
+                assert told[0] is not None
+                chunks += self._advance_beams(beams, seq, told[0])
+            else:
+                chunks.append(self._tell(seq, count, told))
         return chunks
+
+    def _tell(self, seq: Sequence, count: int, logprobs: list[TokenLogprob | None]) -> TokenChunk:
+        """The last `count` tokens of a sequence, up to the one that ends it."""
+        if seq.num_output == count:
+            self._first_tokens.append((time.monotonic(), time.monotonic() - seq.accepted_s))
+        reason = None
+        for length in range(len(seq.tokens) - count + 1, len(seq.tokens) + 1):
+            reason = self._finish_reason(seq, length)
+            if reason is not None:
+                count -= len(seq.tokens) - length
+                del seq.tokens[length:]
+                break
+        known = tuple(one for one in logprobs[:count] if one is not None)
+        chunk = _chunk(seq, tuple(seq.tokens[-count:]), reason, known or None)
+        if reason is not None:
+            self._forget(seq)
+        return chunk
 
     def fail(self, message: str) -> list[TokenChunk]:
         """Ends every request with an error."""
@@ -315,14 +331,15 @@ class Engine:
             self._first_tokens.popleft()
         return sum(took_s for _, took_s in self._first_tokens) / max(1, len(self._first_tokens))
 
-    def _finish_reason(self, seq: Sequence, token: int) -> str | None:
-        sampling = seq.request.sampling
-        if token in sampling.stop_token_ids and seq.num_output > sampling.min_tokens:
+    def _finish_reason(self, seq: Sequence, length: int) -> str | None:
+        """Whether a sequence ends with the first `length` of its tokens. Where there are more, nothing repeats."""
+        sampling, num_output = seq.request.sampling, length - seq.prompt_len
+        if seq.tokens[length - 1] in sampling.stop_token_ids and num_output > sampling.min_tokens:
             return "stop"
-        if seq.num_output >= sampling.max_tokens or len(seq.tokens) >= self.max_context_len:
+        if num_output >= sampling.max_tokens or length >= self.max_context_len:
             return "length"
         repetition = sampling.repetition
-        if repetition is not None and seq.num_output >= sampling.min_tokens:
+        if repetition is not None and num_output >= sampling.min_tokens:
             return "repetition" if ends_in_repetition(seq.tokens, seq.prompt_len, repetition) else None
         return None
 

@@ -32,6 +32,7 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the prompt's tokens after the first positions, where their logprobs are wanted
+    num_drafts: int = 0  # of `tokens`, guesses at the end; the rows before and after each one are sampled from
 
 
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
@@ -43,9 +44,10 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True):
-    """One entry per sampling slice, in the plan's order."""
+    """What the sampling slices got, in the plan's order. A slice with drafts gets those that held, and one more."""
 
     tokens: tuple[int, ...]
-    logprobs: tuple[TokenLogprob | None, ...] = ()
-    failed: tuple[str | None, ...] = ()  # why a sequence cannot go on; its token means nothing then
+    logprobs: tuple[TokenLogprob | None, ...] = ()  # one entry per token
+    failed: tuple[str | None, ...] = ()  # per sampling slice, why it cannot go on; its token means nothing then
     scores: tuple[tuple[PromptLogprob, ...], ...] = ()  # one entry per slice with `scored`, in the plan's order
+    counts: tuple[int, ...] = ()  # tokens of each sampling slice; (): one each

@@ -1,5 +1,6 @@
 """Chooses the next tokens. Keeps, for each sequence, what its choice depends on besides the logits."""
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -55,9 +56,10 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
-        """One token for each sampling slice, in the plan's order. `logits_RV` is not changed.
+        """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
 
-        The logits of a slice are those of its scored rows, then the one that it samples from.
+        The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
+        its drafts. A draft holds if it is what is chosen before it.
         """
         states = self._sampling(plan)
         scores: tuple[tuple[PromptLogprob, ...], ...] = ()
@@ -70,16 +72,28 @@ class Sampler:
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        chosen_R = self._settle(self._force(self._choose(filtered_RV, states), states), states)
+        ahead = [at for slice_ in plan.slices if slice_.samples for at in range(1 + slice_.num_drafts)]
+        chosen_R = self._settle(self._force(self._choose(filtered_RV, states, ahead), states), states)
+        scored_RV = self._scored(logits_RV, filtered_RV, states)
+        counts: tuple[int, ...] = ()
+        if any(slice_.num_drafts for slice_ in plan.slices):
+            counts, kept = _kept(plan, chosen_R.tolist())
+            chosen_R, scored_RV, states = (
+                chosen_R[self._ints(kept)],
+                scored_RV[self._ints(kept)],
+                [states[i] for i in kept],
+            )
         tokens = tuple(chosen_R.tolist())
-        logprobs = self._logprobs(self._scored(logits_RV, filtered_RV, states), chosen_R, states)
+        logprobs = self._logprobs(scored_RV, chosen_R, states)
         for state, token in zip(states, tokens, strict=True):
             state.append(token)
-        failed = tuple(state.failure for state in states)
-        return StepResult(tokens, logprobs, failed if any(failed) else (), scores)
+        failed = tuple(self._states[slice_.seq_id].failure for slice_ in plan.slices if slice_.samples)
+        return StepResult(tokens, logprobs, failed if any(failed) else (), scores, counts)
 
     def _sampling(self, plan: StepPlan) -> list["_State"]:
-        return [self._states[slice_.seq_id] for slice_ in plan.slices if slice_.samples]
+        """The state of each row that is sampled from."""
+        slices = (slice_ for slice_ in plan.slices if slice_.samples)
+        return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_drafts)]
 
     def _filter(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
         kernels = self._kernels
@@ -107,7 +121,8 @@ class Sampler:
             self._floats([state.params.repetition_penalty for state in states]),
         )
 
-    def _choose(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+    def _choose(self, logits_RV: Tensor, states: list["_State"], ahead: list[int]) -> Tensor:
+        """`ahead` is how many drafts are before each row."""
         kernels, params = self._kernels, [state.params for state in states]
         greedy = [one.temperature == 0 for one in params]
         if all(greedy):
@@ -122,7 +137,7 @@ class Sampler:
         if any(p < 1 for p in top_p):
             logits_RV = kernels.keep_top_p(logits_RV, self._floats(top_p))
         seeds = self._ints([state.seed for state in states])
-        positions = self._ints([state.num_tokens for state in states])
+        positions = self._ints([state.num_tokens + drafts for state, drafts in zip(states, ahead, strict=True)])
         return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
 
     def _force(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
@@ -165,15 +180,16 @@ class Sampler:
 
     def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[tuple[tuple[PromptLogprob, ...], ...], Tensor]:
         """What the prompts' tokens got, and the rows that are sampled from."""
-        scores, sampled, at = [], [], 0
+        scores, at = [], 0
+        sampled: list[int] = []
         for slice_ in plan.slices:
             stop = at + len(slice_.scored)
             if slice_.scored:
                 most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
                 scores.append(self._scores_of(logits_RV[at:stop], slice_.scored, most))
-            if slice_.samples:
-                sampled.append(stop)
-            at = stop + slice_.samples
+            num_sampled = slice_.samples * (1 + slice_.num_drafts)
+            sampled += range(stop, stop + num_sampled)
+            at = stop + num_sampled
         return tuple(scores), logits_RV[self._ints(sampled)]
 
     def _scores_of(self, logits_TV: Tensor, tokens: tuple[int, ...], most: int) -> tuple[PromptLogprob, ...]:
@@ -202,6 +218,20 @@ class Sampler:
 
     def _floats(self, values: list[float] | list[int] | list[bool]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+
+def _kept(plan: StepPlan, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
+    """How many tokens each sampling slice gets, and the rows that they are chosen from."""
+    counts: list[int] = []
+    kept: list[int] = []
+    first = 0
+    for slice_ in (slice_ for slice_ in plan.slices if slice_.samples):
+        drafts = slice_.tokens[len(slice_.tokens) - slice_.num_drafts :]
+        right = (draft == token for draft, token in zip(drafts, chosen[first:], strict=False))
+        counts.append(1 + sum(itertools.takewhile(bool, right)))
+        kept += range(first, first + counts[-1])
+        first += 1 + slice_.num_drafts
+    return tuple(counts), kept
 
 
 def _floored(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:

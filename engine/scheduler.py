@@ -7,9 +7,11 @@ and computes them again later, so the first one always gets on and nothing starv
 """
 
 import bisect
+import itertools
 
 from configs.schema import SchedulerConfig
 from engine.blocks import BlockPool
+from engine.drafts import Drafts
 from engine.plan import SeqSlice, SeqStart, StepPlan, StepResult
 from engine.prefix_cache import PrefixCache, chain_hash
 from engine.sequence import Sequence
@@ -23,9 +25,16 @@ class Scheduler:
     """Owns the sequences that wait or run, and their blocks."""
 
     def __init__(
-        self, config: SchedulerConfig, num_blocks: int, block_size: int, prefix_sharing: bool, cache_key: bytes
+        self,
+        config: SchedulerConfig,
+        num_blocks: int,
+        block_size: int,
+        prefix_sharing: bool,
+        cache_key: bytes,
+        max_context_len: int,
     ) -> None:
         self.config = config
+        self.max_context_len = max_context_len
         self.block_size = block_size
         self.prefix_sharing = prefix_sharing
         self.cache_key = cache_key
@@ -103,6 +112,8 @@ class Scheduler:
         while not slices and self.running and not all(seq.is_held for seq in self.waiting):
             self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
             slices = self._assign()
+        if self.config.max_draft_tokens:
+            slices = self._guess(slices)
         plan = StepPlan(
             self._step, tuple(slices), tuple(self._starts), copies=tuple(self._copies), ends=tuple(self._ends)
         )
@@ -142,20 +153,42 @@ class Scheduler:
             slices.append(self._slice(seq, count))
         return slices
 
+    def _guess(self, slices: list[SeqSlice]) -> list[SeqSlice]:
+        """Decodes with guesses behind them, as far as budget and idle blocks are left over."""
+        budget = self.config.max_step_tokens - sum(len(piece.tokens) for piece in slices)
+        by_id = {seq.seq_id: seq for seq in self.running}
+        out = []
+        for piece in slices:
+            seq = by_id[piece.seq_id]
+            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.may_be_guessed:
+                room = (len(seq.blocks) + self.pool.num_idle) * self.block_size - len(seq.tokens)
+                left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len) - len(seq.tokens)
+                if seq.drafts is None:
+                    seq.drafts = Drafts(self.config.draft_ngram)
+                drafts = seq.drafts.propose(seq.tokens, min(self.config.max_draft_tokens, budget, room, left - 1))
+                while self._num_blocks(len(seq.tokens) + len(drafts)) > len(seq.blocks):
+                    seq.blocks.append(self._take())
+                budget -= len(drafts)
+                piece = self._slice(seq, 1, drafts)
+            out.append(piece)
+        return out
+
     def advance(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
-        """Books what a step computed and sampled. Returns the sequences that got a token, in the result's order."""
+        """Books what a step computed and sampled. Returns the sequences that got tokens, in the result's order."""
         by_id = {seq.seq_id: seq for seq in self.running}
         sampled = []
-        tokens, scores = iter(result.tokens), iter(result.scores)
+        tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
         for piece in plan.slices:
             seq = by_id[piece.seq_id]
+            if piece.samples:
+                count = next(counts, 1)
+                seq.tokens += itertools.islice(tokens, count)
+                seq.num_computed += count - 1 - piece.num_drafts  # a guess that did not hold is not the sequence's
+                sampled.append(seq)
             seq.num_computed += len(piece.tokens)
             if piece.scored:
                 seq.scores[piece.start :] = next(scores)
             self._publish(seq)
-            if piece.samples:
-                seq.tokens.append(next(tokens))
-                sampled.append(seq)
         return sampled
 
     def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
@@ -185,14 +218,15 @@ class Scheduler:
 
     # -- blocks
 
-    def _slice(self, seq: Sequence, count: int) -> SeqSlice:
+    def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> SeqSlice:
         stop = seq.num_computed + count
         return SeqSlice(
             seq_id=seq.seq_id,
             start=seq.num_computed,
-            tokens=tuple(seq.tokens[seq.num_computed : stop]),
+            tokens=(*seq.tokens[seq.num_computed : stop], *drafts),
             blocks=tuple(seq.blocks),
             samples=stop == len(seq.tokens),
+            num_drafts=len(drafts),
             scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
         )
 

@@ -2,6 +2,7 @@
 
 import time
 
+from engine.drafts import Drafts
 from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["Sequence"]
@@ -18,6 +19,7 @@ class Sequence:
         "accepted_s",
         "blocks",
         "cached_tokens",
+        "drafts",
         "hashes",
         "index",
         "is_held",
@@ -59,6 +61,7 @@ class Sequence:
         wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
+        self.drafts: Drafts | None = None  # made with the first guess
         self.order = (request.priority, seq_id)  # who goes first; ids rise with arrival
 
     @property
@@ -68,6 +71,21 @@ class Sequence:
     @property
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    @property
+    def may_be_guessed(self) -> bool:
+        """What is chosen at a position depends on nothing but logits and position."""
+        sampling, request = self.request.sampling, self.request
+        return (
+            request.grammar is None
+            and request.beam is None
+            and sampling.thinking is None
+            and sampling.repetition is None
+            and sampling.presence_penalty == sampling.frequency_penalty == 0
+            and sampling.repetition_penalty == 1
+            and all(len(word) == 1 for word in sampling.bad_words)
+            and self.num_output >= sampling.min_tokens
+        )
 
     @property
     def lacks_scores(self) -> bool:

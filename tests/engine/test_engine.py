@@ -1,5 +1,6 @@
 """The engine against full recompute, on the toy executor."""
 
+import itertools
 import random
 from collections import defaultdict
 
@@ -32,8 +33,9 @@ def assert_is(chunks: list[TokenChunk], asked: GenerateRequest, index: int = 0, 
     """Asserts that the chunks are exactly one choice's answer, from its token `skip` on."""
     output, reason = recompute(asked, index)
     assert [token for chunk in chunks for token in chunk.tokens] == output[skip:]
-    assert [chunk.start for chunk in chunks] == list(range(skip, len(output)))
-    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(output) - skip - 1) + [reason]
+    starts = itertools.accumulate((len(chunk.tokens) for chunk in chunks), initial=skip)
+    assert [chunk.start for chunk in chunks] == list(starts)[:-1]
+    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + [reason]
 
 
 def test_one_request_in_three_lines() -> None:
@@ -42,14 +44,17 @@ def test_one_request_in_three_lines() -> None:
     assert_is(chunks, asked)
 
 
+@pytest.mark.parametrize("max_drafts", [0, 5])
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
-def test_random_traffic_equals_full_recompute(block_size: int, budget: int, sharing: bool) -> None:
+def test_random_traffic_equals_full_recompute(block_size: int, budget: int, sharing: bool, max_drafts: int) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
+    num_held = 0
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         toy = ToyExecutor(num_tokens // block_size, block_size)
-        engine = make(sharing, toy, max_step_tokens=budget, max_sequences=rng.choice([1, 3, 16]))
+        sizes = {"max_step_tokens": budget, "max_sequences": rng.choice([1, 3, 16])}
+        engine = make(sharing, toy, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
         asked: dict[str, GenerateRequest] = {}
         chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
@@ -82,9 +87,11 @@ def test_random_traffic_equals_full_recompute(block_size: int, budget: int, shar
             for index in range(one.n):
                 if name not in aborted:
                     assert_is(chunks[name, index], one, index)
+        num_held += toy.num_held
         assert toy.widest <= budget
         assert engine.scheduler.pool.num_idle == toy.num_blocks
         assert len(asked) > len(aborted)
+    assert num_held > 10 or budget == 3 or not max_drafts
 
 
 def _fields(one: GenerateRequest) -> dict[str, object]:

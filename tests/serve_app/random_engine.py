@@ -31,7 +31,10 @@ class RandomExecutor:
         self._sampler.update(plan)
         rows = [torch.empty(0, self.vocab_size)]
         for piece in plan.slices:
-            places = [*range(len(piece.scored)), *([len(piece.tokens) - 1] if piece.samples else [])]
+            places = [
+                *range(len(piece.scored)),
+                *range(len(piece.tokens) - (1 + piece.num_drafts) * piece.samples, len(piece.tokens)),
+            ]
             rows += [self.noise(piece.start + place + 1, piece.tokens[place])[None] for place in places]
         bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
         return self._sampler.sample(plan, torch.cat(rows), bits)
