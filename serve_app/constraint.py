@@ -1,14 +1,12 @@
 """From what a client says about an answer's form to a grammar, and the check of the finished document.
 
-Every form becomes one grammar text for llguidance. White space between the tokens of JSON is bounded: a blank, or a
-line break and its indentation; a weak model could otherwise write blanks until its tokens run out.
+Every form becomes one grammar text for llguidance.
 """
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema
 import llguidance
 import msgspec
 from llguidance import LLMatcher
@@ -16,14 +14,13 @@ from llguidance import LLMatcher
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
+from serve_app.json_grammar import WHITESPACE, json_grammar
 from serve_app.schema_check import schema_fault
+from serve_app.structural_tag import structural_tag_grammar
 
-__all__ = ["FIT", "Constraint", "constraint_of", "json_grammar", "without_unknown_formats"]
+__all__ = ["FIT", "Constraint", "constraint_of"]
 
 FIT = "structured_outputs.fit"
-
-WHITESPACE = r"(\n[ \t]{0,40}| ?)"
-FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -67,20 +64,6 @@ def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | N
     return msgspec.structs.replace(constraint, fits=fits)
 
 
-def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> str:
-    """The grammar of the JSON texts that satisfy `schema`. Raises RequestError for what is no schema."""
-    if schema is False:
-        raise RequestError(f"{field}: nothing satisfies the schema false", param=field)
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        at = ".".join([field, *map(str, error.absolute_path)])
-        raise RequestError(f"{at}: {error.message}", param=field) from None
-    options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
-    compiled = without_unknown_formats(schema) if isinstance(schema, dict) else {}
-    return LLMatcher.grammar_from_json_schema(json.dumps(compiled), overrides=options)
-
-
 Found = list[tuple[str, Callable[[], Constraint]]]  # the field, and how its constraint is made
 
 
@@ -98,7 +81,7 @@ def _response_format(form: ResponseFormat | None) -> Found:
         case "structural_tag":
             assert form is not None
             tag = form.model_dump(exclude_none=True, include={"structures", "triggers", "format"})
-            return [(field, lambda: Constraint(_structural_tag(tag, field), field))]
+            return [(field, lambda: Constraint(structural_tag_grammar(tag, field), field))]
     return []
 
 
@@ -120,7 +103,7 @@ def _structured(outputs: StructuredOutputs | None) -> Found:
     if tag is not None:
         at = f"{field}.structural_tag"
         value = _schema(tag, at) if isinstance(tag, str) else tag
-        found.append((at, lambda: Constraint(_structural_tag(value, at), at)))
+        found.append((at, lambda: Constraint(structural_tag_grammar(value, at), at)))
     if not found and not outputs.fit:
         raise RequestError(f"{field}: names no constraint", param=field)
     return found
@@ -177,54 +160,6 @@ def _any_grammar(text: str, field: str) -> str:
         return llguidance.grammar_from("grammar", text)
     except ValueError as error:
         raise RequestError(f"{field}: {error}", param=field) from None
-
-
-def _structural_tag(tag: dict[str, Any], field: str) -> str:
-    """Free text in which each trigger opens a tag: its beginning, a document of its schema, its end."""
-    form = tag.get("format", tag)
-    try:
-        if "structures" in form:
-            triggers = form["triggers"]
-            parts = [(one["begin"], one["schema"], one["end"]) for one in form["structures"]]
-        else:
-            if form.get("type", "triggered_tags") != "triggered_tags":
-                raise RequestError(f"{field}.format.type: only triggered_tags is supported", f"{field}.format.type")
-            triggers = form["triggers"]
-            parts = [(one["begin"], one["content"]["json_schema"], one["end"]) for one in form["tags"]]
-        tags = [
-            llguidance.StructTag(
-                trigger=next(trigger for trigger in triggers if begin.startswith(trigger)),
-                begin=begin,
-                grammar=_with_options(schema),
-                end=end,
-            )
-            for begin, schema, end in parts
-        ]
-        return llguidance.StructTag.to_grammar(tags, assume_special=False)
-    except (KeyError, TypeError, AttributeError, AssertionError, StopIteration) as error:
-        raise RequestError(
-            f"{field}: needs triggers, and structures of begin, schema and end, each beginning with a trigger"
-            f" ({type(error).__name__}: {error})",
-            param=field,
-        ) from None
-
-
-def _with_options(schema: Any) -> dict[str, Any]:
-    compiled = without_unknown_formats(schema)
-    return {**compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
-
-
-def without_unknown_formats(schema: dict[str, Any]) -> dict[str, Any]:
-    """A format that nobody knows is an annotation (JSON Schema 2020-12, 7.2.1); llguidance takes it for a fault."""
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, dict):
-            is_unknown = isinstance(value.get("format"), str) and value["format"] not in FORMATS
-            return {key: walk(item) for key, item in value.items() if not (key == "format" and is_unknown)}
-        return [walk(item) for item in value] if isinstance(value, list) else value
-
-    result: dict[str, Any] = walk(schema)
-    return result
 
 
 def _closed(schema: Any) -> Any:

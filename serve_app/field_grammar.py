@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.errors import RequestError
 from serve_app.argument_values import is_plain_text, is_text
-from serve_app.lark import Markers, json_rule, pattern
+from serve_app.json_grammar import json_rule
+from serve_app.lark import Markers, pattern
 from serve_app.tool_formats import TaggedFields, ToolFormat
 
 __all__ = ["field_rules"]

@@ -2,7 +2,8 @@
 
 from engine.errors import RequestError
 from serve_app.constraint import Constraint
-from serve_app.lark import TEXT, Markers, json_rule
+from serve_app.json_grammar import json_rule
+from serve_app.lark import TEXT, Markers
 from serve_app.tool_formats import HARMONY
 from serve_app.tools import ToolUse
 from serve_app.vocabulary import Vocabulary

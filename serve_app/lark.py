@@ -3,12 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
-from serve_app.constraint import WHITESPACE, without_unknown_formats
 from serve_app.vocabulary import Vocabulary
 
-__all__ = ["TEXT", "Markers", "json_rule", "pattern"]
+__all__ = ["TEXT", "Markers", "pattern"]
 
 TEXT = r"TEXT: /(.|\n)*/"
 
@@ -30,12 +28,6 @@ class Markers:
         """The text, cut at its special tokens."""
         known = sorted((marker for marker in self.special if marker and marker in text), key=len, reverse=True)
         return re.split("(" + "|".join(map(re.escape, known)) + ")", text) if known else [text]
-
-
-def json_rule(schema: dict[str, Any] | bool) -> str:
-    """The JSON texts that satisfy a schema, with bounded blanks."""
-    known = without_unknown_formats(schema) if isinstance(schema, dict) else {}
-    return "%json " + json.dumps({**known, "x-guidance": {"whitespace_pattern": WHITESPACE}})
 
 
 def pattern(text: str) -> str:

@@ -12,10 +12,11 @@ import json
 from typing import Any
 
 from engine.errors import RequestError
-from serve_app.constraint import Constraint, json_grammar
+from serve_app.constraint import Constraint
 from serve_app.field_grammar import field_rules
 from serve_app.harmony_grammar import harmony_constraint
-from serve_app.lark import TEXT, Markers, json_rule, pattern
+from serve_app.json_grammar import json_grammar, json_rule
+from serve_app.lark import TEXT, Markers, pattern
 from serve_app.tool_formats import HARMONY, ToolFormat
 from serve_app.tools import ToolUse
 from serve_app.vocabulary import Vocabulary

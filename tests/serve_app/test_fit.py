@@ -13,9 +13,10 @@ from engine.engine import Engine
 from engine.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.app import build_app
-from serve_app.constraint import constraint_of, json_grammar
+from serve_app.constraint import constraint_of
 from serve_app.constraint_fields import ConstraintFields
 from serve_app.harmony_grammar import harmony_constraint
+from serve_app.json_grammar import json_grammar
 from serve_app.tool_formats import HARMONY, TOOL_FORMATS
 from serve_app.tools import ToolUse
 from tests.serve_app.random_engine import random_engine, table_of
