@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
+from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.grammar import TokenTable, Vocabulary
@@ -68,6 +69,10 @@ def load_executor(
     num_blocks = agree(_num_blocks(config, local_arch, max_context_len, dtype, device))
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, dtype, device)
     clock.lap("cache")
+    graphs = _graphs(config, decoder, kv, max_context_len, device)
+    if graphs is not None:
+        graphs.warm_up()
+        clock.lap("graphs")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
         model.name,
@@ -80,7 +85,7 @@ def load_executor(
     )
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
-    return InlineExecutor(decoder, kv, sampler, max_context_len, device)
+    return InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs)
 
 
 def _device(config: EngineConfig) -> torch.device:
@@ -88,6 +93,21 @@ def _device(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not has_gpu:
         raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def _graphs(
+    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, device: torch.device
+) -> DecodeGraphs | None:
+    if device.type != "cuda" or not config.cuda_graphs:
+        return None
+    return DecodeGraphs(
+        lambda batch: decoder.hidden(batch, kv),
+        cuda_capture(device),
+        max_sequences=config.scheduler.max_sequences,
+        max_blocks=-(-max_context_len // kv.block_size),
+        block_size=kv.block_size,
+        device=device,
+    )
 
 
 def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:

@@ -47,9 +47,13 @@ class Decoder:
         self._head = kernels.linear(head_VM, None, torch.float32)
         weights.finish(arch.tied)
 
-    @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
         """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
+        return self.logits(self.hidden(batch, kv))
+
+    @torch.inference_mode()
+    def hidden(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+        """The same up to the head: [R, M] in the model's dtype."""
         x_TM = self._embedding_VM[batch.tokens_T]
         # 60 sums in bfloat16 would decide between near ties by rounding alone
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
@@ -59,9 +63,13 @@ class Decoder:
             x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.ffn_norm_M, self.arch.norm_eps)
             x_TM = layer.feed_forward(x_TM)
         rows = batch.sample_rows_R
-        if rows.shape[0] == 0:
-            return x_TM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
-        x_RM = self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
+        return self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, x_RM: Tensor) -> Tensor:
+        """[R, V] fp32."""
+        if x_RM.shape[0] == 0:
+            return x_RM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
         return self._tp.join_columns(self._head(x_RM), self.arch.vocab_size)
 
 

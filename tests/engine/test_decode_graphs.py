@@ -1,0 +1,137 @@
+"""Padded steps that are recorded once and replayed, against steps as they are. Without a GPU a replay runs the same
+code on the same inputs again; what a graph does on a card, scripts/bench/gpu checks there."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.decode_graphs import DecodeGraphs, Run
+from engine.engine import Engine
+from engine.executor import InlineExecutor
+from engine.kv_store import KVStore
+from engine.load import load_executor
+from engine.model.decoder import Decoder
+from engine.model.source import resolve
+from engine.model.weights import open_weights, read_arch
+from engine.plan import SeqSlice, StepPlan
+from engine.sampler import Sampler
+from engine.types import GenerateRequest, SamplingParams
+from kernels.kernel_set import load_kernels
+from tests.engine.test_ranks import tiny
+
+CPU = torch.device("cpu")
+BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES = 4, 64, 19
+
+
+class Recorder:
+    """Counts what is recorded and what is replayed."""
+
+    def __init__(self) -> None:
+        self.num_recorded = self.num_replayed = 0
+
+    def __call__(self, run: Run) -> Run:
+        self.num_recorded += 1
+
+        def replay() -> torch.Tensor:
+            self.num_replayed += 1
+            return run()
+
+        return replay
+
+
+def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, kernels: str = "fast") -> InlineExecutor:
+    files = resolve(str(source))
+    arch = read_arch(files)
+    chosen = load_kernels(CPU, dtype) if kernels == "fast" else load_kernels(torch.device("meta"), dtype)
+    decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), chosen, 256)
+    kv = KVStore(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
+    for cache in (one for layer in kv.layers for one in layer):
+        cache.fill_(torch.nan)  # whatever is read without having been written is seen
+    graphs = None
+    if recorder is not None:
+        graphs = DecodeGraphs(
+            lambda batch: decoder.hidden(batch, kv),
+            recorder,
+            max_sequences=MAX_SEQUENCES,
+            max_blocks=64,
+            block_size=BLOCK_SIZE,
+            device=CPU,
+        )
+        graphs.warm_up()
+        assert all(cache.isnan().all() for layer in kv.layers for cache in layer), "padding was written"
+    return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
+
+
+def answers(executor: InlineExecutor) -> list[tuple[list[int], list[float]]]:
+    """Tokens and log probabilities of a crowd that comes and goes."""
+    config = SchedulerConfig(max_sequences=MAX_SEQUENCES, max_step_tokens=40)
+    engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False))
+    rng = random.Random(3)
+    found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
+    asked = 0
+    while asked < len(found) or engine.has_work:
+        for _ in range(rng.randint(0, 3) if asked < len(found) else 0):
+            if asked == len(found):
+                break
+            prompt = tuple(rng.randrange(203) for _ in range(rng.randint(1, 60)))
+            sampling = SamplingParams(
+                max_tokens=rng.randint(1, 40), temperature=asked % 2 * 0.5, num_logprobs=0, seed=7
+            )
+            engine.submit(GenerateRequest(request_id=str(asked), model="tiny", prompt=prompt, sampling=sampling))
+            asked += 1
+        for chunk in engine.step():
+            tokens, logprobs = found[int(chunk.request_id)]
+            tokens += chunk.tokens
+            logprobs += [one.logprob for one in chunk.logprobs or ()]
+        engine.check()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_and_replayed_steps_give_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
+    source, recorder = tiny(tmp_path, "llama"), Recorder()
+    plain = answers(executor_of(source, None, dtype))
+    replayed = answers(executor_of(source, recorder, dtype))
+    for (tokens, logprobs), (expected, expected_logprobs) in zip(replayed, plain, strict=True):
+        assert tokens == expected
+        assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)
+    assert recorder.num_replayed > 5 * recorder.num_recorded, "nearly every step was recorded anew"
+
+
+def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "qwen3")
+    plain = answers(executor_of(source, None, torch.float32, "plain"))
+    assert [tokens for tokens, _ in answers(executor_of(source, Recorder(), torch.float32, "plain"))] == [
+        tokens for tokens, _ in plain
+    ]
+
+
+@pytest.mark.parametrize(
+    ("piece", "fits"),
+    [
+        (SeqSlice(0, 3, (1,), (0,), True), True),
+        (SeqSlice(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
+        (SeqSlice(0, 0, (1, 2), (0,), True), False),
+        (SeqSlice(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
+    ],
+)
+def test_only_single_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: bool) -> None:
+    graphs = DecodeGraphs(
+        lambda batch: batch.tokens_T, Recorder(), max_sequences=2, max_blocks=4, block_size=4, device=CPU
+    )
+    assert graphs.fits(StepPlan(0, (piece,))) is fits
+    assert not graphs.fits(StepPlan(0, (piece,) * 3))
+    assert not graphs.fits(StepPlan(0, ()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_card_replays_what_it_computes(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "llama")
+    found = []
+    for graphs in (False, True):
+        engine = EngineConfig(dtype="bfloat16", cuda_graphs=graphs, cache=CacheConfig(num_blocks=256))
+        found.append(answers(load_executor(ModelConfig(name="tiny", source=str(source), engine=engine))))
+    assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]]
