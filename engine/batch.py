@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.plan import StepPlan
+from engine.transfer import to_device
 
 __all__ = ["ForwardBatch"]
 
@@ -54,11 +55,11 @@ class ForwardBatch:
         width = max(len(slice_.blocks) for slice_ in plan.slices)
         table = [slice_.blocks + (-1,) * (width - len(slice_.blocks)) for slice_ in plan.slices]
         return cls(
-            torch.tensor(tokens, device=device),
-            torch.tensor(positions, device=device),
-            torch.tensor(slots, device=device),
-            torch.tensor(starts, dtype=torch.int32, device=device),
-            torch.tensor(lens, dtype=torch.int32, device=device),
-            torch.tensor(table, dtype=torch.int32, device=device),
-            torch.tensor(rows, dtype=torch.int64, device=device),
+            to_device(tokens, device),
+            to_device(positions, device),
+            to_device(slots, device),
+            to_device(starts, device, torch.int32),
+            to_device(lens, device, torch.int32),
+            to_device(table, device, torch.int32),
+            to_device(rows, device, torch.int64),
         )

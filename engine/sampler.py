@@ -1,7 +1,7 @@
 """Chooses the next tokens. Keeps, for each sequence, what its choice depends on besides the logits."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor
 from engine.grammar import GrammarError, Matcher, TokenTable
 from engine.plan import SeqStart, StepPlan, StepResult
 from engine.thinking import Thinking
+from engine.transfer import HostCopy, to_device
 from engine.types import PromptLogprob, SamplingParams, TokenLogprob
 from kernels.kernel_set import KernelSet
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "Sampling"]
+
+ReadLogprobs = Callable[[], tuple[TokenLogprob | None, ...]]
 
 FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
 
@@ -54,20 +57,24 @@ class Sampler:
             state.fill(row)
         return torch.from_numpy(bits)
 
-    @torch.inference_mode()
     def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
         """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
 
         The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
         its drafts. A draft holds if it is what is chosen before it.
         """
+        return self.begin(plan, logits_RV, bits).result()
+
+    @torch.inference_mode()
+    def begin(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
+        """The same, whose result can be asked for later: once, and before the next one is begun."""
         states = self._sampling(plan)
         scores: tuple[tuple[PromptLogprob, ...], ...] = ()
         if any(slice_.scored for slice_ in plan.slices):
             scores, logits_RV = self._score(plan, logits_RV)
         if not states:
-            return StepResult((), scores=scores)
-        allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, bits.to(self._device))
+            return Sampling(plan, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
+        allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, to_device(bits, self._device))
         filtered_RV = self._filter(allowed_RV, states)
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
@@ -78,17 +85,9 @@ class Sampler:
         counts: tuple[int, ...] = ()
         if any(slice_.num_drafts for slice_ in plan.slices):
             counts, kept = _kept(plan, chosen_R.tolist())
-            chosen_R, scored_RV, states = (
-                chosen_R[self._ints(kept)],
-                scored_RV[self._ints(kept)],
-                [states[i] for i in kept],
-            )
-        tokens = tuple(chosen_R.tolist())
-        logprobs = self._logprobs(scored_RV, chosen_R, states)
-        for state, token in zip(states, tokens, strict=True):
-            state.append(token)
-        failed = tuple(self._states[slice_.seq_id].failure for slice_ in plan.slices if slice_.samples)
-        return StepResult(tokens, logprobs, failed if any(failed) else (), scores, counts)
+            rows = self._ints(kept)
+            chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
+        return Sampling(plan, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
     def _sampling(self, plan: StepPlan) -> list["_State"]:
         """The state of each row that is sampled from."""
@@ -115,7 +114,7 @@ class Sampler:
         tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         return self._kernels.penalties(
             logits_RV,
-            *(torch.from_numpy(part).to(self._device) for part in (rows, tokens_E, counts_E)),
+            *(to_device(torch.from_numpy(part), self._device) for part in (rows, tokens_E, counts_E)),
             self._floats([state.params.presence_penalty for state in states]),
             self._floats([state.params.frequency_penalty for state in states]),
             self._floats([state.params.repetition_penalty for state in states]),
@@ -162,21 +161,27 @@ class Sampler:
             return logits_RV
         return torch.where(self._floats(filtered).bool()[:, None], filtered_RV, logits_RV)
 
-    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> tuple[TokenLogprob | None, ...]:
+    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> "ReadLogprobs":
+        """They are computed now, and read later."""
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
         asked = [(row, count) for row, count in wanted if count is not None]
         if not asked:
-            return ()
+            return _no_logprobs
         rows = self._ints([row for row, _ in asked])
-        most = max(count for _, count in asked)
         tokens = chosen_R[rows]
-        chosen, top_ids, top_values = self._kernels.logprobs(logits_RV[rows], tokens, most)
-        out: list[TokenLogprob | None] = [None] * len(states)
-        parts = (tokens.tolist(), chosen.tolist(), top_ids.tolist(), top_values.tolist())
-        for (row, count), token, logprob, ids, values in zip(asked, *parts, strict=True):
-            top = _floored(ids[:count], values[:count])
-            out[row] = TokenLogprob(token, max(logprob, FLOOR), top, self._named(logits_RV[row], states[row]))
-        return tuple(out)
+        chosen, top_ids, top_values = self._kernels.logprobs(logits_RV[rows], tokens, max(count for _, count in asked))
+        columns = [HostCopy(one) for one in (tokens, chosen, top_ids, top_values)]
+        named = [self._named(logits_RV[row], states[row]) for row, _ in asked]
+
+        def read() -> tuple[TokenLogprob | None, ...]:
+            out: list[TokenLogprob | None] = [None] * len(states)
+            parts = (column.tolist() for column in columns)
+            for (row, count), others, token, logprob, ids, values in zip(asked, named, *parts, strict=True):
+                top = _floored(ids[:count], values[:count])
+                out[row] = TokenLogprob(token, max(logprob, FLOOR), top, _floored(*others))
+            return tuple(out)
+
+        return read
 
     def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[tuple[tuple[PromptLogprob, ...], ...], Tensor]:
         """What the prompts' tokens got, and the rows that are sampled from."""
@@ -202,22 +207,54 @@ class Sampler:
             for token, logprob, rank, ids, values in zip(*parts, strict=True)
         )
 
-    def _named(self, logits_V: Tensor, state: "_State") -> tuple[tuple[int, float], ...]:
-        """Log probabilities of the tokens that the request names."""
+    def _named(self, logits_V: Tensor, state: "_State") -> tuple[list[int], list[float]]:
+        """Tokens that the request names, and their log probabilities."""
         if not state.named:
-            return ()
-        values = logits_V.log_softmax(-1)[self._ints(list(state.named))]
-        return tuple(zip(state.named, values.clamp(min=FLOOR).tolist(), strict=True))
+            return [], []
+        return list(state.named), logits_V.log_softmax(-1)[self._ints(list(state.named))].tolist()
 
     def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
         entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
         return self._ints([row for row, _ in entries]), self._ints([token for _, token in entries])
 
     def _ints(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+        return to_device(values, self._device, torch.int64)
 
     def _floats(self, values: list[float] | list[int] | list[bool]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
+        return to_device(values, self._device, torch.float32)
+
+
+class Sampling:
+    """A step's choice on its way."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        states: list["_State"],
+        tokens: Tensor,
+        read_logprobs: "ReadLogprobs",
+        scores: tuple[tuple[PromptLogprob, ...], ...],
+        counts: tuple[int, ...],
+    ) -> None:
+        self.tokens = tokens  # [N] int64, on the device
+        self.seq_ids = [slice_.seq_id for slice_ in plan.slices if slice_.samples]
+        self._copy = HostCopy(tokens)
+        self._states, self._read_logprobs = states, read_logprobs
+        self._slices_states = [] if not states else list(dict.fromkeys(states))
+        self._scores, self._counts = scores, counts
+
+    def result(self) -> StepResult:
+        """Waits for it. From then on the sequences have these tokens."""
+        tokens = tuple(self._copy.tolist())
+        logprobs = self._read_logprobs()
+        for state, token in zip(self._states, tokens, strict=True):
+            state.append(token)
+        failed = tuple(state.failure for state in self._slices_states)
+        return StepResult(tokens, logprobs, failed if any(failed) else (), self._scores, self._counts)
+
+
+def _no_logprobs() -> tuple[TokenLogprob | None, ...]:
+    return ()
 
 
 def _kept(plan: StepPlan, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:

@@ -1,0 +1,36 @@
+"""Numbers on their way between host and device, without anybody waiting: what is queued on a GPU goes on meanwhile."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HostCopy", "to_device"]
+
+
+def to_device(values: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The copy is queued behind what the device has to do."""
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # of other memory the host waits for the whole queue
+
+
+class HostCopy:
+    """A tensor's values, on their way since this was made."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._arrived = None
+        self._here = tensor
+        if tensor.device.type == "cuda":
+            self._here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._here.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def tolist(self) -> Any:
+        """Waits for them, but for nothing that was queued later."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._here.tolist()
