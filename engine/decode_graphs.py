@@ -51,12 +51,13 @@ class DecodeGraphs:
             slice_.samples and len(slice_.tokens) == 1 and not slice_.scored for slice_ in plan.slices
         )
 
-    def hidden(self, plan: StepPlan) -> Tensor:
-        """[R, M], valid until the next call."""
+    def hidden(self, plan: StepPlan, put_tokens: Callable[[Tensor], None] = lambda tokens_T: None) -> Tensor:
+        """[R, M], valid until the next call. `put_tokens` may change the tokens where they lie."""
         num_rows = len(plan.slices)
         size = self._sizes[bisect.bisect_left(self._sizes, num_rows)]
         width = self._width(max(len(slice_.blocks) for slice_ in plan.slices))
         self._inputs.fill(plan.slices, size, width, self._block_size)
+        put_tokens(self._inputs.batch(size, width).tokens_T)
         replay = self._graphs.get((size, width))
         if replay is None:
             batch = self._inputs.batch(size, width)

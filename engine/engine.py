@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -19,7 +19,7 @@ from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
-__all__ = ["Engine", "Executor"]
+__all__ = ["Engine", "Executor", "OverlappingExecutor"]
 
 FIRST_TOKEN_WINDOW_S = 30.0
 MAX_BEAMS = 64
@@ -39,6 +39,24 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class OverlappingExecutor(Executor, Protocol):
+    """One that can begin a step while it samples in the step before.
+
+    In a plan, -1 stands for the token that the sequence samples there.
+    """
+
+    def begin(self, plan: StepPlan) -> None: ...
+
+    def sample(self) -> "Sampled":
+        """Of the step that was begun last. Its result must be asked for before the next one is sampled."""
+        ...
+
+
+class Sampled(Protocol):
+    def result(self) -> StepResult: ...
+
+
 class Engine:
     """Owns one model's executor and everybody who waits for it.
 
@@ -53,9 +71,15 @@ class Engine:
         cache: CacheConfig | None = None,
         cache_key: bytes = b"",
         collective: str = "",
+        overlap: bool = False,
     ) -> None:
-        """`collective` is what the executor's ranks add up over, for the status."""
+        """collective   what the executor's ranks add up over, for the status
+        overlap      plan each step while the one before is computed; the executor must be able to
+        """
         self.executor = executor
+        assert not overlap or isinstance(executor, OverlappingExecutor)
+        self._overlapping = executor if overlap and isinstance(executor, OverlappingExecutor) else None
+        self._begun: StepPlan | None = None  # the step that was begun last, if it has not been sampled
         self._collective = collective
         self.model = model
         self.cache_key = cache_key
@@ -110,17 +134,42 @@ class Engine:
 
     def step(self) -> list[TokenChunk]:
         """Computes one step and returns what came out."""
+        if self._overlapping is not None:
+            return self._step_ahead(self._overlapping)
         plan = self.scheduler.schedule()
         if not plan.slices:
             return []
         result = self.executor.execute(plan)
-        sampled = self.scheduler.advance(plan, result)
+        self.scheduler.expect(plan)
+        return self._book(plan, result)
+
+    def _step_ahead(self, executor: "OverlappingExecutor") -> list[TokenChunk]:
+        """The same, but the step after it has begun when this returns."""
+        plan, self._begun = self._begun or self._begin(executor), None
+        if plan is None:
+            return []
+        sampling = executor.sample()
+        self.scheduler.expect(plan)
+        self._begun = self._begin(executor)
+        return self._book(plan, sampling.result())
+
+    def _begin(self, executor: "OverlappingExecutor") -> StepPlan | None:
+        plan = self.scheduler.schedule()
+        if not plan.slices:
+            return None
+        executor.begin(plan)
+        return plan
+
+    def _book(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
+        sampled = self.scheduler.settle(plan, result)
         logprobs = iter(result.logprobs or (None,) * len(result.tokens))
         counts = result.counts or (1,) * len(sampled)
         failed = result.failed or (None,) * len(sampled)
         chunks = []
         for seq, count, error in zip(sampled, counts, failed, strict=True):
             told = list(itertools.islice(logprobs, count))
+            if seq is None:
+                continue  # it ended while this was computed
             beams = self._beams.get(seq.request.request_id)
             if error is not None:
                 chunks.append(_chunk(seq, (), "grammar", None, error))

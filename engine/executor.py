@@ -1,5 +1,6 @@
 """Computes what a plan says."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,7 +11,8 @@ from engine.decode_graphs import DecodeGraphs
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.plan import StepPlan, StepResult
-from engine.sampler import Sampler
+from engine.sampler import Sampler, Sampling
+from engine.transfer import to_device
 
 __all__ = ["InlineExecutor"]
 
@@ -26,8 +28,12 @@ class InlineExecutor:
         max_context_len: int,
         device: torch.device,
         graphs: DecodeGraphs | None = None,
+        overlaps: bool = False,
     ) -> None:
-        """`graphs` are of this decoder and this KV store; None: every step is launched kernel by kernel."""
+        """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
+        overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
+        """
+        self.overlaps = overlaps
         self.vocab_size = decoder.arch.vocab_size
         self.max_context_len = max_context_len
         self.block_size = kv.block_size
@@ -37,6 +43,8 @@ class InlineExecutor:
         self._sampler = sampler
         self._device = device
         self._graphs = graphs
+        self._begun: tuple[StepPlan, Tensor]
+        self._sampled: Sampling | None = None
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -50,6 +58,19 @@ class InlineExecutor:
         logits_RV = self._forward(plan)
         return self._sampler.sample(plan, logits_RV, bits.result())
 
+    def begin(self, plan: StepPlan) -> None:
+        """Computes the logits. -1 in the plan is the token that the sequence got, or is getting, in the last step."""
+        self._kv.copy(plan.copies)
+        self._begun = plan, self._forward(plan)
+
+    def sample(self) -> Sampling:
+        """Of the step that was begun last; its result must be asked for before the next call."""
+        plan, logits_RV = self._begun
+        self._sampler.update(plan)
+        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
+        self._sampled = self._sampler.begin(plan, logits_RV, bits)
+        return self._sampled
+
     def follow(self, plan: StepPlan) -> None:
         """The forward pass alone: what a rank does that does not sample."""
         self._kv.copy(plan.copies)
@@ -58,9 +79,23 @@ class InlineExecutor:
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
         if self._graphs is not None and self._graphs.fits(plan):
-            return self._decoder.logits(self._graphs.hidden(plan))
+            return self._decoder.logits(self._graphs.hidden(plan, lambda tokens_T: self._put_sampled(plan, tokens_T)))
         batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
+        self._put_sampled(plan, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)
+
+    def _put_sampled(self, plan: StepPlan, tokens_T: Tensor) -> None:
+        """Puts the tokens of the last step in the place of each -1. They need not be known here."""
+        ends = list(itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices))
+        waiting = [
+            (end - 1, slice_.seq_id) for end, slice_ in zip(ends, plan.slices, strict=True) if slice_.tokens[-1] < 0
+        ]
+        if not waiting:
+            return
+        assert self._sampled is not None
+        at = {seq_id: row for row, seq_id in enumerate(self._sampled.seq_ids)}
+        rows = to_device([row for row, _ in waiting], self._device)
+        tokens_T[rows] = self._sampled.tokens[to_device([at[seq_id] for _, seq_id in waiting], self._device)]
 
     def close(self) -> None:
         self._aside.shutdown()

@@ -85,7 +85,7 @@ def load_executor(
     )
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
-    return InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs)
+    return InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs, _overlaps(config, tp, device))
 
 
 def _device(config: EngineConfig) -> torch.device:
@@ -93,6 +93,16 @@ def _device(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not has_gpu:
         raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def _overlaps(config: EngineConfig, tp: TensorParallel, device: torch.device) -> bool:
+    if config.overlap is None:
+        return device.type == "cuda" and tp.size == 1 and not config.scheduler.max_draft_tokens
+    if config.overlap and tp.size > 1:
+        raise ModelError("engine.overlap: only with one rank; leave it out, or set tensor_parallel to 1")
+    if config.overlap and config.scheduler.max_draft_tokens:
+        raise ModelError("engine.overlap: not together with engine.scheduler.max_draft_tokens; leave one of them out")
+    return config.overlap
 
 
 def _graphs(

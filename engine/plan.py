@@ -28,7 +28,8 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
 
     seq_id: int
     start: int  # first position computed this step
-    tokens: tuple[int, ...]  # at positions [start, start + len(tokens))
+    # at positions [start, start + len(tokens)); the last may be -1: what the sequence samples in the step before
+    tokens: tuple[int, ...]
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the prompt's tokens after the first positions, where their logprobs are wanted

@@ -14,7 +14,7 @@ from engine.blocks import BlockPool
 from engine.drafts import Drafts
 from engine.plan import SeqSlice, SeqStart, StepPlan, StepResult
 from engine.prefix_cache import PrefixCache, chain_hash
-from engine.sequence import Sequence
+from engine.sequence import PENDING, Sequence
 
 __all__ = ["Scheduler"]
 
@@ -110,8 +110,12 @@ class Scheduler:
         """What the next step computes. Blocks are assigned; nothing is computed yet."""
         slices = self._assign()
         while not slices and self.running and not all(seq.is_held for seq in self.waiting):
+            if any(seq.is_pending for seq in self.running):
+                break  # there will be work when they have their tokens
             self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
             slices = self._assign()
+        if not slices:
+            return StepPlan(self._step, ())
         if self.config.max_draft_tokens:
             slices = self._guess(slices)
         plan = StepPlan(
@@ -126,10 +130,11 @@ class Scheduler:
         self._make_room()
         budget = self.config.max_step_tokens
         rows = SCORED_ROWS
-        reserved = min(budget, sum(1 for seq in self.running if seq.num_uncomputed == 1 and not seq.is_held))
-        for seq in list(self.running):
-            if not seq.blocks or seq.is_held:
-                continue  # lost its blocks to one before it, or waits for others
+        ready = [seq for seq in self.running if not seq.is_held and not self._may_end(seq)]
+        reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
+        for seq in ready:
+            if not seq.blocks:
+                continue  # lost them to one before it
             is_decode = seq.num_uncomputed == 1 and reserved > 0
             count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
             count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
@@ -141,7 +146,7 @@ class Scheduler:
         for seq in list(self.waiting):
             if budget == 0 or len(self.running) >= self.config.max_sequences:
                 break
-            if seq.is_held:
+            if seq.is_held or seq.is_pending:
                 continue
             if self._is_being_filled(seq):
                 continue  # its prefix will be there to share in a step or two
@@ -160,7 +165,7 @@ class Scheduler:
         out = []
         for piece in slices:
             seq = by_id[piece.seq_id]
-            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.may_be_guessed:
+            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.may_be_guessed and not seq.is_pending:
                 room = (len(seq.blocks) + self.pool.num_idle) * self.block_size - len(seq.tokens)
                 left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len) - len(seq.tokens)
                 if seq.drafts is None:
@@ -173,21 +178,37 @@ class Scheduler:
             out.append(piece)
         return out
 
-    def advance(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
-        """Books what a step computed and sampled. Returns the sequences that got tokens, in the result's order."""
+    def expect(self, plan: StepPlan) -> None:
+        """Books what a step computes that has begun. What it samples is PENDING until `settle`.
+
+        One step may be planned in between: sequences that may end with the token they wait for have no part in it.
+        """
         by_id = {seq.seq_id: seq for seq in self.running}
+        for piece in plan.slices:
+            seq = by_id.get(piece.seq_id)
+            if seq is not None:  # else it was removed meanwhile
+                seq.num_computed += len(piece.tokens) - piece.num_drafts
+                if piece.samples:
+                    seq.tokens.append(PENDING)
+
+    def settle(self, plan: StepPlan, result: StepResult) -> list[Sequence | None]:
+        """Books what a step sampled. Returns the sequences that got tokens, in the result's order; None: removed."""
+        by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
         sampled = []
         tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
         for piece in plan.slices:
-            seq = by_id[piece.seq_id]
+            seq = by_id.get(piece.seq_id)
+            told = next(scores) if piece.scored else ()
+            got = list(itertools.islice(tokens, next(counts, 1))) if piece.samples else []
             if piece.samples:
-                count = next(counts, 1)
-                seq.tokens += itertools.islice(tokens, count)
-                seq.num_computed += count - 1 - piece.num_drafts  # a guess that did not hold is not the sequence's
                 sampled.append(seq)
-            seq.num_computed += len(piece.tokens)
-            if piece.scored:
-                seq.scores[piece.start :] = next(scores)
+            if seq is None:
+                continue
+            if got:
+                seq.tokens[-1:] = got
+                seq.num_computed += len(got) - 1  # guesses that held
+            if told:
+                seq.scores[piece.start :] = told
             self._publish(seq)
         return sampled
 
@@ -196,6 +217,11 @@ class Scheduler:
         changes, self._changes = self._changes, {}
         published = tuple(name for name, is_published in changes.items() if is_published)
         return published, tuple(name for name, is_published in changes.items() if not is_published)
+
+    def _may_end(self, seq: Sequence) -> bool:
+        """It waits for a token, and what follows depends on which one it is, or is nothing."""
+        most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len)
+        return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
     # -- the queue
 

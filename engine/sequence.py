@@ -5,7 +5,9 @@ import time
 from engine.drafts import Drafts
 from engine.types import GenerateRequest, PromptLogprob
 
-__all__ = ["Sequence"]
+__all__ = ["PENDING", "Sequence"]
+
+PENDING = -1  # stands for a token that is being sampled
 
 
 class Sequence:
@@ -71,6 +73,11 @@ class Sequence:
     @property
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    @property
+    def is_pending(self) -> bool:
+        """Its last token is being sampled."""
+        return self.tokens[-1] == PENDING
 
     @property
     def may_be_guessed(self) -> bool:

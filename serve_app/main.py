@@ -42,9 +42,10 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
     settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
-        return Engine(load_executor(model, vocabulary, encode), *settings)
-    executor = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
-    return Engine(executor, *settings, executor.collective)
+        alone = load_executor(model, vocabulary, encode)
+        return Engine(alone, *settings, overlap=alone.overlaps)
+    first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
+    return Engine(first, *settings, collective=first.collective)
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:

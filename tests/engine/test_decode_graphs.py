@@ -65,10 +65,10 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
     return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
 
 
-def answers(executor: InlineExecutor) -> list[tuple[list[int], list[float]]]:
+def answers(executor: InlineExecutor, overlap: bool = False) -> list[tuple[list[int], list[float]]]:
     """Tokens and log probabilities of a crowd that comes and goes."""
     config = SchedulerConfig(max_sequences=MAX_SEQUENCES, max_step_tokens=40)
-    engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False))
+    engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False), overlap=overlap)
     rng = random.Random(3)
     found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
     asked = 0
@@ -90,11 +90,12 @@ def answers(executor: InlineExecutor) -> list[tuple[list[int], list[float]]]:
     return found
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_padded_and_replayed_steps_give_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_padded_and_replayed_steps_give_the_same(tmp_path: Path, dtype: torch.dtype, overlap: bool) -> None:
     source, recorder = tiny(tmp_path, "llama"), Recorder()
     plain = answers(executor_of(source, None, dtype))
-    replayed = answers(executor_of(source, recorder, dtype))
+    replayed = answers(executor_of(source, recorder, dtype), overlap)
     for (tokens, logprobs), (expected, expected_logprobs) in zip(replayed, plain, strict=True):
         assert tokens == expected
         assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)

@@ -13,10 +13,9 @@ from engine.types import GenerateRequest, TokenChunk
 from tests.engine.toy import VOCAB_SIZE, ToyExecutor, recompute, request
 
 
-def make(sharing: bool = True, toy: ToyExecutor | None = None, **scheduler: int) -> Engine:
-    return Engine(
-        toy or ToyExecutor(), "toy", SchedulerConfig(**scheduler), CacheConfig(prefix_sharing=sharing), cache_key=b"k"
-    )
+def make(sharing: bool = True, toy: ToyExecutor | None = None, overlap: bool = False, **scheduler: int) -> Engine:
+    config, cache = SchedulerConfig(**scheduler), CacheConfig(prefix_sharing=sharing)
+    return Engine(toy or ToyExecutor(), "toy", config, cache, cache_key=b"k", overlap=overlap)
 
 
 def run(engine: Engine) -> dict[tuple[str, int], list[TokenChunk]]:
@@ -44,17 +43,19 @@ def test_one_request_in_three_lines() -> None:
     assert_is(chunks, asked)
 
 
-@pytest.mark.parametrize("max_drafts", [0, 5])
+@pytest.mark.parametrize(("max_drafts", "overlap"), [(0, False), (5, False), (0, True)])
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
-def test_random_traffic_equals_full_recompute(block_size: int, budget: int, sharing: bool, max_drafts: int) -> None:
+def test_random_traffic_equals_full_recompute(
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool
+) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
-    num_held = 0
+    num_held = num_unknown = 0
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         toy = ToyExecutor(num_tokens // block_size, block_size)
         sizes = {"max_step_tokens": budget, "max_sequences": rng.choice([1, 3, 16])}
-        engine = make(sharing, toy, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
+        engine = make(sharing, toy, overlap, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
         asked: dict[str, GenerateRequest] = {}
         chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
@@ -88,10 +89,12 @@ def test_random_traffic_equals_full_recompute(block_size: int, budget: int, shar
                 if name not in aborted:
                     assert_is(chunks[name, index], one, index)
         num_held += toy.num_held
+        num_unknown += toy.num_unknown
         assert toy.widest <= budget
         assert engine.scheduler.pool.num_idle == toy.num_blocks
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
+    assert (num_unknown > 100) == overlap
 
 
 def _fields(one: GenerateRequest) -> dict[str, object]:

@@ -7,6 +7,8 @@ stale prefix changes the answer. `recompute` gives the same answer without an en
 import time
 from hashlib import blake2b
 
+import msgspec
+
 from engine.engine import derived_seed
 from engine.plan import StepPlan, StepResult
 from engine.types import GenerateRequest, PromptLogprob, SamplingParams
@@ -28,6 +30,10 @@ class ToyExecutor:
         self.seeds: dict[int, int] = {}
         self.num_computed = 0
         self.num_held = 0  # drafts that were right
+        self.num_unknown = 0  # tokens that a plan did not know
+        self.last: dict[int, int] = {}
+        self.begun: StepPlan
+        self.unread: StepPlan | None = None  # the step that is being sampled
         self.widest = 0
         self.most_scored = 0
         self.fails_at: int | None = None
@@ -69,8 +75,37 @@ class ToyExecutor:
         self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in plan.slices))
         return StepResult(tuple(tokens), scores=tuple(scores), counts=tuple(counts))
 
+    def begin(self, plan: StepPlan) -> None:
+        """Tokens that the plan does not know are those of the last step."""
+        slices = tuple(
+            msgspec.structs.replace(piece, tokens=(*piece.tokens[:-1], self.last[piece.seq_id]))
+            if piece.tokens[-1] < 0
+            else piece
+            for piece in plan.slices
+        )
+        self.num_unknown += sum(piece.tokens[-1] < 0 for piece in plan.slices)
+        assert self.unread is None or plan.step == self.unread.step + 1, "a step was left out"
+        self.begun = msgspec.structs.replace(plan, slices=slices)
+
+    def sample(self) -> "ToySampled":
+        assert self.unread is None, "two steps are sampled at once"
+        self.unread = self.begun
+        result = self.execute(self.begun)
+        tokens = iter(result.tokens)
+        self.last = {piece.seq_id: next(tokens) for piece in self.begun.slices if piece.samples}
+        return ToySampled(self, result)
+
     def close(self) -> None:
         self.closed = True
+
+
+class ToySampled:
+    def __init__(self, toy: ToyExecutor, result: StepResult) -> None:
+        self._toy, self._result = toy, result
+
+    def result(self) -> StepResult:
+        self._toy.unread = None
+        return self._result
 
 
 def next_token(tokens: list[int | None], seed: int) -> int:
