@@ -84,6 +84,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.paged_attention import triton as paged_attention_triton
     from kernels.qkv_rotary import triton as qkv_rotary_triton
     from kernels.rms_norm import triton as rms_norm_triton
+    from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
 
     # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
@@ -96,6 +97,9 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
         allow_bits=logit_mask_triton.allow_bits,
+        keep_min_p=filters_triton.keep_min_p,
+        keep_top_k=filters_triton.keep_top_k,
+        keep_top_p=filters_triton.keep_top_p,
         choose=sampling_triton.choose,
     )
     if not deterministic:

@@ -1,6 +1,7 @@
 """Every configuration that is shipped: kernel, types, constants and launch, as a wrapper would pass them on Hopper."""
 
 import torch
+import triton
 
 from kernels.gated_activation import triton as gated_activation
 from kernels.linear import triton as linear
@@ -8,6 +9,7 @@ from kernels.logit_mask import triton as logit_mask
 from kernels.paged_attention import triton as paged_attention
 from kernels.qkv_rotary import triton as qkv_rotary
 from kernels.rms_norm import triton as rms_norm
+from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
 
 __all__ = ["shipped"]
@@ -42,7 +44,7 @@ def shipped():
     for model, shape in ATTENTION.items():
         for dtype in FLOATS if model == "llama-8b" else FLOATS[:1]:
             cases |= _attention(model, dtype, *shape)
-    return cases | _layers("bf16") | _linears() | _sampling()
+    return cases | _layers("bf16") | _linears() | _sampling() | _filters()
 
 
 def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, window):
@@ -125,3 +127,21 @@ def _sampling():
             plain,
         ),
     }
+
+
+def _filters():
+    types = dict.fromkeys(("logits", "tops", "out", "min_ps"), "*fp32")
+    types |= dict.fromkeys(("sums", "borders"), "*i64") | {"level": "i32"}
+    cases = {}
+    for vocab_size in (49152, 128256):
+        launch = filters.launch(vocab_size, DEVICE)
+        shape = {"V": vocab_size, "BLOCK_C": triton.next_power_of_2(triton.cdiv(vocab_size, launch["CHUNK_V"]))}
+        for name, bound in (("top-p", "*fp32"), ("top-k", "*i64")):
+            constants = {**shape, "WEIGHTED": name == "top-p"} | ({} if name == "top-p" else {"tops": None})
+            for function in (filters._weigh, filters._drop):
+                cases[f"{name},{function.__name__.replace('_', ' ')}, {vocab_size}"] = (
+                    function, {**types, "bounds": bound}, constants, launch
+                )  # fmt: skip
+        cases[f"tops of chunks, {vocab_size}"] = filters._top_of_chunk, types, shape, launch
+        cases[f"min-p, {vocab_size}"] = filters._drop_below, types, shape, launch
+    return cases
