@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.embedding.reference import embedding
 from kernels.gated_activation.reference import gated_activation
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
@@ -40,6 +41,7 @@ class KernelSet:
     name: str
     deterministic: bool  # a row's logits are bitwise the same alone, in any batch and in any chunk
     linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
+    embedding: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
@@ -79,9 +81,12 @@ def load_kernels(device: torch.device, dtype: torch.dtype, deterministic: bool =
 
 def triton_kernels(deterministic: bool = False) -> KernelSet:
     """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
+    from kernels.embedding import triton as embedding_triton
     from kernels.gated_activation import triton as gated_activation_triton
     from kernels.logit_mask import triton as logit_mask_triton
+    from kernels.logprobs import triton as logprobs_triton
     from kernels.paged_attention import triton as paged_attention_triton
+    from kernels.penalties import triton as penalties_triton
     from kernels.qkv_rotary import triton as qkv_rotary_triton
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
@@ -92,15 +97,21 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     kernels = replace(
         _reference_kernels(),
         name="triton",
+        embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
         allow_bits=logit_mask_triton.allow_bits,
+        allow_only=logit_mask_triton.allow_only,
+        forbid=logit_mask_triton.forbid,
+        add_bias=logit_mask_triton.add_bias,
+        penalties=penalties_triton.penalties,
         keep_min_p=filters_triton.keep_min_p,
         keep_top_k=filters_triton.keep_top_k,
         keep_top_p=filters_triton.keep_top_p,
         choose=sampling_triton.choose,
+        logprobs=logprobs_triton.logprobs,
     )
     if not deterministic:
         return kernels
@@ -115,6 +126,7 @@ def _reference_kernels() -> KernelSet:
         name="reference",
         deterministic=False,
         linear=Linear,
+        embedding=embedding,
         add_rms_norm=add_rms_norm,
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,

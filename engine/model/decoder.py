@@ -54,7 +54,7 @@ class Decoder:
     @torch.inference_mode()
     def hidden(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
         """The same up to the head: [R, M] in the model's dtype."""
-        x_TM = self._embedding_VM[batch.tokens_T]
+        x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
         # 60 sums in bfloat16 would decide between near ties by rounding alone
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
         for layer, cache in zip(self._layers, kv.layers, strict=True):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kernels.launch import measured
 
-__all__ = ["keep_min_p", "keep_top_k", "keep_top_p", "launch"]
+__all__ = ["keep_min_p", "keep_top_k", "keep_top_p", "launch", "ordered_bits"]
 
 BITS = tl.constexpr(4)
 BINS = tl.constexpr(16)
@@ -106,7 +106,7 @@ def _load_top(tops, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def _key(logit):
+def ordered_bits(logit):
     """Unsigned bits that order as logits do. Zero has one key, whatever its sign."""
     bits = tl.where(logit == 0.0, 0.0, logit).to(tl.uint32, bitcast=True)
     return bits ^ tl.where(bits >> 31 != 0, 0xFFFFFFFF, 0x80000000)
@@ -210,7 +210,7 @@ def _weigh(
     if found:
         _, _, logit = _load_chunk(logits, V, CHUNK_V)
         weight = _weight(logit, tops, WEIGHTED, BLOCK_C)
-        digit = (_key(logit) - lowest.to(tl.uint32)) >> (32 - (level + 1) * BITS).to(tl.uint32)
+        digit = (ordered_bits(logit) - lowest.to(tl.uint32)) >> (32 - (level + 1) * BITS).to(tl.uint32)
         sum_B = tl.sum(tl.where(digit[None, :] == bin[:, None].to(tl.uint32), weight[None, :], 0.0), 1)
     tl.store(sums + (here * tl.num_programs(1) + chunk) * BINS + bin, (sum_B * UNIT).to(tl.int64))
 
@@ -223,7 +223,7 @@ def _drop(
     """Of the border's equals those with the lowest ids stay, as many as the target asks for."""
     lowest, before, target, weight_C = _border(bounds, sums, borders, LEVELS, WEIGHTED, BLOCK_C)
     at, there, logit = _load_chunk(logits, V, CHUNK_V)
-    key, border = _key(logit), lowest.to(tl.uint32)
+    key, border = ordered_bits(logit), lowest.to(tl.uint32)
     kept = key > border
     if _of(tl.program_id(1), weight_C, BLOCK_C) > 0:
         equal = key == border

@@ -3,10 +3,13 @@
 import torch
 import triton
 
+from kernels.embedding import triton as embedding
 from kernels.gated_activation import triton as gated_activation
 from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
+from kernels.logprobs import triton as logprobs
 from kernels.paged_attention import triton as paged_attention
+from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
@@ -44,7 +47,7 @@ def shipped():
     for model, shape in ATTENTION.items():
         for dtype in FLOATS if model == "llama-8b" else FLOATS[:1]:
             cases |= _attention(model, dtype, *shape)
-    return cases | _layers("bf16") | _linears() | _sampling() | _filters()
+    return cases | _layers("bf16") | _linears() | _sampling() | _filters() | _logits()
 
 
 def _attention(model, dtype, num_heads, num_kv_heads, head_dim, block_size, window):
@@ -80,6 +83,9 @@ def _layers(dtype):
             {"M": dim},
             rms_norm.launch(dim, DEVICE),
         )
+    for dim in (576, 4096):
+        types = {"weight": one, "tokens": "*i64", "out": one}
+        cases[f"embedding, {dim}, {dtype}"] = embedding._embedding, types, {"M": dim}, embedding.launch(dim, DEVICE)
     for dim in (1536, 14336):
         cases[f"gated_activation, {dim}, {dtype}"] = (
             gated_activation._gated_activation,
@@ -144,4 +150,29 @@ def _filters():
                 )  # fmt: skip
         cases[f"tops of chunks, {vocab_size}"] = filters._top_of_chunk, types, shape, launch
         cases[f"min-p, {vocab_size}"] = filters._drop_below, types, shape, launch
+    return cases
+
+
+def _logits():
+    """Single entries, and log probabilities."""
+    plain = {"num_warps": 4, "num_stages": 3}
+    floats = ("logits", "bias", "counts", "presence", "frequency", "repetition", "out", "stats", "chosen_out")
+    ints = ("rows", "tokens", "chosen", "best", "ids_out")
+    types = dict.fromkeys((*floats, "values_out"), "*fp32") | dict.fromkeys(ints, "*i64")
+    types |= {"num_entries": "i32", "limited": "*i1"}
+    shape = {"V": 128256, "BLOCK_E": logit_mask.BLOCK_E}
+    names = ("_copy_entries", "_forbid_entries", "_add_to_entries")
+    functions = [*(getattr(logit_mask, name) for name in names), penalties._penalise]
+    cases = {
+        f"{function.__name__[1:].replace('_', ' ')}, 128256": (function, types, shape, plain) for function in functions
+    }
+    rows = {"V": 128256, "BLOCK_V": logit_mask.BLOCK_V}
+    cases["forbid rows, 128256"] = logit_mask._forbid_rows, types, rows, plain
+    launch = logprobs.launch(128256, DEVICE)
+    for few in (0, 20):
+        top = {"V": 128256, "K": few}
+        chunks = triton.cdiv(128256, launch["CHUNK_V"])
+        merged = {"CHUNKS": chunks, "BLOCK_C": 16, "BLOCK_B": triton.next_power_of_2(max(1, chunks * few))}
+        cases[f"log probabilities of chunks, 128256, top {few}"] = logprobs._look_at_chunk, types, top, launch
+        cases[f"log probabilities of rows, 128256, top {few}"] = logprobs._look_at_row, types, {**top, **merged}, plain
     return cases

@@ -11,11 +11,10 @@ from engine.batch import ForwardBatch
 from engine.plan import SeqSlice, StepPlan
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
-from kernels.logit_mask import reference as mask_reference
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
-from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import make_attention
+from scripts.bench.gpu.check_sampling import check_sampling
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
 
 __all__ = ["check"]
@@ -41,8 +40,7 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
             yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
     if kernels.name == "triton":
         yield _model(device, tiny)
-    yield from _sampling(kernels, device, 2000 if tiny else 128_256)
-    yield from _filters(kernels, device, 2000 if tiny else 128_256)
+    yield from check_sampling(kernels, device, 2000 if tiny else 128_256)
 
 
 def _attention(
@@ -159,36 +157,6 @@ def _model(device: torch.device, tiny: bool) -> Row:
     same &= torch.equal(step((0, length - 3, length + 1), (1, 6, 7)), expected[1])
     shape = f"{arch.num_layers} layers of {arch.model_dim}, {length} tokens"
     return {"name": "model, deterministic", "shape": shape, "dtype": "bfloat16", "batch_invariant": same, "ok": same}
-
-
-def _sampling(kernels: KernelSet, device: torch.device, vocab_size: int) -> Iterator[Row]:
-    """Against the references on a CPU, whose logarithms may differ by a rounding: tokens may in near ties."""
-    logits = torch.randn((64, vocab_size), device=device)
-    greedy = torch.arange(64, device=device) % 4 == 0
-    seeds, positions = torch.randint(-(2**63), 2**63 - 1, (64,), device=device), torch.arange(64, device=device)
-    ours = kernels.choose(logits, greedy, seeds, positions).cpu()
-    theirs = sampling.choose(logits.cpu(), greedy.cpu(), seeds.cpu(), positions.cpu())
-    differ = int((ours != theirs).sum())
-    yield {"name": "choose", "shape": f"64 x {vocab_size}", "dtype": "float32", "error": differ, "ok": differ <= 1}
-    bits = torch.randint(-(2**31), 2**31, (64, -(-vocab_size // 32)), device=device).to(torch.int32)
-    same = torch.equal(kernels.allow_bits(logits, bits), mask_reference.allow_bits(logits, bits))
-    yield {"name": "allow_bits", "shape": f"64 x {vocab_size}", "dtype": "float32", "error": int(not same), "ok": same}
-
-
-def _filters(kernels: KernelSet, device: torch.device, vocab_size: int) -> Iterator[Row]:
-    """What the references keep; with top-p, but for tokens at the border that are as likely as sums are rounded."""
-    logits = torch.randn((8, vocab_size), device=device) * torch.arange(1, 9, device=device)[:, None]
-    logits[7] = logits[7].round()
-    probs = logits.double().softmax(-1)
-    share = torch.tensor([0.1, 0.5, 0.9, 0.99, 0.9999, 1.0, 0.7, 0.9], device=device)
-    top_k = torch.tensor([1, 50, 1000, vocab_size, 0, 2, 77, 500], device=device)
-    for name, bounds, bound in (("keep_top_k", top_k, 0.0), ("keep_top_p", share, 4e-6), ("keep_min_p", 1 - share, 0)):
-        ours, theirs = (function(logits, bounds) for function in (getattr(kernels, name), getattr(sampling, name)))
-        mass = probs.masked_fill(ours == theirs, 0.0).sum(-1).max().item()
-        alone = torch.cat([getattr(kernels, name)(logits[r : r + 1], bounds[r : r + 1]) for r in range(8)])
-        same = torch.equal(ours, alone)
-        row = {"name": name, "shape": f"8 x {vocab_size}", "dtype": "float32", "error": mass, "batch_invariant": same}
-        yield {**row, "ok": same and mass <= bound}
 
 
 def _row(name: str, shape: str, dtype: torch.dtype, out: Tensor, expected: Tensor) -> Row:

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 
 from kernels.kernel_set import KernelSet, triton_kernels
+from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import Attention, make_attention
 from scripts.bench.gpu.timing import Work, copies, measure
 
@@ -165,6 +166,11 @@ def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -
         caches = [random(-(-tokens // 16), num_kv_heads, 16, head_dim) for _ in range(2)]
         return lambda: kernels.qkv_rotary(qkv, None, None, 1e-5, cos_sin, positions, slots, *caches)
 
+    def embedding() -> Work:
+        weight, ids = random(8192, dim), torch.randint(8192, (tokens,), device=device)
+        return lambda: kernels.embedding(weight, ids)
+
+    yield Case("embedding", f"{tokens} x {dim}", embedding, tokens * dim * 4)
     yield Case("residual + RMS norm", f"{tokens} x {dim}", norm, tokens * dim * 12)
     yield Case("SiLU * up", f"{tokens} x {ffn_dim}", gate, tokens * ffn_dim * 6)
     heads = num_heads + 2 * num_kv_heads
@@ -204,12 +210,21 @@ def _sampling(kernels: KernelSet, rows: int, vocab_size: int, device: torch.devi
     greedy, seeds = torch.zeros(rows, dtype=torch.bool, device=device), torch.arange(rows, device=device)
     bits = torch.full((rows, -(-vocab_size // 32)), -1, dtype=torch.int32, device=device)
     top_k, top_p = torch.full((rows,), 50, device=device), torch.full((rows,), 0.9, device=device)
+    few = min(1000, vocab_size)
+    each = torch.arange(rows * few, device=device)
+    seen = each // few, each % few, torch.ones_like(each, dtype=torch.float32)
+    factors = (top_p, top_p, top_p)
     once = rows * vocab_size * 4
     cases: dict[str, tuple[Callable[[torch.Tensor], object], int]] = {
         "choose": (lambda logits: kernels.choose(logits, greedy, seeds, seeds), once),
         "allow bits": (lambda logits: kernels.allow_bits(logits, bits), 2 * once),
         "top-k": (lambda logits: kernels.keep_top_k(logits, top_k), 2 * once),
         "top-p": (lambda logits: kernels.keep_top_p(logits, top_p), 2 * once),
+        "min-p": (lambda logits: kernels.keep_min_p(logits, 1 - top_p), 2 * once),
+        "top-k, torch's sort": (lambda logits: sampling.keep_top_k(logits, top_k), 2 * once),
+        "top-p, torch's sort": (lambda logits: sampling.keep_top_p(logits, top_p), 2 * once),
+        "penalties, 1000 entries a row": (lambda logits: kernels.penalties(logits, *seen, *factors), 2 * once),
+        "log probabilities, top 20": (lambda logits: kernels.logprobs(logits, top_k, 20), once),
     }
     for name, (work, num_bytes) in cases.items():
         yield Case(name, f"{rows} x {vocab_size}", on_logits(work), num_bytes, dtype="float32")
