@@ -1,10 +1,13 @@
 import argparse
+import importlib
 import json
 import os
 import subprocess
 import time
 from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     record.write("ceilings", [])
     parts = {
         "check": check(kernels, device, options.tiny),
-        "kernels": time_kernels(kernels, device, found, options.tiny),
+        "kernels": time_kernels(kernels, device, found, options.tiny, _baseline(options.baseline, kernels)),
         "engine": time_engine(kernels, device, options.tiny),
     }
     return sum(record.write(part, parts[part]) for part in options.only)
@@ -43,6 +46,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--baseline", type=importlib.import_module, metavar="MODULE")
     parser.add_argument("--tiny", action="store_true")
     return parser.parse_args(arguments)
 
@@ -55,6 +59,17 @@ def _chosen(tiny: bool) -> tuple[torch.device, KernelSet]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return device, triton_kernels()
     return device, load_kernels(torch.device("meta"), torch.bfloat16)  # the references, on any machine
+
+
+def _baseline(module: ModuleType | None, kernels: KernelSet) -> KernelSet | None:
+    """The same kernels but for those that the module has, under the kernel set's names."""
+    if module is None:
+        return None
+    names = {field.name for field in fields(KernelSet)} - {"name", "deterministic"}
+    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if not found:
+        raise SystemExit(f"{module.__name__} has none of {', '.join(sorted(names))}")
+    return replace(kernels, **found)
 
 
 def _card(device: torch.device) -> dict[str, Any]:

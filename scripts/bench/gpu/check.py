@@ -15,7 +15,9 @@ from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
 from scripts.bench.gpu.cases import make_attention
 from scripts.bench.gpu.check_sampling import check_sampling
+from scripts.bench.gpu.peers import check_peers
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
+from scripts.bench.gpu.registers import check_registers
 
 __all__ = ["check"]
 
@@ -40,6 +42,8 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
             yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
     if kernels.name == "triton":
         yield _model(device, tiny)
+    yield from check_registers(device)
+    yield from check_peers(device)
     yield from check_sampling(kernels, device, 2000 if tiny else 128_256)
 
 

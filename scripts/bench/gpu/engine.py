@@ -1,4 +1,7 @@
-"""Decode steps of the bare executor, and of its forward pass alone in a CUDA graph: what is between is overhead."""
+"""Decode steps of the bare executor, and of its forward pass alone in a CUDA graph: what is between is overhead.
+
+After them transformers, on the same shape.
+"""
 
 import time
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from engine.batch import ForwardBatch
 from engine.plan import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
 from kernels.kernel_set import KernelSet
+from scripts.bench.gpu.engine_peers import time_engine_peers
 from scripts.bench.gpu.random_model import BLOCK_SIZE, LLAMA_8B, TINY, RandomModel
 from scripts.bench.gpu.timing import Work, measure
 
@@ -29,15 +33,22 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
         step_ms = _decode(model, blocks, context, steps)
         forward = measure([_forward(model, blocks, context)], device)
         yield {
+            "engine": "manta",
             "batch": batch,
             "context": context,
+            "new_tokens": steps,
             "prefill_tok_s": round(batch * context / prefill_s),
             "step_ms": round(step_ms, 3),
             "tok_s": round(batch / step_ms * 1000, 1),
+            "tok_s_with_prefill": round(batch * steps / (prefill_s + steps * step_ms / 1000), 1),
             "forward_in_graph_ms": round(forward["median_us"] / 1000, 3),
             "overhead": round(1 - forward["median_us"] / 1000 / step_ms, 3),
         }
     model.executor.close()
+    del model, forward  # transformers takes what memory it finds
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    yield from time_engine_peers(arch, device, batches, context, steps)
 
 
 def _prefill(model: RandomModel, blocks: list[tuple[int, ...]], context: int) -> float:

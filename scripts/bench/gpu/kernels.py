@@ -1,24 +1,30 @@
-"""How fast is it? Bytes and operations are counted by hand, the least that the work needs."""
+"""How fast is it? Bytes and operations are counted by hand, the least that the work needs.
+
+A row has under `peers` what else was timed on the same inputs, or why it was not.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import Attention, make_attention
-from scripts.bench.gpu.timing import Work, copies, measure
+from scripts.bench.gpu.peers import ATTENTION_PEERS, Peer, flashinfer_top_k
+from scripts.bench.gpu.timing import Work, compare, copies
 
-__all__ = ["time_kernels"]
+__all__ = ["Case", "kernel_cases", "time_kernels"]
 
 HEADS = [((32, 8), 128), ((9, 3), 64)]
 LINEARS = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]  # Llama-3.1-8B's
 MOST_KV_BYTES = 16 << 30
+MOST_PEERS_CONTEXT = 8192  # most of them have keys and values of their own
+
+OnLogits = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,32 @@ class Case:
     num_bytes: int
     num_flops: int = 0
     dtype: str = "bfloat16"
+    op: str = ""  # the kernel set's, where a baseline may have another
+    peers: dict[str, Callable[[int], list[Work]]] = field(default_factory=dict)  # of a number of buffers
 
 
 def time_kernels(
-    kernels: KernelSet, device: torch.device, ceilings: dict[str, float], tiny: bool
+    kernels: KernelSet, device: torch.device, ceilings: dict[str, float], tiny: bool, baseline: KernelSet | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One that fails, as for want of memory, says why in its row."""
-    for case in tqdm(list(_cases(kernels, device, tiny)), desc="kernels", unit="case"):
+    """One that fails, as for want of memory, says why in its row. Of a baseline the operations that it has for itself
+    are timed, too."""
+    others = {(case.name, case.shape): case for case in kernel_cases(baseline, device, tiny)} if baseline else {}
+    for case in tqdm(list(kernel_cases(kernels, device, tiny)), desc="kernels", unit="case"):
+        versions = {"": partial(_several, case.make), **case.peers}
+        if case.op and baseline and getattr(baseline, case.op) is not getattr(kernels, case.op):
+            versions["baseline"] = partial(_several, others[case.name, case.shape].make)
+        num_buffers = copies(case.num_bytes, device)
+        peers = compare({name: partial(make, num_buffers) for name, make in versions.items()}, device)
+        timing = peers.pop("")
         row = {"name": case.name, "shape": case.shape, "dtype": case.dtype}
-        try:
-            timing = measure([case.make() for _ in range(copies(case.num_bytes, device))], device)
-        except RuntimeError as error:
-            yield {**row, "ok": False, "failed": str(error).partition("\n")[0]}
-            continue
-        yield {**row, **timing, **_rates(case, timing, ceilings)}
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        if isinstance(timing, str):
+            yield {**row, "ok": False, "failed": timing}
+        else:
+            yield {**row, **timing, **_rates(case, timing, ceilings), "peers": peers}
+
+
+def _several(make: Callable[[], Work], num_buffers: int) -> list[Work]:
+    return [make() for _ in range(num_buffers)]
 
 
 def _rates(case: Case, timing: dict[str, float], ceilings: dict[str, float]) -> dict[str, float]:
@@ -62,15 +78,15 @@ def _rates(case: Case, timing: dict[str, float], ceilings: dict[str, float]) -> 
     }
 
 
-def _cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
+def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
     batches, contexts = ([2], [40]) if tiny else ([1, 8, 32, 128], [512, 2048, 8192, 32768])
     for heads, head_dim in HEADS[1:] if tiny else HEADS:
         for batch in batches:
             for context in contexts:
                 if 4 * batch * context * heads[1] * head_dim <= MOST_KV_BYTES:
-                    yield from _decode(kernels, batch, context, heads, head_dim, device)
+                    yield _attention("decode", kernels, [context] * batch, [1] * batch, heads, head_dim, device)
         for length in [40] if tiny else [1024, 8192]:
-            yield from _prefill(kernels, length, heads, head_dim, device)
+            yield _attention("prefill", kernels, [length], [length], heads, head_dim, device)
         lens, counts = ([40, 20], [30, 1]) if tiny else ([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2)
         yield _attention("mixed", kernels, lens, counts, heads, head_dim, device)
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
@@ -90,14 +106,22 @@ def _attention(
     head_dim: int,
     device: torch.device,
 ) -> Case:
-    def make() -> Work:
-        arguments = make_attention(lens, counts, heads, head_dim, torch.bfloat16, device).arguments()
-        return lambda: kernels.paged_attention(*arguments)
+    def inputs() -> Attention:
+        return make_attention(lens, counts, heads, head_dim, torch.bfloat16, device)
 
-    few = f"{len(lens)} x {lens[0]}" if len(set(lens)) == 1 else f"{len(lens)} of {min(lens)}-{max(lens)}"
-    return Case(
-        f"{name} attention", f"{few}, {heads[0]}/{heads[1]} x {head_dim}", make, *_work(lens, counts, heads, head_dim)
-    )
+    def make() -> Work:
+        return partial(kernels.paged_attention, *inputs().arguments())
+
+    def beside(peer: Peer, num_buffers: int) -> list[Work]:
+        return list(peer([inputs() for _ in range(num_buffers)]))
+
+    alike = len(set(lens)) == 1
+    few = f"{len(lens)} x {lens[0]}" if alike else f"{len(lens)} of {min(lens)}-{max(lens)}"
+    shape = f"{few}, {heads[0]}/{heads[1]} x {head_dim}"
+    named = ATTENTION_PEERS if alike and lens[0] <= MOST_PEERS_CONTEXT else {}
+    peers: dict[str, Callable[[int], list[Work]]] = {name: partial(beside, peer) for name, peer in named.items()}
+    work = _work(lens, counts, heads, head_dim)
+    return Case(f"{name} attention", shape, make, *work, op="paged_attention", peers=peers)
 
 
 def _work(lens: list[int], counts: list[int], heads: tuple[int, int], head_dim: int) -> tuple[int, int]:
@@ -106,44 +130,6 @@ def _work(lens: list[int], counts: list[int], heads: tuple[int, int], head_dim: 
     num_bytes = 4 * head_dim * (num_kv_heads * sum(lens) + num_heads * sum(counts))
     seen = sum(count * length - count * (count - 1) // 2 for length, count in zip(lens, counts, strict=True))
     return num_bytes, 4 * num_heads * head_dim * seen
-
-
-def _decode(
-    kernels: KernelSet, batch: int, context: int, heads: tuple[int, int], head_dim: int, device: torch.device
-) -> Iterator[Case]:
-    ours = _attention("decode", kernels, [context] * batch, [1] * batch, heads, head_dim, device)
-    yield ours
-
-    def make() -> Work:
-        case = make_attention([context] * batch, [1] * batch, heads, head_dim, torch.bfloat16, device)
-        q, k, v = _dense(case, batch, context)
-        return lambda: scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
-    if context <= 8192:  # its keys and values are held twice
-        yield Case("torch SDPA, no pages: decode", ours.shape, make, ours.num_bytes, ours.num_flops)
-
-
-def _prefill(
-    kernels: KernelSet, length: int, heads: tuple[int, int], head_dim: int, device: torch.device
-) -> Iterator[Case]:
-    ours = _attention("prefill", kernels, [length], [length], heads, head_dim, device)
-    yield ours
-
-    def make() -> Work:
-        q, k, v = _dense(make_attention([length], [length], heads, head_dim, torch.bfloat16, device), 1, length)
-        return lambda: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-    yield Case("torch SDPA, no pages: prefill", ours.shape, make, ours.num_bytes, ours.num_flops)
-
-
-def _dense(case: Attention, batch: int, context: int) -> tuple[torch.Tensor, ...]:
-    """[batch, heads, tokens, head size] each."""
-    q = case.q_THD.view(batch, -1, *case.q_THD.shape[1:]).transpose(1, 2).contiguous()
-    k, v = (
-        cache[case.block_table_SW.long()].transpose(1, 2).flatten(2, 3)[:, :, :context].contiguous()
-        for cache in (case.k_cache, case.v_cache)
-    )
-    return q, k, v
 
 
 def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -> Iterator[Case]:
@@ -170,15 +156,16 @@ def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -
         weight, ids = random(8192, dim), torch.randint(8192, (tokens,), device=device)
         return lambda: kernels.embedding(weight, ids)
 
-    yield Case("embedding", f"{tokens} x {dim}", embedding, tokens * dim * 4)
-    yield Case("residual + RMS norm", f"{tokens} x {dim}", norm, tokens * dim * 12)
-    yield Case("SiLU * up", f"{tokens} x {ffn_dim}", gate, tokens * ffn_dim * 6)
+    yield Case("embedding", f"{tokens} x {dim}", embedding, tokens * dim * 4, op="embedding")
+    yield Case("residual + RMS norm", f"{tokens} x {dim}", norm, tokens * dim * 12, op="add_rms_norm")
+    yield Case("SiLU * up", f"{tokens} x {ffn_dim}", gate, tokens * ffn_dim * 6, op="gated_activation")
     heads = num_heads + 2 * num_kv_heads
     yield Case(
         "rotary + KV write",
         f"{tokens} x {num_heads}/{num_kv_heads} x {head_dim}",
         rotary,
         tokens * heads * head_dim * 4,
+        op="qkv_rotary",
     )
 
 
@@ -190,7 +177,8 @@ def _linears(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) 
         num_bytes = 2 * (num_out * num_in + tokens * (num_in + num_out))
         for name, chosen in sets.items():
             make = partial(_linear, chosen, tokens, num_in, num_out, device)
-            yield Case(name, f"{tokens} x {num_in} x {num_out}", make, num_bytes, 2 * tokens * num_in * num_out)
+            num_flops, op = 2 * tokens * num_in * num_out, "linear" if chosen is kernels else ""
+            yield Case(name, f"{tokens} x {num_in} x {num_out}", make, num_bytes, num_flops, op=op)
 
 
 def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
@@ -200,10 +188,10 @@ def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: 
 
 
 def _sampling(kernels: KernelSet, rows: int, vocab_size: int, device: torch.device) -> Iterator[Case]:
-    def on_logits(work: Callable[[torch.Tensor], object]) -> Callable[[], Work]:
+    def on_logits(function: OnLogits, arguments: tuple[Any, ...]) -> Callable[[], Work]:
         def make() -> Work:
             logits = torch.randn((rows, vocab_size), device=device)
-            return lambda: work(logits)
+            return lambda: function(logits, *arguments)
 
         return make
 
@@ -213,18 +201,24 @@ def _sampling(kernels: KernelSet, rows: int, vocab_size: int, device: torch.devi
     few = min(1000, vocab_size)
     each = torch.arange(rows * few, device=device)
     seen = each // few, each % few, torch.ones_like(each, dtype=torch.float32)
-    factors = (top_p, top_p, top_p)
-    once = rows * vocab_size * 4
-    cases: dict[str, tuple[Callable[[torch.Tensor], object], int]] = {
-        "choose": (lambda logits: kernels.choose(logits, greedy, seeds, seeds), once),
-        "allow bits": (lambda logits: kernels.allow_bits(logits, bits), 2 * once),
-        "top-k": (lambda logits: kernels.keep_top_k(logits, top_k), 2 * once),
-        "top-p": (lambda logits: kernels.keep_top_p(logits, top_p), 2 * once),
-        "min-p": (lambda logits: kernels.keep_min_p(logits, 1 - top_p), 2 * once),
-        "top-k, torch's sort": (lambda logits: sampling.keep_top_k(logits, top_k), 2 * once),
-        "top-p, torch's sort": (lambda logits: sampling.keep_top_p(logits, top_p), 2 * once),
-        "penalties, 1000 entries a row": (lambda logits: kernels.penalties(logits, *seen, *factors), 2 * once),
-        "log probabilities, top 20": (lambda logits: kernels.logprobs(logits, top_k, 20), once),
+    noise = greedy, seeds, seeds
+    # how often a logit is read or written, the operation, what it takes besides the logits, peers
+    cases: dict[str, tuple[int, str, tuple[Any, ...], dict[str, OnLogits]]] = {
+        "choose": (1, "choose", noise, {}),
+        "allow bits": (2, "allow_bits", (bits,), {}),
+        "top-k": (2, "keep_top_k", (top_k,), {"torch's sort": sampling.keep_top_k, "FlashInfer": flashinfer_top_k}),
+        "top-p": (2, "keep_top_p", (top_p,), {"torch's sort": sampling.keep_top_p}),
+        "min-p": (2, "keep_min_p", (1 - top_p,), {}),
+        "penalties, 1000 tokens a row": (2, "penalties", (*seen, top_p, top_p, top_p), {}),
+        "log probabilities, top 20": (1, "logprobs", (seeds, 20), {}),
     }
-    for name, (work, num_bytes) in cases.items():
-        yield Case(name, f"{rows} x {vocab_size}", on_logits(work), num_bytes, dtype="float32")
+    for name, (times, op, arguments, peers) in cases.items():
+        yield Case(
+            name,
+            f"{rows} x {vocab_size}",
+            on_logits(getattr(kernels, op), arguments),
+            times * rows * vocab_size * 4,
+            dtype="float32",
+            op=op,
+            peers={peer: partial(_several, on_logits(function, arguments)) for peer, function in peers.items()},
+        )

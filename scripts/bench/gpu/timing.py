@@ -1,11 +1,11 @@
 """Times work on a device."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["Work", "copies", "measure"]
+__all__ = ["Work", "compare", "copies", "measure"]
 
 REPEATS = 30
 CALLS = 16  # in one graph, at least: so many that the launch of the graph itself is nothing
@@ -19,7 +19,7 @@ def measure(works: Sequence[Work], device: torch.device) -> dict[str, float]:
     On a GPU they are captured in a graph; work that cannot be captured raises.
     """
     if device.type != "cuda":
-        return _percentiles([_wall_us(works[i % len(works)]) for i in range(3)])
+        return _percentiles([_wall_us(work) for work in works])
     calls = list(works) * -(-CALLS // len(works))
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -42,6 +42,28 @@ def measure(works: Sequence[Work], device: torch.device) -> dict[str, float]:
         spans.append((begin, end))
     torch.cuda.synchronize(device)
     return _percentiles([begin.elapsed_time(end) * 1000 / len(calls) for begin, end in spans])
+
+
+def compare(
+    versions: Mapping[str, Callable[[], Sequence[Work]]], device: torch.device
+) -> dict[str, dict[str, float] | str]:
+    """Of each version its times, or why it has none. In turns and twice: what lies between a version's `median_us` and
+    its `again_us` is noise.
+    """
+    times: dict[str, dict[str, float] | str] = {}
+    for name, make in (*versions.items(), *versions.items()):
+        before = times.get(name, {})
+        if isinstance(before, str):
+            continue
+        try:
+            timing = measure(make(), device)
+        except Exception as error:  # as for want of memory, or of a peer
+            times[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        else:
+            times[name] = {**before, "again_us": timing["median_us"]} if before else timing
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return times
 
 
 def copies(num_bytes: int, device: torch.device) -> int:
