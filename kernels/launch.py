@@ -6,21 +6,32 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["measured"]
+__all__ = ["Table", "measured", "table_path"]
+
+
+class Table(dict[str, dict[str, int]]):
+    """Maps what a kernel calls a case to meta-parameters, num_warps and num_stages.
+
+    It remembers for which cases it was asked: scripts/bench/gpu/tune.py tries other parameters for those.
+    """
+
+    def __init__(self, entries: dict[str, dict[str, int]]) -> None:
+        super().__init__(entries)
+        self.asked: set[str] = set()
+
+    def get(self, case: str, default: dict[str, int]) -> dict[str, int]:  # type: ignore[override]
+        self.asked.add(case)
+        return super().get(case, default)
 
 
 @functools.cache
-def measured(module_file: str, device: torch.device) -> dict[str, dict[str, int]]:
-    """Reads tables/<device>.json beside a kernel's module; empty where nothing was measured on such a device.
+def measured(module_file: str, device: torch.device) -> Table:
+    """Reads tables/<device>.json beside a kernel's module; empty where nothing was measured on such a device."""
+    path = table_path(module_file, device)
+    return Table(json.loads(path.read_text()) if path.exists() else {})
 
-    A table maps what the kernel calls a case to meta-parameters, num_warps and num_stages. The device's name is
-    written as in nvidia-h100-80gb-hbm3.json.
-    """
-    if device.type != "cuda":
-        return {}
-    name = torch.cuda.get_device_name(device).lower().replace(" ", "-")
-    path = Path(module_file).parent / "tables" / f"{name}.json"
-    if not path.exists():
-        return {}
-    table: dict[str, dict[str, int]] = json.loads(path.read_text())
-    return table
+
+def table_path(module_file: str, device: torch.device) -> Path:
+    """The device's name is written as in nvidia-h100-80gb-hbm3.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Path(module_file).parent / "tables" / f"{name.lower().replace(' ', '-')}.json"

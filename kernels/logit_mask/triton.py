@@ -6,10 +6,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["BLOCK_E", "add_bias", "allow_bits", "allow_only", "forbid", "load_entries"]
+from kernels.launch import measured
+
+__all__ = ["BLOCK_E", "add_bias", "allow_bits", "allow_only", "forbid", "launch", "load_entries"]
 
 BLOCK_E = 256  # entries of one program
-BLOCK_V = 4096
 
 
 def allow_bits(logits_RV: Tensor, bits_RW: Tensor) -> Tensor:
@@ -17,8 +18,9 @@ def allow_bits(logits_RV: Tensor, bits_RW: Tensor) -> Tensor:
     num_rows, vocab_size = logits_RV.shape
     out_RV = torch.empty_like(logits_RV)
     if num_rows:
-        grid = num_rows, triton.cdiv(vocab_size, BLOCK_V)
-        _allow_bits[grid](logits_RV, bits_RW, out_RV, V=vocab_size, W=bits_RW.shape[1], BLOCK_V=BLOCK_V)
+        config = launch(vocab_size, logits_RV.device)
+        grid = num_rows, triton.cdiv(vocab_size, config["BLOCK_V"])
+        _allow_bits[grid](logits_RV, bits_RW, out_RV, V=vocab_size, W=bits_RW.shape[1], **config)
     return out_RV
 
 
@@ -27,8 +29,9 @@ def allow_only(logits_RV: Tensor, limited_R: Tensor, rows_E: Tensor, tokens_E: T
     num_rows, vocab_size = logits_RV.shape
     out_RV = torch.empty_like(logits_RV)
     if num_rows:
-        grid = num_rows, triton.cdiv(vocab_size, BLOCK_V)
-        _forbid_rows[grid](logits_RV, limited_R, out_RV, V=vocab_size, BLOCK_V=BLOCK_V)
+        config = launch(vocab_size, logits_RV.device)
+        grid = num_rows, triton.cdiv(vocab_size, config["BLOCK_V"])
+        _forbid_rows[grid](logits_RV, limited_R, out_RV, V=vocab_size, **config)
     if num_entries := rows_E.shape[0]:
         _copy_entries[triton.cdiv(num_entries, BLOCK_E),](
             logits_RV, rows_E, tokens_E, out_RV, num_entries, V=vocab_size, BLOCK_E=BLOCK_E
@@ -52,6 +55,12 @@ def add_bias(logits_RV: Tensor, rows_E: Tensor, tokens_E: Tensor, bias_E: Tensor
             rows_E, tokens_E, bias_E, out_RV, num_entries, V=out_RV.shape[1], BLOCK_E=BLOCK_E
         )
     return out_RV
+
+
+def launch(vocab_size: int, device: torch.device) -> dict[str, int]:
+    """Of what looks at every logit."""
+    config = {"BLOCK_V": 4096, "num_warps": 4, "num_stages": 3}
+    return {**config, **measured(__file__, device).get(f"V={vocab_size}", {})}
 
 
 @triton.jit

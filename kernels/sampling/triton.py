@@ -6,28 +6,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["choose", "gumbel_noise"]
+from kernels.launch import measured
 
-BLOCK_V = 1024  # tokens at once
-CHUNK_V = 4096  # tokens of one program
+__all__ = ["choose", "gumbel_noise", "launch"]
+
+BLOCK_V = 1024  # tokens of one program of noise
 
 
 def choose(logits_RV: Tensor, greedy_R: Tensor, seeds_R: Tensor, positions_R: Tensor) -> Tensor:
     logits_RV = logits_RV.contiguous()
     num_rows, vocab_size = logits_RV.shape
-    num_chunks = triton.cdiv(vocab_size, CHUNK_V)
+    config = launch(vocab_size, logits_RV.device)
+    num_chunks = triton.cdiv(vocab_size, config["CHUNK_V"])
     best_RC = torch.empty((num_rows, num_chunks), dtype=torch.float32, device=logits_RV.device)
     tokens_RC = torch.empty((num_rows, num_chunks), dtype=torch.int64, device=logits_RV.device)
     out_R = torch.empty(num_rows, dtype=torch.int64, device=logits_RV.device)
     if num_rows:
         _best_of_chunk[num_rows, num_chunks](
-            logits_RV, greedy_R, seeds_R, positions_R, best_RC, tokens_RC, V=vocab_size, BLOCK_V=BLOCK_V,
-            CHUNK_V=CHUNK_V,
-        )  # fmt: skip
+            logits_RV, greedy_R, seeds_R, positions_R, best_RC, tokens_RC, V=vocab_size, **config
+        )
         _best_of_row[num_rows,](
             best_RC, tokens_RC, out_R, CHUNKS=num_chunks, BLOCK_C=triton.next_power_of_2(num_chunks)
         )
     return out_R
+
+
+def launch(vocab_size: int, device: torch.device) -> dict[str, int]:
+    """A program chooses among CHUNK_V tokens, BLOCK_V at once."""
+    config = {"BLOCK_V": 1024, "CHUNK_V": 4096, "num_warps": 4, "num_stages": 3}
+    return {**config, **measured(__file__, device).get(f"choose V={vocab_size}", {})}
 
 
 def gumbel_noise(seeds_R: Tensor, positions_R: Tensor, num_tokens: int) -> Tensor:

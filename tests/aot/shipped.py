@@ -121,16 +121,19 @@ def _sampling():
     plain = {"num_warps": 4, "num_stages": 3}
     types = {"logits": "*fp32", "greedy": "*i1", "seeds": "*i64", "positions": "*i64", "best_out": "*fp32"}
     types |= {"token_out": "*i64", "best": "*fp32", "tokens": "*i64", "out": "*i64"}
-    blocks = {"V": 128256, "BLOCK_V": sampling.BLOCK_V, "CHUNK_V": sampling.CHUNK_V}
-    words = {"V": 128256, "W": 4008, "BLOCK_V": logit_mask.BLOCK_V}
     return {
-        "choose of chunks, 128256": (sampling._best_of_chunk, types, blocks, plain),
+        "choose of chunks, 128256": (
+            sampling._best_of_chunk,
+            types,
+            {"V": 128256},
+            sampling.launch(128256, DEVICE),
+        ),
         "choose of rows, 128256": (sampling._best_of_row, types, {"CHUNKS": 32, "BLOCK_C": 32}, plain),
         "allow_bits, 128256": (
             logit_mask._allow_bits,
             {"logits": "*fp32", "bits": "*i32", "out": "*fp32"},
-            words,
-            plain,
+            {"V": 128256, "W": 4008},
+            logit_mask.launch(128256, DEVICE),
         ),
     }
 
@@ -166,8 +169,8 @@ def _logits():
     cases = {
         f"{function.__name__[1:].replace('_', ' ')}, 128256": (function, types, shape, plain) for function in functions
     }
-    rows = {"V": 128256, "BLOCK_V": logit_mask.BLOCK_V}
-    cases["forbid rows, 128256"] = logit_mask._forbid_rows, types, rows, plain
+    dense = logit_mask.launch(128256, DEVICE)
+    cases["forbid rows, 128256"] = logit_mask._forbid_rows, types, {"V": 128256}, dense
     launch = logprobs.launch(128256, DEVICE)
     for few in (0, 20):
         top = {"V": 128256, "K": few}

@@ -6,7 +6,8 @@
     engine    decoding in the shape of Llama-3.1-8B, with random weights, and transformers' decoding of the same
 
 `--baseline MODULE` times what that module has under the names of kernels/kernel_set.py, as an older version of a
-kernel or its reference, in turns with ours.
+kernel or its reference, in turns with ours. `--tune [KERNEL ...]` first searches launch parameters for the device and
+writes them to kernels/<op>/tables; the record has them too. `--only` with nothing after it runs none of the parts.
 
 Each part writes DIR/<date>_<device>_<part>.json as soon as it is done. `--tiny` runs all of it on a CPU at sizes that
 say nothing, with Triton's interpreter where TRITON_INTERPRET=1, else with the references: so that this never rots.

@@ -18,6 +18,7 @@ from scripts.bench.gpu.ceilings import ceilings
 from scripts.bench.gpu.check import check
 from scripts.bench.gpu.engine import time_engine
 from scripts.bench.gpu.kernels import time_kernels
+from scripts.bench.gpu.tune import tune
 from scripts.bench.record import describe
 
 __all__ = ["main"]
@@ -39,14 +40,18 @@ def main(arguments: list[str] | None = None) -> int:
         "kernels": time_kernels(kernels, device, found, options.tiny, _baseline(options.baseline, kernels)),
         "engine": time_engine(kernels, device, options.tiny),
     }
+    if options.tune is not None:  # the parts then run with what it found
+        folder = options.out if options.tiny else None
+        record.write("tune", tune(kernels, device, options.tiny, options.tune, folder))
     return sum(record.write(part, parts[part]) for part in options.only)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--baseline", type=importlib.import_module, metavar="MODULE")
+    parser.add_argument("--tune", nargs="*", metavar="KERNEL")
     parser.add_argument("--tiny", action="store_true")
     return parser.parse_args(arguments)
 

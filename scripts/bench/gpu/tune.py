@@ -1,0 +1,164 @@
+"""Searches the launch parameters of every kernel and writes kernels/<op>/tables/<device>.json.
+
+A case of a table is tried on all timed cases that ask for it; parameters win that are at least WIN faster on average
+than what is launched now, the written parameters or an older table's.
+"""
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kernels.kernel_set import KernelSet
+from kernels.launch import measured, table_path
+from scripts.bench.gpu.kernels import Case, kernel_cases
+from scripts.bench.gpu.timing import copies, measure
+
+__all__ = ["tune"]
+
+WIN = 0.02
+# what the search looks at of scripts/bench/gpu/kernels.py, by how shapes begin: a table's case holds for every batch
+SHAPES = (
+    *("32 x 2048,", "8 x 8192,", "1 x 8192,", "34 of"),  # attention
+    *("32 x 4096", "32 x 14336", "32 x 32/8", "32 x 128256", "4096 x", "8192 x"),
+)
+
+
+@dataclass(frozen=True)
+class Search:
+    module: str
+    prefix: str  # of the cases in its table
+    grid: dict[str, tuple[int, ...]]
+
+    def candidates(self) -> Iterator[dict[str, int]]:
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+WARPS = 1, 2, 4, 8, 16
+SEARCHES = [
+    Search(
+        "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
+    ),
+    Search("paged_attention.triton", "merge ", {"num_warps": WARPS[:4]}),
+    Search(
+        "paged_attention.triton",
+        "ragged ",
+        {"BLOCK_M": (64, 128), "BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    ),
+    Search("qkv_rotary.triton", "D=", {"BLOCK_H": (2, 4, 8, 16, 32), "num_warps": WARPS[:4]}),
+    Search("rms_norm.triton", "M=", {"num_warps": WARPS}),
+    Search("gated_activation.triton", "F=", {"BLOCK_F": (512, 1024, 2048, 4096), "num_warps": WARPS[1:4]}),
+    Search("embedding.triton", "M=", {"BLOCK_M": (1024, 2048, 4096), "num_warps": WARPS[1:4]}),
+    Search(
+        "linear.triton",
+        "O=",
+        {"BLOCK_T": (64, 128), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
+    ),
+    Search("sampling.triton", "choose ", {"BLOCK_V": (1024, 2048), "CHUNK_V": (4096, 8192), "num_warps": (4, 8)}),
+    Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
+    Search("logprobs.triton", "V=", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
+    Search("logit_mask.triton", "V=", {"BLOCK_V": (1024, 2048, 4096, 8192), "num_warps": (4, 8)}),
+]
+
+
+def tune(
+    kernels: KernelSet, device: torch.device, tiny: bool, ops: Sequence[str] = (), folder: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Of all kernels, or of some folders. Tables go to `folder`/<op>/tables instead of kernels/, if there is one.
+    Changes the tables in use as well."""
+    searches = [search for search in SEARCHES if not ops or search.module.partition(".")[0] in ops]
+    cases = [case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES)]
+    modules = {search.module: import_module(f"kernels.{search.module}") for search in searches}
+    asking = _asking(cases, modules, device)
+    for search in tqdm(searches, desc="tune", unit="kernel"):
+        module = modules[search.module]
+        for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix)):
+            candidates = list(search.candidates())[: 2 if tiny else None]
+            row = _search(module, name, candidates, asking[search.module, name], device)
+            _write(module, name, row["config"], device, folder)
+            yield {"name": "tune", "shape": f"{search.module}: {name}", **row}
+
+
+def _asking(
+    cases: list[Case], modules: dict[str, ModuleType], device: torch.device
+) -> dict[tuple[str, str], list[Case]]:
+    """The timed cases that ask for a table's case, which they show by running once."""
+    asking = defaultdict(list)
+    for case in cases:
+        for module in modules.values():
+            _table(module, device).asked.clear()
+            _forget(module)
+        case.make()()
+        for name, module in modules.items():
+            for key in _table(module, device).asked:
+                asking[name, key].append(case)
+    return asking
+
+
+def _search(
+    module: ModuleType, name: str, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
+) -> dict[str, Any]:
+    best = _table(module, device).get(name, None)
+    before = _times(module, best, name, cases, device)
+    least, failed = 1.0, ""
+    for candidate in candidates:
+        try:
+            times = _times(module, candidate, name, cases, device)
+        except Exception as error:  # too large for the device, mostly
+            failed = f"{type(error).__name__}: {error}".partition("\n")[0]
+            continue
+        share = sum(new / old for new, old in zip(times, before, strict=True)) / len(cases)
+        if share < least - WIN:
+            least, best = share, candidate
+    _set(module, best, name, device)
+    return {"config": best, "share_of_time": round(least, 3), "tried": len(candidates), "last_failure": failed}
+
+
+def _times(
+    module: ModuleType, config: dict[str, int] | None, name: str, cases: list[Case], device: torch.device
+) -> list[float]:
+    _set(module, config, name, device)
+    works = ([case.make() for _ in range(copies(case.num_bytes, device))] for case in cases)
+    return [measure(each, device)["median_us"] for each in works]
+
+
+def _set(module: ModuleType, config: dict[str, int] | None, name: str, device: torch.device) -> None:
+    table = _table(module, device)
+    table.pop(name, None)
+    if config is not None:
+        table[name] = config
+    _forget(module)
+
+
+def _write(
+    module: ModuleType, name: str, config: dict[str, int] | None, device: torch.device, folder: Path | None
+) -> None:
+    path = table_path(str(module.__file__), device)
+    if folder is not None:
+        path = folder / path.parent.parent.name / "tables" / path.name
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.pop(name, None)
+    if config is not None:
+        known[name] = config
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f" {json.dumps(case)}: {json.dumps(known[case])}" for case in sorted(known))
+    path.write_text(f"{{\n{lines}\n}}\n")
+
+
+def _table(module: ModuleType, device: torch.device) -> Any:
+    return measured(str(module.__file__), device)
+
+
+def _forget(module: ModuleType) -> None:
+    """Some modules keep what they worked out."""
+    clear: Callable[[], None] = getattr(module.launch, "cache_clear", lambda: None)
+    clear()
