@@ -21,7 +21,12 @@ enum { MAX_ROWS = 12, GROUP = 6, LANES = 16, AHEAD = 4 };
 typedef struct {
     const bf16 *q;       /* [H, D] of the row's token, at its head */
     int64_t start, stop; /* positions of the keys it sees */
+    float sink;          /* a score without a key; -INFINITY is none */
 } Row;
+
+typedef struct {
+    float scale, soft_cap; /* of products of queries and keys, of scores; 0 is no cap */
+} Rules;
 
 /* A run of blocks of one sequence and KV head in one cache. */
 typedef struct {
@@ -180,32 +185,51 @@ static inline float power_of_2(float x) {
     return p * float_of((uint32_t)((int32_t)n + 127) << 23);
 }
 
-/* Scores to weights in bf16, not yet divided by their sum, which is returned. Positions outside get weight 0.
+/* Products to scores between -cap and cap. */
+static void cap(float *products, int64_t count, const Rules *rules) {
+    float scale = rules->scale / rules->soft_cap;
+    for (int64_t i = 0; i < count; i++) {
+        float x = products[i] * scale, shrunk = exp_of(-2.0f * fabsf(x));
+        products[i] = copysignf(rules->soft_cap * (1.0f - shrunk) / (1.0f + shrunk), x);
+    }
+}
+
+/* Products to weights in bf16, not yet divided by their sum. Positions outside get weight 0.
+ * Returns the sum, the sink's share included, and in `log` its logarithm, were the weights not relative to the largest.
  * Lane = position % 16, because base is a multiple of 16. */
-static float soften(float *scores, bf16 *weights, int64_t base, int64_t start, int64_t stop, int64_t end, float scale) {
-    int64_t from = start - base, to = stop - base, count = end - base;
+static float soften(float *scores, bf16 *weights, int64_t base, const Row *row, int64_t end, const Rules *rules,
+                    float *log) {
+    int64_t from = row->start - base, to = row->stop - base, count = end - base;
+    float scale = rules->scale;
+    if (rules->soft_cap != 0.0f) {
+        cap(scores + from, to - from, rules);
+        scale = 1.0f;
+    }
     for (int64_t i = 0; i < from; i++) scores[i] = -INFINITY;
     for (int64_t i = to; i < count; i++) scores[i] = -INFINITY;
-    float lanes[LANES], sums[LANES], largest = -INFINITY;
+    float lanes[LANES], sums[LANES], largest = row->sink / scale;
     for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY, sums[j] = 0.0f;
     for (int64_t i = 0; i < count; i += LANES)
         for (int j = 0; j < LANES; j++) lanes[j] = scores[i + j] > lanes[j] ? scores[i + j] : lanes[j];
     for (int j = 0; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-    scale *= 1.44269504f;
+    float power = scale * 1.44269504f;
     for (int64_t i = 0; i < count; i += LANES)
         for (int j = 0; j < LANES; j++) {
-            float weight = power_of_2((scores[i + j] - largest) * scale);
+            float weight = power_of_2((scores[i + j] - largest) * power);
             uint32_t bits = bits_of(scores[i + j] == -INFINITY ? 0.0f : weight);
             bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
             weights[i + j] = bits >> 16;
             sums[j] += float_of(bits);
         }
-    return sum16(sums);
+    float sum = sum16(sums);
+    if (row->sink != -INFINITY) sum += power_of_2((row->sink / scale - largest) * power);
+    *log = log_of(sum) + largest * scale;
+    return sum;
 }
 
-/* All rows of a task: their unscaled outputs [rows, D] and the sums to divide them by. */
-static void attend(int num_rows, const Row *rows, const Blocks *keys, const Blocks *values, float scale, float *out,
-                   float *sums) {
+/* All rows of a task: their unscaled outputs [rows, D], the sums to divide them by, and the logarithms of these. */
+static void attend(int num_rows, const Row *rows, const Blocks *keys, const Blocks *values, const Rules *rules,
+                   float *out, float *sums, float *logs) {
     int64_t block_size = keys->block_size, dim = keys->dim;
     int64_t start = rows[0].start, stop = rows[num_rows - 1].stop; /* rows are in order of their positions */
     int64_t first = start / block_size, last = (stop - 1) / block_size, shared = rows[0].stop / block_size;
@@ -223,7 +247,7 @@ static void attend(int num_rows, const Row *rows, const Blocks *keys, const Bloc
     }
     for (int64_t b = first; b < first + AHEAD; b++) fetch(values, b, last + 1);
     for (int r = 0; r < num_rows; r++)
-        sums[r] = soften(score + r * width, weight + r * width, base, rows[r].start, rows[r].stop, end, scale);
+        sums[r] = soften(score + r * width, weight + r * width, base, rows + r, end, rules, logs + r);
     memset(out, 0, num_rows * dim * sizeof(float));
     shared = most(shared, first);
     for (int r = 0; r < num_rows; r += GROUP) {
@@ -238,17 +262,20 @@ static void attend(int num_rows, const Row *rows, const Blocks *keys, const Bloc
     free(weight);
 }
 
-/* q, out [T, H, D]; caches [N, G, P, D] packed; starts [S + 1], lens [S], table [S, W] int32; window 0 is none */
+/* q, out [T, H, D]; caches [N, G, P, D] packed; starts [S + 1], lens [S], table [S, W] int32; window 0 is none;
+ * sinks [H] and lse_out [T, H] fp32 or NULL */
 void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, const int32_t *starts,
-                     const int32_t *lens, const int32_t *table, bf16 *out, float scale, int64_t window,
-                     int64_t num_tokens, int64_t num_seqs, int64_t num_heads, int64_t num_kv_heads, int64_t dim,
-                     int64_t block_size, int64_t table_width, int64_t num_threads) {
+                     const int32_t *lens, const int32_t *table, const float *sinks, bf16 *out, float *lse_out,
+                     float scale, float soft_cap, int64_t window, int64_t num_tokens, int64_t num_seqs,
+                     int64_t num_heads, int64_t num_kv_heads, int64_t dim, int64_t block_size, int64_t table_width,
+                     int64_t num_threads) {
     int64_t group = num_heads / num_kv_heads, heads = least(group, MAX_ROWS); /* heads of a group that go together */
     int64_t height = MAX_ROWS / heads, parts = (group + heads - 1) / heads;
     int64_t *first_tile = malloc((num_seqs + 1) * sizeof(int64_t)); /* tiles of `height` queries before a sequence */
     first_tile[0] = 0;
     for (int64_t s = 0; s < num_seqs; s++)
         first_tile[s + 1] = first_tile[s] + (starts[s + 1] - starts[s] + height - 1) / height;
+    Rules rules = {scale, soft_cap};
     int64_t num_tasks = first_tile[num_seqs] * num_kv_heads * parts;
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && num_tasks > 1) schedule(dynamic)
     for (int64_t task = 0; task < num_tasks; task++) {
@@ -262,23 +289,26 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++) {
                 int64_t stop = lens[s] - (starts[s + 1] - t) + 1;
-                rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, window ? most(0, stop - window) : 0, stop};
+                rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, window ? most(0, stop - window) : 0, stop,
+                                         sinks ? sinks[h] : -INFINITY};
             }
-        float *sums = malloc((num_rows * dim + num_rows) * sizeof(float)), *totals = sums + num_rows * dim;
+        float *sums = malloc(num_rows * (dim + 1) * sizeof(float)), *totals = sums + num_rows * dim, logs[MAX_ROWS];
         int64_t head = g * block_size * dim, stride = num_kv_heads * block_size * dim;
         Blocks keys = {k_cache + head, table + s * table_width, stride, block_size, dim}, values = keys;
         values.cache = v_cache + head;
-        attend(num_rows, rows, &keys, &values, scale, sums, totals);
+        attend(num_rows, rows, &keys, &values, &rules, sums, totals, logs);
         num_rows = 0;
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++, num_rows++) {
                 float inverse = 1.0f / totals[num_rows];
+                if (lse_out) lse_out[t * num_heads + h] = logs[num_rows];
                 for (int64_t i = 0; i < dim; i++)
                     out[(t * num_heads + h) * dim + i] = narrow(sums[num_rows * dim + i] * inverse);
             }
         free(sums);
     }
-    int64_t used = starts[num_seqs] * num_heads * dim;
-    memset(out + used, 0, (num_tokens * num_heads * dim - used) * sizeof(bf16));
+    int64_t used = starts[num_seqs] * num_heads, all = num_tokens * num_heads;
+    memset(out + used * dim, 0, (all - used) * dim * sizeof(bf16));
+    for (int64_t i = used; lse_out && i < all; i++) lse_out[i] = -INFINITY;
     free(first_tile);
 }

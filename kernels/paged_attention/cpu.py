@@ -14,7 +14,7 @@ __all__ = ["build"]
 
 def build(compiler: Compiler) -> Callable[..., Tensor]:
     function = compiler.load(Path(__file__).with_name("cpu.c")).paged_attention
-    function.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_float] + [ctypes.c_int64] * 9
+    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] * 2 + [ctypes.c_int64] * 9
     function.restype = None
 
     def paged_attention(
@@ -26,10 +26,14 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
         block_table_SW: Tensor,
         scale: float,
         window: int = 0,
+        soft_cap: float = 0.0,
+        sinks_H: Tensor | None = None,
+        lse_out_TH: Tensor | None = None,
     ) -> Tensor:
         num_tokens, num_heads, head_dim = q_THD.shape
         _, num_kv_heads, block_size, _ = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
+        assert all(x is None or x.dtype == torch.float32 and x.is_contiguous() for x in (sinks_H, lse_out_TH))
         out_THD = torch.empty_like(q_THD)
         function(
             q_THD.data_ptr(),
@@ -38,8 +42,11 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             query_starts.data_ptr(),
             seq_lens_S.data_ptr(),
             block_table_SW.data_ptr(),
+            None if sinks_H is None else sinks_H.data_ptr(),
             out_THD.data_ptr(),
+            None if lse_out_TH is None else lse_out_TH.data_ptr(),
             scale,
+            soft_cap,
             window,
             num_tokens,
             seq_lens_S.shape[0],

@@ -21,6 +21,7 @@ __all__ = ["launch", "paged_attention"]
 SPLIT = 256
 MAX_SPLITS = 64
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 
 def paged_attention(
@@ -32,21 +33,28 @@ def paged_attention(
     block_table_SW: Tensor,
     scale: float,
     window: int = 0,
+    soft_cap: float = 0.0,
+    sinks_H: Tensor | None = None,
+    lse_out_TH: Tensor | None = None,
     cut: bool = True,
 ) -> Tensor:
     num_tokens, num_heads, head_dim = q_THD.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     num_seqs, width = block_table_SW.shape
     assert q_THD.dtype == k_cache.dtype == v_cache.dtype
-    assert all(x.is_contiguous() for x in (q_THD, k_cache, v_cache, block_table_SW))
+    given = [x for x in (q_THD, k_cache, v_cache, block_table_SW, sinks_H, lse_out_TH) if x is not None]
+    assert all(x.is_contiguous() for x in given)
     by_row = cut and num_tokens <= num_seqs
     out_THD = torch.empty_like(q_THD) if by_row else torch.zeros_like(q_THD)
+    if lse_out_TH is not None and not by_row:
+        lse_out_TH.fill_(-torch.inf)
     num_items = min(num_tokens, num_seqs)
     if not num_items:
         return out_THD
     wide = q_THD.dtype == torch.float32
-    tensors = (query_starts, seq_lens_S, block_table_SW, out_THD)
-    shape = {"WINDOW": window, "HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
+    tensors = (q_THD, k_cache, v_cache, query_starts, seq_lens_S, block_table_SW, sinks_H, out_THD, lse_out_TH)
+    rules = {"WINDOW": window, "SOFT_CAP": soft_cap}
+    shape = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
     group = num_heads // num_kv_heads
 
     if cut:
@@ -56,19 +64,19 @@ def paged_attention(
         stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
         cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
         _decode[num_items, num_kv_heads, num_splits](
-            q_THD, k_cache, v_cache, *tensors, sums, stats, num_seqs, width, scale, **shape, **cuts,
+            *tensors, sums, stats, num_seqs, width, scale, **rules, **shape, **cuts,
             **launch("decode", head_dim, group, wide, q_THD.device),
         )  # fmt: skip
         if num_splits > 1:
             _merge[num_items, num_heads](
-                query_starts, seq_lens_S, out_THD, sums, stats, num_seqs, num_splits, **cuts, WINDOW=window,
-                HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
+                query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, sums, stats, num_seqs, num_splits, **cuts,
+                WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
             )  # fmt: skip
     if not by_row:
         config = launch("ragged", head_dim, group, wide, q_THD.device)
         num_tiles = num_tokens // (config["BLOCK_M"] // group) + num_seqs
         _ragged[num_tiles, num_kv_heads](
-            q_THD, k_cache, v_cache, *tensors, num_seqs, width, scale, **shape, LEAST=2 if cut else 1, **config
+            *tensors, num_seqs, width, scale, **rules, **shape, LEAST=2 if cut else 1, **config
         )  # fmt: skip
     return out_THD
 
@@ -135,10 +143,33 @@ def _splits_of(position, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: 
 
 
 @triton.jit
+def _factor(scale, SOFT_CAP: tl.constexpr):
+    """What makes an exponent of 2 of a raw score: a product or, where scores are capped, a hyperbolic tangent."""
+    return SOFT_CAP * LOG2_E if SOFT_CAP > 0 else scale * LOG2_E
+
+
+@triton.jit
+def _tanh(x):
+    shrunk = tl.exp2(tl.abs(x) * (-2 * LOG2_E))
+    return tl.where(x < 0, -1.0, 1.0) * ((1 - shrunk) / (1 + shrunk))
+
+
+@triton.jit
+def _sinks_of(sinks, head, inside, factor):
+    """Rows that have seen a head's sink alone: the largest raw score, and the sum relative to it."""
+    top = tl.full(head.shape, -float("inf"), tl.float32)
+    total = tl.zeros(head.shape, tl.float32)
+    if sinks is not None:
+        top = tl.load(sinks + head, mask=inside, other=-float("inf")).to(tl.float32) * LOG2_E / factor
+        total = tl.full(head.shape, 1.0, tl.float32)
+    return top, total
+
+
+@triton.jit
 def _attend(
     q, acc, top, total, begin, end, stop, limit, k_cache, v_cache, pages, head, scale,
-    MASKED: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Adds keys [begin, end) to a tile's softmax: sums in acc and total, relative to the largest raw score, top.
 
@@ -146,6 +177,7 @@ def _attend(
     all rows see all keys. The factor on scores comes in where masked and unmasked tiles round alike.
     """
     d = tl.arange(0, BLOCK_D)
+    factor = _factor(scale, SOFT_CAP)
     for base in range(begin, end, BLOCK_N):
         key = base + tl.arange(0, BLOCK_N)
         if MASKED:
@@ -166,27 +198,35 @@ def _attend(
             k = tl.load(k_at)
             v = tl.load(v_at)
         score = tl.dot(q, k, input_precision="tf32x3")
+        if SOFT_CAP > 0:
+            score = _tanh(score * (scale / SOFT_CAP))
         if MASKED:
             seen = key[None, :] <= limit[:, None]
             if WINDOW:
                 seen = seen & (key[None, :] > limit[:, None] - WINDOW)
             score = tl.where(seen, score, -float("inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
-        ground = tl.where(new_top == -float("inf"), 0.0, new_top) * scale  # of rows that have seen nothing
-        weight = tl.exp2(score * scale - ground[:, None])
+        ground = tl.where(new_top == -float("inf"), 0.0, new_top) * factor  # of rows that have seen nothing
+        weight = tl.exp2(score * factor - ground[:, None])
         # 1 where the top stays, also if a product and a difference are rounded as one: unseen keys change nothing
-        shrink = tl.exp2((top - tl.where(new_top == -float("inf"), 0.0, new_top)) * scale)
+        shrink = tl.exp2((top - tl.where(new_top == -float("inf"), 0.0, new_top)) * factor)
         total = total * shrink + tl.sum(weight, 1)
         acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="tf32x3")
         top = new_top
     return acc, top, total
 
 
+@triton.jit
+def _log(top, total):
+    """The natural logarithm of total * 2 ** top."""
+    return (top + tl.log2(total)) * LN_2
+
+
 @triton.jit(do_not_specialize=["num_seqs", "width"])
 def _decode(
-    q_THD, k_cache, v_cache, starts, lens, table, out_THD, sums_out, stats_out, num_seqs, width, scale,
-    WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
+    q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, sums_out, stats_out, num_seqs, width, scale,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
+    PAGE: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One split of one query, for all query heads of a KV head: [item, KV head, split].
@@ -202,10 +242,13 @@ def _decode(
     d = tl.arange(0, BLOCK_D)
     inside = (m < GROUP)[:, None] & (d < D)[None, :]
     head = kv_head * GROUP + m
-    at = (row.to(tl.int64) * HEADS + head)[:, None] * D + d[None, :]
+    row_head = row.to(tl.int64) * HEADS + head
+    at = row_head[:, None] * D + d[None, :]
     if position < 0:
         if (position == -1) & (split == 0):
             tl.store(out_THD + at, tl.zeros([BLOCK_M, BLOCK_D], out_THD.dtype.element_ty), mask=inside)
+            if lse_out is not None:
+                tl.store(lse_out + row_head, tl.full([BLOCK_M], -float("inf"), tl.float32), mask=m < GROUP)
         return
     first_key, size, first_split, last_split = _splits_of(position, WINDOW, SPLIT, MAX_SPLITS)
     if (split < first_split) | (split > last_split):
@@ -213,24 +256,27 @@ def _decode(
     begin = tl.maximum(split * size, first_key // BLOCK_N * BLOCK_N)
     end = tl.minimum(split * size + size, position + 1)
     q = tl.load(q_THD + at, mask=inside, other=0.0)
+    factor = _factor(scale, SOFT_CAP)
+    top, total = _sinks_of(sinks, head, (m < GROUP) & (first_split == last_split), factor)  # of many: see _merge
     acc, top, total = _attend(
-        q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), tl.full([BLOCK_M], -float("inf"), tl.float32),
-        tl.zeros([BLOCK_M], tl.float32), begin, end, end, tl.zeros([BLOCK_M], tl.int32) + position,
-        k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale * LOG2_E,
-        True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), top, total, begin, end, end,
+        tl.zeros([BLOCK_M], tl.int32) + position, k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale,
+        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     if first_split == last_split:
         tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
+        if lse_out is not None:
+            tl.store(lse_out + row_head, _log(top * factor, total), mask=m < GROUP)
     else:
         part = (item.to(tl.int64) * tl.num_programs(2) + split) * HEADS + head
         tl.store(sums_out + part[:, None] * D + d[None, :], acc, mask=inside)
         tl.store(stats_out + part * 2, total, mask=m < GROUP)
-        tl.store(stats_out + part * 2 + 1, top * (scale * LOG2_E), mask=m < GROUP)
+        tl.store(stats_out + part * 2 + 1, top * factor, mask=m < GROUP)
 
 
 @triton.jit(do_not_specialize=["num_seqs", "num_splits"])
 def _merge(
-    starts, lens, out_THD, sums_in, stats_in, num_seqs, num_splits,
+    starts, lens, sinks, out_THD, lse_out, sums_in, stats_in, num_seqs, num_splits,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
     SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -247,6 +293,9 @@ def _merge(
     acc = tl.zeros([BLOCK_D], tl.float32)
     total = 0.0
     top = -float("inf")
+    if sinks is not None:
+        total = 1.0
+        top = tl.load(sinks + head).to(tl.float32) * LOG2_E
     for base in range(first_split, last_split + 1, 16):
         split = base + tl.arange(0, 16)
         there = split <= last_split
@@ -260,15 +309,17 @@ def _merge(
         total = total * shrink + tl.sum(totals * weight, 0)
         acc = acc * shrink + tl.sum(sums * weight[:, None], 0)
         top = new_top
-    at = (row.to(tl.int64) * HEADS + head) * D + d
-    tl.store(out_THD + at, (acc / total).to(out_THD.dtype.element_ty), mask=d < D)
+    row_head = row.to(tl.int64) * HEADS + head
+    tl.store(out_THD + row_head * D + d, (acc / total).to(out_THD.dtype.element_ty), mask=d < D)
+    if lse_out is not None:
+        tl.store(lse_out + row_head, _log(top, total))
 
 
 @triton.jit(do_not_specialize=["num_seqs", "width"])
 def _ragged(
-    q_THD, k_cache, v_cache, starts, lens, table, out_THD, num_seqs, width, scale,
-    WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    LEAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, num_seqs, width, scale,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
+    PAGE: tl.constexpr, LEAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Some queries of a sequence that has LEAST or more, for all query heads of a KV head: [tile, KV head].
 
@@ -291,8 +342,11 @@ def _ragged(
     m = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     query = first + m // GROUP
-    inside = ((m < QUERIES * GROUP) & (query < count))[:, None] & (d < D)[None, :]
-    at = ((start + query).to(tl.int64) * HEADS + kv_head * GROUP + m % GROUP)[:, None] * D + d[None, :]
+    is_row = (m < QUERIES * GROUP) & (query < count)
+    inside = is_row[:, None] & (d < D)[None, :]
+    head = kv_head * GROUP + m % GROUP
+    row_head = (start + query).to(tl.int64) * HEADS + head
+    at = row_head[:, None] * D + d[None, :]
     q = tl.load(q_THD + at, mask=inside, other=0.0)
     pages = table + seq.to(tl.int64) * width
 
@@ -309,20 +363,21 @@ def _ragged(
         edge = tl.minimum(tl.cdiv(tl.maximum(0, past + last + 1 - WINDOW), BLOCK_N) * BLOCK_N, end)
     limit = past + tl.minimum(query, last)  # rows past the last query do as it does, and are not written
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    top = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    scale = scale * LOG2_E
+    factor = _factor(scale, SOFT_CAP)
+    top, total = _sinks_of(sinks, head, is_row, factor)
     if WINDOW:
         acc, top, total = _attend(
             q, acc, top, total, begin, edge, end, limit, k_cache, v_cache, pages, kv_head, scale,
-            True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+            True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     acc, top, total = _attend(
         q, acc, top, total, edge, full_end, end, limit, k_cache, v_cache, pages, kv_head, scale,
-        False, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        False, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     acc, top, total = _attend(
         q, acc, top, total, tl.maximum(edge, full_end), end, end, limit, k_cache, v_cache, pages, kv_head, scale,
-        True, WINDOW, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
+    if lse_out is not None:
+        tl.store(lse_out + row_head, _log(top * factor, total), mask=is_row)

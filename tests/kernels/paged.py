@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 HEAD_DIM = 64
+RULES = ("soft-cap", "sinks", "soft-cap and sinks")
+
+
+def make_rules(which: str, num_heads: int, seed: int = 0) -> dict:
+    """What paged_attention takes besides a window; strong enough to show."""
+    rng = torch.Generator().manual_seed(seed)
+    rules: dict = {"soft_cap": 1.5} if "soft-cap" in which else {}
+    return rules | ({"sinks_H": torch.randn(num_heads, generator=rng) * 3} if "sinks" in which else {})
 
 
 @dataclass
@@ -21,7 +29,7 @@ class Paged:
     query_starts: Tensor
     queries: Tensor
 
-    def attend(self, paged_attention, window: int = 0) -> Tensor:
+    def attend(self, paged_attention, window: int = 0, **rules) -> Tensor:
         return paged_attention(
             self.queries,
             self.k_cache,
@@ -31,26 +39,47 @@ class Paged:
             self.block_table,
             HEAD_DIM**-0.5,
             window,
+            **rules,
         )
 
-    def expected(self, window: int = 0) -> Tensor:
+    def logarithms(self, paged_attention, window: int = 0, **rules) -> Tensor:
+        lse_TH = torch.full(self.queries.shape[:2], torch.nan)
+        self.attend(paged_attention, window, **rules, lse_out_TH=lse_TH)
+        return lse_TH
+
+    def expected(self, window: int = 0, **rules) -> Tensor:
+        return self._each_row(window, **rules)[0]
+
+    def expected_logarithms(self, window: int = 0, **rules) -> Tensor:
+        return self._each_row(window, **rules)[1]
+
+    def _each_row(self, window: int, **rules) -> tuple[Tensor, Tensor]:
         rows = []
         for s, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             queries = self.queries[self.query_starts[s] : self.query_starts[s + 1]]
             for i, query in enumerate(queries):
                 stop = len(keys) - len(queries) + i + 1
                 start = max(0, stop - window) if window else 0
-                rows.append(one_row(query, keys[start:stop], values[start:stop]))
-        return torch.stack(rows) if rows else self.queries.double()
+                rows.append(one_row(query, keys[start:stop], values[start:stop], **rules))
+        outs, lses = zip(*rows, strict=True)
+        return torch.stack(outs), torch.stack(lses)
 
 
-def one_row(query_HD: Tensor, keys_LGD: Tensor, values_LGD: Tensor) -> Tensor:
-    heads = []
+def one_row(
+    query_HD: Tensor, keys_LGD: Tensor, values_LGD: Tensor, soft_cap: float = 0.0, sinks_H: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One query's outputs [H, D] and the logarithms of its denominators [H], head by head."""
+    heads, lses = [], []
     group = query_HD.shape[0] // keys_LGD.shape[1]
     for h, q in enumerate(query_HD.double()):
         scores = keys_LGD[:, h // group].double() @ q * HEAD_DIM**-0.5
-        heads.append(scores.softmax(0) @ values_LGD[:, h // group].double())
-    return torch.stack(heads)
+        if soft_cap:
+            scores = soft_cap * (scores / soft_cap).tanh()
+        weights = scores.exp()
+        denominator = weights.sum() + (0.0 if sinks_H is None else sinks_H[h].double().exp())
+        heads.append(weights @ values_LGD[:, h // group].double() / denominator)
+        lses.append(denominator.log())
+    return torch.stack(heads), torch.stack(lses)
 
 
 def written_by(qkv_rotary):

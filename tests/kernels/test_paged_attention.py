@@ -8,7 +8,7 @@ from kernels.paged_attention import cpu
 from kernels.paged_attention.reference import paged_attention
 from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.write_kv.reference import write_kv
-from tests.kernels.paged import make, written_by
+from tests.kernels.paged import RULES, make, make_rules, written_by
 
 # (keys per sequence, queries per sequence)
 BATCHES = {
@@ -34,6 +34,28 @@ def test_every_row_attends_to_its_own_past(batch, window):
     assert error(paged.attend(paged_attention, window), paged.expected(window)) < 1e-5
 
 
+@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_scores_may_have_a_cap_and_company(batch, rule, window):
+    paged, rules = make(write_kv, *BATCHES[batch]), make_rules(rule, 9)
+    assert error(paged.attend(paged_attention, window, **rules), paged.expected(window, **rules)) < 1e-5
+    logarithms = paged.logarithms(paged_attention, window, **rules)
+    assert error(logarithms, paged.expected_logarithms(window, **rules)) < 1e-5
+
+
+def test_scores_far_apart_leave_no_holes():
+    """Of products in the hundreds a cap leaves two scores; a sink may be far above or far below all others."""
+    paged = make(write_kv, *BATCHES["mixed"])
+    paged.queries *= 100
+    assert error(paged.attend(paged_attention, soft_cap=2.0), paged.expected(soft_cap=2.0)) < 1e-5
+    paged.queries /= 100
+    far = torch.tensor([-300.0, 90.0, -torch.inf] * 3)
+    out = paged.attend(paged_attention, sinks_H=far)
+    assert error(out[:, far < 0], paged.expected()[:, far < 0]) < 1e-5
+    assert out[:, far > 0].abs().max() < 1e-20
+
+
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1), (8, 2)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
 def test_heads_share_their_group_in_every_dtype(heads, dtype, bound):
@@ -48,6 +70,7 @@ def test_padding_rows_come_back_as_zero():
     padded = paged.attend(paged_attention)
     assert torch.equal(padded[:-3], alone)
     assert (padded[-3:] == 0).all()
+    assert (paged.logarithms(paged_attention)[-3:] == -torch.inf).all()
 
 
 # -- the compiled kernel, on blocks that its own writer laid out
@@ -77,6 +100,31 @@ def test_compiled_rows_attend_to_their_own_past(compiled, batch, block_size, win
 
 
 @needs_compiler
+@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_compiled_scores_may_have_a_cap_and_company(compiled, batch, rule, window):
+    write, attention = compiled
+    paged, rules = make(write, *BATCHES[batch], dtype=torch.bfloat16), make_rules(rule, 9)
+    assert error(paged.attend(attention, window, **rules), paged.expected(window, **rules)) < 1e-2
+    expected = paged.expected_logarithms(window, **rules)
+    assert (paged.logarithms(attention, window, **rules) - expected).abs().max() < 4e-3  # of rounded weights
+
+
+@needs_compiler
+def test_compiled_scores_far_apart_leave_no_holes(compiled):
+    write, attention = compiled
+    paged = make(write, *BATCHES["mixed"], dtype=torch.bfloat16)
+    paged.queries *= 128
+    assert error(paged.attend(attention, soft_cap=2.0), paged.expected(soft_cap=2.0)) < 1e-2
+    paged.queries /= 128
+    far = torch.tensor([-300.0, 90.0, -torch.inf] * 3)
+    out = paged.attend(attention, sinks_H=far)
+    assert error(out[:, far < 0], paged.expected()[:, far < 0]) < 1e-2
+    assert out[:, far > 0].abs().max() < 1e-20
+
+
+@needs_compiler
 @pytest.mark.parametrize("heads", [(4, 4), (8, 1), (16, 1), (7, 1), (32, 1), (12, 2)])
 def test_compiled_heads_share_their_group(compiled, heads):
     write, attention = compiled
@@ -94,12 +142,13 @@ def test_compiled_heads_may_have_any_even_size(compiled, head_dim, monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize("block_size", [16, 8])
-def test_a_compiled_row_does_not_depend_on_its_batch_chunk_or_threads(compiled, block_size, window):
+def test_a_compiled_row_does_not_depend_on_its_batch_chunk_or_threads(compiled, block_size, window, rule):
     write, attention = compiled
-    paged = make(write, *LONG, block_size=block_size, dtype=torch.bfloat16)
-    whole = paged.attend(attention, window)
+    paged, rules = make(write, *LONG, block_size=block_size, dtype=torch.bfloat16), make_rules(rule, 9)
+    whole = paged.attend(attention, window, **rules)
     starts, lens, table, queries = paged.query_starts, paged.seq_lens, paged.block_table, paged.queries
     for s, count in enumerate(LONG[1]):
         for at in {0, count // 2, count - 1}:  # this query alone, when the later ones are not there yet
@@ -107,7 +156,7 @@ def test_a_compiled_row_does_not_depend_on_its_batch_chunk_or_threads(compiled, 
             paged.seq_lens = (lens[s] - count + at + 1).reshape(1)
             paged.block_table, row = table[s, None].contiguous(), starts[s] + at
             paged.queries = queries[row, None]
-            assert torch.equal(paged.attend(attention, window)[0], whole[row])
+            assert torch.equal(paged.attend(attention, window, **rules)[0], whole[row])
 
 
 @needs_compiler
@@ -119,3 +168,4 @@ def test_compiled_padding_rows_come_back_as_zero(compiled):
     padded = paged.attend(attention)
     assert torch.equal(padded[:-3], alone)
     assert (padded[-3:] == 0).all()
+    assert (paged.logarithms(attention)[-3:] == -torch.inf).all()

@@ -6,7 +6,7 @@ import torch
 from kernels.paged_attention.triton import MAX_SPLITS, SPLIT, paged_attention
 from kernels.write_kv.reference import write_kv
 from tests.kernels import paged as dense
-from tests.kernels.paged import make
+from tests.kernels.paged import RULES, make, make_rules
 
 # (keys per sequence, queries per sequence)
 BATCHES = {
@@ -44,11 +44,44 @@ def test_every_row_attends_to_its_own_past(batch, window):
     assert error(paged.attend(paged_attention, window), paged.expected(window)) < 1e-5
 
 
+@pytest.mark.parametrize("window", [0, 12, 400])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_scores_may_have_a_cap_and_company(batch, rule, window):
+    paged, rules = make(write_kv, *BATCHES[batch], heads=(4, 2)), make_rules(rule, 4)
+    assert error(paged.attend(paged_attention, window, **rules), paged.expected(window, **rules)) < 1e-5
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
+@pytest.mark.parametrize("batch", ["one token", "around a split", "mixed"])
+def test_logarithms_are_of_the_denominators(batch, rule, window, cut):
+    paged, rules = make(write_kv, *BATCHES[batch], heads=(4, 2)), make_rules(rule, 4)
+    attend = functools.partial(paged_attention, cut=cut)
+    assert error(paged.logarithms(attend, window, **rules), paged.expected_logarithms(window, **rules)) < 1e-5
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [4, 3]])
+def test_scores_far_apart_leave_no_holes(counts):
+    """Of products in the hundreds a cap leaves two scores; a sink may be far above or far below all others."""
+    paged = make(write_kv, [270, 20], counts, heads=(6, 2))
+    paged.queries *= 100
+    assert error(paged.attend(paged_attention, soft_cap=2.0), paged.expected(soft_cap=2.0)) < 1e-5
+    paged.queries /= 100
+    far = torch.tensor([-300.0, 90.0, -torch.inf] * 2)
+    out = paged.attend(paged_attention, sinks_H=far)
+    assert error(out[:, far < 0], paged.expected()[:, far < 0]) < 1e-5
+    assert out[:, far > 0].abs().max() < 1e-20
+
+
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
 @pytest.mark.parametrize("heads", [(2, 2), (9, 3), (8, 2), (8, 1)])
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-def test_heads_share_their_group_in_every_dtype(heads, dtype, bound):
+def test_heads_share_their_group_in_every_dtype(heads, dtype, bound, rule):
     paged = make(write_kv, [70, 270, 40], [5, 1, 40], heads=heads, dtype=dtype)
-    assert error(paged.attend(paged_attention), paged.expected()) < bound
+    rules = make_rules(rule, heads[0])
+    assert error(paged.attend(paged_attention, **rules), paged.expected(**rules)) < bound
 
 
 @pytest.mark.parametrize("head_dim", [80, 128])
@@ -75,11 +108,15 @@ def test_rows_of_many_splits_have_longer_ones(monkeypatch):
     assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
 
 
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
 @pytest.mark.parametrize("window", [0, 50])
-def test_a_row_does_not_depend_on_its_batch(window):
+def test_a_row_does_not_depend_on_its_batch(window, rule):
     lens, counts = [300, 129, 17, 60], [1, 40, 1, 3]
-    paged = make(write_kv, lens, counts, heads=(4, 2), dtype=torch.bfloat16)
-    whole = paged.attend(paged_attention, window)
+    paged, rules = make(write_kv, lens, counts, heads=(4, 2), dtype=torch.bfloat16), make_rules(rule, 4)
+    whole, logarithms = (
+        paged.attend(paged_attention, window, **rules),
+        paged.logarithms(paged_attention, window, **rules),
+    )
     starts, seq_lens, table, queries = paged.query_starts, paged.seq_lens, paged.block_table, paged.queries
     for s, count in enumerate(counts):
         rows = slice(starts[s], starts[s + 1])
@@ -87,28 +124,30 @@ def test_a_row_does_not_depend_on_its_batch(window):
         paged.seq_lens = seq_lens[s, None]
         paged.block_table = table[s, None, : -(-lens[s] // 16)].contiguous()
         paged.queries = queries[rows]
-        assert torch.equal(paged.attend(paged_attention, window), whole[rows])
+        assert torch.equal(paged.attend(paged_attention, window, **rules), whole[rows])
+        assert torch.equal(paged.logarithms(paged_attention, window, **rules), logarithms[rows])
 
 
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
 @pytest.mark.parametrize("window", [0, 50])
-def test_uncut_rows_are_the_same_in_any_chunk(window):
+def test_uncut_rows_are_the_same_in_any_chunk(window, rule):
     """Keys stay where they are: only what a call computes differs."""
-    attend = functools.partial(paged_attention, cut=False)
+    attend, rules = functools.partial(paged_attention, cut=False), make_rules(rule, 4)
     paged = make(write_kv, [140, 9], [140, 9], heads=(4, 1), dtype=torch.bfloat16)
-    whole = paged.attend(attend, window)
-    assert error(whole, paged.expected(window)) < 1e-2
+    whole = paged.attend(attend, window, **rules)
+    assert error(whole, paged.expected(window, **rules)) < 1e-2
     table, queries = paged.block_table, paged.queries
     for start, stop in ((0, 1), (32, 33), (139, 140), (60, 67), (3, 131)):
         paged.query_starts = torch.tensor([0, stop - start], dtype=torch.int32)
         paged.seq_lens = torch.tensor([stop], dtype=torch.int32)
         paged.block_table = table[:1]
         paged.queries = queries[start:stop]
-        assert torch.equal(paged.attend(attend, window), whole[start:stop]), start
+        assert torch.equal(paged.attend(attend, window, **rules), whole[start:stop]), start
     paged.query_starts = torch.tensor([0, 1, 3, 3], dtype=torch.int32)
     paged.seq_lens = torch.tensor([9, 91, 0], dtype=torch.int32)
     paged.block_table = torch.cat((table.flip(0), torch.full_like(table[:1], -1)))
     paged.queries = torch.cat((queries[148:149], queries[89:91], torch.full_like(queries[:3], torch.nan)))
-    mixed = paged.attend(attend, window)
+    mixed = paged.attend(attend, window, **rules)
     assert torch.equal(mixed, torch.cat((whole[148:149], whole[89:91], torch.zeros_like(whole[:3]))))
 
 
@@ -120,6 +159,7 @@ def test_padding_rows_come_back_as_zero(batch):
     padded = paged.attend(paged_attention)
     assert torch.equal(padded[:-3], alone)
     assert (padded[-3:] == 0).all()
+    assert (paged.logarithms(paged_attention)[-3:] == -torch.inf).all()
 
 
 def test_padding_sequences_without_queries_are_harmless():
