@@ -1,4 +1,5 @@
-"""In Triton. The caches and the queries have one dtype and are contiguous.
+"""In Triton. The caches and the queries have one dtype and are contiguous. Where a tile of keys lies in one block
+(of 64 slots, say), it is copied by a tensor descriptor (TMA), else slot by slot.
 
 A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a
 row's bits depend on its own sequence alone. (Where there are no more rows than sequences, all are cut.) The same query
@@ -12,10 +13,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.launch import measured
 
-__all__ = ["launch", "paged_attention"]
+__all__ = ["has_whole_tiles", "launch", "paged_attention"]
 
 # Keys of a split, and the most splits of a row: longer rows have longer splits. Changing either changes roundings.
 SPLIT = 256
@@ -52,7 +54,7 @@ def paged_attention(
     if not num_items:
         return out_THD
     wide = q_THD.dtype == torch.float32
-    tensors = (q_THD, k_cache, v_cache, query_starts, seq_lens_S, block_table_SW, sinks_H, out_THD, lse_out_TH)
+    tensors = (query_starts, seq_lens_S, block_table_SW, sinks_H, out_THD, lse_out_TH)
     rules = {"WINDOW": window, "SOFT_CAP": soft_cap}
     shape = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
     group = num_heads // num_kv_heads
@@ -63,10 +65,11 @@ def paged_attention(
         sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
         stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
         cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
+        config = launch("decode", head_dim, group, wide, q_THD.device)
+        caches, tma = _readable((k_cache, v_cache), config)
         _decode[num_items, num_kv_heads, num_splits](
-            *tensors, sums, stats, num_seqs, width, scale, **rules, **shape, **cuts,
-            **launch("decode", head_dim, group, wide, q_THD.device),
-        )  # fmt: skip
+            q_THD, *caches, *tensors, sums, stats, num_seqs, width, scale, **rules, **shape, **cuts, **config, TMA=tma
+        )
         if num_splits > 1:
             _merge[num_items, num_heads](
                 query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, sums, stats, num_seqs, num_splits, **cuts,
@@ -74,10 +77,11 @@ def paged_attention(
             )  # fmt: skip
     if not by_row:
         config = launch("ragged", head_dim, group, wide, q_THD.device)
+        caches, tma = _readable((k_cache, v_cache), config)
         num_tiles = num_tokens // (config["BLOCK_M"] // group) + num_seqs
         _ragged[num_tiles, num_kv_heads](
-            *tensors, num_seqs, width, scale, **rules, **shape, LEAST=2 if cut else 1, **config
-        )  # fmt: skip
+            q_THD, *caches, *tensors, num_seqs, width, scale, **rules, **shape, LEAST=2 if cut else 1, **config, TMA=tma
+        )
     return out_THD
 
 
@@ -94,6 +98,22 @@ def launch(kernel: str, head_dim: int, group: int, wide: bool, device: torch.dev
     }[kernel]
     case = f"{kernel} D={head_dim} group={group}"
     return {**config, "BLOCK_D": block_d, **({} if wide else measured(__file__, device).get(case, {}))}
+
+
+def has_whole_tiles(head_dim: int, block_size: int, dtype: torch.dtype, config: dict[str, int]) -> bool:
+    """Whether a tile of keys lies in one block, where a tensor descriptor can find it."""
+    return block_size % config["BLOCK_N"] == 0 and head_dim * dtype.itemsize % 16 == 0
+
+
+def _readable(
+    caches: tuple[Tensor, Tensor], config: dict[str, int]
+) -> tuple[list[Tensor] | list[TensorDescriptor], bool]:
+    """The caches as the kernels take them: as descriptors of tiles where these are whole, which is also said."""
+    _, _, block_size, head_dim = caches[0].shape
+    if not has_whole_tiles(head_dim, block_size, caches[0].dtype, config):
+        return list(caches), False
+    tile = [config["BLOCK_N"], config["BLOCK_D"]]
+    return [TensorDescriptor.from_tensor(cache.view(-1, head_dim), tile) for cache in caches], True
 
 
 @triton.jit
@@ -166,37 +186,58 @@ def _sinks_of(sinks, head, inside, factor):
 
 
 @triton.jit
+def _tile(
+    base, stop, oldest, k_cache, v_cache, pages, head,
+    MASKED: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, TMA: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Keys [D, N] and values [N, D] from `base` on. Of MASKED ones those before `oldest` need not be there, and values
+    from `stop` on are 0, whatever the cache holds.
+    """
+    key = base + tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    if TMA:
+        row = (tl.load(pages + base // PAGE) * KV_HEADS + head) * PAGE + base % PAGE
+        k = k_cache.load([row, 0]).T
+        v = v_cache.load([row, 0])
+        if MASKED:
+            v = tl.where((key < stop)[:, None], v, tl.zeros([BLOCK_N, BLOCK_D], v.dtype))
+    elif MASKED:
+        there = (key >= oldest) & (key < stop)
+        page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
+        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
+        k = tl.load(k_cache + slot[None, :] + d[:, None], mask=there[None, :] & (d < D)[:, None], other=0.0)
+        v = tl.load(v_cache + slot[:, None] + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
+    else:
+        page = tl.load(pages + key // PAGE).to(tl.int64)
+        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
+        if D < BLOCK_D:
+            k = tl.load(k_cache + slot[None, :] + d[:, None], mask=(d < D)[:, None], other=0.0)
+            v = tl.load(v_cache + slot[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
+        else:
+            k = tl.load(k_cache + slot[None, :] + d[:, None])
+            v = tl.load(v_cache + slot[:, None] + d[None, :])
+    return k, v
+
+
+@triton.jit
 def _attend(
     q, acc, top, total, begin, end, stop, limit, k_cache, v_cache, pages, head, scale,
     MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr, TMA: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Adds keys [begin, end) to a tile's softmax: sums in acc and total, relative to the largest raw score, top.
 
     Keys from `stop` on are not there to be read. Row i sees keys up to limit[i], and WINDOW of them; without MASKED
     all rows see all keys. The factor on scores comes in where masked and unmasked tiles round alike.
     """
-    d = tl.arange(0, BLOCK_D)
     factor = _factor(scale, SOFT_CAP)
+    oldest = tl.min(limit, 0) + 1 - WINDOW if WINDOW else 0
     for base in range(begin, end, BLOCK_N):
         key = base + tl.arange(0, BLOCK_N)
-        if MASKED:
-            there = (key < stop) & (key > tl.min(limit, 0) - WINDOW) if WINDOW else key < stop
-            page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
-        else:
-            page = tl.load(pages + key // PAGE).to(tl.int64)
-        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
-        k_at = k_cache + slot[None, :] + d[:, None]
-        v_at = v_cache + slot[:, None] + d[None, :]
-        if MASKED:
-            k = tl.load(k_at, mask=there[None, :] & (d < D)[:, None], other=0.0)
-            v = tl.load(v_at, mask=there[:, None] & (d < D)[None, :], other=0.0)
-        elif D < BLOCK_D:
-            k = tl.load(k_at, mask=(d < D)[:, None], other=0.0)
-            v = tl.load(v_at, mask=(d < D)[None, :], other=0.0)
-        else:
-            k = tl.load(k_at)
-            v = tl.load(v_at)
+        k, v = _tile(
+            base, stop, oldest, k_cache, v_cache, pages, head, MASKED, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D
+        )
         score = tl.dot(q, k, input_precision="tf32x3")
         if SOFT_CAP > 0:
             score = _tanh(score * (scale / SOFT_CAP))
@@ -226,7 +267,7 @@ def _log(top, total):
 def _decode(
     q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, sums_out, stats_out, num_seqs, width, scale,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    PAGE: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
+    PAGE: tl.constexpr, TMA: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One split of one query, for all query heads of a KV head: [item, KV head, split].
@@ -261,7 +302,7 @@ def _decode(
     acc, top, total = _attend(
         q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), top, total, begin, end, end,
         tl.zeros([BLOCK_M], tl.int32) + position, k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale,
-        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     if first_split == last_split:
         tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
@@ -319,7 +360,8 @@ def _merge(
 def _ragged(
     q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, num_seqs, width, scale,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    PAGE: tl.constexpr, LEAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr, TMA: tl.constexpr, LEAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Some queries of a sequence that has LEAST or more, for all query heads of a KV head: [tile, KV head].
 
@@ -368,15 +410,15 @@ def _ragged(
     if WINDOW:
         acc, top, total = _attend(
             q, acc, top, total, begin, edge, end, limit, k_cache, v_cache, pages, kv_head, scale,
-            True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+            True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     acc, top, total = _attend(
         q, acc, top, total, edge, full_end, end, limit, k_cache, v_cache, pages, kv_head, scale,
-        False, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        False, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     acc, top, total = _attend(
         q, acc, top, total, tl.maximum(edge, full_end), end, end, limit, k_cache, v_cache, pages, kv_head, scale,
-        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, BLOCK_N, BLOCK_D,
+        True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
     if lse_out is not None:

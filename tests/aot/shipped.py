@@ -1,7 +1,5 @@
 """Every configuration that is shipped: kernel, types, constants and launch, as a wrapper would pass them on Hopper."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
 
@@ -10,44 +8,17 @@ from kernels.gated_activation import triton as gated_activation
 from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
-from kernels.paged_attention import triton as paged_attention
 from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
+from tests.aot.attention import attention
 
 __all__ = ["shipped"]
 
 DEVICE = torch.device("cpu")  # nothing is measured there: the written parameters
 
-
-@dataclass(frozen=True)
-class Attention:
-    heads: tuple[int, int]  # of queries, of keys and values
-    head_dim: int
-    block_size: int = 16
-    window: int = 0
-    soft_cap: float = 0.0
-    sinks: bool = False
-    lse: bool = False
-
-
-ATTENTION = {
-    "llama-8b": Attention((32, 8), 128),
-    "llama-8b, blocks of 64": Attention((32, 8), 128, block_size=64),
-    "llama-8b, with logarithms": Attention((32, 8), 128, lse=True),
-    "mistral-7b": Attention((32, 8), 128, window=4096),
-    "smollm2-135m": Attention((9, 3), 64),
-    "phi-2": Attention((32, 32), 80),
-    "phi-3": Attention((32, 32), 96),
-    "gemma-2b": Attention((8, 1), 256),
-    "gemma-2-9b": Attention((16, 8), 256, soft_cap=50.0),
-    "gemma-2-9b, window": Attention((16, 8), 256, window=4096, soft_cap=50.0),
-    "gpt-oss-20b": Attention((64, 8), 64, sinks=True),
-    "gpt-oss-20b, window": Attention((64, 8), 64, window=128, sinks=True),
-}
-FLOATS = ("bf16", "fp16")
 # outputs, inputs, bias, output's type
 LINEARS = {
     "llama-8b, queries, keys and values": (6144, 4096, False, "bf16"),
@@ -62,36 +33,7 @@ LINEARS = {
 
 def shipped():
     """name -> (kernel, types, constants, launch)"""
-    cases = {}
-    for model, shape in ATTENTION.items():
-        for dtype in FLOATS if model == "llama-8b" else FLOATS[:1]:
-            cases |= _attention(model, dtype, shape)
-    return cases | _layers("bf16") | _linears() | _sampling() | _filters() | _logits()
-
-
-def _attention(model, dtype, shape):
-    num_heads, num_kv_heads = shape.heads
-    names = ("q_THD", "k_cache", "v_cache", "out_THD")
-    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("starts", "lens", "table"), "*i32")
-    types |= dict.fromkeys(("num_seqs", "width", "num_splits"), "i32") | {"scale": "fp32"}
-    types |= dict.fromkeys(("sums_out", "stats_out", "sums_in", "stats_in", "sinks", "lse_out"), "*fp32")
-    sizes = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": shape.head_dim, "PAGE": shape.block_size}
-    rules = {"WINDOW": shape.window, "SOFT_CAP": shape.soft_cap}
-    cuts = {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS, "LEAST": 2}
-    absent = {name: None for name, given in (("sinks", shape.sinks), ("lse_out", shape.lse)) if not given}
-    cases = {}
-    for kernel, by_row in (("decode", True), ("decode", False), ("merge", True), ("merge", False), ("ragged", None)):
-        if by_row is False and model != "llama-8b":
-            continue
-        function = getattr(paged_attention, f"_{kernel}")
-        constants = {**sizes, **rules, **cuts, **absent, "BY_ROW": by_row}
-        constants = {name: value for name, value in constants.items() if name in function.arg_names}
-        launch = paged_attention.launch(kernel, shape.head_dim, num_heads // num_kv_heads, False, DEVICE)
-        of = {True: " of rows", False: " of sequences", None: ""}[by_row]
-        cases[f"{kernel}{of}, {model}, {dtype}"] = function, types, constants, launch
-        if kernel == "ragged" and model == "llama-8b":
-            cases[f"ragged, uncut, {model}, {dtype}"] = function, types, {**constants, "LEAST": 1}, launch
-    return cases
+    return attention() | _layers("bf16") | _linears() | _sampling() | _filters() | _logits()
 
 
 def _layers(dtype):

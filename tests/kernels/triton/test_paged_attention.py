@@ -84,12 +84,21 @@ def test_heads_share_their_group_in_every_dtype(heads, dtype, bound, rule):
     assert error(paged.attend(paged_attention, **rules), paged.expected(**rules)) < bound
 
 
-@pytest.mark.parametrize("head_dim", [80, 128])
-@pytest.mark.parametrize("block_size", [8, 64])
-def test_heads_and_blocks_may_have_other_sizes(head_dim, block_size, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("block_size", [8, 16, 64])
+def test_heads_and_blocks_may_have_other_sizes(block_size, head_dim, dtype, monkeypatch):
     monkeypatch.setattr(dense, "HEAD_DIM", head_dim)
-    paged = make(write_kv, [70, 270, 40], [5, 1, 40], heads=(4, 2), block_size=block_size)
-    assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
+    paged = make(write_kv, [70, 270, 40], [5, 1, 40], heads=(4, 2), block_size=block_size, dtype=dtype)
+    for window in (0, 50):
+        assert error(paged.attend(paged_attention, window), paged.expected(window)) < dict(BOUNDS)[dtype]
+
+
+@pytest.mark.parametrize("window", [0, 12, 400])
+@pytest.mark.parametrize("counts", [[1] * 6, [1, 2, 65, 1, 2, 257]])
+def test_sequences_may_end_around_a_block_of_64(counts, window):
+    paged = make(write_kv, [63, 64, 65, 255, 256, 257], counts, heads=(4, 2), block_size=64)
+    assert error(paged.attend(paged_attention, window), paged.expected(window)) < 1e-5
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [4, 3]])
