@@ -39,6 +39,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_blocks: Positive | None = None  # KV blocks; unset: as many as cache_bytes or memory_fraction give
     cache_bytes: Positive | None = None  # bytes for keys and values; unset: 1 GiB on CPU, memory_fraction on a GPU
     memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for weights and KV together
+    dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
     prefix_sharing: bool = True  # reuse the blocks of equal prefixes
 
 

@@ -55,19 +55,21 @@ def load_executor(
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
+    cache_dtype = torch.float8_e4m3fn if config.cache.dtype == "fp8" else dtype
+    _check_cache_dtype(config, cache_dtype, device)
     files = resolve(model.source)
     arch = read_arch(files)
     max_context_len = _max_context_len(config, arch)
     clock.lap("source")
-    kernels = load_kernels(device, dtype, bool(config.deterministic))
+    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype)
     if config.deterministic:
         check_deterministic(kernels, dtype, tp)
     clock.lap("kernels")
     local_arch = shard(arch, tp.size)
     decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len, tp)
     clock.lap("weights")
-    num_blocks = agree(_num_blocks(config, local_arch, max_context_len, dtype, device))
-    kv = KVStore(local_arch, num_blocks, config.cache.block_size, dtype, device)
+    num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
+    kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
     clock.lap("cache")
     graphs = _graphs(config, decoder, kv, max_context_len, device)
     if graphs is not None:
@@ -120,6 +122,18 @@ def _graphs(
     )
 
 
+def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: torch.device) -> None:
+    if cache_dtype != torch.float8_e4m3fn:
+        return
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ModelError("engine.cache.dtype is fp8, which this GPU cannot compute with; set it to auto")
+    if device.type == "cpu" and config.deterministic:
+        raise ModelError(
+            "engine.deterministic cannot be held on a CPU with engine.cache.dtype fp8; set that to auto, or "
+            "engine.deterministic to false"
+        )
+
+
 def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:
     """Raises ModelError where the kernels, or how ranks add up, cannot give a row the same bits in any batch."""
     if tp.group is not None and tp.size > 2 and not tp.group.in_order:
@@ -149,12 +163,12 @@ def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:
 
 
 def _num_blocks(
-    config: EngineConfig, arch: ModelArch, max_context_len: int, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, arch: ModelArch, max_context_len: int, cache_dtype: torch.dtype, device: torch.device
 ) -> int:
     cache = config.cache
     if cache.num_blocks is not None:
         return cache.num_blocks
-    block_bytes = KVStore.block_bytes(arch, cache.block_size, dtype)
+    block_bytes = KVStore.block_bytes(arch, cache.block_size, cache_dtype)
     num_bytes = cache.cache_bytes
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(device, cache.memory_fraction) if device.type == "cuda" else CPU_CACHE_BYTES

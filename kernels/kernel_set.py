@@ -59,17 +59,27 @@ class KernelSet:
     logprobs: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def load_kernels(device: torch.device, dtype: torch.dtype, deterministic: bool = False) -> KernelSet:
-    """The fastest kernels for a device and the model's dtype. A chosen kernel that does not import or compile is an
-    error. Triton's are compiled at their first call.
+def load_kernels(
+    device: torch.device, dtype: torch.dtype, deterministic: bool = False, cache_dtype: torch.dtype | None = None
+) -> KernelSet:
+    """The fastest kernels for a device, the model's dtype and its KV cache's. A chosen kernel that does not import or
+    compile is an error. Triton's are compiled at their first call.
 
     Asked for deterministic ones, it may still return others: where there are none.
     """
     if device.type == "cuda":
         return triton_kernels(deterministic)
-    kernels = _reference_kernels()
     if device.type != "cpu":
+        return _reference_kernels()
+    kernels = _cpu_kernels(dtype)
+    if cache_dtype in (None, dtype):
         return kernels
+    # the compiled ones know one dtype; those two go together
+    return replace(kernels, deterministic=False, qkv_rotary=qkv_rotary, paged_attention=paged_attention)
+
+
+def _cpu_kernels(dtype: torch.dtype) -> KernelSet:
+    kernels = _reference_kernels()
     compiler = find_compiler()
     if compiler is not None:
         kernels = _with_compiled_sampling(kernels, compiler)

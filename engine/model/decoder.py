@@ -6,6 +6,7 @@ from torch import Tensor
 from engine.batch import ForwardBatch
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
+from engine.model.kv_scales import take_kv_scale
 from engine.model.rope import YarnScaling, frequencies
 from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
@@ -113,6 +114,7 @@ class _Layer:
         )
         self._q_norm_D = norm("self_attn.q_norm", head_dim) if arch.qk_norm else None
         self._k_norm_D = norm("self_attn.k_norm", head_dim) if arch.qk_norm else None
+        self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
         self._out = cut_by_inputs("self_attn.o_proj", q_dim, tp.columns(arch.num_heads, head_dim), arch.out_bias)
         self.ffn_norm_M = norm("post_attention_layernorm", dim)
         inner = ffn_dim, tp.rows(ffn_dim)
@@ -120,6 +122,8 @@ class _Layer:
         self._down = cut_by_inputs("mlp.down_proj", ffn_dim, tp.columns(ffn_dim), arch.ffn_bias)
 
     def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor], cos_sin_CR: Tensor) -> Tensor:
+        # other dtypes than float8 have room for all numbers that there are
+        k_scale_G, v_scale_G = self._kv_scales if cache[0].dtype == torch.float8_e4m3fn else (None, None)
         q_THD = self._kernels.qkv_rotary(
             self._qkv(x_TM),
             self._q_norm_D,
@@ -129,6 +133,8 @@ class _Layer:
             batch.positions_T,
             batch.slots_T,
             *cache,
+            k_scale_G,
+            v_scale_G,
         )
         out_THD = self._kernels.paged_attention(
             q_THD,
@@ -138,6 +144,8 @@ class _Layer:
             batch.block_table_SW,
             self._arch.head_dim**-0.5,
             self._window,
+            k_scale_G=k_scale_G,
+            v_scale_G=v_scale_G,
         )
         return self._tp.sum(self._out(out_THD.flatten(1)))
 

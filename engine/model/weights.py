@@ -54,6 +54,9 @@ class Weights:
     def has(self, name: str) -> bool:
         return name in self._left
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
     def finish(self, tied: bool) -> None:
         """Raises ModelError for tensors that nobody took: they would change what the model says."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16 with even head and block sizes, over blocks as kernels/qkv_rotary/cpu.c writes them."""
+"""In C. Supports bfloat16, not scaled, with even head and block sizes, over blocks as qkv_rotary/cpu.c writes them."""
 
 import ctypes
 from collections.abc import Callable
@@ -28,11 +28,14 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
         window: int = 0,
         soft_cap: float = 0.0,
         sinks_H: Tensor | None = None,
+        k_scale_G: Tensor | None = None,
+        v_scale_G: Tensor | None = None,
         lse_out_TH: Tensor | None = None,
     ) -> Tensor:
         num_tokens, num_heads, head_dim = q_THD.shape
         _, num_kv_heads, block_size, _ = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
+        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and k_scale_G is None and v_scale_G is None
         assert all(x is None or x.dtype == torch.float32 and x.is_contiguous() for x in (sinks_H, lse_out_TH))
         out_THD = torch.empty_like(q_THD)
         function(

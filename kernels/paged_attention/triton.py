@@ -1,4 +1,4 @@
-"""In Triton. The caches and the queries have one dtype and are contiguous. Where a tile of keys lies in one block
+"""In Triton, for contiguous tensors. Where a tile of keys lies in one block
 (of 64 slots, say), it is copied by a tensor descriptor (TMA), else slot by slot.
 
 A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a
@@ -37,15 +37,17 @@ def paged_attention(
     window: int = 0,
     soft_cap: float = 0.0,
     sinks_H: Tensor | None = None,
+    k_scale_G: Tensor | None = None,
+    v_scale_G: Tensor | None = None,
     lse_out_TH: Tensor | None = None,
     cut: bool = True,
 ) -> Tensor:
     num_tokens, num_heads, head_dim = q_THD.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     num_seqs, width = block_table_SW.shape
-    assert q_THD.dtype == k_cache.dtype == v_cache.dtype
-    given = [x for x in (q_THD, k_cache, v_cache, block_table_SW, sinks_H, lse_out_TH) if x is not None]
-    assert all(x.is_contiguous() for x in given)
+    assert k_cache.dtype == v_cache.dtype and k_cache.dtype in (q_THD.dtype, torch.float8_e4m3fn)
+    options = (sinks_H, k_scale_G, v_scale_G, lse_out_TH)
+    assert all(x is None or x.is_contiguous() for x in (q_THD, k_cache, v_cache, block_table_SW, *options))
     by_row = cut and num_tokens <= num_seqs
     out_THD = torch.empty_like(q_THD) if by_row else torch.zeros_like(q_THD)
     if lse_out_TH is not None and not by_row:
@@ -53,11 +55,11 @@ def paged_attention(
     num_items = min(num_tokens, num_seqs)
     if not num_items:
         return out_THD
-    wide = q_THD.dtype == torch.float32
-    tensors = (query_starts, seq_lens_S, block_table_SW, sinks_H, out_THD, lse_out_TH)
+    tensors = (k_scale_G, v_scale_G, query_starts, seq_lens_S, block_table_SW, sinks_H, out_THD, lse_out_TH)
     rules = {"WINDOW": window, "SOFT_CAP": soft_cap}
     shape = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": head_dim, "PAGE": block_size}
     group = num_heads // num_kv_heads
+    case = head_dim, group, q_THD.dtype, k_cache.dtype, q_THD.device
 
     if cut:
         num_splits = min(MAX_SPLITS, max(1, -(-width * block_size // SPLIT)))
@@ -65,7 +67,7 @@ def paged_attention(
         sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
         stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
         cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
-        config = launch("decode", head_dim, group, wide, q_THD.device)
+        config = launch("decode", *case)
         caches, tma = _readable((k_cache, v_cache), config)
         _decode[num_items, num_kv_heads, num_splits](
             q_THD, *caches, *tensors, sums, stats, num_seqs, width, scale, **rules, **shape, **cuts, **config, TMA=tma
@@ -73,10 +75,10 @@ def paged_attention(
         if num_splits > 1:
             _merge[num_items, num_heads](
                 query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, sums, stats, num_seqs, num_splits, **cuts,
-                WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", head_dim, group, wide, q_THD.device),
+                WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", *case),
             )  # fmt: skip
     if not by_row:
-        config = launch("ragged", head_dim, group, wide, q_THD.device)
+        config = launch("ragged", *case)
         caches, tma = _readable((k_cache, v_cache), config)
         num_tiles = num_tokens // (config["BLOCK_M"] // group) + num_seqs
         _ragged[num_tiles, num_kv_heads](
@@ -86,17 +88,22 @@ def paged_attention(
 
 
 @functools.cache
-def launch(kernel: str, head_dim: int, group: int, wide: bool, device: torch.device) -> dict[str, int]:
-    """How decode, merge or ragged is launched, for `group` query heads on each KV head. `wide` is fp32."""
+def launch(
+    kernel: str, head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
+) -> dict[str, int]:
+    """How decode, merge or ragged is launched, for `group` query heads on each KV head."""
+    wide, converted = dtype == torch.float32, cache_dtype != dtype
     block_d = max(16, triton.next_power_of_2(head_dim))
     rows = max(16, triton.next_power_of_2(group))
     keys, stages = (32, 2) if wide or block_d > 128 else (64, 3)
+    full = converted and block_d > 128  # of registers: what is converted goes through them
+    most_rows = 64 if wide or full else 128
     config = {
-        "decode": {"BLOCK_M": rows, "BLOCK_N": keys, "num_warps": 4, "num_stages": stages},
+        "decode": {"BLOCK_M": rows, "BLOCK_N": keys, "num_warps": 8 if full else 4, "num_stages": stages},
         "merge": {"num_warps": 4, "num_stages": 1},
-        "ragged": {"BLOCK_M": max(64 if wide else 128, rows), "BLOCK_N": keys, "num_warps": 8, "num_stages": stages},
+        "ragged": {"BLOCK_M": max(most_rows, rows), "BLOCK_N": keys, "num_warps": 8, "num_stages": stages},
     }[kernel]
-    case = f"{kernel} D={head_dim} group={group}"
+    case = f"{kernel} D={head_dim} group={group}{' fp8' if converted else ''}"
     return {**config, "BLOCK_D": block_d, **({} if wide else measured(__file__, device).get(case, {}))}
 
 
@@ -160,6 +167,14 @@ def _splits_of(position, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: 
     size = SPLIT * tl.cdiv(position + 1, SPLIT * MAX_SPLITS)
     first_key = tl.maximum(0, position + 1 - WINDOW) if WINDOW else 0
     return first_key, size, first_key // size, position // size
+
+
+@triton.jit
+def _scale_of(scales, head):
+    scale = 1.0
+    if scales is not None:
+        scale = tl.load(scales + head)
+    return scale
 
 
 @triton.jit
@@ -238,7 +253,8 @@ def _attend(
         k, v = _tile(
             base, stop, oldest, k_cache, v_cache, pages, head, MASKED, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D
         )
-        score = tl.dot(q, k, input_precision="tf32x3")
+        v = v.to(q.dtype)
+        score = tl.dot(q, k.to(q.dtype), input_precision="tf32x3")
         if SOFT_CAP > 0:
             score = _tanh(score * (scale / SOFT_CAP))
         if MASKED:
@@ -265,7 +281,8 @@ def _log(top, total):
 
 @triton.jit(do_not_specialize=["num_seqs", "width"])
 def _decode(
-    q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, sums_out, stats_out, num_seqs, width, scale,
+    q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, sums_out, stats_out,
+    num_seqs, width, scale,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, TMA: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -297,6 +314,7 @@ def _decode(
     begin = tl.maximum(split * size, first_key // BLOCK_N * BLOCK_N)
     end = tl.minimum(split * size + size, position + 1)
     q = tl.load(q_THD + at, mask=inside, other=0.0)
+    scale *= _scale_of(k_scale, kv_head)
     factor = _factor(scale, SOFT_CAP)
     top, total = _sinks_of(sinks, head, (m < GROUP) & (first_split == last_split), factor)  # of many: see _merge
     acc, top, total = _attend(
@@ -304,6 +322,7 @@ def _decode(
         tl.zeros([BLOCK_M], tl.int32) + position, k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale,
         True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
+    acc *= _scale_of(v_scale, kv_head)
     if first_split == last_split:
         tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
         if lse_out is not None:
@@ -358,7 +377,7 @@ def _merge(
 
 @triton.jit(do_not_specialize=["num_seqs", "width"])
 def _ragged(
-    q_THD, k_cache, v_cache, starts, lens, table, sinks, out_THD, lse_out, num_seqs, width, scale,
+    q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, num_seqs, width, scale,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, TMA: tl.constexpr, LEAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -405,6 +424,7 @@ def _ragged(
         edge = tl.minimum(tl.cdiv(tl.maximum(0, past + last + 1 - WINDOW), BLOCK_N) * BLOCK_N, end)
     limit = past + tl.minimum(query, last)  # rows past the last query do as it does, and are not written
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    scale *= _scale_of(k_scale, kv_head)
     factor = _factor(scale, SOFT_CAP)
     top, total = _sinks_of(sinks, head, is_row, factor)
     if WINDOW:
@@ -420,6 +440,7 @@ def _ragged(
         q, acc, top, total, tl.maximum(edge, full_end), end, end, limit, k_cache, v_cache, pages, kv_head, scale,
         True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
+    acc *= _scale_of(v_scale, kv_head)
     tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
     if lse_out is not None:
         tl.store(lse_out + row_head, _log(top * factor, total), mask=is_row)

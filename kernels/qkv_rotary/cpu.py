@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16 with even head and block sizes; lays blocks out as cpu.c draws it."""
+"""In C. Supports bfloat16, not scaled, with even head and block sizes; lays blocks out as cpu.c draws it."""
 
 import ctypes
 from collections.abc import Callable
@@ -27,9 +27,12 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
         slots_T: Tensor,
         k_cache: Tensor,
         v_cache: Tensor,
+        k_scale_G: Tensor | None = None,
+        v_scale_G: Tensor | None = None,
     ) -> Tensor:
         _, num_kv_heads, block_size, head_dim = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
+        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and k_scale_G is None and v_scale_G is None
         num_tokens, width = qkv_TX.shape
         num_heads = width // head_dim - 2 * num_kv_heads
         q_THD = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv_TX.dtype)

@@ -20,15 +20,18 @@ def qkv_rotary(
     slots_T: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    k_scale_G: Tensor | None = None,
+    v_scale_G: Tensor | None = None,
 ) -> Tensor:
     """Returns the queries [T, H, D] that attention takes, and stores keys and values.
 
-    qkv_TX              [T, (H + 2 G) * D]: query heads, key heads, value heads; may be used as scratch
-    q_norm_D, k_norm_D  [D] weights of an RMS norm over each head, with eps; None is no norm
-    cos_sin_CR          [C, R], as in rotary
-    positions_T         [T] int64
-    slots_T             [T] int64, as in write_kv
-    k_cache, v_cache    [N, G, P, D], written in place
+    qkv_TX                [T, (H + 2 G) * D]: query heads, key heads, value heads; may be used as scratch
+    q_norm_D, k_norm_D    [D] weights of an RMS norm over each head, with eps; None is no norm
+    cos_sin_CR            [C, R], as in rotary
+    positions_T           [T] int64
+    slots_T               [T] int64, as in write_kv
+    k_cache, v_cache      [N, G, P, D], written in place, as in write_kv
+    k_scale_G, v_scale_G  [G] fp32 or None, as in write_kv
     """
     _, num_kv_heads, _, head_dim = k_cache.shape
     qkv_TXD = qkv_TX.view(qkv_TX.shape[0], -1, head_dim)
@@ -38,5 +41,6 @@ def qkv_rotary(
         q_THD = rms_norm(q_THD, q_norm_D, eps)
     if k_norm_D is not None:
         k_TGD = rms_norm(k_TGD, k_norm_D, eps)
-    write_kv(rotary(k_TGD, cos_sin_CR, positions_T), v_TGD, k_cache, v_cache, slots_T)
+    k_TGD = rotary(k_TGD, cos_sin_CR, positions_T)
+    write_kv(k_TGD, v_TGD, k_cache, v_cache, slots_T, k_scale_G, v_scale_G)
     return rotary(q_THD, cos_sin_CR, positions_T)

@@ -21,6 +21,8 @@ def qkv_rotary(
     slots_T: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    k_scale_G: Tensor | None = None,
+    v_scale_G: Tensor | None = None,
 ) -> Tensor:
     _, num_kv_heads, block_size, head_dim = k_cache.shape
     assert all(x.is_contiguous() for x in (qkv_TX, cos_sin_CR, k_cache, v_cache))
@@ -39,6 +41,8 @@ def qkv_rotary(
         slots_T,
         k_cache,
         v_cache,
+        k_scale_G,
+        v_scale_G,
         q_THD,
         eps,
         NORM_Q=q_norm_D is not None,
@@ -61,7 +65,7 @@ def launch(head_dim: int, device: torch.device) -> dict[str, int]:
 
 @triton.jit
 def _qkv_rotary(
-    qkv, q_norm, k_norm, cos_sin, positions, slots, k_cache, v_cache, q_out, eps,
+    qkv, q_norm, k_norm, cos_sin, positions, slots, k_cache, v_cache, k_scale, v_scale, q_out, eps,
     NORM_Q: tl.constexpr, NORM_K: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, R: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -101,5 +105,17 @@ def _qkv_rotary(
     cached = (slot // PAGE * KV_HEADS) * PAGE + slot % PAGE
     written = inside & (slot >= 0)
     key_head = h - HEADS
-    tl.store(k_cache + (cached + key_head * PAGE) * D + d, turned, mask=is_key & written)
-    tl.store(v_cache + (cached + (key_head - KV_HEADS) * PAGE) * D + d, raw, mask=is_value & written)
+    value_head = key_head - KV_HEADS
+    key = _stored(turned, k_scale, key_head, is_key, k_cache.dtype.element_ty)
+    value = _stored(raw, v_scale, value_head, is_value, v_cache.dtype.element_ty)
+    tl.store(k_cache + (cached + key_head * PAGE) * D + d, key, mask=is_key & written)
+    tl.store(v_cache + (cached + value_head * PAGE) * D + d, value, mask=is_value & written)
+
+
+@triton.jit
+def _stored(x, scale, head, inside, DTYPE: tl.constexpr):
+    if scale is not None:
+        x = x.to(tl.float32) / tl.load(scale + head, mask=inside, other=1.0)
+    if DTYPE == tl.float8e4nv:
+        x = tl.clamp(x.to(tl.float32), -448.0, 448.0)
+    return x.to(DTYPE)

@@ -9,7 +9,7 @@ from kernels.paged_attention import triton as paged_attention
 __all__ = ["attention"]
 
 DEVICE = torch.device("cpu")  # nothing is measured there: the written parameters
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8e4nv": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Shape:
     sinks: bool = False
     lse: bool = False
     dtype: str = "bf16"
+    cache: str = ""  # another dtype than that, with scales
     every: bool = False  # kernels that differ in little, too
 
 
@@ -31,6 +32,8 @@ SHAPES = {
     "llama-8b, blocks of 64": Shape((32, 8), 128, block_size=64, every=True),
     "llama-8b, blocks of 64, fp16": Shape((32, 8), 128, block_size=64, dtype="fp16"),
     "llama-8b, with logarithms": Shape((32, 8), 128, lse=True),
+    "llama-8b, fp8 cache": Shape((32, 8), 128, cache="fp8e4nv", every=True),
+    "llama-8b, fp8 cache, blocks of 64": Shape((32, 8), 128, block_size=64, cache="fp8e4nv"),
     "mistral-7b": Shape((32, 8), 128, window=4096),
     "mistral-7b, blocks of 64": Shape((32, 8), 128, block_size=64, window=4096),
     "smollm2-135m": Shape((9, 3), 64),
@@ -39,7 +42,11 @@ SHAPES = {
     "phi-2, blocks of 64": Shape((32, 32), 80, block_size=64),
     "phi-3": Shape((32, 32), 96),
     "phi-3, blocks of 64": Shape((32, 32), 96, block_size=64),
+    "smollm2-135m, fp8 cache": Shape((9, 3), 64, cache="fp8e4nv"),
+    "phi-2, fp8 cache": Shape((32, 32), 80, cache="fp8e4nv"),
     "gemma-2b": Shape((8, 1), 256),
+    "gemma-2b, fp8 cache": Shape((8, 1), 256, cache="fp8e4nv"),
+    "gemma-2b, fp8 cache, blocks of 64": Shape((8, 1), 256, block_size=64, cache="fp8e4nv"),
     "gemma-2b, blocks of 64": Shape((8, 1), 256, block_size=64),
     "gemma-2-9b": Shape((16, 8), 256, soft_cap=50.0),
     "gemma-2-9b, window": Shape((16, 8), 256, window=4096, soft_cap=50.0),
@@ -70,22 +77,24 @@ def _kernels_of(shape):
 def _kernel(name, shape, **constants):
     function = getattr(paged_attention, f"_{name}")
     num_heads, num_kv_heads = shape.heads
-    launch = paged_attention.launch(name, shape.head_dim, num_heads // num_kv_heads, False, DEVICE)
-    tma = name != "merge" and paged_attention.has_whole_tiles(
-        shape.head_dim, shape.block_size, DTYPES[shape.dtype], launch
-    )
+    dtype, cache_dtype = DTYPES[shape.dtype], DTYPES[shape.cache or shape.dtype]
+    launch = paged_attention.launch(name, shape.head_dim, num_heads // num_kv_heads, dtype, cache_dtype, DEVICE)
+    tma = name != "merge" and paged_attention.has_whole_tiles(shape.head_dim, shape.block_size, cache_dtype, launch)
     constants |= {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": shape.head_dim, "PAGE": shape.block_size}
     constants |= {"WINDOW": shape.window, "SOFT_CAP": shape.soft_cap, "TMA": tma}
     constants |= {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS}
-    constants |= {absent: None for absent, given in (("sinks", shape.sinks), ("lse_out", shape.lse)) if not given}
+    given = {"sinks": shape.sinks, "lse_out": shape.lse, "k_scale": bool(shape.cache), "v_scale": bool(shape.cache)}
+    constants |= {option: None for option, present in given.items() if not present}
     constants = {name: value for name, value in constants.items() if name in function.arg_names}
     return function, _types(shape, tma, launch), constants, launch
 
 
 def _types(shape, tma, launch):
     types = dict.fromkeys(("q_THD", "out_THD"), f"*{shape.dtype}")
-    cache = f"tensordesc<{shape.dtype}[{launch['BLOCK_N']}, {launch['BLOCK_D']}]>" if tma else f"*{shape.dtype}"
+    cache = shape.cache or shape.dtype
+    cache = f"tensordesc<{cache}[{launch['BLOCK_N']}, {launch['BLOCK_D']}]>" if tma else f"*{cache}"
     types |= dict.fromkeys(("k_cache", "v_cache"), cache)
     types |= dict.fromkeys(("starts", "lens", "table"), "*i32")
     types |= dict.fromkeys(("num_seqs", "width", "num_splits"), "i32") | {"scale": "fp32"}
-    return types | dict.fromkeys(("sums_out", "stats_out", "sums_in", "stats_in", "sinks", "lse_out"), "*fp32")
+    floats = ("sums_out", "stats_out", "sums_in", "stats_in", "sinks", "lse_out", "k_scale", "v_scale")
+    return types | dict.fromkeys(floats, "*fp32")

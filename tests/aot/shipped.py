@@ -57,15 +57,20 @@ def _layers(dtype):
             {"F": dim},
             gated_activation.launch(dim, DEVICE),
         )
-    for num_heads, num_kv_heads, dim, normed in ((32, 8, 128, False), (32, 8, 128, True), (9, 3, 64, False)):
-        types = dict.fromkeys(("qkv", "k_cache", "v_cache", "q_out"), one) | {"eps": "fp32"}
-        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin"), "*fp32")
+    wide, narrow = (32, 8, 128), (9, 3, 64)
+    for shape, normed, fp8 in ((wide, False, False), (wide, True, False), (narrow, False, False), (wide, False, True)):
+        num_heads, num_kv_heads, dim = shape
+        types = dict.fromkeys(("qkv", "q_out"), one) | {"eps": "fp32"}
+        types |= dict.fromkeys(("k_cache", "v_cache"), "*fp8e4nv" if fp8 else one)
+        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin", "k_scale", "v_scale"), "*fp32")
         types |= dict.fromkeys(("positions", "slots"), "*i64")
-        shape = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": dim, "PAGE": 16, "R": dim}
-        cases[f"qkv_rotary, {num_heads}/{num_kv_heads} x {dim}, {'normed, ' if normed else ''}{dtype}"] = (
+        sizes = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": dim, "PAGE": 16, "R": dim}
+        unscaled = {} if fp8 else {"k_scale": None, "v_scale": None}
+        more = f"{'normed, ' if normed else ''}{'fp8 cache, ' if fp8 else ''}"
+        cases[f"qkv_rotary, {num_heads}/{num_kv_heads} x {dim}, {more}{dtype}"] = (
             qkv_rotary._qkv_rotary,
             types,
-            {"NORM_Q": normed, "NORM_K": normed, **shape},
+            {"NORM_Q": normed, "NORM_K": normed, **sizes, **unscaled},
             qkv_rotary.launch(dim, DEVICE),
         )
     return cases

@@ -28,6 +28,7 @@ class Paged:
     seq_lens: Tensor
     query_starts: Tensor
     queries: Tensor
+    scales: dict[str, Tensor]  # of keys and values in the cache, by paged_attention's names
 
     def attend(self, paged_attention, window: int = 0, **rules) -> Tensor:
         return paged_attention(
@@ -39,6 +40,7 @@ class Paged:
             self.block_table,
             HEAD_DIM**-0.5,
             window,
+            **self.scales,
             **rules,
         )
 
@@ -93,16 +95,24 @@ def written_by(qkv_rotary):
     return write
 
 
-def make(kernels_write, lens, counts, heads=(9, 3), block_size=16, dtype=torch.float32, seed=0) -> Paged:
-    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps."""
+def make(
+    kernels_write, lens, counts, heads=(9, 3), block_size=16, dtype=torch.float32, seed=0, cache_dtype=None
+) -> Paged:
+    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps.
+
+    With a cache in float8, each of its heads has scales, and the dense keys and values are what it holds.
+    """
     rng = torch.Generator().manual_seed(seed)
     num_heads, num_kv_heads = heads
     widths = [-(-length // block_size) for length in lens]
     num_blocks = sum(widths) + 3
     free = torch.randperm(num_blocks, generator=rng).tolist()
     table = torch.full((len(lens), max([*widths, 1]) + 2), -1, dtype=torch.int32)
-    k_cache = torch.full((num_blocks, num_kv_heads, block_size, HEAD_DIM), torch.nan, dtype=dtype)
+    k_cache = torch.full((num_blocks, num_kv_heads, block_size, HEAD_DIM), torch.nan, dtype=cache_dtype or dtype)
     v_cache = k_cache.clone()
+    scales = {}
+    if cache_dtype == torch.float8_e4m3fn:
+        scales = {name: 2 ** torch.randn(num_kv_heads, generator=rng) for name in ("k_scale_G", "v_scale_G")}
     keys, values = [], []
     for s, length in enumerate(lens):
         for w in range(widths[s]):
@@ -111,7 +121,10 @@ def make(kernels_write, lens, counts, heads=(9, 3), block_size=16, dtype=torch.f
         slots = table[s].long()[position // block_size] * block_size + position % block_size
         keys.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
         values.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
-        kernels_write(keys[-1], values[-1], k_cache, v_cache, slots)
+        kernels_write(keys[-1], values[-1], k_cache, v_cache, slots, **scales)
+        for dense, scale in zip((keys, values), scales.values(), strict=False):
+            dense[-1] = (dense[-1] / scale[:, None]).to(cache_dtype).double() * scale[:, None]
     starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).to(torch.int32)
     queries = torch.randn(sum(counts), num_heads, HEAD_DIM, generator=rng).to(dtype)
-    return Paged(keys, values, k_cache, v_cache, table, torch.tensor(lens, dtype=torch.int32), starts, queries)
+    seq_lens = torch.tensor(lens, dtype=torch.int32)
+    return Paged(keys, values, k_cache, v_cache, table, seq_lens, starts, queries, scales)

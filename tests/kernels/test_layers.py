@@ -62,6 +62,14 @@ def test_write_kv_writes_its_slots_and_no_other():
     assert k_cache.isnan().sum() == (12 - 3) * 16
 
 
+def test_write_kv_rounds_to_the_nearest_float8_and_stops_at_its_largest():
+    k, v = torch.tensor([3.2, 5000.0, -0.02, -700.0]).view(1, 2, 2), torch.tensor([0.5, 2.0, 3.0, -4.0]).view(1, 2, 2)
+    k_cache, v_cache = (torch.zeros((1, 2, 1, 2), dtype=torch.float8_e4m3fn) for _ in range(2))
+    write_kv(k, v, k_cache, v_cache, torch.tensor([0]), v_scale_G=torch.tensor([0.25, 2.0]))
+    assert k_cache.float().flatten().tolist() == [3.25, 448.0, -0.01953125, -448.0]
+    assert v_cache.float().flatten().tolist() == [2.0, 8.0, 1.5, -2.0]
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_qkv_rotary_is_norm_rotary_and_write(normed):
     heads, kv_heads, dim = 6, 2, 16

@@ -44,6 +44,17 @@ def test_scores_may_have_a_cap_and_company(batch, rule, window):
     assert error(logarithms, paged.expected_logarithms(window, **rules)) < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("rule", ["", *RULES])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_keys_and_values_may_lie_in_float8_with_scales(batch, rule, dtype, bound):
+    paged = make(write_kv, *BATCHES[batch], dtype=dtype, cache_dtype=torch.float8_e4m3fn)
+    rules = make_rules(rule, 9)
+    assert error(paged.attend(paged_attention, **rules), paged.expected(**rules)) < bound
+    del paged.scales["v_scale_G"]
+    assert error(paged.attend(paged_attention, **rules), paged.expected(**rules)) > 0.1
+
+
 def test_scores_far_apart_leave_no_holes():
     """Of products in the hundreds a cap leaves two scores; a sink may be far above or far below all others."""
     paged = make(write_kv, *BATCHES["mixed"])

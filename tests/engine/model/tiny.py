@@ -77,15 +77,15 @@ class Runner:
         dtype: torch.dtype = torch.float32,
         block_size: int = 4,
         kernels: KernelSet | None = None,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         files = resolve(str(path))
         arch = read_arch(files)
         self.block_size = block_size
         self.width = 256 // block_size
-        self.decoder = Decoder(
-            arch, open_weights(files, arch, dtype, CPU), kernels or load_kernels(CPU, dtype), max_context_len=256
-        )
-        self.kv = KVStore(arch, 20 * self.width, block_size, dtype, CPU)
+        kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
+        self.decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), kernels, max_context_len=256)
+        self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""

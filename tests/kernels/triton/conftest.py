@@ -9,6 +9,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
     import numpy as np
+    import torch
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -24,3 +25,21 @@ else:
         return interpreter.TensorHandle(product.astype(d.data.dtype) + d.data, d.dtype.scalar)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+
+    RAW = {tl.float8e4nv: torch.float8_e4m3fn, tl.bfloat16: torch.bfloat16}  # held as integers of the same size
+    convert = interpreter.InterpreterBuilder.create_fp_to_fp
+
+    def create_fp_to_fp(self, source, target, rounding):
+        """The interpreter's float8 of 1.99 is 1, as it loses what is carried; a GPU's and torch's is 2."""
+        kinds = source.dtype.scalar, target.scalar
+        if tl.float8e4nv not in kinds:
+            return convert(self, source, target, rounding)
+        wide = torch.from_numpy(np.ascontiguousarray(source.data))
+        wide = (wide.view(RAW[kinds[0]]) if kinds[0] in RAW else wide).float()
+        if kinds[1] in RAW:
+            data = wide.to(RAW[kinds[1]]).view(torch.uint8 if kinds[1] == tl.float8e4nv else torch.uint16).numpy()
+        else:
+            data = wide.numpy().astype(np.float16 if kinds[1] == tl.float16 else np.float32)
+        return interpreter.TensorHandle(data, kinds[1])
+
+    interpreter.InterpreterBuilder.create_fp_to_fp = create_fp_to_fp

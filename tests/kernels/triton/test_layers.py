@@ -59,3 +59,22 @@ def test_queries_keys_and_values_find_their_places(heads, dim, num_rotated, norm
         assert torch.equal(ours.isnan(), theirs.isnan())
         assert error(ours.nan_to_num(), theirs.nan_to_num()) < bound
     assert torch.equal(caches[1].nan_to_num(), caches[3].nan_to_num())
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_and_values_are_rounded_to_float8(dtype, scaled):
+    """As the conftest lets the interpreter round, which is torch's way: a GPU's own is checked on one."""
+    heads, kv_heads, dim = 3, 2, 64
+    qkv = torch.randn(4, (heads + 2 * kv_heads) * dim).to(dtype) * 4
+    qkv[1] *= 200  # more than there is
+    unturned = torch.cat((torch.ones(20, dim // 2), torch.zeros(20, dim // 2)), -1)
+    positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
+    caches = [torch.full((2, kv_heads, 4, dim), torch.nan, dtype=torch.float8_e4m3fn) for _ in range(4)]
+    scales = [torch.tensor([0.25, 3.0]), torch.tensor([0.7, 1.0])] if scaled else [None, None]
+    calls = ((qkv_rotary, caches[:2]), (qkv_reference.qkv_rotary, caches[2:]))
+    queries = [call(qkv.clone(), None, None, 1e-6, unturned, positions, slots, *pair, *scales) for call, pair in calls]
+    assert torch.equal(*queries)
+    assert caches[0].float().nan_to_num().abs().max() == 448
+    for ours, theirs in zip(caches[:2], caches[2:], strict=True):
+        assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))

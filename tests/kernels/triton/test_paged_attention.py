@@ -52,6 +52,32 @@ def test_scores_may_have_a_cap_and_company(batch, rule, window):
     assert error(paged.attend(paged_attention, window, **rules), paged.expected(window, **rules)) < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize("block_size", [16, 64])
+@pytest.mark.parametrize("rule", ["", RULES[-1]])
+@pytest.mark.parametrize("batch", ["one token", "around a split", "a chunk", "mixed"])
+def test_keys_and_values_may_lie_in_float8_with_scales(batch, rule, block_size, dtype, bound):
+    paged = make(
+        write_kv,
+        *BATCHES[batch],
+        heads=(6, 2),
+        block_size=block_size,
+        dtype=dtype,
+        cache_dtype=torch.float8_e4m3fn,
+    )
+    rules = make_rules(rule, 6)
+    assert error(paged.attend(paged_attention, **rules), paged.expected(**rules)) < bound
+    logarithms = paged.logarithms(paged_attention, **rules)
+    assert error(logarithms, paged.expected_logarithms(**rules)) < bound
+
+
+def test_one_scale_of_float8_may_be_given_without_the_other():
+    paged = make(write_kv, [300, 40], [1, 30], heads=(4, 2), cache_dtype=torch.float8_e4m3fn)
+    scale = paged.scales.pop("v_scale_G")
+    paged.values = [values / scale[:, None] for values in paged.values]
+    assert error(paged.attend(paged_attention), paged.expected()) < 1e-5
+
+
 @pytest.mark.parametrize("cut", [True, False])
 @pytest.mark.parametrize("window", [0, 12])
 @pytest.mark.parametrize("rule", ["", RULES[-1]])

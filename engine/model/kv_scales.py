@@ -1,0 +1,29 @@
+"""What the keys and values of a layer are divided by in a float8 cache, where the checkpoint says so."""
+
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.model.arch import ModelArch
+from engine.model.weights import Weights
+from engine.tensor_parallel import TensorParallel
+
+__all__ = ["take_kv_scale"]
+
+
+def take_kv_scale(weights: Weights, layer: int, which: str, arch: ModelArch, tp: TensorParallel) -> Tensor | None:
+    """The scales [G] fp32 of this rank's KV heads, of which = "k" or "v"; None if there are none, which means 1.
+
+    A checkpoint has one for all heads, or one for each.
+    """
+    at = f"model.layers.{layer}.self_attn"
+    # as llm-compressor writes it, as vLLM calls it, as ModelOpt writes it
+    for name in (f"{at}.{which}_scale", f"{at}.attn.{which}_scale", f"{at}.{which}_proj.{which}_scale"):
+        if not weights.has(name):
+            continue
+        scale = weights.take(name, *weights.shape(name), dtype=torch.float32).flatten()
+        if scale.numel() not in (1, arch.num_kv_heads) or not (scale > 0).all():
+            raise ModelError(f"{name} must be one positive number, or one for each of {arch.num_kv_heads} KV heads")
+        share = tp.kv_rows(arch.num_kv_heads, 1)
+        return scale.expand(arch.num_kv_heads)[share.start : share.stop].contiguous()
+    return None
