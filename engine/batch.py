@@ -1,12 +1,15 @@
 """The tensors of one step. The only place where a plan becomes tensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from engine.cascade import PrefixGroup
 from engine.plan import StepPlan
 from engine.transfer import to_device
+from kernels.paged_attention.prefixes import SharedPrefixes
 
 __all__ = ["ForwardBatch"]
 
@@ -32,9 +35,13 @@ class ForwardBatch:
     seq_lens_S: Tensor  # int32, this step's tokens included
     block_table_SW: Tensor  # int32; -1 past a sequence's blocks
     sample_rows_R: Tensor  # int64, rows whose logits are wanted
+    prefixes: SharedPrefixes | None = None  # None where no group is worth it
 
     @classmethod
-    def from_plan(cls, plan: StepPlan, block_size: int, device: torch.device) -> "ForwardBatch":
+    def from_plan(
+        cls, plan: StepPlan, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
+    ) -> "ForwardBatch":
+        """`groups` begin with the same blocks."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -62,4 +69,18 @@ class ForwardBatch:
             to_device(lens, device, torch.int32),
             to_device(table, device, torch.int32),
             to_device(rows, device, torch.int64),
+            _shared_prefixes(groups, len(plan.slices), device),
         )
+
+
+def _shared_prefixes(groups: Sequence[PrefixGroup], num_rows: int, device: torch.device) -> SharedPrefixes | None:
+    if not groups:
+        return None
+    starts, shared_lens = [0], [0] * num_rows
+    members: list[int] = []
+    for group in groups:
+        members += group.rows
+        starts.append(len(members))
+        for row in group.rows:
+            shared_lens[row] = group.num_tokens
+    return SharedPrefixes(*(to_device(ints, device, torch.int32) for ints in (starts, members, shared_lens)))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import ForwardBatch
+from engine.cascade import group_by_prefix
 from engine.decode_graphs import DecodeGraphs
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
@@ -29,9 +30,11 @@ class InlineExecutor:
         device: torch.device,
         graphs: DecodeGraphs | None = None,
         overlaps: bool = False,
+        cascade: bool = False,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
+        cascade    what sequences begin with alike is read once for all of them; such steps are not replayed
         """
         self.overlaps = overlaps
         self.vocab_size = decoder.arch.vocab_size
@@ -45,6 +48,7 @@ class InlineExecutor:
         self._graphs = graphs
         self._begun: tuple[StepPlan, Tensor]
         self._sampled: Sampling | None = None
+        self._cascade = cascade
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -78,9 +82,10 @@ class InlineExecutor:
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
-        if self._graphs is not None and self._graphs.fits(plan):
+        groups = group_by_prefix(plan.slices, self.block_size) if self._cascade else []
+        if self._graphs is not None and not groups and self._graphs.fits(plan):
             return self._decoder.logits(self._graphs.hidden(plan, lambda tokens_T: self._put_sampled(plan, tokens_T)))
-        batch = ForwardBatch.from_plan(plan, self.block_size, self._device)
+        batch = ForwardBatch.from_plan(plan, self.block_size, self._device, groups)
         self._put_sampled(plan, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)
 

@@ -27,7 +27,7 @@ from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["check_deterministic", "load_executor"]
+__all__ = ["cascades", "check_deterministic", "load_executor"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -87,7 +87,21 @@ def load_executor(
     )
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
-    return InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs, _overlaps(config, tp, device))
+    return InlineExecutor(
+        decoder,
+        kv,
+        sampler,
+        max_context_len,
+        device,
+        graphs,
+        overlaps=_overlaps(config, tp, device),
+        cascade=cascades(config, device),
+    )
+
+
+def cascades(config: EngineConfig, device: torch.device) -> bool:
+    """Whether sequences are grouped by what they begin with: a row's bits then depend on its batch."""
+    return config.cascade == "auto" and device.type == "cuda" and not config.deterministic
 
 
 def _device(config: EngineConfig) -> torch.device:

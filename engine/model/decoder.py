@@ -146,6 +146,7 @@ class _Layer:
             self._window,
             k_scale_G=k_scale_G,
             v_scale_G=v_scale_G,
+            prefixes=batch.prefixes,
         )
         return self._tp.sum(self._out(out_THD.flatten(1)))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
+from kernels.paged_attention.prefixes import SharedPrefixes
 
 __all__ = ["build"]
 
@@ -31,6 +32,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
         k_scale_G: Tensor | None = None,
         v_scale_G: Tensor | None = None,
         lse_out_TH: Tensor | None = None,
+        prefixes: SharedPrefixes | None = None,
     ) -> Tensor:
         num_tokens, num_heads, head_dim = q_THD.shape
         _, num_kv_heads, block_size, _ = k_cache.shape

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.paged_attention.prefixes import SharedPrefixes
+
 __all__ = ["paged_attention"]
 
 
@@ -22,6 +24,7 @@ def paged_attention(
     k_scale_G: Tensor | None = None,
     v_scale_G: Tensor | None = None,
     lse_out_TH: Tensor | None = None,
+    prefixes: SharedPrefixes | None = None,
 ) -> Tensor:
     """Causal attention over a ragged batch: whole prompts, chunks and single tokens alike.
 
@@ -38,6 +41,7 @@ def paged_attention(
     k_scale_G         [G] fp32       factor on the keys of a KV head, as write_kv has divided by it; None is 1
     v_scale_G         [G] fp32       the same for values
     lse_out_TH        [T, H] fp32    written where given: the natural logarithm of the denominator
+    prefixes                         keys that may be read once for several sequences: changes nothing but rounding
 
     Returns [T, H, D] in q's dtype, computed in fp32. Rows that belong to no sequence are padding and come back as 0,
     with the logarithm -inf. A slot past seq_lens is never read, whatever it holds.

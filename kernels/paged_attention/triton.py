@@ -4,6 +4,13 @@
 A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a
 row's bits depend on its own sequence alone. (Where there are no more rows than sequences, all are cut.) The same query
 alone and in a chunk may differ by rounding; with `cut=False` none is cut, and a row has the same bits in any chunk.
+
+Keys that a group of such queries shares are parts of their own, computed for the whole group at once: then bits depend
+on the group. Windows and `cut=False` leave groups aside.
+
+keys        0            shared           position
+            |  for the group  |  for the query  |
+parts         0     1     2     3     4     5        a split each; _merge adds them up
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -15,15 +22,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.attention_tile.triton import LOG2_E, attend, exponent_factor, first_scores, head_scale, logarithm
 from kernels.launch import measured
+from kernels.paged_attention.prefixes import SharedPrefixes
 
 __all__ = ["has_whole_tiles", "launch", "paged_attention"]
 
 # Keys of a split, and the most splits of a row: longer rows have longer splits. Changing either changes roundings.
 SPLIT = 256
 MAX_SPLITS = 64
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
 
 
 def paged_attention(
@@ -40,6 +47,7 @@ def paged_attention(
     k_scale_G: Tensor | None = None,
     v_scale_G: Tensor | None = None,
     lse_out_TH: Tensor | None = None,
+    prefixes: SharedPrefixes | None = None,
     cut: bool = True,
 ) -> Tensor:
     num_tokens, num_heads, head_dim = q_THD.shape
@@ -62,20 +70,35 @@ def paged_attention(
     case = head_dim, group, q_THD.dtype, k_cache.dtype, q_THD.device
 
     if cut:
-        num_splits = min(MAX_SPLITS, max(1, -(-width * block_size // SPLIT)))
-        parts = (num_items, num_splits, num_heads)
+        all_splits = max(1, -(-width * block_size // SPLIT))
+        num_splits = min(MAX_SPLITS, all_splits)
+        shared_lens, num_parts = None, num_splits
+        if prefixes is not None and not window:
+            shared_lens, num_parts = prefixes.shared_lens_S, min(2 * MAX_SPLITS, all_splits + 1)
+        parts = (num_items, num_parts, num_heads)
         sums = torch.empty((*parts, head_dim), dtype=torch.float32, device=q_THD.device)
         stats = torch.empty((*parts, 2), dtype=torch.float32, device=q_THD.device)
         cuts = {"SPLIT": SPLIT, "MAX_SPLITS": MAX_SPLITS, "BY_ROW": by_row}
         config = launch("decode", *case)
         caches, tma = _readable((k_cache, v_cache), config)
         _decode[num_items, num_kv_heads, num_splits](
-            q_THD, *caches, *tensors, sums, stats, num_seqs, width, scale, **rules, **shape, **cuts, **config, TMA=tma
-        )
-        if num_splits > 1:
+            q_THD, *caches, *tensors, shared_lens, sums, stats, num_seqs, num_parts, width, scale,
+            **rules, **shape, **cuts, **config, TMA=tma,
+        )  # fmt: skip
+        if prefixes is not None and not window:
+            config = launch("shared", *case)
+            caches, tma = _readable((k_cache, v_cache), config)
+            num_groups = len(prefixes.group_starts) - 1
+            num_tiles = len(prefixes.members) // (config["BLOCK_M"] // group) + num_groups
+            _shared[num_tiles, num_kv_heads, num_splits](
+                q_THD, *caches, k_scale_G, v_scale_G, query_starts, block_table_SW, prefixes.group_starts,
+                prefixes.members, shared_lens, sums, stats, num_groups, num_parts, width, scale,
+                SOFT_CAP=soft_cap, **shape, **cuts, **config, TMA=tma,
+            )  # fmt: skip
+        if num_parts > 1:
             _merge[num_items, num_heads](
-                query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, sums, stats, num_seqs, num_splits, **cuts,
-                WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", *case),
+                query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, shared_lens, sums, stats, num_seqs, num_parts,
+                **cuts, WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", *case),
             )  # fmt: skip
     if not by_row:
         config = launch("ragged", *case)
@@ -91,7 +114,7 @@ def paged_attention(
 def launch(
     kernel: str, head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
 ) -> dict[str, int]:
-    """How decode, merge or ragged is launched, for `group` query heads on each KV head."""
+    """How decode, shared, merge or ragged is launched, for `group` query heads on each KV head."""
     wide, converted = dtype == torch.float32, cache_dtype != dtype
     block_d = max(16, triton.next_power_of_2(head_dim))
     rows = max(16, triton.next_power_of_2(group))
@@ -100,6 +123,12 @@ def launch(
     most_rows = 64 if wide or full else 128
     config = {
         "decode": {"BLOCK_M": rows, "BLOCK_N": keys, "num_warps": 8 if full else 4, "num_stages": stages},
+        "shared": {
+            "BLOCK_M": max(64, rows),
+            "BLOCK_N": keys,
+            "num_warps": 8 if block_d > 128 else 4,
+            "num_stages": stages,
+        },
         "merge": {"num_warps": 4, "num_stages": 1},
         "ragged": {"BLOCK_M": max(most_rows, rows), "BLOCK_N": keys, "num_warps": 8, "num_stages": stages},
     }[kernel]
@@ -162,127 +191,34 @@ def _row_of(item, starts, lens, num_seqs, BY_ROW: tl.constexpr):
 
 
 @triton.jit
-def _splits_of(position, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
-    """(first key, keys of a split, first split, last split) of a query; all follow from its position."""
-    size = SPLIT * tl.cdiv(position + 1, SPLIT * MAX_SPLITS)
-    first_key = tl.maximum(0, position + 1 - WINDOW) if WINDOW else 0
-    return first_key, size, first_key // size, position // size
+def _split_size(num_keys, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    return SPLIT * tl.maximum(1, tl.cdiv(num_keys, SPLIT * MAX_SPLITS))
 
 
 @triton.jit
-def _scale_of(scales, head):
-    scale = 1.0
-    if scales is not None:
-        scale = tl.load(scales + head)
-    return scale
+def _shared_of(shared_lens, seq, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    """(keys that a sequence shares with its group, parts that they make)"""
+    shared = 0
+    num_parts = 0
+    if shared_lens is not None:
+        shared = tl.load(shared_lens + seq)
+        num_parts = tl.cdiv(shared, _split_size(shared, SPLIT, MAX_SPLITS))
+    return shared, num_parts
 
 
 @triton.jit
-def _factor(scale, SOFT_CAP: tl.constexpr):
-    """What makes an exponent of 2 of a raw score: a product or, where scores are capped, a hyperbolic tangent."""
-    return SOFT_CAP * LOG2_E if SOFT_CAP > 0 else scale * LOG2_E
+def _splits_of(position, shared, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    """(first key, keys of a split, first split, last split) of a query, of the keys from `shared` on; all follow from
+    its position."""
+    size = _split_size(position + 1 - shared, SPLIT, MAX_SPLITS)
+    first_key = tl.maximum(0, position + 1 - WINDOW) if WINDOW else shared
+    return first_key, size, (first_key - shared) // size, (position - shared) // size
 
 
-@triton.jit
-def _tanh(x):
-    shrunk = tl.exp2(tl.abs(x) * (-2 * LOG2_E))
-    return tl.where(x < 0, -1.0, 1.0) * ((1 - shrunk) / (1 + shrunk))
-
-
-@triton.jit
-def _sinks_of(sinks, head, inside, factor):
-    """Rows that have seen a head's sink alone: the largest raw score, and the sum relative to it."""
-    top = tl.full(head.shape, -float("inf"), tl.float32)
-    total = tl.zeros(head.shape, tl.float32)
-    if sinks is not None:
-        top = tl.load(sinks + head, mask=inside, other=-float("inf")).to(tl.float32) * LOG2_E / factor
-        total = tl.full(head.shape, 1.0, tl.float32)
-    return top, total
-
-
-@triton.jit
-def _tile(
-    base, stop, oldest, k_cache, v_cache, pages, head,
-    MASKED: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, TMA: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Keys [D, N] and values [N, D] from `base` on. Of MASKED ones those before `oldest` need not be there, and values
-    from `stop` on are 0, whatever the cache holds.
-    """
-    key = base + tl.arange(0, BLOCK_N)
-    d = tl.arange(0, BLOCK_D)
-    if TMA:
-        row = (tl.load(pages + base // PAGE) * KV_HEADS + head) * PAGE + base % PAGE
-        k = k_cache.load([row, 0]).T
-        v = v_cache.load([row, 0])
-        if MASKED:
-            v = tl.where((key < stop)[:, None], v, tl.zeros([BLOCK_N, BLOCK_D], v.dtype))
-    elif MASKED:
-        there = (key >= oldest) & (key < stop)
-        page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
-        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
-        k = tl.load(k_cache + slot[None, :] + d[:, None], mask=there[None, :] & (d < D)[:, None], other=0.0)
-        v = tl.load(v_cache + slot[:, None] + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
-    else:
-        page = tl.load(pages + key // PAGE).to(tl.int64)
-        slot = ((page * KV_HEADS + head) * PAGE + key % PAGE) * D
-        if D < BLOCK_D:
-            k = tl.load(k_cache + slot[None, :] + d[:, None], mask=(d < D)[:, None], other=0.0)
-            v = tl.load(v_cache + slot[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
-        else:
-            k = tl.load(k_cache + slot[None, :] + d[:, None])
-            v = tl.load(v_cache + slot[:, None] + d[None, :])
-    return k, v
-
-
-@triton.jit
-def _attend(
-    q, acc, top, total, begin, end, stop, limit, k_cache, v_cache, pages, head, scale,
-    MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    PAGE: tl.constexpr, TMA: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Adds keys [begin, end) to a tile's softmax: sums in acc and total, relative to the largest raw score, top.
-
-    Keys from `stop` on are not there to be read. Row i sees keys up to limit[i], and WINDOW of them; without MASKED
-    all rows see all keys. The factor on scores comes in where masked and unmasked tiles round alike.
-    """
-    factor = _factor(scale, SOFT_CAP)
-    oldest = tl.min(limit, 0) + 1 - WINDOW if WINDOW else 0
-    for base in range(begin, end, BLOCK_N):
-        key = base + tl.arange(0, BLOCK_N)
-        k, v = _tile(
-            base, stop, oldest, k_cache, v_cache, pages, head, MASKED, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D
-        )
-        v = v.to(q.dtype)
-        score = tl.dot(q, k.to(q.dtype), input_precision="tf32x3")
-        if SOFT_CAP > 0:
-            score = _tanh(score * (scale / SOFT_CAP))
-        if MASKED:
-            seen = key[None, :] <= limit[:, None]
-            if WINDOW:
-                seen = seen & (key[None, :] > limit[:, None] - WINDOW)
-            score = tl.where(seen, score, -float("inf"))
-        new_top = tl.maximum(top, tl.max(score, 1))
-        ground = tl.where(new_top == -float("inf"), 0.0, new_top) * factor  # of rows that have seen nothing
-        weight = tl.exp2(score * factor - ground[:, None])
-        # 1 where the top stays, also if a product and a difference are rounded as one: unseen keys change nothing
-        shrink = tl.exp2((top - tl.where(new_top == -float("inf"), 0.0, new_top)) * factor)
-        total = total * shrink + tl.sum(weight, 1)
-        acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="tf32x3")
-        top = new_top
-    return acc, top, total
-
-
-@triton.jit
-def _log(top, total):
-    """The natural logarithm of total * 2 ** top."""
-    return (top + tl.log2(total)) * LN_2
-
-
-@triton.jit(do_not_specialize=["num_seqs", "width"])
+@triton.jit(do_not_specialize=["num_seqs", "num_parts", "width"])
 def _decode(
-    q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, sums_out, stats_out,
-    num_seqs, width, scale,
+    q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, shared_lens,
+    sums_out, stats_out, num_seqs, num_parts, width, scale,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, TMA: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -308,46 +244,111 @@ def _decode(
             if lse_out is not None:
                 tl.store(lse_out + row_head, tl.full([BLOCK_M], -float("inf"), tl.float32), mask=m < GROUP)
         return
-    first_key, size, first_split, last_split = _splits_of(position, WINDOW, SPLIT, MAX_SPLITS)
+    shared, shared_parts = _shared_of(shared_lens, seq, SPLIT, MAX_SPLITS)
+    first_key, size, first_split, last_split = _splits_of(position, shared, WINDOW, SPLIT, MAX_SPLITS)
     if (split < first_split) | (split > last_split):
         return
-    begin = tl.maximum(split * size, first_key // BLOCK_N * BLOCK_N)
-    end = tl.minimum(split * size + size, position + 1)
+    is_all = shared_parts + last_split == first_split
+    begin = tl.maximum(shared + split * size, first_key // BLOCK_N * BLOCK_N)
+    end = tl.minimum(shared + split * size + size, position + 1)
     q = tl.load(q_THD + at, mask=inside, other=0.0)
-    scale *= _scale_of(k_scale, kv_head)
-    factor = _factor(scale, SOFT_CAP)
-    top, total = _sinks_of(sinks, head, (m < GROUP) & (first_split == last_split), factor)  # of many: see _merge
-    acc, top, total = _attend(
+    scale *= head_scale(k_scale, kv_head)
+    factor = exponent_factor(scale, SOFT_CAP)
+    top, total = first_scores(sinks, head, (m < GROUP) & is_all, factor)  # of parts: see _merge
+    acc, top, total = attend(
         q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), top, total, begin, end, end,
         tl.zeros([BLOCK_M], tl.int32) + position, k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale,
         True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
-    acc *= _scale_of(v_scale, kv_head)
-    if first_split == last_split:
+    acc *= head_scale(v_scale, kv_head)
+    if is_all:
         tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
         if lse_out is not None:
-            tl.store(lse_out + row_head, _log(top * factor, total), mask=m < GROUP)
+            tl.store(lse_out + row_head, logarithm(top * factor, total), mask=m < GROUP)
     else:
-        part = (item.to(tl.int64) * tl.num_programs(2) + split) * HEADS + head
+        part = (item.to(tl.int64) * num_parts + shared_parts + split) * HEADS + head
         tl.store(sums_out + part[:, None] * D + d[None, :], acc, mask=inside)
         tl.store(stats_out + part * 2, total, mask=m < GROUP)
         tl.store(stats_out + part * 2 + 1, top * factor, mask=m < GROUP)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_splits"])
+@triton.jit(do_not_specialize=["num_groups", "num_parts", "width"])
+def _shared(
+    q_THD, k_cache, v_cache, k_scale, v_scale, starts, table, group_starts, members, shared_lens, sums_out, stats_out,
+    num_groups, num_parts, width, scale,
+    SOFT_CAP: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
+    PAGE: tl.constexpr, TMA: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One split of what a group shares, for all query heads of a KV head of some of its queries.
+
+    [tile, KV head, split]. Tiles of a group are as _ragged draws them; each row leaves a part, as in _decode.
+    """
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    QUERIES: tl.constexpr = BLOCK_M // GROUP
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    group = _last_not_after(group_starts, num_groups, tile, QUERIES)
+    start = tl.load(group_starts + group)
+    count = tl.load(group_starts + group + 1) - start
+    first = (tile - (start // QUERIES + group)) * QUERIES
+    if first >= count:
+        return
+    leader = tl.load(members + start).to(tl.int64)
+    shared = tl.load(shared_lens + leader)
+    size = _split_size(shared, SPLIT, MAX_SPLITS)
+    begin = split * size
+    end = tl.minimum(begin + size, shared)
+    if begin >= end:
+        return
+    m = tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    is_row = (m < QUERIES * GROUP) & (first + m // GROUP < count)
+    inside = is_row[:, None] & (d < D)[None, :]
+    head = kv_head * GROUP + m % GROUP
+    seq = tl.load(members + start + first + m // GROUP, mask=is_row, other=0)
+    row = tl.load(starts + seq)
+    q = tl.load(q_THD + (row.to(tl.int64) * HEADS + head)[:, None] * D + d[None, :], mask=inside, other=0.0)
+    scale *= head_scale(k_scale, kv_head)
+    limit = tl.zeros([BLOCK_M], tl.int32) + end - 1
+    full_end = end // BLOCK_N * BLOCK_N
+    pages = table + leader * width
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    top = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc, top, total = attend(
+        q, acc, top, total, begin, full_end, end, limit, k_cache, v_cache, pages, kv_head, scale,
+        False, 0, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    acc, top, total = attend(
+        q, acc, top, total, full_end, end, end, limit, k_cache, v_cache, pages, kv_head, scale,
+        True, 0, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    acc *= head_scale(v_scale, kv_head)
+    item = row if BY_ROW else seq
+    part = (item.to(tl.int64) * num_parts + split) * HEADS + head
+    tl.store(sums_out + part[:, None] * D + d[None, :], acc, mask=inside)
+    tl.store(stats_out + part * 2, total, mask=is_row)
+    tl.store(stats_out + part * 2 + 1, top * exponent_factor(scale, SOFT_CAP), mask=is_row)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "num_parts"])
 def _merge(
-    starts, lens, sinks, out_THD, lse_out, sums_in, stats_in, num_seqs, num_splits,
+    starts, lens, sinks, out_THD, lse_out, shared_lens, sums_in, stats_in, num_seqs, num_parts,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
     SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Adds up the parts of one query and head, sixteen at a time, in their order: [item, head]."""
     item = tl.program_id(0)
     head = tl.program_id(1)
-    _, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
+    seq, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
     if position < 0:
         return
-    _, _, first_split, last_split = _splits_of(position, WINDOW, SPLIT, MAX_SPLITS)
-    if first_split == last_split:
+    shared, shared_parts = _shared_of(shared_lens, seq, SPLIT, MAX_SPLITS)
+    _, _, first_part, last_split = _splits_of(position, shared, WINDOW, SPLIT, MAX_SPLITS)
+    last_part = shared_parts + last_split
+    if first_part == last_part:
         return
     d = tl.arange(0, BLOCK_D)
     acc = tl.zeros([BLOCK_D], tl.float32)
@@ -356,10 +357,10 @@ def _merge(
     if sinks is not None:
         total = 1.0
         top = tl.load(sinks + head).to(tl.float32) * LOG2_E
-    for base in range(first_split, last_split + 1, 16):
-        split = base + tl.arange(0, 16)
-        there = split <= last_split
-        part = (item.to(tl.int64) * num_splits + split) * HEADS + head
+    for base in range(first_part, last_part + 1, 16):
+        index = base + tl.arange(0, 16)
+        there = index <= last_part
+        part = (item.to(tl.int64) * num_parts + index) * HEADS + head
         totals = tl.load(stats_in + part * 2, mask=there, other=0.0)
         tops = tl.load(stats_in + part * 2 + 1, mask=there, other=-float("inf"))
         sums = tl.load(sums_in + part[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
@@ -372,7 +373,7 @@ def _merge(
     row_head = row.to(tl.int64) * HEADS + head
     tl.store(out_THD + row_head * D + d, (acc / total).to(out_THD.dtype.element_ty), mask=d < D)
     if lse_out is not None:
-        tl.store(lse_out + row_head, _log(top, total))
+        tl.store(lse_out + row_head, logarithm(top, total))
 
 
 @triton.jit(do_not_specialize=["num_seqs", "width"])
@@ -424,23 +425,23 @@ def _ragged(
         edge = tl.minimum(tl.cdiv(tl.maximum(0, past + last + 1 - WINDOW), BLOCK_N) * BLOCK_N, end)
     limit = past + tl.minimum(query, last)  # rows past the last query do as it does, and are not written
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    scale *= _scale_of(k_scale, kv_head)
-    factor = _factor(scale, SOFT_CAP)
-    top, total = _sinks_of(sinks, head, is_row, factor)
+    scale *= head_scale(k_scale, kv_head)
+    factor = exponent_factor(scale, SOFT_CAP)
+    top, total = first_scores(sinks, head, is_row, factor)
     if WINDOW:
-        acc, top, total = _attend(
+        acc, top, total = attend(
             q, acc, top, total, begin, edge, end, limit, k_cache, v_cache, pages, kv_head, scale,
             True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-    acc, top, total = _attend(
+    acc, top, total = attend(
         q, acc, top, total, edge, full_end, end, limit, k_cache, v_cache, pages, kv_head, scale,
         False, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
-    acc, top, total = _attend(
+    acc, top, total = attend(
         q, acc, top, total, tl.maximum(edge, full_end), end, end, limit, k_cache, v_cache, pages, kv_head, scale,
         True, WINDOW, SOFT_CAP, KV_HEADS, D, PAGE, TMA, BLOCK_N, BLOCK_D,
     )  # fmt: skip
-    acc *= _scale_of(v_scale, kv_head)
+    acc *= head_scale(v_scale, kv_head)
     tl.store(out_THD + at, (acc / total[:, None]).to(out_THD.dtype.element_ty), mask=inside)
     if lse_out is not None:
-        tl.store(lse_out + row_head, _log(top * factor, total), mask=is_row)
+        tl.store(lse_out + row_head, logarithm(top * factor, total), mask=is_row)

@@ -23,6 +23,7 @@ class Shape:
     lse: bool = False
     dtype: str = "bf16"
     cache: str = ""  # another dtype than that, with scales
+    prefixes: bool = False
     every: bool = False  # kernels that differ in little, too
 
 
@@ -34,9 +35,13 @@ SHAPES = {
     "llama-8b, with logarithms": Shape((32, 8), 128, lse=True),
     "llama-8b, fp8 cache": Shape((32, 8), 128, cache="fp8e4nv", every=True),
     "llama-8b, fp8 cache, blocks of 64": Shape((32, 8), 128, block_size=64, cache="fp8e4nv"),
+    "llama-8b, shared prefixes": Shape((32, 8), 128, prefixes=True, every=True),
+    "llama-8b, shared prefixes, blocks of 64": Shape((32, 8), 128, block_size=64, prefixes=True),
+    "llama-8b, shared prefixes, fp8 cache": Shape((32, 8), 128, cache="fp8e4nv", prefixes=True),
     "mistral-7b": Shape((32, 8), 128, window=4096),
     "mistral-7b, blocks of 64": Shape((32, 8), 128, block_size=64, window=4096),
     "smollm2-135m": Shape((9, 3), 64),
+    "smollm2-135m, shared prefixes": Shape((9, 3), 64, prefixes=True),
     "smollm2-135m, blocks of 64": Shape((9, 3), 64, block_size=64),
     "phi-2": Shape((32, 32), 80),
     "phi-2, blocks of 64": Shape((32, 32), 80, block_size=64),
@@ -49,6 +54,8 @@ SHAPES = {
     "gemma-2b, fp8 cache, blocks of 64": Shape((8, 1), 256, block_size=64, cache="fp8e4nv"),
     "gemma-2b, blocks of 64": Shape((8, 1), 256, block_size=64),
     "gemma-2-9b": Shape((16, 8), 256, soft_cap=50.0),
+    "gemma-2-9b, shared prefixes": Shape((16, 8), 256, soft_cap=50.0, prefixes=True),
+    "gemma-2b, shared prefixes, fp8 cache": Shape((8, 1), 256, cache="fp8e4nv", prefixes=True),
     "gemma-2-9b, window": Shape((16, 8), 256, window=4096, soft_cap=50.0),
     "gpt-oss-20b": Shape((64, 8), 64, sinks=True),
     "gpt-oss-20b, window": Shape((64, 8), 64, window=128, sinks=True),
@@ -65,12 +72,16 @@ def _kernels_of(shape):
     cases = {
         "decode of rows": _kernel("decode", shape, BY_ROW=True),
         "merge of rows": _kernel("merge", shape, BY_ROW=True),
-        "ragged": _kernel("ragged", shape, LEAST=2),
     }
+    if shape.prefixes:
+        cases["shared of rows"] = _kernel("shared", shape, BY_ROW=True)
+    else:
+        cases["ragged"] = _kernel("ragged", shape, LEAST=2)
     if shape.every:
         cases["decode of sequences"] = _kernel("decode", shape, BY_ROW=False)
         cases["merge of sequences"] = _kernel("merge", shape, BY_ROW=False)
-        cases["ragged, uncut"] = _kernel("ragged", shape, LEAST=1)
+        name, differs = ("shared", {"BY_ROW": False}) if shape.prefixes else ("ragged", {"LEAST": 1})
+        cases["shared of sequences" if shape.prefixes else "ragged, uncut"] = _kernel(name, shape, **differs)
     return cases
 
 
@@ -84,6 +95,7 @@ def _kernel(name, shape, **constants):
     constants |= {"WINDOW": shape.window, "SOFT_CAP": shape.soft_cap, "TMA": tma}
     constants |= {"SPLIT": paged_attention.SPLIT, "MAX_SPLITS": paged_attention.MAX_SPLITS}
     given = {"sinks": shape.sinks, "lse_out": shape.lse, "k_scale": bool(shape.cache), "v_scale": bool(shape.cache)}
+    given["shared_lens"] = shape.prefixes
     constants |= {option: None for option, present in given.items() if not present}
     constants = {name: value for name, value in constants.items() if name in function.arg_names}
     return function, _types(shape, tma, launch), constants, launch
@@ -94,7 +106,7 @@ def _types(shape, tma, launch):
     cache = shape.cache or shape.dtype
     cache = f"tensordesc<{cache}[{launch['BLOCK_N']}, {launch['BLOCK_D']}]>" if tma else f"*{cache}"
     types |= dict.fromkeys(("k_cache", "v_cache"), cache)
-    types |= dict.fromkeys(("starts", "lens", "table"), "*i32")
-    types |= dict.fromkeys(("num_seqs", "width", "num_splits"), "i32") | {"scale": "fp32"}
+    types |= dict.fromkeys(("starts", "lens", "table", "group_starts", "members", "shared_lens"), "*i32")
+    types |= dict.fromkeys(("num_seqs", "num_groups", "num_parts", "width"), "i32") | {"scale": "fp32"}
     floats = ("sums_out", "stats_out", "sums_in", "stats_in", "sinks", "lse_out", "k_scale", "v_scale")
     return types | dict.fromkeys(floats, "*fp32")

@@ -10,7 +10,7 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.load import check_deterministic, load_executor
+from engine.load import cascades, check_deterministic, load_executor
 from engine.tensor_parallel import Collective, TensorParallel
 from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import triton_kernels
@@ -67,6 +67,14 @@ def test_without_a_compiler_the_engine_still_runs(folder, monkeypatch, caplog):
     assert "no C compiler" in caplog.text
     assert len(plain) == len(compiled) == 5
     assert plain[0] == compiled[0]
+
+
+def test_prefixes_are_read_at_once_on_a_gpu_that_need_not_be_deterministic():
+    gpu = torch.device("cuda")
+    assert cascades(EngineConfig(), gpu)
+    assert not cascades(EngineConfig(), torch.device("cpu"))
+    assert not cascades(EngineConfig(cascade="off"), gpu)
+    assert not cascades(EngineConfig(deterministic=True), gpu)
 
 
 def test_the_time_of_each_part_is_logged(folder, caplog):

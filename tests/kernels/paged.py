@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.paged_attention.prefixes import SharedPrefixes
+
 HEAD_DIM = 64
 RULES = ("soft-cap", "sinks", "soft-cap and sinks")
 
@@ -43,6 +45,23 @@ class Paged:
             **self.scales,
             **rules,
         )
+
+    def share(self, groups: list[tuple[list[int], int]]) -> SharedPrefixes:
+        """Lets sequences begin with the same keys, as many as is said, in the blocks of a group's first; what they had
+        there before is poisoned."""
+        starts, members, shared_lens = [0], [], torch.zeros_like(self.seq_lens)
+        for seqs, num_keys in groups:
+            width = num_keys // self.k_cache.shape[2]
+            for seq in seqs[1:]:
+                lost = self.block_table[seq, :width].long()
+                self.k_cache[lost] = self.v_cache[lost] = torch.nan
+                self.block_table[seq, :width] = self.block_table[seqs[0], :width]
+                self.keys[seq][:num_keys] = self.keys[seqs[0]][:num_keys]
+                self.values[seq][:num_keys] = self.values[seqs[0]][:num_keys]
+            members += seqs
+            starts.append(len(members))
+            shared_lens[seqs] = num_keys
+        return SharedPrefixes(*(torch.tensor(x, dtype=torch.int32) for x in (starts, members)), shared_lens)
 
     def logarithms(self, paged_attention, window: int = 0, **rules) -> Tensor:
         lse_TH = torch.full(self.queries.shape[:2], torch.nan)

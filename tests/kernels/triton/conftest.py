@@ -5,11 +5,13 @@ TRITON_INTERPRET=1 pytest tests/kernels/triton
 
 import os
 
+import pytest
+import torch
+
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
     import numpy as np
-    import torch
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -43,3 +45,14 @@ else:
         return interpreter.TensorHandle(data, kinds[1])
 
     interpreter.InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
+
+
+@pytest.fixture
+def filled_with_nan(monkeypatch):
+    """What nobody writes is not a number."""
+
+    def empty(*args, **options):
+        return torch.full(*args, torch.nan, **options)
+
+    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty", empty)
+    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty_like", lambda x: torch.full_like(x, torch.nan))

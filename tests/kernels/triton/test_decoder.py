@@ -3,6 +3,7 @@ import torch
 from torch.nn.functional import pad
 
 from engine.batch import ForwardBatch
+from engine.cascade import group_by_prefix
 from engine.plan import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
@@ -34,6 +35,21 @@ def test_a_model_of_triton_kernels_gives_the_references_logits(models):
         batch = ForwardBatch.from_plan(StepPlan(step, tuple(slices)), 16, CPU)
         ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
         assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
+
+
+def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
+    ours = models[0]
+    blocks = [(3, 1, 7), (3, 1, 9), (3, 1, 0)]
+    start = [SeqSlice(s, 32 if s else 0, tuple(range(9 if s else 37)), owned, True) for s, owned in enumerate(blocks)]
+    for slice_ in start:
+        ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, (slice_,)), 16, CPU), ours.kv)
+    slices = [SeqSlice(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
+    plan = StepPlan(1, tuple(slices))
+    plain = ForwardBatch.from_plan(plan, 16, CPU)
+    grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(slices, 16, 32, 2))
+    assert plain.prefixes is None and grouped.prefixes.shared_lens_S.tolist() == [32, 32, 32]
+    alone, together = (ours.decoder.forward(batch, ours.kv) for batch in (plain, grouped))
+    assert 0 < ((together - alone).norm() / alone.norm()).item() < 1e-5
 
 
 def test_rows_and_sequences_of_padding_change_no_logits(models):

@@ -21,15 +21,7 @@ BATCHES = {
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
 
 
-@pytest.fixture(autouse=True)
-def filled_with_nan(monkeypatch):
-    """What nobody writes is not a number."""
-
-    def empty(*args, **options):
-        return torch.full(*args, torch.nan, **options)
-
-    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty", empty)
-    monkeypatch.setattr("kernels.paged_attention.triton.torch.empty_like", lambda x: torch.full_like(x, torch.nan))
+pytestmark = pytest.mark.usefixtures("filled_with_nan")
 
 
 def error(out, expected):
