@@ -63,18 +63,20 @@ class Paged:
             shared_lens[seqs] = num_keys
         return SharedPrefixes(*(torch.tensor(x, dtype=torch.int32) for x in (starts, members)), shared_lens)
 
-    def logarithms(self, paged_attention, window: int = 0, **rules) -> Tensor:
+    def attend_and_log(self, paged_attention, window: int = 0, **rules) -> tuple[Tensor, Tensor]:
         lse_TH = torch.full(self.queries.shape[:2], torch.nan)
-        self.attend(paged_attention, window, **rules, lse_out_TH=lse_TH)
-        return lse_TH
+        return self.attend(paged_attention, window, **rules, lse_out_TH=lse_TH), lse_TH
+
+    def logarithms(self, paged_attention, window: int = 0, **rules) -> Tensor:
+        return self.attend_and_log(paged_attention, window, **rules)[1]
 
     def expected(self, window: int = 0, **rules) -> Tensor:
-        return self._each_row(window, **rules)[0]
+        return self.each_row(window, **rules)[0]
 
     def expected_logarithms(self, window: int = 0, **rules) -> Tensor:
-        return self._each_row(window, **rules)[1]
+        return self.each_row(window, **rules)[1]
 
-    def _each_row(self, window: int, **rules) -> tuple[Tensor, Tensor]:
+    def each_row(self, window: int = 0, **rules) -> tuple[Tensor, Tensor]:
         rows = []
         for s, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             queries = self.queries[self.query_starts[s] : self.query_starts[s + 1]]

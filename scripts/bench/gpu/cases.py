@@ -1,9 +1,12 @@
 """Random inputs at any size, made on the device, and attention in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kernels.paged_attention.prefixes import SharedPrefixes
 
 __all__ = ["Attention", "make_attention"]
 
@@ -20,46 +23,59 @@ class Attention:
     block_table_SW: Tensor
     scale: float
     window: int = 0
+    soft_cap: float = 0.0
+    sinks_H: Tensor | None = None
+    k_scale_G: Tensor | None = None
+    v_scale_G: Tensor | None = None
+    lse_out_TH: Tensor | None = None
+    prefixes: SharedPrefixes | None = None
 
-    def arguments(self) -> tuple[Tensor | float, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         return tuple(vars(self).values())
 
     def alone(self, seq: int) -> "Attention":
         """One sequence without the others, and a table no wider than it needs."""
         start, stop = self.query_starts[seq : seq + 2].tolist()
         width = -(-int(self.seq_lens_S[seq]) // self.k_cache.shape[2])
-        return Attention(
-            self.q_THD[start:stop].contiguous(),
-            self.k_cache,
-            self.v_cache,
-            self.query_starts.new_tensor([0, stop - start]),
-            self.seq_lens_S[seq : seq + 1],
-            self.block_table_SW[seq : seq + 1, :width].contiguous(),
-            self.scale,
-            self.window,
+        return replace(
+            self,
+            q_THD=self.q_THD[start:stop].contiguous(),
+            query_starts=self.query_starts.new_tensor([0, stop - start]),
+            seq_lens_S=self.seq_lens_S[seq : seq + 1],
+            block_table_SW=self.block_table_SW[seq : seq + 1, :width].contiguous(),
+            lse_out_TH=None,
+            prefixes=None,
         )
 
-    def expected(self) -> Tensor:
-        """[T, H, D] in float64."""
+    def expected(self) -> tuple[Tensor, Tensor]:
+        """[T, H, D] and logarithms [T, H] in float64."""
         starts = self.query_starts.tolist()
-        rows = [self._dense(self.alone(seq)) for seq in range(len(starts) - 1)]
-        return torch.cat(rows)
+        outs, lses = zip(*(self._dense(self.alone(seq)) for seq in range(len(starts) - 1)), strict=True)
+        return torch.cat(outs), torch.cat(lses)
 
     @staticmethod
-    def _dense(one: "Attention") -> Tensor:
+    def _dense(one: "Attention") -> tuple[Tensor, Tensor]:
         num_queries, num_heads, head_dim = one.q_THD.shape
         seq_len = int(one.seq_lens_S[0])
         group = num_heads // one.k_cache.shape[1]
 
-        def gathered(cache: Tensor) -> Tensor:
-            dense = cache[one.block_table_SW[0].long()].transpose(0, 1).flatten(1, 2)[:, :seq_len]
-            return dense.double().repeat_interleave(group, 0)
+        def gathered(cache: Tensor, scale_G: Tensor | None) -> Tensor:
+            dense = cache[one.block_table_SW[0].long()].transpose(0, 1).flatten(1, 2)[:, :seq_len].double()
+            dense = dense if scale_G is None else dense * scale_G[:, None, None]
+            return dense.repeat_interleave(group, 0)
 
-        scores = one.q_THD.double().transpose(0, 1) @ gathered(one.k_cache).transpose(1, 2) * one.scale
+        keys, values = gathered(one.k_cache, one.k_scale_G), gathered(one.v_cache, one.v_scale_G)
+        scores = one.q_THD.double().transpose(0, 1) @ keys.transpose(1, 2) * one.scale
+        if one.soft_cap:
+            scores = one.soft_cap * (scores / one.soft_cap).tanh()
         query = torch.arange(seq_len - num_queries, seq_len, device=scores.device)[:, None]
         key = torch.arange(seq_len, device=scores.device)[None, :]
         unseen = (key > query) | (key <= query - one.window) if one.window else key > query
-        return (scores.masked_fill(unseen, -torch.inf).softmax(-1) @ gathered(one.v_cache)).transpose(0, 1)
+        scores = scores.masked_fill(unseen, -torch.inf)
+        lse = scores.logsumexp(-1)
+        if one.sinks_H is not None:
+            lse = lse.logaddexp(one.sinks_H.double()[:, None])
+        return ((scores - lse[..., None]).exp() @ values).transpose(0, 1), lse.T
 
 
 def make_attention(
@@ -71,15 +87,24 @@ def make_attention(
     device: torch.device,
     window: int = 0,
     block_size: int = 16,
+    soft_cap: float = 0.0,
+    sinks: bool = False,
+    fp8: bool = False,
+    logarithms: bool = False,
+    shared: int = 0,
+    grouped: bool = True,
 ) -> Attention:
-    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks. What is past a sequence's
-    end in its last block is not a number."""
+    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps. What is past a
+    sequence's end in its last block is not a number. The first `shared` keys, of whole blocks, are everybody's, which
+    `grouped` says to attention.
+    """
     num_heads, num_kv_heads = heads
     widths = [-(-length // block_size) for length in lens]
     order = torch.randperm(sum(widths), device=device).to(torch.int32)
     table = torch.full((len(lens), max(widths)), -1, dtype=torch.int32, device=device)
     shape = (sum(widths), num_kv_heads, block_size, head_dim)
-    k_cache, v_cache = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
+    cache_dtype = torch.float8_e4m3fn if fp8 else dtype
+    k_cache, v_cache = (torch.randn(shape, device=device, dtype=dtype).to(cache_dtype) for _ in range(2))
     at = 0
     for seq, width in enumerate(widths):
         table[seq, :width] = order[at : at + width]
@@ -88,7 +113,34 @@ def make_attention(
             last = int(table[seq, width - 1])
             k_cache[last, :, -unused:] = torch.nan
             v_cache[last, :, -unused:] = torch.nan
+    table[:, : shared // block_size] = table[0, : shared // block_size].clone()
     starts = torch.tensor([0, *counts]).cumsum(0).to(device, torch.int32)
     q_THD = torch.randn((sum(counts), num_heads, head_dim), device=device, dtype=dtype)
     seq_lens = torch.tensor(lens, dtype=torch.int32, device=device)
-    return Attention(q_THD, k_cache, v_cache, starts, seq_lens, table, head_dim**-0.5, window)
+
+    def floats(*sizes: int) -> Tensor:
+        return torch.rand(sizes, device=device) + 0.5
+
+    return Attention(
+        q_THD,
+        k_cache,
+        v_cache,
+        starts,
+        seq_lens,
+        table,
+        head_dim**-0.5,
+        window,
+        soft_cap,
+        floats(num_heads) if sinks else None,
+        floats(num_kv_heads) if fp8 else None,
+        floats(num_kv_heads) if fp8 else None,
+        floats(sum(counts), num_heads) if logarithms else None,
+        _one_group(seq_lens, shared) if shared and grouped else None,
+    )
+
+
+def _one_group(seq_lens_S: Tensor, shared: int) -> SharedPrefixes:
+    num_seqs = len(seq_lens_S)
+    starts = torch.tensor([0, num_seqs], dtype=torch.int32, device=seq_lens_S.device)
+    members = torch.arange(num_seqs, dtype=torch.int32, device=seq_lens_S.device)
+    return SharedPrefixes(starts, members, torch.full_like(seq_lens_S, shared))

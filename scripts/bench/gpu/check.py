@@ -24,6 +24,14 @@ __all__ = ["check"]
 Row = dict[str, Any]
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 LINEAR = 300, 4096, 6144  # rows, inputs, outputs
+RULES: dict[str, dict[str, Any]] = {
+    "soft-cap 20": {"soft_cap": 20.0},
+    "sinks": {"sinks": True},
+    "soft-cap and sinks": {"soft_cap": 20.0, "sinks": True, "logarithms": True},
+    "blocks of 64": {"block_size": 64},
+    "fp8 cache": {"fp8": True},
+    "fp8 cache, blocks of 64": {"fp8": True, "block_size": 64},
+}
 SHAPES = [((32, 8), 128), ((9, 3), 64), ((32, 32), 80), ((8, 1), 256)]  # (heads, KV heads), head size
 
 
@@ -35,6 +43,10 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
                 continue  # not shipped: does not fit in shared memory
             yield from _attention(kernels, heads, head_dim, dtype, device, tiny)
             yield _qkv_rotary(kernels, heads, head_dim, dtype, device, 3 if tiny else 1000)
+            if dtype == torch.bfloat16 or not tiny:
+                yield from _rules(kernels, heads, head_dim, dtype, device, tiny)
+            if dtype == torch.bfloat16:
+                yield _float8_writes(kernels, heads, head_dim, device, 3 if tiny else 1000)
         size = (3, 96) if tiny else (1000, 4096)
         yield _norm(kernels, *size, dtype, device)
         yield _gate(kernels, *size, dtype, device)
@@ -57,13 +69,55 @@ def _attention(
             case = make_attention(case_lens, case_counts, heads, head_dim, dtype, device, window)
             out = kernels.paged_attention(*case.arguments())
             shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
-            row = _row("paged_attention", shape, dtype, out, case.expected())
+            row = _row("paged_attention", shape, dtype, out, case.expected()[0])
             starts = case.query_starts.tolist()
             alone = [kernels.paged_attention(*case.alone(seq).arguments()) for seq in range(len(case_lens))]
             same = all(torch.equal(one, out[starts[seq] : starts[seq + 1]]) for seq, one in enumerate(alone))
             yield {**row, "batch_invariant": same, "ok": row["ok"] and same}
     if device.type == "cuda":
         yield _graph(kernels, heads, head_dim, dtype, device, lens)
+
+
+def _rules(
+    kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
+) -> Iterator[Row]:
+    """What scores may have besides, other caches, and prefixes that are read once."""
+    lens, counts = ([300, 20], [1, 5]) if tiny else ([5000, 900, 257, 64], [1, 300, 1, 64])
+    for name, rules in RULES.items():
+        for window in (0,) if tiny else (0, 100):
+            case = make_attention(lens, counts, heads, head_dim, dtype, device, window, **rules)
+            out, (expected, logarithms) = kernels.paged_attention(*case.arguments()), case.expected()
+            shape = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
+            yield _row("paged_attention", shape, dtype, out, expected)
+            if case.lse_out_TH is not None:
+                yield _row("paged_attention", f"log of {shape}", dtype, case.lse_out_TH, logarithms)
+    shared, lens = (64, [70, 80]) if tiny else (4096, [4096 + 100 * i for i in range(1, 20)])
+    for name, rules in ({"plain": {}} if tiny else {"plain": {}, **RULES}).items():
+        case = make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device, shared=shared, **rules)
+        out = kernels.paged_attention(*case.arguments())
+        shape = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
+        yield _row("paged_attention", shape, dtype, out, case.expected()[0])
+
+
+def _float8_writes(kernels: KernelSet, heads: tuple[int, int], head_dim: int, device: torch.device, num: int) -> Row:
+    """Its own roundings against torch's: a key may differ by one where a product is rounded otherwise before."""
+    num_heads, num_kv_heads = heads
+    qkv = torch.randn((num, (num_heads + 2 * num_kv_heads) * head_dim), device=device).bfloat16() * 4
+    angle = torch.rand((4096, head_dim // 2), device=device) * 6
+    cos_sin = torch.cat((angle.cos(), angle.sin()), -1)
+    positions, slots = torch.randint(4096, (num,), device=device), torch.randperm(num + 32, device=device)[:num]
+    scales = [torch.rand(num_kv_heads, device=device) + 0.01 for _ in range(2)]  # some values are too large then
+    shape = (num // 16 + 3, num_kv_heads, 16, head_dim)
+
+    def written(function: Callable[..., Tensor]) -> Tensor:
+        caches = [torch.zeros(shape, device=device, dtype=torch.float8_e4m3fn) for _ in range(2)]
+        function(qkv.clone(), None, None, 1e-5, cos_sin, positions, slots, *caches, *scales)
+        return torch.cat([cache.double().flatten() for cache in caches])
+
+    pair = written(kernels.qkv_rotary), written(qkv_reference.qkv_rotary)
+    shape_name = f"{num} x {num_heads}/{num_kv_heads} x {head_dim}, fp8 cache"
+    row = _row("qkv_rotary", shape_name, torch.bfloat16, *pair)
+    return {**row, "ok": row["error"] < 4e-2}  # as if a third of the keys were one step (an eighth at most) away
 
 
 def _graph(

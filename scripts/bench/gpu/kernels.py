@@ -89,6 +89,10 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
             yield _attention("prefill", kernels, [length], [length], heads, head_dim, device)
         lens, counts = ([40, 20], [30, 1]) if tiny else ([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2)
         yield _attention("mixed", kernels, lens, counts, heads, head_dim, device)
+    yield from _variants(kernels, device, tiny)
+    for rows in [2] if tiny else [8, 64]:
+        for prefix in [64] if tiny else [256, 1024, 8192]:
+            yield from _cascade(kernels, rows, prefix, device, tiny)
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
@@ -105,9 +109,10 @@ def _attention(
     heads: tuple[int, int],
     head_dim: int,
     device: torch.device,
+    **rules: Any,
 ) -> Case:
     def inputs() -> Attention:
-        return make_attention(lens, counts, heads, head_dim, torch.bfloat16, device)
+        return make_attention(lens, counts, heads, head_dim, torch.bfloat16, device, **rules)
 
     def make() -> Work:
         return partial(kernels.paged_attention, *inputs().arguments())
@@ -118,16 +123,58 @@ def _attention(
     alike = len(set(lens)) == 1
     few = f"{len(lens)} x {lens[0]}" if alike else f"{len(lens)} of {min(lens)}-{max(lens)}"
     shape = f"{few}, {heads[0]}/{heads[1]} x {head_dim}"
-    named = ATTENTION_PEERS if alike and lens[0] <= MOST_PEERS_CONTEXT else {}
+    named = ATTENTION_PEERS if alike and not rules and lens[0] <= MOST_PEERS_CONTEXT else {}  # they know no rules
     peers: dict[str, Callable[[int], list[Work]]] = {name: partial(beside, peer) for name, peer in named.items()}
-    work = _work(lens, counts, heads, head_dim)
+    read_again = rules.get("shared", 0) * (len(lens) - 1)
+    work = _work(lens, counts, heads, head_dim, read_again, 1 if rules.get("fp8") else 2)
     return Case(f"{name} attention", shape, make, *work, op="paged_attention", peers=peers)
 
 
-def _work(lens: list[int], counts: list[int], heads: tuple[int, int], head_dim: int) -> tuple[int, int]:
+def _variants(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Beside plain decode and prefill of the same shapes."""
+    llama, gemma, gpt_oss = ((32, 8), 128), ((16, 8), 256), ((64, 8), 64)
+    kinds: dict[str, tuple[tuple[tuple[int, int], int], dict[str, Any]]] = {
+        "plain, heads of 256": (gemma, {}),
+        "soft-cap": (gemma, {"soft_cap": 50.0}),
+        "plain, 8 queries a key": (gpt_oss, {}),
+        "sinks": (gpt_oss, {"sinks": True}),
+        "logarithms": (llama, {"logarithms": True}),
+        "blocks of 64": (llama, {"block_size": 64}),
+        "fp8 cache": (llama, {"fp8": True}),
+        "fp8 cache, blocks of 64": (llama, {"fp8": True, "block_size": 64}),
+    }
+    decodes, prefills = ([(2, 40)], [20]) if tiny else ([(1, 1024), (32, 2048), (128, 2048), (32, 8192)], [1024, 8192])
+    for name, ((heads, head_dim), rules) in kinds.items():
+        if tiny:
+            heads, head_dim = (4, 2), 64
+        for batch, context in decodes:
+            lens, counts = [context] * batch, [1] * batch
+            yield _attention(f"decode, {name},", kernels, lens, counts, heads, head_dim, device, **rules)
+        for length in prefills:
+            yield _attention(f"prefill, {name},", kernels, [length], [length], heads, head_dim, device, **rules)
+
+
+def _cascade(kernels: KernelSet, rows: int, prefix: int, device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Rows that share a prefix and have 256 keys of their own; bytes count the prefix once, grouped or not."""
+    heads, head_dim, own = ((4, 2), 64, 16) if tiny else ((32, 8), 128, 256)
+    lens = [prefix + own] * rows
+    for name, grouped in (("grouped", True), ("each for itself", False)):
+        case = f"decode, {prefix} shared, {name},"
+        yield _attention(case, kernels, lens, [1] * rows, heads, head_dim, device, shared=prefix, grouped=grouped)
+
+
+def _work(
+    lens: list[int],
+    counts: list[int],
+    heads: tuple[int, int],
+    head_dim: int,
+    read_again: int = 0,
+    kv_item_bytes: int = 2,
+) -> tuple[int, int]:
     """(bytes, operations): keys and values once, queries and outputs once; only what is seen is multiplied."""
     num_heads, num_kv_heads = heads
-    num_bytes = 4 * head_dim * (num_kv_heads * sum(lens) + num_heads * sum(counts))
+    kv_bytes = kv_item_bytes * num_kv_heads * (sum(lens) - read_again)
+    num_bytes = 2 * head_dim * (kv_bytes + 2 * num_heads * sum(counts))
     seen = sum(count * length - count * (count - 1) // 2 for length, count in zip(lens, counts, strict=True))
     return num_bytes, 4 * num_heads * head_dim * seen
 
