@@ -73,7 +73,8 @@ def _uniform(seed, position, token):
 def _gumbel(uniform):
     """-log(-log(1 - u)). The rounding of 1 - u, which u below 2^-24 vanish in, is divided out again."""
     rest = 1.0 - uniform
-    exponential = tl.where(rest == 1.0, uniform, -tl.log(rest) * (uniform / (1.0 - rest)))
+    lost = rest == 1.0
+    exponential = tl.where(lost, uniform, -tl.log(rest) * (uniform / tl.where(lost, 1.0, 1.0 - rest)))
     return -tl.log(exponential)
 
 

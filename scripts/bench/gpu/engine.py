@@ -1,6 +1,6 @@
-"""Decode steps of the bare executor, and of its forward pass alone in a CUDA graph: what is between is overhead.
+"""The engine with random weights: decode steps, what of them is overhead, and what each part of it is worth.
 
-After them transformers, on the same shape.
+Overhead is what a step takes beyond its forward pass alone in a CUDA graph. After it transformers, on the same shape.
 """
 
 import time
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from configs.schema import CacheConfig, SchedulerConfig
 from engine.batch import ForwardBatch
-from engine.plan import SeqSlice, SeqStart, StepPlan
-from engine.types import SamplingParams
+from engine.engine import Engine
+from engine.plan import SeqSlice, StepPlan
+from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.engine_peers import time_engine_peers
 from scripts.bench.gpu.random_model import BLOCK_SIZE, LLAMA_8B, TINY, RandomModel
@@ -20,71 +22,86 @@ from scripts.bench.gpu.timing import Work, measure
 
 __all__ = ["time_engine"]
 
-CHUNK = 8192  # tokens of a prefill step
+CHUNK = 8192  # tokens of a step
+# what is left out: (graphs, overlap)
+WAYS = {"manta": (True, True), "manta, no graphs": (False, True), "manta, no overlap": (True, False)}
 
 
 def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
-    arch, batches, context, steps = (TINY, [1, 3], 20, 2) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
-    width = -(-(context + steps) // BLOCK_SIZE)
-    model = RandomModel(arch, kernels, max(batches) * width, torch.bfloat16, device)
+    arch, batches, context, steps = (TINY, [1, 3], 20, 3) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
+    prefix, sharing = (32, 2) if tiny else (8192, 64)
+    num_blocks = max(max(batches) * -(-(context + steps + 2) // BLOCK_SIZE), prefix // BLOCK_SIZE + 32 * sharing)
+    model = RandomModel(arch, kernels, num_blocks + 1, torch.bfloat16, device)
     for batch in tqdm(batches, desc="engine", unit="batch"):
-        blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
-        prefill_s = _prefill(model, blocks, context)
-        step_ms = _decode(model, blocks, context, steps)
-        forward = measure([_forward(model, blocks, context)], device)
-        yield {
-            "engine": "manta",
-            "batch": batch,
-            "context": context,
-            "new_tokens": steps,
-            "prefill_tok_s": round(batch * context / prefill_s),
-            "step_ms": round(step_ms, 3),
-            "tok_s": round(batch / step_ms * 1000, 1),
-            "tok_s_with_prefill": round(batch * steps / (prefill_s + steps * step_ms / 1000), 1),
-            "forward_in_graph_ms": round(forward["median_us"] / 1000, 3),
-            "overhead": round(1 - forward["median_us"] / 1000 / step_ms, 3),
-        }
+        prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
+        forward = measure([_forward(model, batch, context)], device)
+        graph_ms = forward["median_us"] / 1000
+        for name, (graphs, overlap) in WAYS.items():
+            row = _run(model, prompts, steps, graphs=graphs, overlap=overlap)
+            overhead = round(1 - graph_ms / row["step_ms"], 3)
+            yield {"engine": name, "context": context, **row, "forward_in_graph_ms": graph_ms, "overhead": overhead}
+    shared = [_prompt(arch.vocab_size, 0, prefix) + _prompt(arch.vocab_size, s, 20) for s in range(sharing)]
+    for name, cascade in (("manta, cascade", True), ("manta, no cascade", False)):
+        row = _run(model, shared, steps, graphs=not cascade, overlap=True, cascade=cascade)
+        yield {"engine": name, "context": prefix, **row}
     model.executor.close()
-    del model, forward  # transformers takes what memory it finds
+    del model  # transformers takes what memory it finds
     if device.type == "cuda":
         torch.cuda.empty_cache()
     yield from time_engine_peers(arch, device, batches, context, steps)
 
 
-def _prefill(model: RandomModel, blocks: list[tuple[int, ...]], context: int) -> float:
-    """Seconds for all sequences, as many in a step as CHUNK tokens are."""
-    vocab_size = model.executor.vocab_size
-    prompts = [tuple((37 * i + 11 * s) % vocab_size for i in range(context)) for s in range(len(blocks))]
-    each = max(1, CHUNK // context)
-    model.executor.execute(StepPlan(0, (SeqSlice(0, 0, prompts[0], blocks[0], False),)))  # compiles
-    _wait(model.device)
-    started = time.perf_counter()
-    for at in range(0, len(blocks), each):
-        some = range(at, min(at + each, len(blocks)))
-        model.executor.execute(StepPlan(0, tuple(SeqSlice(s, 0, prompts[s], blocks[s], False) for s in some)))
-    _wait(model.device)
-    return time.perf_counter() - started
+def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:
+    return tuple((37 * i + 11 * seed) % vocab_size for i in range(length))
 
 
-def _decode(model: RandomModel, blocks: list[tuple[int, ...]], context: int, steps: int) -> float:
-    """Median milliseconds of a step, greedy."""
-    sampling = SamplingParams(max_tokens=steps, temperature=0.0)
-    starts = tuple(SeqStart(s, sampling, s, (1,) * context, ()) for s in range(len(blocks)))
-    tokens: tuple[int, ...] = (1,) * len(blocks)
-    times = []
-    for step in range(steps):
-        slices = tuple(SeqSlice(s, context + step, (tokens[s],), blocks[s], True) for s in range(len(blocks)))
-        started = time.perf_counter()
-        tokens = model.executor.execute(StepPlan(step, slices, starts if step == 0 else ())).tokens
-        times.append(time.perf_counter() - started)
-    model.executor.execute(StepPlan(0, (), (), tuple(range(len(blocks)))))
-    return sorted(times)[len(times) // 2] * 1000
+def _run(
+    model: RandomModel,
+    prompts: list[tuple[int, ...]],
+    steps: int,
+    *,
+    graphs: bool,
+    overlap: bool,
+    cascade: bool = False,
+) -> dict[str, Any]:
+    """Greedy answers of `steps` tokens to all prompts at once; on a GPU the second time that they are asked for."""
+    batch = len(prompts)
+    executor = model.executor_of(batch if graphs else 0, cascade)
+    shares = len({prompt[:BLOCK_SIZE] for prompt in prompts}) == 1 and batch > 1
+    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=batch, max_queued_tokens=10**9)
+    sampling = SamplingParams(max_tokens=steps + 1, temperature=0.0)
+    for _ in range(2 if model.device.type == "cuda" else 1):
+        engine = Engine(executor, "random", config, CacheConfig(prefix_sharing=shares), overlap=overlap)
+        for number, prompt in enumerate(prompts):
+            engine.submit(GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling))
+        _wait(model.device)
+        began_s = time.perf_counter()
+        left, prefill_s, ends_s = batch, 0.0, []
+        while engine.has_work:
+            left -= sum(chunk.start == 0 for chunk in engine.step())
+            if left == 0:
+                ends_s.append(time.perf_counter())
+                prefill_s = prefill_s or ends_s[-1] - began_s
+        engine.step()  # what was begun for nobody
+    step_ms = sorted(b - a for a, b in zip(ends_s, ends_s[1:], strict=False))[len(ends_s) // 2 - 1] * 1000
+    executor.close()
+    return {
+        "batch": batch,
+        "new_tokens": steps,
+        "prefill_tok_s": round(sum(map(len, prompts)) / prefill_s),
+        "step_ms": round(step_ms, 3),
+        "tok_s": round(batch / step_ms * 1000, 1),
+        "tok_s_with_prefill": round(batch * (steps + 1) / (ends_s[-1] - began_s), 1),
+    }
 
 
-def _forward(model: RandomModel, blocks: list[tuple[int, ...]], context: int) -> Work:
+def _forward(model: RandomModel, batch: int, context: int) -> Work:
+    """One token of each sequence, as far as the logits."""
+    width = -(-(context + 1) // BLOCK_SIZE)
+    blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
     plan = StepPlan(0, tuple(SeqSlice(s, context, (1,), owned, True) for s, owned in enumerate(blocks)))
-    batch = ForwardBatch.from_plan(plan, BLOCK_SIZE, model.device)
-    return lambda: model.decoder.forward(batch, model.kv)
+    step = ForwardBatch.from_plan(plan, BLOCK_SIZE, model.device)
+    return lambda: model.decoder.forward(step, model.kv)
 
 
 def _wait(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.executor import InlineExecutor
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
@@ -44,6 +45,7 @@ TINY = ModelArch(
     qk_norm=True,
 )
 BLOCK_SIZE = 16
+MAX_CONTEXT_LEN = 16_384
 
 
 class RandomModel:
@@ -54,10 +56,28 @@ class RandomModel:
     ) -> None:
         weights = Weights(_RandomTensors(arch, dtype, device), dtype, device)
         self.device = device
-        self.decoder = Decoder(arch, weights, kernels, min(arch.max_context_len, 8192))
+        self.decoder = Decoder(arch, weights, kernels, min(arch.max_context_len, MAX_CONTEXT_LEN))
         self.kv = KVStore(arch, num_blocks, BLOCK_SIZE, dtype, device)
-        sampler = Sampler(kernels, arch.vocab_size, device)
-        self.executor = InlineExecutor(self.decoder, self.kv, sampler, arch.max_context_len, device)
+        for cache in (cache for layer in self.kv.layers for cache in layer):
+            cache.zero_()  # a step is timed on blocks that nobody wrote
+        self.sampler = Sampler(kernels, arch.vocab_size, device)
+        self.max_context_len = min(arch.max_context_len, MAX_CONTEXT_LEN)
+        self.executor = self.executor_of(0)
+
+    def executor_of(self, max_sequences: int, cascade: bool = False) -> InlineExecutor:
+        """Steps of up to `max_sequences` single tokens are replayed; 0: none is."""
+        graphs = None
+        if max_sequences:
+            graphs = DecodeGraphs(
+                lambda batch: self.decoder.hidden(batch, self.kv),
+                cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run,
+                max_sequences=max_sequences,
+                max_blocks=-(-self.max_context_len // BLOCK_SIZE),
+                block_size=BLOCK_SIZE,
+                device=self.device,
+            )
+        places = self.decoder, self.kv, self.sampler, self.max_context_len, self.device
+        return InlineExecutor(*places, graphs, cascade=cascade)
 
 
 class _RandomTensors:

@@ -50,7 +50,9 @@ def test_the_engine_is_timed_beside_transformers(run):
     rows = run("engine")
     assert not any("failed" in row for row in rows)
     engines = [row["engine"] for row in rows]
-    assert engines == ["manta", "manta", "transformers static cache", *["transformers generate_batch"] * 2]
+    ours = ["manta", "manta, no graphs", "manta, no overlap"]
+    peers = ["transformers static cache", *["transformers generate_batch"] * 2]
+    assert engines == [*ours, *ours, "manta, cascade", "manta, no cascade", *peers]
 
 
 def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
