@@ -44,11 +44,21 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     for name, cascade in (("manta, cascade", True), ("manta, no cascade", False)):
         row = _run(model, shared, steps, graphs=not cascade, overlap=True, cascade=cascade)
         yield {"engine": name, "context": prefix, **row}
+    few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
+    mixed = [
+        _prompt(arch.vocab_size, s, shortest + (longest - shortest) * s // (few - 1)) for s in reversed(range(few))
+    ]
+    yield {
+        "engine": "manta, mixed lengths",
+        "context": longest,
+        **_run(model, mixed, 4 * steps, graphs=True, overlap=True),
+    }
     model.executor.close()
     del model  # transformers takes what memory it finds
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    yield from time_engine_peers(arch, device, batches, context, steps)
+    loads = [([_prompt(arch.vocab_size, s, context) for s in range(batch)], steps) for batch in batches]
+    yield from time_engine_peers(arch, device, [*loads, (mixed, 4 * steps)])
 
 
 def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:

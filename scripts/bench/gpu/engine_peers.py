@@ -1,7 +1,7 @@
 """transformers on the same shape and device, what a step of ours is compared with. It need not be installed."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,21 @@ __all__ = ["time_engine_peers"]
 
 
 def time_engine_peers(
-    arch: ModelArch, device: torch.device, batches: list[int], context: int, steps: int
+    arch: ModelArch, device: torch.device, loads: Sequence[tuple[list[tuple[int, ...]], int]]
 ) -> Iterator[dict[str, Any]]:
-    """Greedy, to the last of `steps` tokens. One that cannot run says why in its row."""
-    runs: list[tuple[str, int, Callable[..., dict[str, float]]]] = [("static cache", 1, _static_cache)]
-    runs += [("generate_batch", batch, _generate_batch) for batch in batches]
+    """Greedy answers to all prompts of a load, to the last of so many tokens. One that cannot run says why in its row.
+
+    The first load has a single prompt.
+    """
+    runs: list[tuple[str, list[tuple[int, ...]], int, Callable[..., dict[str, float]]]] = [
+        ("static cache", *loads[0], _static_cache)
+    ]
+    runs += [("generate_batch", *load, _generate_batch) for load in loads]
     model = None
-    for name, batch, run in tqdm(runs, desc="engine peers", unit="run"):
-        row = {"engine": f"transformers {name}", "batch": batch, "context": context, "new_tokens": steps}
-        prompts = [[(37 * i + 11 * s) % arch.vocab_size for i in range(context)] for s in range(batch)]
+    for name, asked, steps, run in tqdm(runs, desc="engine peers", unit="run"):
+        context = max(map(len, asked))
+        row = {"engine": f"transformers {name}", "batch": len(asked), "context": context, "new_tokens": steps}
+        prompts = [list(prompt) for prompt in asked]
         try:
             model = model or _random_llama(arch, device)
             yield {**row, **run(model, prompts, steps, device)}

@@ -51,8 +51,9 @@ def test_the_engine_is_timed_beside_transformers(run):
     assert not any("failed" in row for row in rows)
     engines = [row["engine"] for row in rows]
     ours = ["manta", "manta, no graphs", "manta, no overlap"]
-    peers = ["transformers static cache", *["transformers generate_batch"] * 2]
-    assert engines == [*ours, *ours, "manta, cascade", "manta, no cascade", *peers]
+    peers = ["transformers static cache", *["transformers generate_batch"] * 3]
+    others = ["manta, cascade", "manta, no cascade", "manta, mixed lengths"]
+    assert engines == [*ours, *ours, *others, *peers]
 
 
 def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
