@@ -73,7 +73,7 @@ def load_executor(
     clock.lap("cache")
     graphs = _graphs(config, decoder, kv, max_context_len, device)
     if graphs is not None:
-        graphs.warm_up()
+        _warm_up(graphs)
         clock.lap("graphs")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
@@ -146,6 +146,16 @@ def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: t
             "engine.deterministic cannot be held on a CPU with engine.cache.dtype fp8; set that to auto, or "
             "engine.deterministic to false"
         )
+
+
+def _warm_up(graphs: DecodeGraphs) -> None:
+    try:
+        graphs.warm_up()
+    except RuntimeError as error:
+        raise ModelError(
+            f"a decode step could not be recorded as a CUDA graph ({error}); set engine.cuda_graphs to false to do "
+            "without"
+        ) from error
 
 
 def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:
