@@ -13,6 +13,7 @@ from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.plan import StepPlan, StepResult
 from engine.sampler import Sampler, Sampling
+from engine.tensor_parallel import TensorParallel
 from engine.transfer import to_device
 
 __all__ = ["InlineExecutor"]
@@ -31,10 +32,12 @@ class InlineExecutor:
         graphs: DecodeGraphs | None = None,
         overlaps: bool = False,
         cascade: bool = False,
+        tp: TensorParallel | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
         cascade    what sequences begin with alike is read once for all of them; such steps are not replayed
+        tp         the ranks that the decoder is divided over; only the first one samples
         """
         self.overlaps = overlaps
         self.vocab_size = decoder.arch.vocab_size
@@ -49,6 +52,7 @@ class InlineExecutor:
         self._begun: tuple[StepPlan, Tensor]
         self._sampled: Sampling | None = None
         self._cascade = cascade
+        self._tp = tp or TensorParallel()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -90,17 +94,23 @@ class InlineExecutor:
         return self._decoder.forward(batch, self._kv)
 
     def _put_sampled(self, plan: StepPlan, tokens_T: Tensor) -> None:
-        """Puts the tokens of the last step in the place of each -1. They need not be known here."""
+        """Puts the tokens of the last step in the place of each -1. They need not be known here; rank 0 has them."""
         ends = list(itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices))
         waiting = [
             (end - 1, slice_.seq_id) for end, slice_ in zip(ends, plan.slices, strict=True) if slice_.tokens[-1] < 0
         ]
         if not waiting:
             return
+        rows = to_device([row for row, _ in waiting], self._device)
+        tokens_T[rows] = self._tp.share_ints(self._last_tokens([seq_id for _, seq_id in waiting]))
+
+    def _last_tokens(self, seq_ids: list[int]) -> Tensor:
+        """What sequences got in the last step, at rank 0; elsewhere as many numbers."""
+        if self._tp.rank:
+            return torch.zeros(len(seq_ids), dtype=torch.int64, device=self._device)
         assert self._sampled is not None
         at = {seq_id: row for row, seq_id in enumerate(self._sampled.seq_ids)}
-        rows = to_device([row for row, _ in waiting], self._device)
-        tokens_T[rows] = self._sampled.tokens[to_device([at[seq_id] for _, seq_id in waiting], self._device)]
+        return self._sampled.tokens[to_device([at[seq_id] for seq_id in seq_ids], self._device)]
 
     def close(self) -> None:
         self._aside.shutdown()

@@ -94,8 +94,9 @@ def load_executor(
         max_context_len,
         device,
         graphs,
-        overlaps=_overlaps(config, tp, device),
+        overlaps=_overlaps(config, device),
         cascade=cascades(config, device),
+        tp=tp,
     )
 
 
@@ -111,11 +112,9 @@ def _device(config: EngineConfig) -> torch.device:
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
 
 
-def _overlaps(config: EngineConfig, tp: TensorParallel, device: torch.device) -> bool:
+def _overlaps(config: EngineConfig, device: torch.device) -> bool:
     if config.overlap is None:
-        return device.type == "cuda" and tp.size == 1 and not config.scheduler.max_draft_tokens
-    if config.overlap and tp.size > 1:
-        raise ModelError("engine.overlap: only with one rank; leave it out, or set tensor_parallel to 1")
+        return device.type == "cuda" and not config.scheduler.max_draft_tokens
     if config.overlap and config.scheduler.max_draft_tokens:
         raise ModelError("engine.overlap: not together with engine.scheduler.max_draft_tokens; leave one of them out")
     return config.overlap

@@ -15,6 +15,7 @@ from engine.grammar import Vocabulary
 from engine.load import load_executor
 from engine.plan import StepPlan, StepResult
 from engine.rank_link import Follower, Leader, Meeting, PlanMemory
+from engine.sampler import Sampling
 from engine.tensor_parallel import Collective, TensorParallel
 from kernels.native.compiler import Compiler, find_compiler
 
@@ -32,6 +33,7 @@ class RankExecutor:
         self, local: InlineExecutor, leader: Leader, group: Collective, memory: PlanMemory | None = None
     ) -> None:
         self.collective = group.name
+        self.overlaps = local.overlaps
         self.vocab_size = local.vocab_size
         self.max_context_len = local.max_context_len
         self.block_size = local.block_size
@@ -42,6 +44,13 @@ class RankExecutor:
         if plan.slices:
             self._leader.send(plan)
         return self._local.execute(plan)
+
+    def begin(self, plan: StepPlan) -> None:
+        self._leader.send(plan)
+        self._local.begin(plan)
+
+    def sample(self) -> Sampling:
+        return self._local.sample()
 
     def close(self) -> None:
         self._leader.close()

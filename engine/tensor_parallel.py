@@ -54,6 +54,12 @@ class TensorParallel:
             self.group.sum(x)
         return x
 
+    def share_ints(self, x: Tensor) -> Tensor:
+        """Rank 0's x at every rank. Other ranks bring as many; all are below 2^24, which fp32 holds exactly."""
+        if self.group is None:
+            return x
+        return self.sum(x.float() * (self.rank == 0)).to(x.dtype)
+
     def join_columns(self, x_RV: Tensor, num_columns: int) -> Tensor:
         """At rank 0 the parts of all ranks side by side, [R, num_columns]; elsewhere x_RV itself."""
         if self.group is None:

@@ -45,7 +45,7 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         alone = load_executor(model, vocabulary, encode)
         return Engine(alone, *settings, overlap=alone.overlaps)
     first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
-    return Engine(first, *settings, collective=first.collective)
+    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps)
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:

@@ -11,9 +11,9 @@ a row's result depends on that row alone. top-k is exact. With top-p, exponentia
 2e-6: tokens before which the sum is that near to top_p may be on either side of the border.
 
 At 128 rows of 128k tokens a pass reads 66 MB: 22 us at 3 TB/s. top-p reads for the largest logit, for 8 levels and for
-the result, which is written as well. A level takes about 85 instructions for a token, 50 us on an H100, but a chunk
-in whose range nothing is left is not read again: normal logits are mostly read in five or six levels, 350 us in all;
-those of a language model, of which few are near the border, in three or four. top-k is as top-p.
+the result, which is written as well. A level takes about 100 instructions for a token, 55 to 58 us on an H100, but a
+chunk in whose range nothing is left is not read again: normal logits are mostly read in five or six levels, 340 to
+415 us in all; those of a language model, of which few are near the border, in three or four. top-k is as top-p.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 

@@ -15,6 +15,7 @@ from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.grammar import Vocabulary
 from engine.load import load_executor
+from engine.ranks import RankExecutor
 from engine.types import (
     BeamParams,
     Fit,
@@ -25,7 +26,7 @@ from engine.types import (
     ThinkingLimit,
     TokenChunk,
 )
-from tests.engine.test_ranks import tiny
+from tests.engine.test_ranks import led, tiny
 
 END = 202
 WORDS = Vocabulary((*(bytes([byte]) for byte in range(202)), b"<end>"), (END,), (END,))
@@ -75,7 +76,7 @@ def requests() -> list[GenerateRequest]:
     return asked
 
 
-def answers(executor: InlineExecutor, overlap: bool, seed: int) -> dict[tuple[str, int], list[Any]]:
+def answers(executor: InlineExecutor | RankExecutor, overlap: bool, seed: int) -> dict[tuple[str, int], list[Any]]:
     """Everything that is told of each choice, of requests that come in some order and are sometimes given up."""
     scheduler = SchedulerConfig(max_step_tokens=24, max_sequences=6)
     engine = Engine(executor, "tiny", scheduler, CacheConfig(), b"k", overlap=overlap)
@@ -109,7 +110,18 @@ def answers(executor: InlineExecutor, overlap: bool, seed: int) -> dict[tuple[st
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_answers_are_the_same(executor: InlineExecutor, seed: int) -> None:
-    plain, overlapped = answers(executor, False, seed), answers(executor, True, seed)
+    compare(answers(executor, False, seed), answers(executor, True, seed))
+
+
+@pytest.mark.timeout(180)
+def test_answers_of_two_ranks_are_the_same(executor: InlineExecutor, tmp_path: Path) -> None:
+    model = config_of(tiny(tmp_path, "llama"), overlap=True)
+    with led(msgspec.structs.replace(model, tensor_parallel=2), WORDS) as (ranks, _):
+        assert ranks.overlaps
+        compare(answers(executor, False, 3), answers(ranks, True, 3))
+
+
+def compare(plain: dict[tuple[str, int], list[Any]], overlapped: dict[tuple[str, int], list[Any]]) -> None:
     assert plain.keys() == overlapped.keys()
     for key, (tokens, reason, logprobs, scores) in plain.items():
         others = overlapped[key]

@@ -17,6 +17,7 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine import ranks
 from engine.engine import Engine
 from engine.errors import ModelError
+from engine.grammar import Vocabulary
 from engine.load import load_executor
 from engine.rank_link import Meeting
 from engine.ranks import RankExecutor, follow, lead
@@ -52,7 +53,7 @@ def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
 
 
 @contextmanager
-def led(model: ModelConfig) -> Iterator[tuple[RankExecutor, list[BaseProcess]]]:
+def led(model: ModelConfig, vocabulary: Vocabulary | None = None) -> Iterator[tuple[RankExecutor, list[BaseProcess]]]:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
 
@@ -60,7 +61,7 @@ def led(model: ModelConfig) -> Iterator[tuple[RankExecutor, list[BaseProcess]]]:
         processes.append(context.Process(target=follow, args=(model, rank, meeting), daemon=True))
         processes[-1].start()
 
-    executor = lead(model, "127.0.0.1", True, start)
+    executor = lead(model, "127.0.0.1", True, start, vocabulary)
     try:
         yield executor, processes
     finally:
