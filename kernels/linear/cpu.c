@@ -5,9 +5,8 @@
  * pairs of 64 outputs. A step over one input pair is 256 contiguous bytes, a panel one stream. */
 
 #define _DEFAULT_SOURCE
-#include <sys/mman.h>
-
 #include "lanes.h"
+#include "pages.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -83,16 +82,6 @@ static int fetch_of(int64_t t, int64_t num_tiles, int64_t panel_bytes, int is_la
     if (is_last) return NOTHING;
     if (num_tiles < 4) return t < 2 ? HALF : NOTHING;
     return t < 4 ? QUARTER : NOTHING;
-}
-
-/* Asks for large pages for memory that nobody has written yet: a step reads all weights, and address translation of
- * small pages costs a good part of the bandwidth. Where there are none, nothing changes. */
-void use_large_pages(void *memory, int64_t num_bytes) {
-#ifdef MADV_HUGEPAGE
-    uintptr_t page = 4096, start = ((uintptr_t)memory + page - 1) / page * page;
-    uintptr_t stop = ((uintptr_t)memory + num_bytes) / page * page;
-    if (stop > start) madvise((void *)start, stop - start, MADV_HUGEPAGE);
-#endif
 }
 
 /* x [T, I] bf16, I even; bias [O] fp32 or NULL; out [T, O], bf16 or fp32 */

@@ -1,0 +1,93 @@
+"""A matrix of 4-bit integers in groups that many batches are multiplied with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kernels.linear.reference import Linear
+
+__all__ = ["GroupedInts", "QuantisedLinear"]
+
+
+@dataclass(frozen=True)
+class GroupedInts:
+    """weight = factor * integer + offset. Neighbouring inputs of an output share a factor and an offset: a group.
+
+    ints_OI     [O, I] int8, in [least, least + 16)
+    factors_OG  [O, G] fp32, a group has I / G inputs, a multiple of 32
+    offsets_OG  the same, or None: all 0
+    """
+
+    ints_OI: Tensor
+    factors_OG: Tensor
+    offsets_OG: Tensor | None
+    least: int
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.ints_OI.shape
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a factor."""
+        return self.shape[1] // self.factors_OG.shape[1]
+
+    def dense(self) -> Tensor:
+        """[O, I] fp32."""
+        weight = self.ints_OI.view(*self.factors_OG.shape, -1) * self.factors_OG[:, :, None]
+        return (weight if self.offsets_OG is None else weight + self.offsets_OG[:, :, None]).view(self.shape)
+
+    def to(self, device: torch.device) -> "GroupedInts":
+        offsets = None if self.offsets_OG is None else self.offsets_OG.to(device)
+        return replace(self, ints_OI=self.ints_OI.to(device), factors_OG=self.factors_OG.to(device), offsets_OG=offsets)
+
+    def rows(self, index: Tensor | slice) -> "GroupedInts":
+        offsets = None if self.offsets_OG is None else self.offsets_OG[index]
+        return replace(self, ints_OI=self.ints_OI[index], factors_OG=self.factors_OG[index], offsets_OG=offsets)
+
+    def columns(self, start: int, stop: int) -> "GroupedInts | None":
+        """None where a group would be cut."""
+        if start % self.group or stop % self.group:
+            return None
+        groups = slice(start // self.group, stop // self.group)
+        offsets = None if self.offsets_OG is None else self.offsets_OG[:, groups]
+        return replace(
+            self, ints_OI=self.ints_OI[:, start:stop], factors_OG=self.factors_OG[:, groups], offsets_OG=offsets
+        )
+
+    @property
+    def kind(self) -> tuple[int, int, bool]:
+        """What matrices that are stacked must have in common."""
+        return self.least, self.group, self.offsets_OG is None
+
+    @staticmethod
+    def stack(parts: "Sequence[GroupedInts]") -> "GroupedInts":
+        """One below the other; all of one kind."""
+        assert len({part.kind for part in parts}) == 1
+        offsets = [part.offsets_OG for part in parts if part.offsets_OG is not None]
+        return GroupedInts(
+            torch.cat([part.ints_OI for part in parts]),
+            torch.cat([part.factors_OG for part in parts]),
+            torch.cat(offsets) if offsets else None,
+            parts[0].least,
+        )
+
+
+class QuantisedLinear:
+    """x -> x @ weight.T + bias, of a weight that nobody rounds.
+
+    bias_O     [O] or None
+    out_dtype  of what it returns
+    """
+
+    def __init__(
+        self, weight: GroupedInts, bias_O: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        self._linear = Linear(weight.dense(), None if bias_O is None else bias_O.float())
+        self._out_dtype = out_dtype
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        """x_TI [T, I] bfloat16, T >= 1. Returns [T, O], summed in fp32; a row's result depends on that row alone."""
+        return self._linear(x_TI.float()).to(self._out_dtype)
