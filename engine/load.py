@@ -66,7 +66,9 @@ def load_executor(
         check_deterministic(kernels, dtype, tp)
     clock.lap("kernels")
     local_arch = shard(arch, tp.size)
-    decoder = Decoder(arch, open_weights(files, arch, dtype, device), kernels, max_context_len, tp)
+    keeps_ints = config.keep_quantised and kernels.quantised_linear is not None
+    weights = open_weights(files, arch, dtype, device, keeps_ints)
+    decoder = Decoder(arch, weights, kernels, max_context_len, tp)
     clock.lap("weights")
     num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)

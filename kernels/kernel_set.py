@@ -41,6 +41,7 @@ class KernelSet:
     name: str
     deterministic: bool  # a row's logits are bitwise the same alone, in any batch and in any chunk
     linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
+    quantised_linear: Callable[..., LinearKernel] | None  # the same of GroupedInts; None: they must be made dense
     embedding: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
@@ -136,6 +137,7 @@ def _reference_kernels() -> KernelSet:
         name="reference",
         deterministic=False,
         linear=Linear,
+        quantised_linear=None,
         embedding=embedding,
         add_rms_norm=add_rms_norm,
         qkv_rotary=qkv_rotary,
@@ -174,6 +176,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
+    from kernels.quantised_linear import cpu as quantised_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
 
     return replace(
@@ -181,6 +184,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         name="compiled",
         deterministic=True,
         linear=linear_cpu.build(compiler),
+        quantised_linear=quantised_linear_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),

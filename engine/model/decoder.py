@@ -7,6 +7,7 @@ from engine.batch import ForwardBatch
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.kv_scales import take_kv_scale
+from engine.model.matrix import linear_of
 from engine.model.rope import YarnScaling, frequencies
 from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
@@ -86,17 +87,18 @@ class _Layer:
 
         def cut_by_outputs(parts: dict[str, tuple[int, Part]], in_dim: int, bias: bool) -> LinearKernel:
             """One matrix of several, stacked, of each this rank's rows."""
-            weight = torch.cat(
-                [weights.take(f"{at}.{name}.weight", dim, in_dim, part=part) for name, (dim, part) in parts.items()]
-            )
+            matrices = [
+                weights.take_matrix(f"{at}.{name}.weight", dim, in_dim, part=part)
+                for name, (dim, part) in parts.items()
+            ]
             biases = [weights.take(f"{at}.{name}.bias", dim, part=part) for name, (dim, part) in parts.items() if bias]
-            return kernels.linear(weight, torch.cat(biases) if biases else None)
+            return linear_of(kernels, matrices, torch.cat(biases) if biases else None)
 
         def cut_by_inputs(name: str, in_dim: int, part: Part, bias: bool) -> LinearKernel:
             """This rank's columns; the first rank adds the bias."""
-            weight = weights.take(f"{at}.{name}.weight", dim, in_dim, part=part)
+            matrix = weights.take_matrix(f"{at}.{name}.weight", dim, in_dim, part=part)
             bias_M = weights.take(f"{at}.{name}.bias", dim) if bias else None
-            return kernels.linear(weight, bias_M if tp.rank == 0 else None)
+            return linear_of(kernels, [matrix], bias_M if tp.rank == 0 else None)
 
         def norm(name: str, size: int) -> Tensor:
             return weights.take(f"{at}.{name}.weight", size, dtype=torch.float32)

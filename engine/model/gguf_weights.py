@@ -1,4 +1,4 @@
-"""Tensors of a .gguf file under their hub names, dequantised, in the hub's row order."""
+"""Tensors of a .gguf file under their hub names, in the hub's row order, dequantised or as integers."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from torch import Tensor
 from engine.errors import ModelError
 from engine.model.arch import ModelArch
 from engine.model.gguf_file import TensorInfo, read_index
+from engine.model.gguf_ints import INTS, grouped_ints
+from engine.model.matrix import Matrix, cut
 from engine.tensor_parallel import Part
 
 __all__ = ["GgufSource"]
@@ -53,17 +55,30 @@ class GgufSource:
 
     def read(self, name: str, part: Part | None = None) -> Tensor:
         """Blocks of a quantised tensor hang together, so a part is cut from the whole."""
-        tensor = self._read(name)
-        return tensor if part is None else tensor.narrow(part.dim, part.start, part.stop - part.start).contiguous()
-
-    def _read(self, name: str) -> Tensor:
         info = self._infos[name]
         tensor = torch.from_numpy(_dequantised(self._path, info)).view(info.shape)
-        if self._pairs_neighbours and ".q_proj." in name:
-            return _halves(tensor, self._arch.num_heads)
-        if self._pairs_neighbours and ".k_proj." in name:
-            return _halves(tensor, self._arch.num_kv_heads)
-        return tensor
+        rows = self._hub_rows(name)
+        whole = cut(tensor if rows is None else tensor[rows], part)
+        assert isinstance(whole, Tensor)
+        return whole
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        info = self._infos[name]
+        if info.type not in INTS:
+            return self.read(name, part)
+        ints = grouped_ints(info.type, _bytes(self._path, info), info.shape)
+        rows = self._hub_rows(name)
+        return cut(ints if rows is None else ints.rows(rows), part)
+
+    def _hub_rows(self, name: str) -> Tensor | None:
+        """Which of the file's rows come first, second, ...; None: they are in the hub's order."""
+        if not self._pairs_neighbours:
+            return None
+        if ".q_proj." in name:
+            return _halves(self.shape(name)[0], self._arch.num_heads)
+        if ".k_proj." in name:
+            return _halves(self.shape(name)[0], self._arch.num_kv_heads)
+        return None
 
 
 def _hub_name(name: str) -> str:
@@ -75,20 +90,24 @@ def _hub_name(name: str) -> str:
     return name  # unknown: nobody takes it, and it is named as one too many
 
 
-def _halves(tensor: Tensor, num_heads: int) -> Tensor:
+def _halves(num_rows: int, num_heads: int) -> Tensor:
     """Row 2 i + j of a head becomes row j * D/2 + i."""
-    if tensor.shape[0] % (2 * num_heads):
-        raise ModelError(f"{tensor.shape[0]} rows of q or k are not {num_heads} heads")
-    return tensor.view(num_heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+    if num_rows % (2 * num_heads):
+        raise ModelError(f"{num_rows} rows of q or k are not {num_heads} heads")
+    return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()
 
 
-def _dequantised(path: Path, info: TensorInfo) -> np.ndarray:
+def _bytes(path: Path, info: TensorInfo) -> np.ndarray:
     data = np.fromfile(path, np.uint8, info.num_bytes, offset=info.offset)
     if data.size != info.num_bytes:
         raise ModelError(f"{path}: the file is cut off, tensor {info.name} lies beyond its end")
+    return data
+
+
+def _dequantised(path: Path, info: TensorInfo) -> np.ndarray:
     kind = gguf.GGMLQuantizationType[info.type]
     _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = data.reshape(-1, block_bytes)
+    blocks = _bytes(path, info).reshape(-1, block_bytes)
     chunks = [
         gguf.quants.dequantize(blocks[start : start + CHUNK_BLOCKS].reshape(1, -1), kind).reshape(-1)
         for start in range(0, len(blocks), CHUNK_BLOCKS)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import ModelError
+from engine.model.matrix import Matrix
 from engine.tensor_parallel import Part
 
 __all__ = ["SafetensorsSource"]
@@ -36,6 +37,9 @@ class SafetensorsSource:
         else:
             tensor = self._slice(name)[:, part.start : part.stop]
         return tensor
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        return self.read(name, part)
 
     def _slice(self, name: str) -> Any:
         return self._files[self._holder[name]].get_slice(name)  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from engine.errors import ModelError
 from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
 from engine.model.gguf_file import read_index
+from engine.model.matrix import Matrix
 from engine.model.source import ModelFiles
 from engine.tensor_parallel import Part
 
@@ -22,14 +23,22 @@ class TensorSource(Protocol):
 
     def read(self, name: str, part: Part | None = None) -> Tensor: ...
 
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        """The same, in integers if that is how it is kept."""
+        ...
+
     def shape(self, name: str) -> tuple[int, ...]: ...
 
 
 class Weights:
     """Takes tensors from a source, one at a time, so that never more than one is held twice."""
 
-    def __init__(self, source: TensorSource, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, source: TensorSource, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+    ) -> None:
+        """keeps_ints   quantised matrices stay so; else they are widened to `dtype`"""
         self._source = source
+        self._keeps_ints = keeps_ints
         self._dtype = dtype
         self._device = device
         self._left = source.names()
@@ -41,15 +50,25 @@ class Weights:
 
         `dtype` other than the model's for the few that need it.
         """
+        self._tick_off(name, shape)
+        return self._source.read(name, part).to(self._device, dtype or self._dtype)
+
+    def take_matrix(self, name: str, *shape: int, part: Part | None = None) -> Matrix:
+        """The same of a linear layer."""
+        if not self._keeps_ints:
+            return self.take(name, *shape, part=part)
+        self._tick_off(name, shape)
+        matrix = self._source.read_matrix(name, part)
+        return matrix.to(self._device, self._dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
+
+    def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:
             raise ModelError(f"the weights lack {name}")
         self._left.remove(name)
         found = self._source.shape(name)
         if found != shape:
             raise ModelError(f"{name} has the shape {list(found)}, the model's config says {list(shape)}")
-        tensor = self._source.read(name, part)
         self._bar.update()
-        return tensor.to(self._device, dtype or self._dtype)
 
     def has(self, name: str) -> bool:
         return name in self._left
@@ -80,11 +99,13 @@ def read_arch(files: ModelFiles) -> ModelArch:
     return arch_from_hub(config)
 
 
-def open_weights(files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device) -> Weights:
+def open_weights(
+    files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+) -> Weights:
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
 
-        return Weights(GgufSource(files.path, arch), dtype, device)
+        return Weights(GgufSource(files.path, arch), dtype, device, keeps_ints)
     from engine.model.safetensors_weights import SafetensorsSource
 
-    return Weights(SafetensorsSource(files.path), dtype, device)
+    return Weights(SafetensorsSource(files.path), dtype, device, keeps_ints)

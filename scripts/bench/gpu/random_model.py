@@ -101,6 +101,9 @@ class _RandomTensors:
         whole.normal_(0.0, shape[1] ** -0.5, generator=self._random)
         return whole if part is None else whole.narrow(part.dim, part.start, part.stop - part.start)
 
+    def read_matrix(self, name: str, part: Part | None = None) -> Tensor:
+        return self.read(name, part)
+
 
 def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
     dim, q_dim, kv_dim = arch.model_dim, arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim

@@ -41,6 +41,7 @@ FAMILIES = {
     "llama yarn": ("Llama", rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     "llama biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama wide heads": ("Llama", {"head_dim": 32}),
+    "llama whole groups": ("Llama", {"hidden_size": 64, "intermediate_size": 128}),
     "smollm2": ("Llama", {"tie_word_embeddings": True, "num_attention_heads": 3, "num_key_value_heads": 1}),
     "mistral": ("Mistral", {"sliding_window": 9, "head_dim": 16}),
     "mistral without window": ("Mistral", {"sliding_window": None}),
@@ -78,13 +79,16 @@ class Runner:
         block_size: int = 4,
         kernels: KernelSet | None = None,
         cache_dtype: torch.dtype | None = None,
+        keeps_ints: bool = True,
     ) -> None:
         files = resolve(str(path))
         arch = read_arch(files)
         self.block_size = block_size
         self.width = 256 // block_size
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
-        self.decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), kernels, max_context_len=256)
+        keeps_ints = keeps_ints and kernels.quantised_linear is not None
+        weights = open_weights(files, arch, dtype, CPU, keeps_ints)
+        self.decoder = Decoder(arch, weights, kernels, max_context_len=256)
         self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:

@@ -1,0 +1,55 @@
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from engine.model.gguf_ints import INTS, grouped_ints
+from kernels.native.compiler import find_compiler
+from kernels.quantised_linear import cpu
+from tests.engine.model.test_gguf_weights import TOKENS, random_blocks, write
+from tests.engine.model.tiny import Runner, error, oracle
+
+COMPILER = find_compiler()
+KEEPS_INTS = COMPILER is not None and cpu.build(COMPILER) is not None
+
+
+@pytest.mark.parametrize("kind", INTS)
+def test_integers_are_what_the_package_dequantises(kind):
+    blocks = random_blocks(gguf.GGMLQuantizationType[kind], 24 * 512)
+    ints = grouped_ints(kind, blocks.reshape(-1), (24, 512))
+    expected = gguf.quants.dequantize(blocks.reshape(24, -1), gguf.GGMLQuantizationType[kind])
+    assert ints.ints_OI.min() == ints.least and ints.ints_OI.max() == ints.least + 15
+    assert np.array_equal(ints.dense().numpy(), expected)
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    """A file in which q and k are of another type than v, and the model of transformers that has the same weights."""
+    model = oracle("llama whole groups")
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+
+    def quantise(tensors):
+        for name, (array, _) in tensors.items():
+            if name.startswith("blk.") and array.ndim == 2:
+                kind = gguf.GGMLQuantizationType.Q4_0 if "attn_v" in name else gguf.GGMLQuantizationType.Q4_1
+                tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
+
+    write(model, path, "llama", quantise)
+    rows = Runner(path)  # in float32: widened, nothing rounded
+    return path, rows.logits(TOKENS, 1)
+
+
+@pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
+def test_a_file_of_4_bits_gives_its_logits_with_less_rounding_than_widened(quantised):
+    path, exact = quantised
+    kept, widened = Runner(path, torch.bfloat16, 16), Runner(path, torch.bfloat16, 16, keeps_ints=False)
+    kept_error, widened_error = (error(one.logits(TOKENS, 1), exact) for one in (kept, widened))
+    assert kept_error < widened_error < 0.1
+
+
+@pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_chunks_change_nothing_in_a_model_of_4_bits(quantised, chunk):
+    runner = Runner(quantised[0], torch.bfloat16, 16)
+    last = [min(start + chunk, 40) - 1 for start in range(0, 40, chunk)]
+    assert torch.equal(runner.logits(TOKENS, chunk), runner.logits(TOKENS, 1)[last])

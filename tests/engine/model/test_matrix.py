@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.model.matrix import cut, linear_of
+from engine.tensor_parallel import Part
+from kernels.kernel_set import load_kernels
+from kernels.quantised_linear.reference import GroupedInts, QuantisedLinear
+from tests.kernels.test_quantised_linear import random_ints
+
+KERNELS = replace(load_kernels(torch.device("meta"), torch.bfloat16), quantised_linear=QuantisedLinear)
+
+
+def dense(matrix):
+    return matrix.dense() if isinstance(matrix, GroupedInts) else matrix.float()
+
+
+@pytest.mark.parametrize(
+    "part, stays", [(Part(0, 5, 9), True), (Part(1, 64, 128), True), (Part(1, 16, 128), False), (None, True)]
+)
+def test_a_part_has_the_same_numbers_and_stays_integers_if_no_group_is_cut(part, stays):
+    whole = random_ints(12, 128)
+    found = cut(whole, part)
+    expected = whole.dense() if part is None else whole.dense().narrow(part.dim, part.start, part.stop - part.start)
+    assert torch.equal(dense(found), expected)
+    assert isinstance(found, GroupedInts) == stays
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_parts_of_several_kinds_are_one_linear(bias):
+    parts = [
+        random_ints(4, 128),
+        random_ints(6, 128),
+        random_ints(2, 128, least=-8, offsets=False),
+        torch.randn(3, 128).bfloat16(),
+        random_ints(5, 128, group=64),
+    ]
+    b = torch.randn(20).bfloat16() if bias else None
+    x = torch.randn(7, 128).bfloat16()
+    out = linear_of(KERNELS, parts, b)(x)
+    expected = x.double() @ torch.cat([dense(part) for part in parts]).double().T + (b.double() if bias else 0)
+    assert out.shape == (7, 20) and out.dtype == torch.bfloat16
+    assert (out.double() - expected).norm() / expected.norm() < 1e-2
