@@ -52,8 +52,6 @@ def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in HUB_FLAGS:
         raise ModelError(f"model type {family!r} is not supported; supported are {', '.join(HUB_FLAGS)}")
-    if config.get("quantization_config"):
-        raise ModelError("quantised hub weights are not supported; take the original weights or a .gguf file")
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported; supported is silu")
     try:

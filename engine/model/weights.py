@@ -2,7 +2,8 @@
 
 import json
 import sys
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from engine.errors import ModelError
 from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
 from engine.model.gguf_file import read_index
 from engine.model.matrix import Matrix
+from engine.model.packings import packing_of
 from engine.model.source import ModelFiles
 from engine.tensor_parallel import Part
 
@@ -34,10 +36,18 @@ class Weights:
     """Takes tensors from a source, one at a time, so that never more than one is held twice."""
 
     def __init__(
-        self, source: TensorSource, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+        self,
+        source: TensorSource,
+        dtype: torch.dtype,
+        device: torch.device,
+        keeps_ints: bool = False,
+        says_nothing: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        """keeps_ints   quantised matrices stay so; else they are widened to `dtype`"""
+        """keeps_ints     quantised matrices stay so; else they are widened to `dtype`
+        says_nothing   whether a tensor may be left over
+        """
         self._source = source
+        self._says_nothing = says_nothing
         self._keeps_ints = keeps_ints
         self._dtype = dtype
         self._device = device
@@ -82,6 +92,7 @@ class Weights:
         left = {name for name in self._left if not name.endswith("rotary_emb.inv_freq")}  # computed from the config
         if tied:
             left.discard("lm_head.weight")  # a copy of the embedding
+        left = {name for name in left if not self._says_nothing(name)}
         if left:
             few = ", ".join(sorted(left)[:5])
             raise ModelError(f"the weights have {len(left)} tensors that this architecture does not know: {few}")
@@ -91,12 +102,18 @@ def read_arch(files: ModelFiles) -> ModelArch:
     if files.kind == "gguf":
         pairs, infos = read_index(files.path)
         return arch_from_gguf(pairs, {info.name: info.shape for info in infos})
+    return arch_from_hub(_config(files))
+
+
+def _config(files: ModelFiles) -> dict[str, Any]:
     path = files.path / "config.json"
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path}: not JSON: {error}") from error
-    return arch_from_hub(config)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return config
 
 
 def open_weights(
@@ -106,6 +123,13 @@ def open_weights(
         from engine.model.gguf_weights import GgufSource
 
         return Weights(GgufSource(files.path, arch), dtype, device, keeps_ints)
+    from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
 
-    return Weights(SafetensorsSource(files.path), dtype, device, keeps_ints)
+    quantisation = _config(files).get("quantization_config")
+    packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
+    plain = SafetensorsSource(files.path)
+    if packing is None:
+        return Weights(plain, dtype, device, keeps_ints)
+    source = QuantisedSource(plain, packing, device)
+    return Weights(source, dtype, device, keeps_ints, source.is_bias_of_zeros)
