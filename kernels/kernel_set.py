@@ -99,6 +99,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.paged_attention import triton as paged_attention_triton
     from kernels.penalties import triton as penalties_triton
     from kernels.qkv_rotary import triton as qkv_rotary_triton
+    from kernels.quantised_linear import triton as quantised_linear_triton
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
@@ -108,6 +109,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     kernels = replace(
         _reference_kernels(),
         name="triton",
+        quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,
         qkv_rotary=qkv_rotary_triton.qkv_rotary,

@@ -79,15 +79,13 @@ class QuantisedLinear:
     """x -> x @ weight.T + bias, of a weight that nobody rounds.
 
     bias_O     [O] or None
-    out_dtype  of what it returns
+    out_dtype  of what it returns; x's if None
     """
 
-    def __init__(
-        self, weight: GroupedInts, bias_O: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
-    ) -> None:
+    def __init__(self, weight: GroupedInts, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> None:
         self._linear = Linear(weight.dense(), None if bias_O is None else bias_O.float())
         self._out_dtype = out_dtype
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        """x_TI [T, I] bfloat16, T >= 1. Returns [T, O], summed in fp32; a row's result depends on that row alone."""
-        return self._linear(x_TI.float()).to(self._out_dtype)
+        """x_TI [T, I], T >= 1. Returns [T, O], summed in fp32; a row's result depends on that row alone."""
+        return self._linear(x_TI.float()).to(self._out_dtype or x_TI.dtype)

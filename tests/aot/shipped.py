@@ -10,6 +10,7 @@ from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
 from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
+from kernels.quantised_linear import triton as quantised_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
@@ -30,10 +31,19 @@ LINEARS = {
     "of odd sizes": (577, 1552, True, "bf16"),
 }
 
+# outputs, inputs, group, offsets
+QUANTISED_LINEARS = {
+    "llama-8b, queries, keys and values, AWQ": (6144, 4096, 128, True),
+    "llama-8b, gate and up, GPTQ": (28672, 4096, 128, False),
+    "llama-8b, down, Q4_K": (4096, 14336, 32, True),
+    "smollm2-135m, output, Q4_0": (576, 576, 32, False),
+}
+
 
 def shipped():
     """name -> (kernel, types, constants, launch)"""
-    return attention() | _layers("bf16") | _linears() | _sampling() | _filters() | _logits()
+    linears = _linears() | _quantised_linears()
+    return attention() | _layers("bf16") | linears | _sampling() | _filters() | _logits()
 
 
 def _layers(dtype):
@@ -83,6 +93,36 @@ def _linears():
         constants = {"BIAS": bias, "NUM_OUT": num_out, "NUM_IN": num_in} | ({} if bias else {"bias": None})
         launch = linear.launch(num_out, num_in, False, DEVICE)
         cases[f"linear, {name}, bf16"] = linear._linear, types, constants, launch
+    return cases
+
+
+def _quantised_linears():
+    cases = {}
+    for name, (num_out, num_in, group, offsets) in QUANTISED_LINEARS.items():
+        plain = {"num_warps": 4, "num_stages": 3}
+        shape = {"NUM_OUT": num_out, "NUM_IN": num_in}
+        numbers = {"OFFSETS": offsets, "LEAST": 0 if offsets else -8, "GROUP": group}
+        numbers |= {} if offsets else {"offsets": None}
+        types = {"x": "*bf16", "words": "*i32", "factors": "*fp32", "offsets": "*fp32", "num_rows": "i32"}
+        for num_rows in (1, 32):
+            launch = quantised_linear.launch(num_rows, num_out, num_in, DEVICE)
+            out = "*bf16" if launch["SPLITS"] == 1 else "*fp32"
+            cases[f"quantised linear, {name}, {num_rows} rows"] = (
+                quantised_linear._multiply,
+                {**types, "out": out},
+                {**shape, **numbers, "BIAS": False, "bias": None},
+                launch,
+            )
+        merged = {"parts": "*fp32", "out": "*bf16", "num_rows": "i32"}
+        cases[f"merge of a quantised linear, {name}"] = (
+            quantised_linear._merge,
+            merged,
+            {"BIAS": False, "bias": None, "NUM_OUT": num_out, "SPLITS": launch["SPLITS"], "BLOCK_O": 512},
+            plain,
+        )
+        cases[f"widen, {name}"] = (
+            quantised_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 32}, plain
+        )  # fmt: skip
     return cases
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.quantised_linear.reference import GroupedInts
 
-__all__ = ["Attention", "make_attention"]
+__all__ = ["Attention", "make_attention", "random_ints"]
 
 
 @dataclass
@@ -137,6 +138,13 @@ def make_attention(
         floats(sum(counts), num_heads) if logarithms else None,
         _one_group(seq_lens, shared) if shared and grouped else None,
     )
+
+
+def random_ints(num_out: int, num_in: int, group: int, device: torch.device) -> GroupedInts:
+    """A matrix of 4 bits with offsets."""
+    ints = torch.randint(16, (num_out, num_in), dtype=torch.int8, device=device)
+    factors = torch.rand((num_out, num_in // group), device=device) * 0.01
+    return GroupedInts(ints, factors, -8 * factors + torch.randn_like(factors) * 0.01, least=0)
 
 
 def _one_group(seq_lens_S: Tensor, shared: int) -> SharedPrefixes:

@@ -13,7 +13,7 @@ from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
-from scripts.bench.gpu.cases import make_attention
+from scripts.bench.gpu.cases import make_attention, random_ints
 from scripts.bench.gpu.check_sampling import check_sampling
 from scripts.bench.gpu.peers import check_peers
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
@@ -51,6 +51,9 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
         yield _norm(kernels, *size, dtype, device)
         yield _gate(kernels, *size, dtype, device)
         if kernels.name == "triton":
+            for deterministic in (True, False):
+                chosen = triton_kernels(deterministic)
+                yield _quantised_linear(chosen, *((20, 256, 96) if tiny else LINEAR), dtype, device)
             yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
     if kernels.name == "triton":
         yield _model(device, tiny)
@@ -190,6 +193,21 @@ def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torc
     picks = [order[:few] for few in (1, 2, 17, 64, 65)]
     same = all(torch.equal(linear(x[pick]), out[pick]) for pick in picks)
     return {**row, "batch_invariant": same, "ok": row["ok"] and same}
+
+
+def _quantised_linear(
+    kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device
+) -> Row:
+    """Few rows and many, which go different ways unless any batch must give the same."""
+    x, weight = torch.randn((num, num_in), device=device, dtype=dtype), random_ints(num_out, num_in, 128, device)
+    assert kernels.quantised_linear is not None
+    linear, expected = kernels.quantised_linear(weight), x.double() @ weight.dense().double().T
+    counts = sorted({1, 16, 33, num})
+    out = torch.cat([linear(x[:count]) for count in counts])
+    shape = f"{num} x {num_in} x {num_out}{', deterministic' if kernels.deterministic else ''}"
+    row = _row("linear, 4 bits", shape, dtype, out, torch.cat([expected[:count] for count in counts]))
+    same = all(torch.equal(linear(x[:count]), out[-num:][:count]) for count in counts) or not kernels.deterministic
+    return {**row, "batch_invariant": kernels.deterministic and same, "ok": row["ok"] and same}
 
 
 def _model(device: torch.device, tiny: bool) -> Row:

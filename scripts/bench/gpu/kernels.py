@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.sampling import reference as sampling
-from scripts.bench.gpu.cases import Attention, make_attention
+from scripts.bench.gpu.cases import Attention, make_attention, random_ints
 from scripts.bench.gpu.peers import ATTENTION_PEERS, Peer, flashinfer_top_k
 from scripts.bench.gpu.timing import Work, compare, copies
 
@@ -97,6 +97,8 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
         yield from _linears(kernels, tokens, device, tiny)
+        if kernels.quantised_linear is not None:
+            yield from _quantised_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
         yield from _sampling(kernels, rows, 1000 if tiny else 128_256, device)
 
@@ -226,6 +228,28 @@ def _linears(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) 
             make = partial(_linear, chosen, tokens, num_in, num_out, device)
             num_flops, op = 2 * tokens * num_in * num_out, "linear" if chosen is kernels else ""
             yield Case(name, f"{tokens} x {num_in} x {num_out}", make, num_bytes, num_flops, op=op)
+
+
+def _quantised_linears(kernels: KernelSet, tokens: int, device: torch.device) -> Iterator[Case]:
+    """In groups of 128 with offsets, as AWQ has them. Its peer is the same matrix in bfloat16, the library's."""
+    for num_out, num_in in LINEARS[:-1] if device.type == "cuda" else [(96, 256)]:
+        num_flops, num_numbers = 2 * tokens * num_in * num_out, num_out * num_in
+        yield Case(
+            "linear, 4 bits",
+            f"{tokens} x {num_in} x {num_out}",
+            partial(_quantised_linear, kernels, tokens, num_in, num_out, device),
+            num_numbers // 2 + num_numbers // 128 * 8 + 2 * tokens * (num_in + num_out),
+            num_flops,
+            op="quantised_linear",
+            peers={"bfloat16": partial(_several, partial(_linear, kernels, tokens, num_in, num_out, device))},
+        )
+
+
+def _quantised_linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
+    assert kernels.quantised_linear is not None
+    x = torch.randn((tokens, num_in), device=device, dtype=torch.bfloat16)
+    linear = kernels.quantised_linear(random_ints(num_out, num_in, 128, device))
+    return lambda: linear(x)
 
 
 def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:

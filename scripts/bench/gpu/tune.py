@@ -63,6 +63,11 @@ SEARCHES = [
         "O=",
         {"BLOCK_T": (64, 128), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
     ),
+    Search(
+        "quantised_linear.triton",
+        "T=",
+        {"BLOCK_O": (32, 64, 128), "SPLITS": (1, 2, 4, 8), "num_warps": (2, 4, 8), "num_stages": (2, 3, 4)},
+    ),
     Search("sampling.triton", "choose ", {"BLOCK_V": (1024, 2048), "CHUNK_V": (4096, 8192), "num_warps": (4, 8)}),
     Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
     Search("logprobs.triton", "V=", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),

@@ -7,6 +7,8 @@ from engine.cascade import group_by_prefix
 from engine.plan import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
+from tests.engine.model.test_quantised_weights import FORMS, write
+from tests.engine.model.tiny import Runner, error, oracle
 
 CPU = torch.device("cpu")
 
@@ -35,6 +37,15 @@ def test_a_model_of_triton_kernels_gives_the_references_logits(models):
         batch = ForwardBatch.from_plan(StepPlan(step, tuple(slices)), 16, CPU)
         ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
         assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_model_of_4_bits_gives_the_references_logits(deterministic, tmp_path):
+    write(oracle("llama whole groups"), tmp_path, *FORMS["awq"])
+    tokens = list(range(20))
+    ours = Runner(tmp_path, torch.float32, 16, triton_kernels(deterministic))
+    theirs = Runner(tmp_path, torch.float32, 16, load_kernels(torch.device("meta"), torch.float32), keeps_ints=False)
+    assert error(ours.logits(tokens, 7), theirs.logits(tokens, 7)) < 1e-5
 
 
 def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
