@@ -41,6 +41,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for weights and KV together
     dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
     prefix_sharing: bool = True  # reuse the blocks of equal prefixes
+    node_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

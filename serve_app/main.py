@@ -42,8 +42,8 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
     settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
-        alone = load_executor(model, vocabulary, encode)
-        return Engine(alone, *settings, overlap=alone.overlaps)
+        alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
+        return Engine(alone, *settings, overlap=alone.overlaps, keeper=alone.node_cache)
     first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
     return Engine(first, *settings, collective=first.collective, overlap=first.overlaps)
 
