@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["NAME_BYTES", "Arena", "ArenaError", "give_back_unused"]
+__all__ = ["NAME_BYTES", "WAYS", "Arena", "ArenaError", "give_back_unused"]
 
 WAYS = 16  # pieces in a bucket
 NAME_BYTES = 16
@@ -43,8 +43,7 @@ class Arena:
         folder = folder or _folder()
         self.piece_bytes = piece_bytes
         self.num_pieces = num_bytes // piece_bytes // WAYS * WAYS
-        if self.num_pieces == 0:
-            raise ArenaError(f"{num_bytes} bytes are less than {WAYS} blocks of {piece_bytes}")
+        assert self.num_pieces > 0, "there must be room for a bucket"
         self._path = folder / f"{PREFIX}{identity}-{self.num_pieces}x{piece_bytes}"
         give_back_unused(folder, but=self._path)
         self._file = _open(self._path)

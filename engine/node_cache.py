@@ -6,6 +6,7 @@ depend on is in it.
 """
 
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
-from engine.arena import Arena, ArenaError
+from engine.arena import WAYS, Arena, ArenaError
 from engine.errors import ModelError
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.source import ModelFiles
 
 __all__ = ["NodeCache", "identity", "open_node_cache"]
+
+log = logging.getLogger(__name__)
 
 ON_THE_WAY = 32  # blocks between device and host at the same time
 CODE = ("kernels", "engine/model")  # what decides how keys and values come about and lie in a block
@@ -138,17 +141,20 @@ def _as_block(piece: np.ndarray, block: Tensor) -> Tensor:
 def open_node_cache(
     model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVStore, cache_key: bytes
 ) -> NodeCache | None:
-    """None where the config gives it no memory. Raises ModelError where there is not so much."""
+    """None where the config gives it no memory, or the machine has not so much: an engine works without it."""
     cache = model.engine.cache
     if not cache.node_bytes or not cache.prefix_sharing:
         return None
     if model.tensor_parallel > 1:
         raise ModelError("engine.cache.node_bytes: not together with tensor_parallel; leave one of them out")
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
+    if cache.node_bytes < (least := WAYS * piece_bytes):
+        raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
     try:
         arena = Arena(identity(model, files, arch, kernels, kv, cache_key), piece_bytes, cache.node_bytes)
     except ArenaError as error:
-        raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}: {error}") from error
+        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return None
     is_cuda = kv.by_block.device.type == "cuda"
     return NodeCache(kv, arena, [_CudaPassage(kv) for _ in range(ON_THE_WAY if is_cuda else 0)])
 
