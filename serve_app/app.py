@@ -11,23 +11,23 @@ from starlette.middleware.cors import CORSMiddleware
 
 from configs.schema import Config
 from engine.types import EngineClient
-from serve_app.auth import bearer_check
-from serve_app.chat_routes import chat_router
-from serve_app.completion_routes import completion_router
-from serve_app.compression import CompressAnswers
-from serve_app.documents import complete_schema
-from serve_app.errors import answer_faults_as_json
-from serve_app.grammar_checks import GrammarChecks
-from serve_app.intake import Intake
-from serve_app.load import CountOpenRequests, OpenRequests
-from serve_app.model_routes import model_router
-from serve_app.page_routes import page_router
-from serve_app.registry import Registry
-from serve_app.request_id import RequestIds
-from serve_app.result_cache import ResultCache
-from serve_app.server_routes import server_router
-from serve_app.text_model import TextModel
-from serve_app.token_routes import token_router
+from serve_app.chat.routes import chat_router
+from serve_app.completion.routes import completion_router
+from serve_app.generation.grammar_checks import GrammarChecks
+from serve_app.http.auth import bearer_check
+from serve_app.http.compression import CompressAnswers
+from serve_app.http.documents import complete_schema
+from serve_app.http.errors import answer_faults_as_json
+from serve_app.http.intake import Intake
+from serve_app.http.request_id import RequestIds
+from serve_app.http.result_cache import ResultCache
+from serve_app.model.registry import Registry
+from serve_app.model.text_model import TextModel
+from serve_app.server.load import CountOpenRequests, OpenRequests
+from serve_app.server.model_routes import model_router
+from serve_app.server.page_routes import page_router
+from serve_app.server.state_routes import server_router
+from serve_app.server.token_routes import token_router
 
 __all__ = ["build_app"]
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
 from serve_app.app import build_app
-from serve_app.text_model import TextModel
+from serve_app.model.text_model import TextModel
 from tests.serve_app.toy import byte_tokens, toy_model
 
 
