@@ -32,10 +32,13 @@ from serve_app.server.token_routes import token_router
 __all__ = ["build_app"]
 
 
-def build_app(client: EngineClient, config: Config, models: Mapping[str, TextModel]) -> FastAPI:
+def build_app(
+    client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
+) -> FastAPI:
     """OpenAI's API in front of an engine client.
 
-    models   by the name in the config; aliases come from the config
+    models         by the name in the config; aliases come from the config
+    behind_serve   Ray Serve hosts it, which has its own way with request ids
     """
     version = _version()
     app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", redoc_url=None)
@@ -55,7 +58,7 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     app.include_router(page_router())
     answer_faults_as_json(app)
     complete_schema(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, behind_serve=behind_serve)
     app.add_middleware(CompressAnswers)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     if config.api.allowed_origins:

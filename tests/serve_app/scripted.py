@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import msgspec
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
@@ -98,7 +98,7 @@ async def serving(
         yield http
 
 
-def talking_to(app: FastAPI) -> httpx2.AsyncClient:
+def talking_to(app: ASGIApp) -> httpx2.AsyncClient:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
