@@ -15,7 +15,7 @@ class JsonSchemaFormat(Wire):
     name: str = ""
     description: str = ""
     schema_: Schema = Field(default_factory=dict, alias="schema")
-    strict: bool = True  # accepted; a schema is always enforced
+    strict: bool = True  # false: what no grammar can hold a model to is left out, not refused
 
 
 class ResponseFormat(Wire):

@@ -12,6 +12,7 @@ from engine.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, Grammar
 from serve_app.generation.request import Prepared
 from serve_app.grammar.constraint import FIT
+from serve_app.grammar.holdable import in_clients_words
 from serve_app.model.text_model import TextModel
 
 __all__ = ["GrammarChecks"]
@@ -55,7 +56,7 @@ class GrammarChecks:
             try:
                 await asyncio.to_thread(table.check, grammar.text)
             except GrammarError as error:
-                raise RequestError(f"{field}: {error}", param=field) from None
+                raise RequestError(f"{field}: {in_clients_words(str(error), field)}", param=field) from None
             try:
                 plan = await asyncio.to_thread(table.short_end, grammar.text) if grammar.fit is not None else ()
             except GrammarError as error:

@@ -14,8 +14,11 @@ from llguidance import LLMatcher
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
+from serve_app.grammar.holdable import without_what_no_grammar_holds
 from serve_app.grammar.json_texts import WHITESPACE, json_grammar
+from serve_app.grammar.old_drafts import modern
 from serve_app.grammar.schema_check import schema_fault
+from serve_app.grammar.schema_walk import rewritten
 from serve_app.grammar.structural_tag import structural_tag_grammar
 
 __all__ = ["FIT", "Constraint", "constraint_of"]
@@ -77,6 +80,8 @@ def _response_format(form: ResponseFormat | None) -> Found:
             if form.json_schema is None:
                 raise RequestError(f"{field}.json_schema: is needed with type json_schema", f"{field}.json_schema")
             schema = form.json_schema.schema_
+            if not form.json_schema.strict:
+                schema = without_what_no_grammar_holds(modern(schema))
             return [(field, lambda: _json(schema, f"{field}.json_schema.schema"))]
         case "structural_tag":
             assert form is not None
@@ -94,7 +99,7 @@ def _structured(outputs: StructuredOutputs | None) -> Found:
     if outputs.json_ is not None:
         schema = _schema(outputs.json_, f"{field}.json")
         if outputs.disable_additional_properties:
-            schema = _closed(schema)
+            schema = rewritten(schema, _closed)
         found.append((f"{field}.json", lambda: _json(schema, f"{field}.json", whitespace)))
     if outputs.json_object:
         found.append((f"{field}.json_object", lambda: _json({"type": "object"}, f"{field}.json_object", whitespace)))
@@ -134,6 +139,7 @@ def _plain(prefix: str, regex: str | None, choice: list[str] | None, grammar: st
 
 
 def _json(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> Constraint:
+    schema = modern(schema)
     return Constraint(json_grammar(schema, field, whitespace), field, schema)
 
 
@@ -162,11 +168,6 @@ def _any_grammar(text: str, field: str) -> str:
         raise RequestError(f"{field}: {error}", param=field) from None
 
 
-def _closed(schema: Any) -> Any:
-    """The schema with no properties beyond those it names, at every depth that does not say otherwise."""
-    if isinstance(schema, dict):
-        closed = {key: _closed(value) for key, value in schema.items()}
-        if "properties" in closed:
-            closed.setdefault("additionalProperties", False)
-        return closed
-    return [_closed(item) for item in schema] if isinstance(schema, list) else schema
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """With no properties beyond those it names, if it does not say otherwise."""
+    return {"additionalProperties": False, **schema} if "properties" in schema else schema

@@ -10,15 +10,14 @@ import jsonschema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-__all__ = ["DATA", "NAMED", "schema_fault"]
+from serve_app.grammar.schema_walk import rewritten
 
-DATA = {"const", "default", "enum", "examples"}  # keywords that hold no schema
-NAMED = {"$defs", "definitions", "dependentSchemas", "properties"}  # keywords that hold schemas by name
+__all__ = ["schema_fault"]
 
 
 def schema_fault(document: Any, schema: dict[str, Any] | bool) -> str | None:
     """What is wrong with the document, if anything is."""
-    validator = jsonschema.Draft202012Validator(_without_patterns(schema), registry=Registry())
+    validator = jsonschema.Draft202012Validator(rewritten(schema, _without_patterns), registry=Registry())
     try:
         error = next(validator.iter_errors(document), None)
     except (Unresolvable, RecursionError):  # the grammar could follow it; we need not
@@ -26,18 +25,8 @@ def schema_fault(document: Any, schema: dict[str, Any] | bool) -> str | None:
     return error.message[:500] if error is not None else None
 
 
-def _without_patterns(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_patterns(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
+def _without_patterns(schema: dict[str, Any]) -> dict[str, Any]:
     dropped = {"pattern", "patternProperties"}
     if "patternProperties" in schema:  # what is additional depends on the patterns
         dropped |= {"additionalProperties", "unevaluatedProperties"}
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in NAMED and isinstance(value, dict):
-            kept[key] = {name: _without_patterns(item) for name, item in value.items()}
-        elif key not in dropped:
-            kept[key] = value if key in DATA else _without_patterns(value)
-    return kept
+    return {key: value for key, value in schema.items() if key not in dropped}

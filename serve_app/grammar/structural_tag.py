@@ -21,6 +21,7 @@ import llguidance
 from engine.errors import RequestError
 from serve_app.grammar.json_texts import json_grammar, json_rule
 from serve_app.grammar.lark import TEXT
+from serve_app.grammar.old_drafts import modern
 
 __all__ = ["structural_tag_grammar"]
 
@@ -74,7 +75,7 @@ class _Writer:
             case "const_string":
                 return self._closed(_text(self._string(form, at, "value")), ends)
             case "json_schema":
-                schema = form.get("json_schema")
+                schema = modern(form.get("json_schema"))
                 if not isinstance(schema, (dict, bool)) or schema is False:
                     raise self._wrong(f"{at}.json_schema", "a JSON schema")
                 json_grammar(schema, f"{self._field}.{at}.json_schema")  # says what is wrong with it

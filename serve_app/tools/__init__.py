@@ -1,6 +1,6 @@
 """Tool calls: which may be made, how models write them, how they are read.
 
-    use          which tools a request offers and which it allows; schema is what of their schemas can be held
+    use          which tools a request offers and which it allows
     formats      how each family of models writes calls, said once; parser and grammar are both made from it
     prompt       presents tools where a chat template knows none
     parser       finds calls while the answer is written. json_call reads calls that are objects, field_calls arguments

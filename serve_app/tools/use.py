@@ -8,7 +8,8 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.limits import at_most
 from serve_app.api.requests import AllowedTools, ChatRequest, Function, NamedTool
-from serve_app.tools.schema import without_what_no_grammar_holds
+from serve_app.grammar.holdable import without_what_no_grammar_holds
+from serve_app.grammar.old_drafts import modern
 
 __all__ = ["ToolUse", "tool_use"]
 
@@ -45,7 +46,7 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
 
 def _arguments(function: Function, field: str) -> dict[str, Any]:
     """Arguments are an object, whether or not their schema says so."""
-    schema = function.parameters or {}
+    schema = modern(function.parameters or {})
     declared = schema.get("type", "object")
     if "object" not in (declared if isinstance(declared, list) else [declared]):
         raise RequestError(f"{field}.type: arguments are an object, so it must be 'object'", param=field)
