@@ -16,9 +16,9 @@ from serve_app.generation.request import Fresh, Prepared, Wanted, part_of, prepa
 from serve_app.grammar.constraint import Constraint, constraint_of
 from serve_app.model.template import RESERVED
 from serve_app.model.text_model import TextModel
-from serve_app.tools.formats import GENERIC
 from serve_app.tools.grammar import tool_constraint
 from serve_app.tools.harmony_grammar import harmony_constraint
+from serve_app.tools.json_formats import GENERIC
 from serve_app.tools.prompt import with_tools_in_text
 from serve_app.tools.use import ToolUse, tool_use
 

@@ -7,7 +7,8 @@ import msgspec
 
 from serve_app.text.said import Said
 from serve_app.text.thinking import CHANNELS, Place, ThinkFormat, ThinkParser
-from serve_app.tools.formats import HARMONY, ToolFormat
+from serve_app.tools.format import ToolFormat
+from serve_app.tools.formats import HARMONY
 from serve_app.tools.harmony import HarmonyParser
 from serve_app.tools.parser import ToolParser
 

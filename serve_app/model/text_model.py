@@ -16,7 +16,8 @@ from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
 from serve_app.text.thinking import THINK_FORMATS, ThinkFormat, find_think_format
 from serve_app.text.vocabulary import Vocabulary, read_vocabulary
-from serve_app.tools.formats import TOOL_FORMATS, ToolFormat, find_tool_format
+from serve_app.tools.format import ToolFormat
+from serve_app.tools.formats import TOOL_FORMATS, find_tool_format
 
 __all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 

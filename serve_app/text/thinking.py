@@ -35,6 +35,8 @@ THINK_FORMATS = {
         ThinkFormat("deepseek_r1", "<think>", "</think>", always=True),
         ThinkFormat("mistral", "[THINK]", "[/THINK]"),
         CHANNELS,
+        ThinkFormat("seed_oss", "<seed:think>", "</seed:think>"),
+        ThinkFormat("cohere_command3", "<|START_THINKING|>", "<|END_THINKING|>"),
         ThinkFormat("granite", "Here is my thought process:", "Here is my response:"),
     )
 }
@@ -44,7 +46,7 @@ def find_think_format(template: str) -> ThinkFormat | None:
     """The format that a chat template speaks of."""
     if CHANNELS.opens.partition("analysis")[0] in template and "<|message|>" in template:
         return CHANNELS
-    for name in ("think", "mistral", "granite"):
+    for name in ("think", "mistral", "granite", "seed_oss", "cohere_command3"):
         if THINK_FORMATS[name].closes in template:
             return THINK_FORMATS[name]
     return None

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from serve_app.text.markers import could_begin, split_at_marker
 from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged_value
-from serve_app.tools.formats import TaggedFields
+from serve_app.tools.format import TaggedFields
 
 __all__ = ["FieldReader", "PythonFields", "TaggedReader"]
 

@@ -11,7 +11,7 @@ from engine.errors import RequestError
 from serve_app.grammar.json_texts import json_rule
 from serve_app.grammar.lark import Markers, pattern
 from serve_app.tools.argument_values import is_plain_text, is_text
-from serve_app.tools.formats import TaggedFields, ToolFormat
+from serve_app.tools.format import TaggedFields, ToolFormat
 
 __all__ = ["field_rules"]
 

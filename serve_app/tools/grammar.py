@@ -17,7 +17,8 @@ from serve_app.grammar.json_texts import json_grammar, json_rule
 from serve_app.grammar.lark import TEXT, Markers, pattern
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.tools.field_grammar import field_rules
-from serve_app.tools.formats import HARMONY, ToolFormat
+from serve_app.tools.format import ToolFormat
+from serve_app.tools.formats import HARMONY
 from serve_app.tools.harmony_grammar import harmony_constraint
 from serve_app.tools.use import ToolUse
 
@@ -54,7 +55,7 @@ class _Grammar:
         self._markers = markers
         self._text = markers.text
         self._several = tools.max_calls != 1
-        in_json = '"NAME"' in writing.opens
+        in_json = ': "NAME"' in writing.opens
         self._names = list(tools.schemas)
         names = [json.dumps(name, ensure_ascii=False)[1:-1] if in_json else name for name in self._names]
         self._opens = [writing.opens.replace("NAME", name) for name in names]
@@ -65,7 +66,7 @@ class _Grammar:
     def bare_beginning(self) -> str:
         """A pattern of texts that begin like a call."""
         if not self._format.lists:
-            return pattern(self._writing.opens.partition("NAME")[0])
+            return pattern((self._writing.begins + self._writing.opens).partition("NAME")[0])
         names = "|".join([r"[A-Za-z_][A-Za-z0-9_.]*", *map(pattern, self._names)])
         return rf"[ \t\r\n]*{pattern(self._format.bare)}[ \t\r\n\[,]*({names})[ \t\r\n]*\("
 

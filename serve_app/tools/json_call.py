@@ -5,6 +5,7 @@ import json
 __all__ = ["CallObject", "JsonValue"]
 
 BLANKS = " \t\n\r"
+NAME_KEYS = ("name", "tool_name")
 ARGUMENT_KEYS = ("arguments", "parameters")
 
 
@@ -42,7 +43,9 @@ class JsonValue:
 
 
 class CallObject:
-    """{"name": "f", "arguments": {...}}, the keys in any order, others ignored; "parameters" means the same.
+    """{"name": "f", "arguments": {...}}, the keys in any order, others ignored.
+
+    "tool_name" and "parameters" mean the same.
 
     Arguments come out verbatim as they come in. Where a model writes them as a string that holds JSON, what is in the
     string comes out at its end; where it writes none, "{}" does.
@@ -106,7 +109,7 @@ class CallObject:
             return ""
         self._key = None
         self._after_value = True
-        if key == "name":
+        if key in NAME_KEYS:
             self.name = self._decoded(text)
         elif key in ARGUMENT_KEYS and not streamed:
             self._has_arguments = True

@@ -8,7 +8,7 @@ from typing import Any
 from serve_app.text.markers import could_begin, split_at_marker
 from serve_app.text.said import CallPiece, Said
 from serve_app.tools.field_calls import FieldReader, PythonFields, TaggedReader
-from serve_app.tools.formats import TaggedFields, ToolFormat
+from serve_app.tools.format import TaggedFields, ToolFormat
 from serve_app.tools.json_call import CallObject, JsonValue
 
 __all__ = ["ToolParser"]

@@ -64,4 +64,6 @@ def test_a_prompt_may_open_the_thinking(prompt, place):
 def test_the_format_is_found_in_the_template():
     assert find_think_format("... '</think>' in content ...") is THINK
     assert find_think_format("... after 'Here is my response:' for each query ...") is THINK_FORMATS["granite"]
+    assert find_think_format("... <seed:think> ... </seed:think> ...") is THINK_FORMATS["seed_oss"]
+    assert find_think_format("<|START_THINKING|>{{ x }}<|END_THINKING|>") is THINK_FORMATS["cohere_command3"]
     assert find_think_format("{{ messages }}") is None

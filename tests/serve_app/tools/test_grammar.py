@@ -155,7 +155,10 @@ def test_an_answer_that_is_free_may_talk_but_a_call_that_begins_must_be_one(name
         assert not accepts(table, grammar, "I look.\n" + (writing.begins or writing.opens.split("NAME")[0]) + " hm")
 
 
-@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3_json", "pythonic", "qwen3_coder", "glm45"])
+@pytest.mark.parametrize(
+    "name",
+    ["hermes", "mistral", "llama3_json", "pythonic", "qwen3_coder", "glm45", "minimax_m2", "xlam", "cohere_command3"],
+)
 def test_with_a_form_the_answer_is_calls_or_the_document(name):
     format_, words = TOOL_FORMATS[name], vocabulary()
     table = table_of(words)
@@ -209,7 +212,9 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("is_special", [True, False])
-@pytest.mark.parametrize("name", ["pythonic", "olmo3", "qwen3_coder", "glm45"])
+@pytest.mark.parametrize(
+    "name", ["pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "seed_oss", "minimax_m2", "step3"]
+)
 def test_arguments_that_are_written_one_by_one_satisfy_their_schema(name, is_special):
     format_, words, draw = TOOL_FORMATS[name], vocabulary(is_special), random.Random(name)
     table = table_of(words)

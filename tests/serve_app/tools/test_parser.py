@@ -5,8 +5,9 @@ import json
 import pytest
 
 from serve_app.tools.argument_values import tagged_value
-from serve_app.tools.formats import GENERIC, HARMONY, TOOL_FORMATS, find_tool_format
+from serve_app.tools.formats import HARMONY, TOOL_FORMATS, find_tool_format
 from serve_app.tools.harmony import HarmonyParser
+from serve_app.tools.json_formats import GENERIC
 from serve_app.tools.parser import ToolParser
 
 NAMES = {"get_weather": {"properties": {"city": {"type": "string"}}}, "add": {}}
@@ -39,6 +40,13 @@ def tagged(name, arguments, call, field):
 
 CODER = "<tool_call>\n<function=NAME>\nFIELDS</function>\n</tool_call>", "<parameter=KEY>\nVALUE\n</parameter>\n"
 GLM = "<tool_call>NAME\nFIELDS</tool_call>", "<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n"
+SEED = "<seed:tool_call>\n<function=NAME>\nFIELDS</function>\n</seed:tool_call>", "<parameter=KEY>VALUE</parameter>\n"
+INVOKE = '<invoke name="NAME">\nFIELDS</invoke>', '<parameter name="KEY">VALUE</parameter>\n'
+STEP = (
+    '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="NAME">\nFIELDS'
+    "</steptml:invoke><｜tool_call_end｜>",
+    '<steptml:parameter name="KEY">VALUE</steptml:parameter>\n',
+)
 CHANNEL = "<|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>"
 
 TWO_CALLS = {
@@ -67,7 +75,36 @@ TWO_CALLS["glm45"] = tagged("get_weather", ARGUMENTS, *GLM) + "\n" + tagged("add
 TWO_CALLS["harmony"] = (
     CHANNEL.replace("NAME", "get_weather") + ARGUMENTS + "<|call|>" + CHANNEL.replace("NAME", "add") + SECOND
 )
-REWRITTEN = ("pythonic", "llama4_pythonic", "olmo3", "qwen3_coder", "glm45")  # what comes is not what was written
+TWO_CALLS["lfm2"] = f"<|tool_call_start|>{TWO_CALLS['pythonic']}<|tool_call_end|>"
+TWO_CALLS["glm47"] = TWO_CALLS["glm45"].replace("\n", "")
+TWO_CALLS["seed_oss"] = tagged("get_weather", ARGUMENTS, *SEED) + "\n" + tagged("add", SECOND, *SEED)
+TWO_CALLS["minimax_m2"] = (
+    f"<minimax:tool_call>\n{tagged('get_weather', ARGUMENTS, *INVOKE)}\n{tagged('add', SECOND, *INVOKE)}\n"
+    "</minimax:tool_call>"
+)
+TWO_CALLS["step3"] = (
+    f"<｜tool_calls_begin｜>\n{tagged('get_weather', ARGUMENTS, *STEP)}\n{tagged('add', SECOND, *STEP)}\n"
+    "<｜tool_calls_end｜>"
+)
+LIST = f"[{hermes('get_weather', ARGUMENTS, '', '')}, {hermes('add', SECOND, '', '')}]"
+TWO_CALLS["xlam"] = LIST
+TWO_CALLS["hunyuan_a13b"] = f"<tool_calls>{LIST}</tool_calls>"
+TWO_CALLS["jamba"] = f"<tool_calls>[\n    {LIST[1:-1]}\n]</tool_calls>"
+LONGCAT = "<longcat_tool_call>\n", "\n</longcat_tool_call>\n"
+TWO_CALLS["longcat"] = hermes("get_weather", ARGUMENTS, *LONGCAT) + hermes("add", SECOND, *LONGCAT)
+CODE = "<function_call> ", ""
+TWO_CALLS["granite-20b-fc"] = hermes("get_weather", ARGUMENTS, *CODE) + hermes("add", SECOND, *CODE)
+PLUGIN = "<|action_start|><|plugin|>\n", "<|action_end|>\n"
+TWO_CALLS["internlm"] = hermes("get_weather", ARGUMENTS, *PLUGIN) + hermes("add", SECOND, *PLUGIN)
+TWO_CALLS["cohere_command3"] = (
+    f'<|START_ACTION|>[\n    {{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {ARGUMENTS}}},\n'
+    f'    {{"tool_call_id": "1", "tool_name": "add", "parameters": {SECOND}}}\n]<|END_ACTION|>'
+)
+# what comes is not what was written
+REWRITTEN = (
+    *("pythonic", "llama4_pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "glm47"),
+    *("seed_oss", "minimax_m2", "step3"),
+)
 MISTRAL_NEW = f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[CALL_ID]abc123def[ARGS]{SECOND}"
 FORMATS = TOOL_FORMATS
 
@@ -163,6 +200,13 @@ def test_text_after_a_call_is_content():
         ("qwen3_coder", "a <function is"),
         ("glm45", "<tool_call>nobody\n</tool_call>"),
         ("glm45", "<tool_call>nobody</tool_call>"),
+        ("minimax_m2", '<minimax:tool_call>\n<invoke name="nobody">\n</invoke>\n</minimax:tool_call>'),
+        ("minimax_m2", '<invoke name="'),
+        ("lfm2", "<|tool_call_start|>[nobody(a=1)]<|tool_call_end|>"),
+        ("xlam", '[{"a": 1}]'),
+        ("xlam", "[1, 2]"),
+        ("cohere_command3", '<|START_ACTION|>[{"tool_name": "nobody", "parameters": {}}]<|END_ACTION|>'),
+        ("internlm", "<|action_start|><|plugin|>\nprint(1)<|action_end|>"),
     ],
 )
 def test_what_is_no_call_is_content_to_the_last_byte(name, text):
@@ -231,6 +275,18 @@ def test_the_arguments_in_these_tests_are_json():
         ("{{ tools }}<|start|>assistant<|channel|>final<|message|>", "harmony"),
         ("{{ tools }}<|python_start|>[f(a=1)]<|python_end|>", "llama4_pythonic"),
         ("{{ tools }}<function_calls>", "olmo3"),
+        ("{{ tools }}<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>", "glm47"),
+        ("{{ tools }}<seed:tool_call>\n<function=f>\n<parameter=p>v</parameter>", "seed_oss"),
+        ('{{ tools }}<minimax:tool_call>\n<invoke name="f">', "minimax_m2"),
+        ('{{ tools }}<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="f">', "step3"),
+        ("List of tools: <|tool_list_start|>{{ tools }}<|tool_list_end|>", "lfm2"),
+        ('{{ tools }}<tool_calls>[{"name": "f"}]</tool_calls>', "hunyuan_a13b"),
+        ("{{ tools }}<|START_ACTION|>[", "cohere_command3"),
+        ("{{ tools }}<|im_start|>system name=<|plugin|><|action_start|>", "internlm"),
+        ("{{ tools }}'<function_call> '", "granite-20b-fc"),
+        ("{{ tools }} make calls in a single JSON array: [", "xlam"),
+        ("{{ tools }}<longcat_tool_call>", "longcat"),
+        ("{{ tools }}<longcat_tool_call><longcat_arg_key>", "generic"),
         ("{{ messages }}", "generic"),
     ],
 )
@@ -306,6 +362,11 @@ def test_calls_without_arguments_are_read_in_every_format():
         "olmo3": "<function_calls>\nadd()\n</function_calls>",
         "qwen3_coder": "<tool_call>\n<function=add>\n</function>\n</tool_call>",
         "glm45": "<tool_call>add</tool_call>",
+        "glm47": "<tool_call>add</tool_call>",
+        "lfm2": "<|tool_call_start|>[add()]<|tool_call_end|>",
+        "seed_oss": "<seed:tool_call>\n<function=add>\n</function>\n</seed:tool_call>",
+        "minimax_m2": '<minimax:tool_call>\n<invoke name="add">\n</invoke>\n</minimax:tool_call>',
+        "step3": TWO_CALLS["step3"].partition("<steptml")[0] + '<steptml:invoke name="add"></steptml:invoke>',
     }.items():
         for pieces in cuts_of(text):
             assert parse(FORMATS[name], pieces) == ("", [["add", "{}"]]), (name, pieces)
