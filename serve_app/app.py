@@ -19,6 +19,7 @@ from serve_app.http.compression import CompressAnswers
 from serve_app.http.documents import complete_schema
 from serve_app.http.errors import answer_faults_as_json
 from serve_app.http.intake import Intake
+from serve_app.http.metrics import Metrics
 from serve_app.http.request_id import RequestIds
 from serve_app.http.result_cache import ResultCache
 from serve_app.model.registry import Registry
@@ -26,7 +27,7 @@ from serve_app.model.text_model import TextModel
 from serve_app.server.load import CountOpenRequests, OpenRequests
 from serve_app.server.model_routes import model_router
 from serve_app.server.page_routes import page_router
-from serve_app.server.state_routes import server_router
+from serve_app.server.state_routes import state_router
 from serve_app.server.token_routes import token_router
 
 __all__ = ["build_app"]
@@ -49,12 +50,13 @@ def build_app(
     checks = GrammarChecks(models)
     open_requests = OpenRequests()
     results = ResultCache(config.api, fingerprint)
+    metrics = Metrics()
     for router in (chat_router, completion_router):
-        answers = router(client, config, intake, checks, results, fingerprint)
+        answers = router(client, config, intake, checks, results, metrics, fingerprint)
         app.include_router(answers, prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
-    app.include_router(server_router(registry, version, open_requests))
+    app.include_router(state_router(registry, version, open_requests, metrics))
     app.include_router(page_router())
     answer_faults_as_json(app)
     complete_schema(app)

@@ -17,6 +17,7 @@ from serve_app.http.answer import EventAnswer, StreamLimits, WholeAnswer
 from serve_app.http.answer_head import AnswerHead
 from serve_app.http.documents import request_body, responses
 from serve_app.http.intake import Intake
+from serve_app.http.metrics import Metrics
 from serve_app.http.pacing import Paced
 from serve_app.http.result_cache import ResultCache
 from serve_app.http.session_id import SESSION_HEADER
@@ -32,6 +33,7 @@ def chat_router(
     intake: Intake,
     checks: GrammarChecks,
     results: ResultCache,
+    metrics: Metrics,
     fingerprint: str,
 ) -> APIRouter:
     router = APIRouter(tags=["chat"])
@@ -51,6 +53,7 @@ def chat_router(
         head = _head(chat, taken.request_id, prepared, chat.n)
         reply = Reply(generation.request, generation.rules, vocabulary)
         run, headers = results.run(http, [generation], reply, has_seed=chat.seed is not None)
+        run = metrics.followed(run, head.model)
         if not chat.stream:
             return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
         options = chat.stream_options
@@ -77,6 +80,7 @@ def chat_router(
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
         replies = Replies([Reply(one.request, one.rules, vocabulary) for one in generations], 1)
         run, headers = results.run(http, generations, replies, has_seed=taken.fields.seed is not None)
+        run = metrics.followed(run, head.model)
         return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
 
     def _head(fields: ChatOptions, request_id: str, prepared: PreparedChat, num_choices: int) -> AnswerHead:

@@ -18,6 +18,7 @@ from serve_app.http.answer import EventAnswer, StreamLimits, WholeAnswer
 from serve_app.http.answer_head import AnswerHead
 from serve_app.http.documents import request_body, responses
 from serve_app.http.intake import Intake
+from serve_app.http.metrics import Metrics
 from serve_app.http.pacing import Paced
 from serve_app.http.result_cache import ResultCache
 from serve_app.http.session_id import SESSION_HEADER
@@ -31,6 +32,7 @@ def completion_router(
     intake: Intake,
     checks: GrammarChecks,
     results: ResultCache,
+    metrics: Metrics,
     fingerprint: str,
 ) -> APIRouter:
     router = APIRouter(tags=["completions"])
@@ -60,7 +62,7 @@ def completion_router(
         parts = [Reply(part.request, part.rules, vocabulary) for part in generations]
         replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
         run, headers = results.run(http, generations, replies, has_seed=fields.seed is not None)
-        run = EchoAlone(run) if fields.max_tokens == 0 else run
+        run = metrics.followed(EchoAlone(run) if fields.max_tokens == 0 else run, head.model)
         prompts = [part.request.prompt for part in generations for _ in range(fields.n)]
         prompt_ids = prompts if fields.return_token_ids else None
         if not fields.stream:

@@ -13,6 +13,7 @@ Out:
     connection     is the client still there, and does it read?
     compression    documents whole, streams event by event
     result_cache   deterministic requests that come again, where the operator wants it
+    metrics        what has been answered, in numbers for Prometheus
     errors         the one table from errors to HTTP
     documents      what the OpenAPI document says of routes that read their body themselves
 """

@@ -2,6 +2,6 @@
 
 model_routes   /v1/models
 token_routes   /tokenize, /detokenize
-state_routes   /health, /ping, /version, /load, /status; load counts what is open
+state_routes   /health, /ping, /version, /load, /status, /metrics; load counts what is open
 page_routes    the chat page at /, which is page.html
 """

@@ -1,20 +1,22 @@
-"""What a server says of itself: /health, /ping, /version, /load and /status."""
+"""What a server says of itself: /health, /ping, /version, /load, /status and /metrics."""
 
 import logging
 
 import msgspec
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from engine.errors import Unavailable
 from serve_app.api.answers import ModelStatus, StatusList
 from serve_app.http.documents import responses
+from serve_app.http.metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.server.load import OpenRequests
 
-__all__ = ["server_router"]
+__all__ = ["state_router"]
 
 
-def server_router(registry: Registry, version: str, open_requests: OpenRequests) -> APIRouter:
+def state_router(registry: Registry, version: str, open_requests: OpenRequests, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["server"])
 
     faults = responses(None)
@@ -50,5 +52,10 @@ def server_router(registry: Registry, version: str, open_requests: OpenRequests)
     @router.get("/status", summary="What the engines of each model have and do", response_model=StatusList)
     async def show_status() -> StatusList:
         return StatusList(data=[ModelStatus(**msgspec.structs.asdict(one)) for one in await registry.statuses()])
+
+    @router.get("/metrics", summary="What has been answered, for Prometheus", response_class=PlainTextResponse)
+    async def show_metrics() -> PlainTextResponse:
+        text = metrics.text(await registry.statuses())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
