@@ -18,6 +18,7 @@ from serve_app.http.auth import bearer_check
 from serve_app.http.compression import CompressAnswers
 from serve_app.http.documents import complete_schema
 from serve_app.http.errors import answer_faults_as_json
+from serve_app.http.head_requests import HeadRequests
 from serve_app.http.intake import Intake
 from serve_app.http.metrics import Metrics
 from serve_app.http.request_id import RequestIds
@@ -62,6 +63,7 @@ def build_app(
     complete_schema(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)
     app.add_middleware(CompressAnswers)
+    app.add_middleware(HeadRequests)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     if config.api.allowed_origins:
         app.add_middleware(

@@ -3,6 +3,7 @@
 In, each a step of its own:
 
     auth, request_id, session_id   whose request it is
+    head_requests                  HEAD is GET without the body
     body                           bounded, strict, off the event loop if large
     intake                         all of the first half of a POST: body, fields, model, preparation
 

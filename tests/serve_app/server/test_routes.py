@@ -100,3 +100,18 @@ async def test_a_base_model_has_no_chat(template):
     async with serving(ScriptedClient(), models={"toy": toy_model(template=template)}) as http:
         answer = await http.post("/v1/chat/completions", json=chat())
     assert answer.status_code == 400 and "no chat template" in answer.json()["error"]["message"]
+
+
+async def test_head_is_get_without_the_body():
+    async with serving(ScriptedClient()) as http:
+        for path, status in (
+            ("/health", 200),
+            ("/v1/models", 200),
+            ("/", 200),
+            ("/nowhere", 404),
+            ("/v1/chat/completions", 405),
+        ):
+            got, head = await http.get(path), await http.head(path)
+            assert head.status_code == got.status_code == status and head.content == b""
+            names = ("content-type", "content-length")
+            assert [head.headers.get(name) for name in names] == [got.headers.get(name) for name in names]
