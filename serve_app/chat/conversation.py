@@ -10,7 +10,14 @@ from serve_app.api.requests import Message, TextPart, ToolCall
 
 __all__ = ["template_messages"]
 
-PART_TYPES = ("text", "refusal", "thinking")  # each has its text under its own name
+# type of a part -> where its text stands
+TEXT_OF = {
+    "text": "text",
+    "input_text": "text",  # as /v1/responses calls them
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -58,9 +65,10 @@ def _text(content: str | list[TextPart] | None, at: str) -> str:
 
 
 def _part_text(part: TextPart, at: str) -> str:
-    if part.type not in PART_TYPES:
+    field = TEXT_OF.get(part.type)
+    if field is None:
         raise RequestError(f"{at}.type: this model reads text only, not {part.type[:40]!r}", param=f"{at}.type")
-    text = getattr(part, part.type)
+    text = getattr(part, field)
     if text is None:
-        raise RequestError(f"{at}.{part.type}: missing", param=f"{at}.{part.type}")
+        raise RequestError(f"{at}.{field}: missing", param=f"{at}.{field}")
     return str(text)

@@ -55,6 +55,14 @@ def test_every_role_and_text_parts_are_taken_and_null_keys_of_the_sdk_too():
     ]
 
 
+def test_text_parts_may_bear_the_names_that_responses_give_them():
+    parts = [{"type": kind, "text": kind} for kind in ("input_text", "output_text")]
+    parts += [{"type": kind, kind: kind} for kind in ("refusal", "thinking")]
+    assert "user\ninput_text\noutput_text\nrefusal\nthinking<" in prompt_of(
+        messages=[{"role": "user", "content": parts}]
+    )
+
+
 def test_without_max_tokens_the_answer_gets_all_the_room():
     request = prepare(context_len=300).request
     assert request.sampling.max_tokens == 300 - len(request.prompt)
