@@ -139,6 +139,7 @@ class ChatCompletion(BaseModel):
     usage: UsageAnswer
     system_fingerprint: str | None
     prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None  # by token id
+    prompt_text: str | None = None
 
 
 class CompletionLogprobs(BaseModel):

@@ -39,9 +39,8 @@ class ChatEvents:
     def opening(self, usage: Usage) -> bytes:
         """The role of every choice, before any text."""
         head = self._head
-        start = self._start
-        if head.prompt_token_ids is not None:
-            start = start.replace(b'"choices"', b'"prompt_token_ids":%b,"choices"' % encode(head.prompt_token_ids), 1)
+        told = b"".join(b'"%b":%b,' % (name.encode(), _json(value)) for name, value in _prompt(head).items())
+        start = self._start.replace(b'"choices"', told + b'"choices"', 1)
         role = b'"role":%b,"content":""' % encode(head.role)
         nothing = msgspec.structs.replace(usage, completion_tokens=0)
         events = [self._plain_event(index, role, nothing, start) for index in range(head.n)]
@@ -100,6 +99,16 @@ class ChatEvents:
         return event(start, choice, None if self._usage else self._head.fingerprint, shown)
 
 
+def _prompt(head: AnswerHead) -> dict[str, Any]:
+    """What is told of the prompt."""
+    told = {"prompt_token_ids": head.prompt_token_ids, "prompt_text": head.prompt_text}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _json(value: Any) -> bytes:
+    return json_text(value) if isinstance(value, str) else encode(value)
+
+
 def _said(said: Said) -> list[bytes]:
     """The insides of `delta`, one for each event: a reader takes thinking, text and each piece of a call alone."""
     events = []
@@ -155,8 +164,7 @@ class ChatWhole:
             "usage": usage.shown(),
             "system_fingerprint": head.fingerprint,
         }
-        if head.prompt_token_ids is not None:
-            document["prompt_token_ids"] = head.prompt_token_ids
+        document |= _prompt(head)
         if self._prompt_logprobs is not None:
             document["prompt_logprobs"] = self._prompt_logprobs
         return encode(document)

@@ -29,6 +29,7 @@ class PreparedChat(msgspec.Struct, frozen=True):
     generation: Prepared
     role: str  # of the answer
     echo: str  # what every choice begins with
+    prompt: str  # as rendered
 
 
 def prepare_chat(
@@ -63,7 +64,7 @@ def prepare_chat(
     )
     last = messages[-1]
     role = "assistant" if _opens_answer(chat) else last["role"]
-    return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "")
+    return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "", prompt)
 
 
 def prepare_chat_batch(

@@ -95,6 +95,7 @@ def chat_router(
             num_logprobs=request.sampling.num_logprobs,
             echo=prepared.echo,
             prompt_token_ids=request.prompt if fields.return_token_ids else None,
+            prompt_text=prepared.prompt if fields.return_prompt_text else None,
             names_ids=fields.return_tokens_as_token_ids,
         )
 

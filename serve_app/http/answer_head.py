@@ -18,4 +18,5 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     num_prompt_logprobs: int | None = None  # the same of the prompt, in a field of its own
     echo: str = ""  # every choice's text begins with it
     prompt_token_ids: tuple[int, ...] | None = None  # told, as are the answer's, if not None
+    prompt_text: str | None = None  # told if not None
     names_ids: bool = False  # logprobs name tokens as token_id:N

@@ -152,6 +152,17 @@ async def test_token_ids_are_told_if_wanted():
     assert [token for e in seen for token in e["choices"][0].get("token_ids", [])] == [*byte_tokens("ab"), 2]
 
 
+async def test_the_prompts_text_is_told_if_wanted():
+    client, answer = await post({"return_prompt_text": True, "truncate_prompt_tokens": 5}, says("ab"))
+    text = answer.json()["prompt_text"]
+    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n" and len(client.requests[0].prompt) == 5
+    _, answer = await post({"return_prompt_text": True, "stream": True}, says("ab"))
+    first, *rest = events(answer.text)[:-1]
+    assert first["prompt_text"] == text and not any("prompt_text" in event for event in rest)
+    _, answer = await post({}, says("ab"))
+    assert "prompt_text" not in answer.json()
+
+
 async def test_token_ids_are_told_also_while_text_is_held_back():
     _, answer = await post({"return_token_ids": True, "stream": True, "stop": "abc"}, says("abx"))
     seen = events(answer.text)[:-1]
