@@ -284,4 +284,6 @@ def _allow(bits: NDArray[np.int32], token: int) -> None:
 
 
 def _first_lines(message: str) -> str:
-    return " ".join(message.strip().splitlines()[:2])[:500]
+    """With what is wrong, where a drawing of the place stands between."""
+    first, rest = message.strip().splitlines()[:2], message.strip().splitlines()[2:]
+    return " ".join([*first, *(line for line in rest if line.startswith("error:"))])[:500]

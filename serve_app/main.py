@@ -22,16 +22,17 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:
     from serve_app.app import build_app
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
-    return build_app(client, config, {model.name: load_text_model(model) for model in config.models})
+    models = {model.name: load_text_model(model) for model in config.models}
+    return build_app(client, config, models, behind_serve=True)
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     from engine.grammar import Vocabulary
     from engine.load import load_executor
     from engine.ranks import lead
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
     text = load_text_model(model)
     special_ids = tuple(sorted(text.vocabulary.special_ids))
