@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.errors import ModelError
-from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
+from engine.model.arch import ModelArch, arch_from_hub
+from engine.model.gguf_arch import arch_from_gguf
 from engine.model.gguf_file import read_index
 from engine.model.matrix import Matrix
 from engine.model.packings import packing_of

@@ -1,0 +1,66 @@
+"""Reads how a model stretches its positions, from config.json or from a .gguf file's metadata."""
+
+from collections.abc import Mapping
+from math import log
+from typing import Any
+
+from engine.errors import ModelError
+from engine.model.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+
+__all__ = ["gguf_scaling", "hub_scaling", "scaled_context_len"]
+
+
+def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(rope["factor"])
+    original = rope.get("original_max_position_embeddings") or context_len
+    if kind == "llama3":
+        return Llama3Scaling(rope["factor"], original, rope["low_freq_factor"], rope["high_freq_factor"])
+    if kind == "yarn":
+        factor = rope.get("factor") or context_len / original
+        return YarnScaling(
+            factor,
+            original,
+            rope.get("beta_fast") or 32.0,
+            rope.get("beta_slow") or 1.0,
+            _yarn_amplitude(factor, rope),
+            rope.get("truncate", True),
+        )
+    raise ModelError(f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn")
+
+
+def gguf_scaling(sizes: Mapping[str, Any]) -> RopeScaling | None:
+    kind, factor = sizes.get("rope.scaling.type", "none"), sizes.get("rope.scaling.factor", 0.0)
+    if kind == "none" or not factor:
+        return None
+    if kind == "linear":
+        return LinearScaling(factor)
+    if kind == "yarn":
+        original = sizes.get("rope.scaling.original_context_length") or sizes["context_length"]
+        amplitude = sizes.get("rope.scaling.attn_factor", 1.0) * _yarn_amplitude(factor, {})
+        return YarnScaling(factor, original, 32.0, 1.0, amplitude)
+    raise ModelError(f"rope scaling {kind!r} is not supported; supported are none, linear, yarn")
+
+
+def scaled_context_len(context_len: int, scaling: RopeScaling | None) -> int:
+    match scaling:
+        case LinearScaling():
+            return int(context_len * scaling.factor)
+        case YarnScaling():
+            return max(context_len, int(scaling.original_context_len * scaling.factor))
+        case _:
+            return context_len
+
+
+def _yarn_amplitude(factor: float, rope: Mapping[str, Any]) -> float:
+    def grown(slope: float) -> float:
+        return 0.1 * slope * log(factor) + 1.0 if factor > 1 else 1.0
+
+    if (given := rope.get("attention_factor")) is not None:
+        return float(given)
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return grown(rope["mscale"]) / grown(rope["mscale_all_dim"])
+    return grown(1.0)
