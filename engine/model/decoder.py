@@ -8,7 +8,7 @@ from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.matrix import linear_of
-from engine.model.rope import YarnScaling, frequencies
+from engine.model.rope import amplitude, frequencies
 from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
@@ -158,10 +158,10 @@ class _Layer:
 
 def _rotary_table(arch: ModelArch, weights: Weights, num_positions: int) -> Tensor:
     """[C, R] fp32: cosines, then sines, of every position's angles."""
-    scaling = arch.rope_scaling
-    frequency = torch.tensor(frequencies(arch.rope_theta, arch.rotary_dim, scaling), dtype=torch.float64)
+    frequency = torch.tensor(
+        frequencies(arch.rope_theta, arch.rotary_dim, arch.rope_scaling, num_positions), dtype=torch.float64
+    )
     if weights.has("rope_freqs.weight"):
         frequency /= weights.take("rope_freqs.weight", arch.rotary_dim // 2, dtype=torch.float64).cpu()
     angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
-    amplitude = scaling.amplitude if isinstance(scaling, YarnScaling) else 1.0
-    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude).float()
+    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude(arch.rope_scaling)).float()

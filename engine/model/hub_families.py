@@ -19,6 +19,7 @@ def _qwen3_flags(config: Mapping[str, Any]) -> dict[str, bool]:
 HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, bool]]] = {
     "llama": _llama_flags,
     "mistral": lambda config: {},
+    "phi3": lambda config: {},  # what it keeps in one matrix fused_weights.py takes apart
     "qwen2": lambda config: {"qkv_bias": True},
     "qwen3": _qwen3_flags,
 }
@@ -27,7 +28,7 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, bool]]] = {
 def hub_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     num_layers: int = config["num_hidden_layers"]
     window: int = config.get("sliding_window") or 0
-    if config["model_type"] == "mistral":
+    if config["model_type"] in ("mistral", "phi3"):
         return (window,) * num_layers
     if not config.get("use_sliding_window"):
         return (0,) * num_layers

@@ -1,11 +1,11 @@
 """Reads how a model stretches its positions, from config.json or from a .gguf file's metadata."""
 
 from collections.abc import Mapping
-from math import log
+from math import log, sqrt
 from typing import Any
 
 from engine.errors import ModelError
-from engine.model.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from engine.model.rope import LinearScaling, Llama3Scaling, LongScaling, RopeScaling, YarnScaling
 
 __all__ = ["gguf_scaling", "hub_scaling", "scaled_context_len"]
 
@@ -29,7 +29,12 @@ def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None
             _yarn_amplitude(factor, rope),
             rope.get("truncate", True),
         )
-    raise ModelError(f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn")
+    if kind in ("longrope", "su"):
+        factor = rope.get("factor") or context_len / original
+        return LongScaling(
+            tuple(rope["short_factor"]), tuple(rope["long_factor"]), original, _long_amplitude(factor, original, rope)
+        )
+    raise ModelError(f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn, longrope")
 
 
 def gguf_scaling(sizes: Mapping[str, Any]) -> RopeScaling | None:
@@ -64,3 +69,9 @@ def _yarn_amplitude(factor: float, rope: Mapping[str, Any]) -> float:
     if rope.get("mscale") and rope.get("mscale_all_dim"):
         return grown(rope["mscale"]) / grown(rope["mscale_all_dim"])
     return grown(1.0)
+
+
+def _long_amplitude(factor: float, original: int, rope: Mapping[str, Any]) -> float:
+    if (given := rope.get("attention_factor")) is not None:
+        return float(given)
+    return sqrt(1 + log(factor) / log(original)) if factor > 1 else 1.0

@@ -120,10 +120,12 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
+    from engine.model.fused_weights import Unfused
+
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
 
-        return Weights(GgufSource(files.path, arch), dtype, device, keeps_ints)
+        return Weights(Unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
 
@@ -131,6 +133,6 @@ def open_weights(
     packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
     plain = SafetensorsSource(files.path)
     if packing is None:
-        return Weights(plain, dtype, device, keeps_ints)
+        return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)
-    return Weights(source, dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(Unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)

@@ -100,7 +100,7 @@ def test_a_broken_file_is_named(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, mistral, .*, qwen2"),
         ({"model_type": None}, "is not supported"),
         ({"hidden_act": "gelu"}, "'gelu' is not supported"),
         (
@@ -111,7 +111,8 @@ def test_a_broken_file_is_named(folder):
         ({"quantization_config": {"quant_method": "awq", "version": "gemv"}}, "'gemv' with 4 bits is not supported"),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, "in the form None is not supported"),
         ({"quantization_config": [1]}, "quantization_config is not complete"),
-        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1.0}}, "'dynamic' is not supported"),
+        ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0]}}, "not complete.*short_factor"),
         ({"hidden_size": None}, "not complete"),
     ],
 )
@@ -120,6 +121,23 @@ def test_an_unknown_model_says_what_is_known(folder, change, message):
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ModelError, match=message):
         Runner(folder)
+
+
+def test_factors_of_a_long_context_follow_from_how_long_it_may_get(tmp_path):
+    model = oracle("phi3 longrope")
+    model.save_pretrained(tmp_path)
+    short, long = (Runner(tmp_path, max_context_len=most).logits(TOKENS[:32], 7)[-1:] for most in (32, 33))
+    assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    assert error(long, oracle_logits(model, TOKENS)[31:32]) < 1e-4
+    assert error(short, long) > 1e-2
+
+
+def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):
+    oracle("phi3").save_pretrained(tmp_path)
+    name = "model.layers.1.self_attn.qkv_proj.weight"
+    rewrite(tmp_path, lambda tensors: tensors.update({name: torch.zeros(95, 48)}))
+    with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.qkv_proj.*\[95, 48\].* 96 rows"):
+        Runner(tmp_path)
 
 
 def test_configs_of_older_transformers_are_read(folder):

@@ -33,6 +33,16 @@ def rope(kind: str, **more) -> dict:
 
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 
+LONGROPE = {
+    "original_max_position_embeddings": 32,
+    **rope(
+        "longrope",
+        short_factor=[1.0, 1.1, 1.2, 1.4, 1.7, 2.0],
+        long_factor=[1.0, 2.0, 3.0, 5.0, 9.0, 17.0],
+        partial_rotary_factor=0.75,
+    ),
+}
+
 # name -> (transformers' family, what differs from SIZES)
 FAMILIES = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
@@ -48,6 +58,8 @@ FAMILIES = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2 windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 24}),
+    "phi3": ("Phi3", {"sliding_window": 9, "pad_token_id": 0}),
+    "phi3 longrope": ("Phi3", {"hidden_size": 64, "pad_token_id": 0, "tie_word_embeddings": True, **LONGROPE}),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
 }
 
@@ -80,6 +92,7 @@ class Runner:
         kernels: KernelSet | None = None,
         cache_dtype: torch.dtype | None = None,
         keeps_ints: bool = True,
+        max_context_len: int = 256,
     ) -> None:
         files = resolve(str(path))
         arch = read_arch(files)
@@ -88,7 +101,7 @@ class Runner:
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
         keeps_ints = keeps_ints and kernels.quantised_linear is not None
         weights = open_weights(files, arch, dtype, CPU, keeps_ints)
-        self.decoder = Decoder(arch, weights, kernels, max_context_len=256)
+        self.decoder = Decoder(arch, weights, kernels, max_context_len)
         self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
