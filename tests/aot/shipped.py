@@ -49,14 +49,19 @@ def shipped():
 def _layers(dtype):
     one = f"*{dtype}"
     cases = {}
-    for dim in (576, 4096, 8192):
-        types = {"x": one, "residual": "*fp32", "weight": "*fp32", "out": one, "eps": "fp32"}
-        cases[f"add_rms_norm, {dim}, {dtype}"] = (
-            rms_norm._add_rms_norm,
-            types,
-            {"M": dim},
-            rms_norm.launch(dim, DEVICE),
-        )
+    norms = {"": (576, 4096, 8192), " of what is added too": (5376,), " of what is added alone": (4096,)}
+    for more, dims in norms.items():
+        types = {"x": one, "residual": "*fp32", "weight": "*fp32", "x_weight": "*fp32", "out": one}
+        types |= {"eps": "fp32", "x_scale": "fp32"}
+        absent = {} if more else {"x_weight": None}
+        absent |= {"weight": None} if "alone" in more else {}
+        for dim in dims:
+            cases[f"add_rms_norm{more}, {dim}, {dtype}"] = (
+                rms_norm._add_rms_norm,
+                types,
+                {"M": dim, **absent},
+                rms_norm.launch(dim, DEVICE),
+            )
     for dim in (576, 4096):
         types = {"weight": one, "tokens": "*i64", "out": one}
         cases[f"embedding, {dim}, {dtype}"] = embedding._embedding, types, {"M": dim}, embedding.launch(dim, DEVICE)

@@ -40,6 +40,15 @@ def test_add_rms_norm_updates_the_residual(dtype, bound):
     assert close(out, rms_norm(total, weight, 1e-5), bound)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_what_is_added_can_be_normed_and_scaled_and_the_sum_be_left_alone(dtype, bound):
+    x, residual, weight = torch.randn(3, 32).to(dtype), torch.randn(3, 32), torch.randn(32)
+    total = residual + rms_norm(x.float(), weight, 1e-5) * 0.3
+    out = add_rms_norm(x, residual, None, 1e-5, weight, 0.3)
+    assert torch.equal(residual, total)
+    assert torch.equal(out, total.to(dtype))
+
+
 @pytest.mark.parametrize("num_rotated", [8, 16])
 def test_rotary_is_a_complex_rotation_of_pairs(num_rotated):
     x, positions = torch.randn(5, 3, 16), torch.tensor([0, 7, 2, 30, 7])
@@ -108,6 +117,18 @@ def test_compiled_norms_agree_with_the_reference(shape):
     ours, theirs = residual.clone(), residual.clone()
     assert close(add_norm(x, ours, weight, 1e-5), add_rms_norm(x, theirs, weight, 1e-5), 4e-3)
     assert torch.equal(ours, theirs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 8), (5, 33), (7, 576)])
+@pytest.mark.parametrize("normed", ["x", "sum", "both", ""])
+def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape):
+    add_norm = rms_norm_cpu.build(COMPILER)
+    x, residual, weight = torch.randn(shape).bfloat16(), torch.randn(shape), torch.randn(shape[-1])
+    ours, theirs = residual.clone(), residual.clone()
+    options = (weight if normed in ("sum", "both") else None, 1e-5, weight.flip(0) if normed in ("x", "both") else None)
+    assert close(add_norm(x, ours, *options, 0.22), add_rms_norm(x, theirs, *options, 0.22), 4e-3)
+    assert close(ours, theirs, 1e-6)
 
 
 @needs_compiler

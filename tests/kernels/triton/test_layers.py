@@ -27,6 +27,18 @@ def test_the_norm_of_the_sum(shape, dtype, bound):
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize("normed", ["x", "sum", "both", ""])
+def test_what_is_added_can_be_normed_and_scaled(normed, dtype, bound):
+    shape = (5, 33)
+    x, residual, weight = torch.randn(shape).to(dtype), torch.randn(shape), torch.rand(shape[-1])
+    ours, theirs = residual.clone(), residual.clone()
+    options = (weight if normed in ("sum", "both") else None, 1e-5, weight.flip(0) if normed in ("x", "both") else None)
+    out = add_rms_norm(x, ours, *options, 0.22)
+    assert error(out, norm_reference.add_rms_norm(x, theirs, *options, 0.22)) < bound
+    assert error(ours, theirs) < 1e-6
+
+
 def test_a_norm_does_not_depend_on_the_other_rows():
     x, residual, weight = torch.randn(4, 100).bfloat16(), torch.randn(4, 100), torch.rand(100)
     alone = [add_rms_norm(x[r, None], residual[r, None].clone(), weight, 1e-5) for r in range(4)]
