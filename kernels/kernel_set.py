@@ -21,6 +21,7 @@ from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+from kernels.square_sums.reference import square_sums
 
 __all__ = ["KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
 
@@ -44,6 +45,7 @@ class KernelSet:
     quantised_linear: Callable[..., LinearKernel] | None  # the same of GroupedInts; None: they must be made dense
     embedding: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
+    square_sums: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
     gated_activation: Callable[..., Tensor]
@@ -103,6 +105,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
+    from kernels.square_sums import triton as square_sums_triton
 
     # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -112,6 +115,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,
+        square_sums=square_sums_triton.square_sums,
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
@@ -142,6 +146,7 @@ def _reference_kernels() -> KernelSet:
         quantised_linear=None,
         embedding=embedding,
         add_rms_norm=add_rms_norm,
+        square_sums=square_sums,
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
         gated_activation=gated_activation,
@@ -180,6 +185,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
     from kernels.quantised_linear import cpu as quantised_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
+    from kernels.square_sums import cpu as square_sums_cpu
 
     return replace(
         kernels,
@@ -188,6 +194,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         linear=linear_cpu.build(compiler),
         quantised_linear=quantised_linear_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
+        square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         gated_activation=gated_activation_cpu.build(compiler),

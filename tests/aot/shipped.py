@@ -14,6 +14,7 @@ from kernels.quantised_linear import triton as quantised_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
+from kernels.square_sums import triton as square_sums
 from tests.aot.attention import attention
 
 __all__ = ["shipped"]
@@ -72,20 +73,28 @@ def _layers(dtype):
             {"F": dim},
             gated_activation.launch(dim, DEVICE),
         )
-    wide, narrow = (32, 8, 128), (9, 3, 64)
-    for shape, normed, fp8 in ((wide, False, False), (wide, True, False), (narrow, False, False), (wide, False, True)):
+    cases[f"square_sums, 4096 and 1024, {dtype}"] = (
+        square_sums._square_sums,
+        {"qkv": one, "out": "*fp32"},
+        {"WIDTH": 6144, "QUERIES": 4096, "KEYS": 1024},
+        square_sums.launch(4096, DEVICE),
+    )
+    wide, narrow, large = (32, 8, 128), (9, 3, 64), (16, 8, 256)
+    shapes = (wide, "", False), (wide, "normed, ", False), (narrow, "", False), (wide, "", True)
+    for shape, normed, fp8 in (*shapes, (wide, "normed over all heads, ", False), (large, "normed, ", False)):
         num_heads, num_kv_heads, dim = shape
         types = dict.fromkeys(("qkv", "q_out"), one) | {"eps": "fp32"}
         types |= dict.fromkeys(("k_cache", "v_cache"), "*fp8e4nv" if fp8 else one)
-        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin", "k_scale", "v_scale"), "*fp32")
+        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin", "k_scale", "v_scale", "squares"), "*fp32")
         types |= dict.fromkeys(("positions", "slots"), "*i64")
         sizes = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": dim, "PAGE": 16, "R": dim}
         unscaled = {} if fp8 else {"k_scale": None, "v_scale": None}
-        more = f"{'normed, ' if normed else ''}{'fp8 cache, ' if fp8 else ''}"
+        unscaled |= {} if "all" in normed else {"squares": None}
+        more = f"{normed}{'fp8 cache, ' if fp8 else ''}"
         cases[f"qkv_rotary, {num_heads}/{num_kv_heads} x {dim}, {more}{dtype}"] = (
             qkv_rotary._qkv_rotary,
             types,
-            {"NORM_Q": normed, "NORM_K": normed, **sizes, **unscaled},
+            {"NORM_Q": bool(normed), "NORM_K": bool(normed), **sizes, **unscaled},
             qkv_rotary.launch(dim, DEVICE),
         )
     return cases

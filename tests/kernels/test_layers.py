@@ -9,6 +9,8 @@ from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm import cpu as rms_norm_cpu
 from kernels.rms_norm.reference import add_rms_norm, rms_norm
 from kernels.rotary.reference import rotary
+from kernels.square_sums import cpu as square_sums_cpu
+from kernels.square_sums.reference import square_sums
 from kernels.write_kv.reference import write_kv
 
 DTYPES = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
@@ -96,6 +98,20 @@ def test_qkv_rotary_is_norm_rotary_and_write(normed):
     assert (k_cache[0, :, 0] == 0).all()
 
 
+def test_norms_of_queries_and_keys_can_be_over_all_heads():
+    heads, kv_heads, dim = 6, 2, 16
+    qkv, unturned = torch.randn(4, (heads + 2 * kv_heads) * dim), torch.tensor([[1.0, 0.0]])
+    norms = torch.rand(heads * dim), torch.rand(kv_heads * dim)
+    where = torch.zeros(4, dtype=torch.int64), torch.tensor([1, 5, -1, 7])
+    k_cache, v_cache = torch.zeros(2, kv_heads, 4, dim), torch.zeros(2, kv_heads, 4, dim)
+    sums = square_sums(qkv, heads * dim, kv_heads * dim)
+    squares = sums / torch.tensor([heads * dim, kv_heads * dim])
+    out = qkv_rotary(qkv.clone(), *norms, 1e-6, unturned, *where, k_cache, v_cache, squares_T2=squares)
+    q, k, _ = qkv.split((heads * dim, kv_heads * dim, kv_heads * dim), 1)
+    assert close(out.flatten(1), rms_norm(q, norms[0], 1e-6), 1e-6)
+    assert close(k_cache[1, :, 3].flatten(), rms_norm(k, norms[1], 1e-6)[3], 1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "bound"), DTYPES)
 def test_gated_activation_is_silu_times_up(dtype, bound):
     x = torch.randn(3, 34).to(dtype)
@@ -138,17 +154,26 @@ def test_compiled_activation_agrees_with_the_reference():
 
 
 @needs_compiler
-@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("widths", [(16, 8), (37, 3), (576, 192)])
+def test_compiled_square_sums_agree_with_the_reference(widths):
+    x = torch.randn(5, sum(widths) + 20).bfloat16()
+    assert close(square_sums_cpu.build(COMPILER)(x, *widths), square_sums(x, *widths), 1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("normed", ["each head", "all heads", ""])
 @pytest.mark.parametrize("num_rotated", [8, 16])
 def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
     heads, kv_heads, dim, block_size, num_blocks = 6, 2, 16, 4, 2
     qkv, cos_sin = torch.randn(4, (heads + 2 * kv_heads) * dim).bfloat16(), table(20, num_rotated)
-    norms = (torch.rand(dim), torch.rand(dim)) if normed else (None, None)
+    sizes = (heads * dim, kv_heads * dim) if normed == "all heads" else (dim, dim)
+    norms = tuple(map(torch.rand, sizes)) if normed else (None, None)
+    squares = {"squares_T2": torch.rand(4, 2)} if normed == "all heads" else {}
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 6])
     shape = (num_blocks, kv_heads, block_size, dim)
     caches = [torch.full(shape, 7.0).bfloat16() for _ in range(4)]
-    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2])
-    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:])
+    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2], **squares)
+    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:], **squares)
     assert close(ours, theirs, 1e-2)
     keys = caches[0].view(num_blocks, kv_heads, dim // 2, block_size, 2).transpose(2, 3).reshape(shape)
     values = caches[1].view(num_blocks, kv_heads, block_size // 2, dim, 2).transpose(3, 4).reshape(shape)

@@ -7,6 +7,8 @@ from kernels.qkv_rotary import reference as qkv_reference
 from kernels.qkv_rotary.triton import qkv_rotary
 from kernels.rms_norm import reference as norm_reference
 from kernels.rms_norm.triton import add_rms_norm
+from kernels.square_sums import reference as squares_reference
+from kernels.square_sums.triton import square_sums
 
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
 
@@ -53,19 +55,31 @@ def test_the_gate_is_silu_times_up(ffn_dim, dtype, bound):
     assert error(gated_activation(gate_up), gate_reference.gated_activation(gate_up)) < bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("widths", [(16, 8), (37, 3), (9000, 192)])
+def test_square_sums(widths, dtype):
+    x = torch.randn(3, sum(widths) + 20).to(dtype)
+    out = square_sums(x, *widths)
+    assert error(out, squares_reference.square_sums(x, *widths)) < 1e-6
+    assert torch.equal(square_sums(x[1:2], *widths), out[1:2])
+
+
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-@pytest.mark.parametrize("norms", ["qk", "q", "k", ""])
+@pytest.mark.parametrize("norms", ["qk", "q", "k", "", "qk of all heads"])
 @pytest.mark.parametrize(("heads", "dim", "num_rotated"), [((9, 3), 64, 64), ((6, 2), 80, 32), ((40, 8), 128, 128)])
 def test_queries_keys_and_values_find_their_places(heads, dim, num_rotated, norms, dtype, bound):
     num_heads, num_kv_heads = heads
     qkv = torch.randn(4, (num_heads + 2 * num_kv_heads) * dim).to(dtype)
     angle = torch.rand(20, num_rotated // 2) * 6
     cos_sin = torch.cat((angle.cos(), angle.sin()), -1)
-    weights = [torch.rand(dim) if which in norms else None for which in "qk"]
+    counts = heads if "all" in norms else (1, 1)
+    weights = [torch.rand(count * dim) if which in norms else None for which, count in zip("qk", counts, strict=True)]
+    squares = {"squares_T2": torch.rand(4, 2)} if "all" in norms else {}
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
     caches = [torch.full((2, num_kv_heads, 4, dim), torch.nan, dtype=dtype) for _ in range(4)]
-    out = qkv_rotary(qkv.clone(), *weights, 1e-6, cos_sin, positions, slots, *caches[:2])
-    expected = qkv_reference.qkv_rotary(qkv.clone(), *weights, 1e-6, cos_sin, positions, slots, *caches[2:])
+    places = cos_sin, positions, slots
+    out = qkv_rotary(qkv.clone(), *weights, 1e-6, *places, *caches[:2], **squares)
+    expected = qkv_reference.qkv_rotary(qkv.clone(), *weights, 1e-6, *places, *caches[2:], **squares)
     assert error(out, expected) < bound
     for ours, theirs in zip(caches[:2], caches[2:], strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan())
