@@ -1,16 +1,19 @@
 """What a model is, in flags and sizes: all that the decoder needs to know besides the weights."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from engine.errors import ModelError
-from engine.model.hub_families import HUB_FLAGS, hub_windows
-from engine.model.rope import RopeScaling
-from engine.model.rope_config import hub_scaling, scaled_context_len
+from engine.model.hub_families import HUB_DEFAULTS, HUB_FLAGS, Flags, hub_windows
+from engine.model.rope import Rope, RopeScaling
+from engine.model.rope_config import hub_rope, hub_scaling, scaled_context_len
 
-__all__ = ["ModelArch", "arch_from_hub"]
+__all__ = ["ModelArch", "Norms", "arch_from_hub"]
+
+# Where norms stand: before attention and the feed-forward block, after them (before they are added), or both
+Norms = Literal["before", "after", "around"]
 
 
 class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +27,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     rotary_dim: int  # first dimensions of a head that are rotated
     rope_theta: float
     rope_scaling: RopeScaling | None = None
+    window_rope: Rope | None = None  # of layers with a window, where it is another
     norm_eps: float
     max_context_len: int  # tokens
     windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
@@ -32,6 +36,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     out_bias: bool = False
     ffn_bias: bool = False
     qk_norm: bool = False  # RMS norm over each query and key head
+    whole_qk_norm: bool = False  # that norm is over all query heads together, and over all key heads
+    norms: Norms = "before"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "model_dim", "ffn_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -56,21 +62,16 @@ def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported; supported is silu")
     try:
+        config = {**HUB_DEFAULTS.get(family, {}), **config}
         return _from_hub(config, HUB_FLAGS[family](config))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"config.json is not complete: {type(error).__name__} {error}") from error
 
 
-def _from_hub(config: Mapping[str, Any], flags: dict[str, bool]) -> ModelArch:
+def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
     num_heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
-    # old configs have rope_theta at the top and the rest in rope_scaling, new ones all of it in rope_parameters
-    rope = {
-        "rope_theta": 10000.0,
-        **config,
-        **(config.get("rope_scaling") or {}),
-        **(config.get("rope_parameters") or {}),
-    }
+    rope = hub_rope(config)
     context_len = config["max_position_embeddings"]
     scaling = hub_scaling(rope, context_len)
     return ModelArch(

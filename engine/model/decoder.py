@@ -8,7 +8,8 @@ from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.matrix import linear_of
-from engine.model.rope import amplitude, frequencies
+from engine.model.norms import LayerNorms, QkNorms
+from engine.model.rotary_tables import RotaryTables
 from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
@@ -35,8 +36,8 @@ class Decoder:
         self._kernels = kernels
         self._tp = tp
         self._embedding_VM = weights.take("model.embed_tokens.weight", arch.vocab_size, arch.model_dim)
-        self._cos_sin_CR = _rotary_table(arch, weights, max_context_len).to(self._embedding_VM.device)
-        self._layers = [_Layer(arch, weights, kernels, index, tp) for index in range(arch.num_layers)]
+        tables = RotaryTables(arch, weights, max_context_len, self._embedding_VM.device)
+        self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
         self._norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
         share = tp.rows(arch.vocab_size)
         if arch.tied:
@@ -56,16 +57,19 @@ class Decoder:
     @torch.inference_mode()
     def hidden(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
         """The same up to the head: [R, M] in the model's dtype."""
+        add_norm, eps = self._kernels.add_rms_norm, self.arch.norm_eps
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
         # 60 sums in bfloat16 would decide between near ties by rounding alone
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+        after_M = None  # what x is still to be normed with
         for layer, cache in zip(self._layers, kv.layers, strict=True):
-            x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.input_norm_M, self.arch.norm_eps)
-            x_TM = layer.attend(x_TM, batch, cache, self._cos_sin_CR)
-            x_TM = self._kernels.add_rms_norm(x_TM, residual_TM, layer.ffn_norm_M, self.arch.norm_eps)
+            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M)
+            x_TM = layer.attend(x_TM, batch, cache)
+            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, layer.norms.after_attention_M)
             x_TM = layer.feed_forward(x_TM)
+            after_M = layer.norms.after_ffn_M
         rows = batch.sample_rows_R
-        return self._kernels.add_rms_norm(x_TM[rows], residual_TM[rows], self._norm_M, self.arch.norm_eps)
+        return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M)
 
     @torch.inference_mode()
     def logits(self, x_RM: Tensor) -> Tensor:
@@ -76,11 +80,20 @@ class Decoder:
 
 
 class _Layer:
-    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, index: int, tp: TensorParallel) -> None:
+    def __init__(
+        self,
+        arch: ModelArch,
+        weights: Weights,
+        kernels: KernelSet,
+        tables: RotaryTables,
+        index: int,
+        tp: TensorParallel,
+    ) -> None:
         self._arch = arch
         self._kernels = kernels
         self._tp = tp
         self._window = arch.windows[index]
+        self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"
         dim, head_dim, ffn_dim = arch.model_dim, arch.head_dim, arch.ffn_dim
         q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
@@ -100,43 +113,40 @@ class _Layer:
             bias_M = weights.take(f"{at}.{name}.bias", dim) if bias else None
             return linear_of(kernels, [matrix], bias_M if tp.rank == 0 else None)
 
-        def norm(name: str, size: int) -> Tensor:
-            return weights.take(f"{at}.{name}.weight", size, dtype=torch.float32)
-
-        self.input_norm_M = norm("input_layernorm", dim)
-        kv_rows = tp.kv_rows(arch.num_kv_heads, head_dim)
+        self.norms = LayerNorms(arch, weights, at)
+        q_rows, kv_rows = tp.rows(arch.num_heads, head_dim), tp.kv_rows(arch.num_kv_heads, head_dim)
         self._qkv = cut_by_outputs(
             {
-                "self_attn.q_proj": (q_dim, tp.rows(arch.num_heads, head_dim)),
+                "self_attn.q_proj": (q_dim, q_rows),
                 "self_attn.k_proj": (kv_dim, kv_rows),
                 "self_attn.v_proj": (kv_dim, kv_rows),
             },
             dim,
             arch.qkv_bias,
         )
-        self._q_norm_D = norm("self_attn.q_norm", head_dim) if arch.qk_norm else None
-        self._k_norm_D = norm("self_attn.k_norm", head_dim) if arch.qk_norm else None
+        self._qk_norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
         self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
         self._out = cut_by_inputs("self_attn.o_proj", q_dim, tp.columns(arch.num_heads, head_dim), arch.out_bias)
-        self.ffn_norm_M = norm("post_attention_layernorm", dim)
         inner = ffn_dim, tp.rows(ffn_dim)
         self._gate_up = cut_by_outputs({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, arch.ffn_bias)
         self._down = cut_by_inputs("mlp.down_proj", ffn_dim, tp.columns(ffn_dim), arch.ffn_bias)
 
-    def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor], cos_sin_CR: Tensor) -> Tensor:
+    def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor]) -> Tensor:
         # other dtypes than float8 have room for all numbers that there are
         k_scale_G, v_scale_G = self._kv_scales if cache[0].dtype == torch.float8_e4m3fn else (None, None)
+        qkv_TX = self._qkv(x_TM)
         q_THD = self._kernels.qkv_rotary(
-            self._qkv(x_TM),
-            self._q_norm_D,
-            self._k_norm_D,
+            qkv_TX,
+            self._qk_norms.q_norm,
+            self._qk_norms.k_norm,
             self._arch.norm_eps,
-            cos_sin_CR,
+            self._cos_sin_CR,
             batch.positions_T,
             batch.slots_T,
             *cache,
             k_scale_G,
             v_scale_G,
+            self._qk_norms.squares(qkv_TX),
         )
         out_THD = self._kernels.paged_attention(
             q_THD,
@@ -154,14 +164,3 @@ class _Layer:
 
     def feed_forward(self, x_TM: Tensor) -> Tensor:
         return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM))))
-
-
-def _rotary_table(arch: ModelArch, weights: Weights, num_positions: int) -> Tensor:
-    """[C, R] fp32: cosines, then sines, of every position's angles."""
-    frequency = torch.tensor(
-        frequencies(arch.rope_theta, arch.rotary_dim, arch.rope_scaling, num_positions), dtype=torch.float64
-    )
-    if weights.has("rope_freqs.weight"):
-        frequency /= weights.take("rope_freqs.weight", arch.rotary_dim // 2, dtype=torch.float64).cpu()
-    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
-    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude(arch.rope_scaling)).float()

@@ -4,7 +4,16 @@ from math import ceil, floor, log, pi
 
 import msgspec
 
-__all__ = ["LinearScaling", "Llama3Scaling", "LongScaling", "RopeScaling", "YarnScaling", "amplitude", "frequencies"]
+__all__ = [
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongScaling",
+    "Rope",
+    "RopeScaling",
+    "YarnScaling",
+    "amplitude",
+    "frequencies",
+]
 
 
 class LinearScaling(msgspec.Struct, frozen=True):
@@ -47,6 +56,11 @@ class LongScaling(msgspec.Struct, frozen=True):
 
 
 RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling
+
+
+class Rope(msgspec.Struct, frozen=True):
+    theta: float
+    scaling: RopeScaling | None = None
 
 
 def amplitude(scaling: RopeScaling | None) -> float:

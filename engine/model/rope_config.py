@@ -5,9 +5,23 @@ from math import log, sqrt
 from typing import Any
 
 from engine.errors import ModelError
-from engine.model.rope import LinearScaling, Llama3Scaling, LongScaling, RopeScaling, YarnScaling
+from engine.model.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling
 
-__all__ = ["gguf_scaling", "hub_scaling", "scaled_context_len"]
+__all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "hub_window_rope", "scaled_context_len"]
+
+
+def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of positions; where layers differ, of those that see everything."""
+    given = config.get("rope_parameters") or {}
+    # old configs have rope_theta at the top and the rest in rope_scaling, new ones all of it in rope_parameters
+    old = {"rope_theta": 10000.0, **config, **(config.get("rope_scaling") or {})}
+    return {**old, **(given.get("full_attention", given) or {})}
+
+
+def hub_window_rope(config: Mapping[str, Any], theta: float) -> Rope:
+    """The same of layers with a window. Old configs scale the others alone, and may not say theta."""
+    given = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    return Rope(float(given.get("rope_theta", theta)), hub_scaling(given, config["max_position_embeddings"]))
 
 
 def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None:

@@ -140,11 +140,31 @@ def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):
         Runner(tmp_path)
 
 
-def test_configs_of_older_transformers_are_read(folder):
-    expected = Runner(folder).logits(TOKENS, 50)
+def rewrite_config(folder, change):
     config = json.loads((folder / "config.json").read_text())
-    rope = config.pop("rope_parameters")
-    config["rope_theta"] = rope.pop("rope_theta")
-    config["rope_scaling"] = rope
+    change(config)
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_configs_of_older_transformers_are_read(folder):
+    def change(config):
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+
+    expected = Runner(folder).logits(TOKENS, 50)
+    rewrite_config(folder, change)
     assert torch.equal(Runner(folder).logits(TOKENS, 50), expected)
+
+
+def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):
+    def change(config):
+        rope = config.pop("rope_parameters")["full_attention"]
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+        del config["layer_types"]  # every fourth is known
+
+    oracle("olmo3").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)

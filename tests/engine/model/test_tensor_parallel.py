@@ -1,4 +1,4 @@
-"""Two ranks in one process, a thread each, give the logits of one."""
+"""Several ranks in one process, a thread each, give the logits of one."""
 
 import threading
 
@@ -85,9 +85,9 @@ def logits_of_ranks(folder, size, pieces):
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("name", ["llama3", "phi3"])
-def test_two_ranks_give_the_logits_of_one(name, tmp_path):
+@pytest.mark.parametrize(("name", "size"), [("llama3", 2), ("phi3", 2), ("olmo2", 4), ("olmo3", 2)])
+def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
     oracle(name).save_pretrained(tmp_path)
     alone = Runner(tmp_path, max_context_len=64)
     expected = torch.cat([alone.step([(0, 0, TOKENS[:30])]), alone.step([(0, 30, TOKENS[30:])])])
-    assert error(logits_of_ranks(tmp_path, 2, [(0, 30), (30, 40)]), expected) < 1e-5
+    assert error(logits_of_ranks(tmp_path, size, [(0, 30), (30, 40)]), expected) < 1e-5

@@ -60,6 +60,24 @@ FAMILIES = {
     "qwen3": ("Qwen3", {"head_dim": 24}),
     "phi3": ("Phi3", {"sliding_window": 9, "pad_token_id": 0}),
     "phi3 longrope": ("Phi3", {"hidden_size": 64, "pad_token_id": 0, "tie_word_embeddings": True, **LONGROPE}),
+    "olmo2": ("Olmo2", {"pad_token_id": 0}),
+    "olmo3": (
+        "Olmo3",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
 }
 
