@@ -21,6 +21,7 @@ from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums.reference import square_sums
 
 __all__ = ["KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
@@ -49,6 +50,7 @@ class KernelSet:
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
     gated_activation: Callable[..., Tensor]
+    soft_cap: Callable[..., Tensor]
     allow_bits: Callable[..., Tensor]
     allow_only: Callable[..., Tensor]
     forbid: Callable[..., Tensor]
@@ -105,6 +107,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
+    from kernels.soft_cap import triton as soft_cap_triton
     from kernels.square_sums import triton as square_sums_triton
 
     # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
@@ -119,6 +122,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
+        soft_cap=soft_cap_triton.soft_cap,
         allow_bits=logit_mask_triton.allow_bits,
         allow_only=logit_mask_triton.allow_only,
         forbid=logit_mask_triton.forbid,
@@ -150,6 +154,7 @@ def _reference_kernels() -> KernelSet:
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
         gated_activation=gated_activation,
+        soft_cap=soft_cap,
         allow_bits=allow_bits,
         allow_only=allow_only,
         forbid=forbid,
@@ -185,6 +190,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
     from kernels.quantised_linear import cpu as quantised_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
+    from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu
 
     return replace(
@@ -198,4 +204,5 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         gated_activation=gated_activation_cpu.build(compiler),
+        soft_cap=soft_cap_cpu.build(compiler),
     )

@@ -14,6 +14,7 @@ from kernels.quantised_linear import triton as quantised_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
+from kernels.soft_cap import triton as soft_cap
 from kernels.square_sums import triton as square_sums
 from tests.aot.attention import attention
 
@@ -66,11 +67,11 @@ def _layers(dtype):
     for dim in (576, 4096):
         types = {"weight": one, "tokens": "*i64", "out": one}
         cases[f"embedding, {dim}, {dtype}"] = embedding._embedding, types, {"M": dim}, embedding.launch(dim, DEVICE)
-    for dim in (1536, 14336):
-        cases[f"gated_activation, {dim}, {dtype}"] = (
+    for dim, gelu in ((1536, False), (14336, False), (9216, True)):
+        cases[f"gated_activation, {'gelu, ' if gelu else ''}{dim}, {dtype}"] = (
             gated_activation._gated_activation,
             {"gate_up": one, "out": one},
-            {"F": dim},
+            {"GELU": gelu, "F": dim},
             gated_activation.launch(dim, DEVICE),
         )
     cases[f"square_sums, 4096 and 1024, {dtype}"] = (
@@ -152,6 +153,12 @@ def _sampling():
             sampling.launch(128256, DEVICE),
         ),
         "choose of rows, 128256": (sampling._best_of_row, types, {"CHUNKS": 32, "BLOCK_C": 32}, plain),
+        "soft_cap, 256000": (
+            soft_cap._soft_cap,
+            {"logits": "*fp32", "cap": "fp32"},
+            {"V": 256000},
+            soft_cap.launch(256000, DEVICE),
+        ),
         "allow_bits, 128256": (
             logit_mask._allow_bits,
             {"logits": "*fp32", "bits": "*i32", "out": "*fp32"},

@@ -9,6 +9,8 @@ from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm import cpu as rms_norm_cpu
 from kernels.rms_norm.reference import add_rms_norm, rms_norm
 from kernels.rotary.reference import rotary
+from kernels.soft_cap import cpu as soft_cap_cpu
+from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums import cpu as square_sums_cpu
 from kernels.square_sums.reference import square_sums
 from kernels.write_kv.reference import write_kv
@@ -119,6 +121,19 @@ def test_gated_activation_is_silu_times_up(dtype, bound):
     assert close(gated_activation(x), gate / (1 + (-gate).exp()) * up, bound)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_gated_activation_can_be_gelu(dtype, bound):
+    x = torch.randn(3, 34).to(dtype) * 3
+    gate, up = x.double().chunk(2, -1)
+    expected = gate / 2 * (1 + ((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)).tanh()) * up
+    assert close(gated_activation(x, "gelu_tanh"), expected, bound)
+
+
+def test_a_soft_cap_bounds_logits_and_leaves_small_ones():
+    out = soft_cap(torch.tensor([[0.01, -0.01, 1000.0, -1000.0, 30.0]]), 30.0)
+    assert out.tolist() == [pytest.approx([0.01, -0.01, 30.0, -30.0, 30.0 * 0.76159416])]
+
+
 # -- the compiled kernels against the references, in bfloat16
 
 COMPILER = find_compiler()
@@ -148,9 +163,20 @@ def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape)
 
 
 @needs_compiler
-def test_compiled_activation_agrees_with_the_reference():
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_compiled_activation_agrees_with_the_reference(activation):
     x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
-    assert close(gated_activation_cpu.build(COMPILER)(x), gated_activation(x), 4e-3)
+    out = gated_activation_cpu.build(COMPILER)(x, activation)
+    assert not out.isnan().any()
+    assert close(out, gated_activation(x, activation), 4e-3)
+
+
+@needs_compiler
+def test_the_compiled_soft_cap_agrees_with_the_reference():
+    x = torch.cat((torch.randn(3, 66) * 40, torch.tensor([[-1e9, 1e9, 0.0, -30.0] + [1.0] * 62])))
+    out = soft_cap_cpu.build(COMPILER)(x.clone(), 30.0)
+    assert close(out, soft_cap(x.clone(), 30.0), 1e-6)
+    assert torch.equal(soft_cap_cpu.build(COMPILER)(x[1:2, 5:].clone(), 30.0), out[1:2, 5:])
 
 
 @needs_compiler

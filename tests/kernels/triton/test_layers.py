@@ -7,6 +7,8 @@ from kernels.qkv_rotary import reference as qkv_reference
 from kernels.qkv_rotary.triton import qkv_rotary
 from kernels.rms_norm import reference as norm_reference
 from kernels.rms_norm.triton import add_rms_norm
+from kernels.soft_cap import reference as cap_reference
+from kernels.soft_cap.triton import soft_cap
 from kernels.square_sums import reference as squares_reference
 from kernels.square_sums.triton import square_sums
 
@@ -49,10 +51,19 @@ def test_a_norm_does_not_depend_on_the_other_rows():
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
 @pytest.mark.parametrize("ffn_dim", [17, 1536])
-def test_the_gate_is_silu_times_up(ffn_dim, dtype, bound):
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_the_activated_gate_times_up(activation, ffn_dim, dtype, bound):
     gate_up = torch.randn(3, 2 * ffn_dim).to(dtype) * 4
     gate_up[0, :2] = torch.tensor([-200.0, 200.0])
-    assert error(gated_activation(gate_up), gate_reference.gated_activation(gate_up)) < bound
+    out = gated_activation(gate_up, activation)
+    assert error(out, gate_reference.gated_activation(gate_up, activation)) < bound
+
+
+@pytest.mark.parametrize("vocab_size", [17, 5000])
+def test_a_soft_cap(vocab_size):
+    x = torch.randn(3, vocab_size) * 40
+    x[0, :3] = torch.tensor([-1e9, 1e9, 0.0])
+    assert error(soft_cap(x.clone(), 30.0), cap_reference.soft_cap(x.clone(), 30.0)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
