@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from engine.errors import ModelError
-from engine.model.hub_families import HUB_DEFAULTS, HUB_FLAGS, Flags, hub_windows
+from engine.model.hub_families import HUB_DEFAULTS, HUB_FLAGS, TEXT_PARTS, Flags, hub_windows
 from engine.model.rope import Rope, RopeScaling
 from engine.model.rope_config import hub_rope, hub_scaling, scaled_context_len
 
@@ -14,6 +14,7 @@ __all__ = ["ModelArch", "Norms", "arch_from_hub"]
 
 # Where norms stand: before attention and the feed-forward block, after them (before they are added), or both
 Norms = Literal["before", "after", "around"]
+Activation = Literal["silu", "gelu_tanh"]
 
 
 class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,12 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     qk_norm: bool = False  # RMS norm over each query and key head
     whole_qk_norm: bool = False  # that norm is over all query heads together, and over all key heads
     norms: Norms = "before"
+    norm_offset: float = 0.0  # what the checkpoint's norm weights are less than those that are meant
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0  # rounded to the model's dtype
+    attention_scale: float | None = None  # on products of queries and keys; None is head_dim ** -0.5
+    attention_cap: float = 0.0  # of scores, as paged_attention has it; 0 is none
+    logit_cap: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "model_dim", "ffn_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -57,15 +64,27 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
 def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
     """Reads a model's config.json. Raises ModelError for what the decoder does not do."""
     family = config.get("model_type")
-    if not isinstance(family, str) or family not in HUB_FLAGS:
-        raise ModelError(f"model type {family!r} is not supported; supported are {', '.join(HUB_FLAGS)}")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported; supported is silu")
+    if not isinstance(family, str) or family not in {*HUB_FLAGS, *TEXT_PARTS}:
+        raise ModelError(
+            f"model type {family!r} is not supported; supported are {', '.join((*HUB_FLAGS, *TEXT_PARTS))}"
+        )
     try:
+        if family in TEXT_PARTS:
+            return arch_from_hub({**config["text_config"], "model_type": TEXT_PARTS[family]})
         config = {**HUB_DEFAULTS.get(family, {}), **config}
-        return _from_hub(config, HUB_FLAGS[family](config))
+        return _from_hub(config, {"activation": _activation(config), **HUB_FLAGS[family](config)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"config.json is not complete: {type(error).__name__} {error}") from error
+
+
+def _activation(config: Mapping[str, Any]) -> Activation:
+    key = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
+    match name := config.get(key, "silu"):
+        case "silu":
+            return "silu"
+        case "gelu_pytorch_tanh":
+            return "gelu_tanh"
+    raise ModelError(f"{key} {name!r} is not supported; supported are silu, gelu_pytorch_tanh")
 
 
 def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
@@ -74,7 +93,7 @@ def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
     rope = hub_rope(config)
     context_len = config["max_position_embeddings"]
     scaling = hub_scaling(rope, context_len)
-    return ModelArch(
+    fields = dict(
         vocab_size=config["vocab_size"],
         model_dim=config["hidden_size"],
         ffn_dim=config["intermediate_size"],
@@ -89,5 +108,5 @@ def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
         max_context_len=scaled_context_len(context_len, scaling),
         windows=hub_windows(config),
         tied=config.get("tie_word_embeddings", False),
-        **flags,
     )
+    return ModelArch(**{**fields, **flags})

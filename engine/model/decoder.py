@@ -8,7 +8,7 @@ from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.matrix import linear_of
-from engine.model.norms import LayerNorms, QkNorms
+from engine.model.norms import LayerNorms, QkNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
 from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
@@ -36,9 +36,10 @@ class Decoder:
         self._kernels = kernels
         self._tp = tp
         self._embedding_VM = weights.take("model.embed_tokens.weight", arch.vocab_size, arch.model_dim)
+        self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
         tables = RotaryTables(arch, weights, max_context_len, self._embedding_VM.device)
         self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
-        self._norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
+        self._norm_M = take_norm(weights, "model.norm", arch.model_dim, arch)
         share = tp.rows(arch.vocab_size)
         if arch.tied:
             head_VM = self._embedding_VM[share.start : share.stop]
@@ -61,13 +62,13 @@ class Decoder:
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
         # 60 sums in bfloat16 would decide between near ties by rounding alone
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
-        after_M = None  # what x is still to be normed with
+        after_M, scale = None, self._embedding_scale  # what x is still to be normed and multiplied with
         for layer, cache in zip(self._layers, kv.layers, strict=True):
-            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M)
+            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M, scale)
             x_TM = layer.attend(x_TM, batch, cache)
             x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, layer.norms.after_attention_M)
             x_TM = layer.feed_forward(x_TM)
-            after_M = layer.norms.after_ffn_M
+            after_M, scale = layer.norms.after_ffn_M, 1.0
         rows = batch.sample_rows_R
         return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M)
 
@@ -76,7 +77,10 @@ class Decoder:
         """[R, V] fp32."""
         if x_RM.shape[0] == 0:
             return x_RM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
-        return self._tp.join_columns(self._head(x_RM), self.arch.vocab_size)
+        logits_RV = self._head(x_RM)
+        if self.arch.logit_cap:
+            logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
+        return self._tp.join_columns(logits_RV, self.arch.vocab_size)
 
 
 class _Layer:
@@ -93,6 +97,7 @@ class _Layer:
         self._kernels = kernels
         self._tp = tp
         self._window = arch.windows[index]
+        self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"
         dim, head_dim, ffn_dim = arch.model_dim, arch.head_dim, arch.ffn_dim
@@ -154,8 +159,9 @@ class _Layer:
             batch.query_starts,
             batch.seq_lens_S,
             batch.block_table_SW,
-            self._arch.head_dim**-0.5,
+            self._scale,
             self._window,
+            self._arch.attention_cap,
             k_scale_G=k_scale_G,
             v_scale_G=v_scale_G,
             prefixes=batch.prefixes,
@@ -163,4 +169,4 @@ class _Layer:
         return self._tp.sum(self._out(out_THD.flatten(1)))
 
     def feed_forward(self, x_TM: Tensor) -> Tensor:
-        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM))))
+        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation)))

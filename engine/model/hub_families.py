@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.errors import ModelError
 from engine.model.rope_config import hub_window_rope
 
-__all__ = ["HUB_DEFAULTS", "HUB_FLAGS", "Flags", "hub_windows"]
+__all__ = ["HUB_DEFAULTS", "HUB_FLAGS", "TEXT_PARTS", "Flags", "hub_windows"]
 
 Flags = dict[str, Any]  # fields of ModelArch
 
@@ -29,9 +30,58 @@ def _olmo3_flags(config: Mapping[str, Any]) -> Flags:
     return {**_olmo2_flags(config), "window_rope": hub_window_rope(config, config["rope_theta"])}
 
 
+def _gemma2_flags(config: Mapping[str, Any]) -> Flags:
+    if config.get("use_bidirectional_attention"):
+        raise ModelError("use_bidirectional_attention is not supported: such a model embeds texts, it does not chat")
+    bias = config.get("attention_bias", False)
+    return {
+        "qkv_bias": bias,
+        "out_bias": bias,
+        "norms": "around",
+        "norm_offset": 1.0,
+        "embedding_scale": config["hidden_size"] ** 0.5,
+        "attention_scale": config["query_pre_attn_scalar"] ** -0.5,
+        "attention_cap": config.get("attn_logit_softcapping") or 0.0,
+        "logit_cap": config.get("final_logit_softcapping") or 0.0,
+    }
+
+
+def _gemma3_flags(config: Mapping[str, Any]) -> Flags:
+    return {
+        **_gemma2_flags(config),
+        "attention_cap": 0.0,  # transformers has the key and does not read it
+        "qk_norm": True,
+        "window_rope": hub_window_rope(config, config["rope_local_base_freq"]),
+        "max_context_len": config["max_position_embeddings"],  # with the stretched positions
+    }
+
+
+GEMMA_DEFAULTS = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+
 # What a config.json may leave out, because transformers' class of the family knows it
 HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_theta": 500_000.0, "sliding_window": 4096},
+    "gemma2": {
+        **GEMMA_DEFAULTS,
+        "max_position_embeddings": 8192,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3_text": {
+        **GEMMA_DEFAULTS,
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+    },
 }
 
 HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
@@ -42,10 +92,15 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "qwen3": _qwen3_flags,
     "olmo2": _olmo2_flags,
     "olmo3": _olmo3_flags,
+    "gemma2": _gemma2_flags,
+    "gemma3_text": _gemma3_flags,
 }
 
+# A model of text and more, and what its language model is on its own
+TEXT_PARTS = {"gemma3": "gemma3_text"}
 
-WINDOW_PERIODS = {"olmo3": 4}  # the last of so many layers sees everything
+
+WINDOW_PERIODS = {"olmo3": 4, "gemma2": 2, "gemma3_text": 6}  # the last of so many layers sees everything
 
 
 def hub_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -58,6 +113,6 @@ def hub_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
         return (0,) * num_layers
     if (kinds := config.get("layer_types")) is not None:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    if period := WINDOW_PERIODS.get(family):
+    if period := config.get("sliding_window_pattern") or WINDOW_PERIODS.get(family):
         return tuple(window if (layer + 1) % period else 0 for layer in range(num_layers))
     return tuple(0 if layer < config["max_window_layers"] else window for layer in range(num_layers))

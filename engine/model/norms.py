@@ -8,7 +8,7 @@ from engine.model.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet
 
-__all__ = ["LayerNorms", "QkNorms"]
+__all__ = ["LayerNorms", "QkNorms", "take_norm"]
 
 # before attention, after it, before the feed-forward block, after it
 NAMES = {
@@ -23,12 +23,18 @@ NAMES = {
 }
 
 
+def take_norm(weights: Weights, name: str, size: int, arch: ModelArch, part: Part | None = None) -> Tensor:
+    """The weights of a norm as they are meant, fp32."""
+    weight = weights.take(f"{name}.weight", size, dtype=torch.float32, part=part)
+    return weight + arch.norm_offset if arch.norm_offset else weight
+
+
 class LayerNorms:
     """[M] fp32 each; None where the model has none."""
 
     def __init__(self, arch: ModelArch, weights: Weights, at: str) -> None:
         self.before_attention_M, self.after_attention_M, self.before_ffn_M, self.after_ffn_M = (
-            None if name is None else weights.take(f"{at}.{name}.weight", arch.model_dim, dtype=torch.float32)
+            None if name is None else take_norm(weights, f"{at}.{name}", arch.model_dim, arch)
             for name in NAMES[arch.norms]
         )
 
@@ -56,11 +62,12 @@ class QkNorms:
             return
         sizes = (arch.num_heads, arch.num_kv_heads) if arch.whole_qk_norm else (1, 1)
         self.q_norm, self.k_norm = (
-            weights.take(
-                f"{at}.self_attn.{name}.weight",
+            take_norm(
+                weights,
+                f"{at}.self_attn.{name}",
                 count * arch.head_dim,
-                dtype=torch.float32,
-                part=rows if arch.whole_qk_norm else None,
+                arch,
+                rows if arch.whole_qk_norm else None,
             )
             for name, count, rows in zip(("q_norm", "k_norm"), sizes, (q_rows, kv_rows), strict=True)
         )

@@ -114,6 +114,9 @@ def test_a_broken_file_is_named(folder):
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1.0}}, "'dynamic' is not supported"),
         ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0]}}, "not complete.*short_factor"),
         ({"hidden_size": None}, "not complete"),
+        ({"model_type": "gemma3"}, "not complete.*text_config"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation 'relu' is not supported"),
     ],
 )
 def test_an_unknown_model_says_what_is_known(folder, change, message):
@@ -155,6 +158,37 @@ def test_configs_of_older_transformers_are_read(folder):
     expected = Runner(folder).logits(TOKENS, 50)
     rewrite_config(folder, change)
     assert torch.equal(Runner(folder).logits(TOKENS, 50), expected)
+
+
+def test_old_gemma_configs_leave_out_what_their_class_knows(tmp_path):
+    def change(config):
+        rope = config.pop("rope_parameters")
+        config["rope_scaling"] = {"rope_type": "linear", "factor": rope["full_attention"]["factor"]}
+        config["sliding_window_pattern"] = 6
+        for key in ("layer_types", "hidden_activation", "tie_word_embeddings", "use_bidirectional_attention"):
+            del config[key]
+
+    oracle("gemma3").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, caplog):
+    model = oracle("gemma3")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    eyes = {"vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight"}
+    save_file(tensors | {name: torch.zeros(3) for name in eyes}, tmp_path / "model.safetensors")
+    text = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+    assert "images are not read: 2 tensors" in caplog.text
+    rewrite(tmp_path, lambda tensors: tensors.update({"audio_tower.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: audio_tower\.weight"):
+        Runner(tmp_path)
 
 
 def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):

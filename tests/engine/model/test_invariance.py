@@ -23,7 +23,7 @@ TOKENS = torch.randint(97, (150,), generator=torch.Generator().manual_seed(3)).t
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C compiler this is not promised")
 
 
-@pytest.fixture(scope="module", params=["llama3", "smollm2", "mistral", "qwen3", "olmo3"])
+@pytest.fixture(scope="module", params=["llama3", "smollm2", "mistral", "qwen3", "olmo3", "gemma2"])
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     oracle(request.param).save_pretrained(folder)
@@ -55,7 +55,9 @@ def test_neighbours_change_nothing(runner, alone):
     assert torch.equal(mixed, alone[[n + 1 + s % 3 * 4 for s, n in enumerate(lens[:15])]])
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen2 windows", "qwen3 biases", "phi3", "olmo2", "olmo3"])
+@pytest.mark.parametrize(
+    "name", ["llama3", "qwen2 windows", "qwen3 biases", "phi3", "olmo2", "olmo3", "gemma2", "gemma3"]
+)
 def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
     model = oracle(name).bfloat16()
     model.save_pretrained(tmp_path)

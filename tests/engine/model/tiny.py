@@ -78,6 +78,31 @@ FAMILIES = {
             },
         },
     ),
+    "gemma2": (
+        "Gemma2",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 4.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
 }
 
@@ -86,7 +111,9 @@ def oracle(name: str) -> transformers.PreTrainedModel:
     """A model of transformers with random weights, norms and biases included."""
     family, changes = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    kind = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+    config = getattr(transformers, kind)(**{**SIZES, **changes})
+    config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
