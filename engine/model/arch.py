@@ -29,6 +29,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     window_rope: Rope | None = None  # of layers with a window, where it is another
+    unrotated: tuple[int, ...] = ()  # layers that do not rotate
     norm_eps: float
     max_context_len: int  # tokens
     windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
@@ -41,7 +42,10 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     norms: Norms = "before"
     norm_offset: float = 0.0  # what the checkpoint's norm weights are less than those that are meant
     activation: Activation = "silu"
-    embedding_scale: float = 1.0  # rounded to the model's dtype
+    embedding_scale: float = 1.0
+    rounds_embedding_scale: bool = False  # to the model's dtype
+    residual_scale: float = 1.0  # on what attention and the feed-forward block add
+    logit_scale: float = 1.0
     attention_scale: float | None = None  # on products of queries and keys; None is head_dim ** -0.5
     attention_cap: float = 0.0  # of scores, as paged_attention has it; 0 is none
     logit_cap: float = 0.0

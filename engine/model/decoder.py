@@ -36,7 +36,9 @@ class Decoder:
         self._kernels = kernels
         self._tp = tp
         self._embedding_VM = weights.take("model.embed_tokens.weight", arch.vocab_size, arch.model_dim)
-        self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
+        self._embedding_scale = arch.embedding_scale
+        if arch.rounds_embedding_scale:
+            self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
         tables = RotaryTables(arch, weights, max_context_len, self._embedding_VM.device)
         self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
         self._norm_M = take_norm(weights, "model.norm", arch.model_dim, arch)
@@ -66,11 +68,12 @@ class Decoder:
         for layer, cache in zip(self._layers, kv.layers, strict=True):
             x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M, scale)
             x_TM = layer.attend(x_TM, batch, cache)
-            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, layer.norms.after_attention_M)
+            after_M, scale = layer.norms.after_attention_M, self.arch.residual_scale
+            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, after_M, scale)
             x_TM = layer.feed_forward(x_TM)
-            after_M, scale = layer.norms.after_ffn_M, 1.0
+            after_M = layer.norms.after_ffn_M
         rows = batch.sample_rows_R
-        return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M)
+        return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M, scale)
 
     @torch.inference_mode()
     def logits(self, x_RM: Tensor) -> Tensor:
@@ -78,6 +81,8 @@ class Decoder:
         if x_RM.shape[0] == 0:
             return x_RM.new_empty((0, self.arch.vocab_size), dtype=torch.float32)
         logits_RV = self._head(x_RM)
+        if self.arch.logit_scale != 1.0:
+            logits_RV = logits_RV * self.arch.logit_scale
         if self.arch.logit_cap:
             logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
         return self._tp.join_columns(logits_RV, self.arch.vocab_size)

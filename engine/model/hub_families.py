@@ -40,6 +40,7 @@ def _gemma2_flags(config: Mapping[str, Any]) -> Flags:
         "norms": "around",
         "norm_offset": 1.0,
         "embedding_scale": config["hidden_size"] ** 0.5,
+        "rounds_embedding_scale": True,
         "attention_scale": config["query_pre_attn_scalar"] ** -0.5,
         "attention_cap": config.get("attn_logit_softcapping") or 0.0,
         "logit_cap": config.get("final_logit_softcapping") or 0.0,
@@ -54,6 +55,32 @@ def _gemma3_flags(config: Mapping[str, Any]) -> Flags:
         "window_rope": hub_window_rope(config, config["rope_local_base_freq"]),
         "max_context_len": config["max_position_embeddings"],  # with the stretched positions
     }
+
+
+def _smollm3_flags(config: Mapping[str, Any]) -> Flags:
+    rotates = config.get("no_rope_layers")
+    if rotates is None:
+        period = config["no_rope_layer_interval"]
+        rotates = [(layer + 1) % period for layer in range(config["num_hidden_layers"])]
+    unrotated = tuple(layer for layer in range(config["num_hidden_layers"]) if not rotates[layer])
+    return {**_llama_flags(config), "unrotated": unrotated}
+
+
+def _granite_flags(config: Mapping[str, Any]) -> Flags:
+    return {
+        **_llama_flags(config),
+        "embedding_scale": config["embedding_multiplier"],
+        "residual_scale": config["residual_multiplier"],
+        "attention_scale": config["attention_multiplier"],
+        "logit_scale": 1 / config["logits_scaling"],
+    }
+
+
+def _exaone4_flags(config: Mapping[str, Any]) -> Flags:
+    flags: Flags = {"qk_norm": True, "norms": "after"}
+    if config.get("sliding_window"):  # then the layers that see everything do not rotate
+        flags["unrotated"] = tuple(layer for layer, window in enumerate(hub_windows(config)) if not window)
+    return flags
 
 
 GEMMA_DEFAULTS = {
@@ -75,6 +102,10 @@ HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
+    "smollm3": {"no_rope_layer_interval": 4, "rope_theta": 2_000_000.0, "tie_word_embeddings": True},
+    "granite": dict.fromkeys(
+        ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"), 1.0
+    ),
     "gemma3_text": {
         **GEMMA_DEFAULTS,
         "vocab_size": 262_208,
@@ -87,11 +118,15 @@ HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "llama": _llama_flags,
     "mistral": lambda config: {},
+    "ministral": lambda config: {},
     "phi3": lambda config: {},  # what it keeps in one matrix fused_weights.py takes apart
     "qwen2": lambda config: {"qkv_bias": True},
     "qwen3": _qwen3_flags,
     "olmo2": _olmo2_flags,
     "olmo3": _olmo3_flags,
+    "smollm3": _smollm3_flags,
+    "granite": _granite_flags,
+    "exaone4": _exaone4_flags,
     "gemma2": _gemma2_flags,
     "gemma3_text": _gemma3_flags,
 }
@@ -100,19 +135,28 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
 TEXT_PARTS = {"gemma3": "gemma3_text"}
 
 
-WINDOW_PERIODS = {"olmo3": 4, "gemma2": 2, "gemma3_text": 6}  # the last of so many layers sees everything
+# The last of so many layers sees everything, 0: none does; unless config.json says more
+WINDOW_PERIODS = {
+    "mistral": 0,
+    "ministral": 0,
+    "phi3": 0,
+    "olmo3": 4,
+    "exaone4": 4,
+    "gemma2": 2,
+    "gemma3_text": 6,
+}
 
 
 def hub_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     num_layers: int = config["num_hidden_layers"]
     window: int = config.get("sliding_window") or 0
-    family = config["model_type"]
-    if family in ("mistral", "phi3"):
-        return (window,) * num_layers
-    if family not in WINDOW_PERIODS and not config.get("use_sliding_window"):
+    period = config.get("sliding_window_pattern") or WINDOW_PERIODS.get(config["model_type"])
+    if period is None and not config.get("use_sliding_window"):
         return (0,) * num_layers
     if (kinds := config.get("layer_types")) is not None:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    if period := config.get("sliding_window_pattern") or WINDOW_PERIODS.get(family):
-        return tuple(window if (layer + 1) % period else 0 for layer in range(num_layers))
+    if isinstance(period, str):  # such as LLLG: local and global layers
+        return tuple(window if period[layer % len(period)] == "L" else 0 for layer in range(num_layers))
+    if period is not None:
+        return tuple(0 if period and (layer + 1) % period == 0 else window for layer in range(num_layers))
     return tuple(0 if layer < config["max_window_layers"] else window for layer in range(num_layers))

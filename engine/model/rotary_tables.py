@@ -23,9 +23,12 @@ class RotaryTables:
         if arch.window_rope is not None:
             window = _table(arch.window_rope, arch.rotary_dim, num_positions, None)
             self._tables[arch.window_rope] = window.to(device)
+        self._still_CR = torch.tensor([[1.0, 0.0]], device=device).repeat(num_positions, 1)
 
     def of_layer(self, index: int) -> Tensor:
         """[C, R] fp32, as kernels/rotary takes it."""
+        if index in self._arch.unrotated:
+            return self._still_CR
         windowed = self._arch.windows[index] > 0
         return self._tables[(self._arch.window_rope if windowed else None) or self._rope]
 

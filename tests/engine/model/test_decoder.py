@@ -191,6 +191,18 @@ def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, cap
         Runner(tmp_path)
 
 
+@pytest.mark.parametrize("pattern", [4, "LLLG", None])
+def test_which_layers_have_windows_can_be_a_pattern(tmp_path, pattern):
+    def change(config):
+        del config["layer_types"]
+        config["sliding_window_pattern"] = pattern
+
+    oracle("exaone4").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
 def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):
     def change(config):
         rope = config.pop("rope_parameters")["full_attention"]

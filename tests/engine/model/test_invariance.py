@@ -56,7 +56,8 @@ def test_neighbours_change_nothing(runner, alone):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama3", "qwen2 windows", "qwen3 biases", "phi3", "olmo2", "olmo3", "gemma2", "gemma3"]
+    "name",
+    ["llama3", "qwen2 windows", "qwen3 biases", "phi3", "olmo2", "olmo3", "gemma2", "gemma3", "smollm3", "granite"],
 )
 def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
     model = oracle(name).bfloat16()

@@ -103,6 +103,27 @@ FAMILIES = {
             },
         },
     ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "pad_token_id": 0}),
+    "smollm3 windows": (
+        "SmolLM3",
+        {"no_rope_layers": [1, 0, 0], "use_sliding_window": True, "sliding_window": 9, "pad_token_id": 0},
+    ),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 12.3,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 7.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ministral": (
+        "Ministral",
+        {"head_dim": 16, "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+    ),
+    "exaone4": ("Exaone4", {"num_hidden_layers": 5, "sliding_window": 9, "head_dim": 16}),
+    "exaone4 without windows": ("Exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
 }
 
