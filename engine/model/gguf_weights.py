@@ -1,5 +1,6 @@
 """Tensors of a .gguf file under their hub names, in the hub's row order, dequantised or as integers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from engine.errors import ModelError
 from engine.model.arch import ModelArch
+from engine.model.gguf_families import NEIGHBOURS, OTHER_NAMES
 from engine.model.gguf_file import TensorInfo, read_index
 from engine.model.gguf_ints import INTS, grouped_ints
 from engine.model.matrix import Matrix, cut
@@ -30,6 +32,9 @@ IN_LAYER = {
     "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
+    "attn_qkv": "self_attn.qkv_proj",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
@@ -43,9 +48,10 @@ class GgufSource:
         self._path = path
         self._arch = arch
         pairs, infos = read_index(path)
-        self._infos = {_hub_name(info.name): info for info in infos}
-        # files of the llama architecture pair neighbouring rows of q and k for rotary, the hub pairs halves
-        self._pairs_neighbours = pairs["general.architecture"] == "llama"
+        family = pairs["general.architecture"]
+        in_layer = IN_LAYER | OTHER_NAMES.get(family, {})
+        self._infos = {_hub_name(info.name, in_layer): info for info in infos}
+        self._pairs_neighbours = family in NEIGHBOURS
 
     def names(self) -> set[str]:
         return set(self._infos)
@@ -81,12 +87,12 @@ class GgufSource:
         return None
 
 
-def _hub_name(name: str) -> str:
+def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
     if name in WHOLE:
         return WHOLE[name]
     match name.split("."):
-        case ["blk", layer, part, kind] if part in IN_LAYER:
-            return f"model.layers.{layer}.{IN_LAYER[part]}.{kind}"
+        case ["blk", layer, part, kind] if part in in_layer:
+            return f"model.layers.{layer}.{in_layer[part]}.{kind}"
     return name  # unknown: nobody takes it, and it is named as one too many
 
 

@@ -1,6 +1,6 @@
 """Reads how a model stretches its positions, from config.json or from a .gguf file's metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from math import log, sqrt
 from typing import Any
 
@@ -51,16 +51,20 @@ def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None
     raise ModelError(f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn, longrope")
 
 
-def gguf_scaling(sizes: Mapping[str, Any]) -> RopeScaling | None:
+def gguf_scaling(sizes: Mapping[str, Any], tensors: Container[str]) -> RopeScaling | None:
+    original = sizes.get("rope.scaling.original_context_length") or sizes["context_length"]
+    if "rope_factors_long.weight" in tensors:  # the factors of each pair are read with the weights
+        return LongScaling((), (), original, sizes.get("rope.scaling.attn_factor", 1.0))
     kind, factor = sizes.get("rope.scaling.type", "none"), sizes.get("rope.scaling.factor", 0.0)
     if kind == "none" or not factor:
         return None
     if kind == "linear":
         return LinearScaling(factor)
     if kind == "yarn":
-        original = sizes.get("rope.scaling.original_context_length") or sizes["context_length"]
-        amplitude = sizes.get("rope.scaling.attn_factor", 1.0) * _yarn_amplitude(factor, {})
-        return YarnScaling(factor, original, 32.0, 1.0, amplitude)
+        told = {"attention_factor": sizes.get("rope.scaling.yarn_attn_factor")}  # in the hub's meaning: all of it
+        amplitude = sizes.get("rope.scaling.attn_factor", 1.0) * _yarn_amplitude(factor, told)
+        fast, slow = (sizes.get(f"rope.scaling.yarn_beta_{end}", by) for end, by in (("fast", 32.0), ("slow", 1.0)))
+        return YarnScaling(factor, original, fast, slow, amplitude)
     raise ModelError(f"rope scaling {kind!r} is not supported; supported are none, linear, yarn")
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.model.arch import ModelArch
-from engine.model.rope import Rope, amplitude, frequencies
+from engine.model.rope import LongScaling, Rope, RopeScaling, amplitude, frequencies
 from engine.model.weights import Weights
 
 __all__ = ["RotaryTables"]
@@ -15,7 +15,7 @@ class RotaryTables:
 
     def __init__(self, arch: ModelArch, weights: Weights, num_positions: int, device: torch.device) -> None:
         self._arch = arch
-        self._rope = Rope(arch.rope_theta, arch.rope_scaling)
+        self._rope = Rope(arch.rope_theta, _with_factors(arch.rope_scaling, weights, arch.rotary_dim))
         divisors = None
         if weights.has("rope_freqs.weight"):
             divisors = weights.take("rope_freqs.weight", arch.rotary_dim // 2, dtype=torch.float64).cpu()
@@ -31,6 +31,17 @@ class RotaryTables:
             return self._still_CR
         windowed = self._arch.windows[index] > 0
         return self._tables[(self._arch.window_rope if windowed else None) or self._rope]
+
+
+def _with_factors(scaling: RopeScaling | None, weights: Weights, rotary_dim: int) -> RopeScaling | None:
+    """.gguf files have the factors of long contexts among the weights."""
+    if not isinstance(scaling, LongScaling) or scaling.long:
+        return scaling
+    short, long = (
+        tuple(weights.take(f"rope_factors_{name}.weight", rotary_dim // 2, dtype=torch.float64).tolist())
+        for name in ("short", "long")
+    )
+    return LongScaling(short, long, scaling.original_context_len, scaling.amplitude)
 
 
 def _table(rope: Rope, rotary_dim: int, num_positions: int, divisors: Tensor | None) -> Tensor:
