@@ -6,13 +6,13 @@ from torch import Tensor
 from engine.batch import ForwardBatch
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
-from engine.model.kv_scales import take_kv_scale
-from engine.model.matrix import linear_of
-from engine.model.norms import LayerNorms, QkNorms, take_norm
+from engine.model.attention import Attention
+from engine.model.feed_forward import FeedForward
+from engine.model.norms import LayerNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
 from engine.model.weights import Weights
-from engine.tensor_parallel import Part, TensorParallel
-from kernels.kernel_set import KernelSet, LinearKernel
+from engine.tensor_parallel import TensorParallel
+from kernels.kernel_set import KernelSet
 
 __all__ = ["Decoder"]
 
@@ -98,80 +98,6 @@ class _Layer:
         index: int,
         tp: TensorParallel,
     ) -> None:
-        self._arch = arch
-        self._kernels = kernels
-        self._tp = tp
-        self._window = arch.windows[index]
-        self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
-        self._cos_sin_CR = tables.of_layer(index)
-        at = f"model.layers.{index}"
-        dim, head_dim, ffn_dim = arch.model_dim, arch.head_dim, arch.ffn_dim
-        q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
-
-        def cut_by_outputs(parts: dict[str, tuple[int, Part]], in_dim: int, bias: bool) -> LinearKernel:
-            """One matrix of several, stacked, of each this rank's rows."""
-            matrices = [
-                weights.take_matrix(f"{at}.{name}.weight", dim, in_dim, part=part)
-                for name, (dim, part) in parts.items()
-            ]
-            biases = [weights.take(f"{at}.{name}.bias", dim, part=part) for name, (dim, part) in parts.items() if bias]
-            return linear_of(kernels, matrices, torch.cat(biases) if biases else None)
-
-        def cut_by_inputs(name: str, in_dim: int, part: Part, bias: bool) -> LinearKernel:
-            """This rank's columns; the first rank adds the bias."""
-            matrix = weights.take_matrix(f"{at}.{name}.weight", dim, in_dim, part=part)
-            bias_M = weights.take(f"{at}.{name}.bias", dim) if bias else None
-            return linear_of(kernels, [matrix], bias_M if tp.rank == 0 else None)
-
-        self.norms = LayerNorms(arch, weights, at)
-        q_rows, kv_rows = tp.rows(arch.num_heads, head_dim), tp.kv_rows(arch.num_kv_heads, head_dim)
-        self._qkv = cut_by_outputs(
-            {
-                "self_attn.q_proj": (q_dim, q_rows),
-                "self_attn.k_proj": (kv_dim, kv_rows),
-                "self_attn.v_proj": (kv_dim, kv_rows),
-            },
-            dim,
-            arch.qkv_bias,
-        )
-        self._qk_norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
-        self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
-        self._out = cut_by_inputs("self_attn.o_proj", q_dim, tp.columns(arch.num_heads, head_dim), arch.out_bias)
-        inner = ffn_dim, tp.rows(ffn_dim)
-        self._gate_up = cut_by_outputs({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, arch.ffn_bias)
-        self._down = cut_by_inputs("mlp.down_proj", ffn_dim, tp.columns(ffn_dim), arch.ffn_bias)
-
-    def attend(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor]) -> Tensor:
-        # other dtypes than float8 have room for all numbers that there are
-        k_scale_G, v_scale_G = self._kv_scales if cache[0].dtype == torch.float8_e4m3fn else (None, None)
-        qkv_TX = self._qkv(x_TM)
-        q_THD = self._kernels.qkv_rotary(
-            qkv_TX,
-            self._qk_norms.q_norm,
-            self._qk_norms.k_norm,
-            self._arch.norm_eps,
-            self._cos_sin_CR,
-            batch.positions_T,
-            batch.slots_T,
-            *cache,
-            k_scale_G,
-            v_scale_G,
-            self._qk_norms.squares(qkv_TX),
-        )
-        out_THD = self._kernels.paged_attention(
-            q_THD,
-            *cache,
-            batch.query_starts,
-            batch.seq_lens_S,
-            batch.block_table_SW,
-            self._scale,
-            self._window,
-            self._arch.attention_cap,
-            k_scale_G=k_scale_G,
-            v_scale_G=v_scale_G,
-            prefixes=batch.prefixes,
-        )
-        return self._tp.sum(self._out(out_THD.flatten(1)))
-
-    def feed_forward(self, x_TM: Tensor) -> Tensor:
-        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation)))
+        self.norms = LayerNorms(arch, weights, f"model.layers.{index}")
+        self.attend = Attention(arch, weights, kernels, tables, index, tp)
+        self.feed_forward = FeedForward(arch, weights, kernels, index, tp)

@@ -24,7 +24,7 @@ class Unfused:
         }
         for name in source.names():
             for stack, rows in stacks.items():
-                if f".{stack}." in name:
+                if name.endswith((f".{stack}.weight", f".{stack}.bias")):
                     self._split(name, stack, rows)
 
     def _split(self, name: str, stack: str, rows: dict[str, int]) -> None:
