@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.embedding.reference import embedding
+from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
@@ -24,13 +25,17 @@ from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_
 from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums.reference import square_sums
 
-__all__ = ["KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
+__all__ = ["ExpertsKernel", "KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
 
 log = logging.getLogger(__name__)
 
 
 class LinearKernel(Protocol):
     def __call__(self, x_TI: Tensor) -> Tensor: ...
+
+
+class ExpertsKernel(Protocol):
+    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class KernelSet:
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
     gated_activation: Callable[..., Tensor]
+    route: Callable[..., tuple[Tensor, Tensor]]
+    experts: Callable[..., ExpertsKernel]  # (matrices of each expert, activation) -> the packed experts
     soft_cap: Callable[..., Tensor]
     allow_bits: Callable[..., Tensor]
     allow_only: Callable[..., Tensor]
@@ -97,6 +104,7 @@ def _cpu_kernels(dtype: torch.dtype) -> KernelSet:
 def triton_kernels(deterministic: bool = False) -> KernelSet:
     """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
     from kernels.embedding import triton as embedding_triton
+    from kernels.experts import triton as experts_triton
     from kernels.gated_activation import triton as gated_activation_triton
     from kernels.logit_mask import triton as logit_mask_triton
     from kernels.logprobs import triton as logprobs_triton
@@ -122,6 +130,8 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
+        route=experts_triton.route,
+        experts=experts_triton.Experts,
         soft_cap=soft_cap_triton.soft_cap,
         allow_bits=logit_mask_triton.allow_bits,
         allow_only=logit_mask_triton.allow_only,
@@ -154,6 +164,8 @@ def _reference_kernels() -> KernelSet:
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
         gated_activation=gated_activation,
+        route=route,
+        experts=Experts,
         soft_cap=soft_cap,
         allow_bits=allow_bits,
         allow_only=allow_only,
@@ -193,16 +205,18 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu
 
+    linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
     return replace(
         kernels,
         name="compiled",
         deterministic=True,
-        linear=linear_cpu.build(compiler),
+        linear=linear,
         quantised_linear=quantised_linear_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
         square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
-        gated_activation=gated_activation_cpu.build(compiler),
+        gated_activation=gate,
+        experts=partial(Experts, linear=linear, gate=gate),
         soft_cap=soft_cap_cpu.build(compiler),
     )

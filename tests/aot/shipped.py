@@ -4,6 +4,7 @@ import torch
 import triton
 
 from kernels.embedding import triton as embedding
+from kernels.experts import triton as experts
 from kernels.gated_activation import triton as gated_activation
 from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
@@ -45,7 +46,7 @@ QUANTISED_LINEARS = {
 def shipped():
     """name -> (kernel, types, constants, launch)"""
     linears = _linears() | _quantised_linears()
-    return attention() | _layers("bf16") | linears | _sampling() | _filters() | _logits()
+    return attention() | _layers("bf16") | linears | _experts() | _sampling() | _filters() | _logits()
 
 
 def _layers(dtype):
@@ -138,6 +139,37 @@ def _quantised_linears():
         cases[f"widen, {name}"] = (
             quantised_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 32}, plain
         )  # fmt: skip
+    return cases
+
+
+def _experts():
+    cases = {}
+    # experts, of each row, outputs, inputs; of each row only where rows are gathered
+    for name, (num_experts, top_k, num_out, num_in) in {
+        "qwen3-30b-a3b, gate and up": (128, 8, 1536, 2048),
+        "qwen3-30b-a3b, down": (128, 0, 2048, 768),
+        "mixtral-8x7b, gate and up": (8, 2, 28672, 4096),
+        "mixtral-8x7b, down": (8, 0, 4096, 14336),
+    }.items():
+        types = {"x": "*bf16", "weight": "*bf16", "order": "*i64", "starts": "*i32"}
+        cases[f"experts, {name}, bf16"] = (
+            experts._multiply,
+            {**types, "out": "*bf16" if top_k else "*fp32"},
+            {"E": num_experts, "NUM_OUT": num_out, "NUM_IN": num_in, "TOP_K": top_k},
+            experts.launch(num_out, num_in, False, DEVICE),
+        )
+    cases["route, 8 of 128"] = (
+        experts._route,
+        {"logits": "*fp32", "ids": "*i64", "weights": "*fp32"},
+        {"E": 128, "TOP_K": 8, "RENORMALISE": True, "BLOCK_E": 128, "BLOCK_K": 8},
+        {"num_warps": 1, "num_stages": 3},
+    )
+    cases["combine, 8 x 2048, bf16"] = (
+        experts._combine,
+        {"made": "*fp32", "places": "*i64", "weights": "*fp32", "out": "*bf16"},
+        {"M": 2048, "TOP_K": 8, "BLOCK_M": 1024},
+        {"num_warps": 4, "num_stages": 3},
+    )
     return cases
 
 
