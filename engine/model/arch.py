@@ -20,7 +20,7 @@ Activation = Literal["silu", "gelu_tanh"]
 class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     model_dim: int
-    ffn_dim: int
+    ffn_dim: int  # inner dimensions of the feed-forward block, or of each of its experts
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -49,6 +49,9 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     attention_scale: float | None = None  # on products of queries and keys; None is head_dim ** -0.5
     attention_cap: float = 0.0  # of scores, as paged_attention has it; 0 is none
     logit_cap: float = 0.0
+    num_experts: int = 0  # 0: one feed-forward block for all tokens
+    experts_per_token: int = 0
+    renormalises_experts: bool = False  # their weights add up to 1
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "model_dim", "ffn_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -58,6 +61,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"heads {self.num_heads}/{self.num_kv_heads}, {self.rotary_dim} of {self.head_dim} rotated"
             )
+        if self.num_experts and not 0 < self.experts_per_token <= self.num_experts:
+            raise ValueError(f"{self.experts_per_token} of {self.num_experts} experts are taken")
         if len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} layer types for {self.num_layers} layers")
 

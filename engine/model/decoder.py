@@ -7,7 +7,7 @@ from engine.batch import ForwardBatch
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.attention import Attention
-from engine.model.feed_forward import FeedForward
+from engine.model.feed_forward import feed_forward
 from engine.model.norms import LayerNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
 from engine.model.weights import Weights
@@ -100,4 +100,4 @@ class _Layer:
     ) -> None:
         self.norms = LayerNorms(arch, weights, f"model.layers.{index}")
         self.attend = Attention(arch, weights, kernels, tables, index, tp)
-        self.feed_forward = FeedForward(arch, weights, kernels, index, tp)
+        self.feed_forward = feed_forward(arch, weights, kernels, index, tp)

@@ -17,8 +17,6 @@ def arch_from_gguf(pairs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
     if not isinstance(family, str) or family not in GGUF_FLAGS:
         raise ModelError(f"architecture {family!r} is not supported; supported are {', '.join(GGUF_FLAGS)}")
     sizes = {name.removeprefix(f"{family}."): value for name, value in pairs.items()}
-    if sizes.get("expert_count"):
-        raise ModelError("mixture-of-experts models are not supported")
     try:
         return _from_gguf(family, sizes, shapes)
     except (KeyError, IndexError, TypeError, ValueError) as error:

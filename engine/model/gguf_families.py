@@ -6,6 +6,7 @@ Much is not in a file, because its readers know it of the family: which layers h
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.errors import ModelError
 from engine.model.hub_families import Flags
 from engine.model.rope import Rope
 
@@ -65,10 +66,25 @@ def _granite_flags(sizes: Mapping[str, Any]) -> Flags:
     }
 
 
+def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
+    for key in ("expert_shared_count", "leading_dense_block_count"):
+        if sizes.get(key):
+            raise ModelError(f"{key} is {sizes[key]}; experts for all tokens and layers without are not supported")
+    return {
+        "num_experts": sizes["expert_count"],
+        "experts_per_token": sizes["expert_used_count"],
+        "renormalises_experts": renormalises,
+        "ffn_dim": sizes.get("expert_feed_forward_length") or sizes["feed_forward_length"],
+    }
+
+
 GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
-    "llama": lambda sizes: {},  # Mistral and SmolLM2 files call themselves so
+    # Mistral, Mixtral and SmolLM2 files call themselves so
+    "llama": lambda sizes: _experts(sizes, True) if sizes.get("expert_count") else {},
     "qwen2": lambda sizes: {},
     "qwen3": lambda sizes: {},
+    "qwen3moe": lambda sizes: _experts(sizes, True),
+    "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
     "phi3": lambda sizes: {},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
     "gemma2": _gemma2_flags,

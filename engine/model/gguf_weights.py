@@ -36,10 +36,12 @@ IN_LAYER = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 CHUNK_BLOCKS = 65_536  # quantisation blocks dequantised at once; bounds the scratch memory
 
 
@@ -50,7 +52,7 @@ class GgufSource:
         pairs, infos = read_index(path)
         family = pairs["general.architecture"]
         in_layer = IN_LAYER | OTHER_NAMES.get(family, {})
-        self._infos = {_hub_name(info.name, in_layer): info for info in infos}
+        self._infos = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
         self._pairs_neighbours = family in NEIGHBOURS
 
     def names(self) -> set[str]:
@@ -94,6 +96,24 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
         case ["blk", layer, part, kind] if part in in_layer:
             return f"model.layers.{layer}.{in_layer[part]}.{kind}"
     return name  # unknown: nobody takes it, and it is named as one too many
+
+
+def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
+    """A tensor that has a matrix of each expert, one after the other, as these."""
+    match info.name.split("."):
+        case ["blk", layer, part, "weight"] if part in EXPERTS and len(info.shape) == 3:
+            each = info.num_bytes // info.shape[0]
+            return [
+                TensorInfo(
+                    f"model.layers.{layer}.mlp.experts.{expert}.{EXPERTS[part]}.weight",
+                    info.shape[1:],
+                    info.type,
+                    info.offset + expert * each,
+                    each,
+                )
+                for expert in range(info.shape[0])
+            ]
+    return [info]
 
 
 def _halves(num_rows: int, num_heads: int) -> Tensor:

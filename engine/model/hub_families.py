@@ -83,6 +83,27 @@ def _exaone4_flags(config: Mapping[str, Any]) -> Flags:
     return flags
 
 
+def _experts(config: Mapping[str, Any], renormalises: bool) -> Flags:
+    return {
+        "num_experts": config.get("num_local_experts") or config["num_experts"],
+        "experts_per_token": config["num_experts_per_tok"],
+        "renormalises_experts": renormalises,
+    }
+
+
+def _qwen3_moe_flags(config: Mapping[str, Any]) -> Flags:
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise ModelError("mlp_only_layers and decoder_sparse_step are not supported: every layer must have experts")
+    experts = _experts(config, config.get("norm_topk_prob", False))
+    return {**_qwen3_flags(config), **experts, "ffn_dim": config["moe_intermediate_size"]}
+
+
+def _olmoe_flags(config: Mapping[str, Any]) -> Flags:
+    if config.get("clip_qkv") is not None:
+        raise ModelError("clip_qkv is not supported; it must be null")
+    return {**_olmo2_flags(config), "norms": "before", **_experts(config, config.get("norm_topk_prob", False))}
+
+
 GEMMA_DEFAULTS = {
     "hidden_activation": "gelu_pytorch_tanh",
     "num_attention_heads": 8,
@@ -124,6 +145,9 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "qwen3": _qwen3_flags,
     "olmo2": _olmo2_flags,
     "olmo3": _olmo3_flags,
+    "qwen3_moe": _qwen3_moe_flags,
+    "mixtral": lambda config: _experts(config, True),
+    "olmoe": _olmoe_flags,
     "smollm3": _smollm3_flags,
     "granite": _granite_flags,
     "exaone4": _exaone4_flags,
@@ -139,6 +163,7 @@ TEXT_PARTS = {"gemma3": "gemma3_text"}
 WINDOW_PERIODS = {
     "mistral": 0,
     "ministral": 0,
+    "mixtral": 0,
     "phi3": 0,
     "olmo3": 4,
     "exaone4": 4,

@@ -121,7 +121,7 @@ def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
     from engine.model.fused_weights import Unfused
-    from engine.model.text_part import TextPart
+    from engine.model.other_names import UsualNames
 
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
@@ -132,7 +132,7 @@ def open_weights(
 
     quantisation = _config(files).get("quantization_config")
     packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
-    plain = TextPart(SafetensorsSource(files.path))
+    plain = UsualNames(SafetensorsSource(files.path))
     if packing is None:
         return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)

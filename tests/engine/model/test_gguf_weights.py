@@ -20,6 +20,10 @@ PARTS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "experts.gate_exps": "ffn_gate_exps",
+    "experts.up_exps": "ffn_up_exps",
+    "experts.down_exps": "ffn_down_exps",
     "self_attn.qkv_proj": "attn_qkv",
     "mlp.gate_up_proj": "ffn_up",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -55,6 +59,18 @@ def neighbours(weight, num_heads):
 KINDS = {float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32, str: gguf.GGUFValueType.STRING}
 
 
+def unpacked(tensors):
+    """What transformers has of all experts together, as a file has it: gates and ups on their own."""
+    unpacked = {}
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            for which, part in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
+                unpacked[name.replace("gate_up_proj", f"{which}_exps.weight")] = part
+        else:
+            unpacked[name.replace("experts.down_proj", "experts.down_exps.weight")] = tensor
+    return unpacked
+
+
 def write(model, path, family, change=lambda tensors: None, pairs=()):
     config = model.config
     writer = gguf.GGUFWriter(path, family)
@@ -77,7 +93,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=()):
         else:
             writer.add_key_value(key, value, KINDS[type(value)])
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in unpacked(model.state_dict()).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
@@ -156,6 +172,19 @@ PAIRS = {
         ],
     ),
     "smollm3": ("smollm3", []),
+    "qwen3 moe": (
+        "qwen3moe",
+        [
+            ("qwen3moe.expert_count", 6),
+            ("qwen3moe.expert_used_count", 2),
+            ("qwen3moe.expert_feed_forward_length", 32),
+        ],
+    ),
+    "mixtral": (
+        "llama",
+        [("llama.expert_count", 4), ("llama.expert_used_count", 3), ("llama.attention.sliding_window", 9)],
+    ),
+    "olmoe": ("olmoe", [("olmoe.expert_count", 6), ("olmoe.expert_used_count", 2)]),
     "granite": (
         "granite",
         [

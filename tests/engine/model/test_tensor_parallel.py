@@ -87,7 +87,17 @@ def logits_of_ranks(folder, size, pieces):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("llama3", 2), ("phi3", 2), ("olmo2", 4), ("olmo3", 2), ("gemma2", 2), ("gemma3", 4), ("granite", 2)],
+    [
+        ("llama3", 2),
+        ("phi3", 2),
+        ("olmo2", 4),
+        ("olmo3", 2),
+        ("gemma2", 2),
+        ("gemma3", 4),
+        ("granite", 2),
+        ("qwen3 moe", 2),
+        ("mixtral", 4),
+    ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
     oracle(name).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The language model inside a checkpoint that also sees."""
+"""Checkpoints that call tensors otherwise than most do, or have more than a language model."""
 
 import logging
 
@@ -8,7 +8,7 @@ from engine.model.matrix import Matrix
 from engine.model.weights import TensorSource
 from engine.tensor_parallel import Part
 
-__all__ = ["TextPart"]
+__all__ = ["UsualNames"]
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +17,12 @@ LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_he
 SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
-class TextPart:
-    """Its tensors under the names that they have on their own. Those that see are left aside, which is logged."""
+MIXTRAL = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj.", ".block_sparse_moe.": ".mlp."}
+
+
+class UsualNames:
+    """Tensors of the language model under the names that the decoder asks for. Those that see are left aside, which is
+    logged."""
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -26,7 +30,7 @@ class TextPart:
         unseen = {name for name in names if name.startswith(SIGHT)}
         if unseen:
             log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
-        self._names = {_own_name(name): name for name in names - unseen}
+        self._names = {_usual_name(name): name for name in names - unseen}
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -41,8 +45,11 @@ class TextPart:
         return self._source.read_matrix(self._names[name], part)
 
 
-def _own_name(name: str) -> str:
-    for there, own in LANGUAGE.items():
+def _usual_name(name: str) -> str:
+    for there, usual in LANGUAGE.items():
         if name.startswith(there):
-            return own + name.removeprefix(there)
+            return usual + name.removeprefix(there)
+    if ".block_sparse_moe." in name:
+        for there, usual in MIXTRAL.items():
+            name = name.replace(there, usual)
     return name
