@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.embedding.reference import embedding
+from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
@@ -21,14 +22,20 @@ from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+from kernels.soft_cap.reference import soft_cap
+from kernels.square_sums.reference import square_sums
 
-__all__ = ["KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
+__all__ = ["ExpertsKernel", "KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
 
 log = logging.getLogger(__name__)
 
 
 class LinearKernel(Protocol):
     def __call__(self, x_TI: Tensor) -> Tensor: ...
+
+
+class ExpertsKernel(Protocol):
+    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,13 @@ class KernelSet:
     quantised_linear: Callable[..., LinearKernel] | None  # the same of GroupedInts; None: they must be made dense
     embedding: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
+    square_sums: Callable[..., Tensor]
     qkv_rotary: Callable[..., Tensor]
     paged_attention: Callable[..., Tensor]
     gated_activation: Callable[..., Tensor]
+    route: Callable[..., tuple[Tensor, Tensor]]
+    experts: Callable[..., ExpertsKernel]  # (matrices of each expert, activation) -> the packed experts
+    soft_cap: Callable[..., Tensor]
     allow_bits: Callable[..., Tensor]
     allow_only: Callable[..., Tensor]
     forbid: Callable[..., Tensor]
@@ -93,6 +104,7 @@ def _cpu_kernels(dtype: torch.dtype) -> KernelSet:
 def triton_kernels(deterministic: bool = False) -> KernelSet:
     """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
     from kernels.embedding import triton as embedding_triton
+    from kernels.experts import triton as experts_triton
     from kernels.gated_activation import triton as gated_activation_triton
     from kernels.logit_mask import triton as logit_mask_triton
     from kernels.logprobs import triton as logprobs_triton
@@ -103,6 +115,8 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
+    from kernels.soft_cap import triton as soft_cap_triton
+    from kernels.square_sums import triton as square_sums_triton
 
     # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -112,9 +126,13 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,
+        square_sums=square_sums_triton.square_sums,
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
         gated_activation=gated_activation_triton.gated_activation,
+        route=experts_triton.route,
+        experts=experts_triton.Experts,
+        soft_cap=soft_cap_triton.soft_cap,
         allow_bits=logit_mask_triton.allow_bits,
         allow_only=logit_mask_triton.allow_only,
         forbid=logit_mask_triton.forbid,
@@ -142,9 +160,13 @@ def _reference_kernels() -> KernelSet:
         quantised_linear=None,
         embedding=embedding,
         add_rms_norm=add_rms_norm,
+        square_sums=square_sums,
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
         gated_activation=gated_activation,
+        route=route,
+        experts=Experts,
+        soft_cap=soft_cap,
         allow_bits=allow_bits,
         allow_only=allow_only,
         forbid=forbid,
@@ -180,15 +202,21 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
     from kernels.quantised_linear import cpu as quantised_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
+    from kernels.soft_cap import cpu as soft_cap_cpu
+    from kernels.square_sums import cpu as square_sums_cpu
 
+    linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
     return replace(
         kernels,
         name="compiled",
         deterministic=True,
-        linear=linear_cpu.build(compiler),
+        linear=linear,
         quantised_linear=quantised_linear_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
+        square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
-        gated_activation=gated_activation_cpu.build(compiler),
+        gated_activation=gate,
+        experts=partial(Experts, linear=linear, gate=gate),
+        soft_cap=soft_cap_cpu.build(compiler),
     )

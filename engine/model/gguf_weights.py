@@ -1,5 +1,6 @@
 """Tensors of a .gguf file under their hub names, in the hub's row order, dequantised or as integers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from engine.errors import ModelError
 from engine.model.arch import ModelArch
+from engine.model.gguf_families import NEIGHBOURS, OTHER_NAMES
 from engine.model.gguf_file import TensorInfo, read_index
 from engine.model.gguf_ints import INTS, grouped_ints
 from engine.model.matrix import Matrix, cut
@@ -30,11 +32,16 @@ IN_LAYER = {
     "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
+    "attn_qkv": "self_attn.qkv_proj",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 CHUNK_BLOCKS = 65_536  # quantisation blocks dequantised at once; bounds the scratch memory
 
 
@@ -43,9 +50,10 @@ class GgufSource:
         self._path = path
         self._arch = arch
         pairs, infos = read_index(path)
-        self._infos = {_hub_name(info.name): info for info in infos}
-        # files of the llama architecture pair neighbouring rows of q and k for rotary, the hub pairs halves
-        self._pairs_neighbours = pairs["general.architecture"] == "llama"
+        family = pairs["general.architecture"]
+        in_layer = IN_LAYER | OTHER_NAMES.get(family, {})
+        self._infos = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
+        self._pairs_neighbours = family in NEIGHBOURS
 
     def names(self) -> set[str]:
         return set(self._infos)
@@ -81,13 +89,31 @@ class GgufSource:
         return None
 
 
-def _hub_name(name: str) -> str:
+def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
     if name in WHOLE:
         return WHOLE[name]
     match name.split("."):
-        case ["blk", layer, part, kind] if part in IN_LAYER:
-            return f"model.layers.{layer}.{IN_LAYER[part]}.{kind}"
+        case ["blk", layer, part, kind] if part in in_layer:
+            return f"model.layers.{layer}.{in_layer[part]}.{kind}"
     return name  # unknown: nobody takes it, and it is named as one too many
+
+
+def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
+    """A tensor that has a matrix of each expert, one after the other, as these."""
+    match info.name.split("."):
+        case ["blk", layer, part, "weight"] if part in EXPERTS and len(info.shape) == 3:
+            each = info.num_bytes // info.shape[0]
+            return [
+                TensorInfo(
+                    f"model.layers.{layer}.mlp.experts.{expert}.{EXPERTS[part]}.weight",
+                    info.shape[1:],
+                    info.type,
+                    info.offset + expert * each,
+                    each,
+                )
+                for expert in range(info.shape[0])
+            ]
+    return [info]
 
 
 def _halves(num_rows: int, num_heads: int) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.errors import ModelError
 from engine.model.matrix import Matrix, cut
 from engine.model.packings import Packing
-from engine.model.safetensors_weights import SafetensorsSource
+from engine.model.weights import TensorSource
 from engine.tensor_parallel import Part
 from kernels.quantised_linear.reference import GroupedInts
 
@@ -16,7 +16,7 @@ __all__ = ["QuantisedSource"]
 class QuantisedSource:
     """Matrices are read whole, unpacked on the device, and cut then."""
 
-    def __init__(self, files: SafetensorsSource, packing: Packing, device: torch.device) -> None:
+    def __init__(self, files: TensorSource, packing: Packing, device: torch.device) -> None:
         self._device = device
         self._files = files
         self._packing = packing

@@ -4,7 +4,16 @@ from math import ceil, floor, log, pi
 
 import msgspec
 
-__all__ = ["LinearScaling", "Llama3Scaling", "RopeScaling", "YarnScaling", "frequencies"]
+__all__ = [
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongScaling",
+    "Rope",
+    "RopeScaling",
+    "YarnScaling",
+    "amplitude",
+    "frequencies",
+]
 
 
 class LinearScaling(msgspec.Struct, frozen=True):
@@ -33,11 +42,34 @@ class YarnScaling(msgspec.Struct, frozen=True):
     whole_dims: bool = True  # the passage begins and ends at whole dimensions
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+class LongScaling(msgspec.Struct, frozen=True):
+    """Each pair is slowed by a factor of its own; rotated queries and keys grow by `amplitude`.
+
+    Which factors: the long ones for all positions if the context may be longer than the original one, else the short
+    ones. (Going over from one to the other inside a sequence would make its first keys wrong.)
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_context_len: int
+    amplitude: float
 
 
-def frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None) -> list[float]:
-    """The angle per position of each of the rotary_dim / 2 pairs."""
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling
+
+
+class Rope(msgspec.Struct, frozen=True):
+    theta: float
+    scaling: RopeScaling | None = None
+
+
+def amplitude(scaling: RopeScaling | None) -> float:
+    """What rotated queries and keys are multiplied by."""
+    return scaling.amplitude if isinstance(scaling, YarnScaling | LongScaling) else 1.0
+
+
+def frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None, context_len: int) -> list[float]:
+    """The angle per position of each of the rotary_dim / 2 pairs, for contexts of up to `context_len` tokens."""
     plain = [theta ** (-2 * i / rotary_dim) for i in range(rotary_dim // 2)]
     match scaling:
         case None:
@@ -49,6 +81,9 @@ def frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None) -> l
         case YarnScaling():
             kept = _yarn_kept(theta, rotary_dim, scaling)
             return [_mixed(frequency, scaling.factor, share) for frequency, share in zip(plain, kept, strict=True)]
+        case LongScaling():
+            factors = scaling.long if context_len > scaling.original_context_len else scaling.short
+            return [frequency / factor for frequency, factor in zip(plain, factors, strict=True)]
 
 
 def _mixed(frequency: float, factor: float, kept: float) -> float:

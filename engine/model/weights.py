@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.errors import ModelError
-from engine.model.arch import ModelArch, arch_from_gguf, arch_from_hub
+from engine.model.arch import ModelArch, arch_from_hub
+from engine.model.gguf_arch import arch_from_gguf
 from engine.model.gguf_file import read_index
 from engine.model.matrix import Matrix
 from engine.model.packings import packing_of
@@ -119,17 +120,20 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
+    from engine.model.fused_weights import Unfused
+    from engine.model.other_names import UsualNames
+
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
 
-        return Weights(GgufSource(files.path, arch), dtype, device, keeps_ints)
+        return Weights(Unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
 
     quantisation = _config(files).get("quantization_config")
     packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
-    plain = SafetensorsSource(files.path)
+    plain = UsualNames(SafetensorsSource(files.path))
     if packing is None:
-        return Weights(plain, dtype, device, keeps_ints)
+        return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)
-    return Weights(source, dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(Unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)

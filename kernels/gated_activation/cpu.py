@@ -7,20 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.gated_activation.reference import Activation
 from kernels.native.compiler import Compiler
 
 __all__ = ["build"]
 
 
-def build(compiler: Compiler) -> Callable[[Tensor], Tensor]:
+def build(compiler: Compiler) -> Callable[..., Tensor]:
     function = compiler.load(Path(__file__).with_name("cpu.c")).gated_activation
-    function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3
+    function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4
     function.restype = None
 
-    def gated_activation(gate_up_TF: Tensor) -> Tensor:
+    def gated_activation(gate_up_TF: Tensor, activation: Activation = "silu") -> Tensor:
         num_rows, width = gate_up_TF.shape
         out_TF = torch.empty((num_rows, width // 2), dtype=gate_up_TF.dtype)
-        function(gate_up_TF.data_ptr(), out_TF.data_ptr(), num_rows, width // 2, torch.get_num_threads())
+        sizes = (num_rows, width // 2, activation == "gelu_tanh", torch.get_num_threads())
+        function(gate_up_TF.data_ptr(), out_TF.data_ptr(), *sizes)
         return out_TF
 
     return gated_activation

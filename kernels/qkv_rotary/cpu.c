@@ -7,12 +7,21 @@
 
 #include "lanes.h"
 
-static void normed(const bf16 *x, const float *weight, float eps, int64_t dim, float *out) {
+/* Of one head. A mean square that is given is of all heads, and so are the weights. */
+static void normed(const bf16 *x, const float *weight, const float *square, int64_t head, float eps, int64_t dim,
+                   float *out) {
     for (int64_t i = 0; i < dim; i++) out[i] = widen(x[i]);
     if (!weight) return;
-    float lanes[16] = {0};
-    for (int64_t i = 0; i < dim; i++) lanes[i % 16] = fmaf(out[i], out[i], lanes[i % 16]);
-    float scale = 1.0f / sqrtf(sum16(lanes) / dim + eps);
+    float mean;
+    if (square) {
+        mean = *square;
+        weight += head * dim;
+    } else {
+        float lanes[16] = {0};
+        for (int64_t i = 0; i < dim; i++) lanes[i % 16] = fmaf(out[i], out[i], lanes[i % 16]);
+        mean = sum16(lanes) / dim;
+    }
+    float scale = 1.0f / sqrtf(mean + eps);
     for (int64_t i = 0; i < dim; i++) out[i] = out[i] * scale * weight[i];
 }
 
@@ -26,8 +35,9 @@ static void rotate(float *x, const float *cos_sin, int64_t num_rotated) {
     }
 }
 
-/* qkv [T, (H + 2 G) D] bf16; norms [D] fp32 or NULL; cos_sin [C, R] fp32; positions, slots [T]; q_out [T, H, D] */
-void qkv_rotary(const bf16 *qkv, const float *q_norm, const float *k_norm, const float *cos_sin,
+/* qkv [T, (H + 2 G) D] bf16; norms [D] fp32 or NULL; squares [T, 2] fp32 or NULL; cos_sin [C, R] fp32;
+ * positions, slots [T]; q_out [T, H, D] */
+void qkv_rotary(const bf16 *qkv, const float *q_norm, const float *k_norm, const float *squares, const float *cos_sin,
                 const int64_t *positions, const int64_t *slots, bf16 *k_cache, bf16 *v_cache, bf16 *q_out, float eps,
                 int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t dim, int64_t block_size,
                 int64_t num_rotated, int64_t num_threads) {
@@ -37,7 +47,7 @@ void qkv_rotary(const bf16 *qkv, const float *q_norm, const float *k_norm, const
         const bf16 *row = qkv + t * (num_heads + 2 * num_kv_heads) * dim;
         const float *turn = cos_sin + positions[t] * num_rotated;
         for (int64_t h = 0; h < num_heads; h++) {
-            normed(row + h * dim, q_norm, eps, dim, head);
+            normed(row + h * dim, q_norm, squares ? squares + 2 * t : NULL, h, eps, dim, head);
             rotate(head, turn, num_rotated);
             for (int64_t i = 0; i < dim; i++) q_out[(t * num_heads + h) * dim + i] = narrow(head[i]);
         }
@@ -47,7 +57,7 @@ void qkv_rotary(const bf16 *qkv, const float *q_norm, const float *k_norm, const
             bf16 *keys = k_cache + (block * num_kv_heads + g) * block_size * dim + 2 * slot;
             bf16 *values = v_cache + (block * num_kv_heads + g) * block_size * dim + slot / 2 * 2 * dim + slot % 2;
             const bf16 *value = row + (num_heads + num_kv_heads + g) * dim;
-            normed(row + (num_heads + g) * dim, k_norm, eps, dim, head);
+            normed(row + (num_heads + g) * dim, k_norm, squares ? squares + 2 * t + 1 : NULL, g, eps, dim, head);
             rotate(head, turn, num_rotated);
             for (int64_t i = 0; i < dim; i++) keys[i / 2 * 2 * block_size + i % 2] = narrow(head[i]);
             for (int64_t i = 0; i < dim; i++) values[2 * i] = value[i];

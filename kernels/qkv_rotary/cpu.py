@@ -14,7 +14,7 @@ __all__ = ["build"]
 
 def build(compiler: Compiler) -> Callable[..., Tensor]:
     function = compiler.load(Path(__file__).with_name("cpu.c")).qkv_rotary
-    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] + [ctypes.c_int64] * 7
+    function.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_float] + [ctypes.c_int64] * 7
     function.restype = None
 
     def qkv_rotary(
@@ -29,10 +29,12 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
         v_cache: Tensor,
         k_scale_G: Tensor | None = None,
         v_scale_G: Tensor | None = None,
+        squares_T2: Tensor | None = None,
     ) -> Tensor:
         _, num_kv_heads, block_size, head_dim = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
         assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and k_scale_G is None and v_scale_G is None
+        assert squares_T2 is None or squares_T2.dtype == torch.float32 and squares_T2.is_contiguous()
         num_tokens, width = qkv_TX.shape
         num_heads = width // head_dim - 2 * num_kv_heads
         q_THD = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv_TX.dtype)
@@ -40,6 +42,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             qkv_TX.data_ptr(),
             None if q_norm_D is None else q_norm_D.data_ptr(),
             None if k_norm_D is None else k_norm_D.data_ptr(),
+            None if squares_T2 is None else squares_T2.data_ptr(),
             cos_sin_CR.data_ptr(),
             positions_T.data_ptr(),
             slots_T.data_ptr(),

@@ -22,6 +22,7 @@ def qkv_rotary(
     v_cache: Tensor,
     k_scale_G: Tensor | None = None,
     v_scale_G: Tensor | None = None,
+    squares_T2: Tensor | None = None,
 ) -> Tensor:
     """Returns the queries [T, H, D] that attention takes, and stores keys and values.
 
@@ -32,15 +33,24 @@ def qkv_rotary(
     slots_T               [T] int64, as in write_kv
     k_cache, v_cache      [N, G, P, D], written in place, as in write_kv
     k_scale_G, v_scale_G  [G] fp32 or None, as in write_kv
+    squares_T2            [T, 2] fp32: norms are not over each head: these are the mean squares of a token's queries and
+                          of its keys, and the weights are [H * D] and [G * D]
     """
     _, num_kv_heads, _, head_dim = k_cache.shape
     qkv_TXD = qkv_TX.view(qkv_TX.shape[0], -1, head_dim)
     num_heads = qkv_TXD.shape[1] - 2 * num_kv_heads
     q_THD, k_TGD, v_TGD = torch.split(qkv_TXD, [num_heads, num_kv_heads, num_kv_heads], 1)
     if q_norm_D is not None:
-        q_THD = rms_norm(q_THD, q_norm_D, eps)
+        q_THD = _normed(q_THD, q_norm_D, eps, None if squares_T2 is None else squares_T2[:, 0])
     if k_norm_D is not None:
-        k_TGD = rms_norm(k_TGD, k_norm_D, eps)
+        k_TGD = _normed(k_TGD, k_norm_D, eps, None if squares_T2 is None else squares_T2[:, 1])
     k_TGD = rotary(k_TGD, cos_sin_CR, positions_T)
     write_kv(k_TGD, v_TGD, k_cache, v_cache, slots_T, k_scale_G, v_scale_G)
     return rotary(q_THD, cos_sin_CR, positions_T)
+
+
+def _normed(x_THD: Tensor, weight: Tensor, eps: float, squares_T: Tensor | None) -> Tensor:
+    if squares_T is None:
+        return rms_norm(x_THD, weight, eps)
+    scaled = x_THD.float() * torch.rsqrt(squares_T + eps)[:, None, None]
+    return (scaled * weight.float().view(x_THD.shape[1:])).to(x_THD.dtype)

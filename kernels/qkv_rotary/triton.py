@@ -23,6 +23,7 @@ def qkv_rotary(
     v_cache: Tensor,
     k_scale_G: Tensor | None = None,
     v_scale_G: Tensor | None = None,
+    squares_T2: Tensor | None = None,
 ) -> Tensor:
     _, num_kv_heads, block_size, head_dim = k_cache.shape
     assert all(x.is_contiguous() for x in (qkv_TX, cos_sin_CR, k_cache, v_cache))
@@ -43,6 +44,7 @@ def qkv_rotary(
         v_cache,
         k_scale_G,
         v_scale_G,
+        squares_T2,
         q_THD,
         eps,
         NORM_Q=q_norm_D is not None,
@@ -65,7 +67,7 @@ def launch(head_dim: int, device: torch.device) -> dict[str, int]:
 
 @triton.jit
 def _qkv_rotary(
-    qkv, q_norm, k_norm, cos_sin, positions, slots, k_cache, v_cache, k_scale, v_scale, q_out, eps,
+    qkv, q_norm, k_norm, cos_sin, positions, slots, k_cache, v_cache, k_scale, v_scale, squares, q_out, eps,
     NORM_Q: tl.constexpr, NORM_K: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, R: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -83,16 +85,25 @@ def _qkv_rotary(
     x = raw.to(tl.float32)
     pair = tl.load(at + partner, mask=inside, other=0.0).to(tl.float32)
     if NORM_Q or NORM_K:
-        scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
+        q_weight = q_norm
+        k_weight = k_norm
+        if squares is not None:
+            scale = tl.rsqrt(tl.load(squares + token * 2 + tl.where(is_query, 0, 1)) + eps)
+            q_weight += h * D
+            k_weight += (h - HEADS) * D
+        else:
+            scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
         normed = (is_query & NORM_Q) | (is_key & NORM_K)
         x_weight = tl.full([1, BLOCK_D], 1.0, tl.float32)
         pair_weight = x_weight
         if NORM_Q:
-            x_weight = tl.where(is_query, tl.load(q_norm + d, mask=d < D, other=0.0).to(tl.float32), x_weight)
-            pair_weight = tl.where(is_query, tl.load(q_norm + partner, mask=d < D, other=0.0), pair_weight)
+            used = is_query & (d < D)
+            x_weight = tl.where(is_query, tl.load(q_weight + d, mask=used, other=0.0).to(tl.float32), x_weight)
+            pair_weight = tl.where(is_query, tl.load(q_weight + partner, mask=used, other=0.0), pair_weight)
         if NORM_K:
-            x_weight = tl.where(is_key, tl.load(k_norm + d, mask=d < D, other=0.0).to(tl.float32), x_weight)
-            pair_weight = tl.where(is_key, tl.load(k_norm + partner, mask=d < D, other=0.0), pair_weight)
+            used = is_key & (d < D)
+            x_weight = tl.where(is_key, tl.load(k_weight + d, mask=used, other=0.0).to(tl.float32), x_weight)
+            pair_weight = tl.where(is_key, tl.load(k_weight + partner, mask=used, other=0.0), pair_weight)
         # the norm alone would round to the model's dtype
         x = tl.where(normed, (x * scale * x_weight).to(raw.dtype).to(tl.float32), x)
         pair = tl.where(normed, (pair * scale * pair_weight).to(raw.dtype).to(tl.float32), pair)

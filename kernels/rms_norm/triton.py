@@ -11,12 +11,20 @@ from kernels.launch import measured
 __all__ = ["add_rms_norm", "launch"]
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight_M: Tensor, eps: float) -> Tensor:
-    assert x.is_contiguous() and residual.is_contiguous() and weight_M.is_contiguous()
+def add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight_M: Tensor | None,
+    eps: float,
+    x_weight_M: Tensor | None = None,
+    x_scale: float = 1.0,
+) -> Tensor:
+    assert all(tensor is None or tensor.is_contiguous() for tensor in (x, residual, weight_M, x_weight_M))
     model_dim = x.shape[-1]
     out = torch.empty_like(x)
     if num_rows := x.numel() // model_dim:
-        _add_rms_norm[num_rows,](x, residual, weight_M, out, eps, M=model_dim, **launch(model_dim, x.device))
+        tensors = (x, residual, weight_M, x_weight_M, out)
+        _add_rms_norm[num_rows,](*tensors, eps, x_scale, M=model_dim, **launch(model_dim, x.device))
     return out
 
 
@@ -27,13 +35,19 @@ def launch(model_dim: int, device: torch.device) -> dict[str, int]:
 
 
 @triton.jit
-def _add_rms_norm(x, residual, weight, out, eps, M: tl.constexpr, BLOCK_M: tl.constexpr):
+def _add_rms_norm(x, residual, weight, x_weight, out, eps, x_scale, M: tl.constexpr, BLOCK_M: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * M
     m = tl.arange(0, BLOCK_M)
-    total = tl.load(residual + row + m, mask=m < M, other=0.0) + tl.load(x + row + m, mask=m < M, other=0.0).to(
-        tl.float32
-    )
+    added = _normed(tl.load(x + row + m, mask=m < M, other=0.0).to(tl.float32), x_weight, m, eps, M)
+    total = tl.load(residual + row + m, mask=m < M, other=0.0) + added * x_scale
     tl.store(residual + row + m, total, mask=m < M)
-    scale = tl.rsqrt(tl.sum(total * total, 0) / M + eps)
-    scaled = total * scale * tl.load(weight + m, mask=m < M, other=0.0).to(tl.float32)
-    tl.store(out + row + m, scaled.to(out.dtype.element_ty), mask=m < M)
+    tl.store(out + row + m, _normed(total, weight, m, eps, M).to(out.dtype.element_ty), mask=m < M)
+
+
+@triton.jit
+def _normed(x, weight, m, eps, M: tl.constexpr):
+    """x itself where there is no weight."""
+    if weight is not None:
+        scale = tl.rsqrt(tl.sum(x * x, 0) / M + eps)
+        x = x * scale * tl.load(weight + m, mask=m < M, other=0.0).to(tl.float32)
+    return x

@@ -4,6 +4,7 @@ import torch
 import triton
 
 from kernels.embedding import triton as embedding
+from kernels.experts import triton as experts
 from kernels.gated_activation import triton as gated_activation
 from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
@@ -14,6 +15,8 @@ from kernels.quantised_linear import triton as quantised_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
+from kernels.soft_cap import triton as soft_cap
+from kernels.square_sums import triton as square_sums
 from tests.aot.attention import attention
 
 __all__ = ["shipped"]
@@ -43,44 +46,57 @@ QUANTISED_LINEARS = {
 def shipped():
     """name -> (kernel, types, constants, launch)"""
     linears = _linears() | _quantised_linears()
-    return attention() | _layers("bf16") | linears | _sampling() | _filters() | _logits()
+    return attention() | _layers("bf16") | linears | _experts() | _sampling() | _filters() | _logits()
 
 
 def _layers(dtype):
     one = f"*{dtype}"
     cases = {}
-    for dim in (576, 4096, 8192):
-        types = {"x": one, "residual": "*fp32", "weight": "*fp32", "out": one, "eps": "fp32"}
-        cases[f"add_rms_norm, {dim}, {dtype}"] = (
-            rms_norm._add_rms_norm,
-            types,
-            {"M": dim},
-            rms_norm.launch(dim, DEVICE),
-        )
+    norms = {"": (576, 4096, 8192), " of what is added too": (5376,), " of what is added alone": (4096,)}
+    for more, dims in norms.items():
+        types = {"x": one, "residual": "*fp32", "weight": "*fp32", "x_weight": "*fp32", "out": one}
+        types |= {"eps": "fp32", "x_scale": "fp32"}
+        absent = {} if more else {"x_weight": None}
+        absent |= {"weight": None} if "alone" in more else {}
+        for dim in dims:
+            cases[f"add_rms_norm{more}, {dim}, {dtype}"] = (
+                rms_norm._add_rms_norm,
+                types,
+                {"M": dim, **absent},
+                rms_norm.launch(dim, DEVICE),
+            )
     for dim in (576, 4096):
         types = {"weight": one, "tokens": "*i64", "out": one}
         cases[f"embedding, {dim}, {dtype}"] = embedding._embedding, types, {"M": dim}, embedding.launch(dim, DEVICE)
-    for dim in (1536, 14336):
-        cases[f"gated_activation, {dim}, {dtype}"] = (
+    for dim, gelu in ((1536, False), (14336, False), (9216, True)):
+        cases[f"gated_activation, {'gelu, ' if gelu else ''}{dim}, {dtype}"] = (
             gated_activation._gated_activation,
             {"gate_up": one, "out": one},
-            {"F": dim},
+            {"GELU": gelu, "F": dim},
             gated_activation.launch(dim, DEVICE),
         )
-    wide, narrow = (32, 8, 128), (9, 3, 64)
-    for shape, normed, fp8 in ((wide, False, False), (wide, True, False), (narrow, False, False), (wide, False, True)):
+    cases[f"square_sums, 4096 and 1024, {dtype}"] = (
+        square_sums._square_sums,
+        {"qkv": one, "out": "*fp32"},
+        {"WIDTH": 6144, "QUERIES": 4096, "KEYS": 1024},
+        square_sums.launch(4096, DEVICE),
+    )
+    wide, narrow, large = (32, 8, 128), (9, 3, 64), (16, 8, 256)
+    shapes = (wide, "", False), (wide, "normed, ", False), (narrow, "", False), (wide, "", True)
+    for shape, normed, fp8 in (*shapes, (wide, "normed over all heads, ", False), (large, "normed, ", False)):
         num_heads, num_kv_heads, dim = shape
         types = dict.fromkeys(("qkv", "q_out"), one) | {"eps": "fp32"}
         types |= dict.fromkeys(("k_cache", "v_cache"), "*fp8e4nv" if fp8 else one)
-        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin", "k_scale", "v_scale"), "*fp32")
+        types |= dict.fromkeys(("q_norm", "k_norm", "cos_sin", "k_scale", "v_scale", "squares"), "*fp32")
         types |= dict.fromkeys(("positions", "slots"), "*i64")
         sizes = {"HEADS": num_heads, "KV_HEADS": num_kv_heads, "D": dim, "PAGE": 16, "R": dim}
         unscaled = {} if fp8 else {"k_scale": None, "v_scale": None}
-        more = f"{'normed, ' if normed else ''}{'fp8 cache, ' if fp8 else ''}"
+        unscaled |= {} if "all" in normed else {"squares": None}
+        more = f"{normed}{'fp8 cache, ' if fp8 else ''}"
         cases[f"qkv_rotary, {num_heads}/{num_kv_heads} x {dim}, {more}{dtype}"] = (
             qkv_rotary._qkv_rotary,
             types,
-            {"NORM_Q": normed, "NORM_K": normed, **sizes, **unscaled},
+            {"NORM_Q": bool(normed), "NORM_K": bool(normed), **sizes, **unscaled},
             qkv_rotary.launch(dim, DEVICE),
         )
     return cases
@@ -126,6 +142,37 @@ def _quantised_linears():
     return cases
 
 
+def _experts():
+    cases = {}
+    # experts, of each row, outputs, inputs; of each row only where rows are gathered
+    for name, (num_experts, top_k, num_out, num_in) in {
+        "qwen3-30b-a3b, gate and up": (128, 8, 1536, 2048),
+        "qwen3-30b-a3b, down": (128, 0, 2048, 768),
+        "mixtral-8x7b, gate and up": (8, 2, 28672, 4096),
+        "mixtral-8x7b, down": (8, 0, 4096, 14336),
+    }.items():
+        types = {"x": "*bf16", "weight": "*bf16", "order": "*i64", "starts": "*i32"}
+        cases[f"experts, {name}, bf16"] = (
+            experts._multiply,
+            {**types, "out": "*bf16" if top_k else "*fp32"},
+            {"E": num_experts, "NUM_OUT": num_out, "NUM_IN": num_in, "TOP_K": top_k},
+            experts.launch(num_out, num_in, False, DEVICE),
+        )
+    cases["route, 8 of 128"] = (
+        experts._route,
+        {"logits": "*fp32", "ids": "*i64", "weights": "*fp32"},
+        {"E": 128, "TOP_K": 8, "RENORMALISE": True, "BLOCK_E": 128, "BLOCK_K": 8},
+        {"num_warps": 1, "num_stages": 3},
+    )
+    cases["combine, 8 x 2048, bf16"] = (
+        experts._combine,
+        {"made": "*fp32", "places": "*i64", "weights": "*fp32", "out": "*bf16"},
+        {"M": 2048, "TOP_K": 8, "BLOCK_M": 1024},
+        {"num_warps": 4, "num_stages": 3},
+    )
+    return cases
+
+
 def _sampling():
     plain = {"num_warps": 4, "num_stages": 3}
     types = {"logits": "*fp32", "greedy": "*i1", "seeds": "*i64", "positions": "*i64", "best_out": "*fp32"}
@@ -138,6 +185,12 @@ def _sampling():
             sampling.launch(128256, DEVICE),
         ),
         "choose of rows, 128256": (sampling._best_of_row, types, {"CHUNKS": 32, "BLOCK_C": 32}, plain),
+        "soft_cap, 256000": (
+            soft_cap._soft_cap,
+            {"logits": "*fp32", "cap": "fp32"},
+            {"V": 256000},
+            soft_cap.launch(256000, DEVICE),
+        ),
         "allow_bits, 128256": (
             logit_mask._allow_bits,
             {"logits": "*fp32", "bits": "*i32", "out": "*fp32"},

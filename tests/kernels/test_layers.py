@@ -9,6 +9,10 @@ from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.rms_norm import cpu as rms_norm_cpu
 from kernels.rms_norm.reference import add_rms_norm, rms_norm
 from kernels.rotary.reference import rotary
+from kernels.soft_cap import cpu as soft_cap_cpu
+from kernels.soft_cap.reference import soft_cap
+from kernels.square_sums import cpu as square_sums_cpu
+from kernels.square_sums.reference import square_sums
 from kernels.write_kv.reference import write_kv
 
 DTYPES = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
@@ -38,6 +42,15 @@ def test_add_rms_norm_updates_the_residual(dtype, bound):
     out = add_rms_norm(x, residual, weight, 1e-5)
     assert torch.equal(residual, total)
     assert close(out, rms_norm(total, weight, 1e-5), bound)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_what_is_added_can_be_normed_and_scaled_and_the_sum_be_left_alone(dtype, bound):
+    x, residual, weight = torch.randn(3, 32).to(dtype), torch.randn(3, 32), torch.randn(32)
+    total = residual + rms_norm(x.float(), weight, 1e-5) * 0.3
+    out = add_rms_norm(x, residual, None, 1e-5, weight, 0.3)
+    assert torch.equal(residual, total)
+    assert torch.equal(out, total.to(dtype))
 
 
 @pytest.mark.parametrize("num_rotated", [8, 16])
@@ -87,11 +100,38 @@ def test_qkv_rotary_is_norm_rotary_and_write(normed):
     assert (k_cache[0, :, 0] == 0).all()
 
 
+def test_norms_of_queries_and_keys_can_be_over_all_heads():
+    heads, kv_heads, dim = 6, 2, 16
+    qkv, unturned = torch.randn(4, (heads + 2 * kv_heads) * dim), torch.tensor([[1.0, 0.0]])
+    norms = torch.rand(heads * dim), torch.rand(kv_heads * dim)
+    where = torch.zeros(4, dtype=torch.int64), torch.tensor([1, 5, -1, 7])
+    k_cache, v_cache = torch.zeros(2, kv_heads, 4, dim), torch.zeros(2, kv_heads, 4, dim)
+    sums = square_sums(qkv, heads * dim, kv_heads * dim)
+    squares = sums / torch.tensor([heads * dim, kv_heads * dim])
+    out = qkv_rotary(qkv.clone(), *norms, 1e-6, unturned, *where, k_cache, v_cache, squares_T2=squares)
+    q, k, _ = qkv.split((heads * dim, kv_heads * dim, kv_heads * dim), 1)
+    assert close(out.flatten(1), rms_norm(q, norms[0], 1e-6), 1e-6)
+    assert close(k_cache[1, :, 3].flatten(), rms_norm(k, norms[1], 1e-6)[3], 1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "bound"), DTYPES)
 def test_gated_activation_is_silu_times_up(dtype, bound):
     x = torch.randn(3, 34).to(dtype)
     gate, up = x.double().chunk(2, -1)
     assert close(gated_activation(x), gate / (1 + (-gate).exp()) * up, bound)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+def test_gated_activation_can_be_gelu(dtype, bound):
+    x = torch.randn(3, 34).to(dtype) * 3
+    gate, up = x.double().chunk(2, -1)
+    expected = gate / 2 * (1 + ((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)).tanh()) * up
+    assert close(gated_activation(x, "gelu_tanh"), expected, bound)
+
+
+def test_a_soft_cap_bounds_logits_and_leaves_small_ones():
+    out = soft_cap(torch.tensor([[0.01, -0.01, 1000.0, -1000.0, 30.0]]), 30.0)
+    assert out.tolist() == [pytest.approx([0.01, -0.01, 30.0, -30.0, 30.0 * 0.76159416])]
 
 
 # -- the compiled kernels against the references, in bfloat16
@@ -111,23 +151,55 @@ def test_compiled_norms_agree_with_the_reference(shape):
 
 
 @needs_compiler
-def test_compiled_activation_agrees_with_the_reference():
-    x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
-    assert close(gated_activation_cpu.build(COMPILER)(x), gated_activation(x), 4e-3)
+@pytest.mark.parametrize("shape", [(1, 8), (5, 33), (7, 576)])
+@pytest.mark.parametrize("normed", ["x", "sum", "both", ""])
+def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape):
+    add_norm = rms_norm_cpu.build(COMPILER)
+    x, residual, weight = torch.randn(shape).bfloat16(), torch.randn(shape), torch.randn(shape[-1])
+    ours, theirs = residual.clone(), residual.clone()
+    options = (weight if normed in ("sum", "both") else None, 1e-5, weight.flip(0) if normed in ("x", "both") else None)
+    assert close(add_norm(x, ours, *options, 0.22), add_rms_norm(x, theirs, *options, 0.22), 4e-3)
+    assert close(ours, theirs, 1e-6)
 
 
 @needs_compiler
-@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_compiled_activation_agrees_with_the_reference(activation):
+    x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
+    out = gated_activation_cpu.build(COMPILER)(x, activation)
+    assert not out.isnan().any()
+    assert close(out, gated_activation(x, activation), 4e-3)
+
+
+@needs_compiler
+def test_the_compiled_soft_cap_agrees_with_the_reference():
+    x = torch.cat((torch.randn(3, 66) * 40, torch.tensor([[-1e9, 1e9, 0.0, -30.0] + [1.0] * 62])))
+    out = soft_cap_cpu.build(COMPILER)(x.clone(), 30.0)
+    assert close(out, soft_cap(x.clone(), 30.0), 1e-6)
+    assert torch.equal(soft_cap_cpu.build(COMPILER)(x[1:2, 5:].clone(), 30.0), out[1:2, 5:])
+
+
+@needs_compiler
+@pytest.mark.parametrize("widths", [(16, 8), (37, 3), (576, 192)])
+def test_compiled_square_sums_agree_with_the_reference(widths):
+    x = torch.randn(5, sum(widths) + 20).bfloat16()
+    assert close(square_sums_cpu.build(COMPILER)(x, *widths), square_sums(x, *widths), 1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("normed", ["each head", "all heads", ""])
 @pytest.mark.parametrize("num_rotated", [8, 16])
 def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
     heads, kv_heads, dim, block_size, num_blocks = 6, 2, 16, 4, 2
     qkv, cos_sin = torch.randn(4, (heads + 2 * kv_heads) * dim).bfloat16(), table(20, num_rotated)
-    norms = (torch.rand(dim), torch.rand(dim)) if normed else (None, None)
+    sizes = (heads * dim, kv_heads * dim) if normed == "all heads" else (dim, dim)
+    norms = tuple(map(torch.rand, sizes)) if normed else (None, None)
+    squares = {"squares_T2": torch.rand(4, 2)} if normed == "all heads" else {}
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 6])
     shape = (num_blocks, kv_heads, block_size, dim)
     caches = [torch.full(shape, 7.0).bfloat16() for _ in range(4)]
-    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2])
-    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:])
+    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2], **squares)
+    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:], **squares)
     assert close(ours, theirs, 1e-2)
     keys = caches[0].view(num_blocks, kv_heads, dim // 2, block_size, 2).transpose(2, 3).reshape(shape)
     values = caches[1].view(num_blocks, kv_heads, block_size // 2, dim, 2).transpose(3, 4).reshape(shape)

@@ -14,6 +14,7 @@ from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
 from scripts.bench.gpu.cases import make_attention, random_ints
+from scripts.bench.gpu.check_families import check_families
 from scripts.bench.gpu.check_sampling import check_sampling
 from scripts.bench.gpu.peers import check_peers
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
@@ -50,6 +51,7 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
         size = (3, 96) if tiny else (1000, 4096)
         yield _norm(kernels, *size, dtype, device)
         yield _gate(kernels, *size, dtype, device)
+        yield from check_families(kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
             for deterministic in (True, False):
                 chosen = triton_kernels(deterministic)

@@ -100,7 +100,7 @@ def test_a_broken_file_is_named(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, mistral, .*, qwen2"),
         ({"model_type": None}, "is not supported"),
         ({"hidden_act": "gelu"}, "'gelu' is not supported"),
         (
@@ -111,8 +111,15 @@ def test_a_broken_file_is_named(folder):
         ({"quantization_config": {"quant_method": "awq", "version": "gemv"}}, "'gemv' with 4 bits is not supported"),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, "in the form None is not supported"),
         ({"quantization_config": [1]}, "quantization_config is not complete"),
-        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1.0}}, "'dynamic' is not supported"),
+        ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0]}}, "not complete.*short_factor"),
         ({"hidden_size": None}, "not complete"),
+        ({"model_type": "gemma3"}, "not complete.*text_config"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers"),
+        ({"model_type": "olmoe", "clip_qkv": 8.0}, "clip_qkv"),
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation 'relu' is not supported"),
     ],
 )
 def test_an_unknown_model_says_what_is_known(folder, change, message):
@@ -122,11 +129,91 @@ def test_an_unknown_model_says_what_is_known(folder, change, message):
         Runner(folder)
 
 
-def test_configs_of_older_transformers_are_read(folder):
-    expected = Runner(folder).logits(TOKENS, 50)
+def test_factors_of_a_long_context_follow_from_how_long_it_may_get(tmp_path):
+    model = oracle("phi3 longrope")
+    model.save_pretrained(tmp_path)
+    short, long = (Runner(tmp_path, max_context_len=most).logits(TOKENS[:32], 7)[-1:] for most in (32, 33))
+    assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    assert error(long, oracle_logits(model, TOKENS)[31:32]) < 1e-4
+    assert error(short, long) > 1e-2
+
+
+def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):
+    oracle("phi3").save_pretrained(tmp_path)
+    name = "model.layers.1.self_attn.qkv_proj.weight"
+    rewrite(tmp_path, lambda tensors: tensors.update({name: torch.zeros(95, 48)}))
+    with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.qkv_proj.*\[95, 48\].* 96 rows"):
+        Runner(tmp_path)
+
+
+def rewrite_config(folder, change):
     config = json.loads((folder / "config.json").read_text())
-    rope = config.pop("rope_parameters")
-    config["rope_theta"] = rope.pop("rope_theta")
-    config["rope_scaling"] = rope
+    change(config)
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_configs_of_older_transformers_are_read(folder):
+    def change(config):
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+
+    expected = Runner(folder).logits(TOKENS, 50)
+    rewrite_config(folder, change)
     assert torch.equal(Runner(folder).logits(TOKENS, 50), expected)
+
+
+def test_old_gemma_configs_leave_out_what_their_class_knows(tmp_path):
+    def change(config):
+        rope = config.pop("rope_parameters")
+        config["rope_scaling"] = {"rope_type": "linear", "factor": rope["full_attention"]["factor"]}
+        config["sliding_window_pattern"] = 6
+        for key in ("layer_types", "hidden_activation", "tie_word_embeddings", "use_bidirectional_attention"):
+            del config[key]
+
+    oracle("gemma3").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, caplog):
+    model = oracle("gemma3")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    eyes = {"vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight"}
+    save_file(tensors | {name: torch.zeros(3) for name in eyes}, tmp_path / "model.safetensors")
+    text = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+    assert "images are not read: 2 tensors" in caplog.text
+    rewrite(tmp_path, lambda tensors: tensors.update({"audio_tower.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: audio_tower\.weight"):
+        Runner(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [4, "LLLG", None])
+def test_which_layers_have_windows_can_be_a_pattern(tmp_path, pattern):
+    def change(config):
+        del config["layer_types"]
+        config["sliding_window_pattern"] = pattern
+
+    oracle("exaone4").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):
+    def change(config):
+        rope = config.pop("rope_parameters")["full_attention"]
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+        del config["layer_types"]  # every fourth is known
+
+    oracle("olmo3").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from engine.errors import ModelError
+from engine.model.gguf_arch import arch_from_gguf
 from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -19,6 +20,14 @@ PARTS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "experts.gate_exps": "ffn_gate_exps",
+    "experts.up_exps": "ffn_up_exps",
+    "experts.down_exps": "ffn_down_exps",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
     "model.embed_tokens": "token_embd",
@@ -27,19 +36,39 @@ PARTS = {
 }
 
 
-def gguf_name(name):
+NEIGHBOURS = ("llama", "smollm3", "granite")
+
+
+def gguf_name(name, family):
     layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
     part, kind = next(
         (PARTS[part], name.split(".")[-1])
         for part in PARTS
         if name.removesuffix(".weight").removesuffix(".bias").endswith(part)
     )
+    if family in ("olmo2", "gemma2", "gemma3") and "post_attention_layernorm" in name:
+        part = "post_attention_norm"
     return f"{layer}{part}.{kind}"
 
 
 def neighbours(weight, num_heads):
     """The row order of llama files, the way their converter makes it."""
     return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+KINDS = {float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32, str: gguf.GGUFValueType.STRING}
+
+
+def unpacked(tensors):
+    """What transformers has of all experts together, as a file has it: gates and ups on their own."""
+    unpacked = {}
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            for which, part in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
+                unpacked[name.replace("gate_up_proj", f"{which}_exps.weight")] = part
+        else:
+            unpacked[name.replace("experts.down_proj", "experts.down_exps.weight")] = tensor
+    return unpacked
 
 
 def write(model, path, family, change=lambda tensors: None, pairs=()):
@@ -52,24 +81,29 @@ def write(model, path, family, change=lambda tensors: None, pairs=()):
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    if family != "gemma3":  # old files leave it out
+        rope = config.rope_parameters
+        writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     if getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
-        writer.add_key_value(
-            key, value, gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else gguf.GGUFValueType.STRING
-        )
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            writer.add_key_value(key, value, KINDS[type(value)])
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in unpacked(model.state_dict()).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
-        if family == "llama" and "q_proj" in name:
+        if family in NEIGHBOURS and "q_proj" in name:
             array = neighbours(array, config.num_attention_heads)
-        if family == "llama" and "k_proj" in name:
+        if family in NEIGHBOURS and "k_proj" in name:
             array = neighbours(array, config.num_key_value_heads)
-        tensors[gguf_name(name)] = (array, gguf.GGMLQuantizationType.F32)
+        if "gemma" in family and "norm" in name:
+            array = array + 1
+        tensors[gguf_name(name, family)] = (array, gguf.GGMLQuantizationType.F32)
     change(tensors)
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=kind)
@@ -102,6 +136,106 @@ def test_rope_factors_of_llama3_files_are_honoured(tmp_path):
         lambda tensors: tensors.update({"rope_freqs.weight": (factors, gguf.GGMLQuantizationType.F32)}),
     )
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+# Of each family what its converter writes besides sizes
+YARN = [
+    ("olmo2.rope.scaling.type", "yarn"),
+    ("olmo2.rope.scaling.factor", 4.0),
+    ("olmo2.rope.scaling.original_context_length", 32),
+]
+PAIRS = {
+    "phi3": ("phi3", [("phi3.attention.sliding_window", 9), ("phi3.rope.dimension_count", 12)]),
+    "olmo2": ("olmo2", []),
+    "olmo3": (
+        "olmo2",
+        [
+            ("olmo2.attention.sliding_window", 9),
+            ("olmo2.attention.sliding_window_pattern", [True, True, True, False]),
+            *YARN,
+        ],
+    ),
+    "gemma2": (
+        "gemma2",
+        [
+            ("gemma2.attention.sliding_window", 9),
+            ("gemma2.attn_logit_softcapping", 3.0),
+            ("gemma2.final_logit_softcapping", 4.0),
+        ],
+    ),
+    "gemma3": (
+        "gemma3",
+        [
+            ("gemma3.attention.sliding_window", 9),
+            ("gemma3.rope.scaling.type", "linear"),
+            ("gemma3.rope.scaling.factor", 8.0),
+        ],
+    ),
+    "smollm3": ("smollm3", []),
+    "qwen3 moe": (
+        "qwen3moe",
+        [
+            ("qwen3moe.expert_count", 6),
+            ("qwen3moe.expert_used_count", 2),
+            ("qwen3moe.expert_feed_forward_length", 32),
+        ],
+    ),
+    "mixtral": (
+        "llama",
+        [("llama.expert_count", 4), ("llama.expert_used_count", 3), ("llama.attention.sliding_window", 9)],
+    ),
+    "olmoe": ("olmoe", [("olmoe.expert_count", 6), ("olmoe.expert_used_count", 2)]),
+    "granite": (
+        "granite",
+        [
+            ("granite.embedding_scale", 12.3),
+            ("granite.residual_scale", 0.22),
+            ("granite.attention.scale", 0.4),
+            ("granite.logit_scale", 7.0),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_files_of_other_families_give_transformers_logits(name, tmp_path):
+    family, pairs = PAIRS[name]
+    model = oracle(name)
+    if family in ("gemma2", "gemma3"):  # which a file cannot say: it follows from the size
+        for layer in model.model.layers:
+            layer.self_attn.scaling = 16**-0.5
+    path = write(model, tmp_path / "tiny.gguf", family, pairs=pairs)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "largest"), [("gemma2", 46), ("gemma3", 62)])
+def test_the_largest_gemma_scales_its_heads_by_the_width_of_the_model(name, largest):
+    sizes = {"block_count": largest, "embedding_length": 4608, "attention.head_count": 32, "context_length": 8192}
+    sizes |= {"feed_forward_length": 96, "attention.key_length": 128, "attention.layer_norm_rms_epsilon": 1e-6}
+    pairs = {"general.architecture": name} | {f"{name}.{key}": value for key, value in sizes.items()}
+    arch = arch_from_gguf(pairs, {"token_embd.weight": (97, 4608)})
+    assert arch.attention_scale == 144**-0.5
+    assert (
+        arch_from_gguf({**pairs, f"{name}.block_count": 26}, {"token_embd.weight": (97, 4608)}).attention_scale is None
+    )
+
+
+def test_factors_of_long_contexts_are_read_with_the_weights(tmp_path):
+    model = oracle("phi3 longrope")
+    rope = model.config.rope_parameters
+    factors = {
+        f"rope_factors_{kind}.weight": (np.array(rope[f"{kind}_factor"], np.float32), gguf.GGMLQuantizationType.F32)
+        for kind in ("short", "long")
+    }
+    pairs = [
+        ("phi3.rope.dimension_count", 12),
+        ("phi3.rope.scaling.original_context_length", 32),
+        ("phi3.rope.scaling.attn_factor", model.model.rotary_emb.attention_scaling),
+    ]
+    path = write(model, tmp_path / "tiny.gguf", "phi3", lambda tensors: tensors.update(factors), pairs)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+    short = Runner(path, max_context_len=32).logits(TOKENS[:32], 32)
+    assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
 
 
 def test_linear_rope_scaling_is_honoured(tmp_path):

@@ -33,6 +33,16 @@ def rope(kind: str, **more) -> dict:
 
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 
+LONGROPE = {
+    "original_max_position_embeddings": 32,
+    **rope(
+        "longrope",
+        short_factor=[1.0, 1.1, 1.2, 1.4, 1.7, 2.0],
+        long_factor=[1.0, 2.0, 3.0, 5.0, 9.0, 17.0],
+        partial_rotary_factor=0.75,
+    ),
+}
+
 # name -> (transformers' family, what differs from SIZES)
 FAMILIES = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
@@ -48,6 +58,84 @@ FAMILIES = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2 windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 24}),
+    "phi3": ("Phi3", {"sliding_window": 9, "pad_token_id": 0}),
+    "phi3 longrope": ("Phi3", {"hidden_size": 64, "pad_token_id": 0, "tie_word_embeddings": True, **LONGROPE}),
+    "olmo2": ("Olmo2", {"pad_token_id": 0}),
+    "olmo3": (
+        "Olmo3",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "gemma2": (
+        "Gemma2",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 4.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "qwen3 moe": (
+        "Qwen3Moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "head_dim": 16,
+        },
+    ),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 9, "head_dim": 16}),
+    "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2, "pad_token_id": 0}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "pad_token_id": 0}),
+    "smollm3 windows": (
+        "SmolLM3",
+        {"no_rope_layers": [1, 0, 0], "use_sliding_window": True, "sliding_window": 9, "pad_token_id": 0},
+    ),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 12.3,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 7.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ministral": (
+        "Ministral",
+        {"head_dim": 16, "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+    ),
+    "exaone4": ("Exaone4", {"num_hidden_layers": 5, "sliding_window": 9, "head_dim": 16}),
+    "exaone4 without windows": ("Exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
 }
 
@@ -56,7 +144,9 @@ def oracle(name: str) -> transformers.PreTrainedModel:
     """A model of transformers with random weights, norms and biases included."""
     family, changes = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    kind = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+    config = getattr(transformers, kind)(**{**SIZES, **changes})
+    config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,6 +170,7 @@ class Runner:
         kernels: KernelSet | None = None,
         cache_dtype: torch.dtype | None = None,
         keeps_ints: bool = True,
+        max_context_len: int = 256,
     ) -> None:
         files = resolve(str(path))
         arch = read_arch(files)
@@ -88,7 +179,7 @@ class Runner:
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
         keeps_ints = keeps_ints and kernels.quantised_linear is not None
         weights = open_weights(files, arch, dtype, CPU, keeps_ints)
-        self.decoder = Decoder(arch, weights, kernels, max_context_len=256)
+        self.decoder = Decoder(arch, weights, kernels, max_context_len)
         self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:

@@ -28,6 +28,17 @@ else:
 
     interpreter.InterpreterBuilder.create_dot = create_dot
 
+    cast = interpreter.InterpreterBuilder.cast_impl
+
+    def cast_impl(self, source, target):
+        """The interpreter cuts bits off to make bfloat16; a GPU rounds to the nearest, of two the even one."""
+        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, source, target)
+        rounded = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16().view(torch.uint16)
+        return interpreter.TensorHandle(rounded.numpy(), tl.bfloat16)
+
+    interpreter.InterpreterBuilder.cast_impl = cast_impl
+
     RAW = {tl.float8e4nv: torch.float8_e4m3fn, tl.bfloat16: torch.bfloat16}  # held as integers of the same size
     convert = interpreter.InterpreterBuilder.create_fp_to_fp
 

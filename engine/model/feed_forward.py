@@ -1,0 +1,61 @@
+"""What a layer makes of each token on its own."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from engine.model.arch import ModelArch
+from engine.model.linears import Linears
+from engine.model.weights import Weights
+from engine.tensor_parallel import TensorParallel
+from kernels.kernel_set import KernelSet
+
+__all__ = ["feed_forward"]
+
+
+def feed_forward(
+    arch: ModelArch, weights: Weights, kernels: KernelSet, index: int, tp: TensorParallel
+) -> Callable[[Tensor], Tensor]:
+    """[T, M] -> [T, M], added up over ranks: each has some inner dimensions of the block, or of every expert."""
+    kind = _Experts if arch.num_experts else _Block
+    return kind(arch, weights, kernels, f"model.layers.{index}", tp)
+
+
+class _Block:
+    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> None:
+        self._arch = arch
+        self._kernels = kernels
+        self._tp = tp
+        linears = Linears(weights, kernels, at, tp)
+        dim, ffn_dim, bias = arch.model_dim, arch.ffn_dim, arch.ffn_bias
+        inner = ffn_dim, tp.rows(ffn_dim)
+        self._gate_up = linears.cut_by_outputs({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, bias)
+        self._down = linears.cut_by_inputs("mlp.down_proj", dim, ffn_dim, tp.columns(ffn_dim), bias)
+
+    def __call__(self, x_TM: Tensor) -> Tensor:
+        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation)))
+
+
+class _Experts:
+    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> None:
+        self._arch = arch
+        self._kernels = kernels
+        self._tp = tp
+        gate_EM = weights.take(f"{at}.mlp.gate.weight", arch.num_experts, arch.model_dim)
+        self._gate = kernels.linear(gate_EM, None, torch.float32)
+        self._experts = kernels.experts(_matrices(arch, weights, at, tp), arch.activation)
+
+    def __call__(self, x_TM: Tensor) -> Tensor:
+        arch = self._arch
+        ids_TK, weights_TK = self._kernels.route(self._gate(x_TM), arch.experts_per_token, arch.renormalises_experts)
+        return self._tp.sum(self._experts(x_TM, ids_TK, weights_TK))
+
+
+def _matrices(arch: ModelArch, weights: Weights, at: str, tp: TensorParallel) -> Iterator[tuple[Tensor, Tensor]]:
+    dim, ffn_dim = arch.model_dim, arch.ffn_dim
+    rows, columns = tp.rows(ffn_dim), tp.columns(ffn_dim)
+    for expert in range(arch.num_experts):
+        name = f"{at}.mlp.experts.{expert}"
+        gate, up = (weights.take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in ("gate", "up"))
+        yield torch.cat((gate, up)), weights.take(f"{name}.down_proj.weight", dim, ffn_dim, part=columns)

@@ -1,0 +1,105 @@
+"""What the families of .gguf files differ in: the flags of ModelArch that follow from a family's metadata, and names.
+
+Much is not in a file, because its readers know it of the family: which layers have windows, how embeddings are scaled.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.errors import ModelError
+from engine.model.hub_families import Flags
+from engine.model.rope import Rope
+
+__all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
+
+# Files that pair neighbouring rows of q and k for rotary, where the hub pairs halves
+NEIGHBOURS = ("llama", "smollm3", "granite")
+
+# A tensor's part of a layer by the family's own name for the hub's
+OTHER_NAMES = {
+    "phi3": {"ffn_up": "mlp.gate_up_proj"},
+    "gemma2": {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma3": {"ffn_norm": "pre_feedforward_layernorm"},
+}
+
+
+def _olmo2_flags(sizes: Mapping[str, Any]) -> Flags:
+    flags: Flags = {"whole_qk_norm": True, "norms": "after"}
+    if sizes.get("attention.sliding_window"):  # OLMo 3: there positions are not stretched
+        flags["window_rope"] = Rope(sizes["rope.freq_base"])
+    return flags
+
+
+def _gemma_flags(sizes: Mapping[str, Any], largest: int) -> Flags:
+    """`largest`: the layers of the one model of the family whose heads are scaled as if there were no others."""
+    flags: Flags = {"norms": "around", "activation": "gelu_tanh", "rounds_embedding_scale": True}
+    flags["embedding_scale"] = sizes["embedding_length"] ** 0.5
+    if sizes["block_count"] == largest:
+        flags["attention_scale"] = (sizes["embedding_length"] // sizes["attention.head_count"]) ** -0.5
+    return flags
+
+
+def _gemma2_flags(sizes: Mapping[str, Any]) -> Flags:
+    return {
+        **_gemma_flags(sizes, 46),
+        "attention_cap": sizes.get("attn_logit_softcapping", 50.0),
+        "logit_cap": sizes.get("final_logit_softcapping", 30.0),
+    }
+
+
+def _gemma3_flags(sizes: Mapping[str, Any]) -> Flags:
+    return {
+        **_gemma_flags(sizes, 62),
+        "logit_cap": sizes.get("final_logit_softcapping", 0.0),
+        "rope_theta": sizes.get("rope.freq_base", 1_000_000.0),
+        "window_rope": Rope(sizes.get("rope.freq_base_swa", 10_000.0)),
+        "max_context_len": sizes["context_length"],  # with the stretched positions
+    }
+
+
+def _granite_flags(sizes: Mapping[str, Any]) -> Flags:
+    return {
+        "embedding_scale": sizes.get("embedding_scale", 1.0),
+        "residual_scale": sizes.get("residual_scale", 1.0),
+        "attention_scale": sizes.get("attention.scale"),
+        "logit_scale": 1 / sizes["logit_scale"],
+    }
+
+
+def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
+    for key in ("expert_shared_count", "leading_dense_block_count"):
+        if sizes.get(key):
+            raise ModelError(f"{key} is {sizes[key]}; experts for all tokens and layers without are not supported")
+    return {
+        "num_experts": sizes["expert_count"],
+        "experts_per_token": sizes["expert_used_count"],
+        "renormalises_experts": renormalises,
+        "ffn_dim": sizes.get("expert_feed_forward_length") or sizes["feed_forward_length"],
+    }
+
+
+GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
+    # Mistral, Mixtral and SmolLM2 files call themselves so
+    "llama": lambda sizes: _experts(sizes, True) if sizes.get("expert_count") else {},
+    "qwen2": lambda sizes: {},
+    "qwen3": lambda sizes: {},
+    "qwen3moe": lambda sizes: _experts(sizes, True),
+    "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
+    "phi3": lambda sizes: {},
+    "olmo2": _olmo2_flags,  # OLMo 3 files too
+    "gemma2": _gemma2_flags,
+    "gemma3": _gemma3_flags,
+    "smollm3": lambda sizes: {"unrotated": tuple(range(3, sizes["block_count"], 4))},
+    "granite": _granite_flags,
+}
+
+# The last of so many layers sees everything, 0: none does; unless the file says more
+WINDOW_PERIODS = {"olmo2": 4, "gemma2": 2, "gemma3": 6}
+
+
+def gguf_windows(family: str, sizes: Mapping[str, Any]) -> tuple[int, ...]:
+    window = sizes.get("attention.sliding_window", 4096 if family == "gemma2" else 0)
+    pattern = sizes.get("attention.sliding_window_pattern", WINDOW_PERIODS.get(family, 0))
+    if isinstance(pattern, int):
+        pattern = [not pattern or (layer + 1) % pattern for layer in range(sizes["block_count"])]
+    return tuple(window if windowed else 0 for windowed in pattern)

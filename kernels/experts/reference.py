@@ -1,0 +1,62 @@
+"""A feed-forward block of many experts, of which each row takes a few."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.gated_activation.reference import Activation, gated_activation
+from kernels.linear.reference import Linear
+
+__all__ = ["Experts", "route"]
+
+
+def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
+    """Which experts a row takes, the best first, and with what weights: ids [T, K] int64, weights [T, K] fp32.
+
+    logits_TE    [T, E] fp32
+    renormalise  weights are the softmax over all experts; divided by their sum, so that they add up to 1
+
+    Of equal experts the first comes first.
+    """
+    shares_TE, order_TE = logits_TE.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    weights_TK = shares_TE[:, :top_k]
+    if renormalise:
+        weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
+    return order_TE[:, :top_k], weights_TK
+
+
+class Experts:
+    """x -> the sum over a row's experts of weight * down @ (activation(gate @ x) * (up @ x)).
+
+    matrices    of each expert, one after the other: gate and up stacked [2 F, M], down [M, F]
+
+    May keep them in another form; while it makes it, it holds one layer's twice.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[tuple[Tensor, Tensor]],
+        activation: Activation = "silu",
+        linear: Callable[..., Callable[[Tensor], Tensor]] = Linear,
+        gate: Callable[..., Tensor] = gated_activation,
+    ) -> None:
+        """`linear` and `gate` are any implementation of these operations."""
+        self._experts = [(linear(gate_up), linear(down, None, torch.float32)) for gate_up, down in matrices]
+        self._activation: Any = activation
+        self._gate = gate
+
+    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
+        """[T, M] in x's dtype, of ids and weights as route gives them.
+
+        Sums are in fp32, what goes into `down` in x's dtype. A row's result does not depend on the other rows, as far
+        as that of kernels/linear does not.
+        """
+        out_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+        for expert in sorted(set(ids_TK.flatten().tolist())):
+            rows, places = (ids_TK == expert).nonzero(as_tuple=True)
+            gate_up, down = self._experts[expert]
+            made = down(self._gate(gate_up(x_TM[rows]), self._activation))
+            out_TM[rows] += made * weights_TK[rows, places, None]
+        return out_TM.to(x_TM.dtype)

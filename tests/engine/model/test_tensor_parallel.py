@@ -1,0 +1,106 @@
+"""Several ranks in one process, a thread each, give the logits of one."""
+
+import threading
+
+import pytest
+import torch
+
+from engine.batch import ForwardBatch
+from engine.kv_store import KVStore
+from engine.model.decoder import Decoder
+from engine.model.source import resolve
+from engine.model.weights import open_weights, read_arch
+from engine.plan import SeqSlice, StepPlan
+from engine.tensor_parallel import TensorParallel, shard
+from kernels.kernel_set import load_kernels
+from tests.engine.model.tiny import CPU, Runner, error, oracle
+
+TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(4)).tolist()
+
+
+class Threads:
+    """What ranks do together, where each is a thread."""
+
+    name = "threads"
+    in_order = True
+
+    def __init__(self, size):
+        self._tensors = [None] * size
+        self._met = threading.Barrier(size)
+
+    def of(self, rank):
+        return _End(self, rank)
+
+    def exchange(self, rank, x):
+        self._tensors[rank] = x.clone()
+        self._met.wait(20)
+        everyone = list(self._tensors)
+        self._met.wait(20)
+        return everyone
+
+
+class _End:
+    name, in_order = "threads", True
+
+    def __init__(self, threads, rank):
+        self._threads, self._rank = threads, rank
+
+    def sum(self, x):
+        x.copy_(torch.stack(self._threads.exchange(self._rank, x)).float().sum(0))
+
+    def gather(self, x):
+        everyone = self._threads.exchange(self._rank, x)
+        return torch.stack(everyone) if self._rank == 0 else None
+
+
+def logits_of_ranks(folder, size, pieces):
+    """Rank 0's logits after each piece of TOKENS."""
+    files = resolve(str(folder))
+    arch = read_arch(files)
+    kernels = load_kernels(CPU, torch.float32)
+    threads = Threads(size)
+    found, failed = [], []
+
+    def run(rank):
+        try:
+            tp = TensorParallel(rank, size, threads.of(rank))
+            decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
+            kv = KVStore(shard(arch, size), 10, 4, torch.float32, CPU)
+            for start, stop in pieces:
+                slice_ = SeqSlice(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
+                out = decoder.forward(ForwardBatch.from_plan(StepPlan(0, (slice_,)), 4, CPU), kv)
+                if rank == 0:
+                    found.append(out)
+        except BaseException as error:
+            failed.append(error)
+            threads._met.abort()
+
+    workers = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if failed:
+        raise failed[0]
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("llama3", 2),
+        ("phi3", 2),
+        ("olmo2", 4),
+        ("olmo3", 2),
+        ("gemma2", 2),
+        ("gemma3", 4),
+        ("granite", 2),
+        ("qwen3 moe", 2),
+        ("mixtral", 4),
+    ],
+)
+def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
+    oracle(name).save_pretrained(tmp_path)
+    alone = Runner(tmp_path, max_context_len=64)
+    expected = torch.cat([alone.step([(0, 0, TOKENS[:30])]), alone.step([(0, 30, TOKENS[30:])])])
+    assert error(logits_of_ranks(tmp_path, size, [(0, 30), (30, 40)]), expected) < 1e-5

@@ -1,0 +1,18 @@
+"""What families of models need beyond Llama, through the whole decoder."""
+
+import pytest
+import torch
+
+from kernels.kernel_set import triton_kernels
+from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
+
+TOKENS = torch.randint(97, (12,), generator=torch.Generator().manual_seed(6)).tolist()
+
+
+@pytest.mark.parametrize("name", ["gemma2", "olmo2", "qwen3 moe"])
+def test_triton_kernels_give_transformers_logits(name, tmp_path):
+    model = oracle(name)
+    model.save_pretrained(tmp_path)
+    runner = Runner(tmp_path, block_size=16, kernels=triton_kernels(), max_context_len=16)
+    out = torch.cat([runner.step([(0, 0, TOKENS[:11])]), runner.step([(0, 11, TOKENS[11:])])])
+    assert error(out, oracle_logits(model, TOKENS)[10:]) < 1e-4
