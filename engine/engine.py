@@ -12,9 +12,9 @@ import msgspec
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.beams import BeamSearch
 from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
-from engine.repetition import ends_in_repetition
 from engine.scheduler import BlockKeeper, Scheduler
 from engine.sequence import Sequence
 from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob

@@ -17,7 +17,7 @@ from configs.schema import EngineConfig, ModelConfig
 from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder

@@ -29,7 +29,7 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.grammar import Vocabulary
+    from engine.form.grammar import Vocabulary
     from engine.load import load_executor
     from engine.ranks import lead
     from serve_app.model.text_model import load_text_model

@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 
 from engine.errors import RequestError
-from engine.grammar import GrammarError, TokenTable, Vocabulary
+from engine.form.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, Grammar
 from serve_app.generation.request import Prepared
 from serve_app.grammar.constraint import FIT

@@ -3,7 +3,7 @@
 import torch
 
 from engine.engine import Engine
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.plan import StepPlan, StepResult
 from engine.sampler import Sampler
 from kernels.kernel_set import load_kernels

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.async_engine import AsyncEngine
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.types import Grammar, TokenChunk
 from serve_app.app import build_app
 from tests.serve_app.chat.test_tools import THINKING, WEATHER

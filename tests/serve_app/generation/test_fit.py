@@ -10,7 +10,7 @@ import pytest
 from configs.schema import ApiConfig
 from engine.async_engine import AsyncEngine
 from engine.engine import Engine
-from engine.grammar import GrammarError, TokenTable, Vocabulary
+from engine.form.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.app import build_app

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from engine.errors import RequestError
-from engine.grammar import GrammarError
+from engine.form.grammar import GrammarError
 from serve_app.grammar.holdable import in_clients_words, said_plainly, without_what_no_grammar_holds
 from serve_app.grammar.old_drafts import modern
 from tests.serve_app.grammar.test_constraint import constraint, table, write

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from engine.marker import Marker
+from engine.form.marker import Marker
 from engine.types import ThinkingLimit
 
 __all__ = ["Thinking"]

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from engine.engine import Engine
-from engine.repetition import ends_in_repetition
+from engine.form.repetition import ends_in_repetition
 from engine.types import GenerateRequest, RepetitionLimit
 from tests.engine.toy import ToyExecutor, request
 

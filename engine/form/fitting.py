@@ -7,7 +7,7 @@ moves to another engine goes on exactly.
 
 from llguidance import LLMatcher
 
-from engine.endings import EndFinder
+from engine.form.endings import EndFinder
 
 __all__ = ["Fitting"]
 

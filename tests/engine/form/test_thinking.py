@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from engine.thinking import Thinking
+from engine.form.thinking import Thinking
 from engine.types import ThinkingLimit
 from tests.engine.test_sampler import Rows, falling, start
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.plan import SeqSlice, SeqStart, StepPlan
 from engine.sampler import Sampler
 from engine.types import Grammar, SamplingParams

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
-from engine.grammar import GrammarError, Matcher, TokenTable, Vocabulary
+from engine.form.grammar import GrammarError, Matcher, TokenTable, Vocabulary
 from engine.types import Fit, Grammar
 
 END = 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from engine.marker import Marker
+from engine.form.marker import Marker
 
 __all__ = ["Beginning"]
 

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.beginning import Beginning
-from engine.endings import EndFinder
-from engine.fitting import Fitting
+from engine.form.beginning import Beginning
+from engine.form.endings import EndFinder
+from engine.form.fitting import Fitting
 from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
