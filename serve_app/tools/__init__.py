@@ -1,6 +1,6 @@
 """Tool calls: which may be made, how models write them, how they are read.
 
-    use          which tools a request offers and which it allows
+    use          which tools a request offers and which it allows; closed keeps arguments to those that are declared
     formats      how each family of models writes calls, said once in the words of format: parser and grammar are both
                  made from it. json_formats and field_formats are the families
     prompt       presents tools where a chat template knows none

@@ -134,7 +134,7 @@ JSON_FORMATS = (
             opens='{"tool_call_id": "0", "tool_name": "NAME", "parameters": ',
             closes="}",
             joint=",\n    ",
-            ends="\n]<|END_ACTION|>",
+            ends="]<|END_ACTION|>",
         ),
     ),
     HUNYUAN,

@@ -10,6 +10,7 @@ from serve_app.api.limits import at_most
 from serve_app.api.requests import AllowedTools, ChatRequest, Function, NamedTool
 from serve_app.grammar.holdable import without_what_no_grammar_holds
 from serve_app.grammar.old_drafts import modern
+from serve_app.tools.closed import closed
 
 __all__ = ["ToolUse", "tool_use"]
 
@@ -45,8 +46,8 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
 
 
 def _arguments(function: Function, field: str) -> dict[str, Any]:
-    """Arguments are an object, whether or not their schema says so."""
-    schema = modern(function.parameters or {})
+    """Arguments are an object, whether or not their schema says so; a function without a schema has none."""
+    schema = closed(modern(function.parameters or {"properties": {}}))
     declared = schema.get("type", "object")
     if "object" not in (declared if isinstance(declared, list) else [declared]):
         raise RequestError(f"{field}.type: arguments are an object, so it must be 'object'", param=field)

@@ -309,6 +309,39 @@ def test_what_a_grammar_can_hold_is_held_beside_what_it_cannot():
         assert accepts(table_of(words), grammar, call % arguments) is is_good
 
 
+OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "is_good"),
+    [
+        (OPEN, '{"a": 1}', True),
+        (OPEN, '{"a": 1, "b": 2}', False),
+        ({**OPEN, "additionalProperties": {"type": "integer"}}, '{"a": 1, "b": 2}', True),
+        ({**OPEN, "patternProperties": {"^b$": {}}}, '{"b": 2}', True),
+        ({"properties": {"in": OPEN}}, '{"in": {"b": 1}}', False),
+        ({"properties": {"in": {"$ref": "#/$defs/o"}}, "$defs": {"o": OPEN}}, '{"in": {"b": 1}}', False),
+        # what one schema does not name another may
+        ({**OPEN, "anyOf": [{"properties": {"b": {"const": 2}}, "required": ["b"]}]}, '{"a": 1, "b": 2}', True),
+        ({"allOf": [OPEN, {"properties": {"b": {"const": 2}}}]}, '{"a": 1, "b": 2}', True),
+        ({"anyOf": [OPEN, {"properties": {"b": {"const": 2}}}]}, '{"b": 2}', True),
+        ({"anyOf": [OPEN, {"properties": {"b": {"const": 2}}}]}, '{"c": 2}', False),
+        ({**OPEN, "required": ["b"]}, '{"b": 2}', True),
+        # a function without a schema has no arguments
+        (None, "{}", True),
+        (None, '{"a": 1}', False),
+        ({}, '{"a": 1}', False),
+        ({"type": "object"}, '{"a": 1}', True),
+    ],
+)
+def test_arguments_that_a_function_does_not_have_are_not_written(schema, arguments, is_good):
+    words = vocabulary()
+    tools = [{"type": "function", "function": {"name": "get", "parameters": schema}}]
+    grammar = tool_constraint(use(tools=tools, tool_choice="required"), TOOL_FORMATS["hermes"], words, None).grammar
+    call = f'<tool_call>\n{{"name": "get", "arguments": {arguments}}}\n</tool_call>'
+    assert accepts(table_of(words), grammar, call) is is_good
+
+
 def test_a_strict_tool_is_held_to_all_of_its_schema_or_refused():
     words = vocabulary()
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
