@@ -80,7 +80,7 @@ class RandomModel:
             graphs = DecodeGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
                 cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run,
-                max_sequences=max_sequences,
+                max_rows=max_sequences,
                 max_blocks=-(-self.max_context_len // BLOCK_SIZE),
                 block_size=BLOCK_SIZE,
                 device=self.device,
