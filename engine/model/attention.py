@@ -48,6 +48,10 @@ class Attention:
         )
         self._norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
         self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
+        self._sinks_H = None
+        if arch.sinks:
+            heads = tp.rows(arch.num_heads)
+            self._sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
         q_columns = tp.columns(arch.num_heads, head_dim)
         self._out = linears.cut_by_inputs("self_attn.o_proj", dim, q_dim, q_columns, arch.out_bias)
 
@@ -78,6 +82,7 @@ class Attention:
             self._scale,
             self._window,
             self._arch.attention_cap,
+            self._sinks_H,
             k_scale_G=k_scale_G,
             v_scale_G=v_scale_G,
             prefixes=batch.prefixes,

@@ -129,10 +129,15 @@ def open_weights(
         return Weights(Unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
+    from engine.model.stacked_experts import SeparateExperts
 
     quantisation = _config(files).get("quantization_config")
+    if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
+        quantisation = None  # of experts alone: SeparateExperts knows it
     packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
-    plain = UsualNames(SafetensorsSource(files.path))
+    plain: TensorSource = UsualNames(SafetensorsSource(files.path))
+    if arch.stacked_experts:
+        plain = SeparateExperts(plain)
     if packing is None:
         return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)

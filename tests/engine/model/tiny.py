@@ -115,6 +115,18 @@ FAMILIES = {
     ),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 9, "head_dim": 16}),
     "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2, "pad_token_id": 0}),
+    "gpt oss": (
+        "GptOss",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "hidden_size": 64,
+            "intermediate_size": 32,
+            "head_dim": 16,
+            "sliding_window": 9,
+            **rope("yarn", factor=4.0, original_max_position_embeddings=32, truncate=False),
+        },
+    ),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "pad_token_id": 0}),
     "smollm3 windows": (
         "SmolLM3",
