@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kernels.experts.reference import Expert
 from kernels.gated_activation.reference import Activation
@@ -37,12 +38,12 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 
 class Experts:
     def __init__(self, experts: Iterable[Expert], activation: Activation = "silu") -> None:
-        """Inner and outer dimensions are multiples of 16."""
-        gate_ups, downs, gate_up_biases, down_biases = zip(*experts, strict=True)
+        """The model's dimensions are a multiple of 16."""
+        gate_ups, downs, gate_up_biases, down_biases = zip(*map(_aligned, experts), strict=True)
         self._gate_up, self._gate_up_bias = torch.stack(gate_ups), _stacked(gate_up_biases)
         self._down, self._down_bias = torch.stack(downs), _stacked(down_biases)
         self._activation: Activation = activation
-        assert self._gate_up.shape[2] % 16 == 0 and self._down.shape[2] % 16 == 0
+        assert self._gate_up.shape[2] % 16 == 0
 
     def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
         num_rows, top_k = ids_TK.shape
@@ -64,6 +65,20 @@ class Experts:
             made, places, weights_TK.contiguous(), out_TM, M=model_dim, TOP_K=top_k, BLOCK_M=block, num_warps=4
         )
         return out_TM
+
+
+def _aligned(expert: Expert) -> Expert:
+    """With inner dimensions of zeros up to a multiple of 16: rows that are not aligned cannot be copied aside."""
+    ffn_dim = expert.down.shape[1]
+    if not (more := -ffn_dim % 16):
+        return expert
+    bias = expert.gate_up_bias
+    return Expert(
+        pad(expert.gate_up.unflatten(0, (2, ffn_dim)), (0, 0, 0, more)).flatten(0, 1),
+        pad(expert.down, (0, more)),
+        None if bias is None else pad(bias.unflatten(0, (2, ffn_dim)), (0, more)).flatten(),
+        expert.down_bias,
+    )
 
 
 def _stacked(biases: tuple[Tensor | None, ...]) -> Tensor | None:
