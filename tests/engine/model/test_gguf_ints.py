@@ -22,10 +22,10 @@ def test_integers_are_what_the_package_dequantises(kind):
     assert np.array_equal(ints.dense().numpy(), expected)
 
 
-@pytest.fixture(scope="module")
-def quantised(tmp_path_factory):
-    """A file in which q and k are of another type than v, and the model of transformers that has the same weights."""
-    model = oracle("llama whole groups")
+@pytest.fixture(scope="module", params=["llama", "phi3"])
+def quantised(request, tmp_path_factory):
+    """A file of which q and k are of another type than v, or all three in one tensor, and its weights' exact logits."""
+    model = oracle(f"{request.param} whole groups")
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
 
     def quantise(tensors):
@@ -34,7 +34,7 @@ def quantised(tmp_path_factory):
                 kind = gguf.GGMLQuantizationType.Q4_0 if "attn_v" in name else gguf.GGMLQuantizationType.Q4_1
                 tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
 
-    write(model, path, "llama", quantise)
+    write(model, path, request.param, quantise)
     rows = Runner(path)  # in float32: widened, nothing rounded
     return path, rows.logits(TOKENS, 1)
 

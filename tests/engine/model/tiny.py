@@ -59,6 +59,7 @@ FAMILIES = {
     "qwen2 windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 24}),
     "phi3": ("Phi3", {"sliding_window": 9, "pad_token_id": 0}),
+    "phi3 whole groups": ("Phi3", {"hidden_size": 64, "intermediate_size": 128, "pad_token_id": 0}),
     "phi3 longrope": ("Phi3", {"hidden_size": 64, "pad_token_id": 0, "tie_word_embeddings": True, **LONGROPE}),
     "olmo2": ("Olmo2", {"pad_token_id": 0}),
     "olmo3": (
