@@ -29,7 +29,8 @@ class Attention:
         self._arch = arch
         self._kernels = kernels
         self._tp = tp
-        self._window = arch.windows[index]
+        # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
+        self._window = arch.windows[index] if arch.windows[index] < arch.max_context_len else 0
         self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"
