@@ -41,6 +41,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for weights and KV together
     dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
     prefix_sharing: bool = True  # reuse the blocks of equal prefixes
+    node_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,8 +84,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: Name  # the id clients send in `model`
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
-    tool_format: Name | None = None  # how it writes tool calls (serve_app/tool_formats.py); unset: as its template does
-    think_format: Name | None = None  # how it marks its thinking (serve_app/thinking.py); "none": it does not
+    tool_format: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
+    think_format: Name | None = None  # how it marks its thinking (serve_app/text/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always

@@ -6,8 +6,8 @@ some of the difference, under a token budget. Prefill, chunked prefill, decode a
     GenerateRequest -> Sequence -> StepPlan -> ForwardBatch -> logits -> StepResult -> TokenChunk
 
 `scheduler.py`, `plan.py`, `blocks.py` and `prefix_cache.py` decide and know no tensor; `model/`, `batch.py`,
-`kv_store.py` and `sampler.py` compute. `engine.py` joins the two, `async_engine.py` gives it a thread.
+`kv_store.py` and `sampler.py` compute. `engine.py` joins the two, `async_engine.py` gives it a thread. `node_cache.py`
+keeps blocks in an `arena.py`, for the other engines of a node.
 
-What an answer's form allows next is `grammar.py`'s to say: `beginning.py` knows where in the answer it begins, and
-where it must end in time, `fitting.py` keeps to a way that `endings.py` has found.
+What an answer's form allows next is `form/`'s to say.
 """

@@ -12,10 +12,10 @@ import msgspec
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.beams import BeamSearch
 from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
-from engine.repetition import ends_in_repetition
-from engine.scheduler import Scheduler
+from engine.scheduler import BlockKeeper, Scheduler
 from engine.sequence import Sequence
 from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
@@ -72,9 +72,11 @@ class Engine:
         cache_key: bytes = b"",
         collective: str = "",
         overlap: bool = False,
+        keeper: BlockKeeper | None = None,
     ) -> None:
         """collective   what the executor's ranks add up over, for the status
         overlap      plan each step while the one before is computed; the executor must be able to
+        keeper       of the executor's blocks; what it keeps needs not be computed again
         """
         self.executor = executor
         assert not overlap or isinstance(executor, OverlappingExecutor)
@@ -93,6 +95,7 @@ class Engine:
             prefix_sharing=self.prefix_sharing,
             cache_key=cache_key,
             max_context_len=self.max_context_len,
+            keeper=keeper,
         )
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._beams: dict[str, _Beams] = {}  # request id -> its search, while it goes on
@@ -118,7 +121,12 @@ class Engine:
             if request.resume and request.resume[index] is None:
                 continue
             seed = derived_seed(request.sampling.seed, index)
-            seq = Sequence(self._next_seq_id, request, index, seed, root, list(names))
+            resumed = request.resume[index] if request.resume else None
+            if resumed and self.prefix_sharing:
+                known = prompt_hashes(self.cache_key, root, request.prompt + resumed, block_size)
+            else:
+                known = list(names)
+            seq = Sequence(self._next_seq_id, request, index, seed, root, known)
             self._next_seq_id += 1
             self.scheduler.add(seq)
             choices[index] = seq

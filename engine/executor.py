@@ -11,6 +11,7 @@ from engine.cascade import group_by_prefix
 from engine.decode_graphs import DecodeGraphs
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
+from engine.node_cache import NodeCache
 from engine.plan import StepPlan, StepResult
 from engine.sampler import Sampler, Sampling
 from engine.tensor_parallel import TensorParallel
@@ -33,12 +34,15 @@ class InlineExecutor:
         overlaps: bool = False,
         cascade: bool = False,
         tp: TensorParallel | None = None,
+        node_cache: NodeCache | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
         cascade    what sequences begin with alike is read once for all of them; such steps are not replayed
         tp         the ranks that the decoder is divided over; only the first one samples
+        node_cache   of this KV store; closed with the executor
         """
+        self.node_cache = node_cache
         self.overlaps = overlaps
         self.vocab_size = decoder.arch.vocab_size
         self.max_context_len = max_context_len
@@ -114,3 +118,5 @@ class InlineExecutor:
 
     def close(self) -> None:
         self._aside.shutdown()
+        if self.node_cache is not None:
+            self.node_cache.close()

@@ -11,26 +11,25 @@ __all__ = ["KVStore"]
 
 
 class KVStore:
-    """`layers[i]` is layer i's (k_cache, v_cache), each [N, G, P, D]. How a block is laid out inside, kernels know."""
+    """`layers[i]` is layer i's (k_cache, v_cache), each [N, G, P, D]. How a block is laid out inside, kernels know.
+
+    `by_block[n]` is all of block n, [L, 2, G, P, D].
+    """
 
     def __init__(
         self, arch: ModelArch, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (num_blocks, arch.num_kv_heads, block_size, arch.head_dim)
-
-        def cache() -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)  # nobody reads a slot before it is written
-
+        shape = (arch.num_layers, 2, num_blocks, arch.num_kv_heads, block_size, arch.head_dim)
+        whole = torch.empty(shape, dtype=dtype, device=device)  # nobody reads a slot before it is written
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.layers = [(cache(), cache()) for _ in range(arch.num_layers)]
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in whole]
+        self.by_block = whole.movedim(2, 0)
 
     def copy(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copies whole blocks, from and to, one after the other: a later copy may read what an earlier one wrote."""
         for source, target in copies:
-            for k_cache, v_cache in self.layers:
-                k_cache[target] = k_cache[source]
-                v_cache[target] = v_cache[source]
+            self.by_block[target] = self.by_block[source]
 
     @staticmethod
     def block_bytes(arch: ModelArch, block_size: int, dtype: torch.dtype) -> int:

@@ -17,12 +17,13 @@ from configs.schema import EngineConfig, ModelConfig
 from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder
 from engine.model.source import resolve
 from engine.model.weights import open_weights, read_arch
+from engine.node_cache import open_node_cache
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
 from kernels.kernel_set import KernelSet, load_kernels
@@ -40,11 +41,13 @@ def load_executor(
     encode: Callable[[bytes], list[int]] | None = None,
     tp: TensorParallel | None = None,
     agree: Callable[[int], int] = lambda num_blocks: num_blocks,
+    cache_key: bytes = b"",
 ) -> InlineExecutor:
     """Finds, reads and prepares a model, or one rank's share of it. Raises ModelError, which says what to change.
 
     `vocabulary`, and `encode` for the model's own way to write text, are needed for requests with a grammar.
     `agree` takes the KV blocks that this rank has room for and returns those that every rank has.
+    `cache_key` keys what the node keeps: engines with another one find nothing of it.
     """
     tp = tp or TensorParallel()
     clock = _Clock()
@@ -72,6 +75,7 @@ def load_executor(
     clock.lap("weights")
     num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
+    node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key)
     clock.lap("cache")
     graphs = _graphs(config, decoder, kv, max_context_len, device)
     if graphs is not None:
@@ -99,6 +103,7 @@ def load_executor(
         overlaps=_overlaps(config, device),
         cascade=cascades(config, device),
         tp=tp,
+        node_cache=node_cache,
     )
 
 
@@ -204,6 +209,7 @@ def _num_blocks(
 
 
 def _free_gpu_bytes(device: torch.device, fraction: float) -> int:
+    torch.cuda.empty_cache()  # what loading took besides the weights
     free, total = torch.cuda.mem_get_info(device)
     return int(free - total * (1 - fraction))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema import ModelConfig
 from engine.executor import InlineExecutor
-from engine.grammar import Vocabulary
+from engine.form.grammar import Vocabulary
 from engine.load import load_executor
 from engine.plan import StepPlan, StepResult
 from engine.rank_link import Follower, Leader, Meeting, PlanMemory

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.grammar import GrammarError, Matcher, TokenTable
+from engine.form.grammar import GrammarError, Matcher, TokenTable
+from engine.form.thinking import Thinking
 from engine.plan import SeqStart, StepPlan, StepResult
-from engine.thinking import Thinking
 from engine.transfer import HostCopy, to_device
 from engine.types import PromptLogprob, SamplingParams, TokenLogprob
 from kernels.kernel_set import KernelSet

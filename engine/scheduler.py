@@ -8,6 +8,7 @@ and computes them again later, so the first one always gets on and nothing starv
 
 import bisect
 import itertools
+from typing import Protocol
 
 from configs.schema import SchedulerConfig
 from engine.blocks import BlockPool
@@ -16,9 +17,21 @@ from engine.plan import SeqSlice, SeqStart, StepPlan, StepResult
 from engine.prefix_cache import PrefixCache, chain_hash
 from engine.sequence import PENDING, Sequence
 
-__all__ = ["Scheduler"]
+__all__ = ["BlockKeeper", "Scheduler"]
 
 SCORED_ROWS = 64  # rows of logits in one step, at most, for the prompts whose logprobs are wanted
+
+
+class BlockKeeper(Protocol):
+    """Where named blocks are kept besides the cache: engine/node_cache.py."""
+
+    def holds(self, name: bytes) -> bool: ...
+
+    def load(self, name: bytes, block: int) -> bool:
+        """Fills a block, before the next step. False: it was not there any more."""
+        ...
+
+    def save(self, name: bytes, block: int) -> None: ...
 
 
 class Scheduler:
@@ -32,8 +45,10 @@ class Scheduler:
         prefix_sharing: bool,
         cache_key: bytes,
         max_context_len: int,
+        keeper: BlockKeeper | None = None,
     ) -> None:
         self.config = config
+        self._keeper = keeper if prefix_sharing else None
         self.max_context_len = max_context_len
         self.block_size = block_size
         self.prefix_sharing = prefix_sharing
@@ -229,6 +244,8 @@ class Scheduler:
         """Counts what a waiting sequence will have to compute: not what is cached, nor what one before it will."""
         names = self._usable(seq)
         rest = names[len(self.cache.find(names)) :]
+        if self._keeper is not None:
+            rest = list(itertools.dropwhile(self._keeper.holds, rest))
         missing = [name for name in rest if name not in self._filling and name not in self._promised]
         self._promised.update(dict.fromkeys(missing, seq.seq_id))
         seq.num_missing = len(seq.tokens) - (len(names) - len(missing)) * self.block_size
@@ -283,15 +300,43 @@ class Scheduler:
             self.pool.share(block)
         seq.blocks = list(found)
         seq.num_computed = computed
-        if seq.cached_tokens is None:
-            seq.cached_tokens = min(computed, seq.prompt_len)
         seq.num_published = len(found)
-        while len(seq.blocks) < self._num_blocks(computed + count):
+        self._restore(seq)
+        count = min(len(seq.tokens) - seq.num_computed, budget, self._room(seq))
+        if seq.cached_tokens is None:
+            seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
+        while len(seq.blocks) < self._num_blocks(seq.num_computed + count):
             seq.blocks.append(self._take())
-        for name in seq.hashes[len(found) :] if self.prefix_sharing else ():
+        for name in seq.hashes[seq.num_published :] if self.prefix_sharing else ():
             self._filling.setdefault(name, seq.seq_id)
         self._starts.append(self._start(seq))
         return count
+
+    def _restore(self, seq: Sequence) -> None:
+        """Brings the blocks back that follow those found, as far as they are kept and there is room for a chunk."""
+        if self._keeper is None or self._copies:  # blocks that are still to be copied must not be filled anew
+            return
+        for name in self._usable(seq)[len(seq.blocks) :]:
+            found = self.cache.find([name])
+            if self.pool.num_idle < 2 or not (found or self._keeper.holds(name)):
+                break
+            if found:
+                self.pool.share(found[0])
+                seq.blocks += found
+                continue
+            block = self._take()
+            if not self._keeper.load(name, block):
+                self.pool.release(block, worth_finding=False)
+                break
+            seq.blocks.append(block)
+            self.cache.publish(name, block)
+            self._changes[name] = True
+        seq.num_computed = len(seq.blocks) * self.block_size
+        seq.num_published = len(seq.blocks)
+
+    def _room(self, seq: Sequence) -> int:
+        """Tokens that it could compute with its blocks and all idle ones."""
+        return (len(seq.blocks) + self.pool.num_idle) * self.block_size - seq.num_computed
 
     def _start(self, seq: Sequence) -> SeqStart:
         request = seq.request
@@ -368,6 +413,8 @@ class Scheduler:
             name = seq.hashes[at]
             if self.cache.publish(name, seq.blocks[at]):
                 self._changes[name] = True
+                if self._keeper is not None:
+                    self._keeper.save(name, seq.blocks[at])
             if self._filling.get(name) == seq.seq_id:
                 del self._filling[name]
             seq.num_published += 1

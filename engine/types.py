@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True):
-    """How long an answer may think. engine/thinking.py counts."""
+    """How long an answer may think. engine/form/thinking.py counts."""
 
     budget: int  # tokens of thinking after which it is ended
     ends: tuple[int, ...]  # the tokens that end it
@@ -65,14 +65,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Fit(msgspec.Struct, frozen=True, array_like=True):
-    """A match must be finished within a budget. engine/fitting.py sees to it."""
+    """A match must be finished within a budget. engine/form/fitting.py sees to it."""
 
     budget: int  # tokens of the whole output, thinking and the end token too
     plan: tuple[int, ...] = ()  # a short match, the end token last; (): the engine looks for one
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer must match, from some point on. engine/grammar.py follows it."""
+    """What an answer must match, from some point on. engine/form/grammar.py follows it."""
 
     text: str  # in llguidance's form
     begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from engine.arena import give_back_unused
 from scripts.environment import ROOT
 
 __all__ = ["haproxy_switches", "main", "switches"]
@@ -111,6 +112,7 @@ def _serve(
         with contextlib.redirect_stdout(io.StringIO()):  # Ray tells of the end of its own actors there
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
+        give_back_unused()  # of replicas that did not end by themselves
 
 
 def _arguments() -> argparse.Namespace:

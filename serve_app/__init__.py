@@ -1,24 +1,24 @@
 """The text floor: OpenAI JSON in, server-sent events out. No torch, no Ray.
 
-One request walks through these rooms, in this order:
+One request walks through these rooms, down to the engine and back:
 
-    chat_routes     the route. intake reads the body (body, validation), checks it against the wire models (protocol)
-                    and finds the model (registry)
-    chat            renders the template (conversation, tools, tool_prompt, template), tokenizes (text_model), makes
-                    the grammar (constraint, tool_grammar) and the engine's request (generation, sampling, limits).
-                    Pure. With grammar_checks every fault of the client ends here, before the first byte
-    answer          runs the request: waits for the engine's first output, streams or gathers, and aborts when the
-                    client leaves (connection)
-    reply, choice   tokens to text: detokenizer, stops, then answer_parser (thinking, tool_parser). One state for
-                    streamed and whole answers, so that a stream joined is the whole answer
-    chat_form       the same deltas as events (sse) or as one document. Completions have completion_form, and echo for
-                    the prompts that come back
+    http         the socket's side. intake reads the body, has it checked, and finds the model
+    api          what clients send and get, as typed fields, and whether they may
+    chat         one conversation: to a prompt, to what the answer may be, to the engine's request; and its answer's
+                 deltas to events or to a document. completion does the same for plain text
+    tools        which tools may be called, how calls are written, and how they are read
+    grammar      from a wish about the answer's form to a grammar, and the check of the finished document
+    generation   what all requests for an answer share: down to the engine's request, and back from its tokens to deltas
+    model        what the text floor knows of a model: tokenizer, template, formats
+    text         pieces of text: token ids to bytes to text, stop strings, markers, thinking
+    server       every other route: models, tokens, health, the chat page
 
-Where the operator wants it, deterministic requests that come again are answered from result_cache instead.
+Whatever the client can get wrong ends before `generation` hands the request on: before the first byte. One state turns
+tokens into deltas, for streams and for whole answers, so that a stream joined is the whole answer.
 
-A model's text side is read once: text_model, from a folder or a .gguf file (gguf_tokenizer, pretokenizers), with the
-bytes of every token (vocabulary). How models write tool calls is said once for parser and grammar: tool_formats.
-Arguments that come one by one instead of as JSON have field_calls (reading) and field_grammar; gpt-oss's channels have
-harmony and harmony_grammar.
-`errors` is the one table from errors to HTTP. `app` puts it all together, `main` is the composition root.
+Imports between rooms go one way, towards the beginning of this line, and a test checks it:
+
+    api, text < grammar < tools < model < generation < http < chat, completion < server < app < main
+
+`http.errors` is the one table from errors to HTTP. `app` puts the rooms together, `main` is the composition root.
 """

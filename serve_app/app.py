@@ -11,31 +11,36 @@ from starlette.middleware.cors import CORSMiddleware
 
 from configs.schema import Config
 from engine.types import EngineClient
-from serve_app.auth import bearer_check
-from serve_app.chat_routes import chat_router
-from serve_app.completion_routes import completion_router
-from serve_app.compression import CompressAnswers
-from serve_app.documents import complete_schema
-from serve_app.errors import answer_faults_as_json
-from serve_app.grammar_checks import GrammarChecks
-from serve_app.intake import Intake
-from serve_app.load import CountOpenRequests, OpenRequests
-from serve_app.model_routes import model_router
-from serve_app.page_routes import page_router
-from serve_app.registry import Registry
-from serve_app.request_id import RequestIds
-from serve_app.result_cache import ResultCache
-from serve_app.server_routes import server_router
-from serve_app.text_model import TextModel
-from serve_app.token_routes import token_router
+from serve_app.chat.routes import chat_router
+from serve_app.completion.routes import completion_router
+from serve_app.generation.grammar_checks import GrammarChecks
+from serve_app.http.auth import bearer_check
+from serve_app.http.compression import CompressAnswers
+from serve_app.http.documents import complete_schema
+from serve_app.http.errors import answer_faults_as_json
+from serve_app.http.head_requests import HeadRequests
+from serve_app.http.intake import Intake
+from serve_app.http.metrics import Metrics
+from serve_app.http.request_id import RequestIds
+from serve_app.http.result_cache import ResultCache
+from serve_app.model.registry import Registry
+from serve_app.model.text_model import TextModel
+from serve_app.server.load import CountOpenRequests, OpenRequests
+from serve_app.server.model_routes import model_router
+from serve_app.server.page_routes import page_router
+from serve_app.server.state_routes import state_router
+from serve_app.server.token_routes import token_router
 
 __all__ = ["build_app"]
 
 
-def build_app(client: EngineClient, config: Config, models: Mapping[str, TextModel]) -> FastAPI:
+def build_app(
+    client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
+) -> FastAPI:
     """OpenAI's API in front of an engine client.
 
-    models   by the name in the config; aliases come from the config
+    models         by the name in the config; aliases come from the config
+    behind_serve   Ray Serve hosts it, which has its own way with request ids
     """
     version = _version()
     app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", redoc_url=None)
@@ -46,17 +51,19 @@ def build_app(client: EngineClient, config: Config, models: Mapping[str, TextMod
     checks = GrammarChecks(models)
     open_requests = OpenRequests()
     results = ResultCache(config.api, fingerprint)
+    metrics = Metrics()
     for router in (chat_router, completion_router):
-        answers = router(client, config, intake, checks, results, fingerprint)
+        answers = router(client, config, intake, checks, results, metrics, fingerprint)
         app.include_router(answers, prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
-    app.include_router(server_router(registry, version, open_requests))
+    app.include_router(state_router(registry, version, open_requests, metrics))
     app.include_router(page_router())
     answer_faults_as_json(app)
     complete_schema(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, behind_serve=behind_serve)
     app.add_middleware(CompressAnswers)
+    app.add_middleware(HeadRequests)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     if config.api.allowed_origins:
         app.add_middleware(

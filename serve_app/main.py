@@ -22,16 +22,17 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:
     from serve_app.app import build_app
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
-    return build_app(client, config, {model.name: load_text_model(model) for model in config.models})
+    models = {model.name: load_text_model(model) for model in config.models}
+    return build_app(client, config, models, behind_serve=True)
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.grammar import Vocabulary
+    from engine.form.grammar import Vocabulary
     from engine.load import load_executor
     from engine.ranks import lead
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
     text = load_text_model(model)
     special_ids = tuple(sorted(text.vocabulary.special_ids))
@@ -42,8 +43,8 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
     settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
-        alone = load_executor(model, vocabulary, encode)
-        return Engine(alone, *settings, overlap=alone.overlaps)
+        alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
+        return Engine(alone, *settings, overlap=alone.overlaps, keeper=alone.node_cache)
     first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
     return Engine(first, *settings, collective=first.collective, overlap=first.overlaps)
 

@@ -20,6 +20,19 @@ MAY_IMPORT = {
     "cluster": {"cluster", "engine", "configs"},
     "serve_app": {"serve_app", "engine", "configs"},
 }
+# the rooms of serve_app, each over those that it may know
+ROOMS = {
+    "api": set[str](),
+    "text": set[str](),
+    "grammar": {"api", "text"},
+    "tools": {"api", "text", "grammar"},
+    "model": {"api", "text", "tools"},
+    "generation": {"api", "text", "grammar", "tools", "model"},
+    "http": {"api", "model", "generation"},
+    "chat": {"api", "text", "grammar", "tools", "model", "generation", "http"},
+    "completion": {"api", "text", "grammar", "model", "generation", "http"},
+    "server": {"api", "model", "generation", "http", "chat"},
+}
 FORBIDDEN = {
     "configs": {"torch", "ray", "fastapi", "transformers"},
     "kernels": {"ray", "fastapi", "transformers"},
@@ -29,14 +42,24 @@ FORBIDDEN = {
 }
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """The top-level package of every import in a file, wherever it stands."""
+def modules_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever it does."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name.partition(".")[0]
+                yield alias.name
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.partition(".")[0]
+            yield node.module
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The top-level package of every import in a file."""
+    return (module.partition(".")[0] for module in modules_of(path))
+
+
+def rooms_of(path: Path) -> Iterator[str]:
+    """Which of serve_app's rooms, or of the files beside them, a file imports."""
+    return (module.split(".")[1] for module in modules_of(path) if module.startswith("serve_app."))
 
 
 @pytest.mark.parametrize("floor", FLOORS)
@@ -51,6 +74,25 @@ def test_imports_go_down_only(floor: str) -> None:
         assert not found & FORBIDDEN[floor], path
 
 
+def test_every_file_of_serve_app_is_in_a_room() -> None:
+    listed = {path.name for path in (ROOT / "serve_app").iterdir() if path.name != "__pycache__"}
+    assert listed == {*ROOMS, "__init__.py", "app.py", "main.py"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_only_rooms_below(room: str) -> None:
+    order = list(ROOMS)
+    assert all(order.index(other) < order.index(room) for other in ROOMS[room])
+    found = {other for path in (ROOT / "serve_app" / room).rglob("*.py") for other in rooms_of(path)}
+    assert found - {room} == ROOMS[room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
+    tree = ast.parse((ROOT / "serve_app" / room / "__init__.py").read_text())
+    assert ast.get_docstring(tree) and len(tree.body) == 1
+
+
 @pytest.mark.parametrize(
     "door",
     [
@@ -63,7 +105,7 @@ def test_imports_go_down_only(floor: str) -> None:
         "cluster.deploy",
         "serve_app.main",
         "serve_app.app",
-        "serve_app.text_model",
+        "serve_app.model.text_model",
     ],
 )
 def test_the_door_opens_without_torch(door: str) -> None:

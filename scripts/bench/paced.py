@@ -32,7 +32,7 @@ QUESTION = "Tell me a long story about a lighthouse and the people who have live
 
 def plain_tokens() -> tuple[int, ...]:
     """Tokens that are a word each: no stand-in answer has half a character or ends itself."""
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
     vocabulary = load_text_model(MODEL).vocabulary
     words = [token for token, data in enumerate(vocabulary.shown_bytes) if data[:1] == b" " and data[1:].isalpha()]

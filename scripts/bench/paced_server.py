@@ -38,7 +38,7 @@ def run_replica(step_s: float, tokens: tuple[int, ...], told: Connection) -> Non
 def run_ingress(address: tuple[str, int], told: Connection) -> None:
     """Tells its port, once it has found the replica, and serves until it is terminated."""
     from serve_app.app import build_app
-    from serve_app.text_model import load_text_model
+    from serve_app.model.text_model import load_text_model
 
     async def serve() -> None:
         wire = WireConfig()

@@ -124,3 +124,10 @@ def test_curl_gets_an_answer_and_a_stream(server: str) -> None:
     events = subprocess.run([*curl, body % ', "stream": true'], capture_output=True, text=True, check=True, timeout=60)
     assert events.stdout.startswith('data: {"id":"chatcmpl-')
     assert events.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_a_request_bears_the_id_that_its_body_gives_and_its_answer_one_header(client: openai.OpenAI) -> None:
+    answer = ask(client, "Say hi.", max_tokens=1, extra_body={"request_id": "mine"})
+    assert answer.id == "chatcmpl-mine"
+    answer = ask(client, "Say hi.", max_tokens=1)
+    assert answer.id == f"chatcmpl-{answer._request_id}"

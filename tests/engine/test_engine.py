@@ -10,12 +10,21 @@ from configs.schema import CacheConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.types import GenerateRequest, TokenChunk
-from tests.engine.toy import VOCAB_SIZE, ToyExecutor, recompute, request
+from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, recompute, request
 
 
-def make(sharing: bool = True, toy: ToyExecutor | None = None, overlap: bool = False, **scheduler: int) -> Engine:
+def make(
+    sharing: bool = True,
+    toy: ToyExecutor | None = None,
+    overlap: bool = False,
+    keeper: ToyKeeper | None = None,
+    **scheduler: int,
+) -> Engine:
     config, cache = SchedulerConfig(**scheduler), CacheConfig(prefix_sharing=sharing)
-    return Engine(toy or ToyExecutor(), "toy", config, cache, cache_key=b"k", overlap=overlap)
+    toy = toy or ToyExecutor()
+    if keeper is not None:
+        keeper.toy = toy
+    return Engine(toy, "toy", config, cache, cache_key=b"k", overlap=overlap, keeper=keeper)
 
 
 def run(engine: Engine) -> dict[tuple[str, int], list[TokenChunk]]:
@@ -43,19 +52,23 @@ def test_one_request_in_three_lines() -> None:
     assert_is(chunks, asked)
 
 
-@pytest.mark.parametrize(("max_drafts", "overlap"), [(0, False), (5, False), (0, True)])
+@pytest.mark.parametrize(
+    ("max_drafts", "overlap", "keeps"),
+    [(0, False, False), (5, False, False), (0, True, False), (0, False, True), (0, True, True)],
+)
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_random_traffic_equals_full_recompute(
-    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
     num_held = num_unknown = 0
+    keeper = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         toy = ToyExecutor(num_tokens // block_size, block_size)
         sizes = {"max_step_tokens": budget, "max_sequences": rng.choice([1, 3, 16])}
-        engine = make(sharing, toy, overlap, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
+        engine = make(sharing, toy, overlap, keeper, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
         asked: dict[str, GenerateRequest] = {}
         chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
@@ -95,6 +108,8 @@ def test_random_traffic_equals_full_recompute(
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
+    if keeper is not None and sharing and block_size < 16:
+        assert keeper.num_loaded > 4 and keeper.num_gone > 0
 
 
 def _fields(one: GenerateRequest) -> dict[str, object]:
@@ -122,6 +137,31 @@ def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> Non
     chunks = run(engine)
     assert toy.num_computed == 41 + 9 * 1
     assert [chunks[f"r{i}", 0][0].cached_tokens for i in range(10)] == [0] + [40] * 9
+
+
+def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
+    asked, keeper = request("a", list(range(41)), max_tokens=10), ToyKeeper()
+    engine = make(keeper=keeper)
+    engine.submit(asked)
+    assert_is(run(engine)["a", 0], asked)
+    moved, toy = GenerateRequest(**{**_fields(asked), "resume": (tuple(recompute(asked)[0][:5]),)}), ToyExecutor()
+    engine = make(toy=toy, keeper=keeper)
+    engine.submit(moved)
+    assert engine.status().num_prefill_tokens == 2  # of 46 known tokens; the last block is not full
+    chunks = run(engine)["a", 0]
+    assert_is(chunks, asked, skip=5)
+    assert chunks[0].cached_tokens == 41 and keeper.num_loaded == 11
+    assert toy.num_computed == 50 - 44
+    assert engine.scheduler.take_changes()[0] != (), "the router is not told"
+
+
+def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:
+    asked, keeper = request("a", list(range(30)), max_tokens=2), ToyKeeper()
+    for num_blocks in (64, 8):
+        engine = make(toy=ToyExecutor(num_blocks=num_blocks), keeper=keeper)
+        engine.submit(asked)
+        assert_is(run(engine)["a", 0], asked)
+    assert keeper.num_loaded == 7
 
 
 def test_choices_share_the_blocks_of_their_prompt() -> None:

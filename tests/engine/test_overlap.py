@@ -13,7 +13,7 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConf
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
-from engine.grammar import Vocabulary
+from engine.form.grammar import Vocabulary
 from engine.load import load_executor
 from engine.ranks import RankExecutor
 from engine.types import (

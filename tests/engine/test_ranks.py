@@ -17,7 +17,7 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine import ranks
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.grammar import Vocabulary
+from engine.form.grammar import Vocabulary
 from engine.load import load_executor
 from engine.rank_link import Meeting
 from engine.ranks import RankExecutor, follow, lead

@@ -4,6 +4,7 @@ Its next token depends on every earlier token as found through the block table, 
 stale prefix changes the answer. `recompute` gives the same answer without an engine.
 """
 
+import random
 import time
 from hashlib import blake2b
 
@@ -97,6 +98,36 @@ class ToyExecutor:
 
     def close(self) -> None:
         self.closed = True
+
+
+class ToyKeeper:
+    """Keeps blocks of one toy after the other. Now and then one is gone that was there a moment ago."""
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance
+        self._kept: dict[bytes, list[int | None]] = {}
+        self.toy: ToyExecutor
+        self.num_loaded = self.num_gone = 0
+
+    def holds(self, name: bytes) -> bool:
+        return name in self._kept
+
+    def load(self, name: bytes, block: int) -> bool:
+        if self._chance is not None and self._chance.random() < 0.2:
+            del self._kept[name]
+            self.num_gone += 1
+            return False
+        self.toy.slots[self._slots(block)] = self._kept[name]
+        self.num_loaded += 1
+        return True
+
+    def save(self, name: bytes, block: int) -> None:
+        self._kept[name] = self.toy.slots[self._slots(block)]
+        assert None not in self._kept[name]
+
+    def _slots(self, block: int) -> slice:
+        size = self.toy.block_size
+        return slice(block * size, (block + 1) * size)
 
 
 class ToySampled:

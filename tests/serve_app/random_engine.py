@@ -3,11 +3,11 @@
 import torch
 
 from engine.engine import Engine
-from engine.grammar import TokenTable, Vocabulary
+from engine.form.grammar import TokenTable, Vocabulary
 from engine.plan import StepPlan, StepResult
 from engine.sampler import Sampler
 from kernels.kernel_set import load_kernels
-from serve_app.text_model import TextModel
+from serve_app.model.text_model import TextModel
 
 __all__ = ["RandomExecutor", "random_engine", "table_of"]
 

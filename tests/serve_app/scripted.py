@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import msgspec
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
 from serve_app.app import build_app
-from serve_app.text_model import TextModel
+from serve_app.model.text_model import TextModel
 from tests.serve_app.toy import byte_tokens, toy_model
 
 
@@ -98,7 +98,7 @@ async def serving(
         yield http
 
 
-def talking_to(app: FastAPI) -> httpx2.AsyncClient:
+def talking_to(app: ASGIApp) -> httpx2.AsyncClient:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.api.requests import ChatBatchRequest, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from serve_app.app import build_app
-from serve_app.protocol import ChatBatchRequest, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tests.serve_app.scripted import ScriptedClient, config, says, talking_to
 from tests.serve_app.toy import toy_model
 

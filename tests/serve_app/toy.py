@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from configs.schema import ModelConfig
-from serve_app.gguf_tokenizer import build_gguf_tokenizer
-from serve_app.text_model import SamplingDefaults, TextModel, build_text_model
+from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from serve_app.model.text_model import SamplingDefaults, TextModel, build_text_model
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

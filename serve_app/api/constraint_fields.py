@@ -1,0 +1,51 @@
+"""The wire fields that say what an answer must look like: OpenAI's, vLLM's, and vLLM's older ones."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from serve_app.api.fields import Text, Wire
+
+__all__ = ["ConstraintFields", "ResponseFormat", "StructuredOutputs"]
+
+Schema = dict[str, Any] | bool
+
+
+class JsonSchemaFormat(Wire):
+    name: str = ""
+    description: str = ""
+    schema_: Schema = Field(default_factory=dict, alias="schema")
+    strict: bool = True  # false: what no grammar can hold a model to is left out, not refused
+
+
+class ResponseFormat(Wire):
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchemaFormat | None = None
+    # structural_tag, the form that vLLM and SGLang had first
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[Text] | None = None
+    # and the one that they have now
+    format: dict[str, Any] | None = None
+
+
+class StructuredOutputs(Wire):
+    json_: Schema | str | None = Field(default=None, alias="json")
+    json_object: bool = False
+    regex: Text | None = None
+    choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    grammar: Text | None = None  # Lark, or GBNF/EBNF
+    structural_tag: dict[str, Any] | str | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: Text | None = None
+    fit: bool = False  # a JSON document, whichever field asks for it, is finished within max_tokens
+
+
+class ConstraintFields(Wire):
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | str | None = None
+    guided_regex: Text | None = None
+    guided_choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    guided_grammar: Text | None = None
+    guided_whitespace_pattern: Text | None = None

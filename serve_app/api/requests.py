@@ -1,0 +1,248 @@
+"""What clients send."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from serve_app.api.constraint_fields import ConstraintFields
+from serve_app.api.fields import Int, Int64, Number, Text, Wire
+
+__all__ = [
+    "AllowedTools",
+    "AnswerFields",
+    "ChatBatchRequest",
+    "ChatFields",
+    "ChatOptions",
+    "ChatRequest",
+    "CompletionRequest",
+    "DetokenizeRequest",
+    "Function",
+    "GenerationFields",
+    "Message",
+    "NamedTool",
+    "PromptFields",
+    "SamplingFields",
+    "StreamOptions",
+    "TextPart",
+    "TokenizeRequest",
+    "Tool",
+    "ToolCall",
+]
+
+
+class TextPart(Wire):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    thinking: str | None = None
+
+
+class FunctionCall(Wire):
+    name: Text
+    arguments: str | dict[str, Any] = ""  # JSON text
+
+
+class ToolCall(Wire):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Wire):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    reasoning: str | None = None
+    reasoning_content: str | None = None  # the same under its older name
+
+
+class Function(Wire):
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # a JSON schema
+    strict: bool | None = None
+
+
+class Tool(Wire):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Wire):
+    name: Text
+
+
+class NamedTool(Wire):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class ToolSubset(Wire):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Wire):
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolSubset
+
+
+class StreamOptions(Wire):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False  # acts together with include_usage only
+
+
+class RepetitionDetection(Wire):
+    """A pattern of tokens that comes so many times in a row ends the answer. max_pattern_size 0 is off."""
+
+    max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
+    min_pattern_size: Annotated[Int, Field(ge=0)] = 0
+    min_count: Annotated[Int64, Field(ge=2)] = 2
+
+    @model_validator(mode="after")
+    def _has_sizes(self) -> "RepetitionDetection":
+        if 0 < self.max_pattern_size < self.min_pattern_size:
+            raise ValueError("min_pattern_size is more than max_pattern_size")
+        return self
+
+
+class SamplingFields(Wire):
+    """How tokens are chosen. None: the model's own default."""
+
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Int, Field(ge=-1)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
+    seed: Int64 | None = None
+    n: Annotated[Int, Field(ge=1)] = 1
+    stop: Text | list[Text] = Field(default_factory=list)
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    min_tokens: Annotated[Int, Field(ge=0)] = 0
+    ignore_eos: bool = False
+    stop_token_ids: list[Int] = Field(default_factory=list)
+    logit_bias: dict[str, Number] = Field(default_factory=dict)
+    allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
+    bad_words: list[Text] = Field(default_factory=list)
+    logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
+    prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
+    repetition_detection: RepetitionDetection | None = None
+    use_beam_search: bool = False  # with n beams; their answers come at the end, best first
+    length_penalty: Annotated[Number, Field(ge=-32, le=32)] = 1.0  # an exponent: scores stay finite
+    early_stopping: bool = False
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class PromptFields(Wire):
+    """How much of the prompt is used."""
+
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None  # -1: as many as leave room for the answer
+    truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
+
+
+class AnswerFields(Wire):
+    """Which model answers, how urgently, and in what form."""
+
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stream_interval: Annotated[Int, Field(ge=1)] = 1  # tokens per event
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True  # without effect: our tokenizers put none there
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False  # logprobs name tokens as token_id:N
+    priority: Int64 = 0  # lower runs first
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")] | None = None
+    request_id: str = ""  # X-Request-Id wins
+
+
+class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFields):
+    """What every request for an answer may say."""
+
+
+class ChatFields(Wire):
+    """How a conversation becomes a prompt."""
+
+    add_generation_prompt: bool | None = None  # unset: unless the last message is continued
+    continue_final_message: bool = False
+    add_special_tokens: bool = False  # beyond those that the template writes
+    documents: list[dict[str, Any]] | None = None
+    chat_template: Text | None = None  # only where the server trusts its clients
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+
+class ChatOptions(GenerationFields, ChatFields):
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
+    logprobs: bool = False
+    top_logprobs: Annotated[Int, Field(ge=0)] = 0
+    echo: bool = False  # the answer begins with the last message, if that has the answer's role
+    include_reasoning: bool = True
+    return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
+    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
+    tools: list[Tool] = Field(default_factory=list)
+    tool_choice: (
+        Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
+    ) = None  # unset: auto
+    parallel_tool_calls: bool = True
+
+    @property
+    def wanted_tokens(self) -> tuple[int | None, str]:
+        """How many tokens the client wants at most, and the field that says so."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens, "max_completion_tokens"
+        return self.max_tokens, "max_tokens"
+
+
+class ChatRequest(ChatOptions):
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+
+class ChatBatchRequest(ChatOptions):
+    """Many conversations, one answer with a choice for each."""
+
+    messages: Annotated[list[Annotated[list[Message], Field(min_length=1)]], Field(min_length=1)]
+
+
+Ids = Annotated[list[Int], Field(min_length=1)]
+
+
+class CompletionRequest(GenerationFields):
+    prompt: Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[Int, Field(ge=0)] = 16  # 0: only with echo
+    add_special_tokens: bool = True
+    logprobs: Annotated[Int, Field(ge=0)] | None = None
+    echo: bool = False
+    suffix: str | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # one prompt of ids
+        return list(self.prompt)  # several of one kind
+
+
+class TokenizeRequest(ChatFields):
+    """Either a prompt or messages."""
+
+    model: str = ""
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] = Field(default_factory=list)
+    add_special_tokens: bool | None = None  # type: ignore[assignment]  # unset: for a prompt, not for messages
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Wire):
+    model: str = ""
+    tokens: list[Int]

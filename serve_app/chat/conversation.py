@@ -1,0 +1,74 @@
+"""From the wire's messages to what a chat template reads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from engine.errors import RequestError
+from serve_app.api.requests import Message, TextPart, ToolCall
+
+__all__ = ["template_messages"]
+
+# type of a part -> where its text stands
+TEXT_OF = {
+    "text": "text",
+    "input_text": "text",  # as /v1/responses calls them
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Every message with its content as one string. Raises RequestError that names the message."""
+    return [_template_message(message, f"messages.{index}") for index, message in enumerate(messages)]
+
+
+def _template_message(message: Message, at: str) -> dict[str, Any]:
+    if message.content is None and message.role != "assistant":
+        raise RequestError(f"{at}.content: a message of role {message.role!r} needs content", param=f"{at}.content")
+    shown: dict[str, Any] = {"role": message.role, "content": _text(message.content, f"{at}.content")}
+    for key in ("name", "tool_call_id"):
+        if (value := getattr(message, key)) is not None:
+            shown[key] = value
+    if message.role == "assistant":
+        reasoning = message.reasoning if message.reasoning is not None else message.reasoning_content
+        if reasoning is not None:
+            shown["reasoning_content"] = shown["reasoning"] = reasoning  # templates read one or the other
+        if message.tool_calls:
+            shown["tool_calls"] = [
+                _template_call(call, f"{at}.tool_calls.{index}") for index, call in enumerate(message.tool_calls)
+            ]
+    return shown
+
+
+def _template_call(call: ToolCall, at: str) -> dict[str, Any]:
+    """Templates want arguments as an object."""
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments or "{}")
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            arguments = ""
+        if not isinstance(arguments, dict):
+            field = f"{at}.function.arguments"
+            raise RequestError(f"{field}: must be the text of a JSON object", param=field)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id or "", "type": "function", "function": function}
+
+
+def _text(content: str | list[TextPart] | None, at: str) -> str:
+    if isinstance(content, list):
+        return "\n".join(_part_text(part, f"{at}.{index}") for index, part in enumerate(content))
+    return content or ""
+
+
+def _part_text(part: TextPart, at: str) -> str:
+    field = TEXT_OF.get(part.type)
+    if field is None:
+        raise RequestError(f"{at}.type: this model reads text only, not {part.type[:40]!r}", param=f"{at}.type")
+    text = getattr(part, field)
+    if text is None:
+        raise RequestError(f"{at}.{field}: missing", param=f"{at}.{field}")
+    return str(text)

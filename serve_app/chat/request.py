@@ -1,0 +1,191 @@
+"""From a chat request to what the engine is asked, and how its tokens become text. Pure: nothing waits here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from configs.schema import ApiConfig
+from engine.errors import RequestError
+from serve_app.api.limits import at_most, check_limits
+from serve_app.api.requests import ChatBatchRequest, ChatFields, ChatRequest, Message
+from serve_app.chat.conversation import template_messages
+from serve_app.generation.answer_parser import ParseRules
+from serve_app.generation.prompt import check_text_fits
+from serve_app.generation.request import Fresh, Prepared, Wanted, part_of, prepare
+from serve_app.grammar.constraint import Constraint, constraint_of
+from serve_app.model.template import RESERVED
+from serve_app.model.text_model import TextModel
+from serve_app.tools.grammar import tool_constraint
+from serve_app.tools.harmony_grammar import harmony_constraint
+from serve_app.tools.json_formats import GENERIC
+from serve_app.tools.prompt import with_tools_in_text
+from serve_app.tools.use import ToolUse, tool_use
+
+__all__ = ["PreparedChat", "chat_prompt", "conversation", "prepare_chat", "prepare_chat_batch"]
+
+
+class PreparedChat(msgspec.Struct, frozen=True):
+    generation: Prepared
+    role: str  # of the answer
+    echo: str  # what every choice begins with
+    prompt: str  # as rendered
+
+
+def prepare_chat(
+    chat: ChatRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+) -> PreparedChat:
+    """Raises RequestError for everything that the client can get wrong.
+
+    max_context_len   tokens that the engine takes, prompt and answer together
+    """
+    _check(chat, limits)
+    check_limits(chat, limits, model.vocabulary.num_tokens)
+    tools = tool_use(chat, limits)
+    messages = conversation(chat.messages, limits)
+    prompt = chat_prompt(chat, messages, tools.shown, model, limits)
+    check_text_fits(prompt, chat, model, max_context_len, param="messages")
+    tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
+    max_tokens, field = chat.wanted_tokens
+    num_logprobs = chat.top_logprobs if chat.logprobs else None
+    wanted = Wanted(max_tokens, field, "messages", num_logprobs, chat.thinking_token_budget)
+    starts_text = not chat.continue_final_message
+    parse = _parse_rules(chat, tools, prompt, model)
+    generation = prepare(
+        chat,
+        tokens,
+        model,
+        fresh,
+        wanted,
+        max_context_len,
+        starts_text=starts_text,
+        parse=parse,
+        constraint=_constraint(chat, tools, parse, model, limits),
+    )
+    last = messages[-1]
+    role = "assistant" if _opens_answer(chat) else last["role"]
+    return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "", prompt)
+
+
+def prepare_chat_batch(
+    batch: ChatBatchRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+) -> list[PreparedChat]:
+    """One prepared chat for each conversation. Raises RequestError."""
+    prompt_logprobs = ("prompt_logprobs", batch.prompt_logprobs is not None)
+    for field, wrong in (("n", batch.n != 1), ("stream", batch.stream), ("echo", batch.echo), prompt_logprobs):
+        if wrong:
+            raise RequestError(f"{field}: a batch has one choice for each conversation, sent at once", param=field)
+    at_most("messages", len(batch.messages), limits.max_choices, "conversations")
+    options = {name: value for name, value in batch if name != "messages"}
+    prepared = []
+    for position, messages in enumerate(batch.messages):
+        chat = ChatRequest.model_construct(**options, messages=messages)
+        prepared.append(prepare_chat(chat, model, limits, part_of(fresh, position), max_context_len))
+    return prepared
+
+
+def chat_prompt(
+    chat: ChatFields,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    model: TextModel,
+    limits: ApiConfig,
+) -> str:
+    """The conversation as the model reads it. Raises RequestError."""
+    _check_template(chat, limits)
+    template = model.template if chat.chat_template is None else model.with_template(chat.chat_template)
+    if template is None:
+        raise RequestError(f"model {model.name!r} has no chat template; use /v1/completions", param="model")
+    if model.tool_format == GENERIC:
+        messages, tools = with_tools_in_text(messages, tools), []
+    return template.render(
+        messages,
+        tools=tools or None,
+        documents=chat.documents,
+        add_generation_prompt=_opens_answer(chat),
+        continue_final_message=chat.continue_final_message,
+        **_template_kwargs(chat),
+    )
+
+
+def conversation(messages: Sequence[Message], limits: ApiConfig) -> list[dict[str, Any]]:
+    at_most("messages", len(messages), limits.max_messages)
+    return template_messages(messages)
+
+
+def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
+    if chat.reasoning_effort is None:
+        return chat.chat_template_kwargs
+    thinks = chat.reasoning_effort != "none"
+    return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
+
+
+def _constraint(
+    chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
+) -> Constraint | None:
+    """What the answer must be, and whether it must fit into its tokens."""
+    constraint = _form_or_calls(chat, tools, parse, model, limits)
+    wants_fit = chat.structured_outputs is not None and chat.structured_outputs.fit
+    if constraint is None or tools.forced is None or not wants_fit:
+        return constraint
+    return msgspec.structs.replace(constraint, fits=True)
+
+
+def _form_or_calls(
+    chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
+) -> Constraint | None:
+    """A call that is forced leaves no room for another form."""
+    form = constraint_of(chat, limits) if tools.forced is None else None
+    if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
+        return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
+    if not tools.schemas:
+        return form
+    constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
+    at_most("tools", len(constraint.grammar), limits.max_grammar_bytes, "bytes, as compiled")
+    return constraint
+
+
+def _in_channels(parse: ParseRules, constraint: Constraint) -> Constraint:
+    if parse.place != "before":
+        field = constraint.field
+        raise RequestError(f"{field}: the answer must begin a message; leave out continue_final_message", field)
+    return constraint
+
+
+def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextModel) -> ParseRules | None:
+    if model.think_format is None and not tools.schemas:
+        return None
+    place = model.think_format.place_after(prompt) if model.think_format is not None else "after"
+    return ParseRules(
+        think=model.think_format,
+        place="after" if chat.continue_final_message and place == "before" else place,
+        shows_thinking=chat.include_reasoning,
+        tools=model.tool_format if tools.schemas else None,
+        tool_schemas=tools.schemas,
+        max_calls=tools.max_calls,
+        named=tools.forced == "named",
+    )
+
+
+def _opens_answer(chat: ChatFields) -> bool:
+    return not chat.continue_final_message if chat.add_generation_prompt is None else chat.add_generation_prompt
+
+
+def _check(chat: ChatRequest, limits: ApiConfig) -> None:
+    if chat.top_logprobs and not chat.logprobs:
+        raise RequestError("top_logprobs: needs logprobs to be true", param="top_logprobs")
+    at_most("top_logprobs", chat.top_logprobs, limits.max_top_logprobs)
+
+
+def _check_template(chat: ChatFields, limits: ApiConfig) -> None:
+    if chat.continue_final_message and chat.add_generation_prompt:
+        raise RequestError(
+            "continue_final_message: cannot be true together with add_generation_prompt", param="continue_final_message"
+        )
+    if chat.chat_template is not None and not limits.trust_request_chat_template:
+        raise RequestError(
+            "chat_template: this server does not run templates of clients (api.trust_request_chat_template)",
+            param="chat_template",
+        )
+    if reserved := sorted(RESERVED & chat.chat_template_kwargs.keys()):
+        raise RequestError(f"chat_template_kwargs: may not set {', '.join(reserved)}", param="chat_template_kwargs")

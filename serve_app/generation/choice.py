@@ -1,0 +1,139 @@
+"""One choice of an answer: tokens go in, text comes out. Streamed and whole answers are both made of this."""
+
+import msgspec
+
+from engine.errors import EngineFailed
+from engine.types import PromptLogprob, TokenChunk, TokenLogprob
+from serve_app.generation.answer_parser import AnswerParser, ParseRules
+from serve_app.grammar.constraint import Constraint
+from serve_app.text.detokenizer import Detokenizer
+from serve_app.text.said import Said
+from serve_app.text.stops import StopStrings
+from serve_app.text.vocabulary import Vocabulary
+
+__all__ = ["Choice", "Delta", "TextRules"]
+
+
+class TextRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How the tokens of every choice become text."""
+
+    stops: tuple[str, ...] = ()
+    include_stop: bool = False  # a stop string or stop token is part of the text
+    min_tokens: int = 0  # stop strings are not looked for in the first tokens
+    stop_ids: frozenset[int] = frozenset()  # tokens that end the answer
+    told_stop_ids: frozenset[int] = frozenset()  # those of them that the client named: told as stop_reason
+    skip_special: bool = True
+    starts_text: bool = True
+    parse: ParseRules | None = None  # thinking and tool calls; None: all is content
+    constraint: Constraint | None = None  # what the content must match
+
+
+class Delta(msgspec.Struct):
+    """What one piece of the engine's answer adds to one choice."""
+
+    index: int
+    said: Said
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    ended_here: bool = False  # a stop string was found: the engine does not know that this choice is over
+    prompt_logprobs: tuple[PromptLogprob, ...] | None = None
+
+
+class Choice:
+    """The text state of one choice. After a finish reason, pieces that are still on their way change nothing."""
+
+    __slots__ = (
+        "_detokenizer",
+        "_parser",
+        "_rules",
+        "_stops",
+        "_written",
+        "finished",
+        "index",
+        "num_reasoning_tokens",
+        "num_tokens",
+    )
+
+    def __init__(self, index: int, rules: TextRules, vocabulary: Vocabulary) -> None:
+        self.index = index
+        self.num_tokens = 0  # of the answer, with the token or string that ended it
+        self.num_reasoning_tokens = 0
+        self.finished = False
+        self._rules = rules
+        self._detokenizer = Detokenizer(vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text)
+        self._stops = StopStrings(rules.stops, include=rules.include_stop)
+        self._written: list[str] = []  # the content, where it is checked at the end
+        self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
+
+    def push(self, chunk: TokenChunk) -> Delta:
+        """What the chunk adds. Where a stop string ends in it, later tokens do not count."""
+        tokens = chunk.tokens
+        ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
+        num_said = len(tokens) - (ends_in_token and not self._rules.include_stop)
+        delta = Delta(self.index, Said(), (), (), chunk.finish_reason, prompt_logprobs=chunk.prompt_logprobs)
+        for position, token in enumerate(tokens):
+            self._take(delta, chunk, position, token if position < num_said else None)
+            if self._stops.matched is not None:
+                delta.finish_reason, delta.stop_reason = "stop", self._stops.matched
+                delta.ended_here = chunk.finish_reason is None
+                break
+        if delta.finish_reason is not None:
+            self._finish(delta, tokens[-1] if ends_in_token else None)
+        if self._rules.constraint is not None:
+            self._check(delta, self._rules.constraint)
+        return delta
+
+    def _check(self, delta: Delta, constraint: Constraint) -> None:
+        """Raises EngineFailed for a finished answer that is not what was asked for.
+
+        One that was cut may be, as may one that the client's own stop ended, or that shows the token which ended it.
+        """
+        self._written.append(delta.said.content)
+        is_stopped = self._stops.matched is not None or delta.stop_reason is not None
+        shows_end = self._rules.include_stop and not self._rules.skip_special
+        if delta.finish_reason == "stop" and not is_stopped and not shows_end:
+            fault = constraint.fault("".join(self._written))
+            if fault is not None:
+                raise EngineFailed(fault)
+
+    def _take(self, delta: Delta, chunk: TokenChunk, position: int, said: int | None) -> None:
+        """Adds one token. `said` is None for a token that ends the answer and is not part of it."""
+        self.num_tokens += 1
+        parser = self._parser
+        was_thinking, was_hidden = (parser.is_thinking, parser.is_hidden) if parser is not None else (False, False)
+        if said is not None:
+            self._say(delta.said, self._text(said))
+        if parser is not None and was_thinking and parser.is_thinking:
+            self.num_reasoning_tokens += 1
+        if was_hidden:  # what a client does not want to read it does not get as ids either
+            return
+        delta.tokens += chunk.tokens[position : position + 1]
+        if chunk.logprobs:
+            delta.logprobs += chunk.logprobs[position : position + 1]
+
+    def _text(self, token: int) -> str:
+        text = self._detokenizer.push((token,))
+        if not text:
+            return ""
+        return text if self.num_tokens <= self._rules.min_tokens else self._stops.push(text)
+
+    def _say(self, said: Said, text: str) -> None:
+        if self._parser is None:
+            said.content += text
+        elif text:
+            said.add(self._parser.push(text))
+
+    def _finish(self, delta: Delta, stop_token: int | None) -> None:
+        self.finished = True
+        if self._stops.matched is None:
+            self._say(delta.said, self._stops.push(self._detokenizer.flush()))
+        if self._stops.matched is None:
+            self._say(delta.said, self._stops.flush())
+            if stop_token in self._rules.told_stop_ids:
+                delta.stop_reason = stop_token
+        if self._parser is not None:
+            delta.said.add(self._parser.flush())
+            if delta.finish_reason == "stop" and self._parser.calls_tools:
+                delta.finish_reason = "tool_calls"

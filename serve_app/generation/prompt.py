@@ -1,0 +1,52 @@
+"""A prompt's tokens: cut as the client wishes, measured against the context."""
+
+from engine.errors import ContextTooLong, RequestError
+from serve_app.api.requests import PromptFields
+from serve_app.model.text_model import TextModel
+
+__all__ = ["check_text_fits", "room_for_answer", "truncated"]
+
+
+def check_text_fits(text: str, fields: PromptFields, model: TextModel, context_len: int, param: str) -> None:
+    """Refuses a text that is too long however it is tokenized: no use in doing it."""
+    fewest = len(text) // model.vocabulary.longest_bytes
+    if fewest > context_len and fields.truncate_prompt_tokens is None:
+        raise ContextTooLong(
+            f"the prompt has more than {fewest} tokens, the model takes {context_len}, the answer included", param=param
+        )
+
+
+def truncated(prompt: tuple[int, ...], fields: PromptFields, wanted: int | None, context_len: int) -> tuple[int, ...]:
+    """The part of the prompt that the client wants used.
+
+    wanted   tokens of the answer that -1 leaves room for; one if the client does not say
+    """
+    keep = fields.truncate_prompt_tokens
+    if keep is None:
+        return prompt
+    if keep == 0 or keep > context_len:
+        raise RequestError(
+            f"truncate_prompt_tokens: must be -1 or between 1 and the model's context ({context_len}), not {keep}",
+            param="truncate_prompt_tokens",
+        )
+    if keep < 0:
+        keep = max(1, context_len - (wanted or 1))
+    return prompt[-keep:] if fields.truncation_side == "left" else prompt[:keep]
+
+
+def room_for_answer(num_prompt: int, wanted: int | None, field: str, context_len: int, param: str) -> int:
+    """How many tokens the answer may have. `field` is where the client says it, `param` names the prompt's field.
+
+    |----- prompt -----|------- answer -------|
+    |<------------- context_len ------------->|
+    """
+    if wanted is not None and wanted > context_len:
+        raise RequestError(f"{field} is {wanted}, the model's context has {context_len} tokens", param=field)
+    if num_prompt >= context_len:
+        raise ContextTooLong(
+            f"the prompt has {num_prompt} tokens, the model takes {context_len} for prompt and answer together; "
+            "shorten it or set truncate_prompt_tokens",
+            param=param,
+        )
+    room = context_len - num_prompt
+    return room if wanted is None else min(wanted, room)

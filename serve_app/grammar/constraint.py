@@ -1,0 +1,173 @@
+"""From what a client says about an answer's form to a grammar, and the check of the finished document.
+
+Every form becomes one grammar text for llguidance.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import llguidance
+import msgspec
+from llguidance import LLMatcher
+
+from configs.schema import ApiConfig
+from engine.errors import RequestError
+from serve_app.api.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
+from serve_app.grammar.holdable import without_what_no_grammar_holds
+from serve_app.grammar.json_texts import WHITESPACE, json_grammar
+from serve_app.grammar.old_drafts import modern
+from serve_app.grammar.schema_check import schema_fault
+from serve_app.grammar.schema_walk import rewritten
+from serve_app.grammar.structural_tag import structural_tag_grammar
+
+__all__ = ["FIT", "Constraint", "constraint_of"]
+
+FIT = "structured_outputs.fit"
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What an answer must match."""
+
+    grammar: str  # in llguidance's form
+    field: str  # of the request that asked for it
+    schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is to be JSON
+    fits: bool = False  # it is finished within the tokens that the answer may have
+
+    def fault(self, text: str) -> str | None:
+        """What is wrong with a finished answer. Nothing, the grammar sees to that; it is checked all the same."""
+        if self.schema is None:
+            return None
+        try:
+            fault = schema_fault(json.loads(text), self.schema)
+        except (ValueError, RecursionError) as error:
+            return f"the answer is not JSON: {error}"
+        if fault is not None:
+            return f"the answer does not satisfy the schema: {fault}"
+        return None
+
+
+def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | None:
+    """The one constraint of a request. Raises RequestError for several, or for one that makes no sense."""
+    found = [*_response_format(fields.response_format), *_structured(fields.structured_outputs), *_guided(fields)]
+    fits = fields.structured_outputs is not None and fields.structured_outputs.fit
+    if not found:
+        if fits:
+            raise RequestError(f"{FIT}: no JSON document is asked for", param=FIT)
+        return None
+    if len(found) > 1:
+        both = " and ".join(field for field, _ in found[:2])
+        raise RequestError(f"{found[1][0]}: only one constraint can hold, and both {both} are given", found[1][0])
+    field, make = found[0]
+    constraint = make()
+    if len(constraint.grammar) > limits.max_grammar_bytes:
+        raise RequestError(f"{field}: {len(constraint.grammar)} bytes, at most {limits.max_grammar_bytes}", field)
+    if fits and constraint.schema is None:
+        raise RequestError(f"{FIT}: only JSON documents can be made to fit, not {field}", param=FIT)
+    return msgspec.structs.replace(constraint, fits=fits)
+
+
+Found = list[tuple[str, Callable[[], Constraint]]]  # the field, and how its constraint is made
+
+
+def _response_format(form: ResponseFormat | None) -> Found:
+    field = "response_format"
+    match form.type if form else "text":
+        case "json_object":
+            return [(field, lambda: _json({"type": "object"}, field))]
+        case "json_schema":
+            assert form is not None
+            if form.json_schema is None:
+                raise RequestError(f"{field}.json_schema: is needed with type json_schema", f"{field}.json_schema")
+            schema = form.json_schema.schema_
+            if not form.json_schema.strict:
+                schema = without_what_no_grammar_holds(modern(schema))
+            return [(field, lambda: _json(schema, f"{field}.json_schema.schema"))]
+        case "structural_tag":
+            assert form is not None
+            tag = form.model_dump(exclude_none=True, include={"structures", "triggers", "format"})
+            return [(field, lambda: Constraint(structural_tag_grammar(tag, field), field))]
+    return []
+
+
+def _structured(outputs: StructuredOutputs | None) -> Found:
+    if outputs is None:
+        return []
+    field = "structured_outputs"
+    found: Found = []
+    whitespace = "" if outputs.disable_any_whitespace else outputs.whitespace_pattern or WHITESPACE
+    if outputs.json_ is not None:
+        schema = _schema(outputs.json_, f"{field}.json")
+        if outputs.disable_additional_properties:
+            schema = rewritten(schema, _closed)
+        found.append((f"{field}.json", lambda: _json(schema, f"{field}.json", whitespace)))
+    if outputs.json_object:
+        found.append((f"{field}.json_object", lambda: _json({"type": "object"}, f"{field}.json_object", whitespace)))
+    found += _plain(field, outputs.regex, outputs.choice, outputs.grammar, ".")
+    tag = outputs.structural_tag
+    if tag is not None:
+        at = f"{field}.structural_tag"
+        value = _schema(tag, at) if isinstance(tag, str) else tag
+        found.append((at, lambda: Constraint(structural_tag_grammar(value, at), at)))
+    if not found and not outputs.fit:
+        raise RequestError(f"{field}: names no constraint", param=field)
+    return found
+
+
+def _guided(fields: ConstraintFields) -> Found:
+    found: Found = []
+    if fields.guided_json is not None:
+        schema = _schema(fields.guided_json, "guided_json")
+        whitespace = fields.guided_whitespace_pattern or WHITESPACE
+        found.append(("guided_json", lambda: _json(schema, "guided_json", whitespace)))
+    return found + _plain("guided", fields.guided_regex, fields.guided_choice, fields.guided_grammar, "_")
+
+
+def _plain(prefix: str, regex: str | None, choice: list[str] | None, grammar: str | None, joint: str) -> Found:
+    """The forms that are written alike in the new fields and the old."""
+    found: Found = []
+    if regex is not None:
+        at = f"{prefix}{joint}regex"
+        found.append((at, lambda: Constraint(LLMatcher.grammar_from_regex(regex), at)))
+    if choice is not None:
+        at_choice = f"{prefix}{joint}choice"
+        found.append((at_choice, lambda: Constraint(_choice(choice), at_choice)))
+    if grammar is not None:
+        at_grammar = f"{prefix}{joint}grammar"
+        found.append((at_grammar, lambda: Constraint(_any_grammar(grammar, at_grammar), at_grammar)))
+    return found
+
+
+def _json(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> Constraint:
+    schema = modern(schema)
+    return Constraint(json_grammar(schema, field, whitespace), field, schema)
+
+
+def _schema(value: Any, field: str) -> Any:
+    """A schema that may be written as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        schema = json.loads(value)
+    except ValueError as error:
+        raise RequestError(f"{field}: not JSON: {error}", param=field) from None
+    if not isinstance(schema, (dict, bool)):
+        raise RequestError(f"{field}: a schema is an object, not {type(schema).__name__}", param=field)
+    return schema
+
+
+def _choice(options: list[str]) -> str:
+    quoted = ["".join(f"\\x{{{ord(char):x}}}" for char in option) for option in dict.fromkeys(options)]
+    return LLMatcher.grammar_from_regex("|".join(quoted))
+
+
+def _any_grammar(text: str, field: str) -> str:
+    try:
+        return llguidance.grammar_from("grammar", text)
+    except ValueError as error:
+        raise RequestError(f"{field}: {error}", param=field) from None
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """With no properties beyond those it names, if it does not say otherwise."""
+    return {"additionalProperties": False, **schema} if "properties" in schema else schema

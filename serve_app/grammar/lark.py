@@ -1,0 +1,35 @@
+"""Pieces of llguidance's Lark dialect."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from serve_app.text.vocabulary import Vocabulary
+
+__all__ = ["TEXT", "Markers", "pattern"]
+
+TEXT = r"TEXT: /(.|\n)*/"
+
+
+class Markers:
+    """Writes texts: markers that are special tokens as tokens, everything else as strings."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.special: Mapping[str, int] = {vocabulary.text(token): token for token in vocabulary.special_ids}
+
+    def text(self, text: str) -> str:
+        return " ".join(
+            f"<[{self.special[part]}]>" if part in self.special else json.dumps(part)
+            for part in self.parts(text)
+            if part
+        )
+
+    def parts(self, text: str) -> list[str]:
+        """The text, cut at its special tokens."""
+        known = sorted((marker for marker in self.special if marker and marker in text), key=len, reverse=True)
+        return re.split("(" + "|".join(map(re.escape, known)) + ")", text) if known else [text]
+
+
+def pattern(text: str) -> str:
+    """The text within a regular expression."""
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")

@@ -1,0 +1,33 @@
+"""Schemas of older drafts and of OpenAPI 3.0, written as JSON Schema 2020-12 says the same.
+
+Generators of schemas still write them: tuples as a list under `items`, bounds that are made exclusive by a boolean.
+"""
+
+from typing import Any
+
+from serve_app.grammar.schema_walk import rewritten
+
+__all__ = ["modern"]
+
+
+def modern(schema: Any) -> Any:
+    return rewritten(schema, _modern)
+
+
+def _modern(schema: dict[str, Any]) -> dict[str, Any]:
+    # the dialect is named once more nowhere: it is 2020-12
+    changed = {key: value for key, value in schema.items() if key not in ("$schema", "additionalItems")}
+    items = schema.get("items")
+    if isinstance(items, list):
+        del changed["items"]
+        if items:
+            changed["prefixItems"] = items
+        if "additionalItems" in schema:
+            changed["items"] = schema["additionalItems"]
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        is_exclusive = schema.get(exclusive)
+        if isinstance(is_exclusive, bool):
+            del changed[exclusive]
+        if is_exclusive is True and bound in changed:
+            changed[exclusive] = changed.pop(bound)
+    return changed

@@ -1,0 +1,52 @@
+"""The first half of every POST: from the socket to checked fields and the model they mean."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeVar
+
+import msgspec
+from fastapi import Request
+from pydantic import BaseModel
+
+from configs.schema import ApiConfig
+from serve_app.api.validation import validate
+from serve_app.generation.request import Fresh, draw
+from serve_app.http.body import off_loop, parse_object, read_body
+from serve_app.http.request_id import use_request_id
+from serve_app.http.session_id import session_id
+from serve_app.model.registry import Registry
+from serve_app.model.text_model import TextModel
+
+__all__ = ["Intake", "Taken"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=BaseModel)
+
+
+# pure work on a request: template, tokens, limits. The last argument is how many tokens the engine takes
+Prepare = Callable[[F, TextModel, ApiConfig, Fresh, int], T]
+
+
+class Taken(msgspec.Struct, Generic[F, T]):
+    fields: F
+    model: TextModel
+    prepared: T
+    request_id: str  # as the client sees it
+
+
+class Intake:
+    def __init__(self, limits: ApiConfig, registry: Registry) -> None:
+        self._limits = limits
+        self._registry = registry
+
+    async def take(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> Taken[F, T]:
+        """Reads, checks and prepares a request; a large one in a thread. Raises RequestError, UnknownModel, 413."""
+        data = await read_body(http, self._limits.max_body_bytes)
+        work: Callable[[], F] = lambda: validate(kind, parse_object(data))  # noqa: E731  # mypy needs the type
+        fields = await off_loop(len(data), work)
+        model = self._registry.resolve(getattr(fields, "model", ""))
+        request_id = use_request_id(http, getattr(fields, "request_id", ""))
+        fresh = draw(request_id, session_id(http))
+        context_len = await self._registry.context_len(model)
+        prepared = await off_loop(len(data), partial(prepare, fields, model, self._limits, fresh, context_len))
+        return Taken(fields, model, prepared, request_id)

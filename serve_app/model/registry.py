@@ -1,0 +1,78 @@
+"""Which models are served, under which names, and how long their contexts are."""
+
+import asyncio
+from collections.abc import Mapping
+
+from configs.schema import Config
+from engine.errors import RequestError, Unavailable, UnknownModel
+from engine.types import EngineClient, EngineStatus
+from serve_app.api.answers import ModelCard
+from serve_app.model.text_model import TextModel
+
+__all__ = ["Registry"]
+
+STATUS_TIMEOUT_S = 2.0
+
+
+class Registry:
+    def __init__(self, client: EngineClient, config: Config, models: Mapping[str, TextModel], created: int) -> None:
+        self._client = client
+        self._created = created  # unix seconds, told as the models' birthday
+        self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
+        self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
+        self._context_lens: dict[str, int] = {}  # what engines have told; it does not change while they are served
+
+    def resolve(self, id_: str) -> TextModel:
+        """The model a client means. An empty id means the only one."""
+        if not id_:
+            models = {model.name: model for model in self._by_id.values()}
+            if len(models) > 1:
+                raise RequestError(f"model: missing; served are {', '.join(self._by_id)}", param="model")
+            return next(iter(models.values()))
+        if id_ not in self._by_id:
+            raise UnknownModel(f"there is no model {id_[:256]!r}; served are {', '.join(self._by_id)}", param="model")
+        return self._by_id[id_]
+
+    def cards(self) -> list[ModelCard]:
+        return [self.card(id_) for id_ in self._by_id]
+
+    def card(self, id_: str) -> ModelCard:
+        model = self.resolve(id_)
+        max_len = self._context_lens.get(model.name, model.max_context_len)
+        return ModelCard(id=id_, created=self._created, root=model.name, max_model_len=max_len)
+
+    async def context_len(self, model: TextModel) -> int:
+        """Tokens that the model and its engine take, prompt and answer together."""
+        if model.name not in self._context_lens:
+            try:
+                async with asyncio.timeout(STATUS_TIMEOUT_S):
+                    told = (await self._client.status(model.name)).max_context_len
+            except Exception:  # not asked for its own sake: a dead engine is met again, and told, at `generate`
+                return model.max_context_len
+            self._context_lens[model.name] = min(told, model.max_context_len)
+        return self._context_lens[model.name]
+
+    async def check_engines(self) -> None:
+        """Raises if an engine does not answer within the deadline. A model that scales to zero may have none."""
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            await asyncio.gather(*(self._check(name) for name in {model.name for model in self._by_id.values()}))
+
+    async def statuses(self) -> list[EngineStatus]:
+        """Of the models that have an engine now."""
+
+        async def ask(name: str) -> EngineStatus | None:
+            try:
+                async with asyncio.timeout(STATUS_TIMEOUT_S):
+                    return await self._client.status(name)
+            except Exception:  # an engine that does not answer has nothing to tell
+                return None
+
+        found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))
+        return [status for status in found if status is not None]
+
+    async def _check(self, name: str) -> None:
+        try:
+            await self._client.status(name)
+        except Unavailable:
+            if name not in self._resting:
+                raise

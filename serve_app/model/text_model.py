@@ -1,0 +1,170 @@
+"""What the text floor knows of a model: tokenizer, template, where an answer ends, how it samples by default."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from configs.schema import ModelConfig
+from engine.errors import ModelError
+from engine.model.gguf_file import read_metadata
+from engine.model.source import resolve
+from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from serve_app.model.template import ChatTemplate, compile_template
+from serve_app.text.thinking import THINK_FORMATS, ThinkFormat, find_think_format
+from serve_app.text.vocabulary import Vocabulary, read_vocabulary
+from serve_app.tools.format import ToolFormat
+from serve_app.tools.formats import TOOL_FORMATS, find_tool_format
+
+__all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
+
+# tokens that end a turn, whether or not a .gguf file's metadata says so
+TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class SamplingDefaults(msgspec.Struct, frozen=True):
+    """What a request that does not say gets: the model's generation_config.json."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+class TextModel(msgspec.Struct, frozen=True, kw_only=True):
+    name: str  # the id answers carry
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    marked_vocabulary: Vocabulary  # the same, showing the markers of thinking and tool calls
+    think_format: ThinkFormat | None
+    tool_format: ToolFormat
+    template: ChatTemplate | None  # base models have none
+    template_variables: Mapping[str, str]  # bos_token and its like
+    eos_ids: tuple[int, ...]
+    defaults: SamplingDefaults
+    max_context_len: int  # tokens, prompt and answer together
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """Token ids. Lets other threads run meanwhile, which `Tokenizer.encode` does not."""
+        return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    def with_template(self, source: str) -> ChatTemplate:
+        """Another chat template with this model's special tokens. What is wrong with it shows when it is rendered."""
+        return ChatTemplate(source, self.template_variables)
+
+
+def load_text_model(model: ModelConfig) -> TextModel:
+    """Reads, and downloads if need be, what the text floor needs. Raises ModelError."""
+    files = resolve(model.source)
+    try:
+        return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
+    except ModelError as error:
+        raise ModelError(f"{model.source}: {error}") from error
+
+
+def build_text_model(
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    template: str | None,
+    template_variables: Mapping[str, str],
+    eos_ids: Iterable[int | None],
+    defaults: SamplingDefaults,
+    made_for: int | None,
+) -> TextModel:
+    """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
+    vocabulary = read_vocabulary(tokenizer)
+    think_format = _think_format(model.think_format, template or "")
+    tool_format = _tool_format(model.tool_format, template or "")
+    think_markers = (think_format.opens, think_format.closes) if think_format is not None else ()
+    return TextModel(
+        name=model.name,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        marked_vocabulary=vocabulary.showing((*tool_format.markers, *think_markers)),
+        think_format=think_format,
+        tool_format=tool_format,
+        template=compile_template(template, template_variables) if template else None,
+        template_variables=template_variables,
+        eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
+        defaults=defaults,
+        max_context_len=_context_len(model, made_for),
+    )
+
+
+def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
+    metadata = read_metadata(path)
+    tokenizer = build_gguf_tokenizer(metadata)
+    pieces = metadata["tokenizer.ggml.tokens"]
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    ends = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    return build_text_model(
+        model,
+        tokenizer,
+        metadata.get("tokenizer.chat_template"),
+        {name: pieces[token] for name, token in ids.items() if token is not None},
+        [*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)],
+        SamplingDefaults(),
+        metadata.get(f"{metadata.get('general.architecture')}.context_length"),
+    )
+
+
+def _from_folder(model: ModelConfig, path: Path) -> TextModel:
+    # imported here: transformers' tokenizers take a second to import, and a .gguf file needs none of them
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+    try:
+        loaded = TokenizersBackend.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # whatever a folder's files make of it
+        raise ModelError(f"no tokenizer could be read from {path}: {error}") from error
+    config = _read_json(path / "config.json")
+    generation = _read_json(path / "generation_config.json")
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    template = loaded.chat_template
+    known = {key: generation[key] for key in SamplingDefaults.__struct_fields__ if generation.get(key) is not None}
+    return build_text_model(
+        model,
+        loaded.backend_tokenizer,
+        template.get("default") if isinstance(template, dict) else template,
+        {name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None},
+        [loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])],
+        msgspec.convert(known, SamplingDefaults, strict=False),
+        (config.get("text_config") or config).get("max_position_embeddings"),
+    )
+
+
+def _think_format(name: str | None, template: str) -> ThinkFormat | None:
+    if name is None:
+        return find_think_format(template)
+    if name != "none" and name not in THINK_FORMATS:
+        raise ModelError(f"think_format {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
+    return THINK_FORMATS.get(name)
+
+
+def _tool_format(name: str | None, template: str) -> ToolFormat:
+    if name is None:
+        return find_tool_format(template)
+    if name not in TOOL_FORMATS:
+        raise ModelError(f"tool_format {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
+    return TOOL_FORMATS[name]
+
+
+def _context_len(model: ModelConfig, made_for: int | None) -> int:
+    wanted = model.engine.max_context_len
+    if made_for is None and wanted is None:
+        raise ModelError("nothing says how long its context is; set engine.max_context_len")
+    return min(length for length in (wanted, made_for) if length is not None)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}

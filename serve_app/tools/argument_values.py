@@ -1,0 +1,67 @@
+"""Arguments that models write one by one, each a text of its own, become JSON."""
+
+import ast
+import json
+from typing import Any
+
+from serve_app.grammar.schema_check import schema_fault
+
+__all__ = ["ArgumentWriter", "is_plain_text", "is_text", "python_value", "tagged_value"]
+
+WORDS = {"true": True, "false": False, "null": None}
+FAULTS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+
+
+class ArgumentWriter:
+    """Writes an object member by member: the pieces joined are one JSON text."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def member(self, name: str, value: Any) -> str:
+        """A name that comes again is dropped."""
+        if name in self._names:
+            return ""
+        written = f"{', ' if self._names else '{'}{json.dumps(name, ensure_ascii=False)}: {_json(value)}"
+        self._names.add(name)
+        return written
+
+    def end(self) -> str:
+        return "}" if self._names else "{}"
+
+
+def python_value(text: str) -> Any:
+    """A Python literal, or JSON; what is neither stands for itself."""
+    text = text.strip()
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+            _json(value)
+            return value
+        except FAULTS:
+            continue
+    return text
+
+
+def tagged_value(text: str, schema: Any) -> Any:
+    """A value between two tags. Texts stand there bare, everything else as JSON."""
+    if is_plain_text(schema):
+        return text
+    value = python_value(text)
+    if is_text(schema):
+        return value if isinstance(value, str) else text
+    return value if isinstance(value, str) or schema_fault(value, schema) is None else text
+
+
+def is_text(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get("type") == "string"
+
+
+def is_plain_text(schema: Any) -> bool:
+    """Any text will do, but for its length."""
+    return is_text(schema) and not schema.keys() & {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf"}
+
+
+def _json(value: Any) -> str:
+    """Raises ValueError or TypeError for what JSON cannot say."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,123 @@
+"""Reads the arguments of a call that are written one by one, and lets each through as JSON once it is complete."""
+
+from typing import Any, Protocol
+
+from serve_app.text.markers import could_begin, split_at_marker
+from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged_value
+from serve_app.tools.format import TaggedFields
+
+__all__ = ["FieldReader", "PythonFields", "TaggedReader"]
+
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+class FieldReader(Protocol):
+    def push(self, text: str) -> tuple[str, str | None]:
+        """The JSON that is now known, and, once the call has ended, the text behind it."""
+        ...
+
+
+class PythonFields:
+    """city="Paris", days=[1, 2])"""
+
+    def __init__(self) -> None:
+        self._writer = ArgumentWriter()
+        self._name = ""
+        self._value: str | None = None  # so far; None: the name is read
+        self._open: list[str] = []  # brackets that wait for their end
+        self._quote = ""
+        self._escaped = False
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        pieces = []
+        for position, char in enumerate(text):
+            if not self._quote and not self._open and char in ",)":
+                pieces.append(self._member())
+                if char == ")":
+                    return "".join([*pieces, self._writer.end()]), text[position + 1 :]
+            elif self._value is None:
+                if char == "=":
+                    self._value = ""
+                else:
+                    self._name += char
+            else:
+                self._value += char
+                self._follow(char)
+        return "".join(pieces), None
+
+    def _member(self) -> str:
+        name, value = self._name.strip(), self._value
+        self._name, self._value = "", None
+        return self._writer.member(name, python_value(value)) if name and value is not None else ""
+
+    def _follow(self, char: str) -> None:
+        if self._quote:
+            if char == self._quote and not self._escaped:
+                self._quote = ""
+            self._escaped = char == "\\" and not self._escaped
+        elif char in "\"'":
+            self._quote = char
+        elif char in CLOSING:
+            self._open.append(CLOSING[char])
+        elif self._open and char == self._open[-1]:
+            self._open.pop()
+
+
+class TaggedReader:
+    """<parameter=city>Paris</parameter>, each value as its schema types it."""
+
+    def __init__(self, form: TaggedFields, schema: Any) -> None:
+        self._form = form
+        properties = schema.get("properties") if isinstance(schema, dict) else None
+        self._schemas = properties if isinstance(properties, dict) else {}
+        self._writer = ArgumentWriter()
+        self._held = ""
+        self._name: str | None = None  # of the argument whose value is read
+        self._in_name = False
+        self._in_value = False
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        self._held += text
+        pieces: list[str] = []
+        while True:
+            if self._in_name:
+                is_on = self._read_name()
+            elif self._in_value:
+                is_on = self._read_value(pieces)
+            else:
+                rest = self._between()
+                if rest is not None:
+                    return "".join([*pieces, self._writer.end()]), rest
+                is_on = self._in_name or self._in_value
+            if not is_on:
+                return "".join(pieces), None
+
+    def _between(self) -> str | None:
+        """What is behind the call, if it ends here."""
+        form, held = self._form, self._held.lstrip()
+        opens = form.key if self._name is None else form.value
+        if not held or could_begin(held, (opens, form.ends)):
+            return None
+        if held.startswith(opens):
+            self._held = held[len(opens) :]
+            self._in_name, self._in_value = self._name is None, self._name is not None
+            return None
+        return held.removeprefix(form.ends)
+
+    def _read_name(self) -> bool:
+        name, marker, rest = split_at_marker(self._held, [self._form.named])
+        if marker is None:
+            return False
+        self._name, self._held, self._in_name = name.strip(), rest, False
+        self._in_value = not self._form.value
+        return True
+
+    def _read_value(self, pieces: list[str]) -> bool:
+        text, marker, rest = split_at_marker(self._held, [self._form.closes])
+        if marker is None:
+            return False
+        assert self._name is not None
+        value = text.removeprefix("\n").removesuffix("\n") if self._form.pads else text
+        pieces.append(self._writer.member(self._name, tagged_value(value, self._schemas.get(self._name, True))))
+        self._name, self._held, self._in_value = None, rest, False
+        return True

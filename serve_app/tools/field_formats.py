@@ -1,0 +1,162 @@
+"""Families that write arguments one by one: as Python does, or between tags."""
+
+from serve_app.tools.format import TaggedFields, ToolFormat, Writing
+
+__all__ = ["FIELD_FORMATS", "PYTHONIC"]
+
+
+def _pythonic(name: str, **markers: tuple[str, ...]) -> ToolFormat:
+    return ToolFormat(
+        name=name,
+        opens=markers.get("opens", ()),
+        closes=("]", *markers.get("closes", ())),
+        separators=("(",),
+        between=" \t\r\n[,",
+        bare="[",
+        lists=True,
+        arguments="python",
+        signs=markers.get("opens", ()),
+        writing=Writing(
+            begins="[", opens="NAME(", closes=")", joint=", ", ends="]", field_opens="KEY=", field_joint=", "
+        ),
+    )
+
+
+def _calls_between(name: str, opens: str, closes: str, writing: Writing, sign: str) -> ToolFormat:
+    """Python's calls between markers."""
+    return ToolFormat(
+        name=name,
+        opens=(opens,),
+        closes=(closes,),
+        separators=("(",),
+        between=" \t\r\n[],",
+        lists=True,
+        arguments="python",
+        signs=(sign,),
+        writing=writing,
+    )
+
+
+def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolFormat:
+    return ToolFormat(
+        name=name,
+        opens=("<tool_call>",),
+        separators=("\n", "<arg_key>", "</tool_call>"),
+        arguments=TaggedFields(
+            key="<arg_key>", named="</arg_key>", value="<arg_value>", closes="</arg_value>", ends="</tool_call>"
+        ),
+        signs=signs,
+        writing=Writing(
+            opens=f"<tool_call>NAME{line_break}",
+            closes="</tool_call>",
+            joint=line_break,
+            field_opens=f"<arg_key>KEY</arg_key>{line_break}<arg_value>",
+            field_closes=f"</arg_value>{line_break}",
+        ),
+    )
+
+
+# a template may hold the signs of several: the more particular ones stand first
+FIELD_FORMATS = (
+    _pythonic("llama4_pythonic", opens=("<|python_start|>",), closes=("<|python_end|>",)),
+    _calls_between(
+        "olmo3",
+        "<function_calls>",
+        "</function_calls>",
+        Writing(
+            begins="<function_calls>\n",
+            opens="NAME(",
+            closes=")",
+            joint="\n",
+            ends="\n</function_calls>",
+            field_opens="KEY=",
+            field_joint=", ",
+        ),
+        sign="<function_calls>",
+    ),
+    _calls_between(
+        "lfm2",
+        "<|tool_call_start|>",
+        "<|tool_call_end|>",
+        Writing(
+            begins="<|tool_call_start|>[",
+            opens="NAME(",
+            closes=")",
+            joint=", ",
+            ends="]<|tool_call_end|>",
+            field_opens="KEY=",
+            field_joint=", ",
+        ),
+        sign="<|tool_list_start|>",
+    ),
+    ToolFormat(
+        name="minimax_m2",
+        opens=("<minimax:tool_call>", '<invoke name="'),
+        closes=("</minimax:tool_call>",),
+        separators=('">',),
+        arguments=TaggedFields(key='<parameter name="', named='">', closes="</parameter>", ends="</invoke>"),
+        signs=("<minimax:tool_call>",),
+        writing=Writing(
+            begins="<minimax:tool_call>\n",
+            opens='<invoke name="NAME">\n',
+            closes="</invoke>",
+            joint="\n",
+            ends="\n</minimax:tool_call>",
+            field_opens='<parameter name="KEY">',
+            field_closes="</parameter>\n",
+        ),
+    ),
+    ToolFormat(
+        name="step3",
+        opens=("<｜tool_calls_begin｜>", '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="'),
+        closes=("<｜tool_call_end｜>", "<｜tool_calls_end｜>"),
+        separators=('">',),
+        arguments=TaggedFields(
+            key='<steptml:parameter name="', named='">', closes="</steptml:parameter>", ends="</steptml:invoke>"
+        ),
+        signs=("<steptml:invoke",),
+        writing=Writing(
+            begins="<｜tool_calls_begin｜>\n",
+            opens='<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="NAME">\n',
+            closes="</steptml:invoke><｜tool_call_end｜>",
+            joint="\n",
+            ends="\n<｜tool_calls_end｜>",
+            field_opens='<steptml:parameter name="KEY">',
+            field_closes="</steptml:parameter>\n",
+        ),
+    ),
+    ToolFormat(
+        name="seed_oss",
+        opens=("<seed:tool_call>", "<function="),
+        closes=("</seed:tool_call>",),
+        separators=(">",),
+        arguments=TaggedFields(key="<parameter=", named=">", closes="</parameter>", ends="</function>"),
+        signs=("<seed:tool_call>", "<function="),
+        writing=Writing(
+            opens="<seed:tool_call>\n<function=NAME>\n",
+            closes="</function>\n</seed:tool_call>",
+            joint="\n",
+            field_opens="<parameter=KEY>",
+            field_closes="</parameter>\n",
+        ),
+    ),
+    ToolFormat(
+        name="qwen3_coder",
+        opens=("<tool_call>", "<function="),
+        closes=("</tool_call>",),
+        separators=(">",),
+        arguments=TaggedFields(key="<parameter=", named=">", closes="</parameter>", ends="</function>", pads=True),
+        signs=("<function=", "<parameter="),
+        writing=Writing(
+            opens="<tool_call>\n<function=NAME>\n",
+            closes="</function>\n</tool_call>",
+            joint="\n",
+            field_opens="<parameter=KEY>\n",
+            field_closes="\n</parameter>\n",
+        ),
+    ),
+    _glm("glm47", ("{function-name}<arg_key>", "<arg_value>"), ""),
+    _glm("glm45", ("<arg_key>", "<arg_value>"), "\n"),
+)
+# written by models whose templates do not say so
+PYTHONIC = _pythonic("pythonic")

@@ -1,0 +1,85 @@
+"""Holds arguments that are written one by one to their tool's schema.
+
+Each argument obeys its own schema; those that are required come, in the order in which they are declared. What a
+schema says of the object as a whole cannot be held, and is refused.
+"""
+
+import json
+from typing import Any
+
+from engine.errors import RequestError
+from serve_app.grammar.json_texts import json_rule
+from serve_app.grammar.lark import Markers, pattern
+from serve_app.tools.argument_values import is_plain_text, is_text
+from serve_app.tools.format import TaggedFields, ToolFormat
+
+__all__ = ["field_rules"]
+
+# of the object as a whole: what is held, or needs not be since no other arguments are written
+HELD = {"type", "properties", "required", "additionalProperties", "patternProperties", "maxProperties"}
+NOTES = {"title", "description", "default", "examples", "strict", "$defs", "definitions", "$schema", "$id", "$comment"}
+WHOLE = {"maxProperties"}
+
+
+def field_rules(rule: str, format_: ToolFormat, markers: Markers, schema: dict[str, Any], param: str) -> list[str]:
+    """Lark rules; `rule` is all arguments of one call. Raises RequestError for a schema that cannot be held."""
+    _check(schema, format_, param)
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    additional = schema.get("additionalProperties", True)
+    fields = [*properties.items(), *((name, additional) for name in required if name not in properties)]
+    lines = [f"{rule}: {rule}_first_0"]
+    joint = markers.text(format_.writing.field_joint)
+    for place, (name, value) in enumerate(fields):
+        field = f"{rule}_field_{place}"
+        for state, before in (("first", ""), ("rest", joint)):
+            skip = "" if name in required else f" | {rule}_{state}_{place + 1}"
+            lines.append(f"{rule}_{state}_{place}: {before} {field} {rule}_rest_{place + 1}{skip}")
+        known = {**value, **shared} if isinstance(value, dict) else value
+        lines += _field(field, format_, markers, name, known)
+    end = len(fields)
+    return [*lines, f'{rule}_first_{end}: ""', f'{rule}_rest_{end}: ""']
+
+
+def _field(rule: str, format_: ToolFormat, markers: Markers, name: str, schema: Any) -> list[str]:
+    writing = format_.writing
+    opens, closes = markers.text(writing.field_opens.replace("KEY", name)), markers.text(writing.field_closes)
+    if isinstance(format_.arguments, TaggedFields) and is_plain_text(schema):
+        return [
+            f"{rule}: {opens} {rule}_text",
+            *_plain_text(f"{rule}_text", format_.arguments, markers, schema, writing.field_closes),
+        ]
+    if isinstance(format_.arguments, TaggedFields) and is_text(schema) and "enum" in schema:
+        words = [word for word in schema["enum"] if isinstance(word, str)]
+        if words and "const" not in schema:
+            return [f"{rule}: {opens} {rule}_word {closes}", f"{rule}_word: " + " | ".join(map(json.dumps, words))]
+    if format_.arguments == "python" and isinstance(schema, dict) and schema == {"type": "boolean"}:
+        return [f'{rule}: {opens} ("True" | "False") {closes}']
+    return [f"{rule}: {opens} {rule}_value {closes}", f"{rule}_value: {json_rule(schema)}"]
+
+
+def _plain_text(rule: str, fields: TaggedFields, markers: Markers, schema: dict[str, Any], closes: str) -> list[str]:
+    """Any text up to the closing marker, which it must not hold itself."""
+    low, high = schema.get("minLength", 0), schema.get("maxLength", "")
+    text = rf"/(.|\n){{{low},{high}}}/ & ~/(.|\n)*{pattern(fields.closes)}(.|\n)*/"
+    before, *special = markers.parts(closes)
+    terminal = rule.upper()
+    if not special:
+        return [f"{rule}[lazy]: {terminal} {json.dumps(closes)}", f"{terminal}: {text}"]
+    rest = " ".join(markers.text(part) for part in special if part)
+    if not before:
+        return [f"{rule}: {terminal} {rest}", f"{terminal}: {text}"]
+    return [f"{rule}: {terminal} {rest}", rf"{terminal}: /(.|\n){{{low},{high}}}{pattern(before)}/"]
+
+
+def _check(schema: dict[str, Any], format_: ToolFormat, param: str) -> None:
+    beyond = sorted(schema.keys() - HELD - NOTES | schema.keys() & WHOLE)
+    if beyond:
+        raise RequestError(f"{param}: this model writes arguments one by one and cannot be held to {beyond[0]}", param)
+    if any(text in json.dumps(schema) for text in ('"$ref": "#"', '"$ref": "#/properties')):
+        raise RequestError(f"{param}: this model takes references to $defs only", param)
+    fields = format_.arguments
+    marks = fields.markers if isinstance(fields, TaggedFields) else ("=", ",", "(", ")")
+    for name in {**schema.get("properties", {}), **dict.fromkeys(schema.get("required", []))}:
+        if not name.strip() or name != name.strip() or "\n" in name or any(mark in name for mark in marks):
+            raise RequestError(f"{param}: this model cannot write the argument's name {name!r}", param)

@@ -1,0 +1,154 @@
+"""Families that write a call's arguments as one JSON object: in an object with the name, or behind the name."""
+
+import msgspec
+
+from serve_app.tools.format import ToolFormat, Writing
+
+__all__ = ["GENERIC", "JSON_FORMATS"]
+
+
+def _list_of_objects(begins: str, ends: str = "") -> Writing:
+    return Writing(begins=f"{begins}[", opens='{"name": "NAME", "arguments": ', closes="}", joint=", ", ends=f"]{ends}")
+
+
+def _tagged_objects(name: str, tag: str) -> ToolFormat:
+    return ToolFormat(
+        name=name,
+        opens=(f"<{tag}>",),
+        closes=(f"</{tag}>",),
+        signs=(f"<{tag}>",),
+        writing=Writing(opens=f'<{tag}>\n{{"name": "NAME", "arguments": ', closes=f"}}\n</{tag}>", joint="\n"),
+    )
+
+
+HUNYUAN = ToolFormat(
+    name="hunyuan_a13b",
+    opens=("<tool_calls>",),
+    closes=("</tool_calls>",),
+    between=" \t\r\n[],",
+    signs=("<tool_calls>",),
+    writing=_list_of_objects("<tool_calls>", "</tool_calls>"),
+)
+JSON_FORMATS = (
+    ToolFormat(
+        name="mistral_v11",
+        opens=("[TOOL_CALLS]",),
+        separators=("[ARGS]",),
+        between=" \t\r\n[],",
+        short_ids=True,
+        signs=("[TOOL_CALLS]", "[ARGS]"),
+        writing=Writing(opens="[TOOL_CALLS]NAME[ARGS]", closes=""),
+    ),
+    ToolFormat(
+        name="mistral",
+        opens=("[TOOL_CALLS]",),
+        separators=("[ARGS]",),
+        between=" \t\r\n[],",
+        short_ids=True,
+        signs=("[TOOL_CALLS]",),
+        writing=_list_of_objects("[TOOL_CALLS]"),
+    ),
+    ToolFormat(
+        name="deepseek_v3",
+        opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
+        closes=("```<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+        separators=("\n```json\n",),
+        signs=("<｜tool▁calls▁begin｜>", "```json"),
+        writing=Writing(
+            begins="<｜tool▁calls▁begin｜>",
+            opens="<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n",
+            closes="\n```<｜tool▁call▁end｜>",
+            joint="\n",
+            ends="<｜tool▁calls▁end｜>",
+        ),
+    ),
+    ToolFormat(
+        name="deepseek_v31",
+        opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+        closes=("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+        separators=("<｜tool▁sep｜>",),
+        signs=("<｜tool▁calls▁begin｜>",),
+        writing=Writing(
+            begins="<｜tool▁calls▁begin｜>",
+            opens="<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>",
+            closes="<｜tool▁call▁end｜>",
+            ends="<｜tool▁calls▁end｜>",
+        ),
+    ),
+    ToolFormat(
+        name="kimi_k2",
+        opens=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+        closes=("<|tool_call_end|>", "<|tool_calls_section_end|>"),
+        separators=("<|tool_call_argument_begin|>",),
+        signs=("<|tool_calls_section_begin|>",),
+        writing=Writing(
+            begins="<|tool_calls_section_begin|>",
+            opens="<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>",
+            closes="<|tool_call_end|>",
+            ends="<|tool_calls_section_end|>",
+        ),
+    ),
+    ToolFormat(
+        name="llama3_json",
+        opens=("<|python_tag|>",),
+        between=" \t\r\n;,[]",
+        bare="{",
+        signs=('"parameters"', "ipython"),
+        writing=Writing(opens='{"name": "NAME", "parameters": ', closes="}", joint="; "),
+    ),
+    ToolFormat(
+        name="granite",
+        opens=("<|tool_call|>",),
+        between=" \t\r\n[],",
+        signs=("<|tool_call|>",),
+        writing=_list_of_objects("<|tool_call|>"),
+    ),
+    ToolFormat(
+        name="phi4_mini_json",
+        opens=("functools",),
+        between=" \t\r\n[],",
+        signs=("functools",),
+        writing=_list_of_objects("functools"),
+    ),
+    ToolFormat(
+        name="granite-20b-fc",
+        opens=("<function_call>",),
+        signs=("<function_call>",),
+        writing=Writing(opens='<function_call> {"name": "NAME", "arguments": ', closes="}"),
+    ),
+    ToolFormat(
+        name="internlm",
+        opens=("<|action_start|>", "<|plugin|>"),
+        closes=("<|action_end|>",),
+        signs=("<|action_start|>", "<|plugin|>"),
+        writing=Writing(opens='<|action_start|><|plugin|>\n{"name": "NAME", "parameters": ', closes="}<|action_end|>"),
+    ),
+    ToolFormat(
+        name="cohere_command3",
+        opens=("<|START_ACTION|>",),
+        closes=("<|END_ACTION|>",),
+        between=" \t\r\n[],",
+        signs=("<|START_ACTION|>",),
+        writing=Writing(
+            begins="<|START_ACTION|>[\n    ",
+            opens='{"tool_call_id": "0", "tool_name": "NAME", "parameters": ',
+            closes="}",
+            joint=",\n    ",
+            ends="]<|END_ACTION|>",
+        ),
+    ),
+    HUNYUAN,
+    msgspec.structs.replace(HUNYUAN, name="jamba"),
+    ToolFormat(
+        name="xlam",
+        opens=(),
+        between=" \t\r\n[],",
+        bare="[",
+        signs=("calls in a single JSON array",),
+        writing=_list_of_objects(""),
+    ),
+    _tagged_objects("longcat", "longcat_tool_call"),
+    _tagged_objects("hermes", "tool_call"),
+)
+# for models whose template knows no tools: a prompt of ours presents them (prompt)
+GENERIC = msgspec.structs.replace(JSON_FORMATS[-1], name="generic", signs=())

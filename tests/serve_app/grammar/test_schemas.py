@@ -1,0 +1,126 @@
+"""Schemas as clients really send them: other drafts, other dialects of patterns, more than a grammar can hold."""
+
+import json
+import random
+
+import jsonschema
+import pytest
+
+from engine.errors import RequestError
+from engine.form.grammar import GrammarError
+from serve_app.grammar.holdable import in_clients_words, said_plainly, without_what_no_grammar_holds
+from serve_app.grammar.old_drafts import modern
+from tests.serve_app.grammar.test_constraint import constraint, table, write
+from tests.serve_app.scripted import ScriptedClient, chat, serving
+
+__all__ = ["table"]  # a fixture
+
+DRAFT_4, DRAFT_7 = jsonschema.Draft4Validator, jsonschema.Draft7Validator
+PAIR = {"type": "array", "items": [{"type": "integer"}, {"enum": ["a", "b"]}], "minItems": 2}
+
+
+def form(schema, **more):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, **more}}}
+
+
+def written(table, one, count=20):
+    rng = random.Random(3)
+    table.check(one.grammar)
+    return [json.loads(text) for _ in range(count) if (text := write(table, one.grammar, rng)) is not None]
+
+
+@pytest.mark.parametrize(
+    ("schema", "draft"),
+    [
+        ({**PAIR, "additionalItems": False}, DRAFT_7),
+        ({**PAIR, "additionalItems": {"type": "null"}, "maxItems": 4}, DRAFT_7),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", **PAIR, "additionalItems": False}, DRAFT_7),
+        ({"type": "array", "items": [], "maxItems": 0}, DRAFT_7),
+        ({"type": "array", "items": {"type": "null"}, "additionalItems": False, "maxItems": 3}, DRAFT_7),
+        ({"type": "integer", "minimum": 2, "exclusiveMinimum": True, "maximum": 4, "exclusiveMaximum": True}, DRAFT_4),
+        ({"type": "integer", "minimum": 2, "exclusiveMinimum": False, "maximum": 3}, DRAFT_4),
+        ({"type": "object", "properties": {"items": PAIR}, "required": ["items"]}, DRAFT_7),
+    ],
+)
+def test_what_is_written_under_an_older_drafts_schema_satisfies_that_draft(table, schema, draft):
+    one = constraint(**form(schema))
+    documents = written(table, one)
+    assert documents
+    for document in documents:
+        draft(schema).validate(document)
+        assert one.fault(json.dumps(document)) is None
+
+
+def test_data_in_a_schema_is_no_schema(table):
+    data = {"items": [1], "exclusiveMinimum": True, "format": "iban", "uniqueItems": False, "properties": {}}
+    schema = {"const": data, "default": data}
+    assert modern(schema) == said_plainly(schema) == without_what_no_grammar_holds(schema) == schema
+    assert written(table, constraint(**form(schema))) == [data] * 20
+    closed = constraint(structured_outputs={"json": schema, "disable_additional_properties": True})
+    assert written(table, closed) == [data] * 20
+
+
+@pytest.mark.parametrize("pattern", [r"^\p{L}+$", r"^(?<year>\d{4})$", r"^\u{e4}$", r"^\/a\/$"])
+def test_patterns_are_those_of_ecma(table, pattern):
+    table.check(constraint(**form({"type": "string", "pattern": pattern})).grammar)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "null"}, "uniqueItems": False},
+        {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}},
+        {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "null"}},
+        {"type": "object", "propertyNames": {"type": "string", "pattern": "^a.?$"}, "additionalProperties": False},
+        {"type": "object", "propertyNames": {"enum": ["a"]}, "properties": {"a": {"const": 1}, "b": {"const": 2}}},
+        {"type": "object", "properties": {"a": {"const": 1}}, "unevaluatedProperties": True},
+    ],
+)
+def test_what_can_be_said_in_other_words_is_held(table, schema):
+    documents = written(table, constraint(**form(schema)), 10)
+    assert documents
+    for document in documents:
+        jsonschema.validate(document, schema)
+
+
+BEYOND = {"type": "array", "items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "uniqueItems": True}
+
+
+def test_a_schema_that_is_not_strict_is_held_as_far_as_can_be(table):
+    with pytest.raises(GrammarError):
+        table.check(constraint(**form(BEYOND)).grammar)
+    one = constraint(**form({**BEYOND, "maxItems": 3}, strict=False))
+    documents = written(table, one)
+    assert documents and all(isinstance(item, (int, float)) for document in documents for item in document)
+    assert one.fault("[1, 1]") is None  # what it is not held to is no fault either
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"not": {"type": "string"}}, "to not; leave it out, or set strict to false"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf, or set strict to false"),
+        ({"type": "string", "pattern": "^(?=a)b"}, "look-around"),
+        ({"type": "string", "pattern": "("}, "unclosed group"),
+    ],
+)
+async def test_a_client_learns_what_to_do_about_its_schema(schema, told):
+    async with serving(ScriptedClient([])) as http:
+        answer = await http.post("/v1/chat/completions", json=chat(**form(schema)))
+    assert answer.status_code == 400
+    fault = answer.json()["error"]
+    assert fault["param"] == "response_format.json_schema.schema" and told in fault["message"]
+
+
+def test_strict_is_named_only_where_it_is_a_field():
+    assert "strict" not in in_clients_words('Unimplemented keys: ["not"]', "guided_json")
+    assert in_clients_words("something else", "tools") == "something else"
+
+
+def test_what_is_no_schema_is_refused_and_not_stumbled_over():
+    for strict in (True, False):
+        with pytest.raises(RequestError):
+            constraint(**form({"properties": 3, "propertyNames": {"enum": []}}, strict=strict))
+    with pytest.raises(RequestError):
+        constraint(**form({"propertyNames": [1]}))
+    assert without_what_no_grammar_holds({"propertyNames": [1], "items": [2]}) == {"items": [2]}

@@ -1,0 +1,96 @@
+"""GET /metrics: what has been answered, read back with Prometheus' own parser."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine.errors import Overloaded
+from serve_app.generation.choice import Delta
+from serve_app.generation.reply import Usage
+from serve_app.http.metrics import Metrics
+from serve_app.text.said import Said
+from tests.serve_app.scripted import ScriptedClient, chat, says, serving
+
+URL = "/v1/chat/completions"
+
+
+async def scraped(http):
+    """(name, sorted labels but the model's) -> value"""
+    answer = await http.get("/metrics")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert labels.pop("model_name") == "toy"
+            found[(sample.name, *labels.values())] = sample.value
+    return found
+
+
+async def test_tokens_and_endings_are_counted_for_streams_and_whole_answers():
+    async with serving(ScriptedClient(says("hello", cached=3))) as http:
+        whole = await http.post(URL, json=chat())
+        await http.post(URL, json=chat(stream=True))
+        await http.post(URL, json=chat(stop="l"))
+        await http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 9})
+        found = await scraped(http)
+    prompt = whole.json()["usage"]["prompt_tokens"]
+    assert found[("vllm:prompt_tokens_total",)] == found[("vllm:prefix_cache_queries_total",)] == 3 * prompt + 2
+    assert found[("vllm:generation_tokens_total",)] == 6 + 6 + 3 + 6
+    assert found[("vllm:prefix_cache_hits_total",)] == 4 * 3
+    assert found[("vllm:request_success_total", "stop")] == 4
+    assert found[("vllm:num_requests_running",)] == 0 and found[("vllm:kv_cache_usage_perc",)] == 0
+
+
+async def test_every_choice_has_a_first_token_an_end_and_a_length():
+    chunks = [chunk for pair in zip(says("ab", index=0), says("cd", index=1), strict=True) for chunk in pair]
+    async with serving(ScriptedClient(chunks)) as http:
+        await http.post(URL, json=chat(n=2, temperature=1))
+        found = await scraped(http)
+    assert found[("vllm:time_to_first_token_seconds_count",)] == 2
+    assert found[("vllm:inter_token_latency_seconds_count",)] == 4
+    assert found[("vllm:e2e_request_latency_seconds_count",)] == found[("vllm:request_prompt_tokens_count",)] == 1
+    assert found[("vllm:request_generation_tokens_count",)] == 2
+    assert found[("vllm:request_generation_tokens_sum",)] == 6
+    assert found[("vllm:request_generation_tokens_bucket", "1")] == 0
+    assert found[("vllm:request_generation_tokens_bucket", "10")] == 2
+    assert found[("vllm:request_generation_tokens_bucket", "+Inf")] == 2
+
+
+class Run:
+    """Two choices, of which one ends."""
+
+    async def deltas(self, client):
+        for index, reason in ((0, None), (1, None), (0, "length"), (1, None)):
+            yield Delta(index, Said(), (7,), finish_reason=reason)
+
+    def usage(self):
+        return Usage(5, 4, 0)
+
+    def usage_of(self, index):
+        return Usage(5, 2, 0)
+
+
+async def test_an_answer_whose_client_leaves_is_an_abort():
+    metrics = Metrics()
+    deltas = metrics.followed(Run(), "toy").deltas(None)
+    for _ in range(3):
+        await anext(deltas)
+    await deltas.aclose()
+    assert 'vllm:request_success_total{model_name="toy",finished_reason="length"} 1' in metrics.text(())
+    assert 'vllm:request_success_total{model_name="toy",finished_reason="abort"} 1' in metrics.text(())
+
+
+async def test_what_is_refused_is_not_counted():
+    async with serving(ScriptedClient([Overloaded("full", retry_after_s=1.0)])) as http:
+        assert (await http.post(URL, json=chat())).status_code == 429
+        found = await scraped(http)
+    assert ("vllm:prompt_tokens_total",) not in found
+    assert found[("vllm:e2e_request_latency_seconds_count",)] == 0
+
+
+@pytest.mark.parametrize("name", ["a/b:c", 'q"\\x'])
+def test_any_name_of_a_model_can_be_told(name):
+    metrics = Metrics()
+    metrics.followed(None, name)
+    (family, *_) = text_string_to_metric_families(metrics.text(()))
+    assert {sample.labels["model_name"] for sample in family.samples} == {name}

@@ -1,0 +1,89 @@
+import random
+
+import pytest
+
+from engine.errors import ModelError
+from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from tests.serve_app.toy import byte_level_metadata, sentencepiece_metadata
+
+
+def pieces(text, pre):
+    tokenizer = build_gguf_tokenizer(byte_level_metadata(pre))
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "expected"),
+    [
+        ("gpt-2", "x  2020", ["x", "Ġ", "Ġ2020"]),
+        ("smollm", "x  2020", ["x", "ĠĠ", "2", "0", "2", "0"]),
+        ("smollm", "\n  1. foo", ["ĊĠĠ", "1", ".", "Ġfoo"]),
+        ("smollm", "x²", ["x", "Â²"]),
+        ("llama-bpe", "x 12345 It's", ["x", "Ġ", "123", "45", "ĠIt", "'s"]),
+        ("qwen2", "x 123 It'S\n\ny", ["x", "Ġ", "1", "2", "3", "ĠIt", "'S", "ĊĊ", "y"]),
+        ("tekken", "helloWorld's 12", ["hello", "World", "'s", "Ġ", "1", "2"]),
+        ("gpt-4o", "helloWorld's 1234", ["hello", "World's", "Ġ", "123", "4"]),
+    ],
+)
+def test_text_is_cut_as_the_named_model_cuts_it(pre, text, expected):
+    assert pieces(text, pre) == expected
+
+
+def test_an_unknown_cut_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ModelError, match=r"'klingon'.*known are.*llama-bpe.*smollm"):
+        build_gguf_tokenizer(byte_level_metadata("klingon"))
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ModelError, match=r"'bert'.*gpt2, llama"):
+        build_gguf_tokenizer({**byte_level_metadata(), "tokenizer.ggml.model": "bert"})
+
+
+def test_special_tokens_are_found_inside_text():
+    tokenizer = build_gguf_tokenizer(byte_level_metadata())
+    assert tokenizer.encode("<|im_start|>a<tool_call><|im_end|>").ids == [1, 4 + ord("a"), 3, 2]
+
+
+def test_sentencepiece_merges_the_best_score_first():
+    tokenizer = build_gguf_tokenizer(sentencepiece_metadata())
+    assert tokenizer.encode("hello world", add_special_tokens=False).tokens == ["▁hello", "▁world"]
+    assert tokenizer.encode("日", add_special_tokens=False).tokens[1:] == ["<0xE6>", "<0x97>", "<0xA5>"]
+
+
+def greedy(text, scores):
+    """Sentencepiece's own way: the adjacent pair with the best score is merged until none is left."""
+    symbols = list(text)
+    while True:
+        pairs = [
+            (scores[a + b], -i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in scores
+        ]
+        if not pairs:
+            return symbols
+        at = -max(pairs)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+
+
+def test_sentencepiece_merges_as_sentencepiece_does():
+    draw = random.Random(5)
+    letters = "abc▁"
+    words = {"".join(draw.choices(letters, k=draw.randrange(2, 6))) for _ in range(60)}
+    scores = {word: -float(rank) for rank, word in enumerate(sorted(words, key=lambda word: draw.random()))}
+    tokens = ["<unk>", *letters, *scores]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * 5 + list(scores.values()),
+        "tokenizer.ggml.token_type": [2] + [1] * (len(tokens) - 1),
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    tokenizer = build_gguf_tokenizer(metadata)
+    for _ in range(300):
+        text = "".join(draw.choices("abc ", k=draw.randrange(1, 25)))
+        assert tokenizer.encode(text).tokens == greedy(text.replace(" ", "▁"), scores)
+
+
+def test_plain_text_begins_with_bos_where_the_file_says_so():
+    assert build_gguf_tokenizer(sentencepiece_metadata()).encode("hello").ids[0] == 1
+    tokenizer = build_gguf_tokenizer({**byte_level_metadata(), "tokenizer.ggml.add_bos_token": True})
+    assert tokenizer.encode("a").ids == [1, 4 + ord("a")]
+    assert build_gguf_tokenizer(byte_level_metadata()).encode("a").ids == [4 + ord("a")]

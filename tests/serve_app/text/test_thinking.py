@@ -1,0 +1,69 @@
+import pytest
+
+from serve_app.text.thinking import THINK_FORMATS, ThinkParser, find_think_format
+
+THINK = THINK_FORMATS["think"]
+
+
+def parse(text_pieces, place="before", format_=THINK):
+    parser = ThinkParser(format_, place)
+    said = [*(parser.push(piece) for piece in text_pieces), parser.flush()]
+    return "".join(one.reasoning for one in said), "".join(one.content for one in said)
+
+
+def cuts_of(text):
+    yield [text]
+    yield list(text)
+    for cut in range(len(text)):
+        yield [text[:cut], text[cut:]]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reasoning", "content"),
+    [
+        ("<think>a < b</think>\n\nyes", "before", "a < b", "\n\nyes"),
+        ("\n <think>\nhm\n</think>yes", "before", "\nhm\n", "yes"),
+        ("hm</think>yes", "inside", "hm", "yes"),
+        ("just so", "before", "", "just so"),
+        ("<thinly veiled", "before", "", "<thinly veiled"),
+        ("a <think>b</think>", "before", "", "a <think>b</think>"),
+        ("<think>never ends", "before", "never ends", ""),
+        ("<think>cut </thi", "before", "cut </thi", ""),
+        ("<thi", "before", "", "<thi"),
+        ("<think></think>x</think>", "before", "", "x</think>"),
+        ("", "before", "", ""),
+        ("x <think>", "after", "", "x <think>"),
+    ],
+)
+def test_thinking_and_answer_are_told_apart_however_the_text_is_cut(text, place, reasoning, content):
+    for pieces in cuts_of(text):
+        assert parse(pieces, place) == (reasoning, content), pieces
+
+
+def test_a_model_that_always_thinks_needs_no_opening_marker():
+    format_ = THINK_FORMATS["deepseek_r1"]
+    for text in ("hm</think>yes", "<think>hm</think>yes"):
+        for pieces in cuts_of(text):
+            assert parse(pieces, format_.place_after("user: hi\n"), format_) == ("hm", "yes"), pieces
+
+
+@pytest.mark.parametrize(
+    ("prompt", "place"),
+    [
+        ("assistant\n", "before"),
+        ("assistant\n<think>\n", "inside"),
+        ("assistant\n<think>\n\n</think>\n\n", "after"),
+        ("<think>old</think> user: more\nassistant\n<think>", "inside"),
+        ("user: what is <think>?\nassistant\n", "before"),
+    ],
+)
+def test_a_prompt_may_open_the_thinking(prompt, place):
+    assert THINK.place_after(prompt) == place
+
+
+def test_the_format_is_found_in_the_template():
+    assert find_think_format("... '</think>' in content ...") is THINK
+    assert find_think_format("... after 'Here is my response:' for each query ...") is THINK_FORMATS["granite"]
+    assert find_think_format("... <seed:think> ... </seed:think> ...") is THINK_FORMATS["seed_oss"]
+    assert find_think_format("<|START_THINKING|>{{ x }}<|END_THINKING|>") is THINK_FORMATS["cohere_command3"]
+    assert find_think_format("{{ messages }}") is None
