@@ -34,7 +34,7 @@ class TensorSource(Protocol):
 
 
 class Weights:
-    """Takes tensors from a source, one at a time, so that never more than one is held twice."""
+    """Takes tensors from a source, one at a time, so that never more than one is held twice. `dtype` is the model's."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Weights:
         self._source = source
         self._says_nothing = says_nothing
         self._keeps_ints = keeps_ints
-        self._dtype = dtype
+        self.dtype = dtype
         self._device = device
         self._left = source.names()
         # the bar is for people: a log would only fill up
@@ -62,7 +62,7 @@ class Weights:
         `dtype` other than the model's for the few that need it.
         """
         self._tick_off(name, shape)
-        return self._source.read(name, part).to(self._device, dtype or self._dtype)
+        return self._source.read(name, part).to(self._device, dtype or self.dtype)
 
     def take_matrix(self, name: str, *shape: int, part: Part | None = None) -> Matrix:
         """The same of a linear layer."""
@@ -70,7 +70,7 @@ class Weights:
             return self.take(name, *shape, part=part)
         self._tick_off(name, shape)
         matrix = self._source.read_matrix(name, part)
-        return matrix.to(self._device, self._dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
+        return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
 
     def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:

@@ -38,7 +38,7 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 
 class Experts:
     def __init__(self, experts: Iterable[Expert], activation: Activation = "silu") -> None:
-        """The model's dimensions are a multiple of 16."""
+        """Dense matrices; the model's dimensions are a multiple of 16."""
         gate_ups, downs, gate_up_biases, down_biases = zip(*map(_aligned, experts), strict=True)
         self._gate_up, self._gate_up_bias = torch.stack(gate_ups), _stacked(gate_up_biases)
         self._down, self._down_bias = torch.stack(downs), _stacked(down_biases)
@@ -69,6 +69,7 @@ class Experts:
 
 def _aligned(expert: Expert) -> Expert:
     """With inner dimensions of zeros up to a multiple of 16: rows that are not aligned cannot be copied aside."""
+    assert isinstance(expert.gate_up, Tensor) and isinstance(expert.down, Tensor)
     ffn_dim = expert.down.shape[1]
     if not (more := -ffn_dim % 16):
         return expert

@@ -114,6 +114,17 @@ FAMILIES = {
             "head_dim": 16,
         },
     ),
+    "qwen3 moe whole groups": (
+        "Qwen3Moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "hidden_size": 64,
+            "norm_topk_prob": True,
+            "head_dim": 16,
+        },
+    ),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 9, "head_dim": 16}),
     "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2, "pad_token_id": 0}),
     "gpt oss": (
