@@ -54,6 +54,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     renormalises_experts: bool = False  # their weights add up to 1
     expert_bias: bool = False  # of their matrices, and of the one that chooses them
     stacked_experts: bool = False  # the checkpoint has all of a layer's in one tensor, as stacked_experts.py draws it
+    pairs_neighbours: bool = False  # the checkpoint's queries and keys pair other dimensions: neighbour_rows.py
     sinks: bool = False  # a score of each head that has no key
 
     def __post_init__(self) -> None:

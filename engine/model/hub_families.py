@@ -104,6 +104,10 @@ def _olmoe_flags(config: Mapping[str, Any]) -> Flags:
     return {**_olmo2_flags(config), "norms": "before", **_experts(config, config.get("norm_topk_prob", False))}
 
 
+def _glm_flags(config: Mapping[str, Any]) -> Flags:
+    return {"qkv_bias": config["attention_bias"], "pairs_neighbours": True}
+
+
 def _gpt_oss_flags(config: Mapping[str, Any]) -> Flags:
     for key, known in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
         if config.get(key, known) != known:
@@ -130,6 +134,8 @@ GEMMA_DEFAULTS = {
     "tie_word_embeddings": True,
 }
 
+GLM_DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
+
 # What a config.json may leave out, because transformers' class of the family knows it
 HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_theta": 500_000.0, "sliding_window": 4096},
@@ -139,6 +145,8 @@ HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
+    "glm": GLM_DEFAULTS,
+    "glm4": GLM_DEFAULTS,
     "gpt_oss": {
         "num_key_value_heads": 8,
         "head_dim": 64,
@@ -173,6 +181,8 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "mixtral": lambda config: _experts(config, True),
     "olmoe": _olmoe_flags,
     "gpt_oss": _gpt_oss_flags,
+    "glm": _glm_flags,
+    "glm4": lambda config: {**_glm_flags(config), "norms": "around"},
     "smollm3": _smollm3_flags,
     "granite": _granite_flags,
     "exaone4": _exaone4_flags,

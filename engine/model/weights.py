@@ -120,13 +120,12 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
-    from engine.model.fused_weights import Unfused
     from engine.model.other_names import UsualNames
 
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
 
-        return Weights(Unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
+        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
     from engine.model.stacked_experts import SeparateExperts
@@ -139,6 +138,14 @@ def open_weights(
     if arch.stacked_experts:
         plain = SeparateExperts(plain)
     if packing is None:
-        return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)
-    return Weights(Unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+
+
+def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
+    from engine.model.fused_weights import Unfused
+    from engine.model.neighbour_rows import Halves
+
+    unfused = Unfused(source, arch)
+    return Halves(unfused, arch) if arch.pairs_neighbours else unfused

@@ -139,6 +139,8 @@ FAMILIES = {
             **rope("yarn", factor=4.0, original_max_position_embeddings=32, truncate=False),
         },
     ),
+    "glm": ("Glm", {"head_dim": 16, "pad_token_id": 0}),
+    "glm4": ("Glm4", {"head_dim": 24, "pad_token_id": 0}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "pad_token_id": 0}),
     "smollm3 windows": (
         "SmolLM3",
