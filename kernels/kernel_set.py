@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from kernels.native.compiler import Compiler, find_compiler
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
+from kernels.quantised_linear.reference import GroupedInts
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 from kernels.soft_cap.reference import soft_cap
@@ -57,6 +58,7 @@ class KernelSet:
     gated_activation: Callable[..., Tensor]
     route: Callable[..., tuple[Tensor, Tensor]]
     experts: Callable[..., ExpertsKernel]  # (matrices of each expert, activation) -> the packed experts
+    experts_keep_ints: bool  # these matrices may be GroupedInts
     soft_cap: Callable[..., Tensor]
     allow_bits: Callable[..., Tensor]
     allow_only: Callable[..., Tensor]
@@ -166,6 +168,7 @@ def _reference_kernels() -> KernelSet:
         gated_activation=gated_activation,
         route=route,
         experts=Experts,
+        experts_keep_ints=False,
         soft_cap=soft_cap,
         allow_bits=allow_bits,
         allow_only=allow_only,
@@ -206,17 +209,25 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.square_sums import cpu as square_sums_cpu
 
     linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
+    quantised_linear = quantised_linear_cpu.build(compiler)
+
+    def any_linear(weight: Tensor | GroupedInts, *more: Any) -> LinearKernel:
+        kernel = quantised_linear if isinstance(weight, GroupedInts) else linear
+        assert kernel is not None
+        return kernel(weight, *more)
+
     return replace(
         kernels,
         name="compiled",
         deterministic=True,
         linear=linear,
-        quantised_linear=quantised_linear_cpu.build(compiler),
+        quantised_linear=quantised_linear,
         add_rms_norm=rms_norm_cpu.build(compiler),
         square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         gated_activation=gate,
-        experts=partial(Experts, linear=linear, gate=gate),
+        experts=partial(Experts, linear=any_linear, gate=gate),
+        experts_keep_ints=quantised_linear is not None,
         soft_cap=soft_cap_cpu.build(compiler),
     )

@@ -14,7 +14,7 @@ __all__ = ["ModelArch", "Norms", "arch_from_hub"]
 
 # Where norms stand: before attention and the feed-forward block, after them (before they are added), or both
 Norms = Literal["before", "after", "around"]
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "clamped"]
 
 
 class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +52,10 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     num_experts: int = 0  # 0: one feed-forward block for all tokens
     experts_per_token: int = 0
     renormalises_experts: bool = False  # their weights add up to 1
+    expert_bias: bool = False  # of their matrices, and of the one that chooses them
+    stacked_experts: bool = False  # the checkpoint has all of a layer's in one tensor, as stacked_experts.py draws it
+    pairs_neighbours: bool = False  # the checkpoint's queries and keys pair other dimensions: neighbour_rows.py
+    sinks: bool = False  # a score of each head that has no key
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "model_dim", "ffn_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"):

@@ -29,7 +29,8 @@ class Attention:
         self._arch = arch
         self._kernels = kernels
         self._tp = tp
-        self._window = arch.windows[index]
+        # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
+        self._window = arch.windows[index] if arch.windows[index] < arch.max_context_len else 0
         self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"
@@ -48,6 +49,10 @@ class Attention:
         )
         self._norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
         self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
+        self._sinks_H = None
+        if arch.sinks:
+            heads = tp.rows(arch.num_heads)
+            self._sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
         q_columns = tp.columns(arch.num_heads, head_dim)
         self._out = linears.cut_by_inputs("self_attn.o_proj", dim, q_dim, q_columns, arch.out_bias)
 
@@ -78,6 +83,7 @@ class Attention:
             self._scale,
             self._window,
             self._arch.attention_cap,
+            self._sinks_H,
             k_scale_G=k_scale_G,
             v_scale_G=v_scale_G,
             prefixes=batch.prefixes,

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from engine.model.arch import ModelArch
 from engine.model.linears import Linears
+from engine.model.matrix import stacked
 from engine.model.weights import Weights
 from engine.tensor_parallel import TensorParallel
+from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet
 
 __all__ = ["feed_forward"]
@@ -43,8 +45,9 @@ class _Experts:
         self._kernels = kernels
         self._tp = tp
         gate_EM = weights.take(f"{at}.mlp.gate.weight", arch.num_experts, arch.model_dim)
-        self._gate = kernels.linear(gate_EM, None, torch.float32)
-        self._experts = kernels.experts(_matrices(arch, weights, at, tp), arch.activation)
+        bias_E = weights.take(f"{at}.mlp.gate.bias", arch.num_experts) if arch.expert_bias else None
+        self._gate = kernels.linear(gate_EM, bias_E, torch.float32)
+        self._experts = kernels.experts(_each(arch, weights, kernels, at, tp), arch.activation)
 
     def __call__(self, x_TM: Tensor) -> Tensor:
         arch = self._arch
@@ -52,10 +55,19 @@ class _Experts:
         return self._tp.sum(self._experts(x_TM, ids_TK, weights_TK))
 
 
-def _matrices(arch: ModelArch, weights: Weights, at: str, tp: TensorParallel) -> Iterator[tuple[Tensor, Tensor]]:
+def _each(arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> Iterator[Expert]:
+    take = weights.take_matrix if kernels.experts_keep_ints else weights.take
     dim, ffn_dim = arch.model_dim, arch.ffn_dim
     rows, columns = tp.rows(ffn_dim), tp.columns(ffn_dim)
     for expert in range(arch.num_experts):
         name = f"{at}.mlp.experts.{expert}"
-        gate, up = (weights.take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in ("gate", "up"))
-        yield torch.cat((gate, up)), weights.take(f"{name}.down_proj.weight", dim, ffn_dim, part=columns)
+        pair = [take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in ("gate", "up")]
+        gate_up, down = stacked(pair, weights.dtype), take(f"{name}.down_proj.weight", dim, ffn_dim, part=columns)
+        if not arch.expert_bias:
+            yield Expert(gate_up, down)
+            continue
+        biases = [weights.take(f"{name}.{which}_proj.bias", ffn_dim, part=rows) for which in ("gate", "up")]
+        down_bias_M = weights.take(f"{name}.down_proj.bias", dim)  # which one rank adds
+        if tp.rank != 0:
+            down_bias_M = torch.zeros_like(down_bias_M)
+        yield Expert(gate_up, down, torch.cat(biases), down_bias_M)

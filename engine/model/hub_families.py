@@ -104,6 +104,26 @@ def _olmoe_flags(config: Mapping[str, Any]) -> Flags:
     return {**_olmo2_flags(config), "norms": "before", **_experts(config, config.get("norm_topk_prob", False))}
 
 
+def _glm_flags(config: Mapping[str, Any]) -> Flags:
+    return {"qkv_bias": config["attention_bias"], "pairs_neighbours": True}
+
+
+def _gpt_oss_flags(config: Mapping[str, Any]) -> Flags:
+    for key, known in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
+        if config.get(key, known) != known:
+            raise ModelError(f"{key} {config[key]} is not supported; supported is {known}")
+    bias = config["attention_bias"]
+    return {
+        **_experts(config, True),
+        "qkv_bias": bias,
+        "out_bias": bias,
+        "sinks": True,
+        "activation": "clamped",
+        "expert_bias": True,
+        "stacked_experts": True,
+    }
+
+
 GEMMA_DEFAULTS = {
     "hidden_activation": "gelu_pytorch_tanh",
     "num_attention_heads": 8,
@@ -114,6 +134,8 @@ GEMMA_DEFAULTS = {
     "tie_word_embeddings": True,
 }
 
+GLM_DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
+
 # What a config.json may leave out, because transformers' class of the family knows it
 HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_theta": 500_000.0, "sliding_window": 4096},
@@ -122,6 +144,16 @@ HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "max_position_embeddings": 8192,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
+    },
+    "glm": GLM_DEFAULTS,
+    "glm4": GLM_DEFAULTS,
+    "gpt_oss": {
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "sliding_window": 128,
+        "attention_bias": True,
+        "rope_theta": 150_000.0,
+        "rms_norm_eps": 1e-5,
     },
     "smollm3": {"no_rope_layer_interval": 4, "rope_theta": 2_000_000.0, "tie_word_embeddings": True},
     "granite": dict.fromkeys(
@@ -148,6 +180,9 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "qwen3_moe": _qwen3_moe_flags,
     "mixtral": lambda config: _experts(config, True),
     "olmoe": _olmoe_flags,
+    "gpt_oss": _gpt_oss_flags,
+    "glm": _glm_flags,
+    "glm4": lambda config: {**_glm_flags(config), "norms": "around"},
     "smollm3": _smollm3_flags,
     "granite": _granite_flags,
     "exaone4": _exaone4_flags,
@@ -168,6 +203,7 @@ WINDOW_PERIODS = {
     "olmo3": 4,
     "exaone4": 4,
     "gemma2": 2,
+    "gpt_oss": 2,
     "gemma3_text": 6,
 }
 

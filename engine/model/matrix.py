@@ -10,7 +10,7 @@ from engine.tensor_parallel import Part
 from kernels.kernel_set import KernelSet, LinearKernel
 from kernels.quantised_linear.reference import GroupedInts
 
-__all__ = ["Matrix", "cut", "linear_of"]
+__all__ = ["Matrix", "cut", "linear_of", "stacked"]
 
 Matrix = Tensor | GroupedInts
 
@@ -39,6 +39,13 @@ def linear_of(kernels: KernelSet, parts: Sequence[Matrix], bias_O: Tensor | None
     biases = [None] * len(runs) if bias_O is None else torch.split(bias_O, num_out)
     linears = [_linear(kernels, run, bias) for run, bias in zip(runs, biases, strict=True)]
     return linears[0] if len(linears) == 1 else _SideBySide(linears)
+
+
+def stacked(parts: Sequence[Matrix], dtype: torch.dtype) -> Matrix:
+    """One below the other; where they are not of one kind, all are made dense."""
+    if len({_kind(part) for part in parts}) == 1:
+        return _stacked(list(parts))
+    return torch.cat([part if isinstance(part, Tensor) else part.dense().to(dtype) for part in parts])
 
 
 def _kind(matrix: Matrix) -> object:

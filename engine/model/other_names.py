@@ -19,6 +19,12 @@ SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "mode
 
 MIXTRAL = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj.", ".block_sparse_moe.": ".mlp."}
 
+GLM4 = {
+    ".post_attention_layernorm.": ".pre_feedforward_layernorm.",
+    ".post_self_attn_layernorm.": ".post_attention_layernorm.",
+    ".post_mlp_layernorm.": ".post_feedforward_layernorm.",
+}
+
 
 class UsualNames:
     """Tensors of the language model under the names that the decoder asks for. Those that see are left aside, which is
@@ -30,7 +36,8 @@ class UsualNames:
         unseen = {name for name in names if name.startswith(SIGHT)}
         if unseen:
             log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
-        self._names = {_usual_name(name): name for name in names - unseen}
+        is_glm4 = any(".post_self_attn_layernorm." in name for name in names)
+        self._names = {_usual_name(name, is_glm4): name for name in names - unseen}
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -45,11 +52,10 @@ class UsualNames:
         return self._source.read_matrix(self._names[name], part)
 
 
-def _usual_name(name: str) -> str:
+def _usual_name(name: str, is_glm4: bool) -> str:
     for there, usual in LANGUAGE.items():
         if name.startswith(there):
             return usual + name.removeprefix(there)
-    if ".block_sparse_moe." in name:
-        for there, usual in MIXTRAL.items():
-            name = name.replace(there, usual)
+    for there, usual in (MIXTRAL if ".block_sparse_moe." in name else GLM4 if is_glm4 else {}).items():
+        name = name.replace(there, usual)
     return name

@@ -34,7 +34,7 @@ class TensorSource(Protocol):
 
 
 class Weights:
-    """Takes tensors from a source, one at a time, so that never more than one is held twice."""
+    """Takes tensors from a source, one at a time, so that never more than one is held twice. `dtype` is the model's."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Weights:
         self._source = source
         self._says_nothing = says_nothing
         self._keeps_ints = keeps_ints
-        self._dtype = dtype
+        self.dtype = dtype
         self._device = device
         self._left = source.names()
         # the bar is for people: a log would only fill up
@@ -62,7 +62,7 @@ class Weights:
         `dtype` other than the model's for the few that need it.
         """
         self._tick_off(name, shape)
-        return self._source.read(name, part).to(self._device, dtype or self._dtype)
+        return self._source.read(name, part).to(self._device, dtype or self.dtype)
 
     def take_matrix(self, name: str, *shape: int, part: Part | None = None) -> Matrix:
         """The same of a linear layer."""
@@ -70,7 +70,7 @@ class Weights:
             return self.take(name, *shape, part=part)
         self._tick_off(name, shape)
         matrix = self._source.read_matrix(name, part)
-        return matrix.to(self._device, self._dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
+        return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
 
     def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:
@@ -120,20 +120,32 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
-    from engine.model.fused_weights import Unfused
     from engine.model.other_names import UsualNames
 
     if files.kind == "gguf":
         from engine.model.gguf_weights import GgufSource
 
-        return Weights(Unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
+        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     from engine.model.quantised_weights import QuantisedSource
     from engine.model.safetensors_weights import SafetensorsSource
+    from engine.model.stacked_experts import SeparateExperts
 
     quantisation = _config(files).get("quantization_config")
+    if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
+        quantisation = None  # of experts alone: SeparateExperts knows it
     packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
-    plain = UsualNames(SafetensorsSource(files.path))
+    plain: TensorSource = UsualNames(SafetensorsSource(files.path))
+    if arch.stacked_experts:
+        plain = SeparateExperts(plain)
     if packing is None:
-        return Weights(Unfused(plain, arch), dtype, device, keeps_ints)
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)
-    return Weights(Unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+
+
+def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
+    from engine.model.fused_weights import Unfused
+    from engine.model.neighbour_rows import Halves
+
+    unfused = Unfused(source, arch)
+    return Halves(unfused, arch) if arch.pairs_neighbours else unfused

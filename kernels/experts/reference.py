@@ -1,15 +1,16 @@
 """A feed-forward block of many experts, of which each row takes a few."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels.gated_activation.reference import Activation, gated_activation
 from kernels.linear.reference import Linear
+from kernels.quantised_linear.reference import GroupedInts
 
-__all__ = ["Experts", "route"]
+__all__ = ["Expert", "Experts", "route"]
 
 
 def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
@@ -27,24 +28,36 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
     return order_TE[:, :top_k], weights_TK
 
 
-class Experts:
-    """x -> the sum over a row's experts of weight * down @ (activation(gate @ x) * (up @ x)).
+class Expert(NamedTuple):
+    """Gate and up stacked [2 F, M], down [M, F]; all experts of a block have biases, or none has.
 
-    matrices    of each expert, one after the other: gate and up stacked [2 F, M], down [M, F]
+    Matrices may be GroupedInts where the kernels' `linear` takes them.
+    """
+
+    gate_up: Tensor | GroupedInts
+    down: Tensor | GroupedInts
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+
+class Experts:
+    """x -> the sum over a row's experts of weight * down @ (activation(gate @ x) * (up @ x)), biases where there are.
 
     May keep them in another form; while it makes it, it holds one layer's twice.
     """
 
     def __init__(
         self,
-        matrices: Iterable[tuple[Tensor, Tensor]],
+        experts: Iterable[Expert],
         activation: Activation = "silu",
         linear: Callable[..., Callable[[Tensor], Tensor]] = Linear,
         gate: Callable[..., Tensor] = gated_activation,
     ) -> None:
         """`linear` and `gate` are any implementation of these operations."""
-        self._experts = [(linear(gate_up), linear(down, None, torch.float32)) for gate_up, down in matrices]
-        self._activation: Any = activation
+        self._experts = [
+            (linear(one.gate_up, one.gate_up_bias), linear(one.down, one.down_bias, torch.float32)) for one in experts
+        ]
+        self._activation = activation
         self._gate = gate
 
     def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:

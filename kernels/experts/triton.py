@@ -12,7 +12,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
+from kernels.experts.reference import Expert
 from kernels.gated_activation.reference import Activation
 from kernels.gated_activation.triton import gated_activation
 from kernels.launch import measured
@@ -35,13 +37,13 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 
 
 class Experts:
-    def __init__(self, matrices: Iterable[tuple[Tensor, Tensor]], activation: Activation = "silu") -> None:
-        """Inner and outer dimensions are multiples of 16."""
-        pairs = list(matrices)
-        self._gate_up = torch.stack([gate_up for gate_up, _ in pairs])
-        self._down = torch.stack([down for _, down in pairs])
+    def __init__(self, experts: Iterable[Expert], activation: Activation = "silu") -> None:
+        """Dense matrices; the model's dimensions are a multiple of 16."""
+        gate_ups, downs, gate_up_biases, down_biases = zip(*map(_aligned, experts), strict=True)
+        self._gate_up, self._gate_up_bias = torch.stack(gate_ups), _stacked(gate_up_biases)
+        self._down, self._down_bias = torch.stack(downs), _stacked(down_biases)
         self._activation: Activation = activation
-        assert self._gate_up.shape[2] % 16 == 0 and self._down.shape[2] % 16 == 0
+        assert self._gate_up.shape[2] % 16 == 0
 
     def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
         num_rows, top_k = ids_TK.shape
@@ -52,9 +54,10 @@ class Experts:
         sorted_ids, order = ids_TK.flatten().sort(stable=True)
         experts = torch.arange(len(self._down) + 1, device=x_TM.device)
         starts = torch.searchsorted(sorted_ids, experts, out_int32=True)
-        gate_up = _grouped_linear(x_TM.contiguous(), self._gate_up, order, starts, x_TM.dtype, top_k)
+        rows = order, starts
+        gate_up = _grouped_linear(x_TM.contiguous(), self._gate_up, self._gate_up_bias, *rows, x_TM.dtype, top_k)
         inner = gated_activation(gate_up, self._activation)
-        made = _grouped_linear(inner, self._down, order, starts, torch.float32, 0)
+        made = _grouped_linear(inner, self._down, self._down_bias, *rows, torch.float32, 0)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=x_TM.device)
         block = min(1024, triton.next_power_of_2(model_dim))
@@ -64,8 +67,34 @@ class Experts:
         return out_TM
 
 
+def _aligned(expert: Expert) -> Expert:
+    """With inner dimensions of zeros up to a multiple of 16: rows that are not aligned cannot be copied aside."""
+    assert isinstance(expert.gate_up, Tensor) and isinstance(expert.down, Tensor)
+    ffn_dim = expert.down.shape[1]
+    if not (more := -ffn_dim % 16):
+        return expert
+    bias = expert.gate_up_bias
+    return Expert(
+        pad(expert.gate_up.unflatten(0, (2, ffn_dim)), (0, 0, 0, more)).flatten(0, 1),
+        pad(expert.down, (0, more)),
+        None if bias is None else pad(bias.unflatten(0, (2, ffn_dim)), (0, more)).flatten(),
+        expert.down_bias,
+    )
+
+
+def _stacked(biases: tuple[Tensor | None, ...]) -> Tensor | None:
+    given = [bias for bias in biases if bias is not None]
+    return torch.stack(given) if given else None
+
+
 def _grouped_linear(
-    x: Tensor, weight_EOI: Tensor, order: Tensor, starts: Tensor, out_dtype: torch.dtype, top_k: int
+    x: Tensor,
+    weight_EOI: Tensor,
+    bias_EO: Tensor | None,
+    order: Tensor,
+    starts: Tensor,
+    out_dtype: torch.dtype,
+    top_k: int,
 ) -> Tensor:
     """[R, O]: sorted row r times its expert's matrix. x has these rows, or with top_k row order[r] // top_k for r."""
     num_experts, num_out, num_in = weight_EOI.shape
@@ -74,7 +103,7 @@ def _grouped_linear(
     config = launch(num_out, num_in, x.dtype == torch.float32, x.device)
     grid = num_rows // config["BLOCK_T"] + num_experts, triton.cdiv(num_out, config["BLOCK_O"])
     _multiply[grid](
-        x, weight_EOI, order, starts, out, E=num_experts, NUM_OUT=num_out, NUM_IN=num_in, TOP_K=top_k, **config
+        x, weight_EOI, bias_EO, order, starts, out, E=num_experts, NUM_OUT=num_out, NUM_IN=num_in, TOP_K=top_k, **config
     )
     return out
 
@@ -115,7 +144,7 @@ def _route(
 
 @triton.jit
 def _multiply(
-    x, weight, order, starts, out,
+    x, weight, bias, order, starts, out,
     E: tl.constexpr, NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, TOP_K: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
@@ -154,6 +183,8 @@ def _multiply(
             x_tile = tl.load(x_at + base, mask=is_row[:, None] & (base + i < NUM_IN)[None, :], other=0.0)
             weight_tile = tl.load(weight_at + base, mask=is_out & (base + i < NUM_IN)[:, None], other=0.0)
         acc = tl.dot(x_tile, weight_tile, acc, input_precision="tf32x3")
+    if bias is not None:
+        acc += tl.load(bias + low * NUM_OUT + o, mask=o < NUM_OUT, other=0.0).to(tl.float32)[None, :]
     at = row.to(tl.int64)[:, None] * NUM_OUT + o[None, :]
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=is_row[:, None] & is_out)
 

@@ -12,6 +12,8 @@ from kernels.native.compiler import Compiler
 
 __all__ = ["build"]
 
+KINDS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "clamped": 2}  # as cpu.c has them
+
 
 def build(compiler: Compiler) -> Callable[..., Tensor]:
     function = compiler.load(Path(__file__).with_name("cpu.c")).gated_activation
@@ -21,7 +23,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
     def gated_activation(gate_up_TF: Tensor, activation: Activation = "silu") -> Tensor:
         num_rows, width = gate_up_TF.shape
         out_TF = torch.empty((num_rows, width // 2), dtype=gate_up_TF.dtype)
-        sizes = (num_rows, width // 2, activation == "gelu_tanh", torch.get_num_threads())
+        sizes = (num_rows, width // 2, KINDS[activation], torch.get_num_threads())
         function(gate_up_TF.data_ptr(), out_TF.data_ptr(), *sizes)
         return out_TF
 

@@ -19,7 +19,7 @@ def gated_activation(gate_up_TF: Tensor, activation: Activation = "silu") -> Ten
     if num_tokens:
         config = launch(width // 2, gate_up_TF.device)
         grid = num_tokens, triton.cdiv(width // 2, config["BLOCK_F"])
-        _gated_activation[grid](gate_up_TF, out_TF, GELU=activation == "gelu_tanh", F=width // 2, **config)
+        _gated_activation[grid](gate_up_TF, out_TF, KIND=activation, F=width // 2, **config)
     return out_TF
 
 
@@ -29,13 +29,18 @@ def launch(ffn_dim: int, device: torch.device) -> dict[str, int]:
 
 
 @triton.jit
-def _gated_activation(gate_up, out, GELU: tl.constexpr, F: tl.constexpr, BLOCK_F: tl.constexpr):
+def _gated_activation(gate_up, out, KIND: tl.constexpr, F: tl.constexpr, BLOCK_F: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     gate = tl.load(gate_up + token * (2 * F) + f, mask=f < F, other=0.0).to(tl.float32)
     up = tl.load(gate_up + token * (2 * F) + F + f, mask=f < F, other=0.0).to(tl.float32)
-    # x / 2 * (1 + tanh(y)) is x * sigmoid(2 y)
-    turn = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate) if GELU else gate
+    turn = gate  # of x * sigmoid(turn)
+    if KIND == "gelu_tanh":  # x / 2 * (1 + tanh(y)) is x * sigmoid(2 y)
+        turn = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    elif KIND == "clamped":
+        gate = tl.minimum(gate, 7.0)
+        turn = 1.702 * gate
+        up = tl.minimum(tl.maximum(up, -7.0), 7.0) + 1.0
     small = tl.exp(-tl.abs(turn))  # never overflows
     activated = gate * (tl.where(turn >= 0, 1.0, small) / (1.0 + small)) * up
     tl.store(out + token * F + f, activated.to(out.dtype.element_ty), mask=f < F)

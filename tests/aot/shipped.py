@@ -68,11 +68,11 @@ def _layers(dtype):
     for dim in (576, 4096):
         types = {"weight": one, "tokens": "*i64", "out": one}
         cases[f"embedding, {dim}, {dtype}"] = embedding._embedding, types, {"M": dim}, embedding.launch(dim, DEVICE)
-    for dim, gelu in ((1536, False), (14336, False), (9216, True)):
-        cases[f"gated_activation, {'gelu, ' if gelu else ''}{dim}, {dtype}"] = (
+    for dim, kind in ((1536, "silu"), (14336, "silu"), (9216, "gelu_tanh"), (2880, "clamped")):
+        cases[f"gated_activation, {kind}, {dim}, {dtype}"] = (
             gated_activation._gated_activation,
             {"gate_up": one, "out": one},
-            {"GELU": gelu, "F": dim},
+            {"KIND": kind, "F": dim},
             gated_activation.launch(dim, DEVICE),
         )
     cases[f"square_sums, 4096 and 1024, {dtype}"] = (
@@ -145,17 +145,24 @@ def _quantised_linears():
 def _experts():
     cases = {}
     # experts, of each row, outputs, inputs; of each row only where rows are gathered
-    for name, (num_experts, top_k, num_out, num_in) in {
-        "qwen3-30b-a3b, gate and up": (128, 8, 1536, 2048),
-        "qwen3-30b-a3b, down": (128, 0, 2048, 768),
-        "mixtral-8x7b, gate and up": (8, 2, 28672, 4096),
-        "mixtral-8x7b, down": (8, 0, 4096, 14336),
+    for name, (num_experts, top_k, num_out, num_in, bias) in {
+        "qwen3-30b-a3b, gate and up": (128, 8, 1536, 2048, False),
+        "qwen3-30b-a3b, down": (128, 0, 2048, 768, False),
+        "mixtral-8x7b, gate and up": (8, 2, 28672, 4096, False),
+        "mixtral-8x7b, down": (8, 0, 4096, 14336, False),
+        "gpt-oss-20b, gate and up": (32, 4, 5760, 2880, True),
     }.items():
-        types = {"x": "*bf16", "weight": "*bf16", "order": "*i64", "starts": "*i32"}
+        types = {"x": "*bf16", "weight": "*bf16", "bias": "*bf16", "order": "*i64", "starts": "*i32"}
         cases[f"experts, {name}, bf16"] = (
             experts._multiply,
             {**types, "out": "*bf16" if top_k else "*fp32"},
-            {"E": num_experts, "NUM_OUT": num_out, "NUM_IN": num_in, "TOP_K": top_k},
+            {
+                "E": num_experts,
+                "NUM_OUT": num_out,
+                "NUM_IN": num_in,
+                "TOP_K": top_k,
+                **({} if bias else {"bias": None}),
+            },
             experts.launch(num_out, num_in, False, DEVICE),
         )
     cases["route, 8 of 128"] = (

@@ -94,6 +94,7 @@ def answers(engine: Engine) -> list[list[int]]:
         ("qwen2", 2, {}),
         ("qwen3", 4, {}),
         ("mistral", 2, {"sliding_window": 20}),
+        ("olmo2", 2, {"pad_token_id": 0, "eos_token_id": 1}),  # norms over the heads of all ranks
     ],
 )
 def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, family: str, size: int, more: dict[str, object]) -> None:

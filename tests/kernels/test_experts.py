@@ -1,19 +1,27 @@
 import pytest
 import torch
 
-from kernels.experts.reference import Experts, route
+from kernels.experts.reference import Expert, Experts, route
 from kernels.kernel_set import load_kernels
 
 CPU = torch.device("cpu")
 
 
-def make(num_experts, model_dim, ffn_dim, dtype=torch.float32, seed=0):
+def make(num_experts, model_dim, ffn_dim, dtype=torch.float32, seed=0, biased=False):
     rng = torch.Generator().manual_seed(seed)
 
     def random(*shape):
         return (torch.randn(shape, generator=rng) * shape[-1] ** -0.5).to(dtype)
 
-    return [(random(2 * ffn_dim, model_dim), random(model_dim, ffn_dim)) for _ in range(num_experts)]
+    return [
+        Expert(
+            random(2 * ffn_dim, model_dim),
+            random(model_dim, ffn_dim),
+            random(2 * ffn_dim) if biased else None,
+            random(model_dim) if biased else None,
+        )
+        for _ in range(num_experts)
+    ]
 
 
 def each_row(matrices, x, ids, weights):
@@ -22,9 +30,10 @@ def each_row(matrices, x, ids, weights):
     for row, experts, shares in zip(x.double(), ids.tolist(), weights.double(), strict=True):
         total = torch.zeros_like(row)
         for expert, share in zip(experts, shares, strict=True):
-            gate_up, down = (matrix.double() for matrix in matrices[expert])
-            gate, up = (gate_up @ row).chunk(2)
-            total += share * (down @ (gate / (1 + (-gate).exp()) * up))
+            one = matrices[expert]
+            biases = [0 if bias is None else bias.double() for bias in one[2:]]
+            gate, up = (one.gate_up.double() @ row + biases[0]).chunk(2)
+            total += share * (one.down.double() @ (gate / (1 + (-gate).exp()) * up) + biases[1])
         rows.append(total)
     return torch.stack(rows)
 
@@ -44,8 +53,9 @@ def test_the_best_experts_come_first_and_of_equal_ones_the_first(renormalise):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_a_row_is_the_weighted_sum_of_its_experts(dtype, bound):
-    matrices = make(5, 24, 20, dtype)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_row_is_the_weighted_sum_of_its_experts(biased, dtype, bound):
+    matrices = make(5, 24, 20, dtype, biased=biased)
     x = torch.randn(7, 24).to(dtype)
     ids, weights = route(torch.randn(7, 5), 3, True)
     out = Experts(matrices)(x, ids, weights)
@@ -55,7 +65,7 @@ def test_a_row_is_the_weighted_sum_of_its_experts(dtype, bound):
 
 def test_experts_that_nobody_takes_change_nothing():
     matrices = make(4, 16, 16)
-    matrices[2] = tuple(torch.full_like(matrix, torch.nan) for matrix in matrices[2])
+    matrices[2] = Expert(*(torch.full_like(matrix, torch.nan) for matrix in matrices[2][:2]))
     ids, weights = torch.tensor([[0, 3], [3, 1]]), torch.rand(2, 2)
     x = torch.randn(2, 16)
     assert error(Experts(matrices)(x, ids, weights), each_row(matrices, x, ids, weights)) < 1e-6

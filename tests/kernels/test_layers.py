@@ -129,6 +129,13 @@ def test_gated_activation_can_be_gelu(dtype, bound):
     assert close(gated_activation(x, "gelu_tanh"), expected, bound)
 
 
+def test_gated_activation_can_be_clamped():
+    gate, up = torch.tensor([[9.0, -9.0, 1.0]]), torch.tensor([[9.0, -9.0, 0.5]])
+    held = torch.tensor([[7.0, -9.0, 1.0]])
+    expected = held / (1 + (-1.702 * held).exp()) * torch.tensor([[8.0, -6.0, 1.5]])
+    assert close(gated_activation(torch.cat((gate, up), -1), "clamped"), expected, 1e-6)
+
+
 def test_a_soft_cap_bounds_logits_and_leaves_small_ones():
     out = soft_cap(torch.tensor([[0.01, -0.01, 1000.0, -1000.0, 30.0]]), 30.0)
     assert out.tolist() == [pytest.approx([0.01, -0.01, 30.0, -30.0, 30.0 * 0.76159416])]
@@ -163,7 +170,7 @@ def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape)
 
 
 @needs_compiler
-@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "clamped"])
 def test_compiled_activation_agrees_with_the_reference(activation):
     x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
     out = gated_activation_cpu.build(COMPILER)(x, activation)

@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.experts import reference as experts_reference
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet
+from kernels.linear.reference import Linear
 from kernels.rms_norm import reference as norm_reference
 from kernels.soft_cap import reference as cap_reference
 from kernels.square_sums import reference as squares_reference
@@ -31,8 +32,9 @@ def check_families(
         out = kernels.add_rms_norm(x, residual.clone(), *options)
         yield compare(f"add_rms_norm {name}", f"{num} x {dim}", dtype, out, expected.double())
     gate_up = torch.randn((num, 2 * dim), device=device, dtype=dtype) * 4
-    expected = gate_reference.gated_activation(gate_up.float(), "gelu_tanh").double()
-    yield compare("gelu", f"{num} x {dim}", dtype, kernels.gated_activation(gate_up, "gelu_tanh"), expected)
+    for kind in ("gelu_tanh", "clamped"):
+        expected = gate_reference.gated_activation(gate_up.float(), kind).double()
+        yield compare(kind, f"{num} x {dim}", dtype, kernels.gated_activation(gate_up, kind), expected)
     sums = squares_reference.square_sums(gate_up.double(), dim, dim // 4).double()
     yield compare("square_sums", f"{num} x {dim}", torch.float32, kernels.square_sums(gate_up, dim, dim // 4), sums)
     logits = torch.randn((4, 2000 if tiny else 256_000), device=device) * 40
@@ -42,15 +44,19 @@ def check_families(
     yield from _experts(kernels, dtype, device, tiny, compare)
 
 
+def _wide_linear(weight_OI: Tensor, bias_O: Tensor, out_dtype: torch.dtype | None = None) -> Linear:
+    return Linear(weight_OI.float(), bias_O.float(), out_dtype)
+
+
 def _experts(
     kernels: KernelSet, dtype: torch.dtype, device: torch.device, tiny: bool, compare: Compare
 ) -> Iterator[dict[str, Any]]:
     num_experts, top_k, dim, ffn_dim = (6, 2, 32, 16) if tiny else (128, 8, 2048, 768)
     num = 9 if tiny else 500
-    matrices = [
-        tuple(
-            torch.randn(shape, device=device, dtype=dtype) * shape[1] ** -0.5
-            for shape in ((2 * ffn_dim, dim), (dim, ffn_dim))
+    shapes = (2 * ffn_dim, dim), (dim, ffn_dim), (2 * ffn_dim,), (dim,)
+    all_experts = [
+        experts_reference.Expert(
+            *(torch.randn(shape, device=device, dtype=dtype) * shape[-1] ** -0.5 for shape in shapes)
         )
         for _ in range(num_experts)
     ]
@@ -61,9 +67,9 @@ def _experts(
     shape = f"{num} rows, {top_k} of {num_experts}"
     row = compare("route", shape, torch.float32, weights, expected_weights.double())
     yield {**row, "ok": row["ok"] and torch.equal(ids, expected_ids)}
-    experts = kernels.experts(matrices)
+    experts = kernels.experts(all_experts)
     out = experts(x, ids, weights)
-    wide = experts_reference.Experts([(gate_up.float(), down.float()) for gate_up, down in matrices])
+    wide = experts_reference.Experts(all_experts, linear=_wide_linear)
     row = compare("experts", f"{shape} x {dim} x {ffn_dim}", dtype, out, wide(x.float(), ids, weights).double())
     alone = torch.cat([experts(x[r : r + 1], ids[r : r + 1], weights[r : r + 1]) for r in range(3)])
     same = torch.equal(alone, out[:3])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
-from tests.engine.model.tiny import FAMILIES, Runner, error, oracle, oracle_logits
+from kernels.kernel_set import load_kernels
+from tests.engine.model.tiny import CPU, FAMILIES, Runner, error, oracle, oracle_logits
 
 TOKENS = torch.randint(97, (50,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -136,6 +138,21 @@ def test_factors_of_a_long_context_follow_from_how_long_it_may_get(tmp_path):
     assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
     assert error(long, oracle_logits(model, TOKENS)[31:32]) < 1e-4
     assert error(short, long) > 1e-2
+
+
+def test_a_window_that_no_sequence_outgrows_is_none(tmp_path):
+    kernels, seen = load_kernels(CPU, torch.float32), []
+
+    def attend(*args, **options):
+        seen.append(args[7])
+        return kernels.paged_attention(*args, **options)
+
+    oracle("phi3").save_pretrained(tmp_path)
+    watched = dataclasses.replace(kernels, paged_attention=attend)
+    for window, expected in ((9, 9), (255, 255), (256, 0)):
+        rewrite_config(tmp_path, lambda config, window=window: config.update(sliding_window=window))
+        Runner(tmp_path, kernels=watched).logits(TOKENS[:3], 3)
+        assert seen.pop() == expected
 
 
 def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):

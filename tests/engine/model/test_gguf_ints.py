@@ -22,19 +22,28 @@ def test_integers_are_what_the_package_dequantises(kind):
     assert np.array_equal(ints.dense().numpy(), expected)
 
 
-@pytest.fixture(scope="module")
-def quantised(tmp_path_factory):
-    """A file in which q and k are of another type than v, and the model of transformers that has the same weights."""
-    model = oracle("llama whole groups")
+EXPERTS = [
+    ("qwen3moe.expert_count", 4),
+    ("qwen3moe.expert_used_count", 2),
+    ("qwen3moe.expert_feed_forward_length", 64),
+]
+
+
+@pytest.fixture(scope="module", params=["llama", "phi3", "qwen3 moe"])
+def quantised(request, tmp_path_factory):
+    """A file of which q and k are of another type than v, or all three in one tensor, or a layer's experts, and its
+    weights' exact logits."""
+    model = oracle(f"{request.param} whole groups")
+    family = request.param.replace(" ", "")
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
 
     def quantise(tensors):
         for name, (array, _) in tensors.items():
-            if name.startswith("blk.") and array.ndim == 2:
+            if name.startswith("blk.") and array.ndim >= 2 and "gate_inp" not in name:
                 kind = gguf.GGMLQuantizationType.Q4_0 if "attn_v" in name else gguf.GGMLQuantizationType.Q4_1
                 tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
 
-    write(model, path, "llama", quantise)
+    write(model, path, family, quantise, EXPERTS if family == "qwen3moe" else ())
     rows = Runner(path)  # in float32: widened, nothing rounded
     return path, rows.logits(TOKENS, 1)
 

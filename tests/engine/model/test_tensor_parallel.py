@@ -97,6 +97,8 @@ def logits_of_ranks(folder, size, pieces):
         ("granite", 2),
         ("qwen3 moe", 2),
         ("mixtral", 4),
+        ("gpt oss", 2),
+        ("glm4", 2),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):

@@ -59,6 +59,7 @@ FAMILIES = {
     "qwen2 windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 24}),
     "phi3": ("Phi3", {"sliding_window": 9, "pad_token_id": 0}),
+    "phi3 whole groups": ("Phi3", {"hidden_size": 64, "intermediate_size": 128, "pad_token_id": 0}),
     "phi3 longrope": ("Phi3", {"hidden_size": 64, "pad_token_id": 0, "tie_word_embeddings": True, **LONGROPE}),
     "olmo2": ("Olmo2", {"pad_token_id": 0}),
     "olmo3": (
@@ -113,8 +114,33 @@ FAMILIES = {
             "head_dim": 16,
         },
     ),
+    "qwen3 moe whole groups": (
+        "Qwen3Moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "hidden_size": 64,
+            "norm_topk_prob": True,
+            "head_dim": 16,
+        },
+    ),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 9, "head_dim": 16}),
     "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2, "pad_token_id": 0}),
+    "gpt oss": (
+        "GptOss",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "hidden_size": 64,
+            "intermediate_size": 32,
+            "head_dim": 16,
+            "sliding_window": 9,
+            **rope("yarn", factor=4.0, original_max_position_embeddings=32, truncate=False),
+        },
+    ),
+    "glm": ("Glm", {"head_dim": 16, "pad_token_id": 0}),
+    "glm4": ("Glm4", {"head_dim": 24, "pad_token_id": 0}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "pad_token_id": 0}),
     "smollm3 windows": (
         "SmolLM3",

@@ -51,7 +51,7 @@ def test_a_norm_does_not_depend_on_the_other_rows():
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
 @pytest.mark.parametrize("ffn_dim", [17, 1536])
-@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "clamped"])
 def test_the_activated_gate_times_up(activation, ffn_dim, dtype, bound):
     gate_up = torch.randn(3, 2 * ffn_dim).to(dtype) * 4
     gate_up[0, :2] = torch.tensor([-200.0, 200.0])

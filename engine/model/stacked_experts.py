@@ -1,0 +1,88 @@
+"""Checkpoints that keep the matrices of all experts of a layer in one tensor, as gpt-oss has them.
+
+    gate_up_proj    [E, M, 2 F]   columns: gate 0, up 0, gate 1, up 1, ...; with gate_up_proj_bias [E, 2 F]
+    down_proj       [E, F, M]     with down_proj_bias [E, M]
+
+or, in MXFP4, these transposed, in groups of 32 inputs: NAME_blocks [E, O, G, 16] uint8, two numbers of 4 bits a byte,
+the first in its low half, and NAME_scales [E, O, G] uint8: by which power of 2 a group is multiplied, plus 127.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.model.matrix import Matrix, cut
+from engine.model.weights import TensorSource
+from engine.tensor_parallel import Part
+
+__all__ = ["SeparateExperts"]
+
+NUMBERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of 4 bits; the highest is the sign
+STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+class SeparateExperts:
+    """Each expert's matrices under names of their own; other tensors stay."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self._places: dict[str, tuple[str, int, int]] = {}  # stack, expert, which of its interleaved matrices
+        self._hidden: set[str] = set()
+        for name in source.names():
+            stem, _, last = name.rpartition(".mlp.experts.")
+            stack = last.removesuffix("_blocks").removesuffix("_scales").removesuffix("_bias")
+            if not stem or stack not in STACKS:
+                continue
+            self._hidden.add(name)
+            if last.endswith("_scales"):
+                continue
+            kind = "bias" if last.endswith("_bias") else "weight"
+            for expert in range(source.shape(name)[0]):
+                for which, matrix in enumerate(STACKS[stack]):
+                    own = f"{stem}.mlp.experts.{expert}.{matrix}.{kind}"
+                    self._places[own] = name, expert, which
+        self._router = {
+            name.replace(".mlp.router.", ".mlp.gate."): name for name in source.names() if ".mlp.router." in name
+        }
+
+    def names(self) -> set[str]:
+        kept = self._source.names() - self._hidden - set(self._router.values())
+        return kept | set(self._places) | set(self._router)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._places:
+            return self._source.shape(self._router.get(name, name))
+        stack, _, _ = self._places[name]
+        _, *shape = self._source.shape(stack)
+        interleaved = len(STACKS["gate_up_proj"]) if ".gate_up_proj" in stack else 1
+        if len(shape) == 1:
+            return (shape[0] // interleaved,)
+        num_out, num_in = (shape[0], shape[1] * 32) if stack.endswith("_blocks") else (shape[1], shape[0])
+        return num_out // interleaved, num_in
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        if name not in self._places:
+            return self._source.read(self._router.get(name, name), part)
+        stack, expert, which = self._places[name]
+        rows = self._rows(stack, Part(0, expert, expert + 1))
+        own = cut(rows[which::2] if ".gate_up_proj" in stack else rows, part)
+        assert isinstance(own, Tensor)
+        return own.contiguous()
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        if name in self._places:
+            return self.read(name, part)
+        return self._source.read_matrix(self._router.get(name, name), part)
+
+    def _rows(self, stack: str, expert: Part) -> Tensor:
+        """[O, I] of a matrix, [O] of a bias."""
+        tensor = self._source.read(stack, expert)[0]
+        if not stack.endswith("_blocks"):
+            return tensor if tensor.dim() == 1 else tensor.T
+        scales_name = stack.removesuffix("_blocks") + "_scales"
+        if scales_name not in self._hidden:
+            raise ModelError(f"the weights lack {scales_name}")
+        scales = self._source.read(scales_name, expert)[0]
+        numbers = torch.tensor([*NUMBERS, *(-number for number in NUMBERS)])
+        codes = torch.stack((tensor & 15, tensor >> 4), -1).flatten(-2).long()  # [O, G, 32]
+        return torch.ldexp(numbers[codes], scales[..., None].int() - 127).flatten(1)
