@@ -30,10 +30,14 @@ def _olmo2_flags(sizes: Mapping[str, Any]) -> Flags:
     return flags
 
 
+def _gemma1_flags(sizes: Mapping[str, Any]) -> Flags:
+    scale = sizes["embedding_length"] ** 0.5
+    return {"activation": "gelu_tanh", "embedding_scale": scale, "rounds_embedding_scale": True}
+
+
 def _gemma_flags(sizes: Mapping[str, Any], largest: int) -> Flags:
     """`largest`: the layers of the one model of the family whose heads are scaled as if there were no others."""
-    flags: Flags = {"norms": "around", "activation": "gelu_tanh", "rounds_embedding_scale": True}
-    flags["embedding_scale"] = sizes["embedding_length"] ** 0.5
+    flags: Flags = {**_gemma1_flags(sizes), "norms": "around"}
     if sizes["block_count"] == largest:
         flags["attention_scale"] = (sizes["embedding_length"] // sizes["attention.head_count"]) ** -0.5
     return flags
@@ -87,6 +91,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
     "phi3": lambda sizes: {},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
+    "gemma": _gemma1_flags,
     "gemma2": _gemma2_flags,
     "gemma3": _gemma3_flags,
     "smollm3": lambda sizes: {"unrotated": tuple(range(3, sizes["block_count"], 4))},

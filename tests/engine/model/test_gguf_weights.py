@@ -155,6 +155,7 @@ PAIRS = {
             *YARN,
         ],
     ),
+    "gemma": ("gemma", []),
     "gemma2": (
         "gemma2",
         [
