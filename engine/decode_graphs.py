@@ -21,18 +21,23 @@ Capture = Callable[[Run], Run]  # what it returns does the same work again and g
 
 FIRST_ROWS = (1, 2, 4)
 ROWS_STEP = 8  # between sizes above
+MANY_ROWS = 256  # from there on four times that
 LEAST_WIDTH = 16  # blocks; every next width is twice as many
 
 
 class DecodeGraphs:
-    """Replays steps in which each sequence computes one token and samples from it."""
+    """Replays steps in which each sequence computes one token, or some with guesses behind it, and samples from each.
+
+    A token is a row. Rows of one sequence stand beside each other as if they were several that share their blocks:
+    attention looks at the keys only when all of a step's are written.
+    """
 
     def __init__(
         self,
         hidden: Callable[[ForwardBatch], Tensor],
         capture: Capture,
         *,
-        max_sequences: int,
+        max_rows: int,
         max_blocks: int,
         block_size: int,
         device: torch.device,
@@ -41,28 +46,32 @@ class DecodeGraphs:
         self._hidden = hidden
         self._capture = capture
         self._block_size = block_size
-        self._max_sequences, self._max_blocks = max_sequences, max_blocks
-        self._sizes = [*FIRST_ROWS, *range(ROWS_STEP, max_sequences + ROWS_STEP, ROWS_STEP)]
+        self._max_rows, self._max_blocks = max_rows, max_blocks
+        self._sizes = list(FIRST_ROWS)
+        while self._sizes[-1] < max_rows:
+            step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
+            self._sizes.append((self._sizes[-1] // step + 1) * step)
         self._inputs = _Inputs(self._sizes[-1], max_blocks, device)
         self._graphs: dict[tuple[int, int], Run] = {}
 
     def fits(self, plan: StepPlan) -> bool:
-        return 0 < len(plan.slices) <= self._max_sequences and all(
-            slice_.samples and len(slice_.tokens) == 1 and not slice_.scored for slice_ in plan.slices
+        return 0 < sum(len(slice_.tokens) for slice_ in plan.slices) <= self._max_rows and all(
+            slice_.samples and len(slice_.tokens) == 1 + slice_.num_drafts and not slice_.scored
+            for slice_ in plan.slices
         )
 
     def hidden(self, plan: StepPlan, put_tokens: Callable[[Tensor], None] = lambda tokens_T: None) -> Tensor:
         """[R, M], valid until the next call. `put_tokens` may change the tokens where they lie."""
-        num_rows = len(plan.slices)
-        size = self._sizes[bisect.bisect_left(self._sizes, num_rows)]
+        rows = [row for slice_ in plan.slices for row in _rows(slice_)]
+        size = self._sizes[bisect.bisect_left(self._sizes, len(rows))]
         width = self._width(max(len(slice_.blocks) for slice_ in plan.slices))
-        self._inputs.fill(plan.slices, size, width, self._block_size)
+        self._inputs.fill(rows, size, width, self._block_size)
         put_tokens(self._inputs.batch(size, width).tokens_T)
         replay = self._graphs.get((size, width))
         if replay is None:
             batch = self._inputs.batch(size, width)
             replay = self._graphs[size, width] = self._capture(lambda: self._hidden(batch))
-        return replay()[:num_rows]
+        return replay()[: len(rows)]
 
     def warm_up(self) -> None:
         """Records the graph of one short sequence, and with it compiles what every other one needs.
@@ -81,6 +90,16 @@ class DecodeGraphs:
         return min(width, self._max_blocks)
 
 
+def _rows(slice_: SeqSlice) -> list[SeqSlice]:
+    """Each token for itself."""
+    if len(slice_.tokens) == 1:
+        return [slice_]
+    return [
+        SeqSlice(slice_.seq_id, slice_.start + at, (token,), slice_.blocks, True)
+        for at, token in enumerate(slice_.tokens)
+    ]
+
+
 class _Inputs:
     """The tensors that graphs read. A step is written to host memory first, and goes over in two copies."""
 
@@ -95,6 +114,7 @@ class _Inputs:
         self._rows = torch.arange(most, device=device)
 
     def fill(self, slices: Sequence[SeqSlice], size: int, width: int, block_size: int) -> None:
+        """`slices` have one token each."""
         if self._copied is not None:
             self._copied.synchronize()  # a rank that does not sample may be a step behind
         tokens, positions, slots, starts, lens, table = _parts(self._host, size, width)

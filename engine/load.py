@@ -135,7 +135,7 @@ def _graphs(
     return DecodeGraphs(
         lambda batch: decoder.hidden(batch, kv),
         cuda_capture(device),
-        max_sequences=config.scheduler.max_sequences,
+        max_rows=config.scheduler.max_sequences * (1 + config.scheduler.max_draft_tokens),
         max_blocks=-(-max_context_len // kv.block_size),
         block_size=kv.block_size,
         device=device,

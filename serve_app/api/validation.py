@@ -1,7 +1,7 @@
 """Checks a parsed body against a wire model, and says what is wrong in the client's words."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,8 @@ PLAIN = (
     (r"unable to extract tag using discriminator '(\w+)'", r"an object with a \1"),
     (r"tag .* found using '(\w+)' does not match any of the expected tags: (.*)", r"an object whose \1 is one of \2"),
 )
+Path = tuple[str | int, ...]
+Branches = tuple[tuple[Path, str | int], ...]  # of unions: where each is, and which
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -38,12 +40,26 @@ def validate(model: type[M], payload: dict[str, Any]) -> M:
 
 def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]]]:
     """Field -> what is wrong. Where a union failed inside one branch, only that branch is told."""
-    found: dict[tuple[str | int, ...], dict[str, bool]] = {}  # message -> whether it says that the type is wrong
-    for detail in error.errors(include_url=False, include_context=False):
-        messages = found.setdefault(_path(payload, detail["loc"], detail["type"] == "missing"), {})
-        messages[_message(detail["msg"], detail["input"])] = detail["type"].endswith("_type")
+    found: dict[Path, dict[str, bool]] = {}  # message -> whether it says that the type is wrong
+    details = error.errors(include_url=False, include_context=False)
+    located = [(detail, *_path(payload, detail["loc"], detail["type"] == "missing")) for detail in details]
+    other = _branches_not_meant((detail["type"], branches) for detail, _, branches in located)
+    for detail, path, branches in located:
+        if other.isdisjoint(branches):
+            messages = found.setdefault(path, {})
+            messages[_message(detail["msg"], detail["input"])] = detail["type"].endswith("_type")
     inner = {path[:depth] for path in found for depth in range(len(path))}
     return [(".".join(map(str, path)), _closest(messages)) for path, messages in found.items() if path not in inner]
+
+
+def _branches_not_meant(faults: Iterable[tuple[str, Branches]]) -> set[tuple[Path, str | int]]:
+    """Branches of unions beside one that is wrong in values alone: of its types everything is."""
+    wrong_in_type: dict[tuple[Path, str | int], bool] = {}
+    for kind, branches in faults:
+        for branch in branches:
+            wrong_in_type[branch] = wrong_in_type.get(branch, False) or kind.endswith("_type")
+    meant = {path for (path, _), wrong in wrong_in_type.items() if not wrong}
+    return {branch for branch, wrong in wrong_in_type.items() if wrong and branch[0] in meant}
 
 
 def _closest(messages: dict[str, bool]) -> list[str]:
@@ -59,18 +75,20 @@ def _joined(messages: Sequence[str]) -> str:
     return f"must be {' or '.join(piece[0] for piece in pieces)}, not {pieces[0][2]}"
 
 
-def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tuple[str | int, ...]:
-    """Pydantic's location without the names of union branches, which no body has."""
+def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tuple[Path, Branches]:
+    """Pydantic's location without the names of union branches, which no body has; and those, each with its place."""
     path: list[str | int] = []
+    branches: list[tuple[Path, str | int]] = []
     for index, step in enumerate(location):
         if isinstance(payload, dict) and (step in payload or (is_missing and index == len(location) - 1)):
             payload = payload.get(step)
         elif isinstance(payload, list) and isinstance(step, int) and step < len(payload):
             payload = payload[step]
         else:
+            branches.append((tuple(path), step))
             continue
         path.append(step)
-    return tuple(path)
+    return tuple(path), tuple(branches)
 
 
 def _message(message: str, value: Any) -> str:

@@ -1,5 +1,6 @@
 """How a text completion looks on the wire: as events, or whole."""
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
@@ -178,12 +179,13 @@ class _LogprobWriter:
         self._head = head
         self._vocabulary = vocabulary
         self._offset = offset  # characters before the next token
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be a part of a character
 
     def shown(self, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
         offsets = []
         for entry in entries:
             offsets.append(self._offset)
-            self._offset += len(self._vocabulary.text(entry.token))
+            self._offset += len(self._decoder.decode(self._said(entry.token)))
         return {
             "text_offset": offsets,
             "tokens": [self._name(entry.token) for entry in entries],
@@ -201,6 +203,11 @@ class _LogprobWriter:
             "token_logprobs": [*unknown, *(max(entry.logprob, LOWEST) for entry in scores)],
             "top_logprobs": [*unknown, *(self._top(entry.top[:num_top]) for entry in scores)],
         }
+
+    def _said(self, token: int) -> bytes:
+        """What the token adds to the text."""
+        is_hidden = token in self._vocabulary.special_ids and not self._head.shows_special
+        return b"" if is_hidden else self._vocabulary.bytes_of(token)
 
     def _top(self, alternatives: Sequence[tuple[int, float]]) -> dict[str, float]:
         return {self._name(token): max(logprob, LOWEST) for token, logprob in alternatives}

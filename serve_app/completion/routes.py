@@ -57,6 +57,7 @@ def completion_router(
             n=fields.n,
             num_logprobs=fields.logprobs,
             num_prompt_logprobs=fields.prompt_logprobs,
+            shows_special=not fields.skip_special_tokens,
             names_ids=fields.return_tokens_as_token_ids,
         )
         parts = [Reply(part.request, part.rules, vocabulary) for part in generations]

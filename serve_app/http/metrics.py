@@ -146,7 +146,8 @@ class _Page:
         self._lines: dict[str, list[str]] = {}
 
     def add(self, name: str, kind: str, model: str, value: float, suffix: str = "", label: str = "") -> None:
-        lines = self._lines.setdefault(name, [f"# TYPE vllm:{name} {kind}"])
+        of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's type is told under its whole name
+        lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
         told = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         labels = ",".join([f'model_name="{told}"', *([label] if label else [])])
         lines.append(f"vllm:{name}{suffix}{{{labels}}} {value}")

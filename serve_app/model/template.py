@@ -21,6 +21,7 @@ RESERVED = frozenset(
         "documents",
         "messages",
         "return_assistant_tokens_mask",
+        "self",
         "tokenize",
         "tools",
         "bos_token",
@@ -43,7 +44,7 @@ class ChatTemplate(msgspec.Struct, frozen=True):
         """Whether the template speaks of a role or a variable."""
         return word in self.source
 
-    def render(self, messages: Sequence[Message], **options: Any) -> str:
+    def render(self, messages: Sequence[Message], /, **options: Any) -> str:
         """The prompt's text.
 
         options   `tools`, `documents`, `add_generation_prompt`, `continue_final_message` and what else the template

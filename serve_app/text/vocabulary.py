@@ -35,7 +35,11 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
 
     def text(self, token: int) -> str:
         """One token alone, U+FFFD for what is not UTF-8."""
-        return self.all_bytes[token].decode("utf-8", "replace") if 0 <= token < len(self.all_bytes) else ""
+        return self.bytes_of(token).decode("utf-8", "replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """b"" for a row of the model's that stands for nothing."""
+        return self.all_bytes[token] if 0 <= token < len(self.all_bytes) else b""
 
 
 def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:

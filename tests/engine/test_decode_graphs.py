@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.batch import ForwardBatch
 from engine.decode_graphs import DecodeGraphs, Run
 from engine.engine import Engine
 from engine.executor import InlineExecutor
@@ -23,14 +24,19 @@ from kernels.kernel_set import load_kernels
 from tests.engine.test_ranks import tiny
 
 CPU = torch.device("cpu")
-BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES = 4, 64, 19
+BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES, MAX_ROWS = 4, 64, 19, 50
 
 
 class Recorder:
     """Counts what is recorded and what is replayed."""
 
     def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
+        self.num_recorded = self.num_replayed = self.num_guessed = 0
+
+    def look_at(self, batch: ForwardBatch) -> None:
+        """Rows that have the same blocks as the one before them are guesses."""
+        table, lens = batch.block_table_SW, batch.seq_lens_S
+        self.num_guessed += int(((table[1:] == table[:-1]).all(-1) & (lens[1:] > 0)).sum())
 
     def __call__(self, run: Run) -> Run:
         self.num_recorded += 1
@@ -52,10 +58,15 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
         cache.fill_(torch.nan)  # whatever is read without having been written is seen
     graphs = None
     if recorder is not None:
+
+        def hidden(batch: ForwardBatch) -> torch.Tensor:
+            recorder.look_at(batch)
+            return decoder.hidden(batch, kv)
+
         graphs = DecodeGraphs(
-            lambda batch: decoder.hidden(batch, kv),
+            hidden,
             recorder,
-            max_sequences=MAX_SEQUENCES,
+            max_rows=MAX_ROWS,
             max_blocks=64,
             block_size=BLOCK_SIZE,
             device=CPU,
@@ -65,9 +76,13 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
     return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
 
 
-def answers(executor: InlineExecutor, overlap: bool = False) -> list[tuple[list[int], list[float]]]:
+def answers(
+    executor: InlineExecutor, overlap: bool = False, max_drafts: int = 0
+) -> list[tuple[list[int], list[float]]]:
     """Tokens and log probabilities of a crowd that comes and goes."""
-    config = SchedulerConfig(max_sequences=MAX_SEQUENCES, max_step_tokens=40)
+    config = SchedulerConfig(
+        max_sequences=MAX_SEQUENCES, max_step_tokens=60, max_draft_tokens=max_drafts, draft_ngram=1
+    )
     engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False), overlap=overlap)
     rng = random.Random(3)
     found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
@@ -90,16 +105,19 @@ def answers(executor: InlineExecutor, overlap: bool = False) -> list[tuple[list[
     return found
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("overlap", "max_drafts"), [(False, 0), (True, 0), (False, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_padded_and_replayed_steps_give_the_same(tmp_path: Path, dtype: torch.dtype, overlap: bool) -> None:
+def test_padded_and_replayed_steps_give_the_same(
+    tmp_path: Path, dtype: torch.dtype, overlap: bool, max_drafts: int
+) -> None:
     source, recorder = tiny(tmp_path, "llama"), Recorder()
     plain = answers(executor_of(source, None, dtype))
-    replayed = answers(executor_of(source, recorder, dtype), overlap)
+    replayed = answers(executor_of(source, recorder, dtype), overlap, max_drafts)
     for (tokens, logprobs), (expected, expected_logprobs) in zip(replayed, plain, strict=True):
         assert tokens == expected
         assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)
     assert recorder.num_replayed > 5 * recorder.num_recorded, "nearly every step was recorded anew"
+    assert (recorder.num_guessed > 10) == (max_drafts > 0)
 
 
 def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
@@ -116,13 +134,13 @@ def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
         (SeqSlice(0, 3, (1,), (0,), True), True),
         (SeqSlice(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
         (SeqSlice(0, 0, (1, 2), (0,), True), False),
+        (SeqSlice(0, 0, (1, 2), (0,), True, num_drafts=1), True),
+        (SeqSlice(0, 0, (1, 2, 3), (0,), True, num_drafts=1), False),
         (SeqSlice(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
     ],
 )
-def test_only_single_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: bool) -> None:
-    graphs = DecodeGraphs(
-        lambda batch: batch.tokens_T, Recorder(), max_sequences=2, max_blocks=4, block_size=4, device=CPU
-    )
+def test_only_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: bool) -> None:
+    graphs = DecodeGraphs(lambda batch: batch.tokens_T, Recorder(), max_rows=2, max_blocks=4, block_size=4, device=CPU)
     assert graphs.fits(StepPlan(0, (piece,))) is fits
     assert not graphs.fits(StepPlan(0, (piece,) * 3))
     assert not graphs.fits(StepPlan(0, ()))

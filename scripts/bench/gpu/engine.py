@@ -54,7 +54,15 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
         **_run(model, mixed, 4 * steps, graphs=True, overlap=True),
     }
     model.executor.close()
-    del model  # transformers takes what memory it finds
+    del model  # the next one, and transformers, take what memory they find
+    if kernels.quantised_linear is not None:
+        model = RandomModel(arch, kernels, num_blocks + 1, torch.bfloat16, device, four_bits=True)
+        for batch in batches:
+            prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
+            row = _run(model, prompts, steps, graphs=True, overlap=True)
+            yield {"engine": "manta, 4 bits", "context": context, **row}
+        model.executor.close()
+        del model
     if device.type == "cuda":
         torch.cuda.empty_cache()
     loads = [([_prompt(arch.vocab_size, s, context) for s in range(batch)], steps) for batch in batches]

@@ -8,10 +8,12 @@ from engine.executor import InlineExecutor
 from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder
+from engine.model.matrix import Matrix, cut
 from engine.model.weights import Weights
 from engine.sampler import Sampler
 from engine.tensor_parallel import Part
 from kernels.kernel_set import KernelSet
+from scripts.bench.gpu.cases import random_ints
 
 __all__ = ["LLAMA_8B", "TINY", "RandomModel"]
 
@@ -52,9 +54,16 @@ class RandomModel:
     """The same numbers at every call, for a device."""
 
     def __init__(
-        self, arch: ModelArch, kernels: KernelSet, num_blocks: int, dtype: torch.dtype, device: torch.device
+        self,
+        arch: ModelArch,
+        kernels: KernelSet,
+        num_blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        four_bits: bool = False,
     ) -> None:
-        weights = Weights(_RandomTensors(arch, dtype, device), dtype, device)
+        """four_bits   linear layers are integers in groups, but for the head"""
+        weights = Weights(_RandomTensors(arch, dtype, device), dtype, device, keeps_ints=four_bits)
         self.device = device
         self.decoder = Decoder(arch, weights, kernels, min(arch.max_context_len, MAX_CONTEXT_LEN))
         self.kv = KVStore(arch, num_blocks, BLOCK_SIZE, dtype, device)
@@ -71,7 +80,7 @@ class RandomModel:
             graphs = DecodeGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
                 cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run,
-                max_sequences=max_sequences,
+                max_rows=max_sequences,
                 max_blocks=-(-self.max_context_len // BLOCK_SIZE),
                 block_size=BLOCK_SIZE,
                 device=self.device,
@@ -101,8 +110,9 @@ class _RandomTensors:
         whole.normal_(0.0, shape[1] ** -0.5, generator=self._random)
         return whole if part is None else whole.narrow(part.dim, part.start, part.stop - part.start)
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Tensor:
-        return self.read(name, part)
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        num_out, num_in = self._shapes[name]
+        return cut(random_ints(num_out, num_in, 128 if num_in % 128 == 0 else 32, self._device), part)
 
 
 def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:

@@ -52,7 +52,7 @@ def test_the_engine_is_timed_beside_transformers(run):
     engines = [row["engine"] for row in rows]
     ours = ["manta", "manta, no graphs", "manta, no overlap"]
     peers = ["transformers static cache", *["transformers generate_batch"] * 3]
-    others = ["manta, cascade", "manta, no cascade", "manta, mixed lengths"]
+    others = ["manta, cascade", "manta, no cascade", "manta, mixed lengths", "manta, 4 bits", "manta, 4 bits"]
     assert engines == [*ours, *ours, *others, *peers]
 
 

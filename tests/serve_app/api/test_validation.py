@@ -30,6 +30,19 @@ def test_a_fault_is_told_in_the_words_of_json_and_of_what_was_meant(fields, mess
     assert caught.value.param == message.partition(":")[0]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (["a", ""], "prompt.1: string should have at least 1 character"),
+        ([[1], []], "prompt.1: list should have at least 1 item, not 0"),
+    ],
+)
+def test_of_several_prompts_the_wrong_one_is_told(prompt, message):
+    with pytest.raises(RequestError) as caught:
+        validate(CompletionRequest, {"prompt": prompt})
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("prompt", ["", [], [""], [[]]])
 def test_an_empty_prompt_is_told_as_one(prompt):
     with pytest.raises(RequestError, match="at least 1"):

@@ -132,6 +132,7 @@ async def test_tokens_are_allowed_and_words_are_banned():
         ({"stream_interval": 0}, "stream_interval"),
         ({"chat_template": "x"}, "chat_template"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         ({"documents": ["x"]}, "documents.0"),
         ({"truncation_side": "middle"}, "truncation_side"),
     ],

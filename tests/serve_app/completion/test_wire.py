@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from engine.types import TokenChunk
@@ -71,6 +72,19 @@ async def test_offsets_count_characters():
     logprobs = answer.json()["choices"][0]["logprobs"]
     assert logprobs["text_offset"][:3] == [0, 1, 2]
     assert logprobs["top_logprobs"][0] == {"a": -0.5}
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_offsets_stand_where_the_characters_do_that_tokens_share(shown):
+    chunks = says("é👩b", logprobs=True)
+    chunks.insert(0, msgspec.structs.replace(chunks[-1], finish_reason=None))  # the end token, which is ignored
+    chunks = [msgspec.structs.replace(chunk, start=start) for start, chunk in enumerate(chunks)]
+    fields = {"prompt": "x", "logprobs": 0, "ignore_eos": True, "skip_special_tokens": not shown}
+    _, answer = await post(fields, chunks)
+    choice = answer.json()["choices"][0]
+    special = len(choice["logprobs"]["tokens"][0]) if shown else 0
+    assert choice["text"][special:].startswith("é👩b")
+    assert choice["logprobs"]["text_offset"][1:-1] == [special + at for at in (0, 0, 1, 1, 1, 1, 2)]
 
 
 async def test_echo_comes_first_in_a_stream():

@@ -18,10 +18,12 @@ async def scraped(http):
     answer = await http.get("/metrics")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = {}
+    typed = {line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")}
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
             labels = dict(sample.labels)
             assert labels.pop("model_name") == "toy"
+            assert (family.name if family.type == "histogram" else sample.name) in typed
             found[(sample.name, *labels.values())] = sample.value
     return found
 

@@ -96,3 +96,12 @@ def test_what_a_template_refuses_is_the_clients_fault_in_the_templates_words(tem
 def test_a_broken_template_is_the_operators_fault():
     with pytest.raises(ModelError, match="broken"):
         compile_template("{% if %}", {})
+
+
+@pytest.mark.parametrize("name", ["self", "messages", "raise_exception", "loop", "tools", "conversations", "a b", ""])
+def test_no_name_of_a_variable_breaks_more_than_the_rendering(name):
+    template = compile_template(CHATML, {})
+    try:
+        assert "hi" in template.render([{"role": "user", "content": "hi"}], **{name: 1})
+    except RequestError as error:
+        assert error.param == "messages"
