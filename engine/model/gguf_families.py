@@ -6,9 +6,12 @@ Much is not in a file, because its readers know it of the family: which layers h
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from engine.errors import ModelError
 from engine.model.hub_families import Flags
-from engine.model.rope import Rope
+from engine.model.rope import Rope, YarnScaling
+from engine.model.rope_config import gguf_scaling
 
 __all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
 
@@ -82,6 +85,14 @@ def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
     }
 
 
+def _gpt_oss_flags(sizes: Mapping[str, Any]) -> Flags:
+    scaling = gguf_scaling(sizes, ())
+    if isinstance(scaling, YarnScaling):
+        scaling = msgspec.structs.replace(scaling, whole_dims=False)
+    flags = {"rope_scaling": scaling, "sinks": True, "activation": "clamped", "expert_bias": True}
+    return {**_experts(sizes, True), **flags}
+
+
 GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     # Mistral, Mixtral and SmolLM2 files call themselves so
     "llama": lambda sizes: _experts(sizes, True) if sizes.get("expert_count") else {},
@@ -89,6 +100,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "qwen3": lambda sizes: {},
     "qwen3moe": lambda sizes: _experts(sizes, True),
     "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
+    "gpt-oss": _gpt_oss_flags,
     "phi3": lambda sizes: {},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
     "gemma": _gemma1_flags,
@@ -99,7 +111,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
 }
 
 # The last of so many layers sees everything, 0: none does; unless the file says more
-WINDOW_PERIODS = {"olmo2": 4, "gemma2": 2, "gemma3": 6}
+WINDOW_PERIODS = {"olmo2": 4, "gpt-oss": 2, "gemma2": 2, "gemma3": 6}
 
 
 def gguf_windows(family: str, sizes: Mapping[str, Any]) -> tuple[int, ...]:
