@@ -85,7 +85,8 @@ def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
         if family in TEXT_PARTS:
             return arch_from_hub({**config["text_config"], "model_type": TEXT_PARTS[family]})
         config = {**HUB_DEFAULTS.get(family, {}), **config}
-        return _from_hub(config, {"activation": _activation(config), **HUB_FLAGS[family](config)})
+        flags = HUB_FLAGS[family](config)
+        return _from_hub(config, flags if "activation" in flags else {**flags, "activation": _activation(config)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"config.json is not complete: {type(error).__name__} {error}") from error
 

@@ -6,9 +6,12 @@ Much is not in a file, because its readers know it of the family: which layers h
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from engine.errors import ModelError
 from engine.model.hub_families import Flags
-from engine.model.rope import Rope
+from engine.model.rope import Rope, YarnScaling
+from engine.model.rope_config import gguf_scaling
 
 __all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
 
@@ -30,10 +33,14 @@ def _olmo2_flags(sizes: Mapping[str, Any]) -> Flags:
     return flags
 
 
+def _gemma1_flags(sizes: Mapping[str, Any]) -> Flags:
+    scale = sizes["embedding_length"] ** 0.5
+    return {"activation": "gelu_tanh", "embedding_scale": scale, "rounds_embedding_scale": True}
+
+
 def _gemma_flags(sizes: Mapping[str, Any], largest: int) -> Flags:
     """`largest`: the layers of the one model of the family whose heads are scaled as if there were no others."""
-    flags: Flags = {"norms": "around", "activation": "gelu_tanh", "rounds_embedding_scale": True}
-    flags["embedding_scale"] = sizes["embedding_length"] ** 0.5
+    flags: Flags = {**_gemma1_flags(sizes), "norms": "around"}
     if sizes["block_count"] == largest:
         flags["attention_scale"] = (sizes["embedding_length"] // sizes["attention.head_count"]) ** -0.5
     return flags
@@ -78,6 +85,14 @@ def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
     }
 
 
+def _gpt_oss_flags(sizes: Mapping[str, Any]) -> Flags:
+    scaling = gguf_scaling(sizes, ())
+    if isinstance(scaling, YarnScaling):
+        scaling = msgspec.structs.replace(scaling, whole_dims=False)
+    flags = {"rope_scaling": scaling, "sinks": True, "activation": "clamped", "expert_bias": True}
+    return {**_experts(sizes, True), **flags}
+
+
 GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     # Mistral, Mixtral and SmolLM2 files call themselves so
     "llama": lambda sizes: _experts(sizes, True) if sizes.get("expert_count") else {},
@@ -85,8 +100,10 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "qwen3": lambda sizes: {},
     "qwen3moe": lambda sizes: _experts(sizes, True),
     "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
+    "gpt-oss": _gpt_oss_flags,
     "phi3": lambda sizes: {},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
+    "gemma": _gemma1_flags,
     "gemma2": _gemma2_flags,
     "gemma3": _gemma3_flags,
     "smollm3": lambda sizes: {"unrotated": tuple(range(3, sizes["block_count"], 4))},
@@ -94,7 +111,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
 }
 
 # The last of so many layers sees everything, 0: none does; unless the file says more
-WINDOW_PERIODS = {"olmo2": 4, "gemma2": 2, "gemma3": 6}
+WINDOW_PERIODS = {"olmo2": 4, "gpt-oss": 2, "gemma2": 2, "gemma3": 6}
 
 
 def gguf_windows(family: str, sizes: Mapping[str, Any]) -> tuple[int, ...]:

@@ -93,19 +93,21 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
     if name in WHOLE:
         return WHOLE[name]
     match name.split("."):
+        case ["blk", layer, "attn_sinks", "weight"]:
+            return f"model.layers.{layer}.self_attn.sinks"
         case ["blk", layer, part, kind] if part in in_layer:
             return f"model.layers.{layer}.{in_layer[part]}.{kind}"
     return name  # unknown: nobody takes it, and it is named as one too many
 
 
 def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
-    """A tensor that has a matrix of each expert, one after the other, as these."""
+    """A tensor that has a matrix or a bias of each expert, one after the other, as these."""
     match info.name.split("."):
-        case ["blk", layer, part, "weight"] if part in EXPERTS and len(info.shape) == 3:
+        case ["blk", layer, part, kind] if part in EXPERTS and len(info.shape) == (3 if kind == "weight" else 2):
             each = info.num_bytes // info.shape[0]
             return [
                 TensorInfo(
-                    f"model.layers.{layer}.mlp.experts.{expert}.{EXPERTS[part]}.weight",
+                    f"model.layers.{layer}.mlp.experts.{expert}.{EXPERTS[part]}.{kind}",
                     info.shape[1:],
                     info.type,
                     info.offset + expert * each,

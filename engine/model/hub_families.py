@@ -30,6 +30,14 @@ def _olmo3_flags(config: Mapping[str, Any]) -> Flags:
     return {**_olmo2_flags(config), "window_rope": hub_window_rope(config, config["rope_theta"])}
 
 
+def _gemma_flags(config: Mapping[str, Any]) -> Flags:
+    return {
+        "norm_offset": 1.0,
+        "embedding_scale": config["hidden_size"] ** 0.5,
+        "rounds_embedding_scale": True,
+    }
+
+
 def _gemma2_flags(config: Mapping[str, Any]) -> Flags:
     if config.get("use_bidirectional_attention"):
         raise ModelError("use_bidirectional_attention is not supported: such a model embeds texts, it does not chat")
@@ -37,10 +45,8 @@ def _gemma2_flags(config: Mapping[str, Any]) -> Flags:
     return {
         "qkv_bias": bias,
         "out_bias": bias,
+        **_gemma_flags(config),
         "norms": "around",
-        "norm_offset": 1.0,
-        "embedding_scale": config["hidden_size"] ** 0.5,
-        "rounds_embedding_scale": True,
         "attention_scale": config["query_pre_attn_scalar"] ** -0.5,
         "attention_cap": config.get("attn_logit_softcapping") or 0.0,
         "logit_cap": config.get("final_logit_softcapping") or 0.0,
@@ -139,6 +145,7 @@ GLM_DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 
 # What a config.json may leave out, because transformers' class of the family knows it
 HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_theta": 500_000.0, "sliding_window": 4096},
+    "gemma": {"head_dim": 256, "tie_word_embeddings": True},
     "gemma2": {
         **GEMMA_DEFAULTS,
         "max_position_embeddings": 8192,
@@ -186,6 +193,7 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "smollm3": _smollm3_flags,
     "granite": _granite_flags,
     "exaone4": _exaone4_flags,
+    "gemma": lambda config: {**_gemma_flags(config), "activation": "gelu_tanh"},  # early ones say gelu and mean this
     "gemma2": _gemma2_flags,
     "gemma3_text": _gemma3_flags,
 }

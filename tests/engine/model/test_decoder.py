@@ -194,6 +194,13 @@ def test_old_gemma_configs_leave_out_what_their_class_knows(tmp_path):
     assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
 
 
+def test_the_first_gemma_means_the_gelu_that_it_was_trained_with(tmp_path):
+    model = oracle("gemma")
+    model.save_pretrained(tmp_path)
+    rewrite_config(tmp_path, lambda config: config.update(hidden_act="gelu", hidden_activation=None))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, caplog):
     model = oracle("gemma3")

@@ -79,6 +79,7 @@ FAMILIES = {
             },
         },
     ),
+    "gemma": ("Gemma", {"head_dim": 16, "tie_word_embeddings": True}),
     "gemma2": (
         "Gemma2",
         {
