@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
-import msgspec
-
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.beams import BeamSearch
-from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.admission import check_queue, validate
+from engine.beam_request import BeamRequest, one_step_of
+from engine.errors import RequestError
 from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
@@ -22,8 +21,6 @@ from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChun
 __all__ = ["Engine", "Executor", "OverlappingExecutor"]
 
 FIRST_TOKEN_WINDOW_S = 30.0
-MAX_BEAMS = 64
-MAX_CHOICES = 4096  # of one request; they are made at once, and everybody waits for it
 
 
 class Executor(Protocol):
@@ -98,7 +95,7 @@ class Engine:
             keeper=keeper,
         )
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
-        self._beams: dict[str, _Beams] = {}  # request id -> its search, while it goes on
+        self._beams: dict[str, BeamRequest] = {}  # request id -> its search, while it goes on
         self._next_seq_id = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=256)  # (when, after how long)
 
@@ -108,8 +105,10 @@ class Engine:
 
     def submit(self, request: GenerateRequest) -> None:
         """Accepts a request, or raises RequestError, ContextTooLong or Overloaded and changes nothing."""
-        self._validate(request)
-        self._admit(request)
+        validate(request, self.max_context_len, self.executor.vocab_size)
+        if request.request_id in self._choices:
+            raise RequestError("a request with this id is running", param="request_id")
+        check_queue(request, self.scheduler)
         root = chain_root(self.cache_key, self.model, request.cache_salt)
         block_size = self.executor.block_size
         names = prompt_hashes(self.cache_key, root, request.prompt, block_size) if self.prefix_sharing else []
@@ -250,79 +249,11 @@ class Engine:
         assert ours == theirs
         assert all(self._choices.values())
 
-    def _validate(self, request: GenerateRequest) -> None:
-        num_tokens = len(request.prompt)
-        if num_tokens == 0:
-            raise RequestError("the prompt is empty", param="messages")
-        if num_tokens >= self.max_context_len:
-            raise ContextTooLong(
-                f"the prompt has {num_tokens} tokens, at most {self.max_context_len - 1} leave room for an answer",
-                param="messages",
-            )
-        if not all(0 <= token < self.executor.vocab_size for token in request.prompt):
-            raise RequestError(f"token ids must lie in [0, {self.executor.vocab_size})", param="prompt")
-        if request.n < 1 or request.sampling.max_tokens < 1:
-            raise RequestError("n and max_tokens must be at least 1", param="n" if request.n < 1 else "max_tokens")
-        if request.n > MAX_CHOICES:
-            raise RequestError(f"n is at most {MAX_CHOICES}", param="n")
-        if request.beam is not None and not request.n <= request.beam.width <= MAX_BEAMS:
-            raise RequestError(f"n: a beam search has at most {MAX_BEAMS} beams, and at least n", param="n")
-        if request.resume and len(request.resume) != request.n:
-            raise RequestError("resume needs one entry for each choice", param="resume")
-        if request.resume and all(tokens is None for tokens in request.resume):
-            raise RequestError("nothing is left to resume", param="resume")
-        for tokens in request.resume:
-            if tokens and num_tokens + len(tokens) >= self.max_context_len:
-                raise ContextTooLong("nothing can be added to a full context", param="resume")
-        if request.request_id in self._choices:
-            raise RequestError("a request with this id is running", param="request_id")
-
-    def _admit(self, request: GenerateRequest) -> None:
-        """Raises Overloaded when a queue is full; an empty queue takes anything."""
-        config, scheduler = self.scheduler.config, self.scheduler
-        free = config.max_sequences - len(scheduler.running)  # so many start with the next step, they do not wait
-        queued = max(0, len(scheduler.waiting) - free)
-        # a request may bring more choices than the queue holds; it is refused only behind others
-        if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:
-            raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
-        tokens = scheduler.num_waiting_tokens
-        if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
-            raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")
-
     def _begin_beams(self, request: GenerateRequest, root: bytes, names: list[bytes]) -> None:
         """One sequence computes the prompt; the beams fork from it."""
-        assert request.beam is not None
-        sampling = request.sampling
-        asked = msgspec.structs.replace(
-            request,
-            sampling=msgspec.structs.replace(
-                sampling,
-                temperature=0.0,
-                min_tokens=0,  # the search counts them, and knows the stop tokens
-                stop_token_ids=(),
-                # as many as are needed when all but the last `width` are stop tokens
-                num_logprobs=request.beam.width + len(_stops(request)),
-                scores_filtered=True,
-                logprob_token_ids=(),
-                num_prompt_logprobs=None,
-                thinking=None,
-                repetition=None,
-            ),
-            resume=(),
-            grammar=None,
-        )
-        first = self._new_beam(asked, root, names)
+        first = self._new_beam(one_step_of(request), root, names)
         room = self.max_context_len - len(request.prompt)
-        self._beams[request.request_id] = _Beams(
-            BeamSearch(
-                request.beam,
-                first.seq_id,
-                frozenset(sampling.stop_token_ids),
-                sampling.min_tokens,
-                min(sampling.max_tokens, room),
-            ),
-            request,
-        )
+        self._beams[request.request_id] = BeamRequest(request, first.seq_id, room)
         self._choices[request.request_id] = {first.index: first}
         self.scheduler.add(first)
 
@@ -332,7 +263,7 @@ class Engine:
         self._next_seq_id += 1
         return seq
 
-    def _advance_beams(self, beams: "_Beams", seq: Sequence, logprob: TokenLogprob) -> list[TokenChunk]:
+    def _advance_beams(self, beams: BeamRequest, seq: Sequence, logprob: TokenLogprob) -> list[TokenChunk]:
         """Books what may follow one beam. With the last of them the next beams are chosen."""
         search, request_id = beams.search, seq.request.request_id
         seq.is_held = True
@@ -363,24 +294,10 @@ class Engine:
                 self._forget(parent)
         return self._finish_beams(beams, seq) if search.is_over else []
 
-    def _finish_beams(self, beams: "_Beams", seq: Sequence) -> list[TokenChunk]:
-        request, wanted = beams.request, beams.request.sampling.num_logprobs
-        for one in list(self._choices[request.request_id].values()):
+    def _finish_beams(self, beams: BeamRequest, seq: Sequence) -> list[TokenChunk]:
+        for one in list(self._choices[beams.request.request_id].values()):
             self._forget(one)
-        return [
-            TokenChunk(
-                request_id=request.request_id,
-                index=index,
-                start=0,
-                tokens=answer.tokens,
-                finish_reason=answer.reason,
-                logprobs=None
-                if wanted is None
-                else tuple(TokenLogprob(one.token, one.logprob, one.top[:wanted]) for one in answer.logprobs),
-                cached_tokens=seq.cached_tokens or 0,
-            )
-            for index, answer in enumerate(beams.search.answers[: request.n])
-        ]
+        return beams.chunks(seq.cached_tokens or 0)
 
     def _mean_first_token_s(self) -> float:
         horizon_s = time.monotonic() - FIRST_TOKEN_WINDOW_S
@@ -407,15 +324,6 @@ class Engine:
         if not choices:
             del self._choices[seq.request.request_id]
             self._beams.pop(seq.request.request_id, None)
-
-
-class _Beams(msgspec.Struct):
-    search: BeamSearch
-    request: GenerateRequest
-
-
-def _stops(request: GenerateRequest) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(request.sampling.stop_token_ids))
 
 
 def derived_seed(seed: int, index: int) -> int:
