@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.form.grammar import GrammarError, Matcher, TokenTable
-from engine.form.thinking import Thinking
-from engine.plan import SeqStart, StepPlan, StepResult
+from engine.form.grammar import TokenTable
+from engine.plan import StepPlan, StepResult
+from engine.sampling_state import SamplingState
 from engine.transfer import HostCopy, to_device
-from engine.types import PromptLogprob, SamplingParams, TokenLogprob
+from engine.types import PromptLogprob, TokenLogprob
 from kernels.kernel_set import KernelSet
 
 __all__ = ["Sampler", "Sampling"]
@@ -37,14 +36,14 @@ class Sampler:
         self._kernels = kernels
         self._vocab_size = vocab_size
         self._device = device
-        self._states: dict[int, _State] = {}
+        self._states: dict[int, SamplingState] = {}
 
     def update(self, plan: StepPlan) -> None:
         """Forgets the sequences that ended and learns about those that start."""
         for seq_id in plan.ends:
             self._states.pop(seq_id, None)
         for start in plan.starts:
-            self._states[start.seq_id] = _State(start, self._vocab_size, self._table)
+            self._states[start.seq_id] = SamplingState(start, self._vocab_size, self._table)
 
     def has_grammar(self, plan: StepPlan) -> bool:
         return any(state.matcher for state in self._sampling(plan))
@@ -89,12 +88,12 @@ class Sampler:
             chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
         return Sampling(plan, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
-    def _sampling(self, plan: StepPlan) -> list["_State"]:
+    def _sampling(self, plan: StepPlan) -> list[SamplingState]:
         """The state of each row that is sampled from."""
         slices = (slice_ for slice_ in plan.slices if slice_.samples)
         return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_drafts)]
 
-    def _filter(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+    def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels = self._kernels
         if any(state.allowed is not None for state in states):
             limited = self._floats([state.allowed is not None for state in states]).bool()
@@ -108,7 +107,7 @@ class Sampler:
             logits_RV = self._penalise(logits_RV, states)
         return logits_RV
 
-    def _penalise(self, logits_RV: Tensor, states: list["_State"]) -> Tensor:
+    def _penalise(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         seen = [state.seen.arrays() for state in states]
         rows = np.repeat(np.arange(len(seen)), [len(tokens) for tokens, _ in seen])
         tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
@@ -120,7 +119,7 @@ class Sampler:
             self._floats([state.params.repetition_penalty for state in states]),
         )
 
-    def _choose(self, logits_RV: Tensor, states: list["_State"], ahead: list[int]) -> Tensor:
+    def _choose(self, logits_RV: Tensor, states: list[SamplingState], ahead: list[int]) -> Tensor:
         """`ahead` is how many drafts are before each row."""
         kernels, params = self._kernels, [state.params for state in states]
         greedy = [one.temperature == 0 for one in params]
@@ -139,7 +138,7 @@ class Sampler:
         positions = self._ints([state.num_tokens + drafts for state, drafts in zip(states, ahead, strict=True)])
         return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
 
-    def _force(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
+    def _force(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
         """The choice, but where a token must come."""
         forced = [state.forced for state in states]
         if all(token is None for token in forced):
@@ -147,21 +146,21 @@ class Sampler:
         tokens = [-1 if token is None else token for token in forced]
         return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
 
-    def _settle(self, chosen_R: Tensor, states: list["_State"]) -> Tensor:
+    def _settle(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
         """The choice, but where an answer could not be finished within its budget after it."""
         if not any(state.is_fitted for state in states):
             return chosen_R
         tokens = [state.settle(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
         return self._ints(tokens)
 
-    def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list["_State"]) -> Tensor:
+    def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list[SamplingState]) -> Tensor:
         """The logits whose log probabilities are told."""
         filtered = [state.params.scores_filtered for state in states]
         if not any(filtered):
             return logits_RV
         return torch.where(self._floats(filtered).bool()[:, None], filtered_RV, logits_RV)
 
-    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list["_State"]) -> "ReadLogprobs":
+    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list[SamplingState]) -> "ReadLogprobs":
         """They are computed now, and read later."""
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
         asked = [(row, count) for row, count in wanted if count is not None]
@@ -207,7 +206,7 @@ class Sampler:
             for token, logprob, rank, ids, values in zip(*parts, strict=True)
         )
 
-    def _named(self, logits_V: Tensor, state: "_State") -> tuple[list[int], list[float]]:
+    def _named(self, logits_V: Tensor, state: SamplingState) -> tuple[list[int], list[float]]:
         """Tokens that the request names, and their log probabilities."""
         if not state.named:
             return [], []
@@ -230,7 +229,7 @@ class Sampling:
     def __init__(
         self,
         plan: StepPlan,
-        states: list["_State"],
+        states: list[SamplingState],
         tokens: Tensor,
         read_logprobs: "ReadLogprobs",
         scores: tuple[tuple[PromptLogprob, ...], ...],
@@ -273,115 +272,3 @@ def _kept(plan: StepPlan, chosen: list[int]) -> tuple[tuple[int, ...], list[int]
 
 def _floored(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:
     return tuple((id_, max(value, FLOOR)) for id_, value in zip(ids, values, strict=True))
-
-
-class _State:
-    """One sequence. Token ids outside the vocabulary are dropped here, once."""
-
-    def __init__(self, start: SeqStart, vocab_size: int, table: TokenTable | None) -> None:
-        params = start.sampling
-        self.is_fitted = start.grammar is not None and start.grammar.fit is not None
-        self.failure: str | None = None  # why the grammar cannot be followed any more
-        self.matcher = self._match(start, table)
-
-        def known(tokens: Iterable[int]) -> tuple[int, ...]:
-            return tuple(dict.fromkeys(token for token in tokens if 0 <= token < vocab_size))
-
-        self.params: SamplingParams = params
-        self.seed = start.seed
-        self.num_tokens = len(start.prompt) + len(start.output)
-        self.allowed = None if params.allowed_token_ids is None else known(params.allowed_token_ids)
-        self.bias = {token: value for token, value in params.logit_bias if 0 <= token < vocab_size}
-        self.penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
-        # tokens of the prompt stand here, with a count of 0, only if somebody asks for them
-        self.seen = _Seen(start.prompt if params.repetition_penalty != 1 else ())
-        self.named = known(params.logprob_token_ids)
-        words = table.tokens if table is not None else ()
-        self.thinking = Thinking(params.thinking, start.output, words) if params.thinking is not None else None
-        self._num_output = len(start.output)
-        self._stop_ids = known(params.stop_token_ids)
-        self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)
-        self._bad_endings = [word for word in params.bad_words if len(word) > 1 and 0 <= word[-1] < vocab_size]
-        longest = max((len(word) for word in self._bad_endings), default=1)
-        self._tail_len = longest - 1
-        self._tail: tuple[int, ...] = ()  # last output tokens, as many as a bad word can end with
-        for token in start.output:
-            self._count(token)
-
-    def fill(self, row: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
-        """Writes what the grammar allows, if there is one."""
-        if self.matcher is not None and self.failure is None:
-            try:
-                self.matcher.fill(row)
-            except GrammarError as error:
-                self.failure = str(error)
-
-    @property
-    def forced(self) -> int | None:
-        """The token that must come, for thinking to end. A marker within a grammar's text is no thinking."""
-        if self.thinking is None or (self.matcher is not None and self.matcher.holds):
-            return None
-        return self.thinking.forced
-
-    def settle(self, token: int) -> int:
-        """The token to take for a chosen one, so that the answer can be finished in time."""
-        return token if self.matcher is None or self.failure is not None else self.matcher.settle(token)
-
-    def append(self, token: int) -> None:
-        if self.matcher is not None and self.failure is None:
-            try:
-                self.matcher.consume(token)
-            except GrammarError as error:
-                self.failure = str(error)
-        if self.thinking is not None:
-            self.thinking.consume(token)
-        self.num_tokens += 1
-        self._num_output += 1
-        self._count(token)
-
-    def forbidden(self) -> tuple[int, ...]:
-        """Tokens that must not come next: bad words, and stop tokens before min_tokens."""
-        stops = self._stop_ids if self._num_output < self.params.min_tokens else ()
-        endings = [word[-1] for word in self._bad_endings if self._tail[-(len(word) - 1) :] == word[:-1]]
-        if not endings:
-            return self._bad_tokens + stops
-        return (*self._bad_tokens, *stops, *endings)
-
-    def _match(self, start: SeqStart, table: TokenTable | None) -> Matcher | None:
-        if start.grammar is None:
-            return None
-        try:
-            if table is None:
-                raise GrammarError("this engine was loaded without a vocabulary")
-            return table.matcher(start.grammar, start.output)
-        except GrammarError as error:
-            self.failure = str(error)
-            return None
-
-    def _count(self, token: int) -> None:
-        if self.penalised:
-            self.seen.count(token)
-        if self._tail_len:
-            self._tail = (*self._tail, token)[-self._tail_len :]
-
-
-class _Seen:
-    """Which tokens a sequence has had, and how often in its output. Arrays, because a step reads all of it."""
-
-    def __init__(self, prompt: Iterable[int]) -> None:
-        self._at = {token: i for i, token in enumerate(dict.fromkeys(prompt))}
-        self._tokens = np.fromiter(self._at, np.int64, len(self._at))
-        self._counts = np.zeros(len(self._at), np.float32)
-
-    def count(self, token: int) -> None:
-        at = self._at.setdefault(token, len(self._at))
-        if at == len(self._tokens):
-            room = max(16, at)
-            self._tokens = np.concatenate((self._tokens, np.zeros(room, np.int64)))
-            self._counts = np.concatenate((self._counts, np.zeros(room, np.float32)))
-        self._tokens[at] = token
-        self._counts[at] += 1
-
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Token ids, each once, and their counts."""
-        return self._tokens[: len(self._at)], self._counts[: len(self._at)]
