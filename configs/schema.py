@@ -47,7 +47,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where torch sees a GPU, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
-    keep_quantised: bool = True  # 4-bit weights stay so where a kernel takes them; false: widened to dtype at load
+    keep_quantised: bool = True  # 4- and 8-bit weights stay so where a kernel takes them; false: widened at load
     max_context_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU

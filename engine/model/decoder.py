@@ -8,11 +8,13 @@ from engine.kv_store import KVStore
 from engine.model.arch import ModelArch
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
+from engine.model.matrix import Matrix, linear_of
 from engine.model.norms import LayerNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
 from engine.model.weights import Weights
 from engine.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
+from kernels.quantised_linear.reference import GroupedInts
 
 __all__ = ["Decoder"]
 
@@ -42,16 +44,22 @@ class Decoder:
         tables = RotaryTables(arch, weights, max_context_len, self._embedding_VM.device)
         self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
         self._norm_M = take_norm(weights, "model.norm", arch.model_dim, arch)
-        share = tp.rows(arch.vocab_size)
-        if arch.tied:
-            head_VM = self._embedding_VM[share.start : share.stop]
-        else:
-            head_VM = weights.take("lm_head.weight", arch.vocab_size, arch.model_dim, part=share)
-        width = -(-arch.vocab_size // tp.size)  # the last rank's share may be smaller, and is filled up
-        if len(head_VM) < width:
-            head_VM = torch.nn.functional.pad(head_VM, (0, 0, 0, width - len(head_VM)))
-        self._head = kernels.linear(head_VM, None, torch.float32)
+        self._head = linear_of(kernels, [self._head_matrix(weights)], None, torch.float32)
         weights.finish(arch.tied)
+
+    def _head_matrix(self, weights: Weights) -> Matrix:
+        """This rank's tokens, of which the last rank may have fewer: they are filled up."""
+        num_tokens, share = self.arch.vocab_size, self._tp.rows(self.arch.vocab_size)
+        if not self.arch.tied:
+            head: Matrix = weights.take_matrix("lm_head.weight", num_tokens, self.arch.model_dim, part=share)
+        else:
+            ints = weights.ints_again("model.embed_tokens.weight", share)
+            head = self._embedding_VM[share.start : share.stop] if ints is None else ints
+        missing = -(-num_tokens // self._tp.size) - head.shape[0]
+        if missing == 0:
+            return head
+        dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupedInts) else head
+        return torch.nn.functional.pad(dense, (0, 0, 0, missing))
 
     def forward(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
         """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""

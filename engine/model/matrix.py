@@ -29,7 +29,12 @@ def cut(matrix: Matrix, part: Part | None) -> Matrix:
     return matrix.narrow(part.dim, part.start, part.stop - part.start).contiguous()
 
 
-def linear_of(kernels: KernelSet, parts: Sequence[Matrix], bias_O: Tensor | None = None) -> LinearKernel:
+def linear_of(
+    kernels: KernelSet,
+    parts: Sequence[Matrix],
+    bias_O: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> LinearKernel:
     """x -> x @ weight.T + bias, where the weight is the parts one below the other.
 
     Neighbours of one kind become one matrix; `kernels` must have a quantised_linear if there are integers.
@@ -37,7 +42,7 @@ def linear_of(kernels: KernelSet, parts: Sequence[Matrix], bias_O: Tensor | None
     runs = [_stacked(list(run)) for _, run in groupby(parts, _kind)]
     num_out = [run.shape[0] for run in runs]
     biases = [None] * len(runs) if bias_O is None else torch.split(bias_O, num_out)
-    linears = [_linear(kernels, run, bias) for run, bias in zip(runs, biases, strict=True)]
+    linears = [_linear(kernels, run, bias, out_dtype) for run, bias in zip(runs, biases, strict=True)]
     return linears[0] if len(linears) == 1 else _SideBySide(linears)
 
 
@@ -57,11 +62,11 @@ def _stacked(run: list[Matrix]) -> Matrix:
     return GroupedInts.stack(ints) if ints else torch.cat([part for part in run if isinstance(part, Tensor)])
 
 
-def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None) -> LinearKernel:
+def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype: torch.dtype | None) -> LinearKernel:
     if not isinstance(matrix, GroupedInts):
-        return kernels.linear(matrix, bias_O)
+        return kernels.linear(matrix, bias_O, out_dtype)
     assert kernels.quantised_linear is not None
-    return kernels.quantised_linear(matrix, bias_O)
+    return kernels.quantised_linear(matrix, bias_O, out_dtype)
 
 
 class _SideBySide:

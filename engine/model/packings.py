@@ -110,7 +110,7 @@ class Gptq:
         codes_OI = _unpacked(parts("qweight").T, self._bits)
         factors_OG = parts("scales").float().T
         zeros_OG = _unpacked(parts("qzeros"), self._bits).T.int() + self._adds_one
-        return _grouped(codes_OI, factors_OG, zeros_OG, parts("g_idx") if has("g_idx") else None)
+        return _grouped(codes_OI, factors_OG, zeros_OG, self._bits, parts("g_idx") if has("g_idx") else None)
 
 
 class Awq:
@@ -125,7 +125,7 @@ class Awq:
             unpacked = _unpacked(packed, 4)
             return unpacked.view(len(packed), -1, 8)[:, :, list(AWQ_ORDER)].flatten(1).T
 
-        return _grouped(ordered(parts("qweight")), parts("scales").float().T, ordered(parts("qzeros")).int())
+        return _grouped(ordered(parts("qweight")), parts("scales").float().T, ordered(parts("qzeros")).int(), 4)
 
 
 class Packed:
@@ -145,7 +145,8 @@ class Packed:
             zeros_OG = _unpacked(parts("weight_zero_point").T, self._bits)[:, : len(codes_OI)].T.int()
         else:
             zeros_OG = torch.full_like(factors_OG, 1 << self._bits - 1, dtype=torch.int32)
-        return _grouped(codes_OI, factors_OG, zeros_OG, parts("weight_g_idx") if has("weight_g_idx") else None)
+        group_of_I = parts("weight_g_idx") if has("weight_g_idx") else None
+        return _grouped(codes_OI, factors_OG, zeros_OG, self._bits, group_of_I)
 
 
 class Scaled:
@@ -165,10 +166,14 @@ class Scaled:
         return None
 
     def read(self, parts: Parts, has: Callable[[str], bool]) -> Matrix:
-        weight_OI = parts("weight").float()
+        found_OI = parts("weight")
         scale = parts("weight_scale" if has("weight_scale") else "weight_scale_inv").float()
         if has("weight_zero_point"):
             raise _unsupported("8-bit integers with zero points", "those without")
+        num_out, num_in = found_OI.shape
+        if found_OI.dtype == torch.int8 and scale.numel() == num_out and num_in % 32 == 0:
+            return GroupedInts(found_OI, scale.view(num_out, 1), None, least=-128, bits=8)
+        weight_OI = found_OI.float()
         if scale.numel() == 1:
             return weight_OI * scale.view(())
         scale = scale.view(len(scale), -1)
@@ -185,7 +190,9 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
     return torch.stack((data & 15, data >> 4), dim=-1).flatten(1)
 
 
-def _grouped(codes_OI: Tensor, factors_OG: Tensor, zeros_OG: Tensor, group_of_I: Tensor | None = None) -> Matrix:
+def _grouped(
+    codes_OI: Tensor, factors_OG: Tensor, zeros_OG: Tensor, bits: int, group_of_I: Tensor | None = None
+) -> Matrix:
     """factor * (code - zero), as integers where a kernel could take them.
 
     group_of_I   which group an input belongs to, where that may be others than its neighbours'
@@ -195,10 +202,13 @@ def _grouped(codes_OI: Tensor, factors_OG: Tensor, zeros_OG: Tensor, group_of_I:
     in_order_I = torch.arange(num_in, device=codes_OI.device) // group
     index_I = in_order_I if group_of_I is None else group_of_I.long()
     takes = group * num_groups == num_in and group % 32 == 0 and torch.equal(index_I, in_order_I)
-    if not takes or codes_OI.max() > 15:
+    if not takes:
         return factors_OG[:, index_I] * (codes_OI.int() - zeros_OG[:, index_I])
     factors_OG = factors_OG.contiguous()
-    ints_OI = codes_OI.contiguous().view(torch.int8)
-    if (zeros_OG == 8).all():
-        return GroupedInts(ints_OI - 8, factors_OG, None, least=-8)
-    return GroupedInts(ints_OI, factors_OG, -factors_OG * zeros_OG, least=0)
+    middle = 1 << bits - 1
+    is_symmetric = bool((zeros_OG == middle).all())
+    # 8 bits are kept as they fit into a signed byte, with a zero that is as much smaller
+    shift = middle if is_symmetric or bits == 8 else 0
+    offsets_OG = None if is_symmetric else factors_OG * (shift - zeros_OG)
+    ints_OI = (codes_OI.contiguous() - shift).view(torch.int8)
+    return GroupedInts(ints_OI, factors_OG, offsets_OG, least=-shift, bits=bits)

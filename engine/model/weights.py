@@ -17,6 +17,7 @@ from engine.model.matrix import Matrix
 from engine.model.packings import packing_of
 from engine.model.source import ModelFiles
 from engine.tensor_parallel import Part
+from kernels.quantised_linear.reference import GroupedInts
 
 __all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
 
@@ -71,6 +72,11 @@ class Weights:
         self._tick_off(name, shape)
         matrix = self._source.read_matrix(name, part)
         return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
+
+    def ints_again(self, name: str, part: Part | None = None) -> GroupedInts | None:
+        """A matrix that was taken as a tensor, as integers; None where it is not kept so."""
+        matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
+        return matrix.to(self._device) if isinstance(matrix, GroupedInts) else None
 
     def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:

@@ -1,4 +1,4 @@
-"""4-bit weights on CPU, in C: packed once, looked up in every step, every row summed alone and in order.
+"""Weights of 4 and 8 bits on CPU, in C: packed once, unpacked in every step, every row summed alone and in order.
 
 Supports bfloat16 rows, and x86-64 with avx512_bf16. A step of one row reads a third of what bfloat16 weights take, and
 of many rows pays for the looking up: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers take 0.3 to
@@ -27,7 +27,7 @@ def build(compiler: Compiler) -> "Callable[..., QuantisedLinear] | None":
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
-    library.quantised_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
+    library.quantised_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
     library.quantised_linear.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
@@ -46,7 +46,7 @@ class QuantisedLinear:
     ) -> None:
         self._function = library.quantised_linear
         self._num_out, self._num_in = weight.shape
-        self._least, self._has_offsets = weight.least, weight.offsets_OG is not None
+        self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
         packed = _packed(weight)
         self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
         library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
@@ -66,6 +66,7 @@ class QuantisedLinear:
             out_TO.data_ptr(),
             x_sums.data_ptr(),
             self._out_dtype == torch.float32,
+            self._bits,
             self._least,
             self._has_offsets,
             num_rows,
@@ -87,10 +88,16 @@ def _packed(weight: GroupedInts) -> Tensor:
         panels = pad(repeated, missing).view(-1, PANEL, num_groups).transpose(1, 2)
         return panels.contiguous().view(torch.uint8)
 
-    # [panels, 4, 16, groups, pairs, 2]: outputs c * 16 + j, a group's inputs by pairs
-    codes = pad((weight.ints_OI - weight.least).view(torch.uint8), missing).view(-1, 4, 16, num_groups, GROUP // 2, 2)
-    nibbles = codes.permute(0, 3, 4, 2, 5, 1)  # [panels, groups, pairs, j, which of the pair, c]
-    parts = [by_panel(weight.factors_OG), (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)]
+    if weight.bits == 8:
+        # [panels, 64, groups, pairs, 2] -> [panels, groups, pairs, 64, 2]
+        wide = pad(weight.ints_OI, missing).view(-1, PANEL, num_groups, GROUP // 2, 2)
+        codes = wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
+    else:
+        # [panels, 4, 16, groups, pairs, 2]: outputs c * 16 + j, a group's inputs by pairs
+        narrow = pad((weight.ints_OI - weight.least).view(torch.uint8), missing)
+        nibbles = narrow.view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
+        codes = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
+    parts = [by_panel(weight.factors_OG), codes]
     if weight.offsets_OG is not None:
         parts.insert(1, by_panel(weight.offsets_OG))
     return torch.cat(parts, dim=2)

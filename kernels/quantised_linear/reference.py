@@ -1,4 +1,4 @@
-"""A matrix of 4-bit integers in groups that many batches are multiplied with."""
+"""A matrix of integers of 4 or 8 bits in groups that many batches are multiplied with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ __all__ = ["GroupedInts", "QuantisedLinear"]
 class GroupedInts:
     """weight = factor * integer + offset. Neighbouring inputs of an output share a factor and an offset: a group.
 
-    ints_OI     [O, I] int8, in [least, least + 16)
+    ints_OI     [O, I] int8, in [least, least + 2^bits); of 8 bits all there are
     factors_OG  [O, G] fp32, a group has I / G inputs, a multiple of 32
     offsets_OG  the same, or None: all 0
     """
@@ -24,6 +24,7 @@ class GroupedInts:
     factors_OG: Tensor
     offsets_OG: Tensor | None
     least: int
+    bits: int = 4
 
     @property
     def shape(self) -> torch.Size:
@@ -58,9 +59,9 @@ class GroupedInts:
         )
 
     @property
-    def kind(self) -> tuple[int, int, bool]:
+    def kind(self) -> tuple[int, int, int, bool]:
         """What matrices that are stacked must have in common."""
-        return self.least, self.group, self.offsets_OG is None
+        return self.bits, self.least, self.group, self.offsets_OG is None
 
     @staticmethod
     def stack(parts: "Sequence[GroupedInts]") -> "GroupedInts":
@@ -72,6 +73,7 @@ class GroupedInts:
             torch.cat([part.factors_OG for part in parts]),
             torch.cat(offsets) if offsets else None,
             parts[0].least,
+            parts[0].bits,
         )
 
 

@@ -1,10 +1,12 @@
-"""4-bit weights in Triton: read once as they are, made bfloat16 or float16 in registers, where integers are exact.
+"""Weights of 4 and 8 bits in Triton: read once as they are, made bfloat16 or float16 in registers, where integers are
+exact.
 
 Few rows are multiplied with the integers, group by group, and sums that are cut by inputs are merged in order; the
 cuts follow from the weight's shape alone. Many rows pay for the unpacking: for them the matrix is widened first, which
 rounds its numbers, and left to the library. Where rows must be the same in any batch there is one way for all.
 
-weight, packed: 128 inputs are 16 rows of int32; row w has in its bits [4 n, 4 n + 4) the codes of input 16 n + w.
+weight, packed: of 4 bits 128 inputs are 16 rows of int32; row w has in its bits [4 n, 4 n + 4) the codes of input
+16 n + w. Of 8 bits they are 32 rows, with the codes of input 32 n + w in bits [8 n, 8 n + 8).
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -39,9 +41,9 @@ class QuantisedLinear:
         """
         self._num_out, self._num_in = weight.shape
         self._group = weight.group if weight.group % CHUNK == 0 else gcd(weight.group, CHUNK)
-        self._least = weight.least
-        missing = -self._num_in % CHUNK
-        self._words_JO = _packed(pad(weight.ints_OI - weight.least, (0, missing)))
+        self._least, self._bits = weight.least, weight.bits
+        codes_OI = (weight.ints_OI.to(torch.int16) - weight.least).to(torch.uint8)
+        self._words_JO = _packed(pad(codes_OI, (0, -self._num_in % CHUNK)), weight.bits)
         self._factors_GO = self._by_group(weight, weight.factors_OG)
         self._offsets_GO = None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG)
         self._bias_O = bias_O
@@ -65,7 +67,7 @@ class QuantisedLinear:
         bias_O = self._bias_O if whole else None
         _multiply[num_tiles, num_splits](
             x_TI, self._words_JO, self._factors_GO, self._offsets_GO, bias_O, out_STO, num_rows,
-            OFFSETS=self._offsets_GO is not None, BIAS=bias_O is not None, LEAST=self._least,
+            OFFSETS=self._offsets_GO is not None, BIAS=bias_O is not None, LEAST=self._least, BITS=self._bits,
             NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, **config,
         )  # fmt: skip
         return out_STO[0] if whole else self._merged(out_STO, out_dtype)
@@ -86,7 +88,7 @@ class QuantisedLinear:
         block = 32
         _widen[triton.cdiv(self._num_out, block), triton.cdiv(self._num_in, CHUNK)](
             self._words_JO, self._factors_GO, self._offsets_GO, weight_OI,
-            OFFSETS=self._offsets_GO is not None, LEAST=self._least,
+            OFFSETS=self._offsets_GO is not None, LEAST=self._least, BITS=self._bits,
             NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, BLOCK_O=block,
         )  # fmt: skip
         return weight_OI
@@ -98,12 +100,13 @@ class QuantisedLinear:
         return pad(repeated, (0, num_groups - repeated.shape[1])).T.contiguous()
 
 
-def _packed(codes_OI: Tensor) -> Tensor:
+def _packed(codes_OI: Tensor, bits: int) -> Tensor:
     """[J, O] int32"""
-    codes = codes_OI.view(len(codes_OI), -1, 8, CHUNK // 8)
-    words = torch.zeros((len(codes), codes.shape[1], CHUNK // 8), dtype=torch.int32, device=codes.device)
-    for n in range(8):
-        words |= codes[:, :, n].to(torch.int32) << 4 * n
+    in_word = 32 // bits
+    codes = codes_OI.view(len(codes_OI), -1, in_word, CHUNK // in_word)
+    words = torch.zeros((len(codes), codes.shape[1], CHUNK // in_word), dtype=torch.int32, device=codes.device)
+    for n in range(in_word):
+        words |= codes[:, :, n].to(torch.int32) << bits * n
     return words.flatten(1).T.contiguous()
 
 
@@ -119,7 +122,7 @@ def launch(num_rows: int, num_out: int, num_in: int, device: torch.device) -> di
 @triton.jit(do_not_specialize=["num_rows"])
 def _multiply(
     x, words, factors, offsets, bias, out, num_rows,
-    OFFSETS: tl.constexpr, BIAS: tl.constexpr, LEAST: tl.constexpr,
+    OFFSETS: tl.constexpr, BIAS: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr,
     NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, SPLITS: tl.constexpr, GROUP_T: tl.constexpr,
 ):  # fmt: skip
@@ -127,7 +130,7 @@ def _multiply(
     GROUP_T tiles of rows, then the next tile of outputs.
     """
     CHUNK: tl.constexpr = 128
-    RUN: tl.constexpr = 16  # inputs at a time: what one shift of a chunk's words gives
+    RUN: tl.constexpr = CHUNK * BITS // 32  # inputs at a time: what one shift of a chunk's words gives
     CHUNKS: tl.constexpr = (NUM_IN + CHUNK - 1) // CHUNK
     CHUNKS_OF_SPLIT: tl.constexpr = (CHUNKS + SPLITS - 1) // SPLITS
     GROUPS: tl.constexpr = CHUNK // GROUP if GROUP < CHUNK else 1  # in a chunk
@@ -159,7 +162,7 @@ def _multiply(
                     x_tile = tl.load(x_at + base, mask=is_row, other=0.0)
                 else:
                     x_tile = tl.load(x_at + base, mask=is_row & (base + w < NUM_IN)[None, :], other=0.0)
-                ints = (packed >> 4 * n & 15) + LEAST
+                ints = (packed >> BITS * n & (1 << BITS) - 1) + LEAST
                 part = tl.dot(x_tile, ints.to(tl.float32).to(x_tile.dtype), part, input_precision="tf32x3")
                 if OFFSETS:
                     x_sum += tl.sum(x_tile.to(tl.float32), 1)
@@ -193,12 +196,12 @@ def _merge(
 @triton.jit
 def _widen(
     words, factors, offsets, out,
-    OFFSETS: tl.constexpr, LEAST: tl.constexpr,
+    OFFSETS: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr,
     NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, GROUP: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     """One chunk of some outputs, as numbers."""
     CHUNK: tl.constexpr = 128
-    RUN: tl.constexpr = 16
+    RUN: tl.constexpr = CHUNK * BITS // 32
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     chunk = tl.program_id(1)
     w = tl.arange(0, RUN)
@@ -206,7 +209,8 @@ def _widen(
     packed = tl.load(words + (chunk * RUN + w).to(tl.int64)[:, None] * NUM_OUT + o[None, :], mask=is_out, other=0)
     for n in tl.static_range(CHUNK // RUN):
         at = (chunk * CHUNK + n * RUN) // GROUP * NUM_OUT + o
-        numbers = ((packed >> 4 * n & 15) + LEAST).to(tl.float32) * tl.load(factors + at, mask=o < NUM_OUT)[None, :]
+        ints = (packed >> BITS * n & (1 << BITS) - 1) + LEAST
+        numbers = ints.to(tl.float32) * tl.load(factors + at, mask=o < NUM_OUT)[None, :]
         if OFFSETS:
             numbers += tl.load(offsets + at, mask=o < NUM_OUT, other=0.0)[None, :]
         i = chunk * CHUNK + n * RUN + w

@@ -162,6 +162,7 @@ class AnswerFields(Wire):
     priority: Int64 = 0  # lower runs first
     cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")] | None = None
     request_id: str = ""  # X-Request-Id wins
+    session_id: Annotated[str, Field(max_length=256)] = ""  # X-Session-Id wins
 
 
 class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFields):

@@ -51,6 +51,7 @@ def _template_call(call: ToolCall, at: str) -> dict[str, Any]:
             arguments = msgspec.json.decode(arguments or "{}")
         except (msgspec.MsgspecError, RecursionError, ValueError):
             arguments = ""
+        arguments = {} if arguments is None else arguments  # some write null where there are none
         if not isinstance(arguments, dict):
             field = f"{at}.function.arguments"
             raise RequestError(f"{field}: must be the text of a JSON object", param=field)

@@ -28,7 +28,8 @@ def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WH
         jsonschema.Draft202012Validator.check_schema(schema, format_checker=NO_FORMATS)
     except jsonschema.SchemaError as error:
         at = ".".join([field, *map(str, error.absolute_path)])
-        raise RequestError(f"{at}: {error.message}", param=field) from None
+        ways = dict.fromkeys(inner.message for inner in error.context or [])  # each says what is wrong with it
+        raise RequestError(f"{at}: {', and '.join(ways) or error.message}", param=field) from None
     options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
     known = said_plainly(schema) if isinstance(schema, dict) else {}
     return LLMatcher.grammar_from_json_schema(json.dumps(known), overrides=options)

@@ -6,6 +6,7 @@ import math
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engine.errors import (
     ContextTooLong,
@@ -69,8 +70,13 @@ def answer_faults_as_json(app: FastAPI) -> None:
         fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
         return Response(fault.body(), fault.status, fault.headers, media_type="application/json")
 
+    async def say_nothing(request: Request, error: Exception) -> Response:
+        """The client has left in the middle of its body: nobody reads this."""
+        return Response(status_code=499)
+
     for kind in (MantaError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(ClientDisconnect, say_nothing)
 
 
 def _http_fault(request: Request, error: HTTPException) -> Fault:

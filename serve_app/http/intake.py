@@ -46,7 +46,7 @@ class Intake:
         fields = await off_loop(len(data), work)
         model = self._registry.resolve(getattr(fields, "model", ""))
         request_id = use_request_id(http, getattr(fields, "request_id", ""))
-        fresh = draw(request_id, session_id(http))
+        fresh = draw(request_id, session_id(http, getattr(fields, "session_id", "")))
         context_len = await self._registry.context_len(model)
         prepared = await off_loop(len(data), partial(prepare, fields, model, self._limits, fresh, context_len))
         return Taken(fields, model, prepared, request_id)

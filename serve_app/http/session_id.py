@@ -1,4 +1,4 @@
-"""The header by which a client keeps its requests on one replica, where their prefix is."""
+"""What a client says to keep its requests on one replica, where their prefix is: in a header, or in the body."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ SESSION_HEADER: dict[str, Any] = {
 }
 
 
-def session_id(request: Request) -> str:
+def session_id(request: Request, from_body: str) -> str:
     """What the client calls its session, "" if it does not. Raises RequestError."""
-    session = request.headers.get("x-session-id", "")
+    session = request.headers.get("x-session-id", "") or from_body
     if len(session) > MAX_CHARS:
         raise RequestError(f"X-Session-Id: {len(session)} characters, at most {MAX_CHARS}", param="X-Session-Id")
     return session

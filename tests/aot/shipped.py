@@ -34,12 +34,14 @@ LINEARS = {
     "of odd sizes": (577, 1552, True, "bf16"),
 }
 
-# outputs, inputs, group, offsets
+# outputs, inputs, bits, group, offsets
 QUANTISED_LINEARS = {
-    "llama-8b, queries, keys and values, AWQ": (6144, 4096, 128, True),
-    "llama-8b, gate and up, GPTQ": (28672, 4096, 128, False),
-    "llama-8b, down, Q4_K": (4096, 14336, 32, True),
-    "smollm2-135m, output, Q4_0": (576, 576, 32, False),
+    "llama-8b, queries, keys and values, AWQ": (6144, 4096, 4, 128, True),
+    "llama-8b, gate and up, GPTQ": (28672, 4096, 4, 128, False),
+    "llama-8b, down, Q4_K": (4096, 14336, 4, 32, True),
+    "llama-8b, down, int8": (4096, 14336, 8, 14336, False),
+    "smollm2-135m, output, Q4_0": (576, 576, 4, 32, False),
+    "smollm2-135m, head, Q8_0": (49152, 576, 8, 32, False),
 }
 
 
@@ -114,10 +116,11 @@ def _linears():
 
 def _quantised_linears():
     cases = {}
-    for name, (num_out, num_in, group, offsets) in QUANTISED_LINEARS.items():
+    for name, (num_out, num_in, bits, group, offsets) in QUANTISED_LINEARS.items():
         plain = {"num_warps": 4, "num_stages": 3}
         shape = {"NUM_OUT": num_out, "NUM_IN": num_in}
-        numbers = {"OFFSETS": offsets, "LEAST": 0 if offsets else -8, "GROUP": group}
+        least = -128 if bits == 8 else 0 if offsets else -8
+        numbers = {"OFFSETS": offsets, "LEAST": least, "BITS": bits, "GROUP": group}
         numbers |= {} if offsets else {"offsets": None}
         types = {"x": "*bf16", "words": "*i32", "factors": "*fp32", "offsets": "*fp32", "num_rows": "i32"}
         for num_rows in (1, 32):

@@ -12,22 +12,35 @@ KINDS = {"reference": reference.QuantisedLinear, **({"compiled": COMPILED} if CO
 needs_compiled = pytest.mark.skipif(COMPILED is None, reason="needs a C compiler and a CPU with avx512_bf16")
 
 
-def random_ints(num_out: int, num_in: int, least: int = 0, offsets: bool = True, group: int = 32) -> GroupedInts:
+def random_ints(
+    num_out: int, num_in: int, least: int = 0, offsets: bool = True, group: int = 32, bits: int = 4
+) -> GroupedInts:
     groups = num_out, num_in // group
     return GroupedInts(
-        torch.randint(least, least + 16, (num_out, num_in), dtype=torch.int8),
+        torch.randint(least, least + (1 << bits), (num_out, num_in)).to(torch.int8),
         torch.rand(groups) * 0.1,
         torch.randn(groups) if offsets else None,
         least,
+        bits,
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("least, offsets, group", [(0, True, 32), (-8, False, 32), (-8, True, 64), (0, False, 128)])
+@pytest.mark.parametrize(
+    "bits, least, offsets, group",
+    [
+        (4, 0, True, 32),
+        (4, -8, False, 32),
+        (4, -8, True, 64),
+        (4, 0, False, 128),
+        (8, -128, False, 32),
+        (8, -128, True, 64),
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 128, 48), (2, 256, 130), (5, 384, 64), (17, 128, 65), (130, 128, 66)])
-def test_agrees_with_float64(kind, shape, least, offsets, group):
+def test_agrees_with_float64(kind, shape, bits, least, offsets, group):
     num_rows, num_in, num_out = shape
-    weight, x, bias = random_ints(num_out, num_in, least, offsets, group), torch.randn(num_rows, num_in), None
+    weight, x = random_ints(num_out, num_in, least, offsets, group, bits), torch.randn(num_rows, num_in)
     bias = torch.randn(num_out) if offsets else None
     x = x.bfloat16()
     expected = x.double() @ weight.dense().double().T + (0 if bias is None else bias.double())
@@ -38,10 +51,11 @@ def test_agrees_with_float64(kind, shape, least, offsets, group):
 
 
 @needs_compiled
+@pytest.mark.parametrize("bits, least", [(4, 0), (8, -128)])
 @pytest.mark.parametrize("offsets", [True, False])
 @pytest.mark.parametrize("shape", [(576, 960), (1536, 576), (64, 257)])
-def test_a_row_alone_equals_the_row_in_a_batch(shape, offsets):
-    linear = COMPILED(random_ints(shape[1], shape[0], offsets=offsets))
+def test_a_row_alone_equals_the_row_in_a_batch(shape, offsets, bits, least):
+    linear = COMPILED(random_ints(shape[1], shape[0], least, offsets, bits=bits))
     x = torch.randn(130, shape[0]).bfloat16()
     whole = linear(x)
     for size in (1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 32, 48, 49, 64, 96, 97):

@@ -92,6 +92,12 @@ def scaled(weight, name, scale, **more):
     return rounded.float() * wide, {"weight": rounded, name: scale, **more}
 
 
+def int8_of_rows(weight):
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    rounded = (weight / scale).round().to(torch.int8)
+    return rounded * scale, {"weight": rounded, "weight_scale": scale}
+
+
 def float8_of_blocks(weight):
     blocks = -(-weight.shape[0] // 48), -(-weight.shape[1] // 48)
     return scaled(weight, "weight_scale_inv", torch.rand(blocks).clamp(min=0.1) * 0.01)
@@ -122,6 +128,22 @@ FORMS = {
             "config_groups": {"group_0": {"weights": {"num_bits": 4}, "format": "pack-quantized"}},
         },
     ),
+    "compressed 8 bits with zeros": (
+        lambda w: compressed(w, bits=8, symmetric=False),
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"weights": {"num_bits": 8}}},
+        },
+    ),
+    "compressed int8": (
+        int8_of_rows,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "int-quantized",
+            "config_groups": {"group_0": {"weights": {"num_bits": 8}}},
+        },
+    ),
     "compressed float8": (
         lambda w: scaled(w, "weight_scale", torch.rand(w.shape[0], 1) * 0.01 + 0.001),
         {
@@ -136,7 +158,7 @@ FORMS = {
         {"quant_method": "modelopt", "quant_algo": "FP8"},
     ),
 }
-KEPT = {name for name in FORMS if name not in ("gptq act order", "gptq 8 bits") and "float8" not in name}
+KEPT = {name for name in FORMS if name != "gptq act order" and "float8" not in name}
 
 
 def write(model, folder, pack, config, change=lambda tensors: None):
@@ -166,7 +188,7 @@ def test_a_quantised_checkpoint_gives_transformers_logits(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_matrices_of_4_bits_stay_so_and_can_be_cut(form, tmp_path):
+def test_matrices_of_4_and_8_bits_stay_so_and_can_be_cut(form, tmp_path):
     model = oracle("llama whole groups")
     torch.manual_seed(0)
     files = resolve(str(write(model, tmp_path, *FORMS[form])))

@@ -5,7 +5,15 @@ from kernels.quantised_linear import triton as quantised_linear
 from kernels.quantised_linear.triton import MANY_ROWS, QuantisedLinear
 from tests.kernels.test_quantised_linear import random_ints
 
-KINDS = [(0, True, 32), (-8, False, 64), (-8, True, 128), (0, True, 256), (0, False, 96)]  # least, offsets, group
+# bits, least, offsets, group
+KINDS = [
+    (4, 0, True, 32),
+    (4, -8, False, 64),
+    (4, -8, True, 128),
+    (4, 0, False, 96),
+    (8, -128, True, 32),
+    (8, -128, False, 256),
+]
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
 
 
@@ -32,10 +40,10 @@ def error(out, expected):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-@pytest.mark.parametrize(("least", "offsets", "group"), KINDS)
+@pytest.mark.parametrize(("bits", "least", "offsets", "group"), KINDS)
 @pytest.mark.parametrize("batch_invariant", [True, False])
-def test_agrees_with_float64(batch_invariant, least, offsets, group, dtype, bound):
-    weight, x = random_ints(70, 3 * group, least, offsets, group), rows(3, 3 * group, dtype)
+def test_agrees_with_float64(batch_invariant, bits, least, offsets, group, dtype, bound):
+    weight, x = random_ints(70, 3 * group, least, offsets, group, bits), rows(3, 3 * group, dtype)
     bias = torch.randn(70).to(dtype) if offsets else None
     expected = x.double() @ weight.dense().double().T + (0 if bias is None else bias.double())
     out = QuantisedLinear(weight, bias, batch_invariant=batch_invariant)(x)
@@ -53,9 +61,9 @@ def test_sums_are_cut_and_merged(offsets, monkeypatch):
     assert error(out, x.double() @ weight.dense().double().T + bias.double()) < 1e-5
 
 
-@pytest.mark.parametrize(("least", "offsets", "group"), KINDS)
-def test_many_rows_are_multiplied_with_the_widened_matrix(least, offsets, group):
-    weight, x = random_ints(70, 2 * group, least, offsets, group), rows(MANY_ROWS, 2 * group, torch.bfloat16)
+@pytest.mark.parametrize(("bits", "least", "offsets", "group"), KINDS)
+def test_many_rows_are_multiplied_with_the_widened_matrix(bits, least, offsets, group):
+    weight, x = random_ints(70, 2 * group, least, offsets, group, bits), rows(MANY_ROWS, 2 * group, torch.bfloat16)
     bias = torch.randn(70).bfloat16()
     linear = QuantisedLinear(weight, bias)
     assert torch.equal(linear._widened(torch.float32), weight.dense())

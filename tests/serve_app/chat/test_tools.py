@@ -162,10 +162,19 @@ async def test_wrong_tools_are_named(fields, param):
     assert (await refused(**fields)).startswith(param)
 
 
-async def test_arguments_that_are_no_json_are_refused():
-    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": "{oops"}}
+@pytest.mark.parametrize("arguments", ["{oops", "[]", "0", '"{}"'])
+async def test_arguments_that_are_no_object_are_refused(arguments):
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
     assert await refused(messages=messages) == "messages.1.tool_calls.0.function.arguments"
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", "null", None, {}])
+async def test_a_call_of_an_earlier_turn_may_say_in_many_ways_that_it_had_no_arguments(arguments):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    client, answer = await post("x", template=CHATML, messages=[{"role": "assistant", "tool_calls": [call]}])
+    assert answer.status_code == 200, answer.text
+    assert '{"name": "f", "arguments": {}}' in prompt_of(client)
 
 
 async def test_no_tools_are_as_good_as_none():

@@ -102,6 +102,10 @@ def test_a_schema_that_is_not_strict_is_held_as_far_as_can_be(table):
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf, or set strict to false"),
         ({"type": "string", "pattern": "^(?=a)b"}, "look-around"),
         ({"type": "string", "pattern": "("}, "unclosed group"),
+        (
+            {"properties": {"a": {"type": "str"}}},
+            "a.type: 'str' is not one of ['array', 'boolean'",
+        ),
     ],
 )
 async def test_a_client_learns_what_to_do_about_its_schema(schema, told):

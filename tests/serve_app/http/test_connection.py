@@ -11,6 +11,20 @@ from tests.serve_app.scripted import ScriptedClient, chat, config, says
 from tests.serve_app.toy import toy_model
 
 
+def scope_of(headers: list[tuple[bytes, bytes]]) -> dict:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "raw_path": b"/v1/chat/completions",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), *headers],
+    }
+
+
 class Peer:
     """One request over ASGI whose client can leave or stop reading."""
 
@@ -28,18 +42,7 @@ class Peer:
         self._body = msgspec.json.encode(chat(**fields))
         self._asked = False
         app = build_app(client, settings or config(), {"toy": toy_model()})
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/v1/chat/completions",
-            "raw_path": b"/v1/chat/completions",
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), *(headers or [])],
-        }
-        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+        self.task = asyncio.create_task(app(scope_of(headers or []), self._receive, self._send))
 
     async def _receive(self) -> dict:
         if not self._asked:
@@ -55,6 +58,22 @@ class Peer:
     @property
     def text(self) -> str:
         return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_servers(caplog):
+    client, sent = ScriptedClient(says("x")), []
+    app = build_app(client, config(), {"toy": toy_model()})
+    pieces = iter([{"type": "http.request", "body": b'{"mess', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict:
+        return next(pieces)
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    await app(scope_of([]), receive, send)
+    assert not client.requests and not caplog.records
+    assert all(message.get("status", 499) == 499 for message in sent)
 
 
 @pytest.mark.parametrize("stream", [False, True])

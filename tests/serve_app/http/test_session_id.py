@@ -25,6 +25,18 @@ async def test_every_request_of_a_session_says_so(url):
 
 
 @pytest.mark.parametrize("url", BODIES)
+async def test_a_body_may_name_the_session_where_no_header_does(url):
+    client = ScriptedClient(says("x", finish="length"))
+    async with serving(client) as http:
+        for headers, session in (({}, "mine"), ({"X-Session-Id": "theirs"}, "theirs")):
+            client.requests.clear()
+            await http.post(url, json={**BODIES[url], "session_id": "mine"}, headers=headers)
+            assert client.requests and {request.session for request in client.requests} == {session}
+        answer = await http.post(url, json={**BODIES[url], "session_id": "s" * 257})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "session_id"
+
+
+@pytest.mark.parametrize("url", BODIES)
 async def test_a_long_one_is_refused_by_name(url):
     client = ScriptedClient(says("x"))
     async with serving(client) as http:
