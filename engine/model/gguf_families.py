@@ -21,6 +21,7 @@ NEIGHBOURS = ("llama", "smollm3", "granite")
 # A tensor's part of a layer by the family's own name for the hub's
 OTHER_NAMES = {
     "phi3": {"ffn_up": "mlp.gate_up_proj"},
+    "glm4": {"ffn_up": "mlp.gate_up_proj", "ffn_norm": "pre_feedforward_layernorm"},
     "gemma2": {"ffn_norm": "pre_feedforward_layernorm"},
     "gemma3": {"ffn_norm": "pre_feedforward_layernorm"},
 }
@@ -85,6 +86,14 @@ def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
     }
 
 
+def _exaone4_flags(sizes: Mapping[str, Any]) -> Flags:
+    flags: Flags = {"norms": "after"}
+    windows = gguf_windows("exaone4", sizes)
+    if any(windows):  # then the layers that see everything do not rotate
+        flags["unrotated"] = tuple(layer for layer, window in enumerate(windows) if not window)
+    return flags
+
+
 def _gpt_oss_flags(sizes: Mapping[str, Any]) -> Flags:
     scaling = gguf_scaling(sizes, ())
     if isinstance(scaling, YarnScaling):
@@ -102,6 +111,8 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "olmoe": lambda sizes: {"whole_qk_norm": True, **_experts(sizes, False)},
     "gpt-oss": _gpt_oss_flags,
     "phi3": lambda sizes: {},
+    "exaone4": _exaone4_flags,
+    "glm4": lambda sizes: {"norms": "around", "pairs_neighbours": True},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
     "gemma": _gemma1_flags,
     "gemma2": _gemma2_flags,
@@ -111,7 +122,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
 }
 
 # The last of so many layers sees everything, 0: none does; unless the file says more
-WINDOW_PERIODS = {"olmo2": 4, "gpt-oss": 2, "gemma2": 2, "gemma3": 6}
+WINDOW_PERIODS = {"olmo2": 4, "exaone4": 4, "gpt-oss": 2, "gemma2": 2, "gemma3": 6}
 
 
 def gguf_windows(family: str, sizes: Mapping[str, Any]) -> tuple[int, ...]:

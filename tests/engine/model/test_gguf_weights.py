@@ -25,6 +25,8 @@ PARTS = {
     "experts.up_exps": "ffn_up_exps",
     "experts.down_exps": "ffn_down_exps",
     "self_attn.sinks": "attn_sinks",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
     "self_attn.qkv_proj": "attn_qkv",
     "mlp.gate_up_proj": "ffn_up",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -47,7 +49,7 @@ def gguf_name(name, family):
         for part in PARTS
         if name.removesuffix(".weight").removesuffix(".bias").endswith(part)
     )
-    if family in ("olmo2", "gpt-oss", "gemma2", "gemma3") and "post_attention_layernorm" in name:
+    if family in ("olmo2", "exaone4", "gpt-oss", "gemma2", "gemma3") and "post_attention_layernorm" in name:
         part = "post_attention_norm"
     return f"{layer}{part}.{kind}"
 
@@ -158,6 +160,9 @@ YARN = [
 PAIRS = {
     "phi3": ("phi3", [("phi3.attention.sliding_window", 9), ("phi3.rope.dimension_count", 12)]),
     "olmo2": ("olmo2", []),
+    "exaone4": ("exaone4", [("exaone4.attention.sliding_window", 9)]),
+    "exaone4 without windows": ("exaone4", []),
+    "glm4": ("glm4", [("glm4.rope.dimension_count", 12)]),
     "olmo3": (
         "olmo2",
         [
