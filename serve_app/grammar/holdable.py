@@ -22,6 +22,8 @@ BEYOND = {
 BEYOND_PATTERNS = re.compile(r"\(\?<?[=!]|\\[bBk1-9]")
 # formats that llguidance knows
 FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+# keywords whose schemas say something of the same object
+APPLYING = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "$ref", "$dynamicRef")
 # keywords with the values under which they say nothing
 IDLE: dict[str, tuple[Any, ...]] = {
     "uniqueItems": (False,),
@@ -60,6 +62,8 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in schema.items() if value not in IDLE.get(key, ())}
     if isinstance(kept.get("format"), str) and kept["format"] not in FORMATS:
         del kept["format"]
+    if "unevaluatedProperties" in kept and not kept.keys() & {"additionalProperties", *APPLYING}:
+        kept["additionalProperties"] = kept.pop("unevaluatedProperties")
     return _with_named_properties(kept)
 
 

@@ -15,7 +15,7 @@ def modern(schema: Any) -> Any:
 
 
 def _modern(schema: dict[str, Any]) -> dict[str, Any]:
-    # the dialect is named once more nowhere: it is 2020-12
+    # $schema goes as well: it names the draft that is left here
     changed = {key: value for key, value in schema.items() if key not in ("$schema", "additionalItems")}
     items = schema.get("items")
     if isinstance(items, list):

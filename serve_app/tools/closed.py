@@ -10,7 +10,7 @@ from serve_app.grammar.schema_walk import rewritten
 
 __all__ = ["closed"]
 
-# beside `properties`, or anywhere: what is additional in one schema may be named in another
+# beside `properties`: what is additional there may be named here
 COMBINING = {"anyOf", "oneOf", "$ref", "if", "then", "else", "dependentSchemas", "dependencies"}
 SAYS_SO = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}
 

@@ -74,6 +74,7 @@ def test_patterns_are_those_of_ecma(table, pattern):
         {"type": "object", "propertyNames": {"type": "string", "pattern": "^a.?$"}, "additionalProperties": False},
         {"type": "object", "propertyNames": {"enum": ["a"]}, "properties": {"a": {"const": 1}, "b": {"const": 2}}},
         {"type": "object", "properties": {"a": {"const": 1}}, "unevaluatedProperties": True},
+        {"type": "object", "properties": {"a": {"const": 1}}, "unevaluatedProperties": False},
     ],
 )
 def test_what_can_be_said_in_other_words_is_held(table, schema):
