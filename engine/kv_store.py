@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.model.arch import ModelArch
+from engine.checkpoint.arch import ModelArch
 
 __all__ = ["KVStore"]
 

@@ -14,15 +14,15 @@ from collections.abc import Callable
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import open_weights, read_arch
 from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.form.grammar import TokenTable, Vocabulary
 from engine.kv_store import KVStore
-from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder
-from engine.model.source import resolve
-from engine.model.weights import open_weights, read_arch
 from engine.node_cache import open_node_cache
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard

@@ -19,17 +19,21 @@ from torch import Tensor
 
 from configs.schema import ModelConfig
 from engine.arena import WAYS, Arena, ArenaError
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 from engine.kv_store import KVStore
-from engine.model.arch import ModelArch
-from engine.model.source import ModelFiles
 
 __all__ = ["NodeCache", "identity", "open_node_cache"]
 
 log = logging.getLogger(__name__)
 
 ON_THE_WAY = 32  # blocks between device and host at the same time
-CODE = ("kernels", "engine/model")  # what decides how keys and values come about and lie in a block
+CODE = (
+    "kernels",
+    "engine/model",
+    "engine/checkpoint",
+)  # what decides how keys and values come about and lie in a block
 
 
 class NodeCache:

@@ -11,8 +11,8 @@ from typing import Protocol
 import msgspec
 from torch import Tensor
 
+from engine.checkpoint.arch import ModelArch
 from engine.errors import ModelError
-from engine.model.arch import ModelArch
 
 __all__ = ["Collective", "Part", "TensorParallel", "shard"]
 

@@ -33,6 +33,7 @@ ROOMS = {
     "completion": {"api", "text", "grammar", "model", "generation", "http"},
     "server": {"api", "model", "generation", "http", "chat"},
 }
+ENGINE_ROOMS = {"form": set[str](), "checkpoint": set[str](), "model": {"checkpoint"}}
 FORBIDDEN = {
     "configs": {"torch", "ray", "fastapi", "transformers"},
     "kernels": {"ray", "fastapi", "transformers"},
@@ -57,9 +58,9 @@ def imports_of(path: Path) -> Iterator[str]:
     return (module.partition(".")[0] for module in modules_of(path))
 
 
-def rooms_of(path: Path) -> Iterator[str]:
-    """Which of serve_app's rooms, or of the files beside them, a file imports."""
-    return (module.split(".")[1] for module in modules_of(path) if module.startswith("serve_app."))
+def rooms_of(path: Path, floor: str = "serve_app") -> Iterator[str]:
+    """Which of a floor's rooms, or of the files beside them, a file imports."""
+    return (module.split(".")[1] for module in modules_of(path) if module.startswith(f"{floor}."))
 
 
 @pytest.mark.parametrize("floor", FLOORS)
@@ -87,6 +88,14 @@ def test_a_room_knows_only_rooms_below(room: str) -> None:
     assert found - {room} == ROOMS[room]
 
 
+@pytest.mark.parametrize("room", ENGINE_ROOMS)
+def test_a_room_of_the_engine_knows_only_rooms_below(room: str) -> None:
+    folder = ROOT / "engine" / room
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    found = {other for path in folder.rglob("*.py") for other in rooms_of(path, "engine")}
+    assert found & set(ENGINE_ROOMS) - {room} == ENGINE_ROOMS[room]
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
     tree = ast.parse((ROOT / "serve_app" / room / "__init__.py").read_text())
@@ -101,7 +110,7 @@ def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
         "engine.plan",
         "engine.blocks",
         "engine.prefix_cache",
-        "engine.model.source",
+        "engine.checkpoint.source",
         "cluster.deploy",
         "serve_app.main",
         "serve_app.app",

@@ -1,13 +1,6 @@
-"""From a name to logits.
+"""From what a model is, and its tensors, to logits.
 
-    source -> ModelFiles -> ModelArch + Weights -> Decoder -> logits of the sampled rows
+    ModelArch + Weights -> Decoder -> logits of the sampled rows
 
-`source.py` and `hub.py` find the files. `arch.py` and `rope.py` say what the model is, in flags and sizes, as read from
-config.json (`hub_families.py` has what a family is) or from a .gguf file (`gguf_arch.py`, `gguf_families.py`),
-positions by `rope_config.py`. `weights.py` hands out its tensors by their hub names, from `safetensors_weights.py`,
-`quantised_weights.py` or `gguf_weights.py`, and accounts for each; `fused_weights.py`, `stacked_experts.py`,
-`neighbour_rows.py` and `other_names.py` show what is laid out otherwise as the decoder takes it. `packings.py` and
-`gguf_ints.py` know how matrices are quantised, `matrix.py` what multiplies. `decoder.py` is the one model for every
-architecture, of `attention.py`, `feed_forward.py` and `norms.py`. `gguf_file.py` reads a .gguf file's index, for
-tokenizers too.
+`decoder.py` is the one model for every architecture, of `attention.py`, `feed_forward.py`, `norms.py` and `linears.py`.
 """

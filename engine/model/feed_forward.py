@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine.model.arch import ModelArch
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.matrix import stacked
+from engine.checkpoint.weights import Weights
 from engine.model.linears import Linears
-from engine.model.matrix import stacked
-from engine.model.weights import Weights
 from engine.tensor_parallel import TensorParallel
 from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
-from engine.model.arch import ModelArch
-from engine.model.weights import Weights
 from engine.tensor_parallel import TensorParallel
 
 __all__ = ["take_kv_scale"]

@@ -1,13 +1,18 @@
 """The linear layers of one decoder layer, of which a rank has its share."""
 
-import torch
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
-from engine.model.matrix import linear_of
-from engine.model.weights import Weights
+import torch
+from torch import Tensor
+
+from engine.checkpoint.matrix import Matrix, kind_of, stacked
+from engine.checkpoint.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
+from kernels.quantised_linear.reference import GroupedInts
 
-__all__ = ["Linears"]
+__all__ = ["Linears", "linear_of"]
 
 
 class Linears:
@@ -35,3 +40,35 @@ class Linears:
         matrix = self._weights.take_matrix(f"{self._at}.{name}.weight", out_dim, in_dim, part=part)
         bias_M = self._weights.take(f"{self._at}.{name}.bias", out_dim) if bias else None
         return linear_of(self._kernels, [matrix], bias_M if self._tp.rank == 0 else None)
+
+
+def linear_of(
+    kernels: KernelSet,
+    parts: Sequence[Matrix],
+    bias_O: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> LinearKernel:
+    """x -> x @ weight.T + bias, where the weight is the parts one below the other.
+
+    Neighbours of one kind become one matrix; `kernels` must have a quantised_linear if there are integers.
+    """
+    runs = [stacked(list(run)) for _, run in groupby(parts, kind_of)]
+    num_out = [run.shape[0] for run in runs]
+    biases = [None] * len(runs) if bias_O is None else torch.split(bias_O, num_out)
+    linears = [_linear(kernels, run, bias, out_dtype) for run, bias in zip(runs, biases, strict=True)]
+    return linears[0] if len(linears) == 1 else _SideBySide(linears)
+
+
+def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype: torch.dtype | None) -> LinearKernel:
+    if not isinstance(matrix, GroupedInts):
+        return kernels.linear(matrix, bias_O, out_dtype)
+    assert kernels.quantised_linear is not None
+    return kernels.quantised_linear(matrix, bias_O, out_dtype)
+
+
+class _SideBySide:
+    def __init__(self, linears: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        self._linears = linears
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        return torch.cat([linear(x_TI) for linear in self._linears], dim=-1)

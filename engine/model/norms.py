@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from engine.model.arch import ModelArch
-from engine.model.weights import Weights
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.weights import Weights
 from engine.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from engine.model.arch import ModelArch
-from engine.model.rope import LongScaling, Rope, RopeScaling, amplitude, frequencies
-from engine.model.weights import Weights
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.rope import LongScaling, Rope, RopeScaling, amplitude, frequencies
+from engine.checkpoint.weights import Weights
 
 __all__ = ["RotaryTables"]
 

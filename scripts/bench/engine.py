@@ -14,11 +14,11 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import read_arch
 from engine.executor import InlineExecutor
 from engine.load import load_executor
-from engine.model.arch import ModelArch
-from engine.model.source import resolve
-from engine.model.weights import read_arch
 from engine.plan import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
 from scripts.bench.record import percentiles, print_json

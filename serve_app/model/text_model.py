@@ -9,9 +9,9 @@ import msgspec
 from tokenizers import Tokenizer
 
 from configs.schema import ModelConfig
+from engine.checkpoint.gguf_file import read_metadata
+from engine.checkpoint.source import resolve
 from engine.errors import ModelError
-from engine.model.gguf_file import read_metadata
-from engine.model.source import resolve
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
 from serve_app.text.thinking import THINK_FORMATS, ThinkFormat, find_think_format

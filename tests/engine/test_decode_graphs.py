@@ -9,14 +9,14 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.batch import ForwardBatch
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import open_weights, read_arch
 from engine.decode_graphs import DecodeGraphs, Run
 from engine.engine import Engine
 from engine.executor import InlineExecutor
 from engine.kv_store import KVStore
 from engine.load import load_executor
 from engine.model.decoder import Decoder
-from engine.model.source import resolve
-from engine.model.weights import open_weights, read_arch
 from engine.plan import SeqSlice, StepPlan
 from engine.sampler import Sampler
 from engine.types import GenerateRequest, SamplingParams

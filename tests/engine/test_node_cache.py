@@ -6,12 +6,12 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.arena import Arena
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import read_arch
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.kv_store import KVStore
 from engine.load import load_executor
-from engine.model.source import resolve
-from engine.model.weights import read_arch
 from engine.node_cache import NodeCache, identity
 from engine.types import GenerateRequest, SamplingParams
 from kernels.native.compiler import find_compiler

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from engine.model.arch import ModelArch
+from engine.checkpoint.arch import ModelArch
 
 __all__ = ["time_engine_peers"]
 

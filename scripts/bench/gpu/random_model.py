@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.weights import Weights
 from engine.decode_graphs import DecodeGraphs, cuda_capture
 from engine.executor import InlineExecutor
 from engine.kv_store import KVStore
-from engine.model.arch import ModelArch
 from engine.model.decoder import Decoder
-from engine.model.matrix import Matrix, cut
-from engine.model.weights import Weights
 from engine.sampler import Sampler
 from engine.tensor_parallel import Part
 from kernels.kernel_set import KernelSet

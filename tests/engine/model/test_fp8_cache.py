@@ -3,12 +3,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import open_weights, read_arch
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.load import load_executor
 from engine.model.kv_scales import take_kv_scale
-from engine.model.source import resolve
-from engine.model.weights import open_weights, read_arch
 from engine.tensor_parallel import TensorParallel
 from engine.types import GenerateRequest, SamplingParams
 from tests.engine.model.tiny import CPU, Runner, error, oracle

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.model.matrix import cut, linear_of
+from engine.checkpoint.matrix import cut
+from engine.model.linears import linear_of
 from engine.tensor_parallel import Part
 from kernels.kernel_set import load_kernels
 from kernels.quantised_linear.reference import GroupedInts, QuantisedLinear

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from engine.batch import ForwardBatch
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import open_weights, read_arch
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
-from engine.model.source import resolve
-from engine.model.weights import open_weights, read_arch
 from engine.plan import SeqSlice, StepPlan
 from engine.tensor_parallel import TensorParallel, shard
 from kernels.kernel_set import load_kernels

@@ -7,7 +7,7 @@ from engine.cascade import group_by_prefix
 from engine.plan import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
-from tests.engine.model.test_quantised_weights import FORMS, write
+from tests.engine.checkpoint.test_quantised_weights import FORMS, write
 from tests.engine.model.tiny import Runner, error, oracle
 
 CPU = torch.device("cpu")

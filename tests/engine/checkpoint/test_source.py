@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoint.source import ModelFiles, resolve
 from engine.errors import ModelError
-from engine.model.source import ModelFiles, resolve
 
 
 def unreachable(repo_id: str, revision: str | None) -> Path:
@@ -73,5 +73,5 @@ def test_what_cannot_be_found_is_said(source, message):
 
 
 def test_resolving_and_reading_an_index_do_not_load_torch():
-    code = "import sys, engine.model.source, engine.model.gguf_file; assert 'torch' not in sys.modules"
+    code = "import sys, engine.checkpoint.source, engine.checkpoint.gguf_file; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

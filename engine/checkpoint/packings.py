@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
-from engine.model.matrix import Matrix
 from kernels.quantised_linear.reference import GroupedInts
 
 __all__ = ["Packing", "packing_of"]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from engine.model.arch import ModelArch
-from engine.model.matrix import Matrix
-from engine.model.weights import TensorSource
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.weights import TensorSource
 from engine.tensor_parallel import Part
 
 __all__ = ["Halves"]

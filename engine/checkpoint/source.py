@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from engine.checkpoint import hub
 from engine.errors import ModelError
-from engine.model import hub
 
 __all__ = ["ModelFiles", "resolve"]
 

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.checkpoint.hub_families import HUB_DEFAULTS, HUB_FLAGS, TEXT_PARTS, Flags, hub_windows
+from engine.checkpoint.rope import Rope, RopeScaling
+from engine.checkpoint.rope_config import hub_rope, hub_scaling, scaled_context_len
 from engine.errors import ModelError
-from engine.model.hub_families import HUB_DEFAULTS, HUB_FLAGS, TEXT_PARTS, Flags, hub_windows
-from engine.model.rope import Rope, RopeScaling
-from engine.model.rope_config import hub_rope, hub_scaling, scaled_context_len
 
 __all__ = ["ModelArch", "Norms", "arch_from_hub"]
 

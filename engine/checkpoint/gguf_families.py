@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
+from engine.checkpoint.hub_families import Flags
+from engine.checkpoint.rope import Rope, YarnScaling
+from engine.checkpoint.rope_config import gguf_scaling
 from engine.errors import ModelError
-from engine.model.hub_families import Flags
-from engine.model.rope import Rope, YarnScaling
-from engine.model.rope_config import gguf_scaling
 
 __all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
 

@@ -10,9 +10,9 @@ the first in its low half, and NAME_scales [E, O, G] uint8: by which power of 2 
 import torch
 from torch import Tensor
 
+from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.weights import TensorSource
 from engine.errors import ModelError
-from engine.model.matrix import Matrix, cut
-from engine.model.weights import TensorSource
 from engine.tensor_parallel import Part
 
 __all__ = ["SeparateExperts"]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.packings import Packing
+from engine.checkpoint.weights import TensorSource
 from engine.errors import ModelError
-from engine.model.matrix import Matrix, cut
-from engine.model.packings import Packing
-from engine.model.weights import TensorSource
 from engine.tensor_parallel import Part
 from kernels.quantised_linear.reference import GroupedInts
 

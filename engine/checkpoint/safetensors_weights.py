@@ -7,8 +7,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
-from engine.model.matrix import Matrix
 from engine.tensor_parallel import Part
 
 __all__ = ["SafetensorsSource"]

@@ -4,8 +4,8 @@ from collections.abc import Container, Mapping
 from math import log, sqrt
 from typing import Any
 
+from engine.checkpoint.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling
 from engine.errors import ModelError
-from engine.model.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling
 
 __all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "hub_window_rope", "scaled_context_len"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.model.gguf_file import TENSOR_TYPES
+from engine.checkpoint.gguf_file import TENSOR_TYPES
 from kernels.quantised_linear.reference import GroupedInts
 
 __all__ = ["INTS", "grouped_ints"]

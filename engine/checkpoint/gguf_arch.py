@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.gguf_families import GGUF_FLAGS, gguf_windows
+from engine.checkpoint.rope_config import gguf_scaling, scaled_context_len
 from engine.errors import ModelError
-from engine.model.arch import ModelArch
-from engine.model.gguf_families import GGUF_FLAGS, gguf_windows
-from engine.model.rope_config import gguf_scaling, scaled_context_len
 
 __all__ = ["arch_from_gguf"]
 

@@ -4,8 +4,8 @@ import gguf
 import numpy as np
 import pytest
 
+from engine.checkpoint.gguf_file import read_metadata, read_tensor_infos
 from engine.errors import ModelError
-from engine.model.gguf_file import read_metadata, read_tensor_infos
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
+from engine.checkpoint.gguf_arch import arch_from_gguf
 from engine.errors import ModelError
-from engine.model.gguf_arch import arch_from_gguf
 from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -287,8 +287,8 @@ def random_blocks(kind, num_values):
 
 @pytest.mark.parametrize("kind", QUANTISABLE + DEQUANTISABLE)
 def test_every_quantisation_is_read_as_the_package_reads_it(kind, tmp_path):
-    from engine.model.gguf_file import read_tensor_infos
-    from engine.model.gguf_weights import _dequantised
+    from engine.checkpoint.gguf_file import read_tensor_infos
+    from engine.checkpoint.gguf_weights import _dequantised
 
     kind = gguf.GGMLQuantizationType[kind]
     values = np.random.default_rng(1).standard_normal((24, 512), np.float32)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.checkpoint.matrix import Part
+from engine.checkpoint.source import resolve
+from engine.checkpoint.weights import open_weights, read_arch
 from engine.errors import ModelError
-from engine.model.matrix import Part
-from engine.model.source import resolve
-from engine.model.weights import open_weights, read_arch
 from kernels.kernel_set import load_kernels
 from kernels.quantised_linear.reference import GroupedInts
 from tests.engine.model.tiny import CPU, Runner, error, oracle, oracle_logits

@@ -4,8 +4,8 @@ import logging
 
 from torch import Tensor
 
-from engine.model.matrix import Matrix
-from engine.model.weights import TensorSource
+from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.weights import TensorSource
 from engine.tensor_parallel import Part
 
 __all__ = ["UsualNames"]

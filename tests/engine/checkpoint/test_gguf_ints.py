@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.gguf_ints import INTS, grouped_ints
+from engine.checkpoint.gguf_ints import INTS, grouped_ints
 from kernels.native.compiler import find_compiler
 from kernels.quantised_linear import cpu
-from tests.engine.model.test_gguf_weights import TOKENS, random_blocks, write
+from tests.engine.checkpoint.test_gguf_weights import TOKENS, random_blocks, write
 from tests.engine.model.tiny import Runner, error, oracle
 
 COMPILER = find_compiler()

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.gguf_families import NEIGHBOURS, OTHER_NAMES
+from engine.checkpoint.gguf_file import TensorInfo, read_index
+from engine.checkpoint.gguf_ints import INTS, grouped_ints
+from engine.checkpoint.matrix import Matrix, cut
 from engine.errors import ModelError
-from engine.model.arch import ModelArch
-from engine.model.gguf_families import NEIGHBOURS, OTHER_NAMES
-from engine.model.gguf_file import TensorInfo, read_index
-from engine.model.gguf_ints import INTS, grouped_ints
-from engine.model.matrix import Matrix, cut
 from engine.tensor_parallel import Part
 
 __all__ = ["GgufSource"]

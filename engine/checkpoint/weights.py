@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.checkpoint.arch import ModelArch, arch_from_hub
+from engine.checkpoint.gguf_arch import arch_from_gguf
+from engine.checkpoint.gguf_file import read_index
+from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.packings import packing_of
+from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
-from engine.model.arch import ModelArch, arch_from_hub
-from engine.model.gguf_arch import arch_from_gguf
-from engine.model.gguf_file import read_index
-from engine.model.matrix import Matrix
-from engine.model.packings import packing_of
-from engine.model.source import ModelFiles
 from engine.tensor_parallel import Part
 from kernels.quantised_linear.reference import GroupedInts
 
@@ -126,15 +126,15 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 def open_weights(
     files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
 ) -> Weights:
-    from engine.model.other_names import UsualNames
+    from engine.checkpoint.other_names import UsualNames
 
     if files.kind == "gguf":
-        from engine.model.gguf_weights import GgufSource
+        from engine.checkpoint.gguf_weights import GgufSource
 
         return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
-    from engine.model.quantised_weights import QuantisedSource
-    from engine.model.safetensors_weights import SafetensorsSource
-    from engine.model.stacked_experts import SeparateExperts
+    from engine.checkpoint.quantised_weights import QuantisedSource
+    from engine.checkpoint.safetensors_weights import SafetensorsSource
+    from engine.checkpoint.stacked_experts import SeparateExperts
 
     quantisation = _config(files).get("quantization_config")
     if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
@@ -150,8 +150,8 @@ def open_weights(
 
 
 def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
-    from engine.model.fused_weights import Unfused
-    from engine.model.neighbour_rows import Halves
+    from engine.checkpoint.fused_weights import Unfused
+    from engine.checkpoint.neighbour_rows import Halves
 
     unfused = Unfused(source, arch)
     return Halves(unfused, arch) if arch.pairs_neighbours else unfused

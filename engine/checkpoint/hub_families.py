@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.checkpoint.rope_config import hub_window_rope
 from engine.errors import ModelError
-from engine.model.rope_config import hub_window_rope
 
 __all__ = ["HUB_DEFAULTS", "HUB_FLAGS", "TEXT_PARTS", "Flags", "hub_windows"]
 

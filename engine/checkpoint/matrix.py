@@ -1,0 +1,44 @@
+"""A linear layer's weight as a checkpoint has it: dense, or in groups of integers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.tensor_parallel import Part
+from kernels.quantised_linear.reference import GroupedInts
+
+__all__ = ["Matrix", "cut", "kind_of", "stacked"]
+
+Matrix = Tensor | GroupedInts
+
+
+def cut(matrix: Matrix, part: Part | None) -> Matrix:
+    """A part of it. Where a group would be cut in two, its numbers are dense from then on."""
+    if part is None:
+        return matrix
+    if isinstance(matrix, GroupedInts):
+        if part.dim == 0:
+            return matrix.rows(slice(part.start, part.stop))
+        columns = matrix.columns(part.start, part.stop)
+        if columns is not None:
+            return columns
+        matrix = matrix.dense()
+    return matrix.narrow(part.dim, part.start, part.stop - part.start).contiguous()
+
+
+def stacked(parts: Sequence[Matrix], dtype: torch.dtype | None = None) -> Matrix:
+    """One below the other; where they are not of one kind, all are made dense."""
+    if len({kind_of(part) for part in parts}) == 1:
+        return _stacked(list(parts))
+    return torch.cat([part if isinstance(part, Tensor) else part.dense().to(dtype) for part in parts])
+
+
+def kind_of(matrix: Matrix) -> object:
+    """Equal for matrices that can be stacked as they are."""
+    return matrix.kind if isinstance(matrix, GroupedInts) else None
+
+
+def _stacked(run: list[Matrix]) -> Matrix:
+    ints = [part for part in run if isinstance(part, GroupedInts)]
+    return GroupedInts.stack(ints) if ints else torch.cat([part for part in run if isinstance(part, Tensor)])
