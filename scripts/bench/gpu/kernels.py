@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import Attention, make_attention, random_ints
@@ -97,6 +98,7 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
         yield from _linears(kernels, tokens, device, tiny)
+        yield _experts(kernels, tokens, device, tiny)
         if kernels.quantised_linear is not None:
             yield from _quantised_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
@@ -250,6 +252,24 @@ def _quantised_linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int
     x = torch.randn((tokens, num_in), device=device, dtype=torch.bfloat16)
     linear = kernels.quantised_linear(random_ints(num_out, num_in, 128, device))
     return lambda: linear(x)
+
+
+def _experts(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -> Case:
+    """One layer's of Qwen3-30B-A3B. Bytes are those of the experts that are likely to be taken by somebody."""
+    num_experts, top_k, dim, ffn_dim = (4, 2, 32, 16) if tiny else (128, 8, 2048, 768)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=torch.bfloat16)
+
+    def make() -> Work:
+        experts = kernels.experts([Expert(random(2 * ffn_dim, dim), random(dim, ffn_dim)) for _ in range(num_experts)])
+        x, logits = random(tokens, dim), random(tokens, num_experts).float()
+        return lambda: experts(x, *kernels.route(logits, top_k, True))
+
+    num_taken = num_experts * (1 - (1 - top_k / num_experts) ** tokens)
+    num_bytes = 2 * (round(num_taken * 3 * ffn_dim * dim) + 2 * tokens * dim)
+    shape = f"{tokens} rows, {top_k} of {num_experts} x {dim} x {ffn_dim}"
+    return Case("experts", shape, make, num_bytes, 6 * tokens * top_k * ffn_dim * dim, op="experts")
 
 
 def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:

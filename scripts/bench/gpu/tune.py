@@ -28,7 +28,7 @@ WIN = 0.02
 # what the search looks at of scripts/bench/gpu/kernels.py, by how shapes begin: a table's case holds for every batch
 SHAPES = (
     *("32 x 2048,", "8 x 8192,", "1 x 8192,", "34 of"),  # attention
-    *("32 x 4096", "32 x 14336", "32 x 32/8", "32 x 128256", "4096 x", "8192 x"),
+    *("32 x 4096", "32 x 14336", "32 x 32/8", "32 x 128256", "4096 x", "8192 x", "32 rows", "4096 rows"),
 )
 
 
@@ -62,6 +62,11 @@ SEARCHES = [
         "linear.triton",
         "O=",
         {"BLOCK_T": (64, 128), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
+    ),
+    Search(
+        "experts.triton",
+        "O=",
+        {"BLOCK_T": (16, 32, 64), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
     ),
     Search(
         "quantised_linear.triton",
