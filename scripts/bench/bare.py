@@ -25,7 +25,8 @@ def work(model: ModelConfig, clients: int, rounds: int, max_tokens: int, begin: 
     from engine.load import load_executor
     from engine.types import GenerateRequest, SamplingParams
 
-    engine = Engine(load_executor(model), model.name, model.engine.scheduler, model.engine.cache)
+    executor = load_executor(model)
+    engine = Engine(executor, model.name, model.engine.scheduler, model.engine.cache, keeper=executor.node_cache)
     rng = random.Random(os.getpid())
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
 
@@ -48,6 +49,7 @@ def work(model: ModelConfig, clients: int, rounds: int, max_tokens: int, begin: 
                 submit(num_sent)
                 num_sent += 1
     results.put((num_tokens, began_s, time.monotonic()))
+    engine.close()
 
 
 def main() -> None:

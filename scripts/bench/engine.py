@@ -34,7 +34,10 @@ def main() -> None:
         name="bench",
         source=options.model,
         engine=EngineConfig(
-            dtype=options.dtype, num_threads=options.threads, cache=CacheConfig(cache_bytes=options.cache_bytes)
+            dtype=options.dtype,
+            num_threads=options.threads,
+            keep_quantised=False,  # the floor counts weights of the dtype
+            cache=CacheConfig(cache_bytes=options.cache_bytes),
         ),
     )
     started = time.perf_counter()
