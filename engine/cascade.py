@@ -7,11 +7,7 @@ import msgspec
 
 from engine.plan import SeqSlice
 
-__all__ = ["PrefixGroup", "group_by_prefix"]
-
-# Both wait for measurement on a card. Others report gains from 256 tokens and 8 rows on, and losses below.
-LEAST_TOKENS = 256
-LEAST_ROWS = 8
+__all__ = ["CascadeThresholds", "PrefixGroup", "group_by_prefix"]
 
 
 class PrefixGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -19,8 +15,25 @@ class PrefixGroup(msgspec.Struct, frozen=True, array_like=True):
     rows: tuple[int, ...]  # places in the plan's slices
 
 
+class CascadeThresholds(msgspec.Struct, frozen=True):
+    """When a group is worth it: where it reaches both numbers of a step. engine/cascade_timing.py measures them."""
+
+    steps: tuple[tuple[int, int], ...]  # (rows, tokens that they share)
+
+    def are_reached(self, group: PrefixGroup) -> bool:
+        return any(len(group.rows) >= rows and group.num_tokens >= tokens for rows, tokens in self.steps)
+
+    def groups(self, slices: Sequence[SeqSlice], block_size: int) -> list[PrefixGroup]:
+        """Those of a plan that are worth it."""
+        if not self.steps:
+            return []
+        least_rows, least_tokens = (min(numbers) for numbers in zip(*self.steps, strict=True))
+        found = group_by_prefix(slices, block_size, least_tokens, least_rows)
+        return [group for group in found if self.are_reached(group)]
+
+
 def group_by_prefix(
-    slices: Sequence[SeqSlice], block_size: int, least_tokens: int = LEAST_TOKENS, least_rows: int = LEAST_ROWS
+    slices: Sequence[SeqSlice], block_size: int, least_tokens: int, least_rows: int
 ) -> list[PrefixGroup]:
     """Groups of slices with one token each: all but one of a group do without reading what it shares.
 

@@ -2,12 +2,13 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from engine.batch import ForwardBatch
-from engine.cascade import group_by_prefix
+from engine.cascade import CascadeThresholds
 from engine.decode_graphs import DecodeGraphs
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
@@ -32,13 +33,13 @@ class InlineExecutor:
         device: torch.device,
         graphs: DecodeGraphs | None = None,
         overlaps: bool = False,
-        cascade: bool = False,
+        cascade: CascadeThresholds | None = None,
         tp: TensorParallel | None = None,
         node_cache: NodeCache | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
-        cascade    what sequences begin with alike is read once for all of them; such steps are not replayed
+        cascade    what so many sequences begin with alike is read once for all of them; None: never
         tp         the ranks that the decoder is divided over; only the first one samples
         node_cache   of this KV store; closed with the executor
         """
@@ -90,9 +91,10 @@ class InlineExecutor:
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
-        groups = group_by_prefix(plan.slices, self.block_size) if self._cascade else []
-        if self._graphs is not None and not groups and self._graphs.fits(plan):
-            return self._decoder.logits(self._graphs.hidden(plan, lambda tokens_T: self._put_sampled(plan, tokens_T)))
+        groups = self._cascade.groups(plan.slices, self.block_size) if self._cascade is not None else []
+        if self._graphs is not None and self._graphs.fits(plan):
+            put_tokens = partial(self._put_sampled, plan)
+            return self._decoder.logits(self._graphs.hidden(plan, groups, put_tokens))
         batch = ForwardBatch.from_plan(plan, self.block_size, self._device, groups)
         self._put_sampled(plan, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
+from engine.cascade import CascadeThresholds
+from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import resolve
 from engine.checkpoint.weights import open_weights, read_arch
-from engine.decode_graphs import DecodeGraphs, cuda_capture
+from engine.decode_graphs import DecodeGraphs, Run, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.form.grammar import TokenTable, Vocabulary
@@ -81,6 +83,11 @@ def load_executor(
     if graphs is not None:
         _warm_up(graphs)
         clock.lap("graphs")
+    cascade = None
+    if cascades(config, device):
+        cascade = _measured_thresholds(config, decoder, kv, max_context_len, tp, device)
+        clock.lap("cascade")
+        log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
         model.name,
@@ -101,7 +108,7 @@ def load_executor(
         device,
         graphs,
         overlaps=_overlaps(config, device),
-        cascade=cascades(config, device),
+        cascade=cascade,
         tp=tp,
         node_cache=node_cache,
     )
@@ -140,6 +147,19 @@ def _graphs(
         block_size=kv.block_size,
         device=device,
     )
+
+
+def _measured_thresholds(
+    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, tp: TensorParallel, device: torch.device
+) -> CascadeThresholds:
+    """Every rank goes by what the first one finds: else they would not call their collectives alike."""
+    capture = cuda_capture(device) if config.cuda_graphs else _uncaptured
+    times = AttentionTimer(decoder, kv, max_context_len, config.scheduler.max_sequences, device, capture)
+    return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
+
+
+def _uncaptured(run: Run) -> Run:
+    return run
 
 
 def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: torch.device) -> None:

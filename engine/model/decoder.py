@@ -85,6 +85,14 @@ class Decoder:
         return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M, scale)
 
     @torch.inference_mode()
+    def attend(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+        """Attention alone, one layer after the other, [T, M]: of a step what sequences' lengths make slow."""
+        x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
+        for layer, cache in zip(self._layers, kv.layers, strict=True):
+            x_TM = layer.attend(x_TM, batch, cache)
+        return x_TM
+
+    @torch.inference_mode()
     def logits(self, x_RM: Tensor) -> Tensor:
         """[R, V] fp32."""
         if x_RM.shape[0] == 0:

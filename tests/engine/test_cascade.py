@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.batch import ForwardBatch
-from engine.cascade import LEAST_ROWS, LEAST_TOKENS, PrefixGroup, group_by_prefix
+from engine.cascade import CascadeThresholds, PrefixGroup, group_by_prefix
 from engine.plan import SeqSlice, StepPlan
 
 
@@ -75,37 +75,50 @@ def test_groups_share_what_they_say_and_hardly_any_others_save_more(block_size, 
 def test_a_few_with_much_in_common_leave_the_others_what_all_share():
     few = [decode(range(100), 16) for _ in range(8)]
     rest = [decode((*range(16), *range(200 + 50 * i, 250 + 50 * i)), 16) for i in range(8)]
-    assert group_by_prefix([*rest, *few], 16) == [
+    assert group_by_prefix([*rest, *few], 16, 256, 8) == [
         PrefixGroup(1536, tuple(range(8, 16))),
         PrefixGroup(256, tuple(range(8))),
     ]
-    assert group_by_prefix([*rest, *few[:4]], 16) == [PrefixGroup(256, tuple(range(12)))]
-    assert group_by_prefix([*rest[:4], *few], 16) == [PrefixGroup(1536, tuple(range(4, 12)))]
+    assert group_by_prefix([*rest, *few[:4]], 16, 256, 8) == [PrefixGroup(256, tuple(range(12)))]
+    assert group_by_prefix([*rest[:4], *few], 16, 256, 8) == [PrefixGroup(1536, tuple(range(4, 12)))]
 
 
 def test_a_prefix_must_be_long_enough_and_of_enough_rows():
-    long, short = range(LEAST_TOKENS // 16), range(LEAST_TOKENS // 16 - 1)
-    rows = tuple(range(LEAST_ROWS))
-    assert group_by_prefix([decode(long, 16) for _ in rows], 16) == [PrefixGroup(LEAST_TOKENS, rows)]
-    assert group_by_prefix([decode(long, 16) for _ in rows[1:]], 16) == []
-    assert group_by_prefix([decode(short, 16) for _ in rows], 16) == []
+    long, short = range(16), range(15)
+    assert group_by_prefix([decode(long, 16) for _ in range(8)], 16, 256, 8) == [PrefixGroup(256, tuple(range(8)))]
+    assert group_by_prefix([decode(long, 16) for _ in range(7)], 16, 256, 8) == []
+    assert group_by_prefix([decode(short, 16) for _ in range(8)], 16, 256, 8) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "blocks", "is_grouped"),
+    [(2, 64, False), (4, 63, False), (4, 64, True), (15, 32, False), (16, 16, True), (16, 15, False)],
+)
+def test_few_rows_must_share_more_than_many(rows, blocks, is_grouped):
+    thresholds = CascadeThresholds(((4, 1024), (16, 256)))
+    found = thresholds.groups([decode(range(blocks), 16) for _ in range(rows)], 16)
+    assert found == ([PrefixGroup(blocks * 16, tuple(range(rows)))] if is_grouped else [])
+
+
+def test_where_nothing_ever_won_nothing_is_grouped():
+    assert CascadeThresholds(()).groups([decode(range(999), 16) for _ in range(99)], 16) == []
 
 
 def test_the_block_that_is_written_is_not_shared():
     """As after a fork, before the first token of its own."""
     slices = [SeqSlice(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
-    assert group_by_prefix(slices, 16) == []
+    assert group_by_prefix(slices, 16, 256, 8) == []
 
 
 def test_chunks_are_in_no_group():
     slices = [decode(range(16), 16) for _ in range(9)]
     slices[3] = SeqSlice(0, 256, (7, 8), slices[3].blocks, True)
-    assert group_by_prefix(slices, 16) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
+    assert group_by_prefix(slices, 16, 256, 8) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
 
 
 def test_a_very_long_prefix_is_no_deep_recursion():
     slices = [decode(range(8192), 16) for _ in range(8)]
-    assert group_by_prefix(slices, 16) == [PrefixGroup(131_072, tuple(range(8)))]
+    assert group_by_prefix(slices, 16, 256, 8) == [PrefixGroup(131_072, tuple(range(8)))]
 
 
 def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
@@ -114,7 +127,7 @@ def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
     plan = StepPlan(0, tuple(slices))
     device = torch.device("cpu")
     assert ForwardBatch.from_plan(plan, 16, device).prefixes is None
-    prefixes = ForwardBatch.from_plan(plan, 16, device, group_by_prefix(slices, 16)).prefixes
+    prefixes = ForwardBatch.from_plan(plan, 16, device, group_by_prefix(slices, 16, 256, 8)).prefixes
     assert prefixes.group_starts.tolist() == [0, 9]
     assert prefixes.members.tolist() == [0, 1, *range(3, 10)]
     assert prefixes.shared_lens_S.tolist() == [256, 256, 0, *[256] * 7]

@@ -9,6 +9,7 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.batch import ForwardBatch
+from engine.cascade import PrefixGroup
 from engine.checkpoint.source import resolve
 from engine.checkpoint.weights import open_weights, read_arch
 from engine.decode_graphs import DecodeGraphs, Run
@@ -144,6 +145,24 @@ def test_only_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: b
     assert graphs.fits(StepPlan(0, (piece,))) is fits
     assert not graphs.fits(StepPlan(0, (piece,) * 3))
     assert not graphs.fits(StepPlan(0, ()))
+
+
+def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
+    """Triton compiles for pointers that are multiples of 16 bytes, and once more for others."""
+    seen: list[ForwardBatch] = []
+
+    def hidden(batch: ForwardBatch) -> torch.Tensor:
+        seen.append(batch)
+        return batch.tokens_T
+
+    graphs = DecodeGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
+    for count in range(1, 20):
+        slices = tuple(SeqSlice(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
+        graphs.hidden(StepPlan(0, slices), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
+    assert {batch.seq_lens_S.numel() for batch in seen} == {1, 2, 4, 8, 16, 24}
+    shared = [tensor for batch in seen if batch.prefixes is not None for tensor in vars(batch.prefixes).values()]
+    own = [tensor for batch in seen for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)]
+    assert {tensor.data_ptr() % 16 for tensor in (*shared, *own)} == {0}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.batch import ForwardBatch
+from engine.cascade import CascadeThresholds
+from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.engine import Engine
 from engine.plan import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
@@ -41,8 +43,15 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
             overhead = round(1 - graph_ms / row["step_ms"], 3)
             yield {"engine": name, "context": context, **row, "forward_in_graph_ms": graph_ms, "overhead": overhead}
     shared = [_prompt(arch.vocab_size, 0, prefix) + _prompt(arch.vocab_size, s, 20) for s in range(sharing)]
-    for name, cascade in (("manta, cascade", True), ("manta, no cascade", False)):
-        row = _run(model, shared, steps, graphs=not cascade, overlap=True, cascade=cascade)
+    timer = AttentionTimer(model.decoder, model.kv, model.max_context_len, sharing, device, model.capture())
+    yield {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
+    always = CascadeThresholds(((2, prefix),))
+    for name, graphs, cascade in (
+        ("manta, cascade", True, always),
+        ("manta, cascade, no graphs", False, always),
+        ("manta, no cascade", True, None),
+    ):
+        row = _run(model, shared, steps, graphs=graphs, overlap=True, cascade=cascade)
         yield {"engine": name, "context": prefix, **row}
     few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
     mixed = [
@@ -80,7 +89,7 @@ def _run(
     *,
     graphs: bool,
     overlap: bool,
-    cascade: bool = False,
+    cascade: CascadeThresholds | None = None,
 ) -> dict[str, Any]:
     """Greedy answers of `steps` tokens to all prompts at once; on a GPU the second time that they are asked for."""
     batch = len(prompts)

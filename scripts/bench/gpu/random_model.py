@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from engine.cascade import CascadeThresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.weights import Weights
-from engine.decode_graphs import DecodeGraphs, cuda_capture
+from engine.decode_graphs import Capture, DecodeGraphs, cuda_capture
 from engine.executor import InlineExecutor
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
@@ -73,13 +74,13 @@ class RandomModel:
         self.max_context_len = min(arch.max_context_len, MAX_CONTEXT_LEN)
         self.executor = self.executor_of(0)
 
-    def executor_of(self, max_sequences: int, cascade: bool = False) -> InlineExecutor:
+    def executor_of(self, max_sequences: int, cascade: CascadeThresholds | None = None) -> InlineExecutor:
         """Steps of up to `max_sequences` single tokens are replayed; 0: none is."""
         graphs = None
         if max_sequences:
             graphs = DecodeGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
-                cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run,
+                self.capture(),
                 max_rows=max_sequences,
                 max_blocks=-(-self.max_context_len // BLOCK_SIZE),
                 block_size=BLOCK_SIZE,
@@ -87,6 +88,9 @@ class RandomModel:
             )
         places = self.decoder, self.kv, self.sampler, self.max_context_len, self.device
         return InlineExecutor(*places, graphs, cascade=cascade)
+
+    def capture(self) -> Capture:
+        return cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run
 
 
 class _RandomTensors:

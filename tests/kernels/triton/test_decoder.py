@@ -4,6 +4,7 @@ from torch.nn.functional import pad
 
 from engine.batch import ForwardBatch
 from engine.cascade import group_by_prefix
+from engine.decode_graphs import DecodeGraphs
 from engine.plan import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
@@ -61,6 +62,33 @@ def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
     assert plain.prefixes is None and grouped.prefixes.shared_lens_S.tolist() == [32, 32, 32]
     alone, together = (ours.decoder.forward(batch, ours.kv) for batch in (plain, grouped))
     assert 0 < ((together - alone).norm() / alone.norm()).item() < 1e-5
+
+
+def test_a_replayed_step_reads_prefixes_once_too(models):
+    """Two groups where there is room for four, a row of no group, and one with a guess behind it."""
+    ours = models[0]
+    blocks = [(3, 1), (3, 7), (3, 9), (0, 2), (0, 4), (5, 6), (8, 10)]
+    for s, owned in enumerate(blocks):
+        prompt = SeqSlice(s, 0, tuple(range(owned[0], owned[0] + 20 + s)), owned, True)
+        ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, (prompt,)), 16, CPU), ours.kv)
+    slices = [SeqSlice(s, 20 + s, (s,), owned, True) for s, owned in enumerate(blocks)]
+    slices.insert(1, SeqSlice(7, 26, (6, 9), (8, 10), True, num_drafts=1))  # as its last one, one token further
+    plan, seen = StepPlan(1, tuple(slices)), []
+
+    def hidden(batch):
+        seen.append(batch)
+        return ours.decoder.hidden(batch, ours.kv)
+
+    graphs = DecodeGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
+    groups = group_by_prefix(slices, 16, 16, 2)
+    assert [group.rows for group in groups] == [(0, 2, 3), (4, 5)]
+    together = ours.decoder.logits(graphs.hidden(plan, groups))
+    assert seen[0].prefixes.group_starts.tolist() == [0, 3, 5, 5, 5]
+    assert seen[0].prefixes.members.tolist()[:5] == [0, 3, 4, 5, 6], "the guess is a row too"
+    alone = ours.decoder.forward(ForwardBatch.from_plan(plan, 16, CPU), ours.kv)
+    assert 0 < ((together - alone).norm() / alone.norm()).item() < 1e-5
+    graphs.hidden(plan)
+    assert seen[-1].prefixes is None
 
 
 def test_rows_and_sequences_of_padding_change_no_logits(models):

@@ -52,8 +52,11 @@ def test_the_engine_is_timed_beside_transformers(run):
     engines = [row["engine"] for row in rows]
     ours = ["manta", "manta, no graphs", "manta, no overlap"]
     peers = ["transformers static cache", *["transformers generate_batch"] * 3]
-    others = ["manta, cascade", "manta, no cascade", "manta, mixed lengths", "manta, 4 bits", "manta, 4 bits"]
-    assert engines == [*ours, *ours, *others, *peers]
+    cascade = [
+        f"manta, {way}" for way in ("cascade from (rows, tokens)", "cascade", "cascade, no graphs", "no cascade")
+    ]
+    others = ["manta, mixed lengths", "manta, 4 bits", "manta, 4 bits"]
+    assert engines == [*ours, *ours, *cascade, *others, *peers]
 
 
 def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
