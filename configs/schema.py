@@ -51,7 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_context_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
-    cascade: Literal["auto", "off"] = "auto"  # auto: a GPU reads a prefix once for all that share it, where that is faster
+    cascade: Literal["auto", "off"] = "auto"  # auto: a GPU reads a prefix once for all that share it, where faster
     overlap: bool | None = None  # plan a step while the one before is computed; unset: on a GPU, without drafts
     cuda_graphs: bool = True  # on a GPU, steps that compute a token of each sequence are recorded once and replayed
     scheduler: SchedulerConfig = SchedulerConfig()

@@ -17,8 +17,8 @@ from configs.schema import EngineConfig, ModelConfig
 from engine.cascade import CascadeThresholds
 from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.decode_graphs import DecodeGraphs, Run, cuda_capture
 from engine.errors import ModelError
 from engine.executor import InlineExecutor

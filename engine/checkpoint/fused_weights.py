@@ -4,7 +4,7 @@ from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
-from engine.checkpoint.weights import TensorSource
+from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
 from engine.tensor_parallel import Part
 

@@ -5,7 +5,7 @@ import logging
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
-from engine.checkpoint.weights import TensorSource
+from engine.checkpoint.tensor_source import TensorSource
 from engine.tensor_parallel import Part
 
 __all__ = ["UsualNames"]

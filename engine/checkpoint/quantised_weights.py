@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.packings import Packing
-from engine.checkpoint.weights import TensorSource
+from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
 from engine.tensor_parallel import Part
 from kernels.quantised_linear.reference import GroupedInts

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, cut
-from engine.checkpoint.weights import TensorSource
+from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
 from engine.tensor_parallel import Part
 

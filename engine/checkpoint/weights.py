@@ -1,37 +1,19 @@
 """Hands out a model's tensors by their hub names, each once, and accounts for all of them."""
 
-import json
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.checkpoint.arch import ModelArch, arch_from_hub
-from engine.checkpoint.gguf_arch import arch_from_gguf
-from engine.checkpoint.gguf_file import read_index
 from engine.checkpoint.matrix import Matrix
-from engine.checkpoint.packings import packing_of
-from engine.checkpoint.source import ModelFiles
+from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
 from engine.tensor_parallel import Part
 from kernels.quantised_linear.reference import GroupedInts
 
-__all__ = ["TensorSource", "Weights", "open_weights", "read_arch"]
-
-
-class TensorSource(Protocol):
-    def names(self) -> set[str]: ...
-
-    def read(self, name: str, part: Part | None = None) -> Tensor: ...
-
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
-        """The same, in integers if that is how it is kept."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
+__all__ = ["Weights"]
 
 
 class Weights:
@@ -103,55 +85,3 @@ class Weights:
         if left:
             few = ", ".join(sorted(left)[:5])
             raise ModelError(f"the weights have {len(left)} tensors that this architecture does not know: {few}")
-
-
-def read_arch(files: ModelFiles) -> ModelArch:
-    if files.kind == "gguf":
-        pairs, infos = read_index(files.path)
-        return arch_from_gguf(pairs, {info.name: info.shape for info in infos})
-    return arch_from_hub(_config(files))
-
-
-def _config(files: ModelFiles) -> dict[str, Any]:
-    path = files.path / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return config
-
-
-def open_weights(
-    files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
-) -> Weights:
-    from engine.checkpoint.other_names import UsualNames
-
-    if files.kind == "gguf":
-        from engine.checkpoint.gguf_weights import GgufSource
-
-        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
-    from engine.checkpoint.quantised_weights import QuantisedSource
-    from engine.checkpoint.safetensors_weights import SafetensorsSource
-    from engine.checkpoint.stacked_experts import SeparateExperts
-
-    quantisation = _config(files).get("quantization_config")
-    if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
-        quantisation = None  # of experts alone: SeparateExperts knows it
-    packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
-    plain: TensorSource = UsualNames(SafetensorsSource(files.path))
-    if arch.stacked_experts:
-        plain = SeparateExperts(plain)
-    if packing is None:
-        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
-    source = QuantisedSource(plain, packing, device)
-    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
-
-
-def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
-    from engine.checkpoint.fused_weights import Unfused
-    from engine.checkpoint.neighbour_rows import Halves
-
-    unfused = Unfused(source, arch)
-    return Halves(unfused, arch) if arch.pairs_neighbours else unfused

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import read_arch
 from engine.executor import InlineExecutor
 from engine.load import load_executor
 from engine.plan import SeqSlice, SeqStart, StepPlan

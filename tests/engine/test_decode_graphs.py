@@ -10,8 +10,8 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.batch import ForwardBatch
 from engine.cascade import PrefixGroup
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.decode_graphs import DecodeGraphs, Run
 from engine.engine import Engine
 from engine.executor import InlineExecutor

@@ -6,8 +6,8 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.arena import Arena
+from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import read_arch
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.kv_store import KVStore

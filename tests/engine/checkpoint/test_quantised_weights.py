@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint.matrix import Part
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.errors import ModelError
 from kernels.kernel_set import load_kernels
 from kernels.quantised_linear.reference import GroupedInts

@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.load import load_executor

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.engine import Engine
 from engine.load import load_executor
 from engine.types import GenerateRequest, SamplingParams

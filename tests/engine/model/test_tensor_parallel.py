@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.batch import ForwardBatch
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weights import open_weights, read_arch
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.plan import SeqSlice, StepPlan

@@ -1,0 +1,65 @@
+"""Opens a checkpoint: what the model is, and its weights as a stack of sources under the hub's names."""
+
+import json
+from typing import Any
+
+import torch
+
+from engine.checkpoint.arch import ModelArch, arch_from_hub
+from engine.checkpoint.fused_weights import Unfused
+from engine.checkpoint.gguf_arch import arch_from_gguf
+from engine.checkpoint.gguf_file import read_index
+from engine.checkpoint.gguf_weights import GgufSource
+from engine.checkpoint.neighbour_rows import Halves
+from engine.checkpoint.other_names import UsualNames
+from engine.checkpoint.packings import packing_of
+from engine.checkpoint.quantised_weights import QuantisedSource
+from engine.checkpoint.safetensors_weights import SafetensorsSource
+from engine.checkpoint.source import ModelFiles
+from engine.checkpoint.stacked_experts import SeparateExperts
+from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weights import Weights
+from engine.errors import ModelError
+
+__all__ = ["open_weights", "read_arch"]
+
+
+def read_arch(files: ModelFiles) -> ModelArch:
+    if files.kind == "gguf":
+        pairs, infos = read_index(files.path)
+        return arch_from_gguf(pairs, {info.name: info.shape for info in infos})
+    return arch_from_hub(_config(files))
+
+
+def open_weights(
+    files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+) -> Weights:
+    if files.kind == "gguf":
+        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
+    quantisation = _config(files).get("quantization_config")
+    if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
+        quantisation = None  # of experts alone: SeparateExperts knows it
+    packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
+    plain: TensorSource = UsualNames(SafetensorsSource(files.path))
+    if arch.stacked_experts:
+        plain = SeparateExperts(plain)
+    if packing is None:
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
+    source = QuantisedSource(plain, packing, device)
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+
+
+def _config(files: ModelFiles) -> dict[str, Any]:
+    path = files.path / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return config
+
+
+def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
+    unfused = Unfused(source, arch)
+    return Halves(unfused, arch) if arch.pairs_neighbours else unfused

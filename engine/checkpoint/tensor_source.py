@@ -1,0 +1,22 @@
+"""What a checkpoint is to those who read it: tensors by name. Sources are stacked, each reads the one below it."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.checkpoint.matrix import Matrix
+from engine.tensor_parallel import Part
+
+__all__ = ["TensorSource"]
+
+
+class TensorSource(Protocol):
+    def names(self) -> set[str]: ...
+
+    def read(self, name: str, part: Part | None = None) -> Tensor: ...
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        """The same, in integers if that is how it is kept."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
