@@ -1,6 +1,7 @@
 """The house: which floor may know which, which doors open without torch, what is public."""
 
 import ast
+import graphlib
 import importlib
 import pkgutil
 import re
@@ -73,6 +74,18 @@ def test_imports_go_down_only(floor: str) -> None:
         found = set(imports_of(path))
         assert found & set(FLOORS) <= MAY_IMPORT[floor], path
         assert not found & FORBIDDEN[floor], path
+
+
+def test_no_file_imports_itself_around_a_corner() -> None:
+    """Also not within a function, nor for types alone."""
+    files = {path: path.relative_to(ROOT).with_suffix("") for floor in FLOORS for path in (ROOT / floor).rglob("*.py")}
+    names = {".".join(parts.parts).removesuffix(".__init__"): path for path, parts in files.items()}
+    below = {name: sorted({*modules_of(path)} & names.keys() - {name}) for name, path in names.items()}
+    assert sum(map(len, below.values())) > 500
+    try:
+        tuple(graphlib.TopologicalSorter(below).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_every_file_of_serve_app_is_in_a_room() -> None:
