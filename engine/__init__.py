@@ -5,10 +5,10 @@ some of the difference, under a token budget. Prefill, chunked prefill, decode a
 
     GenerateRequest -> Sequence -> StepPlan -> ForwardBatch -> logits -> StepResult -> TokenChunk
 
-`scheduler.py`, `plan.py`, `blocks.py` and `prefix_cache.py` decide and know no tensor; `checkpoint/` reads what a model
-is, and its weights; `model/`, `batch.py`, `kv_store.py` and `sampler.py` compute. `engine.py` joins what decides and
-what computes, `async_engine.py` gives it a thread. `node_cache.py` keeps blocks in an `arena.py`, for the other engines
-of a node.
+`scheduler.py` decides who computes what next, `sequence_blocks.py` in which blocks, over `blocks.py` and
+`prefix_cache.py`; none of them knows a tensor. `checkpoint/` reads what a model is, and its weights; `model/`,
+`batch.py`, `kv_store.py` and `sampler.py` compute. `engine.py` joins what decides and what computes, `async_engine.py`
+gives it a thread. `node_cache.py` keeps blocks in an `arena.py`, for the other engines of a node.
 
 What an answer's form allows next is `form/`'s to say.
 """

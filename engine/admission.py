@@ -45,6 +45,6 @@ def check_queue(request: GenerateRequest, scheduler: Scheduler) -> None:
     # a request may bring more choices than the queue holds; it is refused only behind others
     if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:
         raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
-    tokens = scheduler.num_waiting_tokens
+    tokens = scheduler.queue.num_tokens
     if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
         raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")

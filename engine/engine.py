@@ -14,8 +14,9 @@ from engine.errors import RequestError
 from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
-from engine.scheduler import BlockKeeper, Scheduler
+from engine.scheduler import Scheduler
 from engine.sequence import Sequence
+from engine.sequence_blocks import BlockKeeper
 from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor", "OverlappingExecutor"]
@@ -230,10 +231,10 @@ class Engine:
             max_context_len=self.max_context_len,
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
-            num_waiting_tokens=scheduler.num_waiting_tokens,
+            num_waiting_tokens=scheduler.queue.num_tokens,
             num_prefill_tokens=scheduler.num_prefill_tokens,
-            num_blocks=scheduler.pool.num_blocks,
-            num_idle_blocks=scheduler.pool.num_idle,
+            num_blocks=scheduler.blocks.pool.num_blocks,
+            num_idle_blocks=scheduler.blocks.pool.num_idle,
             first_token_s=self._mean_first_token_s(),
             collective=self._collective,
         )

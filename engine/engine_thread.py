@@ -83,7 +83,7 @@ class EngineThread:
             self.num_steps += 1
             self.last_turn_s = time.monotonic()
             self.status = engine.status()
-            published, forgotten = engine.scheduler.take_changes()
+            published, forgotten = engine.scheduler.blocks.take_changes()
             if accepted or refused or chunks or published or forgotten:
                 self._deliver(
                     StepReport(tuple(accepted), tuple(refused), tuple(chunks), self.status, published, forgotten)

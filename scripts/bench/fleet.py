@@ -221,7 +221,7 @@ class _Fleet:
                 number = int(chunk.request_id)
                 self.outcome.first_token_s[number] = told_s - self.arrivals[number].at_s
                 self.outcome.cached_tokens += chunk.cached_tokens
-        changes = replica.engine.scheduler.take_changes()
+        changes = replica.engine.scheduler.blocks.take_changes()
         replica.busy_until_s = end_s
         self.at(end_s, index)
         self.at(told_s, (index, StepReport(tuple(accepted), (), tuple(chunks), replica.engine.status(), *changes)))
@@ -260,7 +260,7 @@ def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
 
 def uncomputed(names: Sequence[bytes], num_tokens: int, scheduler: Scheduler, coming: set[bytes]) -> int:
     """Tokens of a prompt that are neither cached nor about to be; adds its blocks to those."""
-    held = len(scheduler.cache.find(names))
+    held = len(scheduler.blocks.cache.find(names))
     missing = [name for name in names[held:] if name not in coming]
     coming.update(missing)
-    return num_tokens - scheduler.block_size * (len(names) - len(missing))
+    return num_tokens - scheduler.blocks.block_size * (len(names) - len(missing))

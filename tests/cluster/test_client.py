@@ -177,7 +177,7 @@ async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
             believed = {link.replica_id: link.belief.names for link in client._replicas["toy"].up}
             assert len(believed) == 2
             for server in cluster.servers.values():
-                names = set(server.engine_thread._engine.scheduler.cache.names())
+                names = set(server.engine_thread._engine.scheduler.blocks.cache.names())
                 assert names and believed[server._replica_id] == names
         await late.close()
 

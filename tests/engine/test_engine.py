@@ -104,7 +104,7 @@ def test_random_traffic_equals_full_recompute(
         num_held += toy.num_held
         num_unknown += toy.num_unknown
         assert toy.widest <= budget
-        assert engine.scheduler.pool.num_idle == toy.num_blocks
+        assert engine.scheduler.blocks.pool.num_idle == toy.num_blocks
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
@@ -152,7 +152,7 @@ def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
     assert_is(chunks, asked, skip=5)
     assert chunks[0].cached_tokens == 41 and keeper.num_loaded == 11
     assert toy.num_computed == 50 - 44
-    assert engine.scheduler.take_changes()[0] != (), "the router is not told"
+    assert engine.scheduler.blocks.take_changes()[0] != (), "the router is not told"
 
 
 def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:

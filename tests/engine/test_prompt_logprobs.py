@@ -50,7 +50,7 @@ def test_every_prompt_is_scored_once_and_whole(num_tokens, budget):
             assert told == [expected(one.prompt) if wants else None] + [None] * 8
             assert [token for chunk in chunks[name, index] for token in chunk.tokens] == recompute(one, index)[0]
     assert 0 < toy.most_scored <= 64
-    assert engine.scheduler.pool.num_idle == toy.num_blocks
+    assert engine.scheduler.blocks.pool.num_idle == toy.num_blocks
 
 
 def test_an_answer_that_moved_does_not_tell_them_again():
