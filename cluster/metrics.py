@@ -6,11 +6,12 @@ reports; a request costs a handful of observations, a token none.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray.serve import metrics
 
-from engine.types import GenerateRequest, StepReport
+from engine.types import GenerateRequest, StepReport, TokenChunk
 
 __all__ = ["ReplicaMetrics", "migration_counter"]
 
@@ -35,7 +36,10 @@ def migration_counter() -> Callable[[str, bool], None]:
 class ReplicaMetrics:
     """Follows the requests of one replica from their acceptance to their end."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, has_node_cache: bool = False) -> None:
+        """has_node_cache   what a replica does not hold itself it looks up in its node's memory"""
+        self._has_node_cache = has_node_cache
+
         def made(kind: Any, name: str, text: str, *more: str, **options: Any) -> Any:
             metric = kind(f"vllm_{name}", description=text, tag_keys=("model_name", *more), **options)
             metric.set_default_tags({"model_name": model})
@@ -49,16 +53,26 @@ class ReplicaMetrics:
         self._cache_use = made(metrics.Gauge, "kv_cache_usage_perc", "Share of KV blocks held by sequences; 1 is all.")
         self._queries = made(metrics.Counter, "prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._hits = made(metrics.Counter, "prefix_cache_hits", "Prompt tokens found in the prefix cache.")
+        self._node_queries = made(
+            metrics.Counter, "external_prefix_cache_queries", "Prompt tokens looked up in the node's memory."
+        )
+        self._node_hits = made(
+            metrics.Counter, "external_prefix_cache_hits", "Prompt tokens found in the node's memory."
+        )
         self._prompt_tokens = made(metrics.Counter, "prompt_tokens", "Prompt tokens of accepted requests.")
         self._output_tokens = made(metrics.Counter, "generation_tokens", "Tokens generated.")
         self._success = made(metrics.Counter, "request_success", "Answers that ended.", "finished_reason")
         self._first_token = seconds("time_to_first_token_seconds", "From arrival to the first token.")
         self._per_token = seconds("request_time_per_output_token_seconds", "Mean time between tokens of an answer.")
+        self._queue = seconds("request_queue_time_seconds", "From arrival to the first step.")
+        self._prefill = seconds("request_prefill_time_seconds", "From the first step to the first token.")
+        self._decode = seconds("request_decode_time_seconds", "From the first token to the last one.")
+        self._inference = seconds("request_inference_time_seconds", "From the first step to the last token.")
         self._end_to_end = seconds("e2e_request_latency_seconds", "From arrival to the last token.")
         self._prompt_lens = made(metrics.Histogram, "request_prompt_tokens", "Prompt length.", boundaries=TOKENS)
         self._output_lens = made(metrics.Histogram, "request_generation_tokens", "Answer length.", boundaries=TOKENS)
         self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> when, prompt tokens, choices left
-        self._answers: dict[tuple[str, int], tuple[float, int]] = {}  # choice -> when its first token came, tokens
+        self._answers: dict[tuple[str, int], _Answer] = {}  # by choice
         self._unwritten_tokens = 0
         self._written_s = 0.0
 
@@ -76,21 +90,14 @@ class ReplicaMetrics:
                 continue
             began_s, prompt_len, choices_left = arrived
             choice = chunk.request_id, chunk.index
-            if choice not in self._answers:
-                self._answers[choice] = (now_s, 0)
-                self._first_token.observe(now_s - began_s)
-                self._queries.inc(max(1, prompt_len))
-                if chunk.cached_tokens:
-                    self._hits.inc(chunk.cached_tokens)
-                if chunk.index == 0:
-                    self._prompt_tokens.inc(max(1, prompt_len))
-                    self._prompt_lens.observe(prompt_len)
-            first_s, num_tokens = self._answers[choice]
-            num_tokens += len(chunk.tokens)
-            self._answers[choice] = (first_s, num_tokens)
+            answer = self._answers.get(choice)
+            if answer is None:
+                answer = self._answers[choice] = _Answer(began_s, min(chunk.queued_s, now_s - began_s), now_s)
+                self._begin(chunk, prompt_len, answer)
+            answer.num_tokens += len(chunk.tokens)
             self._unwritten_tokens += len(chunk.tokens)
             if chunk.finish_reason is not None:
-                self._finish(chunk.finish_reason, now_s - began_s, now_s - first_s, num_tokens)
+                self._finish(chunk.finish_reason, answer, now_s)
                 del self._answers[choice]
                 if choices_left == 1:
                     del self._arrived[chunk.request_id]
@@ -100,13 +107,31 @@ class ReplicaMetrics:
             self._write(report)
             self._written_s = now_s
 
-    def _finish(self, reason: str, end_to_end_s: float, decode_s: float, num_tokens: int) -> None:
+    def _begin(self, chunk: TokenChunk, prompt_len: int, answer: "_Answer") -> None:
+        waited_s = answer.first_s - answer.began_s
+        self._first_token.observe(waited_s)
+        self._queue.observe(answer.queued_s)
+        self._prefill.observe(waited_s - answer.queued_s)
+        self._queries.inc(max(1, prompt_len))
+        if chunk.cached_tokens:
+            self._hits.inc(chunk.cached_tokens)
+        if self._has_node_cache:
+            self._node_queries.inc(max(1, prompt_len - chunk.cached_tokens + chunk.restored_tokens))
+            if chunk.restored_tokens:
+                self._node_hits.inc(chunk.restored_tokens)
+        if chunk.index == 0:
+            self._prompt_tokens.inc(max(1, prompt_len))
+            self._prompt_lens.observe(prompt_len)
+
+    def _finish(self, reason: str, answer: "_Answer", now_s: float) -> None:
         self._success.inc(tags={"finished_reason": reason})
-        self._end_to_end.observe(end_to_end_s)
-        if num_tokens > 1:
-            self._per_token.observe(decode_s / (num_tokens - 1))
-        if num_tokens:
-            self._output_lens.observe(num_tokens)
+        self._end_to_end.observe(now_s - answer.began_s)
+        self._inference.observe(now_s - answer.began_s - answer.queued_s)
+        self._decode.observe(now_s - answer.first_s)
+        if answer.num_tokens > 1:
+            self._per_token.observe((now_s - answer.first_s) / (answer.num_tokens - 1))
+        if answer.num_tokens:
+            self._output_lens.observe(answer.num_tokens)
 
     def _write(self, report: StepReport) -> None:
         status = report.status
@@ -116,3 +141,13 @@ class ReplicaMetrics:
         if self._unwritten_tokens:
             self._output_tokens.inc(self._unwritten_tokens)
             self._unwritten_tokens = 0
+
+
+@dataclass
+class _Answer:
+    """One choice, from its first chunk on."""
+
+    began_s: float  # when its request arrived
+    queued_s: float
+    first_s: float  # when its first token came
+    num_tokens: int = 0

@@ -352,6 +352,8 @@ def _chunk(
         cached_tokens=seq.cached_tokens or 0,
         prompt_logprobs=_prompt_logprobs(seq) if seq.num_output == len(tokens) == 1 else None,
         error=error,
+        restored_tokens=seq.restored_tokens,
+        queued_s=seq.queued_s,
     )
 
 

@@ -8,6 +8,7 @@ and computes them again later, so the first one always gets on and nothing starv
 
 import bisect
 import itertools
+import time
 
 from configs.schema import SchedulerConfig
 from engine.drafts import Drafts
@@ -237,9 +238,11 @@ class Scheduler:
         self.queue.remove(seq)
         bisect.insort(self.running, seq, key=_order)
         # blocks that are still to be copied must not be filled anew
-        self.blocks.begin(seq, found, may_restore=not self._copies)
+        num_restored = self.blocks.begin(seq, found, may_restore=not self._copies)
         if seq.cached_tokens is None:
             seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
+            seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
+            seq.queued_s = time.monotonic() - seq.accepted_s
         count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.room(seq))
         self.blocks.cover(seq, seq.num_computed + count)
         self._starts.append(self._start(seq))

@@ -31,7 +31,9 @@ class Sequence:
         "num_scored",
         "order",
         "prompt_len",
+        "queued_s",
         "request",
+        "restored_tokens",
         "root",
         "scores",
         "seed",
@@ -59,6 +61,8 @@ class Sequence:
         self.num_published = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
+        self.restored_tokens = 0  # of these, what came from elsewhere
+        self.queued_s = 0.0  # until it first ran
         # tokens of the prompt whose logprobs are wanted: all that follow another; a moved answer's have been told
         wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
         self.num_scored = self.prompt_len - 1 if wants_scores else 0

@@ -82,19 +82,19 @@ class SequenceBlocks:
 
     # -- a sequence begins, grows and ends
 
-    def begin(self, seq: Sequence, found: list[int], may_restore: bool) -> None:
+    def begin(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
         """The sequence shares what `find` has found. What follows it and is kept elsewhere is brought back, if it may
-        be, and as far as there is room for a chunk.
+        be, and as far as there is room for a chunk. Returns how many blocks were.
         """
         for block in found:
             self.pool.share(block)
         seq.blocks = list(found)
-        if self._keeper is not None and may_restore:
-            self._restore(seq, self._keeper)
+        num_restored = self._restore(seq, self._keeper) if self._keeper is not None and may_restore else 0
         seq.num_computed = len(seq.blocks) * self.block_size
         seq.num_published = len(seq.blocks)
         for name in seq.hashes[seq.num_published :] if self._prefix_sharing else ():
             self._filling.setdefault(name, seq.seq_id)
+        return num_restored
 
     def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
         """The child begins with what the parent has computed. Full blocks are shared; the block that is partly filled
@@ -149,7 +149,8 @@ class SequenceBlocks:
         published = tuple(name for name, is_published in changes.items() if is_published)
         return published, tuple(name for name, is_published in changes.items() if not is_published)
 
-    def _restore(self, seq: Sequence, keeper: BlockKeeper) -> None:
+    def _restore(self, seq: Sequence, keeper: BlockKeeper) -> int:
+        num_restored = 0
         for name in self.usable(seq)[len(seq.blocks) :]:
             found = self.cache.find([name])
             if self.pool.num_idle < 2 or not (found or keeper.holds(name)):
@@ -165,6 +166,8 @@ class SequenceBlocks:
             seq.blocks.append(block)
             self.cache.publish(name, block)
             self._changes[name] = True
+            num_restored += 1
+        return num_restored
 
     def _take(self) -> int:
         block = self.pool.take()

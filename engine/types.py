@@ -142,6 +142,8 @@ class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token
     error: str | None = None  # what happened, when finish_reason is error, or grammar: it cannot be followed any more
     num_migrations: int = 0  # engines that were lost under the request up to now; an engine itself says 0
+    restored_tokens: int = 0  # of cached_tokens, those that came from the node's memory
+    queued_s: float = 0.0  # from acceptance until it first had blocks
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from collections import defaultdict
 
 import pytest
@@ -114,6 +115,17 @@ def test_random_traffic_equals_full_recompute(
 
 def _fields(one: GenerateRequest) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+def test_every_chunk_says_how_long_its_sequence_waited() -> None:
+    engine = make(max_sequences=1)
+    for name in ("first", "second"):
+        engine.submit(request(name, [1] * 10, max_tokens=5))
+    time.sleep(0.05)
+    chunks = run(engine)
+    waited = {name: {chunk.queued_s for chunk in chunks[name, 0]} for name in ("first", "second")}
+    assert len(waited["first"]) == len(waited["second"]) == 1
+    assert 0.05 <= min(waited["first"]) < min(waited["second"]) < 10
 
 
 def test_a_preempted_sequence_gives_the_same_tokens() -> None:

@@ -65,6 +65,20 @@ def test_one_engine_finds_what_another_one_computed(make):
     assert tokens == [token for token, _ in alone]
 
 
+def test_what_the_node_gave_is_told_apart(make):
+    first, second = make(), make()
+    sampling = SamplingParams(max_tokens=2)
+
+    def told(engine, prompt):
+        asked = GenerateRequest(request_id="a", model="m", prompt=prompt, sampling=sampling)
+        return {(chunk.cached_tokens, chunk.restored_tokens) for chunk in engine.generate(asked)}
+
+    assert told(first, PROMPT[:40]) == {(0, 0)}
+    assert told(first, PROMPT) == {(32, 0)}
+    assert told(second, PROMPT[:40]) == {(32, 32)}
+    assert told(second, PROMPT) == {(64, 32)}
+
+
 @pytest.mark.skipif(find_compiler() is None, reason="without a C compiler logits depend on the chunks")
 def test_logits_are_bitwise_those_of_an_engine_that_computed_all(make):
     alone, _ = answer(make(node_bytes=0))

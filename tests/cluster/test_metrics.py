@@ -1,0 +1,87 @@
+"""What a replica tells of its requests, read where Ray's metrics would be."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import cluster.metrics
+from cluster.metrics import ReplicaMetrics
+from engine.types import EngineStatus, StepReport, TokenChunk
+from tests.engine.toy import request
+
+IDLE = EngineStatus(
+    model="toy", max_context_len=99, num_running=0, num_waiting=0, num_waiting_tokens=0, num_blocks=4, num_idle_blocks=4
+)
+
+
+class Told:
+    """Stands for a metric of any kind."""
+
+    def __init__(self, found: dict[str, list[float]], name: str, **options: Any) -> None:
+        self._values = found[name.removeprefix("vllm_")]
+
+    def set_default_tags(self, tags: dict[str, str]) -> None: ...
+
+    def note(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+        self._values.append(value)
+
+    inc = observe = set = note
+
+
+class Clock:
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Any:
+    found: dict[str, list[float]] = defaultdict(list)
+
+    def kind(name: str, **options: Any) -> Told:
+        return Told(found, name, **options)
+
+    clock = Clock()
+    monkeypatch.setattr(cluster.metrics, "metrics", SimpleNamespace(Counter=kind, Gauge=kind, Histogram=kind))
+    monkeypatch.setattr(cluster.metrics, "time", clock)
+    return found, clock
+
+
+def report(*chunks: TokenChunk) -> StepReport:
+    return StepReport((), (), chunks, IDLE)
+
+
+def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
+    found, clock = told
+    metrics = ReplicaMetrics("toy")
+    metrics.submitted("a", request("a", [1] * 20, n=2))
+    clock.now_s += 3
+    metrics.reported(report(TokenChunk("a", 0, 0, (1,), queued_s=1.0), TokenChunk("a", 1, 0, (1,), queued_s=2.5)))
+    clock.now_s += 4
+    metrics.reported(report(TokenChunk("a", 0, 1, (1, 2), "stop", queued_s=1.0)))
+    clock.now_s += 1
+    metrics.reported(report(TokenChunk("a", 1, 1, (1,), "length", queued_s=2.5)))
+    assert found["time_to_first_token_seconds"] == [3, 3]
+    assert found["request_queue_time_seconds"] == [1, 2.5]
+    assert found["request_prefill_time_seconds"] == [2, 0.5]
+    assert found["request_decode_time_seconds"] == [4, 5]
+    assert found["request_inference_time_seconds"] == [6, 5.5]
+    assert found["e2e_request_latency_seconds"] == [7, 8]
+    assert found["request_time_per_output_token_seconds"] == [2, 5]
+    assert found["request_generation_tokens"] == [3, 2]
+    assert found["request_prompt_tokens"] == found["prompt_tokens"] == [20]
+    assert sum(found["generation_tokens"]) == 5
+
+
+@pytest.mark.parametrize("has_node_cache", [True, False])
+def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> None:
+    found, _ = told
+    metrics = ReplicaMetrics("toy", has_node_cache)
+    metrics.submitted("a", request("a", [1] * 100))
+    metrics.reported(report(TokenChunk("a", 0, 0, (1,), "stop", cached_tokens=80, restored_tokens=48)))
+    assert found["prefix_cache_queries"] == [100] and found["prefix_cache_hits"] == [80]
+    assert found["external_prefix_cache_queries"] == ([100 - 32] if has_node_cache else [])
+    assert found["external_prefix_cache_hits"] == ([48] if has_node_cache else [])
