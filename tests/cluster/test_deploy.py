@@ -1,12 +1,20 @@
 """The deployments on a real Ray Serve, with toy engines."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
+import socket
+import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +24,7 @@ from ray.util.state import list_actors
 
 from cluster.deploy import application
 from configs.load import load_args
+from scripts.dashboards.panels import BOARDS
 from tests.cluster.echo_app import build_echo_app, load_toy_engine, no_ranks
 from tests.engine.toy import recompute, request
 
@@ -95,3 +104,83 @@ def test_prometheus_finds_vllms_names(echo: None) -> None:
         float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("ray_vllm_generation_tokens_total")
     )
     assert counted >= num_tokens
+
+
+# what is there on some clusters alone: with GPUs, with engine.cache.node_bytes
+SOMETIMES = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_vllm_external_prefix_cache_hits_total"}
+LINES = [line for board in BOARDS for row in board.rows.values() for panel in row for line in panel.lines.items()]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_what_the_dashboards_ask_for_is_exported(echo: None) -> None:
+    """Every metric, with the labels by which it is added up. A replica was killed above, so that streams have moved."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for _, expression in LINES:
+        for name in re.findall(r"ray_\w+", expression):
+            wanted[name] |= {
+                label for labels in re.findall(r"by \(([\w, ]+)\)", expression) for label in labels.split(", ")
+            }
+    ask(request_id="shared", prompt=[7] * 40, max_tokens=4)
+    ask(request_id="shared again", prompt=[7] * 40, max_tokens=4)
+    deadline_s = time.monotonic() + 60
+    while missing := wanted.keys() - exported().keys() - SOMETIMES:
+        assert time.monotonic() < deadline_s, f"not exported: {missing}"
+        time.sleep(1)
+    found = exported()
+    assert {
+        name: labels - found[name] for name, labels in wanted.items() if name in found and labels - found[name]
+    } == {}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus (apt-get install prometheus)")
+def test_prometheus_answers_what_the_dashboards_ask(echo: None, tmp_path: Path) -> None:
+    with prometheus(tmp_path) as url:
+        empty = {legend + text: (legend, text) for legend, text in LINES if not any(name in text for name in SOMETIMES)}
+        deadline_s = time.monotonic() + 90
+        while empty and time.monotonic() < deadline_s:
+            ask(request_id=f"asked {time.monotonic()}", prompt=[7] * 40, max_tokens=20)
+            for key, (legend, expression) in list(empty.items()):
+                text = expression.replace("$__rate_interval", "20s").replace("$model", "toy")
+                query = urllib.parse.urlencode({"query": text})
+                with urllib.request.urlopen(f"{url}/api/v1/query?{query}", timeout=10) as response:
+                    rows = json.load(response)["data"]["result"]
+                if rows and all(set(re.findall(r"{{(\w+)}}", legend)) <= row["metric"].keys() for row in rows):
+                    del empty[key]
+        assert not empty
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path) -> Iterator[str]:
+    """One that looks at this node every second."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    targets = [f"127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}"]
+    jobs = [{"job_name": "ray", "static_configs": [{"targets": targets}]}]
+    (folder / "prometheus.yml").write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    options.append(f"--web.listen-address=127.0.0.1:{port}")
+    process = subprocess.Popen(["prometheus", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=1):
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def exported() -> dict[str, set[str]]:
+    """The labels of every metric that this node tells."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
+        found[name] |= set(re.findall(r'(\w+)="', labels))
+    return found
