@@ -41,7 +41,8 @@ class Arena:
         Memory of other identities that nobody has open is given back.
         """
         folder = folder or _folder()
-        self.piece_bytes = piece_bytes
+        self.identity, self.piece_bytes = identity, piece_bytes
+        self._size = piece_bytes, num_bytes, folder
         self.num_pieces = num_bytes // piece_bytes // WAYS * WAYS
         assert self.num_pieces > 0, "there must be room for a bucket"
         self._path = folder / f"{PREFIX}{identity}-{self.num_pieces}x{piece_bytes}"
@@ -66,6 +67,10 @@ class Arena:
         self._used = array(1, np.uint64, self.num_pieces)
         self._whole = array(2, np.uint8, self.num_pieces)
         self._pieces = array(3, np.uint8, piece_bytes * self.num_pieces).reshape(self.num_pieces, piece_bytes)
+
+    def beside(self, identity: str) -> "Arena":
+        """Another one of this size, in the same place."""
+        return Arena(identity, *self._size)
 
     def holds(self, name: bytes) -> bool:
         """True if it is there now, to be read soon."""

@@ -89,6 +89,10 @@ class InlineExecutor:
         self._kv.copy(plan.copies)
         self._forward(plan)
 
+    def fill(self, block: int, data: bytes) -> None:
+        """Puts keys and values of all layers into a block that the next step may read."""
+        self._kv.fill(block, data)
+
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
         groups = self._cascade.groups(plan.slices, self.block_size) if self._cascade is not None else []

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
+from engine.transfer import to_device
 
 __all__ = ["KVStore"]
 
@@ -30,6 +31,12 @@ class KVStore:
         """Copies whole blocks, from and to, one after the other: a later copy may read what an earlier one wrote."""
         for source, target in copies:
             self.by_block[target] = self.by_block[source]
+
+    def fill(self, block: int, data: bytes) -> None:
+        """Puts [L, 2, G, P, D] into a block, before all that is queued from now on."""
+        here = self.by_block[block]
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(here.dtype).view(here.shape)
+        here.copy_(to_device(values, here.device))
 
     @staticmethod
     def block_bytes(arch: ModelArch, block_size: int, dtype: torch.dtype) -> int:

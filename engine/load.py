@@ -77,7 +77,7 @@ def load_executor(
     clock.lap("weights")
     num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key)
+    node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key, tp)
     clock.lap("cache")
     graphs = _graphs(config, decoder, kv, max_context_len, device)
     if graphs is not None:

@@ -23,8 +23,9 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 from engine.kv_store import KVStore
+from engine.tensor_parallel import TensorParallel
 
-__all__ = ["NodeCache", "identity", "open_node_cache"]
+__all__ = ["NodeCache", "identity", "open_node_cache", "open_others"]
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +42,19 @@ class NodeCache:
 
     def __init__(self, kv: KVStore, arena: Arena, passages: "Sequence[Passage]" = ()) -> None:
         """`passages` are where blocks stop on their way, if the device works on its own; nobody waits for it then."""
+        self.arena = arena
         self._kv = kv
-        self._arena = arena
         self._leaving: deque[Passage] = deque()
         self._free = list(passages)
         self._passes = bool(passages)
 
     def holds(self, name: bytes) -> bool:
-        return self._arena.holds(name)
+        return self.arena.holds(name)
 
     def load(self, name: bytes, block: int) -> bool:
         """Fills a block before all that is queued from now on. False: it is not there any more."""
         passage = self._passage() if self._passes else None
-        with self._arena.reading(name) as piece:
+        with self.arena.reading(name) as piece:
             if piece is None:
                 if passage is not None:
                     self._free.append(passage)
@@ -68,7 +69,7 @@ class NodeCache:
 
     def save(self, name: bytes, block: int) -> None:
         """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
-        if self._arena.holds(name):
+        if self.arena.holds(name):
             return
         if not self._passes:
             self._write(name, self._kv.by_block[block])
@@ -81,7 +82,7 @@ class NodeCache:
     def close(self) -> None:
         while self._leaving:
             self._arrive()
-        self._arena.close()
+        self.arena.close()
 
     def _passage(self) -> "Passage":
         """One that is free. Those that have arrived become so, in order; only if none has, the oldest is waited for."""
@@ -97,7 +98,7 @@ class NodeCache:
         self._free.append(passage)
 
     def _write(self, name: bytes, values: Tensor) -> None:
-        with self._arena.writing(name) as piece:
+        with self.arena.writing(name) as piece:
             if piece is not None:
                 _as_block(piece, values).copy_(values)
 
@@ -143,24 +144,51 @@ def _as_block(piece: np.ndarray, block: Tensor) -> Tensor:
 
 
 def open_node_cache(
-    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVStore, cache_key: bytes
+    model: ModelConfig,
+    files: ModelFiles,
+    arch: ModelArch,
+    kernels: str,
+    kv: KVStore,
+    cache_key: bytes,
+    tp: TensorParallel | None = None,
 ) -> NodeCache | None:
-    """None where the config gives it no memory, or the machine has not so much: an engine works without it."""
+    """None where the config gives it no memory, or the machine has not so much: an engine works without it.
+
+    Of several ranks each has its part of the memory; `arch` is the whole model's.
+    """
+    tp = tp or TensorParallel()
     cache = model.engine.cache
     if not cache.node_bytes or not cache.prefix_sharing:
         return None
-    if model.tensor_parallel > 1:
-        raise ModelError("engine.cache.node_bytes: not together with tensor_parallel; leave one of them out")
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
-    if cache.node_bytes < (least := WAYS * piece_bytes):
+    if cache.node_bytes < (least := WAYS * piece_bytes * tp.size):
         raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
+    whole = identity(model, files, arch, kernels, kv, cache_key)
     try:
-        arena = Arena(identity(model, files, arch, kernels, kv, cache_key), piece_bytes, cache.node_bytes)
+        arena = Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size)
     except ArenaError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
         return None
     is_cuda = kv.by_block.device.type == "cuda"
     return NodeCache(kv, arena, [_CudaPassage(kv) for _ in range(ON_THE_WAY if is_cuda else 0)])
+
+
+def open_others(first: NodeCache, size: int) -> list[Arena]:
+    """What the ranks from 1 on have, for the first one. Raises ArenaError."""
+    whole = first.arena.identity.removesuffix(_share("", 0))
+    arenas: list[Arena] = []
+    try:
+        for rank in range(1, size):
+            arenas.append(first.arena.beside(_share(whole, rank)))
+    except ArenaError:
+        for arena in arenas:
+            arena.close()
+        raise
+    return arenas
+
+
+def _share(whole: str, rank: int) -> str:
+    return f"{whole}-{rank}"
 
 
 def identity(
@@ -169,8 +197,9 @@ def identity(
     """Of weights, code and settings: engines with the same one compute the same keys and values for the same tokens."""
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
-    settings = engine.dtype, engine.keep_quantised, engine.deterministic, kernels, str(kv.by_block.dtype)
-    digest.update(repr((msgspec.to_builtins(arch), settings, str(kv.by_block.device.type))).encode())
+    settings = engine.dtype, engine.keep_quantised, engine.deterministic, model.tensor_parallel
+    tensors = kernels, str(kv.by_block.dtype), kv.by_block.device.type
+    digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
     paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())
     for path in paths:
         stat = path.stat()

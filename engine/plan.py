@@ -36,7 +36,7 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
     num_drafts: int = 0  # of `tokens`, guesses at the end; the rows before and after each one are sampled from
 
 
-class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
     step: int
     slices: tuple[SeqSlice, ...]
     starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step, after `ends`

@@ -1,4 +1,4 @@
-"""How the first rank tells the others what to compute: a frame per plan, through memory on one node, else over TCP.
+"""How the first rank tells the others what to do: a frame per order, through memory on one node, else over TCP.
 
 There is one TCP connection to each rank in any case. Whoever connects first sends the token that only ranks of this
 replica know. When a connection ends, the rest of the replica must not wait for it: `on_loss` is called.
@@ -16,7 +16,24 @@ import msgspec
 
 from engine.plan import StepPlan
 
-__all__ = ["Follower", "Leader", "Meeting", "PlanMemory"]
+__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "SaveBlock"]
+
+
+class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Keep your share of a block, as it is after the orders up to now."""
+
+    name: bytes
+    block: int
+
+
+class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Fill your share of a block."""
+
+    block: int
+    shares: tuple[bytes, ...]  # of the ranks from 1 on
+
+
+Order = StepPlan | SaveBlock | LoadBlock
 
 
 class PlanMemory(Protocol):
@@ -41,7 +58,8 @@ class Meeting(msgspec.Struct, frozen=True):
     token: str
     size: int
     group: str  # name of the memory segment for sums, or address of the process group
-    plans: str = ""  # name of the memory segment for plans; "": they go over the connections
+    plans: str = ""  # name of the memory segment for orders; "": they go over the connections
+    cache_key: bytes | None = None  # keys what the ranks keep for other replicas; None: they keep nothing
 
 
 class Leader:
@@ -80,8 +98,8 @@ class Leader:
         for rank in self._ranks:
             _watch(rank, on_loss)
 
-    def send(self, plan: StepPlan) -> None:
-        frame = msgspec.msgpack.encode(plan)
+    def send(self, order: Order) -> None:
+        frame = msgspec.msgpack.encode(order)
         if self._memory is not None:
             self._memory.send(frame)
             return
@@ -115,10 +133,10 @@ class Follower:
             self._socket.settimeout(None)
             _watch(self._socket, on_loss)
 
-    def plans(self) -> Iterator[StepPlan]:
-        """The plans as they come, until the first rank is gone."""
+    def orders(self) -> Iterator[Order]:
+        """As they come, until the first rank is gone."""
         self._socket.settimeout(None)
-        decoder = msgspec.msgpack.Decoder(StepPlan)
+        decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
         while True:
             try:
                 frame = self._memory.receive() if self._memory is not None else _receive(self._socket)

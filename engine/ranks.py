@@ -6,15 +6,19 @@ import secrets
 import socket
 from collections.abc import Callable
 
+import msgspec
 import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
+from engine.arena import ArenaError
 from engine.executor import InlineExecutor
 from engine.form.grammar import Vocabulary
 from engine.load import load_executor
+from engine.node_cache import open_others
 from engine.plan import StepPlan, StepResult
-from engine.rank_link import Follower, Leader, Meeting, PlanMemory
+from engine.rank_blocks import RankBlocks
+from engine.rank_link import Follower, Leader, LoadBlock, Meeting, Order, PlanMemory, SaveBlock
 from engine.sampler import Sampling
 from engine.tensor_parallel import Collective, TensorParallel
 from kernels.native.compiler import Compiler, find_compiler
@@ -30,8 +34,15 @@ class RankExecutor:
     """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
 
     def __init__(
-        self, local: InlineExecutor, leader: Leader, group: Collective, memory: PlanMemory | None = None
+        self,
+        local: InlineExecutor,
+        leader: Leader,
+        group: Collective,
+        memory: PlanMemory | None = None,
+        blocks: RankBlocks | None = None,
     ) -> None:
+        """`blocks` are what all ranks keep for other replicas; closed with the executor."""
+        self.blocks = blocks
         self.collective = group.name
         self.overlaps = local.overlaps
         self.vocab_size = local.vocab_size
@@ -53,6 +64,8 @@ class RankExecutor:
         return self._local.sample()
 
     def close(self) -> None:
+        if self.blocks is not None:
+            self.blocks.close()
         self._leader.close()
         self._local.close()
         self._group.close()
@@ -67,10 +80,12 @@ def lead(
     start_rank: Callable[[int, Meeting], None],
     vocabulary: Vocabulary | None = None,
     encode: Callable[[bytes], list[int]] | None = None,
+    cache_key: bytes = b"",
 ) -> RankExecutor:
     """Loads the first rank and has the others started, each by a call of `start_rank`, which must not block.
 
-    host   this node's address, where the other ranks connect
+    host        this node's address, where the other ranks connect
+    cache_key   as of load_executor
     """
     size, token = model.tensor_parallel, secrets.token_hex(32)
     plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
@@ -78,7 +93,9 @@ def lead(
     # memory must be there before the others look for it; a process group comes about when all have come
     memory = _memory(plans, 0, size)
     leader = Leader(host, size, token, memory)
-    meeting = Meeting(host, leader.port, token, size, name, plans)
+    if not on_one_node:
+        model = _without_node_cache(model)
+    meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
     group = None if name.startswith("tcp://") else _group(meeting, 0)
 
     def give_up() -> None:
@@ -91,7 +108,7 @@ def lead(
             start_rank(rank, meeting)
         group = group or _group(meeting, 0)
         tp = TensorParallel(0, size, group)
-        local = load_executor(model, vocabulary, encode, tp, leader.agree)
+        local = load_executor(model, vocabulary, encode, tp, leader.agree, cache_key)
     except BaseException:
         give_up()
         leader.close()
@@ -104,7 +121,7 @@ def lead(
             one.forget_name()
     leader.watch(give_up)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
-    return RankExecutor(local, leader, group, memory)
+    return RankExecutor(local, leader, group, memory, _blocks(local, size, leader))
 
 
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
@@ -118,11 +135,14 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
         if memory is not None:
             memory.give_up()
 
-    executor = load_executor(model, tp=TensorParallel(rank, meeting.size, group), agree=follower.agree)
+    if meeting.cache_key is None:
+        model = _without_node_cache(model)
+    tp = TensorParallel(rank, meeting.size, group)
+    executor = load_executor(model, tp=tp, agree=follower.agree, cache_key=meeting.cache_key or b"")
     follower.watch(give_up)
-    for plan in follower.plans():
+    for order in follower.orders():
         try:
-            executor.follow(plan)
+            _obey(order, executor, rank)
         except RuntimeError as error:
             log.warning("rank %d ends: %s", rank, error)
             break
@@ -130,6 +150,35 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     group.close()
     if memory is not None:
         memory.close()
+
+
+def _obey(order: Order, executor: InlineExecutor, rank: int) -> None:
+    match order:
+        case StepPlan():
+            executor.follow(order)
+        case SaveBlock(name, block):
+            if executor.node_cache is not None:
+                executor.node_cache.save(name, block)
+        case LoadBlock(block, shares):
+            executor.fill(block, shares[rank - 1])
+
+
+def _blocks(first: InlineExecutor, size: int, leader: Leader) -> RankBlocks | None:
+    if first.node_cache is None:
+        return None
+    try:
+        return RankBlocks(first.node_cache, open_others(first.node_cache, size), leader.send)
+    except ArenaError as error:
+        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return None
+
+
+def _without_node_cache(model: ModelConfig) -> ModelConfig:
+    if not model.engine.cache.node_bytes:
+        return model
+    log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): the ranks are on several nodes")
+    cache = msgspec.structs.replace(model.engine.cache, node_bytes=0)
+    return msgspec.structs.replace(model, engine=msgspec.structs.replace(model.engine, cache=cache))
 
 
 class TorchGroup:

@@ -45,8 +45,8 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     if model.tensor_parallel == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
         return Engine(alone, *settings, overlap=alone.overlaps, keeper=alone.node_cache)
-    first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode)
-    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps)
+    first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
+    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps, keeper=first.blocks)
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -19,6 +20,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.form.grammar import Vocabulary
 from engine.load import load_executor
+from engine.prefix_cache import chain_root, prompt_hashes
 from engine.rank_link import Meeting
 from engine.ranks import RankExecutor, follow, lead
 from engine.types import GenerateRequest, SamplingParams
@@ -140,3 +142,67 @@ def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor_parallel is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
         lead(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, meeting: None)
+
+
+PROMPT = tuple(range(5, 95))
+
+
+def told(engine: Engine, name: str, prompt: tuple[int, ...] = PROMPT) -> tuple[list[int], list[float], int, int]:
+    """Tokens, their log probabilities, and how many tokens of the prompt were cached and came from the node."""
+    sampling = SamplingParams(max_tokens=12, temperature=0.0, num_logprobs=0)
+    chunks = list(engine.generate(GenerateRequest(request_id=name, model="tiny", prompt=prompt, sampling=sampling)))
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    logprobs = [one.logprob for chunk in chunks for one in chunk.logprobs or ()]
+    return tokens, logprobs, chunks[0].cached_tokens, chunks[0].restored_tokens
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("size", [2, 4])
+def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, size: int) -> None:
+    source = tiny(tmp_path, "llama")
+    alone = told(Engine(load_executor(config_of(source, 1)), "tiny"), "alone")
+    before = set(Path("/dev/shm").glob("manta-*"))
+    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, node_bytes=1 << 21))
+    model = msgspec.structs.replace(config_of(source, size), engine=keeping)
+    with led(model) as (first, _):
+        engines = [Engine(first, "tiny", cache=keeping.cache, keeper=first.blocks)]
+        assert told(engines[0], "first")[2:] == (0, 0)
+        with led(model) as (second, processes):
+            engines.append(Engine(second, "tiny", cache=keeping.cache, keeper=second.blocks))
+            tokens, logprobs, num_cached, num_restored = told(engines[1], "second")
+            assert (num_cached, num_restored) == (80, 80)
+            assert tokens == alone[0] and logprobs == pytest.approx(alone[1], abs=1e-4)
+            told(engines[1], "longer", PROMPT[:40] + PROMPT)  # what is new in it, and takes the blocks of the rest
+            for process in processes:
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGKILL)
+        tokens, logprobs, num_cached, num_restored = told(engines[0], "first again", PROMPT[:40] + PROMPT)
+        assert (num_cached, num_restored) == (128, 96)  # it had 32 itself
+    assert set(Path("/dev/shm").glob("manta-*")) <= before, "memory that nobody uses any more"
+
+
+@pytest.mark.timeout(120)
+def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "llama")
+    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=12, node_bytes=1 << 21))
+    model = msgspec.structs.replace(config_of(source, 2), engine=keeping)
+    with led(model) as (first, _):
+        engine = Engine(first, "tiny", cache=keeping.cache, keeper=first.blocks)
+        expected = told(engine, "first")
+        names = prompt_hashes(b"", chain_root(b"", "tiny", ""), PROMPT, 16)
+        assert first.blocks is not None and all(map(first.blocks.holds, names))
+        told(engine, "other", PROMPT[::-1] * 2)  # takes all blocks
+        (other,) = first.blocks._others
+        other._whole[other._place(names[2])] = 0
+        assert not first.blocks.holds(names[2]) and not first.blocks.load(names[2], 0)
+        tokens, logprobs, num_cached, num_restored = told(engine, "again")
+        assert (num_cached, num_restored) == (32, 32)
+        assert tokens == expected[0] and logprobs == pytest.approx(expected[1], abs=1e-4)
+        assert first.blocks.holds(names[2]), "it is kept again"
+
+
+def test_ranks_on_several_nodes_keep_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    cache = CacheConfig(num_blocks=16, node_bytes=1 << 21)
+    model = ModelConfig(name="tiny", source="none", engine=EngineConfig(cache=cache))
+    assert ranks._without_node_cache(model).engine.cache.node_bytes == 0
+    assert "the ranks are on several nodes" in caplog.text
