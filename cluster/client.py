@@ -100,6 +100,8 @@ class ClusterClient:
             num_prefill_tokens=sum(status.num_prefill_tokens for status in statuses),
             num_blocks=sum(status.num_blocks for status in statuses),
             num_idle_blocks=sum(status.num_idle_blocks for status in statuses),
+            block_size=statuses[0].block_size,
+            num_preemptions=sum(status.num_preemptions for status in statuses),
             first_token_s=max(status.first_token_s for status in statuses),
             collective=", ".join(sorted({status.collective for status in statuses} - {""})),
         )

@@ -61,6 +61,7 @@ class ReplicaMetrics:
         )
         self._prompt_tokens = made(metrics.Counter, "prompt_tokens", "Prompt tokens of accepted requests.")
         self._output_tokens = made(metrics.Counter, "generation_tokens", "Tokens generated.")
+        self._preemptions = made(metrics.Counter, "num_preemptions", "Sequences that lost their blocks to others.")
         self._success = made(metrics.Counter, "request_success", "Answers that ended.", "finished_reason")
         self._first_token = seconds("time_to_first_token_seconds", "From arrival to the first token.")
         self._per_token = seconds("request_time_per_output_token_seconds", "Mean time between tokens of an answer.")
@@ -74,6 +75,7 @@ class ReplicaMetrics:
         self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> when, prompt tokens, choices left
         self._answers: dict[tuple[str, int], _Answer] = {}  # by choice
         self._unwritten_tokens = 0
+        self._written_preemptions = 0
         self._written_s = 0.0
 
     def submitted(self, request_id: str, request: GenerateRequest) -> None:
@@ -141,6 +143,9 @@ class ReplicaMetrics:
         if self._unwritten_tokens:
             self._output_tokens.inc(self._unwritten_tokens)
             self._unwritten_tokens = 0
+        if status.num_preemptions > self._written_preemptions:
+            self._preemptions.inc(status.num_preemptions - self._written_preemptions)
+            self._written_preemptions = status.num_preemptions
 
 
 @dataclass

@@ -235,6 +235,8 @@ class Engine:
             num_prefill_tokens=scheduler.num_prefill_tokens,
             num_blocks=scheduler.blocks.pool.num_blocks,
             num_idle_blocks=scheduler.blocks.pool.num_idle,
+            block_size=self.executor.block_size,
+            num_preemptions=scheduler.num_preemptions,
             first_token_s=self._mean_first_token_s(),
             collective=self._collective,
         )

@@ -40,6 +40,7 @@ class Scheduler:
         self.blocks = SequenceBlocks(num_blocks, block_size, prefix_sharing, cache_key, keeper)
         self.queue = WaitingQueue(self.blocks)
         self.running: list[Sequence] = []  # sorted by order; these hold blocks
+        self.num_preemptions = 0
         self._starts: list[SeqStart] = []
         self._ends: list[int] = []
         self._copies: list[tuple[int, int]] = []
@@ -267,6 +268,7 @@ class Scheduler:
 
     def _preempt(self, seq: Sequence) -> None:
         """Takes a sequence's blocks away; it will compute them again."""
+        self.num_preemptions += 1
         self.running.remove(seq)
         self._starts = [start for start in self._starts if start.seq_id != seq.seq_id]
         self._ends.append(seq.seq_id)

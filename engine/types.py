@@ -158,6 +158,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_idle_blocks: int  # blocks that no running sequence holds
     num_prefill_tokens: int = 0  # to compute before every sequence has its next token; shared prefixes counted once
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
+    block_size: int = 0  # tokens in a block
+    num_preemptions: int = 0  # times that a sequence lost its blocks to another one, since the engine began
     collective: str = ""  # what sums over several ranks go over: shared memory, nccl or gloo; "": there is one rank
 
 

@@ -120,6 +120,12 @@ CACHE = (
             "node's memory {{model_name}}": _share("external_prefix_cache_hits_total", "prefix_cache_queries_total"),
         },
     ),
+    Panel(
+        "Sequences that lost their blocks, so far",
+        "To others before them; they compute everything again. Fewer sequences at a time, or more memory, helps.",
+        "short",
+        {"{{replica}} {{model_name}}": _sum("ray_vllm_num_preemptions_total", "replica, model_name", MODEL)},
+    ),
     Panel("Prompt tokens of a request", "", "short", {"mean {{model_name}}": _mean("request_prompt_tokens")}),
     Panel("Generated tokens of an answer", "", "short", {"mean {{model_name}}": _mean("request_generation_tokens")}),
 )

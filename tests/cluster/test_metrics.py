@@ -4,6 +4,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import cluster.metrics
@@ -50,8 +51,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Any:
     return found, clock
 
 
-def report(*chunks: TokenChunk) -> StepReport:
-    return StepReport((), (), chunks, IDLE)
+def report(*chunks: TokenChunk, **status: Any) -> StepReport:
+    return StepReport((), (), chunks, msgspec.structs.replace(IDLE, **status))
 
 
 def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
@@ -74,6 +75,14 @@ def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
     assert found["request_generation_tokens"] == [3, 2]
     assert found["request_prompt_tokens"] == found["prompt_tokens"] == [20]
     assert sum(found["generation_tokens"]) == 5
+
+
+def test_preemptions_are_counted_once(told: Any) -> None:
+    found, _ = told
+    metrics = ReplicaMetrics("toy")
+    for count in (0, 2, 2, 5):
+        metrics.reported(report(num_preemptions=count))
+    assert found["num_preemptions"] == [2, 3]
 
 
 @pytest.mark.parametrize("has_node_cache", [True, False])

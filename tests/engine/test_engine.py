@@ -138,6 +138,7 @@ def test_a_preempted_sequence_gives_the_same_tokens() -> None:
     for one in asked:
         assert_is(chunks[one.request_id, 0], one)
     assert toy.num_computed > 3 * 29, "nothing was computed twice: the pool was not tight"
+    assert engine.status().num_preemptions > 0 and engine.status().block_size == 4
 
 
 def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> None:
