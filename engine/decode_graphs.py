@@ -8,6 +8,7 @@ inputs, which are filled before each replay.
 import bisect
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,8 +107,7 @@ class _Inputs:
     def __init__(self, most: int, max_blocks: int, device: torch.device) -> None:
         pinned = device.type == "cuda"
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-        # tokens, positions and slots; starts, lengths and tables
-        num_ints = (3 * most, 2 * most + 1 + most * max_blocks)
+        num_ints = _Layout(most, max_blocks).num_ints
         types = (torch.int64, torch.int32)
         self._host = [torch.zeros(n, dtype=d, pin_memory=pinned) for n, d in zip(num_ints, types, strict=True)]
         self._there = [torch.zeros(n, dtype=d, device=device) for n, d in zip(num_ints, types, strict=True)]
@@ -117,32 +117,55 @@ class _Inputs:
         """`slices` have one token each."""
         if self._copied is not None:
             self._copied.synchronize()  # a rank that does not sample may be a step behind
-        tokens, positions, slots, starts, lens, table = _parts(self._host, size, width)
-        padding = size - len(slices)
-        at = [slice_.start for slice_ in slices]
-        tokens[:] = torch.tensor([slice_.tokens[0] for slice_ in slices] + [0] * padding)
-        positions[:] = torch.tensor(at + [0] * padding)
-        where = [(slice_.blocks[slice_.start // block_size], slice_.start % block_size) for slice_ in slices]
-        slots[:] = torch.tensor([block * block_size + rest for block, rest in where] + [-1] * padding)
-        starts[:] = torch.arange(size + 1).clamp(max=len(slices))
-        lens[:] = torch.tensor([start + 1 for start in at] + [0] * padding)
-        rows = [slice_.blocks[:width] + (-1,) * (width - len(slice_.blocks)) for slice_ in slices]
-        table[:] = torch.tensor(rows + [(-1,) * width] * padding)
-        for here, there, part in zip(self._host, self._there, (3 * size, 2 * size + 1 + size * width), strict=True):
-            there[:part].copy_(here[:part], non_blocking=True)
+        layout, count = _Layout(size, width), len(slices)
+        # through numpy: a tensor of lists takes milliseconds where rows and blocks are many
+        tokens, positions, slots, starts, lens, table = (part.numpy() for part in layout.parts(self._host))
+        tokens[:count] = [slice_.tokens[0] for slice_ in slices]
+        positions[:count] = [slice_.start for slice_ in slices]
+        slots[:count] = [
+            slice_.blocks[slice_.start // block_size] * block_size + slice_.start % block_size for slice_ in slices
+        ]
+        starts[:] = np.minimum(np.arange(size + 1), count)
+        lens[:count] = positions[:count] + 1
+        for part, padding in ((tokens, 0), (positions, 0), (slots, -1), (lens, 0)):
+            part[count:] = padding
+        table.fill(-1)
+        for row, slice_ in zip(table, slices, strict=False):
+            row[: len(slice_.blocks)] = slice_.blocks[:width]
+        for here, there, used in zip(self._host, self._there, layout.num_ints, strict=True):
+            there[:used].copy_(here[:used], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
     def batch(self, size: int, width: int) -> ForwardBatch:
-        tokens, positions, slots, starts, lens, table = _parts(self._there, size, width)
+        tokens, positions, slots, starts, lens, table = _Layout(size, width).parts(self._there)
         return ForwardBatch(tokens, positions, slots, starts, lens, table, self._rows[:size])
 
 
-def _parts(memory: list[Tensor], size: int, width: int) -> tuple[Tensor, ...]:
-    """Of a step: tokens, positions, slots [size]; starts [size + 1], lengths [size], tables [size, width]."""
-    long, short = memory
-    table = short[2 * size + 1 : 2 * size + 1 + size * width].view(size, width)
-    return *long[: 3 * size].view(3, size), short[: size + 1], short[size + 1 : 2 * size + 1], table
+class _Layout:
+    """Where the parts of a step lie in two tensors, one of int64 and one of int32.
+
+    Each part begins at a multiple of 16 bytes, as a tensor of its own does: Triton compiles a kernel anew for pointers
+    that do not.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        self._size, self._width = size, width
+        self._long, self._starts, self._lens = size + size % 2, _aligned(size + 1), _aligned(size)
+        self.num_ints = 3 * self._long, self._starts + self._lens + size * width
+
+    def parts(self, memory: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tokens, positions, slots [size]; starts [size + 1], lengths [size], tables [size, width]."""
+        (long, short), size = memory, self._size
+        first, second = self._starts, self._starts + self._lens
+        table = short[second : second + size * self._width].view(size, self._width)
+        longs = (long[at * self._long :][:size] for at in range(3))
+        return *longs, short[: size + 1], short[first : first + size], table
+
+
+def _aligned(num_ints: int) -> int:
+    """Up to a multiple of 4, of which an int32 takes 4 bytes."""
+    return -(-num_ints // 4) * 4
 
 
 def cuda_capture(device: torch.device) -> Capture:
