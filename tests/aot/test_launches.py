@@ -32,3 +32,11 @@ def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
                 graphs.hidden(StepPlan(0, (piece,) * num_rows))
                 known = known or set(found)
     assert found == known
+
+
+def test_any_number_of_log_probabilities_is_of_the_same_code():
+    logits, chosen = torch.randn(2, 5000), torch.zeros(2, dtype=torch.int64)
+    with launches() as found:
+        for num_top in (0, 1, 5, 16, 20):
+            triton_kernels().logprobs(logits, chosen, num_top)
+    assert len(found) == 2
