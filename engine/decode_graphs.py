@@ -74,16 +74,6 @@ class DecodeGraphs:
             replay = self._graphs[size, width] = self._capture(lambda: self._hidden(batch))
         return replay()[: len(rows)]
 
-    def warm_up(self) -> None:
-        """Records the graph of one short sequence, and with it compiles what every other one needs.
-
-        It computes padding alone: nothing is written to any block.
-        """
-        size, width = self._sizes[0], self._width(1)
-        self._inputs.fill((), size, width, self._block_size)
-        batch = self._inputs.batch(size, width)
-        self._graphs[size, width] = self._capture(lambda: self._hidden(batch))
-
     def _width(self, num_blocks: int) -> int:
         width = LEAST_WIDTH
         while width < num_blocks:

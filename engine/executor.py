@@ -44,6 +44,8 @@ class InlineExecutor:
         """
         self.node_cache = node_cache
         self.overlaps = overlaps
+        self.cascades = cascade
+        self.samples = tp is None or tp.rank == 0
         self.vocab_size = decoder.arch.vocab_size
         self.max_context_len = max_context_len
         self.block_size = kv.block_size
@@ -55,7 +57,6 @@ class InlineExecutor:
         self._graphs = graphs
         self._begun: tuple[StepPlan, Tensor]
         self._sampled: Sampling | None = None
-        self._cascade = cascade
         self._tp = tp or TensorParallel()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
@@ -90,7 +91,7 @@ class InlineExecutor:
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
-        groups = group_by_prefix(plan.slices, self.block_size) if self._cascade else []
+        groups = group_by_prefix(plan.slices, self.block_size) if self.cascades else []
         if self._graphs is not None and not groups and self._graphs.fits(plan):
             return self._decoder.logits(self._graphs.hidden(plan, lambda tokens_T: self._put_sampled(plan, tokens_T)))
         batch = ForwardBatch.from_plan(plan, self.block_size, self._device, groups)

@@ -26,9 +26,10 @@ from engine.model.decoder import Decoder
 from engine.node_cache import open_node_cache
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
+from engine.warm_up import Warmable, warm_up
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cascades", "check_deterministic", "load_executor"]
+__all__ = ["cascades", "check_deterministic", "load_executor", "warm_up_or_explain"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -77,10 +78,24 @@ def load_executor(
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
     node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key)
     clock.lap("cache")
-    graphs = _graphs(config, decoder, kv, max_context_len, device)
-    if graphs is not None:
-        _warm_up(graphs)
-        clock.lap("graphs")
+    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
+    sampler = Sampler(kernels, arch.vocab_size, device, table)
+    executor = InlineExecutor(
+        decoder,
+        kv,
+        sampler,
+        max_context_len,
+        device,
+        _graphs(config, decoder, kv, max_context_len, device),
+        overlaps=_overlaps(config, device),
+        cascade=cascades(config, device),
+        tp=tp,
+        node_cache=node_cache,
+    )
+    if device.type == "cuda":
+        sampler.warm_up()
+        warm_up_or_explain(executor, config)
+        clock.lap("warm-up")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
         model.name,
@@ -91,20 +106,7 @@ def load_executor(
         kv.block_size,
         max_context_len,
     )
-    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
-    sampler = Sampler(kernels, arch.vocab_size, device, table)
-    return InlineExecutor(
-        decoder,
-        kv,
-        sampler,
-        max_context_len,
-        device,
-        graphs,
-        overlaps=_overlaps(config, device),
-        cascade=cascades(config, device),
-        tp=tp,
-        node_cache=node_cache,
-    )
+    return executor
 
 
 def cascades(config: EngineConfig, device: torch.device) -> bool:
@@ -154,13 +156,23 @@ def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: t
         )
 
 
-def _warm_up(graphs: DecodeGraphs) -> None:
+def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
+    """Raises ModelError, which says what to change, where a step of the largest kind does not work."""
     try:
-        graphs.warm_up()
-    except RuntimeError as error:
+        warm_up(executor, config.scheduler)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a rank that does not sample has not waited for anything yet
+    except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"a decode step could not be recorded as a CUDA graph ({error}); set engine.cuda_graphs to false to do "
-            "without"
+            f"the largest step does not fit beside weights and keys and values ({error}); lower "
+            "engine.cache.memory_fraction, or engine.scheduler.max_step_tokens or max_sequences"
+        ) from error
+    except RuntimeError as error:
+        if not config.cuda_graphs:
+            raise
+        raise ModelError(
+            f"a step failed before anybody asked for one ({error}); if it could not be recorded as a CUDA graph, set "
+            "engine.cuda_graphs to false"
         ) from error
 
 
