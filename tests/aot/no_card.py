@@ -3,43 +3,31 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-__all__ = ["launches"]
+from scripts.bench.gpu.compile_ahead import Absent, Variant, noted
 
+__all__ = ["HOPPER", "absent_card", "launches"]
 
-class _Driver:
-    """What a launch asks of Triton's driver before it compiles."""
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+HOPPER = GPUTarget("cuda", 90, 32)
 
 
 @contextmanager
-def launches() -> Iterator[set[tuple[str, str]]]:
-    """Of each launch its kernel, and what Triton would compile it for: a new pair takes seconds on a card.
+def absent_card() -> Iterator[None]:
+    before = driver._active  # `driver.active` would look for a card
+    driver.set_active(Absent(HOPPER))
+    try:
+        yield
+    finally:
+        driver.set_active(before)
+
+
+@contextmanager
+def launches() -> Iterator[set[Variant]]:
+    """Of each launch its kernel, and what Triton would compile it for: another one takes seconds on a card.
 
     Nothing is compiled, nothing runs, and outputs stay as they were allocated. Tensors may lie on a CPU.
     """
-    found: set[tuple[str, str]] = set()
-
-    def note(*, key, fn, **more) -> bool:
-        found.add((f"{fn.module}.{fn.name}", str(key)))
-        return True  # so much for it
-
-    before, driver_before = knobs.runtime.jit_cache_hook, driver._active  # `default` looks for a card
-    driver.set_active(_Driver())
-    knobs.runtime.jit_cache_hook = note
-    try:
+    with absent_card(), noted() as found:
         yield found
-    finally:
-        knobs.runtime.jit_cache_hook = before
-        driver.set_active(driver_before)
