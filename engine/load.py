@@ -29,7 +29,7 @@ from engine.tensor_parallel import TensorParallel, shard
 from engine.warm_up import Warmable, warm_up
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cascades", "check_deterministic", "load_executor", "warm_up_or_explain"]
+__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "load_executor", "warm_up_or_explain"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -215,7 +215,10 @@ def _num_blocks(
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(device, cache.memory_fraction) if device.type == "cuda" else CPU_CACHE_BYTES
     if num_bytes < block_bytes:
-        raise ModelError(f"{num_bytes} bytes are left for keys and values, one block takes {block_bytes}")
+        raise ModelError(
+            f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
+            "engine.cache.cache_bytes, or on a GPU memory_fraction where others leave room for it"
+        )
     most = config.scheduler.max_sequences * -(-max_context_len // cache.block_size)
     return min(num_bytes // block_bytes, most)
 
@@ -223,7 +226,16 @@ def _num_blocks(
 def _free_gpu_bytes(device: torch.device, fraction: float) -> int:
     torch.cuda.empty_cache()  # what loading took besides the weights
     free, total = torch.cuda.mem_get_info(device)
-    return int(free - total * (1 - fraction))
+    return cache_bytes_of(free, total, torch.cuda.memory_reserved(device), fraction)
+
+
+def cache_bytes_of(free: int, total: int, ours: int, fraction: float) -> int:
+    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights.
+
+    Others may be on the card: `fraction` is for us alone, but beside all of them a tenth of the card is kept free, or
+    what the fraction leaves if that is less.
+    """
+    return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction)))
 
 
 class _Clock:
