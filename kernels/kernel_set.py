@@ -120,8 +120,9 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.soft_cap import triton as soft_cap_triton
     from kernels.square_sums import triton as square_sums_triton
 
-    # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
+    # the library may otherwise add up parts of a sum in 16 bits, which kernels/linear does not allow
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     kernels = replace(
         _reference_kernels(),
         name="triton",
