@@ -29,7 +29,7 @@ from engine.tensor_parallel import TensorParallel, shard
 from engine.warm_up import Warmable, warm_up
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "load_executor", "warm_up_or_explain"]
+__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -55,7 +55,7 @@ def load_executor(
     config = model.engine
     if config.cache.block_size % 2:
         raise ModelError(f"engine.cache.block_size is {config.cache.block_size}, it must be even")
-    device = _device(config)
+    device = device_of(config)
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
@@ -114,7 +114,7 @@ def cascades(config: EngineConfig, device: torch.device) -> bool:
     return config.cascade == "auto" and device.type == "cuda" and not config.deterministic
 
 
-def _device(config: EngineConfig) -> torch.device:
+def device_of(config: EngineConfig) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
