@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
+from kernels.launch import prepare_cache
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
 from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
@@ -82,6 +83,7 @@ def load_kernels(
     Asked for deterministic ones, it may still return others: where there are none.
     """
     if device.type == "cuda":
+        prepare_cache()
         return triton_kernels(deterministic)
     if device.type != "cpu":
         return _reference_kernels()
