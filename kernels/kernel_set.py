@@ -110,6 +110,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.embedding import triton as embedding_triton
     from kernels.experts import triton as experts_triton
     from kernels.gated_activation import triton as gated_activation_triton
+    from kernels.linear import cuda as linear_cuda
     from kernels.logit_mask import triton as logit_mask_triton
     from kernels.logprobs import triton as logprobs_triton
     from kernels.paged_attention import triton as paged_attention_triton
@@ -128,6 +129,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     kernels = replace(
         _reference_kernels(),
         name="triton",
+        linear=linear_cuda.Linear,
         quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,

@@ -58,6 +58,7 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]
             if dtype == torch.bfloat16:
                 yield from spared(_float8_writes, kernels, heads, head_dim, device, num_rows)
         yield from spared(_norm, kernels, *size, dtype, device)
+        yield from spared(_unrounded, kernels, *((5, 64, 96) if tiny else LINEAR), dtype, device)
         yield from spared(_gate, kernels, *size, dtype, device)
         yield from spared(check_families, kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
@@ -237,6 +238,16 @@ def _gate(kernels: KernelSet, num: int, dim: int, dtype: torch.dtype, device: to
     x = torch.randn((num, 2 * dim), device=device, dtype=dtype) * 4
     expected = gate_reference.gated_activation(x.float()).double()
     return _row("gated_activation", f"{num} x {dim}", dtype, kernels.gated_activation(x), expected)
+
+
+def _unrounded(
+    kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device
+) -> Row:
+    """Sums as logits are made of them: in fp32, on a card that has them."""
+    x, weight = (torch.randn((rows, num_in), device=device, dtype=dtype) for rows in (num, num_out))
+    out = kernels.linear(weight, None, torch.float32)(x)
+    row = _row("linear, fp32 sums", f"{num} x {num_in} x {num_out}", dtype, out, x.double() @ weight.double().T)
+    return {**row, "ok": row["error"] < (1e-5 if device.type == "cuda" else BOUNDS[dtype])}
 
 
 def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device) -> Row:
