@@ -38,7 +38,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     block_size: Positive = 16  # tokens in a KV block
     num_blocks: Positive | None = None  # KV blocks; unset: as many as cache_bytes or memory_fraction give
     cache_bytes: Positive | None = None  # bytes for keys and values; unset: 1 GiB on CPU, memory_fraction on a GPU
-    memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for weights and KV together
+    memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for one engine's weights, KV
     dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
     prefix_sharing: bool = True  # reuse the blocks of equal prefixes
     node_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none

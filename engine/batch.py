@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,15 +60,17 @@ class ForwardBatch:
             rows += range(starts[-2], starts[-2] + len(slice_.scored))
             if slice_.samples:
                 rows += range(len(tokens) - 1 - slice_.num_drafts, len(tokens))
-        width = max(len(slice_.blocks) for slice_ in plan.slices)
-        table = [slice_.blocks + (-1,) * (width - len(slice_.blocks)) for slice_ in plan.slices]
+        # in numpy: a tensor of lists takes milliseconds where rows and blocks are many
+        table = np.full((len(plan.slices), max(len(slice_.blocks) for slice_ in plan.slices)), -1, np.int32)
+        for row, slice_ in zip(table, plan.slices, strict=True):
+            row[: len(slice_.blocks)] = slice_.blocks
         return cls(
             to_device(tokens, device),
             to_device(positions, device),
             to_device(slots, device),
             to_device(starts, device, torch.int32),
             to_device(lens, device, torch.int32),
-            to_device(table, device, torch.int32),
+            to_device(torch.from_numpy(table), device),
             to_device(rows, device, torch.int64),
             _shared_prefixes(groups, len(plan.slices), device),
         )

@@ -45,6 +45,8 @@ class InlineExecutor:
         """
         self.node_cache = node_cache
         self.overlaps = overlaps
+        self.cascade = cascade
+        self.samples = tp is None or tp.rank == 0
         self.vocab_size = decoder.arch.vocab_size
         self.max_context_len = max_context_len
         self.block_size = kv.block_size
@@ -56,7 +58,6 @@ class InlineExecutor:
         self._graphs = graphs
         self._begun: tuple[StepPlan, Tensor]
         self._sampled: Sampling | None = None
-        self._cascade = cascade
         self._tp = tp or TensorParallel()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
@@ -95,7 +96,7 @@ class InlineExecutor:
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
-        groups = self._cascade.groups(plan.slices, self.block_size) if self._cascade is not None else []
+        groups = self.cascade.groups(plan.slices, self.block_size) if self.cascade is not None else []
         if self._graphs is not None and self._graphs.fits(plan):
             put_tokens = partial(self._put_sampled, plan)
             return self._decoder.logits(self._graphs.hidden(plan, groups, put_tokens))

@@ -28,9 +28,10 @@ from engine.model.decoder import Decoder
 from engine.node_cache import open_node_cache
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
+from engine.warm_up import Warmable, warm_up
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cascades", "check_deterministic", "load_executor"]
+__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
 
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
 
@@ -56,7 +57,7 @@ def load_executor(
     config = model.engine
     if config.cache.block_size % 2:
         raise ModelError(f"engine.cache.block_size is {config.cache.block_size}, it must be even")
-    device = _device(config)
+    device = device_of(config)
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
@@ -79,15 +80,29 @@ def load_executor(
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
     node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key, tp)
     clock.lap("cache")
-    graphs = _graphs(config, decoder, kv, max_context_len, device)
-    if graphs is not None:
-        _warm_up(graphs)
-        clock.lap("graphs")
     cascade = None
     if cascades(config, device):
         cascade = _measured_thresholds(config, decoder, kv, max_context_len, tp, device)
         clock.lap("cascade")
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
+    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
+    sampler = Sampler(kernels, arch.vocab_size, device, table)
+    executor = InlineExecutor(
+        decoder,
+        kv,
+        sampler,
+        max_context_len,
+        device,
+        _graphs(config, decoder, kv, max_context_len, device),
+        overlaps=_overlaps(config, device),
+        cascade=cascade,
+        tp=tp,
+        node_cache=node_cache,
+    )
+    if device.type == "cuda":
+        sampler.warm_up()
+        warm_up_or_explain(executor, config)
+        clock.lap("warm-up")
     log.info(
         "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
         model.name,
@@ -98,20 +113,7 @@ def load_executor(
         kv.block_size,
         max_context_len,
     )
-    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
-    sampler = Sampler(kernels, arch.vocab_size, device, table)
-    return InlineExecutor(
-        decoder,
-        kv,
-        sampler,
-        max_context_len,
-        device,
-        graphs,
-        overlaps=_overlaps(config, device),
-        cascade=cascade,
-        tp=tp,
-        node_cache=node_cache,
-    )
+    return executor
 
 
 def cascades(config: EngineConfig, device: torch.device) -> bool:
@@ -119,7 +121,7 @@ def cascades(config: EngineConfig, device: torch.device) -> bool:
     return config.cascade == "auto" and device.type == "cuda" and not config.deterministic
 
 
-def _device(config: EngineConfig) -> torch.device:
+def device_of(config: EngineConfig) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
@@ -155,7 +157,10 @@ def _measured_thresholds(
     """Every rank goes by what the first one finds: else they would not call their collectives alike."""
     capture = cuda_capture(device) if config.cuda_graphs else _uncaptured
     times = AttentionTimer(decoder, kv, max_context_len, config.scheduler.max_sequences, device, capture)
-    return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
+    try:
+        return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
+    except RuntimeError as error:  # out of memory too
+        raise ModelError(f"timing shared prefixes failed ({error}); set engine.cascade to off to do without") from error
 
 
 def _uncaptured(run: Run) -> Run:
@@ -174,13 +179,23 @@ def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: t
         )
 
 
-def _warm_up(graphs: DecodeGraphs) -> None:
+def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
+    """Raises ModelError, which says what to change, where a step of the largest kind does not work."""
     try:
-        graphs.warm_up()
-    except RuntimeError as error:
+        warm_up(executor, config.scheduler)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a rank that does not sample has not waited for anything yet
+    except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"a decode step could not be recorded as a CUDA graph ({error}); set engine.cuda_graphs to false to do "
-            "without"
+            f"the largest step does not fit beside weights and keys and values ({error}); lower "
+            "engine.cache.memory_fraction, or engine.scheduler.max_step_tokens or max_sequences"
+        ) from error
+    except RuntimeError as error:
+        if not config.cuda_graphs:
+            raise
+        raise ModelError(
+            f"a step failed before anybody asked for one ({error}); if it could not be recorded as a CUDA graph, set "
+            "engine.cuda_graphs to false"
         ) from error
 
 
@@ -223,7 +238,10 @@ def _num_blocks(
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(device, cache.memory_fraction) if device.type == "cuda" else CPU_CACHE_BYTES
     if num_bytes < block_bytes:
-        raise ModelError(f"{num_bytes} bytes are left for keys and values, one block takes {block_bytes}")
+        raise ModelError(
+            f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
+            "engine.cache.cache_bytes, or on a GPU memory_fraction where others leave room for it"
+        )
     most = config.scheduler.max_sequences * -(-max_context_len // cache.block_size)
     return min(num_bytes // block_bytes, most)
 
@@ -231,7 +249,16 @@ def _num_blocks(
 def _free_gpu_bytes(device: torch.device, fraction: float) -> int:
     torch.cuda.empty_cache()  # what loading took besides the weights
     free, total = torch.cuda.mem_get_info(device)
-    return int(free - total * (1 - fraction))
+    return cache_bytes_of(free, total, torch.cuda.memory_reserved(device), fraction)
+
+
+def cache_bytes_of(free: int, total: int, ours: int, fraction: float) -> int:
+    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights.
+
+    Others may be on the card: `fraction` is for us alone, but beside all of them a tenth of the card is kept free, or
+    what the fraction leaves if that is less.
+    """
+    return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction)))
 
 
 class _Clock:

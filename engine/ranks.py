@@ -14,7 +14,7 @@ from configs.schema import ModelConfig
 from engine.arena import ArenaError
 from engine.executor import InlineExecutor
 from engine.form.grammar import Vocabulary
-from engine.load import load_executor
+from engine.load import device_of, load_executor
 from engine.node_cache import open_others
 from engine.plan import StepPlan, StepResult
 from engine.rank_blocks import RankBlocks
@@ -40,6 +40,7 @@ class RankExecutor:
         group: Collective,
         memory: PlanMemory | None = None,
         blocks: RankBlocks | None = None,
+        presence: "Presence | None" = None,
     ) -> None:
         """`blocks` are what all ranks keep for other replicas; closed with the executor."""
         self.blocks = blocks
@@ -50,20 +51,22 @@ class RankExecutor:
         self.block_size = local.block_size
         self.num_blocks = local.num_blocks
         self._local, self._leader, self._group, self._memory = local, leader, group, memory
+        self._presence = presence or Presence()
 
     def execute(self, plan: StepPlan) -> StepResult:
         if plan.slices:
             self._leader.send(plan)
-        return self._local.execute(plan)
+        return self._presence.of_all(self._local.execute(plan))
 
     def begin(self, plan: StepPlan) -> None:
         self._leader.send(plan)
         self._local.begin(plan)
 
-    def sample(self) -> Sampling:
-        return self._local.sample()
+    def sample(self) -> "RankSampling":
+        return RankSampling(self._local.sample(), self._presence)
 
     def close(self) -> None:
+        self._presence.end()
         if self.blocks is not None:
             self.blocks.close()
         self._leader.close()
@@ -71,6 +74,37 @@ class RankExecutor:
         self._group.close()
         if self._memory is not None:
             self._memory.close()
+
+
+class Presence:
+    """Whether all ranks are there. A GPU does not say that a sum broke off: what comes out then means nothing."""
+
+    def __init__(self, give_up: Callable[[], None] = lambda: None) -> None:
+        self._give_up = give_up
+        self._is_lost = self._is_over = False
+
+    def lose(self) -> None:
+        """A rank is gone; at the end they all go."""
+        if not self._is_over:
+            self._is_lost = True
+            self._give_up()
+
+    def end(self) -> None:
+        self._is_over = True
+
+    def of_all(self, result: StepResult) -> StepResult:
+        """The same, unless it came about without some of them."""
+        if self._is_lost:
+            raise RuntimeError("a rank is gone")
+        return result
+
+
+class RankSampling:
+    def __init__(self, local: Sampling, presence: Presence) -> None:
+        self._local, self._presence = local, presence
+
+    def result(self) -> StepResult:
+        return self._presence.of_all(self._local.result())
 
 
 def lead(
@@ -89,14 +123,15 @@ def lead(
     """
     size, token = model.tensor_parallel, secrets.token_hex(32)
     plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
-    name = _group_name(host, on_one_node)
+    on_gpu = device_of(model.engine).type == "cuda"
+    name = _group_name(host, on_one_node and not on_gpu)
     # memory must be there before the others look for it; a process group comes about when all have come
     memory = _memory(plans, 0, size)
     leader = Leader(host, size, token, memory)
     if not on_one_node:
         model = _without_node_cache(model)
     meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
-    group = None if name.startswith("tcp://") else _group(meeting, 0)
+    group = None if name.startswith("tcp://") else _group(meeting, 0, on_gpu)
 
     def give_up() -> None:
         for one in (group, memory):
@@ -106,7 +141,7 @@ def lead(
     try:
         for rank in range(1, size):
             start_rank(rank, meeting)
-        group = group or _group(meeting, 0)
+        group = group or _group(meeting, 0, on_gpu)
         tp = TensorParallel(0, size, group)
         local = load_executor(model, vocabulary, encode, tp, leader.agree, cache_key)
     except BaseException:
@@ -119,16 +154,17 @@ def lead(
     for one in (group, memory):
         if one is not None:
             one.forget_name()
-    leader.watch(give_up)
+    presence = Presence(give_up)
+    leader.watch(presence.lose)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
-    return RankExecutor(local, leader, group, memory, _blocks(local, size, leader))
+    return RankExecutor(local, leader, group, memory, _blocks(local, size, leader), presence)
 
 
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
     memory = _memory(meeting.plans, rank, meeting.size)
     follower = Follower(meeting, memory)
-    group = _group(meeting, rank)
+    group = _group(meeting, rank, device_of(model.engine).type == "cuda")
 
     def give_up() -> None:
         group.give_up()
@@ -186,10 +222,10 @@ class TorchGroup:
 
     in_order = False  # where a rank's part begins in a tensor follows from the tensor's size
 
-    def __init__(self, address: str, rank: int, size: int) -> None:
+    def __init__(self, address: str, rank: int, size: int, on_gpu: bool) -> None:
         import torch.distributed as dist
 
-        self._backend = "nccl" if torch.cuda.is_available() else "gloo"
+        self._backend = "nccl" if on_gpu else "gloo"
         dist.init_process_group(self._backend, init_method=address, rank=rank, world_size=size)
         self.name = self._backend
         self._rank, self._size, self._dist = rank, size, dist
@@ -203,18 +239,23 @@ class TorchGroup:
         return torch.stack(parts) if self._rank == 0 else None
 
     def give_up(self) -> None:
-        """Whoever waits in a collective finds the connection closed."""
+        """Whoever waits in a collective finds the connection closed. On a GPU it ends, and nobody is told."""
+        if self._backend == "nccl":  # to destroy it waits for what the lost rank will never send
+            with contextlib.suppress(Exception):
+                self._dist.distributed_c10d._abort_process_group()
+            return
+        self.close()
+
+    def close(self) -> None:
         with contextlib.suppress(Exception):
             self._dist.destroy_process_group()
-
-    close = give_up
 
     def forget_name(self) -> None:
         """A process group has none."""
 
 
-def _group_name(host: str, on_one_node: bool) -> str:
-    if on_one_node and not torch.cuda.is_available() and find_compiler() is not None:
+def _group_name(host: str, shares_memory: bool) -> str:
+    if shares_memory and find_compiler() is not None:
         return f"shm://manta-{secrets.token_hex(8)}"
     with socket.create_server((host, 0)) as probe:  # free now; nobody else is told of it
         return f"tcp://{host}:{probe.getsockname()[1]}"
@@ -228,9 +269,9 @@ def _memory(name: str, rank: int, size: int) -> PlanMemory | None:
     return SharedBytes(_compiler(), name, rank, size, TIMEOUT_S)
 
 
-def _group(meeting: Meeting, rank: int) -> Collective:
+def _group(meeting: Meeting, rank: int, on_gpu: bool) -> Collective:
     if meeting.group.startswith("tcp://"):
-        return TorchGroup(meeting.group, rank, meeting.size)
+        return TorchGroup(meeting.group, rank, meeting.size, on_gpu)
     from kernels.shared_sum.cpu import SharedSum
 
     return SharedSum(_compiler(), meeting.group.removeprefix("shm://"), rank, meeting.size, TIMEOUT_S)

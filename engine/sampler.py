@@ -56,6 +56,12 @@ class Sampler:
             state.fill(row)
         return torch.from_numpy(bits)
 
+    def warm_up(self) -> None:
+        """Compiles what only a request with a grammar needs; engine/warm_up.py sees to everything else."""
+        logits = torch.zeros((1, self._vocab_size), device=self._device)
+        words = torch.zeros((1, -(-self._vocab_size // 32)), dtype=torch.int32, device=self._device)
+        self._kernels.allow_bits(logits, words)
+
     def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
         """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
+from kernels.launch import prepare_cache
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
 from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
@@ -82,6 +83,7 @@ def load_kernels(
     Asked for deterministic ones, it may still return others: where there are none.
     """
     if device.type == "cuda":
+        prepare_cache()
         return triton_kernels(deterministic)
     if device.type != "cpu":
         return _reference_kernels()
@@ -108,6 +110,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.embedding import triton as embedding_triton
     from kernels.experts import triton as experts_triton
     from kernels.gated_activation import triton as gated_activation_triton
+    from kernels.linear import cuda as linear_cuda
     from kernels.logit_mask import triton as logit_mask_triton
     from kernels.logprobs import triton as logprobs_triton
     from kernels.paged_attention import triton as paged_attention_triton
@@ -120,11 +123,13 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.soft_cap import triton as soft_cap_triton
     from kernels.square_sums import triton as square_sums_triton
 
-    # the library may otherwise add up parts of a sum in bfloat16, which kernels/linear does not allow
+    # the library may otherwise add up parts of a sum in 16 bits, which kernels/linear does not allow
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     kernels = replace(
         _reference_kernels(),
         name="triton",
+        linear=linear_cuda.Linear,
         quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,

@@ -2,11 +2,16 @@
 
 import functools
 import json
+import logging
+import os
+import tempfile
 from pathlib import Path
 
 import torch
 
-__all__ = ["Table", "measured", "table_path"]
+__all__ = ["Table", "measured", "prepare_cache", "table_path"]
+
+log = logging.getLogger(__name__)
 
 
 class Table(dict[str, dict[str, int]]):
@@ -35,3 +40,18 @@ def table_path(module_file: str, device: torch.device) -> Path:
     """The device's name is written as in nvidia-h100-80gb-hbm3.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Path(module_file).parent / "tables" / f"{name.lower().replace(' ', '-')}.json"
+
+
+def prepare_cache() -> None:
+    """Triton keeps what it compiled in the user's home. Where it cannot, it would raise at the first launch."""
+    from triton import knobs
+
+    folder = Path(knobs.cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    except OSError:
+        pass
+    knobs.cache.dir = tempfile.mkdtemp(prefix="manta-triton-")
+    log.warning("%s cannot be written to: kernels are compiled anew at each start (TRITON_CACHE_DIR)", folder)

@@ -32,11 +32,11 @@ def logprobs(logits_RV: Tensor, chosen_R: Tensor, num_top: int) -> tuple[Tensor,
     best_RCK = chosen_R.new_empty((num_rows, num_chunks, num_top))
     ids_RK = chosen_R.new_empty((num_rows, num_top))
     if num_rows:
-        _look_at_chunk[num_rows, num_chunks](logits_RV, stats_RC2, best_RCK, V=vocab_size, K=num_top, **config)
+        _look_at_chunk[num_rows, num_chunks](logits_RV, stats_RC2, best_RCK, num_top, V=vocab_size, **config)
         _look_at_row[num_rows,](
-            logits_RV, chosen_R, stats_RC2, best_RCK, chosen_out_R, ids_RK, values_RK,
-            V=vocab_size, K=num_top, CHUNKS=num_chunks, BLOCK_C=triton.next_power_of_2(num_chunks),
-            BLOCK_B=triton.next_power_of_2(max(1, num_chunks * num_top)),
+            logits_RV, chosen_R, stats_RC2, best_RCK, chosen_out_R, ids_RK, values_RK, num_top,
+            V=vocab_size, CHUNKS=num_chunks, BLOCK_C=triton.next_power_of_2(num_chunks),
+            BLOCK_B=triton.next_power_of_2(num_chunks * MOST),
         )  # fmt: skip
     return chosen_out_R, ids_RK, values_RK
 
@@ -58,9 +58,9 @@ def _next_below(rank, last):
     return tl.max(tl.where(rank < last, rank, 0), 0)
 
 
-@triton.jit
-def _look_at_chunk(logits, stats, best, V: tl.constexpr, K: tl.constexpr, CHUNK_V: tl.constexpr):
-    """[row, chunk]: the largest logit, the sum of exponentials below it, and the ranks of the K top tokens."""
+@triton.jit(do_not_specialize=["num_top"])  # one code for every number of top tokens
+def _look_at_chunk(logits, stats, best, num_top, V: tl.constexpr, CHUNK_V: tl.constexpr):
+    """[row, chunk]: the largest logit, the sum of exponentials below it, and the ranks of the top tokens."""
     row = tl.program_id(0).to(tl.int64)
     here = row * tl.num_programs(1) + tl.program_id(1)
     token = tl.program_id(1) * CHUNK_V + tl.arange(0, CHUNK_V)
@@ -70,15 +70,15 @@ def _look_at_chunk(logits, stats, best, V: tl.constexpr, K: tl.constexpr, CHUNK_
     tl.store(stats + here * 2 + 1, tl.sum(tl.exp(logit - tl.where(top == -float("inf"), 0.0, top)), 0))
     rank = _rank(logit, token)  # past the vocabulary: below every token
     last = tl.full([], 0xFFFFFFFFFFFFFFFF, tl.uint64)
-    for k in range(K):
+    for k in range(num_top):
         last = _next_below(rank, last)
-        tl.store(best + here * K + k, last.to(tl.int64, bitcast=True))
+        tl.store(best + here * num_top + k, last.to(tl.int64, bitcast=True))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_top"])
 def _look_at_row(
-    logits, chosen, stats, best, chosen_out, ids_out, values_out,
-    V: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr,
+    logits, chosen, stats, best, chosen_out, ids_out, values_out, num_top,
+    V: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     chunk, b = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_B)
@@ -87,10 +87,11 @@ def _look_at_row(
     top = tl.max(tops, 0)
     below = tl.log(tl.sum(sums * tl.exp(tops - top), 0))
     tl.store(chosen_out + row, tl.load(logits + row * V + tl.load(chosen + row)) - top - below)
-    rank = tl.load(best + row * CHUNKS * K + b, mask=b < CHUNKS * K, other=0).to(tl.uint64, bitcast=True)
+    num_ranks = CHUNKS * num_top
+    rank = tl.load(best + row * num_ranks + b, mask=b < num_ranks, other=0).to(tl.uint64, bitcast=True)
     last = tl.full([], 0xFFFFFFFFFFFFFFFF, tl.uint64)
-    for k in range(K):
+    for k in range(num_top):
         last = _next_below(rank, last)
         token = 0x7FFFFFFF - (last & 0x7FFFFFFF).to(tl.int64)
-        tl.store(ids_out + row * K + k, token)
-        tl.store(values_out + row * K + k, tl.load(logits + row * V + token) - top - below)
+        tl.store(ids_out + row * num_top + k, token)
+        tl.store(values_out + row * num_top + k, tl.load(logits + row * V + token) - top - below)

@@ -16,9 +16,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from kernels.launch import measured
+from kernels.linear.cuda import Linear
 from kernels.quantised_linear.reference import GroupedInts
 
 __all__ = ["QuantisedLinear", "launch"]
@@ -55,7 +56,7 @@ class QuantisedLinear:
         x_TI = x_TI.contiguous()
         out_dtype = self._out_dtype or x_TI.dtype
         if num_rows >= MANY_ROWS and not self._batch_invariant:
-            return linear(x_TI, self._widened(x_TI.dtype), self._bias_O).to(out_dtype)
+            return Linear(self._widened(x_TI.dtype), self._bias_O, out_dtype)(x_TI)
         rows = MANY_ROWS if self._batch_invariant else num_rows
         config = launch(rows, self._num_out, self._num_in, x_TI.device)
         num_splits = config["SPLITS"]

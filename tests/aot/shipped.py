@@ -244,10 +244,10 @@ def _logits():
     dense = logit_mask.launch(128256, DEVICE)
     cases["forbid rows, 128256"] = logit_mask._forbid_rows, types, {"V": 128256}, dense
     launch = logprobs.launch(128256, DEVICE)
-    for few in (0, 20):
-        top = {"V": 128256, "K": few}
-        chunks = triton.cdiv(128256, launch["CHUNK_V"])
-        merged = {"CHUNKS": chunks, "BLOCK_C": 16, "BLOCK_B": triton.next_power_of_2(max(1, chunks * few))}
-        cases[f"log probabilities of chunks, 128256, top {few}"] = logprobs._look_at_chunk, types, top, launch
-        cases[f"log probabilities of rows, 128256, top {few}"] = logprobs._look_at_row, types, {**top, **merged}, plain
+    types["num_top"] = "i32"
+    shape = {"V": 128256}
+    chunks = triton.cdiv(128256, launch["CHUNK_V"])
+    merged = {"CHUNKS": chunks, "BLOCK_C": 16, "BLOCK_B": triton.next_power_of_2(chunks * logprobs.MOST)}
+    cases["log probabilities of chunks, 128256"] = logprobs._look_at_chunk, types, shape, launch
+    cases["log probabilities of rows, 128256"] = logprobs._look_at_row, types, {**shape, **merged}, plain
     return cases

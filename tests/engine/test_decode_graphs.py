@@ -72,8 +72,9 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
             block_size=BLOCK_SIZE,
             device=CPU,
         )
-        graphs.warm_up()
-        assert all(cache.isnan().all() for layer in kv.layers for cache in layer), "padding was written"
+        graphs.hidden(StepPlan(0, (SeqSlice(0, 0, (1,), (5,), True),) * 3))
+        rest = [cache[block] for layer in kv.layers for cache in layer for block in range(NUM_BLOCKS) if block != 5]
+        assert all(block.isnan().all() for block in rest), "padding was written"
     return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
 
 

@@ -10,7 +10,7 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.load import cascades, check_deterministic, load_executor
+from engine.load import cache_bytes_of, cascades, check_deterministic, load_executor
 from engine.tensor_parallel import Collective, TensorParallel
 from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import triton_kernels
@@ -46,6 +46,22 @@ def test_cache_bytes_bound_the_cache(folder):
     assert load(folder, cache=CacheConfig(cache_bytes=10 * block_bytes + 5)).num_blocks == 10
     with pytest.raises(ModelError, match="one block takes"):
         load(folder, cache=CacheConfig(cache_bytes=block_bytes - 1))
+
+
+@pytest.mark.parametrize(
+    ("others", "fraction", "left"),
+    [
+        (0, 0.9, 55),  # a tenth of the card stays free, CUDA's own gigabyte aside
+        (0, 0.45, 20),
+        (36, 0.45, 19),  # the card is another's to nearly half: less than a tenth would stay free
+        (36, 0.9, 19),
+        (60, 0.9, -5),
+    ],
+)
+def test_a_gpu_may_be_shared(others, fraction, left):
+    total, ours, context = 80 << 30, 16 << 30, 1 << 30
+    free = total - ours - context - (others << 30)
+    assert cache_bytes_of(free, total, ours, fraction) == pytest.approx(left << 30, abs=2)
 
 
 def test_a_context_longer_than_the_models_is_refused(folder):

@@ -20,6 +20,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.form.grammar import Vocabulary
 from engine.load import load_executor
+from engine.plan import StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
 from engine.rank_link import Meeting
 from engine.ranks import RankExecutor, follow, lead
@@ -137,6 +138,27 @@ def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
                 engine.step()
         assert time.monotonic() - began_s < 5
         assert len(engine.fail("lost")) == 1
+
+
+def test_a_result_without_a_rank_that_is_lost_is_none() -> None:
+    given_up: list[bool] = []
+    presence = ranks.Presence(lambda: given_up.append(True))
+    result = StepResult((1,))
+    assert presence.of_all(result) is result
+    presence.lose()
+    with pytest.raises(RuntimeError, match="a rank is gone"):
+        presence.of_all(result)
+    over = ranks.Presence(lambda: given_up.append(True))
+    over.end()
+    over.lose()  # as every rank is when the replica ends
+    assert over.of_all(result) is result and given_up == [True]
+
+
+@pytest.mark.timeout(120)
+def test_a_cpu_engine_beside_a_gpu_adds_up_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
+        assert executor.collective == "shared memory"
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
+from pathlib import Path
+
+import pytest
 import torch
 
 from kernels.kernel_set import load_kernels
+from kernels.launch import prepare_cache
 
 
 def test_a_gpu_gets_triton_kernels_and_they_import_without_one():
@@ -12,3 +16,17 @@ def test_kernels_are_deterministic_on_a_gpu_where_that_is_asked_for():
     assert not load_kernels(gpu, torch.bfloat16).deterministic
     kernels = load_kernels(gpu, torch.bfloat16, deterministic=True)
     assert kernels.deterministic and kernels.linear.__module__ == "kernels.linear.triton"
+
+
+def test_what_triton_compiles_finds_a_place_where_the_home_has_none(monkeypatch, tmp_path, caplog):
+    knobs = pytest.importorskip("triton").knobs
+    with knobs.cache.scope():
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+        prepare_cache()
+        assert Path(knobs.cache.dir) == tmp_path / "triton" and not caplog.records
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "triton"))
+        prepare_cache()
+        assert Path(knobs.cache.dir).is_dir()
+        assert "compiled anew at each start" in caplog.text
+        Path(knobs.cache.dir).rmdir()

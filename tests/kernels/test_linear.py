@@ -3,7 +3,7 @@ import platform
 import pytest
 import torch
 
-from kernels.linear import cpu, onednn, reference
+from kernels.linear import cpu, cuda, onednn, reference
 from kernels.native.compiler import find_compiler
 
 COMPILER = find_compiler()
@@ -60,3 +60,32 @@ def test_threads_do_not_change_a_sum():
         assert torch.equal(linear(x), alone)
     finally:
         torch.set_num_threads(threads)
+
+
+class OfACard:
+    """What a product on a GPU is asked with; there is none here."""
+
+    is_cuda, dtype = True, torch.bfloat16
+
+    def __init__(self, x):
+        self.x = x
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_on_a_gpu_sums_are_not_rounded_where_fp32_is_asked_for(monkeypatch, bias):
+    x, weight = torch.randn(3, 40).bfloat16(), torch.randn(9, 40).bfloat16()
+    bias_O = torch.randn(9).bfloat16() if bias else None
+    asked = []
+
+    def mm(left, right, out_dtype):
+        asked.append(out_dtype)
+        return left.x.to(out_dtype) @ right.to(out_dtype)
+
+    monkeypatch.setattr(cuda.torch, "mm", mm)
+    out = cuda.Linear(weight, bias_O, torch.float32)(OfACard(x))
+    expected = x.double() @ weight.double().T + (bias_O.double() if bias else 0)
+    assert asked == [torch.float32] and out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+    here = cuda.Linear(weight, bias_O, torch.float32)(x)  # a CPU's library rounds
+    torch.testing.assert_close(here, reference.Linear(weight, bias_O, torch.float32)(x), atol=0, rtol=0)
+    assert len(asked) == 1

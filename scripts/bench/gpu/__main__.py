@@ -18,6 +18,7 @@ from scripts.bench.gpu.ceilings import ceilings
 from scripts.bench.gpu.check import check
 from scripts.bench.gpu.engine import time_engine
 from scripts.bench.gpu.kernels import time_kernels
+from scripts.bench.gpu.spared import spared
 from scripts.bench.gpu.tune import tune
 from scripts.bench.record import describe
 
@@ -92,6 +93,10 @@ def _card(device: torch.device) -> dict[str, Any]:
     }
 
 
+def _rows_of(part: str, rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    return rows
+
+
 class _Recorder:
     """Writes one file for each part, anew with every row: whoever ends the process keeps what there is."""
 
@@ -105,7 +110,7 @@ class _Recorder:
         path = self._folder / f"{time.strftime('%Y-%m-%d')}_{name}_{part}.json"
         known: list[dict[str, Any]] = []
         self._dump(path, part, known)
-        for row in rows:
+        for row in spared(_rows_of, part, rows):
             known.append(row)
             self._dump(path, part, known)
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)

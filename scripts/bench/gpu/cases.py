@@ -40,10 +40,10 @@ class Attention:
         width = -(-int(self.seq_lens_S[seq]) // self.k_cache.shape[2])
         return replace(
             self,
-            q_THD=self.q_THD[start:stop].contiguous(),
+            q_THD=self.q_THD[start:stop].clone(),  # all copies: Triton compiles anew for pointers into the middle
             query_starts=self.query_starts.new_tensor([0, stop - start]),
-            seq_lens_S=self.seq_lens_S[seq : seq + 1],
-            block_table_SW=self.block_table_SW[seq : seq + 1, :width].contiguous(),
+            seq_lens_S=self.seq_lens_S[seq : seq + 1].clone(),
+            block_table_SW=self.block_table_SW[seq : seq + 1, :width].clone(memory_format=torch.contiguous_format),
             lse_out_TH=None,
             prefixes=None,
         )

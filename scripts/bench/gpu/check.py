@@ -1,6 +1,8 @@
 """Is it right? Kernels against float64 at real sizes; sequences alone and among others; graphs with new lengths."""
 
+import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,17 +15,20 @@ from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.rms_norm import reference as norm_reference
-from scripts.bench.gpu.cases import make_attention, random_ints
+from scripts.bench.gpu.cases import Attention, make_attention, random_ints
 from scripts.bench.gpu.check_families import check_families
 from scripts.bench.gpu.check_sampling import check_sampling
+from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.peers import check_peers
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
 from scripts.bench.gpu.registers import check_registers
+from scripts.bench.gpu.spared import spared
 
 __all__ = ["check"]
 
 Row = dict[str, Any]
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+LENS = [1, 17, 255, 256, 257, 1000, 5000, 20_000]
 LINEAR = 300, 4096, 6144  # rows, inputs, outputs
 RULES: dict[str, dict[str, Any]] = {
     "soft-cap 20": {"soft_cap": 20.0},
@@ -37,71 +42,120 @@ SHAPES = [((32, 8), 128), ((9, 3), 64), ((32, 32), 80), ((8, 1), 256)]  # (heads
 
 
 def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]:
+    """What raises fails, and the rest is checked all the same."""
     shapes = [((4, 2), 64)] if tiny else SHAPES
+    compile_ahead(partial(_all_attention, kernels, shapes, device, tiny), device)
+    num_rows, size = (3, (3, 96)) if tiny else (1000, (1000, 4096))
     for dtype in BOUNDS:
         for heads, head_dim in shapes:
-            if dtype == torch.float32 and head_dim > 128:
-                continue  # not shipped: does not fit in shared memory
-            yield from _attention(kernels, heads, head_dim, dtype, device, tiny)
-            yield _qkv_rotary(kernels, heads, head_dim, dtype, device, 3 if tiny else 1000)
-            if dtype == torch.bfloat16 or not tiny:
-                yield from _rules(kernels, heads, head_dim, dtype, device, tiny)
+            if not _is_shipped(dtype, head_dim):
+                continue
+            model = kernels, heads, head_dim, dtype, device
+            yield from _attention(*model, tiny)
+            yield from spared(_qkv_rotary, *model, num_rows)
+            if _has_rules(dtype, head_dim):
+                yield from _rules(*model, tiny)
             if dtype == torch.bfloat16:
-                yield _float8_writes(kernels, heads, head_dim, device, 3 if tiny else 1000)
-        size = (3, 96) if tiny else (1000, 4096)
-        yield _norm(kernels, *size, dtype, device)
-        yield _gate(kernels, *size, dtype, device)
-        yield from check_families(kernels, dtype, device, tiny, _row)
+                yield from spared(_float8_writes, kernels, heads, head_dim, device, num_rows)
+        yield from spared(_norm, kernels, *size, dtype, device)
+        yield from spared(_unrounded, kernels, *((5, 64, 96) if tiny else LINEAR), dtype, device)
+        yield from spared(_gate, kernels, *size, dtype, device)
+        yield from spared(check_families, kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
+            matrix = (20, 256, 96) if tiny else LINEAR
             for deterministic in (True, False):
-                chosen = triton_kernels(deterministic)
-                yield _quantised_linear(chosen, *((20, 256, 96) if tiny else LINEAR), dtype, device)
-            yield _linear(triton_kernels(deterministic=True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
+                yield from spared(_quantised_linear, triton_kernels(deterministic), *matrix, dtype, device)
+            yield from spared(_linear, triton_kernels(True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
     if kernels.name == "triton":
-        yield _model(device, tiny)
-    yield from check_registers(device)
-    yield from check_peers(device)
-    yield from check_sampling(kernels, device, 2000 if tiny else 128_256)
+        yield from spared(_model, device, tiny)
+    yield from spared(check_sampling, kernels, device, 2000 if tiny else 128_256)
+    yield from spared(check_registers, device)
+    yield from spared(check_peers, device)
+
+
+def _is_shipped(dtype: torch.dtype, head_dim: int) -> bool:
+    return dtype != torch.float32 or head_dim <= 128  # which does not fit in shared memory
+
+
+def _has_rules(dtype: torch.dtype, head_dim: int) -> bool:
+    """All of bfloat16, which is what is served; float16 where it differs in nothing else."""
+    return dtype == torch.bfloat16 or (dtype == torch.float16 and head_dim == 128)
+
+
+def _all_attention(
+    kernels: KernelSet, shapes: list[tuple[tuple[int, int], int]], device: torch.device, tiny: bool
+) -> None:
+    """Nine of ten kernels that are checked."""
+    for dtype, (heads, head_dim) in itertools.product(BOUNDS, shapes):
+        if not _is_shipped(dtype, head_dim):
+            continue
+        cases = list(_plain_cases(heads, head_dim, dtype, device, tiny))
+        for _, case in cases:
+            few = {int(count): seq for seq, count in enumerate(case.query_starts.diff().clamp(max=2))}
+            for seq in few.values():
+                kernels.paged_attention(*case.alone(seq).arguments())
+        if _has_rules(dtype, head_dim):
+            cases += _rule_cases(heads, head_dim, dtype, device, tiny)
+        for _, case in cases:
+            kernels.paged_attention(*case.arguments())
+
+
+def _plain_cases(
+    heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
+) -> Iterator[tuple[str, Attention]]:
+    lens = [20, 300, 33] if tiny else LENS
+    chunk_lens, chunks = ([40, 20], [5, 1]) if tiny else ([900, 3000, 257, 64, 2048], [900, 300, 1, 64, 2])
+    for name, case_lens, case_counts in (("decode", lens, [1] * len(lens)), ("mixed", chunk_lens, chunks)):
+        for window in (0, 100):
+            shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
+            yield shape, make_attention(case_lens, case_counts, heads, head_dim, dtype, device, window)
 
 
 def _attention(
     kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
 ) -> Iterator[Row]:
-    lens, counts = ([20, 300, 33], [1, 1, 1]) if tiny else ([1, 17, 255, 256, 257, 1000, 5000, 20_000], [1] * 8)
-    chunk_lens, chunks = ([40, 20], [5, 1]) if tiny else ([900, 3000, 257, 64, 2048], [900, 300, 1, 64, 2])
-    for name, case_lens, case_counts in (("decode", lens, counts), ("mixed", chunk_lens, chunks)):
-        for window in (0, 100):
-            case = make_attention(case_lens, case_counts, heads, head_dim, dtype, device, window)
-            out = kernels.paged_attention(*case.arguments())
-            shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
-            row = _row("paged_attention", shape, dtype, out, case.expected()[0])
-            starts = case.query_starts.tolist()
-            alone = [kernels.paged_attention(*case.alone(seq).arguments()) for seq in range(len(case_lens))]
-            same = all(torch.equal(one, out[starts[seq] : starts[seq + 1]]) for seq, one in enumerate(alone))
-            yield {**row, "batch_invariant": same, "ok": row["ok"] and same}
+    for shape, case in _plain_cases(heads, head_dim, dtype, device, tiny):
+        yield from spared(_attention_alone, shape, kernels, case)
     if device.type == "cuda":
-        yield _graph(kernels, heads, head_dim, dtype, device, lens)
+        yield from spared(_graph, kernels, heads, head_dim, dtype, device, LENS)
+
+
+def _attention_alone(shape: str, kernels: KernelSet, case: Attention) -> Row:
+    out = kernels.paged_attention(*case.arguments())
+    row = _row("paged_attention", shape, case.q_THD.dtype, out, case.expected()[0])
+    starts = case.query_starts.tolist()
+    alone = [kernels.paged_attention(*case.alone(seq).arguments()) for seq in range(len(starts) - 1)]
+    same = all(torch.equal(one, out[starts[seq] : starts[seq + 1]]) for seq, one in enumerate(alone))
+    return {**row, "batch_invariant": same, "ok": row["ok"] and same}
+
+
+def _rule_cases(
+    heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
+) -> Iterator[tuple[str, Attention]]:
+    """What scores may have besides, other caches, and prefixes that are read once."""
+    lens, counts = ([300, 20], [1, 5]) if tiny else ([5000, 900, 257, 64], [1, 300, 1, 64])
+    for name, rules in RULES.items():
+        for window in (0,) if tiny else (0, 100):
+            shape = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
+            yield shape, make_attention(lens, counts, heads, head_dim, dtype, device, window, **rules)
+    shared, lens = (64, [70, 80]) if tiny else (4096, [4096 + 100 * i for i in range(1, 20)])
+    for name, rules in ({"plain": {}} if tiny else {"plain": {}, **RULES}).items():
+        shape = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
+        yield shape, make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device, shared=shared, **rules)
 
 
 def _rules(
     kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
 ) -> Iterator[Row]:
-    """What scores may have besides, other caches, and prefixes that are read once."""
-    lens, counts = ([300, 20], [1, 5]) if tiny else ([5000, 900, 257, 64], [1, 300, 1, 64])
-    for name, rules in RULES.items():
-        for window in (0,) if tiny else (0, 100):
-            case = make_attention(lens, counts, heads, head_dim, dtype, device, window, **rules)
-            out, (expected, logarithms) = kernels.paged_attention(*case.arguments()), case.expected()
-            shape = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
-            yield _row("paged_attention", shape, dtype, out, expected)
-            if case.lse_out_TH is not None:
-                yield _row("paged_attention", f"log of {shape}", dtype, case.lse_out_TH, logarithms)
-    shared, lens = (64, [70, 80]) if tiny else (4096, [4096 + 100 * i for i in range(1, 20)])
-    for name, rules in ({"plain": {}} if tiny else {"plain": {}, **RULES}).items():
-        case = make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device, shared=shared, **rules)
-        out = kernels.paged_attention(*case.arguments())
-        shape = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
-        yield _row("paged_attention", shape, dtype, out, case.expected()[0])
+    for shape, case in _rule_cases(heads, head_dim, dtype, device, tiny):
+        yield from spared(_rule, shape, kernels, case)
+
+
+def _rule(shape: str, kernels: KernelSet, case: Attention) -> Iterator[Row]:
+    out, (expected, logarithms) = kernels.paged_attention(*case.arguments()), case.expected()
+    yield _row("paged_attention", shape, case.q_THD.dtype, out, expected)
+    if case.lse_out_TH is not None:
+        yield _row("paged_attention", f"log of {shape}", case.q_THD.dtype, case.lse_out_TH, logarithms)
 
 
 def _float8_writes(kernels: KernelSet, heads: tuple[int, int], head_dim: int, device: torch.device, num: int) -> Row:
@@ -184,6 +238,16 @@ def _gate(kernels: KernelSet, num: int, dim: int, dtype: torch.dtype, device: to
     x = torch.randn((num, 2 * dim), device=device, dtype=dtype) * 4
     expected = gate_reference.gated_activation(x.float()).double()
     return _row("gated_activation", f"{num} x {dim}", dtype, kernels.gated_activation(x), expected)
+
+
+def _unrounded(
+    kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device
+) -> Row:
+    """Sums as logits are made of them: in fp32, on a card that has them."""
+    x, weight = (torch.randn((rows, num_in), device=device, dtype=dtype) for rows in (num, num_out))
+    out = kernels.linear(weight, None, torch.float32)(x)
+    row = _row("linear, fp32 sums", f"{num} x {num_in} x {num_out}", dtype, out, x.double() @ weight.double().T)
+    return {**row, "ok": row["error"] < (1e-5 if device.type == "cuda" else BOUNDS[dtype])}
 
 
 def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device) -> Row:

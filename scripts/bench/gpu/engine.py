@@ -20,6 +20,7 @@ from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.engine_peers import time_engine_peers
 from scripts.bench.gpu.random_model import BLOCK_SIZE, LLAMA_8B, TINY, RandomModel
+from scripts.bench.gpu.spared import spared
 from scripts.bench.gpu.timing import Work, measure
 
 __all__ = ["time_engine"]
@@ -37,39 +38,30 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     for batch in tqdm(batches, desc="engine", unit="batch"):
         prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
         forward = measure([_forward(model, batch, context)], device)
-        graph_ms = forward["median_us"] / 1000
         for name, (graphs, overlap) in WAYS.items():
-            row = _run(model, prompts, steps, graphs=graphs, overlap=overlap)
-            overhead = round(1 - graph_ms / row["step_ms"], 3)
-            yield {"engine": name, "context": context, **row, "forward_in_graph_ms": graph_ms, "overhead": overhead}
+            yield from spared(_beside_forward, name, model, prompts, steps, forward, graphs=graphs, overlap=overlap)
     shared = [_prompt(arch.vocab_size, 0, prefix) + _prompt(arch.vocab_size, s, 20) for s in range(sharing)]
     timer = AttentionTimer(model.decoder, model.kv, model.max_context_len, sharing, device, model.capture())
-    yield {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
+    yield from spared(_thresholds, timer)
     always = CascadeThresholds(((2, prefix),))
     for name, graphs, cascade in (
         ("manta, cascade", True, always),
         ("manta, cascade, no graphs", False, always),
         ("manta, no cascade", True, None),
     ):
-        row = _run(model, shared, steps, graphs=graphs, overlap=True, cascade=cascade)
-        yield {"engine": name, "context": prefix, **row}
+        yield from spared(_run, name, model, shared, steps, graphs=graphs, overlap=True, cascade=cascade)
     few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
     mixed = [
         _prompt(arch.vocab_size, s, shortest + (longest - shortest) * s // (few - 1)) for s in reversed(range(few))
     ]
-    yield {
-        "engine": "manta, mixed lengths",
-        "context": longest,
-        **_run(model, mixed, 4 * steps, graphs=True, overlap=True),
-    }
+    yield from spared(_run, "manta, mixed lengths", model, mixed, 4 * steps, graphs=True, overlap=True)
     model.executor.close()
     del model  # the next one, and transformers, take what memory they find
     if kernels.quantised_linear is not None:
         model = RandomModel(arch, kernels, num_blocks + 1, torch.bfloat16, device, four_bits=True)
         for batch in batches:
             prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
-            row = _run(model, prompts, steps, graphs=True, overlap=True)
-            yield {"engine": "manta, 4 bits", "context": context, **row}
+            yield from spared(_run, "manta, 4 bits", model, prompts, steps, graphs=True, overlap=True)
         model.executor.close()
         del model
     if device.type == "cuda":
@@ -78,11 +70,30 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     yield from time_engine_peers(arch, device, [*loads, (mixed, 4 * steps)])
 
 
+def _thresholds(timer: AttentionTimer) -> dict[str, Any]:
+    return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
+
+
+def _beside_forward(
+    name: str,
+    model: RandomModel,
+    prompts: list[tuple[int, ...]],
+    steps: int,
+    forward: dict[str, float],
+    *,
+    graphs: bool,
+    overlap: bool,
+) -> dict[str, Any]:
+    row, graph_ms = _run(name, model, prompts, steps, graphs=graphs, overlap=overlap), forward["median_us"] / 1000
+    return {**row, "forward_in_graph_ms": graph_ms, "overhead": round(1 - graph_ms / row["step_ms"], 3)}
+
+
 def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:
     return tuple((37 * i + 11 * seed) % vocab_size for i in range(length))
 
 
 def _run(
+    name: str,
     model: RandomModel,
     prompts: list[tuple[int, ...]],
     steps: int,
@@ -113,6 +124,8 @@ def _run(
     step_ms = sorted(b - a for a, b in zip(ends_s, ends_s[1:], strict=False))[len(ends_s) // 2 - 1] * 1000
     executor.close()
     return {
+        "engine": name,
+        "context": max(map(len, prompts)),
         "batch": batch,
         "new_tokens": steps,
         "prefill_tok_s": round(sum(map(len, prompts)) / prefill_s),

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ from tqdm import tqdm
 
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured, table_path
+from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.kernels import Case, kernel_cases
+from scripts.bench.gpu.spared import spared
 from scripts.bench.gpu.timing import copies, measure
 
 __all__ = ["tune"]
@@ -93,9 +96,12 @@ def tune(
         module = modules[search.module]
         for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix)):
             candidates = list(search.candidates())[: 2 if tiny else None]
-            row = _search(module, name, candidates, asking[search.module, name], device)
-            _write(module, name, row["config"], device, folder)
-            yield {"name": "tune", "shape": f"{search.module}: {name}", **row}
+            for row in spared(
+                _search, f"{search.module}: {name}", module, candidates, asking[search.module, name], device
+            ):
+                if "failed" not in row:
+                    _write(module, name, row["config"], device, folder)
+                yield row
 
 
 def _asking(
@@ -107,7 +113,10 @@ def _asking(
         for module in modules.values():
             _table(module, device).asked.clear()
             _forget(module)
-        case.make()()
+        try:
+            case.make()()
+        except Exception:  # as for want of memory: it asks for nothing then
+            continue
         for name, module in modules.items():
             for key in _table(module, device).asked:
                 asking[name, key].append(case)
@@ -115,9 +124,12 @@ def _asking(
 
 
 def _search(
-    module: ModuleType, name: str, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
+    about: str, module: ModuleType, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
 ) -> dict[str, Any]:
+    name = about.partition(": ")[2]
     best = _table(module, device).get(name, None)
+    compile_ahead(partial(_launch_each, module, name, candidates, cases, device), device)
+    _set(module, best, name, device)
     before = _times(module, best, name, cases, device)
     least, failed = 1.0, ""
     for candidate in candidates:
@@ -130,7 +142,23 @@ def _search(
         if share < least - WIN:
             least, best = share, candidate
     _set(module, best, name, device)
-    return {"config": best, "share_of_time": round(least, 3), "tried": len(candidates), "last_failure": failed}
+    return {
+        "name": "tune",
+        "shape": about,
+        "config": best,
+        "share_of_time": round(least, 3),
+        "tried": len(candidates),
+        "last_failure": failed,
+    }
+
+
+def _launch_each(
+    module: ModuleType, name: str, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
+) -> None:
+    for candidate in candidates:
+        _set(module, candidate, name, device)
+        for case in cases:
+            case.make()()
 
 
 def _times(

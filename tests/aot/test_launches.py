@@ -1,0 +1,101 @@
+"""What Triton compiles anew takes seconds, in the middle of serving: which launches are of the same code."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from configs.schema import CacheConfig, SchedulerConfig
+from engine.cascade import CascadeThresholds
+from engine.decode_graphs import DecodeGraphs
+from engine.engine import Engine
+from engine.plan import SeqSlice, StepPlan
+from engine.types import GenerateRequest, SamplingParams
+from engine.warm_up import warm_up
+from kernels.kernel_set import triton_kernels
+from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel
+from tests.aot.no_card import launches
+
+CPU = torch.device("cpu")
+
+
+def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
+    model = RandomModel(TINY, triton_kernels(), 8, torch.bfloat16, CPU)
+    graphs = DecodeGraphs(
+        lambda batch: model.decoder.hidden(batch, model.kv),
+        lambda run: run,
+        max_rows=40,
+        max_blocks=2048,
+        block_size=BLOCK_SIZE,
+        device=CPU,
+    )
+    with launches() as found:
+        known = None
+        for num_rows in (40, 1, 2, 3, 8, 17):
+            for num_blocks in (2048, 17, 60):
+                piece = SeqSlice(0, 0, (1,), (0,) * num_blocks, True)
+                graphs.hidden(StepPlan(0, (piece,) * num_rows))
+                known = known or set(found)
+    assert found == known
+
+
+def test_any_number_of_log_probabilities_is_of_the_same_code():
+    logits, chosen = torch.randn(2, 5000), torch.zeros(2, dtype=torch.int64)
+    with launches() as found:
+        for num_top in (0, 1, 5, 16, 20):
+            triton_kernels().logprobs(logits, chosen, num_top)
+    assert len(found) == 2
+
+
+def _ask(rng: random.Random, number: int) -> GenerateRequest:
+    """Anything that changes which kernels run."""
+    sampling = SamplingParams(
+        max_tokens=rng.randint(1, 20),
+        temperature=rng.choice((0.0, 0.7, 1.0)),
+        top_p=rng.choice((1.0, 0.9)),
+        top_k=rng.choice((0, 7)),
+        min_p=rng.choice((0.0, 0.1)),
+        frequency_penalty=rng.choice((0.0, 0.5)),
+        repetition_penalty=rng.choice((1.0, 1.2)),
+        logit_bias=rng.choice(((), ((5, 1.0),))),
+        allowed_token_ids=rng.choice((None, (1, 2, 3))),
+        bad_words=rng.choice(((), ((7,),))),
+        num_logprobs=rng.choice((None, 0, 3, 20)),
+        num_prompt_logprobs=rng.choice((None, None, 2)),
+    )
+    prompt = (1,) * rng.choice((0, 0, 300)) + tuple(rng.randrange(300) for _ in range(rng.randint(1, 100)))
+    return GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling)
+
+
+@pytest.mark.parametrize("max_drafts", [0, 2])
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize(("deterministic", "four_bits"), [(False, False), (True, False), (False, True), (True, True)])
+def test_serving_launches_what_was_compiled_at_the_start(deterministic, four_bits, graphs, max_drafts):
+    kernels = triton_kernels(deterministic)
+
+    def choose(logits_RV, *more):
+        kernels.choose(logits_RV, *more)
+        return torch.zeros(len(logits_RV), dtype=torch.int64)  # its own output nobody wrote
+
+    kernels_here = replace(kernels, choose=choose)
+    model = RandomModel(TINY, kernels_here, 3000, torch.bfloat16, CPU, four_bits=four_bits)
+    config = SchedulerConfig(max_sequences=70, max_step_tokens=200, max_draft_tokens=max_drafts, draft_ngram=1)
+    executor = model.executor_of(
+        70 * (1 + max_drafts) if graphs else 0, cascade=None if deterministic else CascadeThresholds(((8, 256),))
+    )
+    rng = random.Random(2)
+    with launches() as found:
+        model.sampler.warm_up()
+        warm_up(executor, config)
+        known = set(found)
+        engine = Engine(executor, "random", config, CacheConfig(), overlap=not max_drafts)
+        for number in range(120):
+            engine.submit(_ask(rng, number))
+        while engine.has_work:
+            engine.step()
+    executor.close()
+    assert {variant.name for variant in found} == {variant.name for variant in known}
+    assert found == known
