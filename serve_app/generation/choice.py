@@ -39,6 +39,7 @@ class Delta(msgspec.Struct):
     stop_reason: str | int | None = None
     ended_here: bool = False  # a stop string was found: the engine does not know that this choice is over
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
+    queued_s: float = 0.0  # how long the choice waited for its first step
 
 
 class Choice:
@@ -72,7 +73,8 @@ class Choice:
         tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
         num_said = len(tokens) - (ends_in_token and not self._rules.include_stop)
-        delta = Delta(self.index, Said(), (), (), chunk.finish_reason, prompt_logprobs=chunk.prompt_logprobs)
+        delta = Delta(self.index, Said(), (), finish_reason=chunk.finish_reason)
+        delta.prompt_logprobs, delta.queued_s = chunk.prompt_logprobs, chunk.queued_s
         for position, token in enumerate(tokens):
             self._take(delta, chunk, position, token if position < num_said else None)
             if self._stops.matched is not None:

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import cast
 
 from engine.types import EngineClient, EngineStatus
@@ -50,9 +51,28 @@ class _Book:
         self.endings: Counter[str] = Counter()  # choices by finish reason
         self.first_token = _Histogram(SECONDS)
         self.between_tokens = _Histogram(SECONDS)
+        self.per_token = _Histogram(SECONDS)  # the mean of a choice, after its first token
+        self.queue = _Histogram(SECONDS)  # of a choice, as are the next three
+        self.prefill = _Histogram(SECONDS)
+        self.decode = _Histogram(SECONDS)
+        self.inference = _Histogram(SECONDS)
         self.whole_answer = _Histogram(SECONDS)
         self.prompt_lens = _Histogram(TOKENS)
         self.answer_lens = _Histogram(TOKENS)
+
+    def histograms(self) -> dict[str, _Histogram]:
+        return {
+            "time_to_first_token_seconds": self.first_token,
+            "inter_token_latency_seconds": self.between_tokens,
+            "request_time_per_output_token_seconds": self.per_token,
+            "request_queue_time_seconds": self.queue,
+            "request_prefill_time_seconds": self.prefill,
+            "request_decode_time_seconds": self.decode,
+            "request_inference_time_seconds": self.inference,
+            "e2e_request_latency_seconds": self.whole_answer,
+            "request_prompt_tokens": self.prompt_lens,
+            "request_generation_tokens": self.answer_lens,
+        }
 
 
 class Metrics:
@@ -72,18 +92,14 @@ class Metrics:
             page.add("num_requests_waiting", "gauge", status.model, status.num_waiting)
             in_use = 1.0 - status.num_idle_blocks / status.num_blocks if status.num_blocks else 0.0
             page.add("kv_cache_usage_perc", "gauge", status.model, in_use)
+            cache = f'block_size="{status.block_size}",num_gpu_blocks="{status.num_blocks}"'
+            page.add("cache_config_info", "gauge", status.model, 1, label=cache)
         for model, book in self._books.items():
             for name, count in book.counts.items():
                 page.add(name, "counter", model, count, "_total")
             for reason, count in book.endings.items():
                 page.add("request_success", "counter", model, count, "_total", f'finished_reason="{reason}"')
-            for name, histogram in (
-                ("time_to_first_token_seconds", book.first_token),
-                ("inter_token_latency_seconds", book.between_tokens),
-                ("e2e_request_latency_seconds", book.whole_answer),
-                ("request_prompt_tokens", book.prompt_lens),
-                ("request_generation_tokens", book.answer_lens),
-            ):
+            for name, histogram in book.histograms().items():
                 for suffix, label, value in histogram.samples():
                     page.add(name, "histogram", model, value, suffix, label)
         return page.text()
@@ -94,7 +110,7 @@ class _Followed:
 
     def __init__(self, run: Run, book: _Book, clock: Callable[[], float]) -> None:
         self._run, self._book, self._clock = run, book, clock
-        self._open: dict[int, float] = {}  # choice -> when its last tokens came
+        self._open: dict[int, _Course] = {}  # by choice
         self._ended: set[int] = set()
 
     async def deltas(self, client: EngineClient) -> AsyncIterator[Delta]:
@@ -116,14 +132,25 @@ class _Followed:
 
     def _note(self, delta: Delta, began_s: float) -> None:
         now_s, index, book = self._clock(), delta.index, self._book
-        if index in self._open:
-            book.between_tokens.observe(now_s - self._open[index])
+        course = self._open.get(index)
+        if course is None:
+            waited_s = now_s - began_s
+            queued_s = min(delta.queued_s, waited_s)
+            course = self._open[index] = _Course(began_s + queued_s, now_s, now_s)
+            book.first_token.observe(waited_s)
+            book.queue.observe(queued_s)
+            book.prefill.observe(waited_s - queued_s)
         else:
-            book.first_token.observe(now_s - began_s)
-        self._open[index] = now_s
+            book.between_tokens.observe(now_s - course.last_s)
+            course.last_s = now_s
         if delta.finish_reason is not None:
             del self._open[index]
             self._ended.add(index)
+            book.decode.observe(now_s - course.first_s)
+            book.inference.observe(now_s - course.started_s)
+            num_tokens = self._run.usage_of(index).completion_tokens
+            if num_tokens > 1:
+                book.per_token.observe((now_s - course.first_s) / (num_tokens - 1))
             book.endings["stop" if delta.finish_reason == "tool_calls" else delta.finish_reason] += 1
 
     def _end(self, took_s: float) -> None:
@@ -137,6 +164,15 @@ class _Followed:
         book.whole_answer.observe(took_s)
         for index in (*self._ended, *self._open):
             book.answer_lens.observe(self._run.usage_of(index).completion_tokens)
+
+
+@dataclass
+class _Course:
+    """When of a choice something came."""
+
+    started_s: float  # its first step
+    first_s: float  # token
+    last_s: float
 
 
 class _Page:

@@ -55,6 +55,7 @@ class ScriptedClient:
             num_waiting_tokens=0,
             num_blocks=1,
             num_idle_blocks=1,
+            block_size=16,
         )
 
 

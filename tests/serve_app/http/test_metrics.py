@@ -72,6 +72,46 @@ class Run:
         return Usage(5, 2, 0)
 
 
+async def test_the_parts_of_a_choices_time_add_up():
+    class Slow(Run):
+        async def deltas(self, client):
+            for at_s, index, reason in (
+                (13, 0, None),
+                (15, 1, None),
+                (16, 0, None),
+                (19, 0, "stop"),
+                (21, 1, "length"),
+            ):
+                clock["now_s"] = at_s
+                yield Delta(index, Said(), (7,), finish_reason=reason, queued_s=1.0 + index)
+
+        def usage_of(self, index):
+            return Usage(5, 3 - index, 0)
+
+    clock = {"now_s": 10}
+    metrics = Metrics(lambda: clock["now_s"])
+    assert [delta async for delta in metrics.followed(Slow(), "toy").deltas(None)]
+    found = {}
+    for line in metrics.text(()).splitlines():
+        name, _, value = line.partition('{model_name="toy"} ')
+        found[name.removeprefix("vllm:")] = value
+    sums = {name: float(value) for name, value in found.items() if name.endswith("_sum")}
+    assert sums["time_to_first_token_seconds_sum"] == 3 + 5
+    assert sums["request_queue_time_seconds_sum"] == 1 + 2
+    assert sums["request_prefill_time_seconds_sum"] == 2 + 3
+    assert sums["request_decode_time_seconds_sum"] == 6 + 6
+    assert sums["request_inference_time_seconds_sum"] == 8 + 9
+    assert sums["inter_token_latency_seconds_sum"] == 3 + 3 + 6
+    assert sums["request_time_per_output_token_seconds_sum"] == 6 / 2 + 6 / 1
+    assert sums["e2e_request_latency_seconds_sum"] == 11
+
+
+async def test_a_gateway_finds_the_size_of_a_block():
+    async with serving(ScriptedClient(says("a"))) as http:
+        found = await scraped(http)
+    assert found[("vllm:cache_config_info", "16", "1")] == 1
+
+
 async def test_an_answer_whose_client_leaves_is_an_abort():
     metrics = Metrics()
     deltas = metrics.followed(Run(), "toy").deltas(None)
