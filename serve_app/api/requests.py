@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+Ids = Annotated[list[Int], Field(min_length=1)]
+
+
 class TextPart(Wire):
     type: str
     text: str | None = None
@@ -204,16 +207,14 @@ class ChatOptions(GenerationFields, ChatFields):
 
 
 class ChatRequest(ChatOptions):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: list[Message]  # none only where the prompt comes as tokens
+    prompt_token_ids: Ids | None = None  # read instead of the messages
 
 
 class ChatBatchRequest(ChatOptions):
     """Many conversations, one answer with a choice for each."""
 
     messages: Annotated[list[Annotated[list[Message], Field(min_length=1)]], Field(min_length=1)]
-
-
-Ids = Annotated[list[Int], Field(min_length=1)]
 
 
 class CompletionRequest(GenerationFields):

@@ -10,6 +10,7 @@ from engine.errors import RequestError
 from serve_app.api.limits import at_most, check_limits
 from serve_app.api.requests import ChatBatchRequest, ChatFields, ChatRequest, Message
 from serve_app.chat.conversation import template_messages
+from serve_app.chat.token_prompt import token_prompt
 from serve_app.generation.answer_parser import ParseRules
 from serve_app.generation.prompt import check_text_fits
 from serve_app.generation.request import Fresh, Prepared, Wanted, part_of, prepare
@@ -42,13 +43,19 @@ def prepare_chat(
     _check(chat, limits)
     check_limits(chat, limits, model.vocabulary.num_tokens)
     tools = tool_use(chat, limits)
+    given = token_prompt(chat, model)
     messages = conversation(chat.messages, limits)
-    prompt = chat_prompt(chat, messages, tools.shown, model, limits)
-    check_text_fits(prompt, chat, model, max_context_len, param="messages")
-    tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
+    if given is None:
+        prompt = chat_prompt(chat, messages, tools.shown, model, limits)
+        check_text_fits(prompt, chat, model, max_context_len, param="messages")
+        tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
+    else:
+        prompt = model.tokenizer.decode(given, skip_special_tokens=False)
+        tokens = given
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
-    wanted = Wanted(max_tokens, field, "messages", num_logprobs, chat.thinking_token_budget)
+    prompt_field = "messages" if given is None else "prompt_token_ids"
+    wanted = Wanted(max_tokens, field, prompt_field, num_logprobs, chat.thinking_token_budget)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     generation = prepare(
@@ -62,9 +69,9 @@ def prepare_chat(
         parse=parse,
         constraint=_constraint(chat, tools, parse, model, limits),
     )
-    last = messages[-1]
-    role = "assistant" if _opens_answer(chat) else last["role"]
-    return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "", prompt)
+    role = "assistant" if _opens_answer(chat) else messages[-1]["role"]
+    echo = messages[-1]["content"] if chat.echo and messages[-1]["role"] == role else ""
+    return PreparedChat(generation, role, echo, prompt)
 
 
 def prepare_chat_batch(
