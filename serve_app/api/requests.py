@@ -190,6 +190,7 @@ class ChatOptions(GenerationFields, ChatFields):
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
     include_reasoning: bool = True
+    separate_reasoning: bool = True  # false: thinking is content, without its markers
     return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
     thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)

@@ -51,7 +51,7 @@ class ChatEvents:
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
         """The events for one delta, b"" where it says nothing. `usage` is read only where every event carries it."""
-        said = _said(delta.said)
+        said = _said(_told(delta.said, self._head))
         tells_ids = self._head.prompt_token_ids is not None and bool(delta.tokens)
         if not said and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
@@ -109,6 +109,13 @@ def _json(value: Any) -> bytes:
     return json_text(value) if isinstance(value, str) else encode(value)
 
 
+def _told(said: Said, head: AnswerHead) -> Said:
+    """What is told, under the names that the client wants: thinking comes before what is said."""
+    if not head.merges_reasoning or not said.reasoning:
+        return said
+    return msgspec.structs.replace(said, content=said.reasoning + said.content, reasoning="")
+
+
 def _said(said: Said) -> list[bytes]:
     """The insides of `delta`, one for each event: a reader takes thinking, text and each piece of a call alone."""
     events = []
@@ -143,7 +150,7 @@ class ChatWhole:
         self._prompt_logprobs: Shown | None = None
 
     def add(self, delta: Delta) -> None:
-        self._said[delta.index].append(delta.said)
+        self._said[delta.index].append(_told(delta.said, self._head))
         self._tokens[delta.index] += delta.tokens
         for entry in delta.logprobs:
             written = encode(_shown_logprob(entry, self._head, self._vocabulary))

@@ -262,6 +262,26 @@ async def test_thinking_that_is_not_wanted_is_neither_shown_nor_told_in_ids_but_
     assert '"reasoning"' not in answer.text
 
 
+@pytest.mark.parametrize("template", [THINKING, HERMES + "{# </think> #}"])
+async def test_thinking_is_content_for_those_who_do_not_want_it_apart(template):
+    fields = {"separate_reasoning": False, "template": template, "tools": [WEATHER]}
+    _, answer = await post("<think>hm, </think>yes" + CALL, **fields)
+    body = answer.json()
+    message = body["choices"][0]["message"]
+    assert message["content"] == "hm, yes" and "reasoning" not in message and len(message["tool_calls"]) == 1
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    _, answer = await post("<think>hm, </think>yes" + CALL, stream=True, **fields)
+    deltas = [event["choices"][0]["delta"] for event in events(answer.text)[:-1]]
+    assert "".join(delta.get("content", "") for delta in deltas) == "hm, yes"
+    assert not any("reasoning" in delta for delta in deltas)
+
+
+async def test_thinking_told_as_content_is_no_part_of_a_document():
+    fields = {"separate_reasoning": False, "response_format": {"type": "json_object"}}
+    _, answer = await post("<think>hm</think>{}", template=THINKING, **fields)
+    assert answer.json()["choices"][0]["message"]["content"] == "hm{}"
+
+
 async def test_a_template_can_be_told_not_to_think():
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
         client, answer = await post("<think>x", template=THINKING, **fields)
