@@ -170,7 +170,7 @@ def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextMode
         tools=model.tool_format if tools.schemas else None,
         tool_schemas=tools.schemas,
         max_calls=tools.max_calls,
-        named=tools.forced == "named",
+        forced=tools.forced,
     )
 
 

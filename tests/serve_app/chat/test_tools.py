@@ -306,6 +306,17 @@ async def test_a_named_call_ends_like_text_and_a_required_one_as_a_call():
         assert client.requests[0].grammar is not None
 
 
+@pytest.mark.parametrize("size", [1, 5, len("<tool_call>\n"), len('<tool_call>\n{"name": "get_w')])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+async def test_a_forced_call_that_is_cut_before_its_name_leaves_nothing_to_read(choice, size):
+    cut = says(CALL[:size], finish="length")
+    _, answer = await post(cut, tools=[WEATHER], tool_choice=choice)
+    told = answer.json()["choices"][0]
+    assert told["message"] == {"role": "assistant", "content": ""} and told["finish_reason"] == "length"
+    _, answer = await post(cut, tools=[WEATHER], tool_choice=choice, stream=True)
+    assert not any(event["choices"][0]["delta"].get("content") for event in events(answer.text)[:-1])
+
+
 async def test_a_document_may_come_where_a_call_could():
     form = {"type": "json_object"}
     choice = await choice_of("{}", tools=[WEATHER], response_format=form)
