@@ -131,7 +131,9 @@ class SamplingFields(Wire):
     logit_bias: dict[str, Number] = Field(default_factory=dict)
     allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
     bad_words: list[Text] = Field(default_factory=list)
-    logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
+    logprob_token_ids: list[Int] = Field(
+        default_factory=list
+    )  # told at each position, and no others but the chosen one
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first
