@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.api.fields import Int, Int64, Number, Text, Wire
@@ -34,10 +34,15 @@ Ids = Annotated[list[Int], Field(min_length=1)]
 
 
 class TextPart(Wire):
-    type: str
+    type: str = ""  # unset: text, if there is some
     text: str | None = None
     refusal: str | None = None
     thinking: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone_is_a_part(cls, value: Any) -> Any:
+        return {"type": "text", "text": value} if isinstance(value, str) else value
 
 
 class FunctionCall(Wire):
@@ -57,6 +62,7 @@ class Message(Wire):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] = Field(default_factory=list)
+    refusal: str | None = None  # said instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
 
@@ -69,7 +75,7 @@ class Function(Wire):
 
 
 class Tool(Wire):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: Function
 
 
@@ -78,7 +84,7 @@ class FunctionName(Wire):
 
 
 class NamedTool(Wire):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionName
 
 
@@ -200,6 +206,11 @@ class ChatOptions(GenerationFields, ChatFields):
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
     ) = None  # unset: auto
     parallel_tool_calls: bool = True
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _a_choice_without_type_names_a_function(cls, value: Any) -> Any:
+        return {"type": "function", **value} if isinstance(value, dict) and "function" in value else value
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:

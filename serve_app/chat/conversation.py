@@ -28,7 +28,8 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _template_message(message: Message, at: str) -> dict[str, Any]:
     if message.content is None and message.role != "assistant":
         raise RequestError(f"{at}.content: a message of role {message.role!r} needs content", param=f"{at}.content")
-    shown: dict[str, Any] = {"role": message.role, "content": _text(message.content, f"{at}.content")}
+    said = message.content if message.content is not None else message.refusal
+    shown: dict[str, Any] = {"role": message.role, "content": _text(said, f"{at}.content")}
     for key in ("name", "tool_call_id"):
         if (value := getattr(message, key)) is not None:
             shown[key] = value
@@ -66,7 +67,9 @@ def _text(content: str | list[TextPart] | None, at: str) -> str:
 
 
 def _part_text(part: TextPart, at: str) -> str:
-    field = TEXT_OF.get(part.type)
+    if not part.type and part.text is None:
+        raise RequestError(f"{at}.type: missing, and no text either", param=f"{at}.type")
+    field = TEXT_OF.get(part.type or "text")
     if field is None:
         raise RequestError(f"{at}.type: this model reads text only, not {part.type[:40]!r}", param=f"{at}.type")
     text = getattr(part, field)

@@ -46,6 +46,8 @@ def fault(answer, status):
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
+        ({"messages": [{"role": "user", "content": [{"image_url": "x"}]}]}, "messages.0.content.0.type"),
+        ({"messages": [{"role": "user", "content": ["x", 5]}]}, "messages.0.content.1"),
         ({"messages": [{"role": "user", "content": "x"}] * 4}, "messages"),
         ({"model": 5}, "model"),
         ({"temperature": "1"}, "temperature"),

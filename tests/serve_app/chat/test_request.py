@@ -63,6 +63,22 @@ def test_text_parts_may_bear_the_names_that_responses_give_them():
     )
 
 
+def test_text_parts_may_be_texts_alone_or_without_a_type():
+    parts = ["a", {"text": "b"}, {"type": None, "text": "c"}]
+    assert "user\na\nb\nc<" in prompt_of(messages=[{"role": "user", "content": parts}])
+
+
+def test_an_assistant_that_refused_has_said_so():
+    refused = {"role": "assistant", "content": None, "refusal": "I will not."}
+    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, refused, *USER])
+
+
+@pytest.mark.parametrize("choice", [{"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}])
+def test_what_does_not_say_its_type_is_a_function(choice):
+    fields = {"tools": [{"function": {"name": "f"}}], "tool_choice": choice}
+    assert prepare(**fields).request.grammar is not None
+
+
 def test_without_max_tokens_the_answer_gets_all_the_room():
     request = prepare(context_len=300).request
     assert request.sampling.max_tokens == 300 - len(request.prompt)
