@@ -164,6 +164,23 @@ async def test_an_unknown_route_is_404(path):
         assert fault(await http.post(path, json={}), 404)["type"] == "NotFoundError"
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/completions/", "/v1/completions"),
+        ("/v1/tokenize", "/tokenize"),
+        ("/models", "/v1/models"),
+        ("/v1/embeddings", "/docs"),
+        ("/v1/v1", "/docs"),
+    ],
+)
+async def test_who_has_a_wrong_base_url_is_told_the_right_one(path, meant):
+    async with serving(ScriptedClient()) as http:
+        assert f" {meant}" in fault(await http.post(path, json={}), 404)["message"]
+
+
 async def test_a_wrong_method_is_405_and_names_the_right_one():
     async with serving(ScriptedClient()) as http:
         answer = await http.get(URL)
