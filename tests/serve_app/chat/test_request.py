@@ -106,6 +106,15 @@ def test_the_models_defaults_fill_what_the_client_leaves_open():
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (1.0, 1.0, 0, 1.0)
 
 
+def test_the_models_author_says_how_long_answers_are_where_the_client_does_not():
+    model = toy_model(defaults=SamplingDefaults(max_new_tokens=20))
+    room = 512 - len(prepare().request.prompt)
+    for fields, expected in (({}, 20), ({"max_tokens": 30}, 30), ({"max_tokens": 3}, 3), ({"min_tokens": 25}, 25)):
+        assert prepare(model, **fields).request.sampling.max_tokens == expected
+    model = toy_model(defaults=SamplingDefaults(max_new_tokens=10_000))
+    assert prepare(model).request.sampling.max_tokens == room
+
+
 @pytest.mark.parametrize(("asked", "got"), [(0, 0.0), (1e-6, 0.0), (1e-4, 0.01), (0.5, 0.5), (2, 2.0)])
 def test_tiny_temperatures_are_greedy(asked, got):
     assert prepare(temperature=asked).request.sampling.temperature == got
