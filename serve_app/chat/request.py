@@ -141,7 +141,11 @@ def _constraint(
 def _form_or_calls(
     chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
 ) -> Constraint | None:
-    """A call that is forced leaves no room for another form."""
+    """A call that is forced leaves no room for another form: response_format speaks of what is said beside calls."""
+    outputs = chat.structured_outputs
+    if tools.forced == "named" and outputs is not None and outputs.model_fields_set - {"fit"}:
+        field = "structured_outputs"
+        raise RequestError(f"{field}: tool_choice allows a call of its tool and nothing else; leave one out", field)
     form = constraint_of(chat, limits) if tools.forced is None else None
     if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
         return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))

@@ -177,6 +177,12 @@ async def test_a_call_of_an_earlier_turn_may_say_in_many_ways_that_it_had_no_arg
     assert '{"name": "f", "arguments": {}}' in prompt_of(client)
 
 
+async def test_a_named_call_and_another_form_exclude_each_other():
+    fields = {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+    assert await refused(**fields, structured_outputs={"regex": "a"}) == "structured_outputs"
+    assert (await choice_of(CALL, **fields, response_format={"type": "json_object"}))["message"]["tool_calls"]
+
+
 async def test_no_tools_are_as_good_as_none():
     assert (await choice_of("hi", tools=[], tool_choice="auto"))["message"]["content"] == "hi"
 
