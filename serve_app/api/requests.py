@@ -17,6 +17,7 @@ __all__ = [
     "CompletionRequest",
     "DetokenizeRequest",
     "Function",
+    "FunctionName",
     "GenerationFields",
     "Message",
     "NamedTool",
@@ -57,11 +58,14 @@ class ToolCall(Wire):
 
 
 class Message(Wire):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal[
+        "system", "developer", "user", "assistant", "tool", "function"
+    ]  # function: as tools were called first
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] = Field(default_factory=list)
+    function_call: FunctionCall | None = None  # a call without an id
     refusal: str | None = None  # said instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
@@ -77,6 +81,10 @@ class Function(Wire):
 class Tool(Wire):
     type: Literal["function"] = "function"
     function: Function
+
+    def shown(self) -> dict[str, Any]:
+        """As templates present it: with what the client has said of it, and no more."""
+        return {"type": self.type, "function": self.function.model_dump(exclude_unset=True)}
 
 
 class FunctionName(Wire):
@@ -206,6 +214,8 @@ class ChatOptions(GenerationFields, ChatFields):
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
     ) = None  # unset: auto
     parallel_tool_calls: bool = True
+    functions: list[Function] = Field(default_factory=list)  # tools, as they were called first
+    function_call: Literal["none", "auto"] | FunctionName | None = None  # tool_choice, likewise
 
     @field_validator("tool_choice", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from engine.errors import RequestError
 from serve_app.api.limits import at_most, check_limits
 from serve_app.api.requests import ChatBatchRequest, ChatFields, ChatRequest, Message
 from serve_app.chat.conversation import template_messages
+from serve_app.chat.functions import in_words_of_functions, in_words_of_tools
 from serve_app.chat.token_prompt import token_prompt
 from serve_app.generation.answer_parser import ParseRules
 from serve_app.generation.prompt import check_text_fits
@@ -31,6 +32,7 @@ class PreparedChat(msgspec.Struct, frozen=True):
     role: str  # of the answer
     echo: str  # what every choice begins with
     prompt: str  # as rendered
+    calls_functions: bool  # calls are told as they were before tools
 
 
 def prepare_chat(
@@ -42,7 +44,11 @@ def prepare_chat(
     """
     _check(chat, limits)
     check_limits(chat, limits, model.vocabulary.num_tokens)
-    tools = tool_use(chat, limits)
+    chat = in_words_of_tools(chat)
+    try:
+        tools = tool_use(chat, limits)
+    except RequestError as fault:
+        raise in_words_of_functions(fault) if chat.functions else fault from None
     given = token_prompt(chat, model)
     messages = conversation(chat.messages, limits)
     if given is None:
@@ -71,7 +77,7 @@ def prepare_chat(
     )
     role = "assistant" if _opens_answer(chat) else messages[-1]["role"]
     echo = messages[-1]["content"] if chat.echo and messages[-1]["role"] == role else ""
-    return PreparedChat(generation, role, echo, prompt)
+    return PreparedChat(generation, role, echo, prompt, bool(chat.functions))
 
 
 def prepare_chat_batch(

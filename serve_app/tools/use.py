@@ -34,7 +34,7 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
             )
     allowed, forced = _choice(chat.tool_choice, names)
     return ToolUse(
-        shown=[tool.model_dump(exclude_unset=True) for tool in tools],
+        shown=[tool.shown() for tool in tools],
         schemas={
             tool.function.name: _arguments(tool.function, f"tools.{position}.function.parameters")
             for position, tool in enumerate(tools)
