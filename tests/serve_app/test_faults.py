@@ -235,12 +235,17 @@ async def test_an_answer_that_breaks_off_is_500(script):
         fault(await http.post(URL, json=chat()), 500)
 
 
-async def test_a_prompt_that_does_not_fit_names_limit_and_length():
+@pytest.mark.parametrize("length", [60, 6000])  # the longer is refused unread
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_clients_look_for(length, stream):
+    """LiteLLM, and the agents built on it, know a full context by these words, and then shorten the chat."""
+    told = "This model's maximum context length is 40 tokens"
     async with serving(ScriptedClient(says("x"), max_context_len=40)) as http:
-        error = fault(await http.post(URL, json=chat("y" * 60)), 400)
-        assert "40" in error["message"] and error["param"] == "messages"
-        error = fault(await http.post(URL, json=chat("y" * 6000)), 400)
-        assert "40" in error["message"] and error["param"] == "messages"
+        error = fault(await http.post(URL, json=chat("y" * length, stream=stream)), 400)
+        assert error["message"].startswith(told) and error["param"] == "messages"
+        asked = {"prompt": "y" * length, "stream": stream}
+        error = fault(await http.post("/v1/completions", json=asked), 400)
+        assert error["message"].startswith(told) and error["param"] == "prompt"
 
 
 async def test_a_key_is_asked_for_where_the_config_has_some():
