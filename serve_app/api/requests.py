@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.api.fields import Int, Int64, Number, Text, Wire
+from serve_app.api.thinking_fields import EffortFields, ThinkingFields
 
 __all__ = [
     "AllowedTools",
@@ -188,7 +189,7 @@ class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFie
     """What every request for an answer may say."""
 
 
-class ChatFields(Wire):
+class ChatFields(EffortFields):
     """How a conversation becomes a prompt."""
 
     add_generation_prompt: bool | None = None  # unset: unless the last message is continued
@@ -197,18 +198,14 @@ class ChatFields(Wire):
     documents: list[dict[str, Any]] | None = None
     chat_template: Text | None = None  # only where the server trusts its clients
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class ChatOptions(GenerationFields, ChatFields):
+class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
-    include_reasoning: bool = True
-    separate_reasoning: bool = True  # false: thinking is content, without its markers
     return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
-    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: (
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None

@@ -61,7 +61,7 @@ def prepare_chat(
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
     prompt_field = "messages" if given is None else "prompt_token_ids"
-    wanted = Wanted(max_tokens, field, prompt_field, num_logprobs, chat.thinking_token_budget)
+    wanted = Wanted(max_tokens, field, prompt_field, num_logprobs, chat.thinking_tokens)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     generation = prepare(
@@ -127,10 +127,9 @@ def conversation(messages: Sequence[Message], limits: ApiConfig) -> list[dict[st
 
 
 def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
-    if chat.reasoning_effort is None:
-        return chat.chat_template_kwargs
-    thinks = chat.reasoning_effort != "none"
-    return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
+    # templates differ in what they call it
+    said = {"reasoning_effort": chat.effort, "enable_thinking": chat.thinks, "thinking": chat.thinks}
+    return {name: value for name, value in said.items() if value is not None} | chat.chat_template_kwargs
 
 
 def _constraint(
@@ -176,7 +175,8 @@ def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextMode
     return ParseRules(
         think=model.think_format,
         place="after" if chat.continue_final_message and place == "before" else place,
-        shows_thinking=chat.include_reasoning,
+        shows_thinking=chat.shows_thinking,
+        keeps_markers=chat.merges_thinking,
         tools=model.tool_format if tools.schemas else None,
         tool_schemas=tools.schemas,
         max_calls=tools.max_calls,

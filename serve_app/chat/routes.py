@@ -98,7 +98,7 @@ def chat_router(
             prompt_text=prepared.prompt if fields.return_prompt_text else None,
             names_ids=fields.return_tokens_as_token_ids,
             calls_functions=prepared.calls_functions,
-            merges_reasoning=not fields.separate_reasoning,
+            merges_reasoning=fields.merges_thinking,
         )
 
     return router

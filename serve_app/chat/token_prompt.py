@@ -16,6 +16,7 @@ OF_TEMPLATES = (
     "continue_final_message",
     "documents",
     "echo",
+    "reasoning",
     "reasoning_effort",
 )
 

@@ -21,6 +21,7 @@ class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
     think: ThinkFormat | None = None
     place: Place = "before"  # where the answer begins
     shows_thinking: bool = True
+    keeps_markers: bool = False  # thinking has its markers, as the model writes them
     tools: ToolFormat | None = None
     tool_schemas: Mapping[str, Any] = msgspec.field(default_factory=dict)  # of the arguments, by the tool's name
     max_calls: int | None = None
@@ -44,7 +45,7 @@ class AnswerParser:
             self._think = self._tools = HarmonyParser(rules.tool_schemas, rules.place, rules.max_calls)
             return
         if rules.think is not None:
-            self._think = ThinkParser(rules.think, rules.place)
+            self._think = ThinkParser(rules.think, rules.place, keeps_markers=rules.keeps_markers)
         if rules.tools is not None:
             self._tools = ToolParser(rules.tools, rules.tool_schemas, rules.max_calls)
 

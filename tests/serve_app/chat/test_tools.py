@@ -156,6 +156,8 @@ async def test_the_stream_joined_is_the_whole_answer(sizes, text):
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"include_reasoning": "no"}, "include_reasoning"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"reasoning": {"effort": "enormous"}}, "reasoning.effort"),
+        ({"reasoning_format": "deepseek-legacy"}, "reasoning_format"),
     ],
 )
 async def test_wrong_tools_are_named(fields, param):
@@ -269,23 +271,55 @@ async def test_thinking_that_is_not_wanted_is_neither_shown_nor_told_in_ids_but_
 
 
 @pytest.mark.parametrize("template", [THINKING, HERMES + "{# </think> #}"])
-async def test_thinking_is_content_for_those_who_do_not_want_it_apart(template):
-    fields = {"separate_reasoning": False, "template": template, "tools": [WEATHER]}
-    _, answer = await post("<think>hm, </think>yes" + CALL, **fields)
+@pytest.mark.parametrize("wish", [{"separate_reasoning": False}, {"reasoning_format": "none"}])
+async def test_thinking_is_content_as_the_model_says_it_for_those_who_do_not_want_it_apart(template, wish):
+    fields = {**wish, "template": template, "tools": [WEATHER]}
+    said = "<think>hm, <tool_call></think>yes"  # a model may think of calls
+    _, answer = await post(said + CALL, **fields)
     body = answer.json()
     message = body["choices"][0]["message"]
-    assert message["content"] == "hm, yes" and "reasoning" not in message and len(message["tool_calls"]) == 1
+    assert message["content"] == said and "reasoning" not in message and len(message["tool_calls"]) == 1
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
-    _, answer = await post("<think>hm, </think>yes" + CALL, stream=True, **fields)
+    _, answer = await post(said + CALL, stream=True, **fields)
     deltas = [event["choices"][0]["delta"] for event in events(answer.text)[:-1]]
-    assert "".join(delta.get("content", "") for delta in deltas) == "hm, yes"
+    assert "".join(delta.get("content", "") for delta in deltas) == said
     assert not any("reasoning" in delta for delta in deltas)
 
 
-async def test_thinking_told_as_content_is_no_part_of_a_document():
-    fields = {"separate_reasoning": False, "response_format": {"type": "json_object"}}
-    _, answer = await post("<think>hm</think>{}", template=THINKING, **fields)
-    assert answer.json()["choices"][0]["message"]["content"] == "hm{}"
+async def test_thinking_told_as_content_is_no_part_of_a_document_or_a_call():
+    fields = {"separate_reasoning": False, "template": THINKING}
+    _, answer = await post("<think>hm</think>{}", response_format={"type": "json_object"}, **fields)
+    assert answer.json()["choices"][0]["message"]["content"] == "<think>hm</think>{}"
+    _, answer = await post("<think>hm</think>" + CALL, tools=[WEATHER], tool_choice="required", **fields)
+    message = answer.json()["choices"][0]["message"]
+    assert message["content"] == "<think>hm</think>" and len(message["tool_calls"]) == 1
+
+
+TELLS_KWARGS = CHATML + "{# </think> #}{{ [enable_thinking, thinking, reasoning_effort] }}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"reasoning_effort": "none"}, "[False, False, 'none']"),
+        ({"reasoning_effort": "max"}, "[True, True, 'max']"),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, "[True, True, 'low']"),
+        ({"reasoning": {"enabled": True, "reasoning_effort": "high"}}, "[True, True, 'high']"),
+        ({"reasoning": {"effort": "none"}}, "[False, False, 'none']"),
+        ({"reasoning": {"enabled": False}}, "[False, False, Undefined]"),
+        ({"reasoning": {"enabled": True}}, "[True, True, Undefined]"),
+        ({"reasoning": {"max_tokens": 9}}, "[Undefined, Undefined, Undefined]"),
+        ({"reasoning_effort": "low", "chat_template_kwargs": {"thinking": False}}, "[True, False, 'low']"),
+    ],
+)
+async def test_a_template_is_told_whether_to_think_by_whichever_name_it_asks_for(fields, told):
+    client, _ = await post("x", template=TELLS_KWARGS, **fields)
+    assert prompt_of(client).endswith(told)
+
+
+async def test_thinking_that_is_excluded_is_not_told():
+    _, answer = await post("<think>hm</think>yes", template=THINKING, reasoning={"exclude": True})
+    assert answer.json()["choices"][0]["message"] == {"role": "assistant", "content": "yes"}
 
 
 async def test_a_template_can_be_told_not_to_think():

@@ -45,6 +45,8 @@ async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
     model = toy_model(think_format=format_)
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == limit
     assert (await asked({"thinking_token_budget": -1}, model=model)).thinking is None
+    for same in ({"thinking_budget_tokens": 5}, {"reasoning": {"max_tokens": 5}}):  # llama.cpp's, SGLang's
+        assert (await asked(same, model=model)).thinking == limit
 
 
 async def test_markers_without_tokens_of_their_own_are_written_in_several():
