@@ -230,6 +230,13 @@ class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
 class ChatRequest(ChatOptions):
     messages: list[Message]  # none only where the prompt comes as tokens
     prompt_token_ids: Ids | None = None  # read instead of the messages
+    input_ids: Ids | None = None  # the same, as SGLang calls it
+
+    @property
+    def token_field(self) -> str | None:
+        """The field that says the prompt in tokens, if one does."""
+        fields = ("prompt_token_ids", "input_ids")
+        return next((name for name in fields if getattr(self, name) is not None), None)
 
 
 class ChatBatchRequest(ChatOptions):

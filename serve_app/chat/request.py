@@ -60,8 +60,7 @@ def prepare_chat(
         tokens = given
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
-    prompt_field = "messages" if given is None else "prompt_token_ids"
-    wanted = Wanted(max_tokens, field, prompt_field, num_logprobs, chat.thinking_tokens)
+    wanted = Wanted(max_tokens, field, chat.token_field or "messages", num_logprobs, chat.thinking_tokens)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     generation = prepare(

@@ -23,13 +23,14 @@ OF_TEMPLATES = (
 
 def token_prompt(chat: ChatRequest, model: TextModel) -> tuple[int, ...] | None:
     """The prompt's tokens, None if the messages are to be rendered. Raises RequestError."""
-    field = "prompt_token_ids"
-    if chat.prompt_token_ids is None:
+    field = chat.token_field
+    if field is None:
         if not chat.messages:
-            raise RequestError(f"messages: there must be at least one, or a prompt in {field}", param="messages")
+            raise RequestError("messages: there must be at least one, or a prompt in prompt_token_ids", "messages")
         return None
     for name in OF_TEMPLATES:
         if getattr(chat, name) != type(chat).model_fields[name].get_default(call_default_factory=True):
             raise RequestError(f"{name}: not together with {field}, which no template renders", param=name)
-    check_ids(field, chat.prompt_token_ids, model.vocabulary.num_tokens)
-    return tuple(chat.prompt_token_ids)
+    tokens = getattr(chat, field)
+    check_ids(field, tokens, model.vocabulary.num_tokens)
+    return tuple(tokens)

@@ -243,9 +243,12 @@ async def test_a_prompt_of_tokens_is_read_as_it_is():
     assert told["usage"]["prompt_tokens"] == len(rendered)
 
 
-async def test_a_prompt_of_tokens_is_read_instead_of_the_messages():
-    client, _ = await post({"prompt_token_ids": [5, 6], "tools": []})
+@pytest.mark.parametrize("field", ["prompt_token_ids", "input_ids"])  # vLLM's name and SGLang's
+async def test_a_prompt_of_tokens_is_read_instead_of_the_messages(field):
+    client, _ = await post({field: [5, 6], "tools": []})
     assert client.requests[0].prompt == (5, 6)
+    assert await refused({field: [5, -1]}, field)
+    assert await refused({field: [5] * 600}, field)
 
 
 async def test_thinking_is_found_where_a_prompt_of_tokens_ends_in_it():
