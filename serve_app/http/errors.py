@@ -87,7 +87,7 @@ def _meant(request: Request) -> str:
     def is_known(path: str) -> bool:
         return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in request.app.routes)
 
-    end = re.sub(r"^(/+v1(?=/))*", "", "/" + request.url.path.strip("/"))
+    end = re.sub(r"^(/v1(?=/))*", "", re.sub("//+", "/", "/" + request.url.path.strip("/")))
     meant = next((path for path in (f"/v1{end}", end) if is_known(path)), None)
     return f"did you mean {meant}?" if meant else "/docs lists those that there are"
 

@@ -142,6 +142,27 @@ async def test_a_body_that_is_no_plain_json_object_is_refused(name):
     fault(answer, 400)
 
 
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b'{"a": "x', "cut off"),
+        (b'{"a": "\xc3\xa9\xe9"}', "UTF-8: byte 0xe9 at 9"),
+        (b'{"a": "\\ud83d"}', "surrogate"),
+        (b'{"a": "\\ud83d x"}', "surrogate"),
+        (b'{"a": "\\ud83d\\u0041"}', "surrogate"),
+        (b'{"a": "\\ude00"}', "surrogate"),
+        (b'{"a": "\\ud83d\\ude00', "cut off"),
+        (b"{'a': 1}", "keys must be strings"),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_told(body, word):
+    async with serving(ScriptedClient()) as http:
+        answer = await http.post(URL, content=body, headers={"content-type": "application/json"})
+    assert word in fault(answer, 400)["message"]
+
+
 async def test_a_large_body_is_refused_whether_or_not_it_says_its_length():
     async def pieces():
         for _ in range(10):
@@ -170,6 +191,7 @@ async def test_an_unknown_route_is_404(path):
         ("/chat/completions", "/v1/chat/completions"),
         ("/v1/v1/chat/completions", "/v1/chat/completions"),
         ("/v1/v1/completions/", "/v1/completions"),
+        ("/v1//chat/completions", "/v1/chat/completions"),
         ("/v1/tokenize", "/tokenize"),
         ("/models", "/v1/models"),
         ("/v1/embeddings", "/docs"),
