@@ -4,12 +4,13 @@ Every form becomes one grammar text for llguidance.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
-import llguidance
 import msgspec
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
@@ -24,6 +25,8 @@ from serve_app.grammar.structural_tag import structural_tag_grammar
 __all__ = ["FIT", "Constraint", "constraint_of"]
 
 FIT = "structured_outputs.fit"
+STARTS_LARK = re.compile(r"^\s*[?!]?start\s*:(?!:=)", re.MULTILINE)
+GBNF_START = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*|(?<![\w-])start(?![\w-])')  # and what is no name
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -182,9 +185,13 @@ def _choice(options: list[str]) -> str:
 
 
 def _any_grammar(text: str, field: str) -> str:
+    if "::=" not in text or STARTS_LARK.search(text):
+        return LLMatcher.grammar_from_lark(text)
     try:
-        return llguidance.grammar_from("grammar", text)
-    except ValueError as error:
+        # a rule named start would meet Lark's, which root becomes
+        renamed = GBNF_START.sub(lambda found: "rule-start" if found[0] == "start" else found[0], text)
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(renamed))
+    except Exception as error:  # it raises nothing narrower
         raise RequestError(f"{field}: {error}", param=field) from None
 
 

@@ -131,6 +131,24 @@ def test_a_schema_holds_wherever_a_peer_takes_it(table: TokenTable, fields: dict
 
 
 @pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        ('?start: "a" b\n?b: "1" | "2"\n', "a[12]"),  # marks that shape Lark's trees
+        ('!start: "a"', "a"),
+        ('// a ::= b\n\nstart: A "::="\nA: /[ab]/', "[ab]::="),
+        ('%import common.DIGIT\nstart: DIGIT x? -> one\nx: " #" /[a-c]/', "[0-9]( #[a-c])?"),
+        ('root ::= start ":"\nstart ::= [ab]', "[ab]:"),
+        ('root ::= "\\"start" start # start\nstart ::= [start] | last-start\nlast-start ::= "x"', '"start[startx]'),
+        ('root::="a"', "a"),
+    ],
+)
+def test_lark_and_gbnf_are_told_apart(table: TokenTable, grammar: str, pattern: str) -> None:
+    rng = random.Random(7)
+    for _ in range(20):
+        assert re.fullmatch(pattern, write(table, constraint(grammar=grammar).grammar, rng) or "")
+
+
+@pytest.mark.parametrize(
     ("fields", "pattern"),
     [
         ({"regex": "[ab]{2}-x"}, "[ab]{2}-x"),
