@@ -17,7 +17,8 @@ def validate(request: GenerateRequest, max_context_len: int, vocab_size: int) ->
         raise RequestError("the prompt is empty", param="messages")
     if num_tokens >= max_context_len:
         raise ContextTooLong(
-            f"the prompt has {num_tokens} tokens, at most {max_context_len - 1} leave room for an answer",
+            f"This model's maximum context length is {max_context_len} tokens for prompt and answer together, "
+            f"and the prompt has {num_tokens}: shorten it",
             param="messages",
         )
     if not all(0 <= token < vocab_size for token in request.prompt):

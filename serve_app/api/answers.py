@@ -95,6 +95,7 @@ class AnswerMessage(BaseModel):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[AnswerCall] | None = None
+    function_call: AnswerFunction | None = None  # instead of tool_calls, to those who have sent functions
 
 
 class ChatChoice(BaseModel):

@@ -1,4 +1,4 @@
-"""The wire fields that say what an answer must look like: OpenAI's, vLLM's, and vLLM's older ones."""
+"""The wire fields that say what an answer must look like: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ class JsonSchemaFormat(Wire):
 class ResponseFormat(Wire):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    schema_: Schema | None = Field(default=None, alias="schema")  # where SGLang and llama.cpp take it
     # structural_tag, the form that vLLM and SGLang had first
     structures: list[dict[str, Any]] | None = None
     triggers: list[Text] | None = None
@@ -49,3 +50,8 @@ class ConstraintFields(Wire):
     guided_choice: Annotated[list[Text], Field(min_length=1)] | None = None
     guided_grammar: Text | None = None
     guided_whitespace_pattern: Text | None = None
+    # SGLang's and llama.cpp's
+    json_schema: Schema | str | None = None
+    regex: Text | None = None
+    ebnf: Text | None = None
+    grammar: Text | None = None

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.api.fields import Int, Int64, Number, Text, Wire
+from serve_app.api.thinking_fields import EffortFields, ThinkingFields
 
 __all__ = [
     "AllowedTools",
@@ -17,6 +18,7 @@ __all__ = [
     "CompletionRequest",
     "DetokenizeRequest",
     "Function",
+    "FunctionName",
     "GenerationFields",
     "Message",
     "NamedTool",
@@ -30,11 +32,19 @@ __all__ = [
 ]
 
 
+Ids = Annotated[list[Int], Field(min_length=1)]
+
+
 class TextPart(Wire):
-    type: str
+    type: str = ""  # unset: text, if there is some
     text: str | None = None
     refusal: str | None = None
     thinking: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone_is_a_part(cls, value: Any) -> Any:
+        return {"type": "text", "text": value} if isinstance(value, str) else value
 
 
 class FunctionCall(Wire):
@@ -49,11 +59,15 @@ class ToolCall(Wire):
 
 
 class Message(Wire):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal[
+        "system", "developer", "user", "assistant", "tool", "function"
+    ]  # function: as tools were called first
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] = Field(default_factory=list)
+    function_call: FunctionCall | None = None  # a call without an id
+    refusal: str | None = None  # said instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
 
@@ -66,8 +80,12 @@ class Function(Wire):
 
 
 class Tool(Wire):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: Function
+
+    def shown(self) -> dict[str, Any]:
+        """As templates present it: with what the client has said of it, and no more."""
+        return {"type": self.type, "function": self.function.model_dump(exclude_unset=True)}
 
 
 class FunctionName(Wire):
@@ -75,7 +93,7 @@ class FunctionName(Wire):
 
 
 class NamedTool(Wire):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionName
 
 
@@ -128,7 +146,9 @@ class SamplingFields(Wire):
     logit_bias: dict[str, Number] = Field(default_factory=dict)
     allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
     bad_words: list[Text] = Field(default_factory=list)
-    logprob_token_ids: list[Int] = Field(default_factory=list)  # told at each position besides the most likely ones
+    logprob_token_ids: list[Int] = Field(
+        default_factory=list
+    )  # told at each position, and no others but the chosen one
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first
@@ -169,7 +189,7 @@ class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFie
     """What every request for an answer may say."""
 
 
-class ChatFields(Wire):
+class ChatFields(EffortFields):
     """How a conversation becomes a prompt."""
 
     add_generation_prompt: bool | None = None  # unset: unless the last message is continued
@@ -178,22 +198,26 @@ class ChatFields(Wire):
     documents: list[dict[str, Any]] | None = None
     chat_template: Text | None = None  # only where the server trusts its clients
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class ChatOptions(GenerationFields, ChatFields):
+class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
-    include_reasoning: bool = True
     return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
-    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: (
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
     ) = None  # unset: auto
     parallel_tool_calls: bool = True
+    functions: list[Function] = Field(default_factory=list)  # tools, as they were called first
+    function_call: Literal["none", "auto"] | FunctionName | None = None  # tool_choice, likewise
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _a_choice_without_type_names_a_function(cls, value: Any) -> Any:
+        return {"type": "function", **value} if isinstance(value, dict) and "function" in value else value
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:
@@ -204,16 +228,21 @@ class ChatOptions(GenerationFields, ChatFields):
 
 
 class ChatRequest(ChatOptions):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: list[Message]  # none only where the prompt comes as tokens
+    prompt_token_ids: Ids | None = None  # read instead of the messages
+    input_ids: Ids | None = None  # the same, as SGLang calls it
+
+    @property
+    def token_field(self) -> str | None:
+        """The field that says the prompt in tokens, if one does."""
+        fields = ("prompt_token_ids", "input_ids")
+        return next((name for name in fields if getattr(self, name) is not None), None)
 
 
 class ChatBatchRequest(ChatOptions):
     """Many conversations, one answer with a choice for each."""
 
     messages: Annotated[list[Annotated[list[Message], Field(min_length=1)]], Field(min_length=1)]
-
-
-Ids = Annotated[list[Int], Field(min_length=1)]
 
 
 class CompletionRequest(GenerationFields):

@@ -51,7 +51,7 @@ class ChatEvents:
 
     def delta(self, delta: Delta, usage: Usage | None) -> bytes:
         """The events for one delta, b"" where it says nothing. `usage` is read only where every event carries it."""
-        said = _said(delta.said)
+        said = _said(_told(delta.said, self._head), self._head)
         tells_ids = self._head.prompt_token_ids is not None and bool(delta.tokens)
         if not said and not delta.logprobs and not tells_ids and delta.finish_reason is None:
             return b""
@@ -88,7 +88,7 @@ class ChatEvents:
         if delta is None or delta.finish_reason is None:
             choice = b'{"index":%d,"delta":{%b},"logprobs":%b%b,"finish_reason":null}' % (index, said, logprobs, more)
             return event(start, choice, None, shown)
-        reasons = encode(delta.finish_reason), encode(delta.stop_reason)
+        reasons = encode(_reason(delta, self._head)), encode(delta.stop_reason)
         choice = b'{"index":%d,"delta":{%b},"logprobs":%b%b,"finish_reason":%b,"stop_reason":%b}' % (
             index,
             said,
@@ -109,7 +109,18 @@ def _json(value: Any) -> bytes:
     return json_text(value) if isinstance(value, str) else encode(value)
 
 
-def _said(said: Said) -> list[bytes]:
+def _told(said: Said, head: AnswerHead) -> Said:
+    """What is told, under the names that the client wants: thinking comes before what is said."""
+    if not head.merges_reasoning or not said.reasoning:
+        return said
+    return msgspec.structs.replace(said, content=said.reasoning + said.content, reasoning="")
+
+
+def _reason(delta: Delta, head: AnswerHead) -> str | None:
+    return "function_call" if head.calls_functions and delta.finish_reason == "tool_calls" else delta.finish_reason
+
+
+def _said(said: Said, head: AnswerHead) -> list[bytes]:
     """The insides of `delta`, one for each event: a reader takes thinking, text and each piece of a call alone."""
     events = []
     if said.reasoning:
@@ -118,6 +129,10 @@ def _said(said: Said) -> list[bytes]:
     if said.content:
         events.append(b'"content":' + json_text(said.content))
     for piece in said.calls:
+        if head.calls_functions:
+            name = b'"name":%b,' % json_text(piece.name) if piece.name is not None else b""
+            events.append(b'"function_call":{%b"arguments":%b}' % (name, json_text(piece.arguments)))
+            continue
         if piece.name is None:
             call = b'{"index":%d,"function":{"arguments":%b}}' % (piece.index, json_text(piece.arguments))
         else:
@@ -143,7 +158,7 @@ class ChatWhole:
         self._prompt_logprobs: Shown | None = None
 
     def add(self, delta: Delta) -> None:
-        self._said[delta.index].append(delta.said)
+        self._said[delta.index].append(_told(delta.said, self._head))
         self._tokens[delta.index] += delta.tokens
         for entry in delta.logprobs:
             written = encode(_shown_logprob(entry, self._head, self._vocabulary))
@@ -177,7 +192,7 @@ class ChatWhole:
             "index": index,
             "message": self._message(self._said[index]),
             "logprobs": None,
-            "finish_reason": end.finish_reason,
+            "finish_reason": _reason(end, head),
             "stop_reason": end.stop_reason,
         }
         if head.num_logprobs is not None:
@@ -192,7 +207,7 @@ class ChatWhole:
         if reasoning := "".join(piece.reasoning for piece in said):
             message["reasoning"] = message["reasoning_content"] = reasoning
         if calls := _whole_calls(piece for one in said for piece in one.calls):
-            message["tool_calls"] = calls
+            message |= {"function_call": calls[0]["function"]} if self._head.calls_functions else {"tool_calls": calls}
             message["content"] = content or None
         return message
 

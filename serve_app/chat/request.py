@@ -10,6 +10,8 @@ from engine.errors import RequestError
 from serve_app.api.limits import at_most, check_limits
 from serve_app.api.requests import ChatBatchRequest, ChatFields, ChatRequest, Message
 from serve_app.chat.conversation import template_messages
+from serve_app.chat.functions import in_words_of_functions, in_words_of_tools
+from serve_app.chat.token_prompt import token_prompt
 from serve_app.generation.answer_parser import ParseRules
 from serve_app.generation.prompt import check_text_fits
 from serve_app.generation.request import Fresh, Prepared, Wanted, part_of, prepare
@@ -30,6 +32,7 @@ class PreparedChat(msgspec.Struct, frozen=True):
     role: str  # of the answer
     echo: str  # what every choice begins with
     prompt: str  # as rendered
+    calls_functions: bool  # calls are told as they were before tools
 
 
 def prepare_chat(
@@ -41,14 +44,23 @@ def prepare_chat(
     """
     _check(chat, limits)
     check_limits(chat, limits, model.vocabulary.num_tokens)
-    tools = tool_use(chat, limits)
+    chat = in_words_of_tools(chat)
+    try:
+        tools = tool_use(chat, limits)
+    except RequestError as fault:
+        raise in_words_of_functions(fault) if chat.functions else fault from None
+    given = token_prompt(chat, model)
     messages = conversation(chat.messages, limits)
-    prompt = chat_prompt(chat, messages, tools.shown, model, limits)
-    check_text_fits(prompt, chat, model, max_context_len, param="messages")
-    tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
+    if given is None:
+        prompt = chat_prompt(chat, messages, tools.shown, model, limits)
+        check_text_fits(prompt, chat, model, max_context_len, param="messages")
+        tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
+    else:
+        prompt = model.tokenizer.decode(given, skip_special_tokens=False)
+        tokens = given
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
-    wanted = Wanted(max_tokens, field, "messages", num_logprobs, chat.thinking_token_budget)
+    wanted = Wanted(max_tokens, field, chat.token_field or "messages", num_logprobs, chat.thinking_tokens)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     generation = prepare(
@@ -62,9 +74,9 @@ def prepare_chat(
         parse=parse,
         constraint=_constraint(chat, tools, parse, model, limits),
     )
-    last = messages[-1]
-    role = "assistant" if _opens_answer(chat) else last["role"]
-    return PreparedChat(generation, role, last["content"] if chat.echo and last["role"] == role else "", prompt)
+    role = "assistant" if _opens_answer(chat) else messages[-1]["role"]
+    echo = messages[-1]["content"] if chat.echo and messages[-1]["role"] == role else ""
+    return PreparedChat(generation, role, echo, prompt, bool(chat.functions))
 
 
 def prepare_chat_batch(
@@ -114,10 +126,9 @@ def conversation(messages: Sequence[Message], limits: ApiConfig) -> list[dict[st
 
 
 def _template_kwargs(chat: ChatFields) -> dict[str, Any]:
-    if chat.reasoning_effort is None:
-        return chat.chat_template_kwargs
-    thinks = chat.reasoning_effort != "none"
-    return {"reasoning_effort": chat.reasoning_effort, "enable_thinking": thinks, **chat.chat_template_kwargs}
+    # templates differ in what they call it
+    said = {"reasoning_effort": chat.effort, "enable_thinking": chat.thinks, "thinking": chat.thinks}
+    return {name: value for name, value in said.items() if value is not None} | chat.chat_template_kwargs
 
 
 def _constraint(
@@ -134,7 +145,11 @@ def _constraint(
 def _form_or_calls(
     chat: ChatRequest, tools: ToolUse, parse: ParseRules | None, model: TextModel, limits: ApiConfig
 ) -> Constraint | None:
-    """A call that is forced leaves no room for another form."""
+    """A call that is forced leaves no room for another form: response_format speaks of what is said beside calls."""
+    outputs = chat.structured_outputs
+    if tools.forced == "named" and outputs is not None and outputs.model_fields_set - {"fit"}:
+        field = "structured_outputs"
+        raise RequestError(f"{field}: tool_choice allows a call of its tool and nothing else; leave one out", field)
     form = constraint_of(chat, limits) if tools.forced is None else None
     if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
         return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
@@ -159,11 +174,12 @@ def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextMode
     return ParseRules(
         think=model.think_format,
         place="after" if chat.continue_final_message and place == "before" else place,
-        shows_thinking=chat.include_reasoning,
+        shows_thinking=chat.shows_thinking,
+        keeps_markers=chat.merges_thinking,
         tools=model.tool_format if tools.schemas else None,
         tool_schemas=tools.schemas,
         max_calls=tools.max_calls,
-        named=tools.forced == "named",
+        forced=tools.forced,
     )
 
 

@@ -97,6 +97,8 @@ def chat_router(
             prompt_token_ids=request.prompt if fields.return_token_ids else None,
             prompt_text=prepared.prompt if fields.return_prompt_text else None,
             names_ids=fields.return_tokens_as_token_ids,
+            calls_functions=prepared.calls_functions,
+            merges_reasoning=fields.merges_thinking,
         )
 
     return router

@@ -26,7 +26,7 @@ class CompletionEvents:
 
     echoes       what each choice's text begins with. With log probabilities it waits for the first choice of its
                  prompt, which alone brings them, and so does what the others have to say
-    prompt_ids   told with each choice's first event, as the answer's ids are with all, if not None
+    prompt_ids   told with each choice's first event, as the answer's ids are with every one, if not None
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class CompletionEvents:
         firsts = [index for index, echo in enumerate(echoes) if echo.tokens and index % head.n == 0]
         self._held: dict[int, list[tuple[Delta, Usage | None]]] = {first: [] for first in firsts}
         self._prompt_ids = prompt_ids
+        self._begun: set[int] = set()  # choices that have had an event
         self._usage = usage
         self._continuous = usage and continuous_usage
 
@@ -77,11 +78,10 @@ class CompletionEvents:
         return b"".join([*events, *(self._written(*held) for held in self._held.pop(first))])
 
     def _echo(self, index: int, logprobs: bytes) -> bytes:
-        echo, ids = self._echoes[index], self._prompt_ids[index] if self._prompt_ids is not None else None
-        if not echo.text and not echo.tokens and ids is None:
+        echo = self._echoes[index]
+        if not echo.text and not echo.tokens:
             return b""
-        told = b',"prompt_token_ids":%b' % encode(ids) if ids is not None else b""
-        return self._event(index, echo.text, logprobs, b"null", b"null", told, self._nothing)
+        return self._event(index, echo.text, logprobs, b"null", b"null", (), self._nothing)
 
     def _written(self, delta: Delta, usage: Usage | None) -> bytes:
         tells_ids = self._prompt_ids is not None and bool(delta.tokens)
@@ -89,8 +89,7 @@ class CompletionEvents:
             return b""
         logprobs = encode(self._writers[delta.index].shown(delta.logprobs)) if delta.logprobs else b"null"
         reasons = encode(delta.finish_reason), encode(delta.stop_reason)
-        told = b',"token_ids":%b' % encode(delta.tokens) if tells_ids else b""
-        return self._event(delta.index, delta.said.content, logprobs, *reasons, told, usage)
+        return self._event(delta.index, delta.said.content, logprobs, *reasons, delta.tokens, usage)
 
     def closing(self, usage: Usage) -> bytes:
         rest = b"".join(self._released(first, ()) for first in list(self._held))  # an abort came first
@@ -99,7 +98,7 @@ class CompletionEvents:
         return rest + event(self._start, b"", self._head.fingerprint, usage) + DONE
 
     def _event(
-        self, index: int, text: str, logprobs: bytes, finish: bytes, stop: bytes, told: bytes, usage: Usage | None
+        self, index: int, text: str, logprobs: bytes, finish: bytes, stop: bytes, tokens: Ids, usage: Usage | None
     ) -> bytes:
         choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b,"stop_reason":%b%b}' % (
             index,
@@ -107,9 +106,18 @@ class CompletionEvents:
             logprobs,
             finish,
             stop,
-            told,
+            self._ids(index, tokens),
         )
         return event(self._start, choice, None, usage if self._continuous else None)
+
+    def _ids(self, index: int, tokens: Ids) -> bytes:
+        if self._prompt_ids is None:
+            return b""
+        told = b',"token_ids":' + encode(tokens)
+        if index in self._begun:
+            return told
+        self._begun.add(index)
+        return b',"prompt_token_ids":' + encode(self._prompt_ids[index]) + told
 
 
 class CompletionWhole:
@@ -182,7 +190,7 @@ class _LogprobWriter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be a part of a character
 
     def shown(self, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
-        offsets = []
+        offsets, num_top = [], self._head.num_logprobs or 0
         for entry in entries:
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(self._said(entry.token)))
@@ -190,7 +198,7 @@ class _LogprobWriter:
             "text_offset": offsets,
             "tokens": [self._name(entry.token) for entry in entries],
             "token_logprobs": [max(entry.logprob, LOWEST) for entry in entries],
-            "top_logprobs": [self._top(told_alternatives(entry, self._head.num_logprobs or 0)) for entry in entries],
+            "top_logprobs": [self._top(entry, told_alternatives(entry, num_top)) for entry in entries],
         }
 
     def echoed(self, echo: Echo, scores: Sequence[PromptLogprob]) -> dict[str, Any]:
@@ -201,7 +209,7 @@ class _LogprobWriter:
             "text_offset": list(echo.offsets),
             "tokens": [self._name(token) for token in echo.tokens],
             "token_logprobs": [*unknown, *(max(entry.logprob, LOWEST) for entry in scores)],
-            "top_logprobs": [*unknown, *(self._top(entry.top[:num_top]) for entry in scores)],
+            "top_logprobs": [*unknown, *(self._top(entry, entry.top[:num_top]) for entry in scores)],
         }
 
     def _said(self, token: int) -> bytes:
@@ -209,8 +217,10 @@ class _LogprobWriter:
         is_hidden = token in self._vocabulary.special_ids and not self._head.shows_special
         return b"" if is_hidden else self._vocabulary.bytes_of(token)
 
-    def _top(self, alternatives: Sequence[tuple[int, float]]) -> dict[str, float]:
-        return {self._name(token): max(logprob, LOWEST) for token, logprob in alternatives}
+    def _top(self, entry: TokenLogprob | PromptLogprob, others: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """The token that is there stands first, also where it is none of the most likely ones."""
+        told = {self._name(token): max(logprob, LOWEST) for token, logprob in others}
+        return {self._name(entry.token): max(entry.logprob, LOWEST), **told}
 
     def _name(self, token: int) -> str:
         return f"token_id:{token}" if self._head.names_ids else self._vocabulary.text(token)

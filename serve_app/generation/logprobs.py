@@ -31,8 +31,9 @@ def shown_prompt(entries: Sequence[PromptLogprob], vocabulary: Vocabulary, num_t
     return told
 
 
-def told_alternatives(entry: TokenLogprob, num_top: int | None) -> list[tuple[int, float]]:
-    """(token, logprob) of the most likely tokens, then of those the client named that are not among them."""
-    top = entry.top[:num_top]
-    known = {token for token, _ in top}
-    return [*top, *(pair for pair in entry.named if pair[0] not in known)]
+def told_alternatives(entry: TokenLogprob, num_top: int | None) -> Sequence[tuple[int, float]]:
+    """(token, logprob), likely ones first: of the tokens that the client named and the chosen one, else of the top."""
+    if not entry.named:
+        return entry.top[:num_top]
+    told = {entry.token: entry.logprob, **dict(entry.named)}
+    return sorted(told.items(), key=lambda pair: -pair[1])

@@ -11,9 +11,7 @@ def check_text_fits(text: str, fields: PromptFields, model: TextModel, context_l
     """Refuses a text that is too long however it is tokenized: no use in doing it."""
     fewest = len(text) // model.vocabulary.longest_bytes
     if fewest > context_len and fields.truncate_prompt_tokens is None:
-        raise ContextTooLong(
-            f"the prompt has more than {fewest} tokens, the model takes {context_len}, the answer included", param=param
-        )
+        raise _too_long(f"more than {fewest}", context_len, param)
 
 
 def truncated(prompt: tuple[int, ...], fields: PromptFields, wanted: int | None, context_len: int) -> tuple[int, ...]:
@@ -43,10 +41,15 @@ def room_for_answer(num_prompt: int, wanted: int | None, field: str, context_len
     if wanted is not None and wanted > context_len:
         raise RequestError(f"{field} is {wanted}, the model's context has {context_len} tokens", param=field)
     if num_prompt >= context_len:
-        raise ContextTooLong(
-            f"the prompt has {num_prompt} tokens, the model takes {context_len} for prompt and answer together; "
-            "shorten it or set truncate_prompt_tokens",
-            param=param,
-        )
+        raise _too_long(str(num_prompt), context_len, param)
     room = context_len - num_prompt
     return room if wanted is None else min(wanted, room)
+
+
+def _too_long(num_prompt: str, context_len: int, param: str) -> ContextTooLong:
+    """Clients know the case by its first words, and then shorten the chat or turn to another model."""
+    return ContextTooLong(
+        f"This model's maximum context length is {context_len} tokens for prompt and answer together, "
+        f"and the prompt has {num_prompt}: shorten it or set truncate_prompt_tokens",
+        param=param,
+    )

@@ -28,7 +28,7 @@ class Fresh(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True):
     """How long an answer the client wants, under which names it says so, and what it wants told besides."""
 
-    max_tokens: int | None  # None: all the room there is
+    max_tokens: int | None  # None: as many as the model's author says, else all the room there is
     field: str  # that says it
     prompt_field: str
     num_logprobs: int | None = None
@@ -79,6 +79,8 @@ def prepare(
         _check_fits(fields, model)
     prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
     max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
+    if wanted.max_tokens is None and model.defaults.max_new_tokens is not None:
+        max_tokens = min(max_tokens, max(model.defaults.max_new_tokens, fields.min_tokens))
     sampling = sampling_params(
         fields,
         model,

@@ -4,12 +4,13 @@ Every form becomes one grammar text for llguidance.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
-import llguidance
 import msgspec
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
@@ -24,6 +25,8 @@ from serve_app.grammar.structural_tag import structural_tag_grammar
 __all__ = ["FIT", "Constraint", "constraint_of"]
 
 FIT = "structured_outputs.fit"
+STARTS_LARK = re.compile(r"^\s*[?!]?start\s*:(?!:=)", re.MULTILINE)
+GBNF_START = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*|(?<![\w-])start(?![\w-])')  # and what is no name
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -49,7 +52,12 @@ class Constraint(msgspec.Struct, frozen=True):
 
 def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | None:
     """The one constraint of a request. Raises RequestError for several, or for one that makes no sense."""
-    found = [*_response_format(fields.response_format), *_structured(fields.structured_outputs), *_guided(fields)]
+    found = [
+        *_response_format(fields.response_format),
+        *_structured(fields.structured_outputs),
+        *_guided(fields),
+        *_of_peers(fields),
+    ]
     fits = fields.structured_outputs is not None and fields.structured_outputs.fit
     if not found:
         if fits:
@@ -72,11 +80,16 @@ Found = list[tuple[str, Callable[[], Constraint]]]  # the field, and how its con
 
 def _response_format(form: ResponseFormat | None) -> Found:
     field = "response_format"
+    beside = form.schema_ if form is not None else None  # the type, where peers take a schema
     match form.type if form else "text":
         case "json_object":
-            return [(field, lambda: _json({"type": "object"}, field))]
+            if beside is None:
+                return [(field, lambda: _json({"type": "object"}, field))]
+            return [(field, lambda: _json(beside, f"{field}.schema"))]
         case "json_schema":
             assert form is not None
+            if form.json_schema is None and beside is not None:
+                return [(field, lambda: _json(beside, f"{field}.schema"))]
             if form.json_schema is None:
                 raise RequestError(f"{field}.json_schema: is needed with type json_schema", f"{field}.json_schema")
             schema = form.json_schema.schema_
@@ -103,7 +116,7 @@ def _structured(outputs: StructuredOutputs | None) -> Found:
         found.append((f"{field}.json", lambda: _json(schema, f"{field}.json", whitespace)))
     if outputs.json_object:
         found.append((f"{field}.json_object", lambda: _json({"type": "object"}, f"{field}.json_object", whitespace)))
-    found += _plain(field, outputs.regex, outputs.choice, outputs.grammar, ".")
+    found += _plain("structured_outputs.{}", outputs.regex, outputs.choice, outputs.grammar)
     tag = outputs.structural_tag
     if tag is not None:
         at = f"{field}.structural_tag"
@@ -120,20 +133,30 @@ def _guided(fields: ConstraintFields) -> Found:
         schema = _schema(fields.guided_json, "guided_json")
         whitespace = fields.guided_whitespace_pattern or WHITESPACE
         found.append(("guided_json", lambda: _json(schema, "guided_json", whitespace)))
-    return found + _plain("guided", fields.guided_regex, fields.guided_choice, fields.guided_grammar, "_")
+    return found + _plain("guided_{}", fields.guided_regex, fields.guided_choice, fields.guided_grammar)
 
 
-def _plain(prefix: str, regex: str | None, choice: list[str] | None, grammar: str | None, joint: str) -> Found:
-    """The forms that are written alike in the new fields and the old."""
+def _of_peers(fields: ConstraintFields) -> Found:
+    found = _plain("{}", fields.regex, None, fields.grammar)
+    if fields.json_schema is not None:
+        schema = _schema(fields.json_schema, "json_schema")
+        found.append(("json_schema", lambda: _json(schema, "json_schema")))
+    if (ebnf := fields.ebnf) is not None:
+        found.append(("ebnf", lambda: Constraint(_any_grammar(ebnf, "ebnf"), "ebnf")))
+    return found
+
+
+def _plain(name: str, regex: str | None, choice: list[str] | None, grammar: str | None) -> Found:
+    """The forms that are written alike wherever they are. `name` becomes a field's with `regex` and so on put in."""
     found: Found = []
     if regex is not None:
-        at = f"{prefix}{joint}regex"
+        at = name.format("regex")
         found.append((at, lambda: Constraint(LLMatcher.grammar_from_regex(regex), at)))
     if choice is not None:
-        at_choice = f"{prefix}{joint}choice"
+        at_choice = name.format("choice")
         found.append((at_choice, lambda: Constraint(_choice(choice), at_choice)))
     if grammar is not None:
-        at_grammar = f"{prefix}{joint}grammar"
+        at_grammar = name.format("grammar")
         found.append((at_grammar, lambda: Constraint(_any_grammar(grammar, at_grammar), at_grammar)))
     return found
 
@@ -162,9 +185,13 @@ def _choice(options: list[str]) -> str:
 
 
 def _any_grammar(text: str, field: str) -> str:
+    if "::=" not in text or STARTS_LARK.search(text):
+        return LLMatcher.grammar_from_lark(text)
     try:
-        return llguidance.grammar_from("grammar", text)
-    except ValueError as error:
+        # a rule named start would meet Lark's, which root becomes
+        renamed = GBNF_START.sub(lambda found: "rule-start" if found[0] == "start" else found[0], text)
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(renamed))
+    except Exception as error:  # it raises nothing narrower
         raise RequestError(f"{field}: {error}", param=field) from None
 
 

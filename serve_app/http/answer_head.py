@@ -19,5 +19,7 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     echo: str = ""  # every choice's text begins with it
     prompt_token_ids: tuple[int, ...] | None = None  # told, as are the answer's, if not None
     prompt_text: str | None = None  # told if not None
+    merges_reasoning: bool = False  # thinking is told as content
+    calls_functions: bool = False  # calls are told as they were before tools
     shows_special: bool = False  # special tokens are part of the text
     names_ids: bool = False  # logprobs name tokens as token_id:N

@@ -24,6 +24,7 @@ MAX_CONTAINERS = 40_000  # arrays and objects among them
 MAX_DEPTH = 64  # arrays and objects inside each other
 SMALL_BYTES = 16_384  # a body whose whole handling takes a few milliseconds at most
 
+HALF_A_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 T = TypeVar("T")
 
 
@@ -63,11 +64,26 @@ def parse_object(data: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
+        raise RequestError(_what_is_wrong(data, str(error))) from None
     if not isinstance(value, dict):
         raise RequestError("the body is not a JSON object")
     _check_depth(value)
     return value
+
+
+def _what_is_wrong(data: bytes, error: str) -> str:
+    """With a body that is no JSON. The parser's own words fit the rest, and not these."""
+    if not data.strip():
+        return "the body is empty: send a JSON object"
+    try:
+        data.decode()
+    except UnicodeDecodeError as fault:
+        return f"the body is not UTF-8: byte {data[fault.start]:#04x} at {fault.start}"
+    if "surrogate" in error or HALF_A_PAIR.search(data):
+        return "the body is not JSON: a string has half of a surrogate pair, as a text has that is cut within an emoji"
+    if "truncated" in error:
+        return "the body is not JSON: it is cut off"
+    return f"the body is not JSON: {error}"
 
 
 def _unpacked(data: bytes, encoding: str, max_bytes: int) -> bytes:

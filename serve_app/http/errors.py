@@ -2,11 +2,13 @@
 
 import logging
 import math
+import re
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from engine.errors import (
     ContextTooLong,
@@ -79,10 +81,21 @@ def answer_faults_as_json(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, say_nothing)
 
 
+def _meant(request: Request) -> str:
+    """What a client with a wrong base URL meant: one without /v1, or with too many."""
+
+    def is_known(path: str) -> bool:
+        return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in request.app.routes)
+
+    end = re.sub(r"^(/v1(?=/))*", "", re.sub("//+", "/", "/" + request.url.path.strip("/")))
+    meant = next((path for path in (f"/v1{end}", end) if is_known(path)), None)
+    return f"did you mean {meant}?" if meant else "/docs lists those that there are"
+
+
 def _http_fault(request: Request, error: HTTPException) -> Fault:
     message = error.detail
     if error.status_code == 404:
-        message = f"there is no route {request.url.path}"
+        message = f"there is no route {request.url.path}; {_meant(request)}"
     elif error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}"
     kind = HTTP_TYPES.get(error.status_code, "BadRequestError")

@@ -34,6 +34,7 @@ class SamplingDefaults(msgspec.Struct, frozen=True):
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    max_new_tokens: int | None = None  # of a chat's answer; None: all the room there is
 
 
 class TextModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ def _tokenize(
         raise RequestError("prompt: send either a prompt or messages", param="prompt")
     if fields.messages is not None:
         messages = conversation(fields.messages, limits)
-        tools = [tool.model_dump(exclude_unset=True) for tool in fields.tools]
+        tools = [tool.shown() for tool in fields.tools]
         text = chat_prompt(fields, messages, tools, model, limits)
         tokens = model.encode(text, add_special_tokens=bool(fields.add_special_tokens))
     else:

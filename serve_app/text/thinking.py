@@ -59,9 +59,11 @@ class ThinkParser:
        \\--anything else-----------------^
     """
 
-    def __init__(self, format_: ThinkFormat, place: Place) -> None:
+    def __init__(self, format_: ThinkFormat, place: Place, *, keeps_markers: bool = False) -> None:
+        """keeps_markers   as part of the thinking, and the white space before it"""
         self._format = format_
         self._place = place
+        self._keeps_markers = keeps_markers
         self._held = ""
 
     @property
@@ -69,30 +71,35 @@ class ThinkParser:
         return self._place == "inside"
 
     def push(self, text: str) -> Said:
+        opening = ""
         if self._place == "before":
-            text = self._begin(text)
+            opening, text = self._begin(text)
         if self._place != "inside":
             return Said(content=text)
         said, marker, self._held = split_at_marker(self._held + text, [self._format.closes])
         if marker is None:
-            return Said(reasoning=said)
+            return self._thought(opening, said)
         self._place = "after"
         rest, self._held = self._held, ""
-        return Said(content=rest, reasoning=said)
+        return msgspec.structs.replace(self._thought(opening, said, marker), content=rest)
 
     def flush(self) -> Said:
         held, self._held = self._held, ""
         return Said(reasoning=held) if self.is_thinking else Said(content=held)
 
-    def _begin(self, text: str) -> str:
-        """The text without the opening marker; "" as long as it may be one."""
+    def _thought(self, opening: str, said: str, closing: str = "") -> Said:
+        return Said(reasoning=opening + said + closing if self._keeps_markers else said)
+
+    def _begin(self, text: str) -> tuple[str, str]:
+        """The opening marker, with what comes before it, and the rest; nothing as long as there may be one."""
         text, self._held = self._held + text, ""
         opens, seen = self._format.opens, text.lstrip()
         if len(seen) < len(opens) and opens.startswith(seen):
             self._held = text
-            return ""
+            return "", ""
         if seen.startswith(opens):
             self._place = "inside"
-            return seen.removeprefix(opens)
+            rest = seen.removeprefix(opens)
+            return text.removesuffix(rest), rest
         self._place = "inside" if self._format.always else "after"
-        return text
+        return "", text

@@ -11,6 +11,7 @@ from serve_app.api.requests import AllowedTools, ChatRequest, Function, NamedToo
 from serve_app.grammar.holdable import without_what_no_grammar_holds
 from serve_app.grammar.old_drafts import modern
 from serve_app.tools.closed import closed
+from serve_app.tools.type_names import with_plain_types
 
 __all__ = ["ToolUse", "tool_use"]
 
@@ -34,7 +35,7 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
             )
     allowed, forced = _choice(chat.tool_choice, names)
     return ToolUse(
-        shown=[tool.model_dump(exclude_unset=True) for tool in tools],
+        shown=[tool.shown() for tool in tools],
         schemas={
             tool.function.name: _arguments(tool.function, f"tools.{position}.function.parameters")
             for position, tool in enumerate(tools)
@@ -47,7 +48,7 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
 
 def _arguments(function: Function, field: str) -> dict[str, Any]:
     """Arguments are an object, whether or not their schema says so; a function without a schema has none."""
-    schema = closed(modern(function.parameters or {"properties": {}}))
+    schema = closed(modern(with_plain_types(function.parameters or {"properties": {}})))
     declared = schema.get("type", "object")
     if "object" not in (declared if isinstance(declared, list) else [declared]):
         raise RequestError(f"{field}.type: arguments are an object, so it must be 'object'", param=field)

@@ -46,6 +46,8 @@ def fault(answer, status):
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
+        ({"messages": [{"role": "user", "content": [{"image_url": "x"}]}]}, "messages.0.content.0.type"),
+        ({"messages": [{"role": "user", "content": ["x", 5]}]}, "messages.0.content.1"),
         ({"messages": [{"role": "user", "content": "x"}] * 4}, "messages"),
         ({"model": 5}, "model"),
         ({"temperature": "1"}, "temperature"),
@@ -140,6 +142,27 @@ async def test_a_body_that_is_no_plain_json_object_is_refused(name):
     fault(answer, 400)
 
 
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b'{"a": "x', "cut off"),
+        (b'{"a": "\xc3\xa9\xe9"}', "UTF-8: byte 0xe9 at 9"),
+        (b'{"a": "\\ud83d"}', "surrogate"),
+        (b'{"a": "\\ud83d x"}', "surrogate"),
+        (b'{"a": "\\ud83d\\u0041"}', "surrogate"),
+        (b'{"a": "\\ude00"}', "surrogate"),
+        (b'{"a": "\\ud83d\\ude00', "cut off"),
+        (b"{'a': 1}", "keys must be strings"),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_told(body, word):
+    async with serving(ScriptedClient()) as http:
+        answer = await http.post(URL, content=body, headers={"content-type": "application/json"})
+    assert word in fault(answer, 400)["message"]
+
+
 async def test_a_large_body_is_refused_whether_or_not_it_says_its_length():
     async def pieces():
         for _ in range(10):
@@ -160,6 +183,24 @@ async def test_a_body_of_another_type_is_refused():
 async def test_an_unknown_route_is_404(path):
     async with serving(ScriptedClient()) as http:
         assert fault(await http.post(path, json={}), 404)["type"] == "NotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/completions/", "/v1/completions"),
+        ("/v1//chat/completions", "/v1/chat/completions"),
+        ("/v1/tokenize", "/tokenize"),
+        ("/models", "/v1/models"),
+        ("/v1/embeddings", "/docs"),
+        ("/v1/v1", "/docs"),
+    ],
+)
+async def test_who_has_a_wrong_base_url_is_told_the_right_one(path, meant):
+    async with serving(ScriptedClient()) as http:
+        assert f" {meant}" in fault(await http.post(path, json={}), 404)["message"]
 
 
 async def test_a_wrong_method_is_405_and_names_the_right_one():
@@ -216,12 +257,17 @@ async def test_an_answer_that_breaks_off_is_500(script):
         fault(await http.post(URL, json=chat()), 500)
 
 
-async def test_a_prompt_that_does_not_fit_names_limit_and_length():
+@pytest.mark.parametrize("length", [60, 6000])  # the longer is refused unread
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_clients_look_for(length, stream):
+    """LiteLLM, and the agents built on it, know a full context by these words, and then shorten the chat."""
+    told = "This model's maximum context length is 40 tokens"
     async with serving(ScriptedClient(says("x"), max_context_len=40)) as http:
-        error = fault(await http.post(URL, json=chat("y" * 60)), 400)
-        assert "40" in error["message"] and error["param"] == "messages"
-        error = fault(await http.post(URL, json=chat("y" * 6000)), 400)
-        assert "40" in error["message"] and error["param"] == "messages"
+        error = fault(await http.post(URL, json=chat("y" * length, stream=stream)), 400)
+        assert error["message"].startswith(told) and error["param"] == "messages"
+        asked = {"prompt": "y" * length, "stream": stream}
+        error = fault(await http.post("/v1/completions", json=asked), 400)
+        assert error["message"].startswith(told) and error["param"] == "prompt"
 
 
 async def test_a_key_is_asked_for_where_the_config_has_some():

@@ -10,7 +10,7 @@ from serve_app.api.validation import validate
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"messages": []}, "messages: list should have at least 1 item, not 0"),
+        ({"allowed_token_ids": []}, "allowed_token_ids: list should have at least 1 item, not 0"),
         ({"messages": ["hi"]}, "messages.0: must be an object, not 'hi'"),
         ({"stop": ""}, "stop: string should have at least 1 character"),
         ({"stop": 5}, "stop: must be a string or an array, not 5"),

@@ -231,3 +231,48 @@ async def test_a_batch_takes_the_options_of_a_conversation():
     alone, among = client.requests
     assert (among.prompt, among.sampling.repetition) == (alone.prompt, alone.sampling.repetition)
     assert among.sampling.repetition is not None
+
+
+async def test_a_prompt_of_tokens_is_read_as_it_is():
+    client, _ = await post({})
+    rendered = list(client.requests[0].prompt)
+    client, answer = await post({"messages": [], "prompt_token_ids": rendered, "return_token_ids": True})
+    assert client.requests[0].prompt == tuple(rendered)
+    told = answer.json()
+    assert told["prompt_token_ids"] == rendered and told["choices"][0]["message"]["content"] == "ok"
+    assert told["usage"]["prompt_tokens"] == len(rendered)
+
+
+@pytest.mark.parametrize("field", ["prompt_token_ids", "input_ids"])  # vLLM's name and SGLang's
+async def test_a_prompt_of_tokens_is_read_instead_of_the_messages(field):
+    client, _ = await post({field: [5, 6], "tools": []})
+    assert client.requests[0].prompt == (5, 6)
+    assert await refused({field: [5, -1]}, field)
+    assert await refused({field: [5] * 600}, field)
+
+
+async def test_thinking_is_found_where_a_prompt_of_tokens_ends_in_it():
+    model = toy_model(template=CHATML + "{# </think> #}")
+    prompt = list(byte_tokens("hi<think>"))
+    _, answer = await post({"prompt_token_ids": prompt}, says("hm</think>ok"), model=model)
+    assert answer.json()["choices"][0]["message"]["reasoning"] == "hm"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt_token_ids": [10**6]}, "prompt_token_ids"),
+        ({"prompt_token_ids": [-1]}, "prompt_token_ids"),
+        ({"prompt_token_ids": []}, "prompt_token_ids"),
+        ({"prompt_token_ids": ["1"]}, "prompt_token_ids.0"),
+        ({"prompt_token_ids": [5] * 600}, "prompt_token_ids"),
+        ({"messages": []}, "messages"),
+        ({"prompt_token_ids": [5], "add_generation_prompt": True}, "add_generation_prompt"),
+        ({"prompt_token_ids": [5], "continue_final_message": True}, "continue_final_message"),
+        ({"prompt_token_ids": [5], "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        ({"prompt_token_ids": [5], "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"prompt_token_ids": [5], "echo": True}, "echo"),
+    ],
+)
+async def test_what_a_prompt_of_tokens_cannot_have_is_refused(fields, param):
+    assert await refused(fields, param)

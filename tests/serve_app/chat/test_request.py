@@ -63,6 +63,22 @@ def test_text_parts_may_bear_the_names_that_responses_give_them():
     )
 
 
+def test_text_parts_may_be_texts_alone_or_without_a_type():
+    parts = ["a", {"text": "b"}, {"type": None, "text": "c"}]
+    assert "user\na\nb\nc<" in prompt_of(messages=[{"role": "user", "content": parts}])
+
+
+def test_an_assistant_that_refused_has_said_so():
+    refused = {"role": "assistant", "content": None, "refusal": "I will not."}
+    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, refused, *USER])
+
+
+@pytest.mark.parametrize("choice", [{"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}])
+def test_what_does_not_say_its_type_is_a_function(choice):
+    fields = {"tools": [{"function": {"name": "f"}}], "tool_choice": choice}
+    assert prepare(**fields).request.grammar is not None
+
+
 def test_without_max_tokens_the_answer_gets_all_the_room():
     request = prepare(context_len=300).request
     assert request.sampling.max_tokens == 300 - len(request.prompt)
@@ -88,6 +104,15 @@ def test_the_models_defaults_fill_what_the_client_leaves_open():
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (0.6, 0.9, 20, 1.1)
     sampling = prepare(model, temperature=1, top_p=1, top_k=-1, repetition_penalty=1.0).request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (1.0, 1.0, 0, 1.0)
+
+
+def test_the_models_author_says_how_long_answers_are_where_the_client_does_not():
+    model = toy_model(defaults=SamplingDefaults(max_new_tokens=20))
+    room = 512 - len(prepare().request.prompt)
+    for fields, expected in (({}, 20), ({"max_tokens": 30}, 30), ({"max_tokens": 3}, 3), ({"min_tokens": 25}, 25)):
+        assert prepare(model, **fields).request.sampling.max_tokens == expected
+    model = toy_model(defaults=SamplingDefaults(max_new_tokens=10_000))
+    assert prepare(model).request.sampling.max_tokens == room
 
 
 @pytest.mark.parametrize(("asked", "got"), [(0, 0.0), (1e-6, 0.0), (1e-4, 0.01), (0.5, 0.5), (2, 2.0)])

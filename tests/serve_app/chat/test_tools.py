@@ -156,6 +156,8 @@ async def test_the_stream_joined_is_the_whole_answer(sizes, text):
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"include_reasoning": "no"}, "include_reasoning"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"reasoning": {"effort": "enormous"}}, "reasoning.effort"),
+        ({"reasoning_format": "deepseek-legacy"}, "reasoning_format"),
     ],
 )
 async def test_wrong_tools_are_named(fields, param):
@@ -175,6 +177,12 @@ async def test_a_call_of_an_earlier_turn_may_say_in_many_ways_that_it_had_no_arg
     client, answer = await post("x", template=CHATML, messages=[{"role": "assistant", "tool_calls": [call]}])
     assert answer.status_code == 200, answer.text
     assert '{"name": "f", "arguments": {}}' in prompt_of(client)
+
+
+async def test_a_named_call_and_another_form_exclude_each_other():
+    fields = {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+    assert await refused(**fields, structured_outputs={"regex": "a"}) == "structured_outputs"
+    assert (await choice_of(CALL, **fields, response_format={"type": "json_object"}))["message"]["tool_calls"]
 
 
 async def test_no_tools_are_as_good_as_none():
@@ -262,6 +270,58 @@ async def test_thinking_that_is_not_wanted_is_neither_shown_nor_told_in_ids_but_
     assert '"reasoning"' not in answer.text
 
 
+@pytest.mark.parametrize("template", [THINKING, HERMES + "{# </think> #}"])
+@pytest.mark.parametrize("wish", [{"separate_reasoning": False}, {"reasoning_format": "none"}])
+async def test_thinking_is_content_as_the_model_says_it_for_those_who_do_not_want_it_apart(template, wish):
+    fields = {**wish, "template": template, "tools": [WEATHER]}
+    said = "<think>hm, <tool_call></think>yes"  # a model may think of calls
+    _, answer = await post(said + CALL, **fields)
+    body = answer.json()
+    message = body["choices"][0]["message"]
+    assert message["content"] == said and "reasoning" not in message and len(message["tool_calls"]) == 1
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    _, answer = await post(said + CALL, stream=True, **fields)
+    deltas = [event["choices"][0]["delta"] for event in events(answer.text)[:-1]]
+    assert "".join(delta.get("content", "") for delta in deltas) == said
+    assert not any("reasoning" in delta for delta in deltas)
+
+
+async def test_thinking_told_as_content_is_no_part_of_a_document_or_a_call():
+    fields = {"separate_reasoning": False, "template": THINKING}
+    _, answer = await post("<think>hm</think>{}", response_format={"type": "json_object"}, **fields)
+    assert answer.json()["choices"][0]["message"]["content"] == "<think>hm</think>{}"
+    _, answer = await post("<think>hm</think>" + CALL, tools=[WEATHER], tool_choice="required", **fields)
+    message = answer.json()["choices"][0]["message"]
+    assert message["content"] == "<think>hm</think>" and len(message["tool_calls"]) == 1
+
+
+TELLS_KWARGS = CHATML + "{# </think> #}{{ [enable_thinking, thinking, reasoning_effort] }}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"reasoning_effort": "none"}, "[False, False, 'none']"),
+        ({"reasoning_effort": "max"}, "[True, True, 'max']"),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, "[True, True, 'low']"),
+        ({"reasoning": {"enabled": True, "reasoning_effort": "high"}}, "[True, True, 'high']"),
+        ({"reasoning": {"effort": "none"}}, "[False, False, 'none']"),
+        ({"reasoning": {"enabled": False}}, "[False, False, Undefined]"),
+        ({"reasoning": {"enabled": True}}, "[True, True, Undefined]"),
+        ({"reasoning": {"max_tokens": 9}}, "[Undefined, Undefined, Undefined]"),
+        ({"reasoning_effort": "low", "chat_template_kwargs": {"thinking": False}}, "[True, False, 'low']"),
+    ],
+)
+async def test_a_template_is_told_whether_to_think_by_whichever_name_it_asks_for(fields, told):
+    client, _ = await post("x", template=TELLS_KWARGS, **fields)
+    assert prompt_of(client).endswith(told)
+
+
+async def test_thinking_that_is_excluded_is_not_told():
+    _, answer = await post("<think>hm</think>yes", template=THINKING, reasoning={"exclude": True})
+    assert answer.json()["choices"][0]["message"] == {"role": "assistant", "content": "yes"}
+
+
 async def test_a_template_can_be_told_not_to_think():
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
         client, answer = await post("<think>x", template=THINKING, **fields)
@@ -284,6 +344,17 @@ async def test_a_named_call_ends_like_text_and_a_required_one_as_a_call():
         assert answer.json()["choices"][0]["finish_reason"] == reason
         assert answer.json()["choices"][0]["message"]["tool_calls"]
         assert client.requests[0].grammar is not None
+
+
+@pytest.mark.parametrize("size", [1, 5, len("<tool_call>\n"), len('<tool_call>\n{"name": "get_w')])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+async def test_a_forced_call_that_is_cut_before_its_name_leaves_nothing_to_read(choice, size):
+    cut = says(CALL[:size], finish="length")
+    _, answer = await post(cut, tools=[WEATHER], tool_choice=choice)
+    told = answer.json()["choices"][0]
+    assert told["message"] == {"role": "assistant", "content": ""} and told["finish_reason"] == "length"
+    _, answer = await post(cut, tools=[WEATHER], tool_choice=choice, stream=True)
+    assert not any(event["choices"][0]["delta"].get("content") for event in events(answer.text)[:-1])
 
 
 async def test_a_document_may_come_where_a_call_could():

@@ -67,6 +67,21 @@ async def test_the_stream_joined_is_the_whole_answer():
         assert mine[0]["prompt_token_ids"] == choice["prompt_token_ids"]
 
 
+async def test_every_event_tells_ids_and_the_first_the_prompts():
+    fields = {"prompt": ["x", "yz"], "logprobs": 0, "return_token_ids": True, "stream": True}
+    _, stream = await post(fields, [*says("ab", index=0, logprobs=True), *says("c", index=1, logprobs=True)])
+    choices = [event["choices"][0] for event in events(stream.text)[:-1]]
+    assert all(len(one["token_ids"]) == len(one["logprobs"]["tokens"]) for one in choices)
+    for index in (0, 1):
+        first, *rest = (one for one in choices if one["index"] == index)
+        assert first["prompt_token_ids"] and not any("prompt_token_ids" in one for one in rest)
+
+
+async def test_the_chosen_token_is_told_without_alternatives():
+    _, answer = await post({"prompt": "x", "logprobs": 0}, says("ab", logprobs=True))
+    assert answer.json()["choices"][0]["logprobs"]["top_logprobs"][:2] == [{"a": -0.5}, {"b": -0.5}]
+
+
 async def test_offsets_count_characters():
     _, answer = await post({"prompt": "x", "logprobs": 1}, says("abc", logprobs=True))
     logprobs = answer.json()["choices"][0]["logprobs"]

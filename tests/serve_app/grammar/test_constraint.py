@@ -112,6 +112,56 @@ def test_regex_choice_and_grammar(table: TokenTable, prefix: str) -> None:
         assert write(table, asked("grammar", 'root ::= "a" ("1" | "2")'), rng) in ("a1", "a2")
 
 
+SMALL = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object", "schema": SMALL}},
+        {"response_format": {"type": "json_schema", "schema": SMALL}},
+        {"json_schema": SMALL},
+        {"json_schema": json.dumps(SMALL)},
+    ],
+)
+def test_a_schema_holds_wherever_a_peer_takes_it(table: TokenTable, fields: dict[str, Any]) -> None:
+    rng = random.Random(5)
+    for _ in range(20):
+        assert json.loads(write(table, constraint(**fields).grammar, rng) or "") in ({"a": 1}, {"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        ('?start: "a" b\n?b: "1" | "2"\n', "a[12]"),  # marks that shape Lark's trees
+        ('!start: "a"', "a"),
+        ('// a ::= b\n\nstart: A "::="\nA: /[ab]/', "[ab]::="),
+        ('%import common.DIGIT\nstart: DIGIT x? -> one\nx: " #" /[a-c]/', "[0-9]( #[a-c])?"),
+        ('root ::= start ":"\nstart ::= [ab]', "[ab]:"),
+        ('root ::= "\\"start" start # start\nstart ::= [start] | last-start\nlast-start ::= "x"', '"start[startx]'),
+        ('root::="a"', "a"),
+    ],
+)
+def test_lark_and_gbnf_are_told_apart(table: TokenTable, grammar: str, pattern: str) -> None:
+    rng = random.Random(7)
+    for _ in range(20):
+        assert re.fullmatch(pattern, write(table, constraint(grammar=grammar).grammar, rng) or "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"regex": "[ab]{2}-x"}, "[ab]{2}-x"),
+        ({"ebnf": 'root ::= "Hello" | "Hey" [a-c]'}, "Hello|Hey[a-c]"),
+        ({"grammar": 'root ::= "a"{5,5}'}, "a{5}"),
+    ],
+)
+def test_texts_hold_as_peers_spell_them(table: TokenTable, fields: dict[str, Any], pattern: str) -> None:
+    rng = random.Random(6)
+    for _ in range(20):
+        assert re.fullmatch(pattern, write(table, constraint(**fields).grammar, rng) or "")
+
+
 def test_structural_tags_hold_inside_free_text(table: TokenTable) -> None:
     schema = {
         "type": "object",
@@ -142,6 +192,7 @@ def test_structural_tags_hold_inside_free_text(table: TokenTable) -> None:
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_object", "schema": {"type": "hiccup"}}}, "response_format.schema"),
         ({"response_format": {"type": "structural_tag"}}, "response_format"),
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_json": "[1]"}, "guided_json"),
@@ -153,6 +204,9 @@ def test_structural_tags_hold_inside_free_text(table: TokenTable) -> None:
         ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
         ({"guided_grammar": "root ::= ("}, "guided_grammar"),
         ({"guided_regex": "a" * 300_000}, "guided_regex"),
+        ({"json_schema": "{"}, "json_schema"),
+        ({"regex": "a", "ebnf": 'root ::= "a"'}, "ebnf"),
+        ({"grammar": "root ::= ("}, "grammar"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, Any], param: str) -> None:

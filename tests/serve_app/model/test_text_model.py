@@ -26,7 +26,7 @@ def folder(tmp_path):
             "eos_token": "<|im_end|>",
             "chat_template": CHATML,
         },
-        "generation_config.json": {"eos_token_id": [2, 0], "temperature": 0.6, "top_k": 20, "max_length": 9},
+        "generation_config.json": {"eos_token_id": [2, 0], "temperature": 0.6, "top_k": 20, "max_new_tokens": 77},
     }
     for name, value in files.items():
         (tmp_path / name).write_text(json.dumps(value))
@@ -38,6 +38,7 @@ def test_a_folder_gives_tokenizer_template_ends_and_defaults(folder):
     assert model.encode("<|im_start|>a") == (1, 4 + ord("a"))
     assert model.eos_ids == (2, 0)
     assert (model.defaults.temperature, model.defaults.top_k, model.defaults.top_p) == (0.6, 20, 1.0)
+    assert model.defaults.max_new_tokens == 77
     assert model.max_context_len == 256
     assert model.template.render([{"role": "user", "content": "x"}]) == "<|im_start|>user\nx<|im_end|>\n"
 

@@ -5,8 +5,8 @@ from serve_app.text.thinking import THINK_FORMATS, ThinkParser, find_think_forma
 THINK = THINK_FORMATS["think"]
 
 
-def parse(text_pieces, place="before", format_=THINK):
-    parser = ThinkParser(format_, place)
+def parse(text_pieces, place="before", format_=THINK, **options):
+    parser = ThinkParser(format_, place, **options)
     said = [*(parser.push(piece) for piece in text_pieces), parser.flush()]
     return "".join(one.reasoning for one in said), "".join(one.content for one in said)
 
@@ -38,6 +38,8 @@ def cuts_of(text):
 def test_thinking_and_answer_are_told_apart_however_the_text_is_cut(text, place, reasoning, content):
     for pieces in cuts_of(text):
         assert parse(pieces, place) == (reasoning, content), pieces
+        kept = parse(pieces, place, keeps_markers=True)
+        assert kept[0] + kept[1] == text and kept[1] == content, pieces
 
 
 def test_a_model_that_always_thinks_needs_no_opening_marker():

@@ -1,0 +1,36 @@
+"""A prompt that comes as tokens, where a client has rendered the conversation itself."""
+
+from engine.errors import RequestError
+from serve_app.api.requests import ChatRequest
+from serve_app.generation.sampling import check_ids
+from serve_app.model.text_model import TextModel
+
+__all__ = ["token_prompt"]
+
+# what only a template can do
+OF_TEMPLATES = (
+    "add_generation_prompt",
+    "add_special_tokens",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "echo",
+    "reasoning",
+    "reasoning_effort",
+)
+
+
+def token_prompt(chat: ChatRequest, model: TextModel) -> tuple[int, ...] | None:
+    """The prompt's tokens, None if the messages are to be rendered. Raises RequestError."""
+    field = chat.token_field
+    if field is None:
+        if not chat.messages:
+            raise RequestError("messages: there must be at least one, or a prompt in prompt_token_ids", "messages")
+        return None
+    for name in OF_TEMPLATES:
+        if getattr(chat, name) != type(chat).model_fields[name].get_default(call_default_factory=True):
+            raise RequestError(f"{name}: not together with {field}, which no template renders", param=name)
+    tokens = getattr(chat, field)
+    check_ids(field, tokens, model.vocabulary.num_tokens)
+    return tuple(tokens)
