@@ -198,7 +198,8 @@ class Sampler:
             stop = at + len(slice_.scored)
             if slice_.scored:
                 most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
-                scores.append(self._scores_of(logits_RV[at:stop], slice_.scored, most))
+                # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
+                scores.append(self._scores_of(logits_RV[at:stop].clone(), slice_.scored, most))
             num_sampled = slice_.samples * (1 + slice_.num_drafts)
             sampled += range(stop, stop + num_sampled)
             at = stop + num_sampled
