@@ -12,6 +12,7 @@ from torch import Tensor
 
 from configs.schema import ModelConfig
 from engine.arena import ArenaError
+from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.form.grammar import Vocabulary
 from engine.load import device_of, load_executor
@@ -124,6 +125,11 @@ def lead(
     size, token = model.tensor_parallel, secrets.token_hex(32)
     plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
     on_gpu = device_of(model.engine).type == "cuda"
+    if on_gpu and model.resources.num_gpus < 1:  # else Ray shows every rank all of them, and all take the first
+        raise ModelError(
+            f"tensor_parallel is {size}, and each rank takes a GPU of its own; set resources.num_gpus to 1, or "
+            "engine.device to cpu"
+        )
     name = _group_name(host, on_one_node and not on_gpu)
     # memory must be there before the others look for it; a process group comes about when all have come
     memory = _memory(plans, 0, size)

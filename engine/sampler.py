@@ -17,6 +17,7 @@ from kernels.kernel_set import KernelSet
 __all__ = ["Sampler", "Sampling"]
 
 ReadLogprobs = Callable[[], tuple[TokenLogprob | None, ...]]
+ReadScores = Callable[[], tuple[PromptLogprob, ...]]
 
 FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
 
@@ -74,7 +75,7 @@ class Sampler:
     def begin(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
         """The same, whose result can be asked for later: once, and before the next one is begun."""
         states = self._sampling(plan)
-        scores: tuple[tuple[PromptLogprob, ...], ...] = ()
+        scores: list[ReadScores] = []
         if any(slice_.scored for slice_ in plan.slices):
             scores, logits_RV = self._score(plan, logits_RV)
         if not states:
@@ -183,40 +184,49 @@ class Sampler:
             parts = (column.tolist() for column in columns)
             for (row, count), others, token, logprob, ids, values in zip(asked, named, *parts, strict=True):
                 top = _floored(ids[:count], values[:count])
-                out[row] = TokenLogprob(token, max(logprob, FLOOR), top, _floored(*others))
+                out[row] = TokenLogprob(token, max(logprob, FLOOR), top, others())
             return tuple(out)
 
         return read
 
-    def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[tuple[tuple[PromptLogprob, ...], ...], Tensor]:
-        """What the prompts' tokens got, and the rows that are sampled from."""
-        scores, at = [], 0
+    def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
+        """What the prompts' tokens got, to be read later, and the rows that are sampled from."""
+        scores: list[ReadScores] = []
+        at = 0
         sampled: list[int] = []
         for slice_ in plan.slices:
             stop = at + len(slice_.scored)
             if slice_.scored:
                 most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
-                scores.append(self._scores_of(logits_RV[at:stop], slice_.scored, most))
+                # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
+                scores.append(self._scores_of(logits_RV[at:stop].clone(), slice_.scored, most))
             num_sampled = slice_.samples * (1 + slice_.num_drafts)
             sampled += range(stop, stop + num_sampled)
             at = stop + num_sampled
-        return tuple(scores), logits_RV[self._ints(sampled)]
+        return scores, logits_RV[self._ints(sampled)]
 
-    def _scores_of(self, logits_TV: Tensor, tokens: tuple[int, ...], most: int) -> tuple[PromptLogprob, ...]:
+    def _scores_of(self, logits_TV: Tensor, tokens: tuple[int, ...], most: int) -> ReadScores:
         tokens_T = self._ints(list(tokens))
         logprobs, top_ids, top_values = self._kernels.logprobs(logits_TV, tokens_T, most)
         ranks = (logits_TV > logits_TV.gather(-1, tokens_T[:, None])).sum(-1) + 1
-        parts = (tokens, logprobs.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist())
-        return tuple(
-            PromptLogprob(token, max(logprob, FLOOR), rank, _floored(ids, values))
-            for token, logprob, rank, ids, values in zip(*parts, strict=True)
-        )
+        columns = [HostCopy(one) for one in (logprobs, ranks, top_ids, top_values)]
 
-    def _named(self, logits_V: Tensor, state: SamplingState) -> tuple[list[int], list[float]]:
-        """Tokens that the request names, and their log probabilities."""
-        if not state.named:
-            return [], []
-        return list(state.named), logits_V.log_softmax(-1)[self._ints(list(state.named))].tolist()
+        def read() -> tuple[PromptLogprob, ...]:
+            parts = (column.tolist() for column in columns)
+            return tuple(
+                PromptLogprob(token, max(logprob, FLOOR), rank, _floored(ids, values))
+                for token, logprob, rank, ids, values in zip(tokens, *parts, strict=True)
+            )
+
+        return read
+
+    def _named(self, logits_V: Tensor, state: SamplingState) -> Callable[[], tuple[tuple[int, float], ...]]:
+        """Tokens that the request names, and their log probabilities, to be read later."""
+        ids = list(state.named)
+        if not ids:
+            return tuple
+        values = HostCopy(logits_V.log_softmax(-1)[self._ints(ids)])
+        return lambda: _floored(ids, values.tolist())
 
     def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
         entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
@@ -238,7 +248,7 @@ class Sampling:
         states: list[SamplingState],
         tokens: Tensor,
         read_logprobs: "ReadLogprobs",
-        scores: tuple[tuple[PromptLogprob, ...], ...],
+        read_scores: list[ReadScores],
         counts: tuple[int, ...],
     ) -> None:
         self.tokens = tokens  # [N] int64, on the device
@@ -246,7 +256,7 @@ class Sampling:
         self._copy = HostCopy(tokens)
         self._states, self._read_logprobs = states, read_logprobs
         self._slices_states = [] if not states else list(dict.fromkeys(states))
-        self._scores, self._counts = scores, counts
+        self._read_scores, self._counts = read_scores, counts
 
     def result(self) -> StepResult:
         """Waits for it. From then on the sequences have these tokens."""
@@ -255,7 +265,8 @@ class Sampling:
         for state, token in zip(self._states, tokens, strict=True):
             state.append(token)
         failed = tuple(state.failure for state in self._slices_states)
-        return StepResult(tokens, logprobs, failed if any(failed) else (), self._scores, self._counts)
+        scores = tuple(read() for read in self._read_scores)
+        return StepResult(tokens, logprobs, failed if any(failed) else (), scores, self._counts)
 
 
 def _no_logprobs() -> tuple[TokenLogprob | None, ...]:

@@ -185,7 +185,7 @@ def _experts():
 
 def _sampling():
     plain = {"num_warps": 4, "num_stages": 3}
-    types = {"logits": "*fp32", "greedy": "*i1", "seeds": "*i64", "positions": "*i64", "best_out": "*fp32"}
+    types = {"logits": "*fp32", "greedy": "*u1", "seeds": "*i64", "positions": "*i64", "best_out": "*fp32"}
     types |= {"token_out": "*i64", "best": "*fp32", "tokens": "*i64", "out": "*i64"}
     return {
         "choose of chunks, 128256": (
@@ -234,7 +234,7 @@ def _logits():
     floats = ("logits", "bias", "counts", "presence", "frequency", "repetition", "out", "stats", "chosen_out")
     ints = ("rows", "tokens", "chosen", "best", "ids_out")
     types = dict.fromkeys((*floats, "values_out"), "*fp32") | dict.fromkeys(ints, "*i64")
-    types |= {"num_entries": "i32", "limited": "*i1"}
+    types |= {"num_entries": "i32", "limited": "*u1"}
     shape = {"V": 128256, "BLOCK_E": logit_mask.BLOCK_E}
     names = ("_copy_entries", "_forbid_entries", "_add_to_entries")
     functions = [*(getattr(logit_mask, name) for name in names), penalties._penalise]

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("triton")
 
 from kernels.rms_norm import triton as rms_norm
-from scripts.bench.gpu.compile_ahead import compile_ahead, compile_variant, noted
+from scripts.bench.gpu.compile_ahead import compile_ahead, compile_variant, noted, pool
 from scripts.bench.gpu.spared import spared
 from tests.aot.no_card import HOPPER, absent_card
 
@@ -52,6 +52,23 @@ def test_what_does_not_compile_is_told(absent):
 
 def test_a_cpu_compiles_nothing():
     assert compile_ahead(partial(pytest.fail, "it was run"), torch.device("cpu")) == 0
+
+
+def test_work_that_raises_is_left_to_where_it_is_launched(absent, capsys):
+    assert compile_ahead(partial(int, "no number"), torch.device("cuda")) == 0
+    assert "compiled as they are launched: ValueError" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(60)
+def test_processes_compile_what_is_launched(absent):
+    """The whole way, in processes that know no card."""
+    x, residual, weight = torch.randn(2, 64).bfloat16(), torch.randn(2, 64), torch.randn(64)
+    try:
+        assert compile_ahead(partial(rms_norm.add_rms_norm, x, residual, weight, 1e-5), torch.device("cuda")) == 1
+        assert kernels_in(absent) == 1
+    finally:
+        pool().shutdown()
+        pool.cache_clear()
 
 
 def test_a_row_that_raises_costs_no_other():

@@ -161,6 +161,13 @@ def test_a_cpu_engine_beside_a_gpu_adds_up_on_the_cpu(tmp_path: Path, monkeypatc
         assert executor.collective == "shared memory"
 
 
+def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = ModelConfig(name="tiny", source=str(tmp_path), tensor_parallel=2)
+    with pytest.raises(ModelError, match="tensor_parallel is 2.*resources.num_gpus to 1"):
+        ranks.lead(model, "127.0.0.1", True, lambda rank, meeting: pytest.fail("a rank was started"))
+
+
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor_parallel is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
         lead(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, meeting: None)

@@ -2,6 +2,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -82,8 +83,10 @@ def _card(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {"device": "cpu, tiny sizes"}
     properties = torch.cuda.get_device_properties(device)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True).stdout.partition("\n")[0]
+    driver = ""
+    if tool := shutil.which("nvidia-smi"):
+        query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.partition("\n")[0]
     return {
         "device": properties.name,
         "driver": driver,

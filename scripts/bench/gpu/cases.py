@@ -61,7 +61,9 @@ class Attention:
         group = num_heads // one.k_cache.shape[1]
 
         def gathered(cache: Tensor, scale_G: Tensor | None) -> Tensor:
-            dense = cache[one.block_table_SW[0].long()].transpose(0, 1).flatten(1, 2)[:, :seq_len].double()
+            raw = cache.view(torch.uint8) if cache.dtype.itemsize == 1 else cache  # not all torches index float8
+            blocks = raw[one.block_table_SW[0].long()].view(cache.dtype)
+            dense = blocks.float().double().transpose(0, 1).flatten(1, 2)[:, :seq_len]
             dense = dense if scale_G is None else dense * scale_G[:, None, None]
             return dense.repeat_interleave(group, 0)
 

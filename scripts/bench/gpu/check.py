@@ -171,7 +171,7 @@ def _float8_writes(kernels: KernelSet, heads: tuple[int, int], head_dim: int, de
     def written(function: Callable[..., Tensor]) -> Tensor:
         caches = [torch.zeros(shape, device=device, dtype=torch.float8_e4m3fn) for _ in range(2)]
         function(qkv.clone(), None, None, 1e-5, cos_sin, positions, slots, *caches, *scales)
-        return torch.cat([cache.double().flatten() for cache in caches])
+        return torch.cat([cache.float().double().flatten() for cache in caches])
 
     pair = written(kernels.qkv_rotary), written(qkv_reference.qkv_rotary)
     shape_name = f"{num} x {num_heads}/{num_kv_heads} x {head_dim}, fp8 cache"

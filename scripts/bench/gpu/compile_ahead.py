@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from scripts.bench.gpu.spared import why
+
 __all__ = ["Absent", "Variant", "compile_ahead", "compile_variant", "noted", "pool", "settle_keys"]
 
 MOST_PROCESSES = 16
@@ -34,6 +36,14 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> int:
     """
     if device.type != "cuda":
         return 0
+    try:
+        return _compile_ahead(work)
+    except Exception as error:  # of any kind: it only saves time
+        print(f"kernels are compiled as they are launched: {why(error)}", flush=True)
+        return 0
+
+
+def _compile_ahead(work: Callable[[], object]) -> int:
     from triton.runtime import driver
 
     settle_keys()
@@ -97,7 +107,7 @@ def compile_variant(target: Any, variant: Variant) -> str:
     try:
         getattr(import_module(variant.module), variant.name).preload(variant.data)
     except Exception as error:  # of any kind
-        return f"{variant.name} was not compiled: {type(error).__name__}: {error}".partition("\n")[0]
+        return f"{variant.name} was not compiled: {why(error)}"
     return ""
 
 

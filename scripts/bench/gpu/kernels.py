@@ -103,6 +103,9 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
             yield _attention("prefill", kernels, [length], [length], heads, head_dim, device)
         lens, counts = ([40, 20], [30, 1]) if tiny else ([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2)
         yield _attention("mixed", kernels, lens, counts, heads, head_dim, device)
+        # tables are as wide as the longest needs: most programs of the others have nothing to do
+        lens = [40, *[20] * 2] if tiny else [16_384, *[512] * 255]
+        yield _attention("decode, one is long,", kernels, lens, [1] * len(lens), heads, head_dim, device)
     yield from _variants(kernels, device, tiny)
     for rows in [2] if tiny else [8, 64]:
         for prefix in [64] if tiny else [256, 1024, 8192]:

@@ -29,8 +29,9 @@ def measure(works: Sequence[Work], device: torch.device) -> dict[str, float]:
     stream.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        for work in calls:
-            work()
+        # all results are held: each call has memory of its own to write, which the cache does not keep for the next
+        results = [work() for work in calls]
+    del results
     for _ in range(3):
         graph.replay()
     spans = []
