@@ -1,7 +1,7 @@
 """Which sequences of a step begin with the same blocks, so that attention can read these once for all of them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -20,25 +20,19 @@ class CascadeThresholds(msgspec.Struct, frozen=True):
 
     steps: tuple[tuple[int, int], ...]  # (rows, tokens that they share)
 
-    def are_reached(self, group: PrefixGroup) -> bool:
-        return any(len(group.rows) >= rows and group.num_tokens >= tokens for rows, tokens in self.steps)
-
-    def groups(self, slices: Sequence[SeqSlice], block_size: int) -> list[PrefixGroup]:
-        """Those of a plan that are worth it."""
-        if not self.steps:
-            return []
-        least_rows, least_tokens = (min(numbers) for numbers in zip(*self.steps, strict=True))
-        found = group_by_prefix(slices, block_size, least_tokens, least_rows)
-        return [group for group in found if self.are_reached(group)]
+    def are_reached(self, num_rows: int, num_tokens: int) -> bool:
+        return any(num_rows >= rows and num_tokens >= tokens for rows, tokens in self.steps)
 
 
-def group_by_prefix(
-    slices: Sequence[SeqSlice], block_size: int, least_tokens: int, least_rows: int
-) -> list[PrefixGroup]:
+def group_by_prefix(slices: Sequence[SeqSlice], block_size: int, thresholds: CascadeThresholds) -> list[PrefixGroup]:
     """Groups of slices with one token each: all but one of a group do without reading what it shares.
 
-    A prefix is a multiple of `least_tokens`, rounded up to whole blocks, and ends before every token of this step.
+    A prefix is a multiple of the least tokens of any step, rounded up to whole blocks, and ends before every token of
+    this step.
     """
+    if not thresholds.steps:
+        return []
+    least_rows, least_tokens = (min(numbers) for numbers in zip(*thresholds.steps, strict=True))
     run = -(-least_tokens // block_size)  # blocks that are looked at together
     root = _Node(0, [row for row, slice_ in enumerate(slices) if len(slice_.tokens) == 1])
     nodes = [root]
@@ -46,7 +40,7 @@ def group_by_prefix(
         node.children = [_Node(node.depth + 1, rows) for rows in _split(slices, node, run, block_size, least_rows)]
         nodes += node.children
     for node in reversed(nodes):
-        node.choose(least_rows)
+        node.choose(lambda depth, rows: thresholds.are_reached(len(rows), depth * run * block_size))
     return [PrefixGroup(depth * run * block_size, tuple(rows)) for depth, rows in root.groups]
 
 
@@ -62,18 +56,18 @@ class _Node:
         self.children: list[_Node] = []
         self.groups: Groups = []
 
-    def choose(self, least_rows: int) -> None:
+    def choose(self, is_worth: Callable[[int, list[int]], bool]) -> None:
         """The best of three: smaller groups that share more; of those the ones that save more than their rows would in
-        a group of this node's, and such a group of all others; all rows in one."""
+        a group of this node's, and such a group of all others; all rows in one. What is not worth it counts nothing."""
         below = [group for child in self.children for group in child.groups]
         kept = [(depth, rows) for depth, rows in below if depth * (len(rows) - 1) > self.depth * len(rows)]
         away = {row for _, rows in kept for row in rows}
         rest = [row for row in self.rows if row not in away]
         choices = [below]
         if self.depth:
-            choices.append([*kept, (self.depth, rest)] if len(rest) >= least_rows else kept)
+            choices.append([*kept, (self.depth, rest)])
             choices.append([(self.depth, self.rows)])
-        self.groups = max(choices, key=_saved)
+        self.groups = max(([group for group in choice if is_worth(*group)] for choice in choices), key=_saved)
 
 
 def _saved(groups: Groups) -> int:

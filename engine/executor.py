@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import ForwardBatch
-from engine.cascade import CascadeThresholds
+from engine.cascade import CascadeThresholds, group_by_prefix
 from engine.decode_graphs import DecodeGraphs
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
@@ -96,7 +96,7 @@ class InlineExecutor:
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """[R, V] logits."""
-        groups = self.cascade.groups(plan.slices, self.block_size) if self.cascade is not None else []
+        groups = group_by_prefix(plan.slices, self.block_size, self.cascade) if self.cascade is not None else []
         if self._graphs is not None and self._graphs.fits(plan):
             put_tokens = partial(self._put_sampled, plan)
             return self._decoder.logits(self._graphs.hidden(plan, groups, put_tokens))

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import pad
 
 from engine.batch import ForwardBatch
-from engine.cascade import group_by_prefix
+from engine.cascade import CascadeThresholds, group_by_prefix
 from engine.decode_graphs import DecodeGraphs
 from engine.plan import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
@@ -58,7 +58,7 @@ def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
     slices = [SeqSlice(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
     plan = StepPlan(1, tuple(slices))
     plain = ForwardBatch.from_plan(plan, 16, CPU)
-    grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(slices, 16, 32, 2))
+    grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(slices, 16, CascadeThresholds(((2, 32),))))
     assert plain.prefixes is None and grouped.prefixes.shared_lens_S.tolist() == [32, 32, 32]
     alone, together = (ours.decoder.forward(batch, ours.kv) for batch in (plain, grouped))
     assert 0 < ((together - alone).norm() / alone.norm()).item() < 1e-5
@@ -80,7 +80,7 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
         return ours.decoder.hidden(batch, ours.kv)
 
     graphs = DecodeGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
-    groups = group_by_prefix(slices, 16, 16, 2)
+    groups = group_by_prefix(slices, 16, CascadeThresholds(((2, 16),)))
     assert [group.rows for group in groups] == [(0, 2, 3), (4, 5)]
     together = ours.decoder.logits(graphs.hidden(plan, groups))
     assert seen[0].prefixes.group_starts.tolist() == [0, 3, 5, 5, 5]
