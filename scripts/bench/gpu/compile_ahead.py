@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scripts.bench.gpu.spared import why
+from scripts.bench.gpu.units import reason
 
-__all__ = ["Absent", "Variant", "compile_ahead", "compile_variant", "noted", "pool", "settle_keys"]
+__all__ = ["Absent", "Variant", "compile_ahead", "compile_variant", "noted", "pool", "settle_keys", "start_pool"]
 
 MOST_PROCESSES = 16
 KERNELS = Path(__file__).parents[3] / "kernels"
@@ -39,7 +39,7 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> int:
     try:
         return _compile_ahead(work)
     except Exception as error:  # of any kind: it only saves time
-        print(f"kernels are compiled as they are launched: {why(error)}", flush=True)
+        print(f"kernels are compiled as they are launched: {reason(error)}", flush=True)
         return 0
 
 
@@ -62,6 +62,12 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         min(MOST_PROCESSES, os.cpu_count() or 1), multiprocessing.get_context("spawn"), initializer=_begin
     )
+
+
+def start_pool() -> None:
+    """Processes take seconds to import what they need: they can do so before there is work."""
+    for _ in range(MOST_PROCESSES):
+        pool().submit(int)
 
 
 def _begin() -> None:
@@ -107,7 +113,7 @@ def compile_variant(target: Any, variant: Variant) -> str:
     try:
         getattr(import_module(variant.module), variant.name).preload(variant.data)
     except Exception as error:  # of any kind
-        return f"{variant.name} was not compiled: {why(error)}"
+        return f"{variant.name} was not compiled: {reason(error)}"
     return ""
 
 
