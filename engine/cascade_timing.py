@@ -1,18 +1,22 @@
 """From how many rows and tokens on a shared prefix is worth reading once: measured on the device that will do it."""
 
+import logging
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from engine.batch import ForwardBatch
 from engine.cascade import CascadeThresholds, PrefixGroup
-from engine.decode_graphs import Capture, Run
+from engine.cuda_capture import Capture, CaptureError, Run
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.plan import SeqSlice, StepPlan
 
 __all__ = ["AttentionTimer", "measure_thresholds"]
+
+log = logging.getLogger(__name__)
 
 ROWS = (4, 8, 16, 32, 64)
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
@@ -71,7 +75,14 @@ class AttentionTimer:
 
     def _seconds(self, batch: ForwardBatch) -> float:
         """The least of some."""
-        run = self._capture(lambda: self._decoder.attend(batch, self._kv))
+
+        def run() -> Tensor:
+            return self._decoder.attend(batch, self._kv)
+
+        try:
+            run = self._capture(run)
+        except CaptureError as error:
+            log.warning("attention is timed without a CUDA graph: %s", error)
         run()
         return min(self._once(run) for _ in range(REPEATS))
 

@@ -125,5 +125,7 @@ class InlineExecutor:
 
     def close(self) -> None:
         self._aside.shutdown()
+        if self._graphs is not None:
+            self._graphs.close()
         if self.node_cache is not None:
             self.node_cache.close()

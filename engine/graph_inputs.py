@@ -28,21 +28,27 @@ class GraphShape(msgspec.Struct, frozen=True):
 
     @property
     def int_sizes(self) -> list[int]:
-        """Of starts, lengths and block table; where there are groups, of their starts, members and shared lengths."""
+        """Of starts and lengths; where there are groups, of their starts, members and shared lengths."""
         size = self.num_rows
-        groups = [self.num_groups + 1, size, size] if self.num_groups else []
-        return [size + 1, size, size * self.width, *groups]
+        return [size + 1, size, *([self.num_groups + 1, size, size] if self.num_groups else [])]
 
 
 class GraphInputs:
-    """A step is written to host memory first, and goes over in two copies."""
+    """A step is written to host memory first, and goes over in two copies.
+
+    The table goes as narrow as the step's longest sequence is, behind the other ints, and is spread on the device:
+    there each row is as wide as the graph's, and what lies past the step's width is an earlier step's, which nobody
+    reads.
+    """
 
     def __init__(self, largest: GraphShape, device: torch.device) -> None:
         pinned = device.type == "cuda"
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-        sizes = [(_room(largest.long_sizes), torch.int64), (_room(largest.int_sizes), torch.int32)]
+        num_entries = largest.num_rows * largest.width
+        sizes = [(_room(largest.long_sizes), torch.int64), (_room(largest.int_sizes) + num_entries, torch.int32)]
         self._host = [torch.zeros(n, dtype=dtype, pin_memory=pinned) for n, dtype in sizes]
         self._there = [torch.zeros(n, dtype=dtype, device=device) for n, dtype in sizes]
+        self._table = torch.full((num_entries,), -1, dtype=torch.int32, device=device)
         self._rows = torch.arange(largest.num_rows, device=device)
 
     def fill(
@@ -54,7 +60,7 @@ class GraphInputs:
         count = len(slices)
         # through numpy: a tensor of lists takes milliseconds where rows and blocks are many
         tokens, positions, slots = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
-        starts, lens, table, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
+        starts, lens, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
         tokens[:count] = [slice_.tokens[0] for slice_ in slices]
         positions[:count] = [slice_.start for slice_ in slices]
         slots[:count] = [
@@ -64,30 +70,38 @@ class GraphInputs:
         lens[:count] = positions[:count] + 1
         for part, padding in ((tokens, 0), (positions, 0), (slots, -1), (lens, 0)):
             part[count:] = padding
-        table.fill(-1)
-        for row, slice_ in zip(table.reshape(shape.num_rows, shape.width), slices, strict=False):
-            row[: len(slice_.blocks)] = slice_.blocks[: shape.width]
         if shared:
             _fill_prefixes(shared, groups)
-        for host, there, sizes in zip(self._host, self._there, (shape.long_sizes, shape.int_sizes), strict=True):
-            there[: _room(sizes)].copy_(host[: _room(sizes)], non_blocking=True)
+        width = min(shape.width, max(len(slice_.blocks) for slice_ in slices))
+        num_ints = _room(shape.int_sizes)
+        entries = slice(num_ints, num_ints + count * width)
+        narrow = self._host[1][entries].view(count, width).numpy()
+        narrow.fill(-1)
+        for row, slice_ in zip(narrow, slices, strict=True):
+            row[: len(slice_.blocks)] = slice_.blocks[:width]
+        for host, there, num in zip(self._host, self._there, (_room(shape.long_sizes), entries.stop), strict=True):
+            there[:num].copy_(host[:num], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
+        self._table_of(shape)[:count, :width].copy_(self._there[1][entries].view(count, width))
 
     def batch(self, shape: GraphShape) -> ForwardBatch:
         """What was filled in last, on the device."""
         tokens, positions, slots = _parts(self._there[0], shape.long_sizes)
-        starts, lens, table, *shared = _parts(self._there[1], shape.int_sizes)
+        starts, lens, *shared = _parts(self._there[1], shape.int_sizes)
         return ForwardBatch(
             tokens,
             positions,
             slots,
             starts,
             lens,
-            table.view(shape.num_rows, shape.width),
+            self._table_of(shape),
             self._rows[: shape.num_rows],
             SharedPrefixes(*shared) if shared else None,
         )
+
+    def _table_of(self, shape: GraphShape) -> Tensor:
+        return self._table[: shape.num_rows * shape.width].view(shape.num_rows, shape.width)
 
 
 def _fill_prefixes(parts: list[np.ndarray], groups: Sequence[PrefixGroup]) -> None:

@@ -10,6 +10,7 @@ is imported, which is before this module is. With more than one thread the proce
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,10 +20,12 @@ from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.decode_graphs import DecodeGraphs, Run, cuda_capture
+from engine.cuda_capture import CudaMemory, Run, cuda_capture
+from engine.decode_graphs import DecodeGraphs
 from engine.errors import ModelError
 from engine.executor import InlineExecutor
 from engine.form.grammar import TokenTable, Vocabulary
+from engine.graph_cache import MAX_GRAPHS, GraphCache, graphs_budget
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.node_cache import open_node_cache
@@ -93,7 +96,7 @@ def load_executor(
         sampler,
         max_context_len,
         device,
-        _graphs(config, decoder, kv, max_context_len, device),
+        _graphs(config, decoder, kv, max_context_len, tp, device),
         overlaps=_overlaps(config, device),
         cascade=cascade,
         tp=tp,
@@ -137,13 +140,14 @@ def _overlaps(config: EngineConfig, device: torch.device) -> bool:
 
 
 def _graphs(
-    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, device: torch.device
+    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, tp: TensorParallel, device: torch.device
 ) -> DecodeGraphs | None:
     if device.type != "cuda" or not config.cuda_graphs:
         return None
+    agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
     return DecodeGraphs(
         lambda batch: decoder.hidden(batch, kv),
-        cuda_capture(device),
+        GraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree),
         max_rows=config.scheduler.max_sequences * (1 + config.scheduler.max_draft_tokens),
         max_blocks=-(-max_context_len // kv.block_size),
         block_size=kv.block_size,
@@ -236,7 +240,7 @@ def _num_blocks(
     block_bytes = KVStore.block_bytes(arch, cache.block_size, cache_dtype)
     num_bytes = cache.cache_bytes
     if num_bytes is None:
-        num_bytes = _free_gpu_bytes(device, cache.memory_fraction) if device.type == "cuda" else CPU_CACHE_BYTES
+        num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
     if num_bytes < block_bytes:
         raise ModelError(
             f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
@@ -246,19 +250,26 @@ def _num_blocks(
     return min(num_bytes // block_bytes, most)
 
 
-def _free_gpu_bytes(device: torch.device, fraction: float) -> int:
+def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:
     torch.cuda.empty_cache()  # what loading took besides the weights
     free, total = torch.cuda.mem_get_info(device)
-    return cache_bytes_of(free, total, torch.cuda.memory_reserved(device), fraction)
+    reserved = torch.cuda.memory_reserved(device)
+    return cache_bytes_of(free, total, reserved, config.cache.memory_fraction, _graphs_bytes(config, device))
 
 
-def cache_bytes_of(free: int, total: int, ours: int, fraction: float) -> int:
-    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights.
+def _graphs_bytes(config: EngineConfig, device: torch.device) -> int:
+    """What is set aside for CUDA graphs, which the caching allocator knows nothing of."""
+    return graphs_budget(torch.cuda.mem_get_info(device)[1]) if config.cuda_graphs else 0
+
+
+def cache_bytes_of(free: int, total: int, ours: int, fraction: float, set_aside: int = 0) -> int:
+    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights, and will
+    have what is `set_aside` for graphs.
 
     Others may be on the card: `fraction` is for us alone, but beside all of them a tenth of the card is kept free, or
     what the fraction leaves if that is less.
     """
-    return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction)))
+    return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction))) - set_aside
 
 
 class _Clock:

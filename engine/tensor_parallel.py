@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+import torch
 from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
@@ -59,6 +60,13 @@ class TensorParallel:
         if self.group is None:
             return x
         return self.sum(x.float() * (self.rank == 0)).to(x.dtype)
+
+    def least(self, number: int, most: int, device: torch.device) -> int:
+        """The least of all ranks' numbers, each from 0 to `most`."""
+        if self.group is None:
+            return number
+        reached = torch.arange(1, most + 1, device=device) <= number
+        return int((self.sum(reached.float()) == self.size).sum())
 
     def join_columns(self, x_RV: Tensor, num_columns: int) -> Tensor:
         """At rank 0 the parts of all ranks side by side, [R, num_columns]; elsewhere x_RV itself."""

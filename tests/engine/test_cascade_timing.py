@@ -5,6 +5,7 @@ import torch
 
 from engine.cascade import CascadeThresholds
 from engine.cascade_timing import ROWS, TOKENS, AttentionTimer, measure_thresholds
+from engine.cuda_capture import CaptureError
 from kernels.kernel_set import load_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
 
@@ -70,3 +71,14 @@ def test_both_ways_are_timed_on_blocks_of_their_own():
     assert timer(5, 256) is None, "more rows than ever run"
     assert timer(4, 512) is None, "longer than a context"
     assert timer(2, 1024) is None
+
+
+def test_what_cannot_be_recorded_is_timed_all_the_same():
+    model = RandomModel(TINY, load_kernels(torch.device("meta"), torch.float32), 64, torch.float32, torch.device("cpu"))
+
+    def capture(run):
+        raise CaptureError("operation not permitted when stream is capturing")
+
+    timer = AttentionTimer(model.decoder, model.kv, 512, 8, torch.device("cpu"), capture)
+    apart, together = timer(4, 256)
+    assert apart > 0 and together > 0

@@ -12,9 +12,12 @@ from engine.batch import ForwardBatch
 from engine.cascade import PrefixGroup
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.decode_graphs import DecodeGraphs, Run
+from engine.cuda_capture import CaptureError, Run
+from engine.decode_graphs import DecodeGraphs
 from engine.engine import Engine
 from engine.executor import InlineExecutor
+from engine.graph_cache import MAX_GRAPHS
+from engine.graph_inputs import GraphInputs, GraphShape
 from engine.kv_store import KVStore
 from engine.load import load_executor
 from engine.model.decoder import Decoder
@@ -29,9 +32,10 @@ BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES, MAX_ROWS = 4, 64, 19, 50
 
 
 class Recorder:
-    """Counts what is recorded and what is replayed."""
+    """Counts what is recorded and what is replayed. `fails_from`: so many can be recorded, the others cannot."""
 
-    def __init__(self) -> None:
+    def __init__(self, fails_from: int = 1000) -> None:
+        self.fails_from = fails_from
         self.num_recorded = self.num_replayed = self.num_guessed = 0
 
     def look_at(self, batch: ForwardBatch) -> None:
@@ -40,6 +44,8 @@ class Recorder:
         self.num_guessed += int(((table[1:] == table[:-1]).all(-1) & (lens[1:] > 0)).sum())
 
     def __call__(self, run: Run) -> Run:
+        if self.num_recorded == self.fails_from:
+            raise CaptureError("operation not permitted when stream is capturing")
         self.num_recorded += 1
 
         def replay() -> torch.Tensor:
@@ -120,6 +126,56 @@ def test_padded_and_replayed_steps_give_the_same(
         assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)
     assert recorder.num_replayed > 5 * recorder.num_recorded, "nearly every step was recorded anew"
     assert (recorder.num_guessed > 10) == (max_drafts > 0)
+
+
+def test_steps_that_cannot_be_recorded_give_the_same(tmp_path: Path) -> None:
+    source, recorder = tiny(tmp_path, "llama"), Recorder(fails_from=2)
+    plain = answers(executor_of(source, None, torch.float32))
+    found = answers(executor_of(source, recorder, torch.float32), overlap=True)
+    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in plain]
+    assert recorder.num_recorded == 2 and recorder.num_replayed > 10
+
+
+def test_a_closed_executor_holds_no_graph(tmp_path: Path) -> None:
+    """NCCL waits for graphs with its calls, when its group is closed."""
+    executor = executor_of(tiny(tmp_path, "llama"), Recorder(), torch.float32)
+    graphs = executor._graphs
+    assert graphs is not None and graphs.shapes
+    executor.close()
+    assert not graphs.shapes
+
+
+def test_crowds_of_any_size_and_length_are_few_shapes() -> None:
+    """Where a graph takes 24 MiB, those of the old table's ten widths took 8 GiB."""
+    graphs = DecodeGraphs(
+        lambda batch: batch.tokens_T, lambda run: run, max_rows=256, max_blocks=8192, block_size=16, device=CPU
+    )
+    shapes = set()
+    for num_rows in range(1, 257):
+        for num_blocks in (1, 128, 129, 512, 513, 8192):
+            for num_groups in {0, 1, 4, 5, 16, 64} if num_rows >= 128 else {0}:
+                shapes.add(graphs.shape_of(num_rows, num_blocks, num_groups))
+    assert {shape.width for shape in shapes} == {128, 512, 8192}
+    assert {shape.num_groups for shape in shapes if shape.num_rows == 256} == {0, 4, 128}
+    assert 2 * len({shape.num_rows for shape in shapes}) <= MAX_GRAPHS, "those of two widths are there at once"
+
+
+def test_a_step_is_as_wide_as_its_longest_sequence_and_its_graph_may_be_wider() -> None:
+    inputs = GraphInputs(GraphShape(4, 9, 4), CPU)
+    for shape, tables in (
+        (GraphShape(4, 9, 0), [(1, 2, 3, 4, 5, 6, 7, 8, 9), (11,), (21, 22)]),
+        (GraphShape(4, 9, 0), [(31, 32), (41,)]),
+        (GraphShape(2, 5, 4), [(51,), (61, 62, 63)]),
+    ):
+        slices = [SeqSlice(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
+        inputs.fill(shape, slices, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
+        batch = inputs.batch(shape)
+        assert batch.block_table_SW.shape == (shape.num_rows, shape.width) and batch.block_table_SW.is_contiguous()
+        width = max(map(len, tables))
+        padded = [[*blocks, *[-1] * (width - len(blocks))] for blocks in tables]
+        assert batch.block_table_SW[: len(tables), :width].tolist() == padded
+        assert batch.seq_lens_S[: len(tables)].tolist() == [4 * len(blocks) for blocks in tables]
+        assert batch.slots_T[: len(tables)].tolist() == [blocks[-1] * 4 + 3 for blocks in tables]
 
 
 def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ def test_a_gpu_may_be_shared(others, fraction, left):
     assert cache_bytes_of(free, total, ours, fraction) == pytest.approx(left << 30, abs=2)
 
 
+def test_what_graphs_take_is_left_for_them():
+    sizes = (63 << 30, 80 << 30, 16 << 30, 0.9)
+    assert cache_bytes_of(*sizes, set_aside=2 << 30) == cache_bytes_of(*sizes) - (2 << 30)
+
+
 def test_a_context_longer_than_the_models_is_refused(folder):
     with pytest.raises(ModelError, match="made for 256 tokens"):
         load(folder, max_context_len=257)
