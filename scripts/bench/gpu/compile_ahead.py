@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -111,10 +112,24 @@ def compile_variant(target: Any, variant: Variant) -> str:
 
     driver.set_active(Absent(target))
     try:
-        getattr(import_module(variant.module), variant.name).preload(variant.data)
+        kernel = getattr(import_module(variant.module), variant.name).preload(variant.data)
+        _build_launcher(kernel)
     except Exception as error:  # of any kind
         return f"{variant.name} was not compiled: {reason(error)}"
     return ""
+
+
+def _build_launcher(kernel: Any) -> None:
+    """What hands over arguments of these types: up to Triton 3.6 C, compiled at the first launch, for 0.3 s each."""
+    from triton.backends.nvidia import driver
+
+    if not hasattr(driver, "make_launcher"):
+        return
+    try:
+        driver.libcuda_dirs()
+    except (AssertionError, OSError, subprocess.SubprocessError):  # no driver here, so nothing will be launched
+        return
+    driver.CudaLauncher(kernel.src, kernel.metadata)
 
 
 class Absent:
