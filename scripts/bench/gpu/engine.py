@@ -30,13 +30,14 @@ __all__ = ["start_row", "time_cascade", "time_engine", "time_engine_beside_peers
 
 CHUNK = 8192  # tokens of a step
 PROFILED_STEPS = 3
+WARM_STEPS = 4
 MakeModel = Callable[[], RandomModel]
 
 
 def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
     """Decode at three batches, each with a profile by kernel; then what graphs and async scheduling are worth."""
     arch, batches, context, steps = _sizes(tiny)
-    num_blocks = max(batches) * -(-(context + steps + 2) // BLOCK_SIZE) + 1
+    num_blocks = _num_blocks(max(batches), context, steps)
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device))
     loads = {batch: [_prompt(arch.vocab_size, s, context) for s in range(batch)] for batch in batches}
     forward_ms: dict[int, float] = {}
@@ -49,16 +50,15 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     for batch, prompts in loads.items():
         ways = {"manta, no graphs": (False, True), "manta, no async scheduling": (True, False)}
         for name, (graphs, overlap) in ways.items():
-            named = {"graphs": graphs, "overlap": overlap, "rounds": 1}
-            yield unit(_beside_forward, name, make, prompts, steps, forward_ms, **named)
-    yield unit(_run, "manta, mixed lengths", make, _mixed(arch.vocab_size, tiny), 4 * steps, graphs=True, overlap=True)
+            yield unit(_beside_forward, name, make, prompts, steps, forward_ms, graphs=graphs, overlap=overlap)
+    yield unit(_whole_run, "manta, mixed lengths", make, _mixed(arch.vocab_size, tiny), 4 * steps)
 
 
 def time_cascade(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
     """Many that share a long prefix, which is read for all at once or for each."""
     arch, _, _, steps = _sizes(tiny)
     prefix, sharing = (32, 2) if tiny else (8192, 64)
-    num_blocks = prefix // BLOCK_SIZE + 32 * sharing + 1
+    num_blocks = prefix // BLOCK_SIZE + 32 * sharing + 64
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device))
     shared = [_prompt(arch.vocab_size, 0, prefix) + _prompt(arch.vocab_size, s, 20) for s in range(sharing)]
     yield unit(_thresholds, make, sharing)
@@ -76,7 +76,7 @@ def time_four_bits(kernels: KernelSet, device: torch.device, tiny: bool) -> Iter
     if kernels.quantised_linear is None:
         return
     arch, batches, context, steps = _sizes(tiny)
-    num_blocks = max(batches) * -(-(context + steps + 2) // BLOCK_SIZE) + 1
+    num_blocks = _num_blocks(max(batches), context, steps)
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device, four_bits=True))
     for batch in batches:
         prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
@@ -107,7 +107,7 @@ def start_row(kernels: KernelSet, device: torch.device, tiny: bool) -> Row:
     make = functools.cache(lambda: RandomModel(arch, kernels, 4096, torch.bfloat16, device))
     began_s = time.perf_counter()
     row = _start(make, max(batches))
-    first = _run("manta", make, [_prompt(arch.vocab_size, 0, 20)], 3, graphs=True, overlap=True, rounds=1)
+    first = _run("manta", make, [_prompt(arch.vocab_size, 0, 20)], 3, graphs=True, overlap=True)
     return {**row, "all_s": round(time.perf_counter() - began_s, 2), "first_step_ms": first["step_ms"]}
 
 
@@ -157,11 +157,9 @@ def _profile(make: MakeModel, prompts: list[tuple[int, ...]], batch: int) -> Row
     """Of decode steps: each kernel's calls and time a step, the device's time in all, and the step's."""
     model = make()
     executor = model.executor_of(batch)
-    engine = _engine(executor, prompts, 8 * PROFILED_STEPS, overlap=True)
-    left = batch
-    while left:
-        left -= sum(chunk.start == 0 for chunk in engine.step())
-    for _ in range(PROFILED_STEPS):  # their graph is captured by now
+    engine = _engine(executor, prompts, _max_tokens(prompts, PROFILED_STEPS), overlap=True)
+    _prefill(engine, batch)
+    for _ in range(WARM_STEPS):
         engine.step()
     found = kernel_times(engine.step, PROFILED_STEPS, model.device)
     engine.fail("measured")
@@ -208,34 +206,74 @@ def _run(
     graphs: bool,
     overlap: bool,
     cascade: CascadeThresholds | None = None,
-    rounds: int = 2,
 ) -> Row:
-    """Greedy answers of `steps` tokens to all prompts at once, the last time of some that they are asked for."""
+    """Greedy answers to all prompts at once. Steps are timed when each answer has begun and none has ended."""
     model, batch = make(), len(prompts)
     executor = model.executor_of(batch if graphs else 0, cascade)
-    for _ in range(rounds if model.device.type == "cuda" else 1):
-        engine = _engine(executor, prompts, steps + 1, overlap=overlap)
-        _wait(model.device)
-        began_s = time.perf_counter()
-        left, prefill_s, ends_s = batch, 0.0, []
-        while engine.has_work:
-            left -= sum(chunk.start == 0 for chunk in engine.step())
-            if left == 0:
-                ends_s.append(time.perf_counter())
-                prefill_s = prefill_s or ends_s[-1] - began_s
-        engine.step()  # what was begun for nobody
-    step_ms = sorted(b - a for a, b in zip(ends_s, ends_s[1:], strict=False))[len(ends_s) // 2 - 1] * 1000
+    engine = _engine(executor, prompts, _max_tokens(prompts, steps), overlap=overlap)
+    _wait(model.device)
+    began_s = time.perf_counter()
+    _prefill(engine, batch)
+    prefill_s = time.perf_counter() - began_s
+    for _ in range(WARM_STEPS):  # in which their graph is captured
+        engine.step()
+    step_ms, num_tokens, began_s = [], 0, time.perf_counter()
+    for _ in range(steps):
+        step_began_s = time.perf_counter()
+        num_tokens += sum(len(chunk.tokens) for chunk in engine.step())
+        step_ms.append((time.perf_counter() - step_began_s) * 1000)
+    took_s = time.perf_counter() - began_s
+    engine.fail("measured")
+    engine.step()  # what was begun for nobody
     executor.close()
     return {
         "engine": name,
         "context": max(map(len, prompts)),
         "batch": batch,
-        "new_tokens": steps,
+        "steps": steps,
         "prefill_tok_s": round(sum(map(len, prompts)) / prefill_s),
-        "step_ms": round(step_ms, 3),
-        "tok_s": round(batch / step_ms * 1000, 1),
-        "tok_s_with_prefill": round(batch * (steps + 1) / (ends_s[-1] - began_s), 1),
+        "step_ms": round(sorted(step_ms)[len(step_ms) // 2], 3),
+        "slowest_step_ms": round(max(step_ms), 3),
+        "tokens_a_step": round(num_tokens / steps, 2),
+        "tok_s": round(num_tokens / took_s, 1),
     }
+
+
+def _whole_run(name: str, make: MakeModel, prompts: list[tuple[int, ...]], max_tokens: int) -> Row:
+    """From the first prompt to the last token, prompts included; the second time that it is asked for."""
+    model, batch = make(), len(prompts)
+    executor = model.executor_of(batch)
+    for _ in range(2 if model.device.type == "cuda" else 1):
+        engine = _engine(executor, prompts, max_tokens, overlap=True)
+        _wait(model.device)
+        began_s, num_tokens = time.perf_counter(), 0
+        while engine.has_work:
+            num_tokens += sum(len(chunk.tokens) for chunk in engine.step())
+        took_s = time.perf_counter() - began_s
+        engine.step()
+    executor.close()
+    return {
+        "engine": name,
+        "batch": batch,
+        "prompt_tokens": sum(map(len, prompts)),
+        "new_tokens": num_tokens,
+        "out_tok_s": round(num_tokens / took_s, 1),
+        "all_tok_s": round((num_tokens + sum(map(len, prompts))) / took_s, 1),
+    }
+
+
+def _max_tokens(prompts: list[tuple[int, ...]], steps: int) -> int:
+    """So many that none has ended when the last one has begun and `steps` more are timed."""
+    return steps + WARM_STEPS + 4 + 2 * -(-sum(map(len, prompts)) // CHUNK)
+
+
+def _num_blocks(batch: int, context: int, steps: int) -> int:
+    return batch * -(-(context + _max_tokens([(0,) * context] * batch, steps)) // BLOCK_SIZE) + 1
+
+
+def _prefill(engine: Engine, left: int) -> None:
+    while left:
+        left -= sum(chunk.start == 0 for chunk in engine.step())
 
 
 def _engine(executor: Any, prompts: list[tuple[int, ...]], max_tokens: int, overlap: bool) -> Engine:

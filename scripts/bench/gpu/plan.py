@@ -26,6 +26,7 @@ MOST_RESTARTS = 6
 STEP_S = 0.2  # between looks at a part
 LOG_LINES = 40
 SANITIZER_S = 75
+CEILINGS = "copy_gb_s", "bf16_tflop_s"
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Part:
 
 PLANS = {
     "first": (
-        Part("sanity", 20, 40),
+        Part("sanity", 40, 40),
         Part("check", 100, 45),
-        Part("engine", 170, 75),
-        Part("kernels", 130, 45),
-        Part("tune", 110, 60),
+        Part("engine", 140, 60),
+        Part("kernels", 90, 45),
+        Part("tune", 130, 45),
     ),
     "second": (
         Part("text", 40, 40),
@@ -97,10 +98,13 @@ class PlanRun:
             process = self._start(part)
         result = ResultFile(process.path)
         failed = sum(not row.get("ok", True) for row in result.rows)
-        self._ceilings |= next((row for row in result.rows if row.get("name") == "ceilings"), {})
+        for row in result.rows:
+            self._ceilings |= {key: row[key] for key in CEILINGS if key in row}
         took_s = round(time.monotonic() - began_s, 1)
         outcome = {"part": part.name, "rows": len(result.rows), "failed": failed, "took_s": took_s, "deaths": deaths}
         self._note({**outcome, "limit_s": round(limit_s, 1), "log": log})
+        if part.name == "tune" and "--tiny" not in self._arguments:
+            self._use_tables()
         if failed and part.name == "check":
             self._note(self._sanitized(part, result))
         return failed + bool(deaths)
@@ -109,6 +113,12 @@ class PlanRun:
         self._outcomes.append(outcome)
         (self._out / "plan.json").write_text(json.dumps({"parts": self._outcomes}, indent=1) + "\n")
         print("  ".join(f"{key}={value}" for key, value in outcome.items() if key != "log"), flush=True)
+
+    def _use_tables(self) -> None:
+        """Later parts launch with what was found."""
+        tables = self._out / "tables.json"
+        if tables.exists():
+            subprocess.run([sys.executable, "-m", "scripts.bench.gpu.tables", str(tables)], timeout=60)
 
     def _sanitized(self, part: Part, result: ResultFile) -> dict[str, Any]:
         """The first unit that was wrong once more, alone, where reads and writes out of bounds are seen."""

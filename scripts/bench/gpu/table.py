@@ -24,7 +24,7 @@ def print_table(out: Path) -> None:
     """Of the files that are there; nothing of what is not."""
     engine, kernels = _rows(out, "engine"), _rows(out, "kernels")
     ceilings = next((row for row in _rows(out, "sanity") if row.get("name") == "ceilings"), {})
-    if ceilings:
+    if "copy_gb_s" in ceilings:
         print(f"copy {ceilings['copy_gb_s']} GB/s, bfloat16 product {ceilings['bf16_tflop_s']} TFLOP/s")
     for row in engine:
         if row.get("engine") == "manta" and row["batch"] in GOALS and row["context"] >= 1024:

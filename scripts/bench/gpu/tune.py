@@ -22,7 +22,7 @@ from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases
 from scripts.bench.gpu.tables import add_config
 from scripts.bench.gpu.timing import copies, measure
-from scripts.bench.gpu.units import Row, Unit, unit
+from scripts.bench.gpu.units import Row, Unit, reason, unit
 
 __all__ = ["tune"]
 
@@ -84,14 +84,14 @@ SEARCHES = [
 # what most of a step of Llama-3.1-8B's is spent in; more stages make the compiler buffer keys and values apart
 QUICK_SEARCHES = [
     Search(
-        "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 5, 6)}
+        "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (2, 4), "num_stages": (3, 5, 6)}
     ),
     Search(
         "paged_attention.triton",
         "ragged ",
-        {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
+        {"BLOCK_M": (128,), "BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
     ),
-    Search("paged_attention.triton", "merge ", {"num_warps": (1, 2, 4, 8)}),
+    Search("paged_attention.triton", "merge ", {"num_warps": (1, 2, 4)}),
 ]
 
 
@@ -117,10 +117,12 @@ def tune(
 
 
 def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
-    llama = (32, 8), 128
-    for batch, context in ((1, 1024), (32, 1024), (256, 1024), (32, 8192)):
-        yield attention_case("decode", kernels, [context] * batch, [1] * batch, *llama, device)
-    yield attention_case("prefill", kernels, [8192], [8192], *llama, device)
+    llama, small = ((32, 8), 128), ((9, 3), 64)
+    for heads, shapes in ((llama, ((1, 1024), (64, 1024), (32, 8192))), (small, ((32, 1024),))):
+        for batch, context in shapes:
+            yield attention_case("decode", kernels, [context] * batch, [1] * batch, *heads, device)
+        yield attention_case("prefill", kernels, [8192], [8192], *heads, device)
+    yield attention_case("prefill, blocks of 64,", kernels, [8192], [8192], *llama, device, block_size=64)
 
 
 def _asking(
@@ -149,36 +151,28 @@ def _search(
     cases: list[Case],
     device: torch.device,
     path: Path,
-) -> Row:
+) -> Iterator[Row]:
+    """A row a candidate, with its share of the time before and microseconds by case; what is best so far is written."""
     name = about.partition(": ")[2]
     best = _table(module, device).get(name, None)
     compile_ahead(partial(_launch_each, module, name, candidates, cases, device), device)
-    _set(module, best, name, device)
     before = _times(module, best, name, cases, device)
-    least, failed, tried = 1.0, "", []
+    shapes = [f"{case.name} {case.shape}" for case in cases]
+    yield {"name": "before", "shape": about, "config": best, "cases": shapes, "us": before}
+    least = 1.0
     for candidate in candidates:
         try:
             times = _times(module, candidate, name, cases, device)
         except Exception as error:  # too large for the device, mostly
-            failed = f"{type(error).__name__}: {error}".partition("\n")[0]
+            yield {"name": "tried", "config": candidate, "why_not": reason(error)}
             continue
         share = sum(new / old for new, old in zip(times, before, strict=True)) / len(cases)
-        tried.append([candidate, round(share, 3), times])
+        yield {"name": "tried", "config": candidate, "share_of_time": round(share, 3), "us": times}
         if share < least - WIN:
             least, best = share, candidate
+            add_config(path, about.partition(":")[0], name, best, device)
     _set(module, best, name, device)
-    add_config(path, about.partition(":")[0], name, best, device)
-    return {
-        "name": "tune",
-        "shape": about,
-        "config": best,
-        "share_of_time": round(least, 3),
-        "tried": len(candidates),
-        "cases": [f"{case.name} {case.shape}" for case in cases],
-        "before_us": before,
-        "shares": tried,  # of each candidate: of the time before, and microseconds by case
-        "last_failure": failed,
-    }
+    yield {"name": "tune", "shape": about, "config": best, "share_of_time": round(least, 3), "tried": len(candidates)}
 
 
 def _launch_each(
