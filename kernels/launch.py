@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Table", "measured", "prepare_cache", "table_path"]
+__all__ = ["Table", "measured", "prepare_cache", "table_name"]
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,17 @@ class Table(dict[str, dict[str, int]]):
 
 @functools.cache
 def measured(module_file: str, device: torch.device) -> Table:
-    """Reads tables/<device>.json beside a kernel's module; empty where nothing was measured on such a device."""
-    path = table_path(module_file, device)
+    """Reads a table beside a kernel's module; empty where nothing was measured on such a device with this Triton."""
+    path = Path(module_file).parent / "tables" / table_name(device)
     return Table(json.loads(path.read_text()) if path.exists() else {})
 
 
-def table_path(module_file: str, device: torch.device) -> Path:
-    """The device's name is written as in nvidia-h100-80gb-hbm3.json."""
+def table_name(device: torch.device) -> str:
+    """As in nvidia-h100-80gb-hbm3_triton-3.6.json: releases of Triton make other machine code of the same kernel."""
+    import triton
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Path(module_file).parent / "tables" / f"{name.lower().replace(' ', '-')}.json"
+    return f"{name.lower().replace(' ', '-')}_triton-{'.'.join(triton.__version__.split('.')[:2])}.json"
 
 
 def prepare_cache() -> None:

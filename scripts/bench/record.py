@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu(),
         "num_cores": os.cpu_count(),
         "python": platform.python_version(),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "commit": _commit(),
         "load_average": round(os.getloadavg()[0], 2),
         **versions,
     }
@@ -49,6 +49,15 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def _commit() -> str:
+    """With a + where files differ from it. A copy of the tree without git says it in MANTA_COMMIT."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+" if _git("status", "--porcelain") else "") if head else os.environ.get("MANTA_COMMIT", "")
+
+
 def _git(*args: str) -> str:
-    done = subprocess.run(["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent)
+    try:
+        done = subprocess.run(["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:  # there is none
+        return ""
     return done.stdout.strip()

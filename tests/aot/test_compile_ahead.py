@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from kernels.compile_ahead import MARKER, compile_variant, noted
 from kernels.rms_norm import triton as rms_norm
 from scripts.bench.gpu.compile_ahead import compile_ahead, pool
-from scripts.bench.gpu.spared import spared
+from scripts.bench.gpu.units import rows_of, unit
 from tests.aot.no_card import HOPPER, absent_card
 
 
@@ -83,4 +83,4 @@ def test_a_row_that_raises_costs_no_other():
         raise RuntimeError("out of shared memory\nand more")
 
     failed = {"name": "rows", "shape": "3 x 4", "ok": False, "failed": "RuntimeError: out of shared memory"}
-    assert list(spared(rows, "3 x 4")) == [{"name": "good", "shape": "3 x 4", "ok": True}, failed]
+    assert list(rows_of(unit(rows, "3 x 4"))) == [{"name": "good", "shape": "3 x 4", "ok": True}, failed]

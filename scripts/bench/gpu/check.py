@@ -1,6 +1,6 @@
 """Is it right? Kernels against float64 at real sizes; sequences alone and among others; graphs with new lengths."""
 
-import itertools
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,12 +22,12 @@ from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.peers import check_peers
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY, RandomModel
 from scripts.bench.gpu.registers import check_registers
-from scripts.bench.gpu.spared import spared
+from scripts.bench.gpu.units import Row, Unit, unit
 
 __all__ = ["check"]
 
-Row = dict[str, Any]
-BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+BOUNDS = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 1e-5}
+SERVED = torch.bfloat16, torch.float16
 LENS = [1, 17, 255, 256, 257, 1000, 5000, 20_000]
 LINEAR = 300, 4096, 6144  # rows, inputs, outputs
 RULES: dict[str, dict[str, Any]] = {
@@ -41,36 +41,40 @@ RULES: dict[str, dict[str, Any]] = {
 SHAPES = [((32, 8), 128), ((9, 3), 64), ((32, 32), 80), ((8, 1), 256)]  # (heads, KV heads), head size
 
 
-def check(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]:
-    """What raises fails, and the rest is checked all the same."""
+def check(kernels: KernelSet, device: torch.device, tiny: bool, full: bool = True) -> Iterator[Unit]:
+    """`full`: in float32 too, what the compiler made of every kernel, and the peers. What raises fails, and the rest is
+    checked all the same.
+    """
     shapes = [((4, 2), 64)] if tiny else SHAPES
-    compile_ahead(partial(_all_attention, kernels, shapes, device, tiny), device)
     num_rows, size = (3, (3, 96)) if tiny else (1000, (1000, 4096))
-    for dtype in BOUNDS:
+    for dtype in BOUNDS if full else SERVED:
         for heads, head_dim in shapes:
             if not _is_shipped(dtype, head_dim):
                 continue
             model = kernels, heads, head_dim, dtype, device
+            yield unit(_compiled, *model, tiny)
             yield from _attention(*model, tiny)
-            yield from spared(_qkv_rotary, *model, num_rows)
+            yield unit(_qkv_rotary, *model, num_rows)
             if _has_rules(dtype, head_dim):
                 yield from _rules(*model, tiny)
             if dtype == torch.bfloat16:
-                yield from spared(_float8_writes, kernels, heads, head_dim, device, num_rows)
-        yield from spared(_norm, kernels, *size, dtype, device)
-        yield from spared(_unrounded, kernels, *((5, 64, 96) if tiny else LINEAR), dtype, device)
-        yield from spared(_gate, kernels, *size, dtype, device)
-        yield from spared(check_families, kernels, dtype, device, tiny, _row)
+                yield unit(_float8_writes, kernels, heads, head_dim, device, num_rows)
+        yield unit(_norm, kernels, *size, dtype, device)
+        yield unit(_unrounded, kernels, *((5, 64, 96) if tiny else LINEAR), dtype, device)
+        yield unit(_gate, kernels, *size, dtype, device)
+        yield unit(check_families, kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
             matrix = (20, 256, 96) if tiny else LINEAR
             for deterministic in (True, False):
-                yield from spared(_quantised_linear, triton_kernels(deterministic), *matrix, dtype, device)
-            yield from spared(_linear, triton_kernels(True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
-    if kernels.name == "triton":
-        yield from spared(_model, device, tiny)
-    yield from spared(check_sampling, kernels, device, 2000 if tiny else 128_256)
-    yield from spared(check_registers, device)
-    yield from spared(check_peers, device)
+                yield unit(_quantised_linear, triton_kernels(deterministic), *matrix, dtype, device)
+            yield unit(_linear, triton_kernels(True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
+        if dtype == torch.bfloat16:
+            if kernels.name == "triton":
+                yield unit(_model, device, tiny)
+            yield unit(check_sampling, kernels, device, 2000 if tiny else 128_256)
+    if full:
+        yield unit(check_registers, device)
+        yield unit(check_peers, device)
 
 
 def _is_shipped(dtype: torch.dtype, head_dim: int) -> bool:
@@ -82,45 +86,50 @@ def _has_rules(dtype: torch.dtype, head_dim: int) -> bool:
     return dtype == torch.bfloat16 or (dtype == torch.float16 and head_dim == 128)
 
 
-def _all_attention(
-    kernels: KernelSet, shapes: list[tuple[tuple[int, int], int]], device: torch.device, tiny: bool
-) -> None:
-    """Nine of ten kernels that are checked."""
-    for dtype, (heads, head_dim) in itertools.product(BOUNDS, shapes):
-        if not _is_shipped(dtype, head_dim):
-            continue
-        cases = list(_plain_cases(heads, head_dim, dtype, device, tiny))
-        for _, case in cases:
+def _compiled(
+    kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
+) -> Row:
+    """What the attention that is checked next launches, nine of ten kernels of all, on all cores."""
+
+    def launch() -> None:
+        for _, make in _plain_cases(heads, head_dim, dtype, device, tiny):
+            case = make()
             few = {int(count): seq for seq, count in enumerate(case.query_starts.diff().clamp(max=2))}
             for seq in few.values():
                 kernels.paged_attention(*case.alone(seq).arguments())
-        if _has_rules(dtype, head_dim):
-            cases += _rule_cases(heads, head_dim, dtype, device, tiny)
-        for _, case in cases:
             kernels.paged_attention(*case.arguments())
+        if _has_rules(dtype, head_dim):
+            for _, make in _rule_cases(heads, head_dim, dtype, device, tiny):
+                kernels.paged_attention(*make().arguments())
+
+    began_s = time.perf_counter()
+    num_variants = compile_ahead(launch, device)
+    shape = f"{heads[0]}/{heads[1]} x {head_dim}"
+    return {"name": "compile", "shape": shape, "num_variants": num_variants, "s": round(time.perf_counter() - began_s, 2)}
 
 
 def _plain_cases(
     heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
-) -> Iterator[tuple[str, Attention]]:
+) -> Iterator[tuple[str, Callable[[], Attention]]]:
     lens = [20, 300, 33] if tiny else LENS
     chunk_lens, chunks = ([40, 20], [5, 1]) if tiny else ([900, 3000, 257, 64, 2048], [900, 300, 1, 64, 2])
     for name, case_lens, case_counts in (("decode", lens, [1] * len(lens)), ("mixed", chunk_lens, chunks)):
         for window in (0, 100):
             shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
-            yield shape, make_attention(case_lens, case_counts, heads, head_dim, dtype, device, window)
+            yield shape, partial(make_attention, case_lens, case_counts, heads, head_dim, dtype, device, window)
 
 
 def _attention(
     kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
-) -> Iterator[Row]:
-    for shape, case in _plain_cases(heads, head_dim, dtype, device, tiny):
-        yield from spared(_attention_alone, shape, kernels, case)
+) -> Iterator[Unit]:
+    for shape, make in _plain_cases(heads, head_dim, dtype, device, tiny):
+        yield unit(_attention_alone, shape, kernels, make)
     if device.type == "cuda":
-        yield from spared(_graph, kernels, heads, head_dim, dtype, device, LENS)
+        yield unit(_graph, kernels, heads, head_dim, dtype, device, LENS)
 
 
-def _attention_alone(shape: str, kernels: KernelSet, case: Attention) -> Row:
+def _attention_alone(shape: str, kernels: KernelSet, make: Callable[[], Attention]) -> Row:
+    case = make()
     out = kernels.paged_attention(*case.arguments())
     row = _row("paged_attention", shape, case.q_THD.dtype, out, case.expected()[0])
     starts = case.query_starts.tolist()
@@ -131,27 +140,29 @@ def _attention_alone(shape: str, kernels: KernelSet, case: Attention) -> Row:
 
 def _rule_cases(
     heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
-) -> Iterator[tuple[str, Attention]]:
+) -> Iterator[tuple[str, Callable[[], Attention]]]:
     """What scores may have besides, other caches, and prefixes that are read once."""
     lens, counts = ([300, 20], [1, 5]) if tiny else ([5000, 900, 257, 64], [1, 300, 1, 64])
     for name, rules in RULES.items():
         for window in (0,) if tiny else (0, 100):
             shape = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
-            yield shape, make_attention(lens, counts, heads, head_dim, dtype, device, window, **rules)
+            yield shape, partial(make_attention, lens, counts, heads, head_dim, dtype, device, window, **rules)
     shared, lens = (64, [70, 80]) if tiny else (4096, [4096 + 100 * i for i in range(1, 20)])
     for name, rules in ({"plain": {}} if tiny else {"plain": {}, **RULES}).items():
         shape = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
-        yield shape, make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device, shared=shared, **rules)
+        alike = [1] * len(lens), heads, head_dim, dtype, device
+        yield shape, partial(make_attention, lens, *alike, shared=shared, **rules)
 
 
 def _rules(
     kernels: KernelSet, heads: tuple[int, int], head_dim: int, dtype: torch.dtype, device: torch.device, tiny: bool
-) -> Iterator[Row]:
-    for shape, case in _rule_cases(heads, head_dim, dtype, device, tiny):
-        yield from spared(_rule, shape, kernels, case)
+) -> Iterator[Unit]:
+    for shape, make in _rule_cases(heads, head_dim, dtype, device, tiny):
+        yield unit(_rule, shape, kernels, make)
 
 
-def _rule(shape: str, kernels: KernelSet, case: Attention) -> Iterator[Row]:
+def _rule(shape: str, kernels: KernelSet, make: Callable[[], Attention]) -> Iterator[Row]:
+    case = make()
     out, (expected, logarithms) = kernels.paged_attention(*case.arguments()), case.expected()
     yield _row("paged_attention", shape, case.q_THD.dtype, out, expected)
     if case.lse_out_TH is not None:

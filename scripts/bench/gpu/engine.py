@@ -1,14 +1,14 @@
-"""The engine with random weights: decode steps, what of them is overhead, and what each part of it is worth.
+"""The engine with random weights: decode steps, what of them is overhead, and where the device's time goes.
 
-Overhead is what a step takes beyond its forward pass alone in a CUDA graph. After it transformers, on the same shape.
+Overhead is what a step takes beyond its forward pass alone in a CUDA graph.
 """
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.batch import ForwardBatch
@@ -17,81 +17,182 @@ from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.engine import Engine
 from engine.plan import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
+from engine.warm_up import warm_up
 from kernels.kernel_set import KernelSet
+from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.engine_peers import time_engine_peers
+from scripts.bench.gpu.profile import kernel_times
 from scripts.bench.gpu.random_model import BLOCK_SIZE, LLAMA_8B, TINY, RandomModel
-from scripts.bench.gpu.spared import spared, why
 from scripts.bench.gpu.timing import Work, measure
+from scripts.bench.gpu.units import Row, Unit, unit
 
-__all__ = ["time_engine"]
+__all__ = ["start_row", "time_cascade", "time_engine", "time_engine_beside_peers", "time_four_bits"]
 
 CHUNK = 8192  # tokens of a step
-# what is left out: (graphs, overlap)
-WAYS = {"manta": (True, True), "manta, no graphs": (False, True), "manta, no overlap": (True, False)}
+PROFILED_STEPS = 3
+MakeModel = Callable[[], RandomModel]
 
 
-def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
-    arch, batches, context, steps = (TINY, [1, 3], 20, 3) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
+def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
+    """Decode at three batches, each with a profile by kernel; then what graphs and async scheduling are worth."""
+    arch, batches, context, steps = _sizes(tiny)
+    num_blocks = max(batches) * -(-(context + steps + 2) // BLOCK_SIZE) + 1
+    make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device))
+    loads = {batch: [_prompt(arch.vocab_size, s, context) for s in range(batch)] for batch in batches}
+    forward_ms: dict[int, float] = {}
+    yield unit(_start, make, max(batches))
+    for batch, prompts in loads.items():
+        yield unit(_forward_row, make, batch, context, forward_ms)
+        yield unit(_beside_forward, "manta", make, prompts, steps, forward_ms, graphs=True, overlap=True)
+        yield unit(_profile, make, prompts, batch)
+    yield unit(_graph_memory, make, batches, context)
+    for batch, prompts in loads.items():
+        ways = {"manta, no graphs": (False, True), "manta, no async scheduling": (True, False)}
+        for name, (graphs, overlap) in ways.items():
+            named = {"graphs": graphs, "overlap": overlap, "rounds": 1}
+            yield unit(_beside_forward, name, make, prompts, steps, forward_ms, **named)
+    yield unit(_run, "manta, mixed lengths", make, _mixed(arch.vocab_size, tiny), 4 * steps, graphs=True, overlap=True)
+
+
+def time_cascade(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
+    """Many that share a long prefix, which is read for all at once or for each."""
+    arch, _, _, steps = _sizes(tiny)
     prefix, sharing = (32, 2) if tiny else (8192, 64)
-    num_blocks = max(max(batches) * -(-(context + steps + 2) // BLOCK_SIZE), prefix // BLOCK_SIZE + 32 * sharing)
-    model = RandomModel(arch, kernels, num_blocks + 1, torch.bfloat16, device)
-    for batch in tqdm(batches, desc="engine", unit="batch"):
-        prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
-        graph_ms = None
-        try:
-            graph_ms = measure([_forward(model, batch, context)], device)["median_us"] / 1000
-        except Exception as error:  # as for want of memory: the steps are timed all the same
-            yield {"engine": "forward in a graph", "batch": batch, "ok": False, "failed": why(error)}
-        for name, (graphs, overlap) in WAYS.items():
-            yield from spared(_beside_forward, name, model, prompts, steps, graph_ms, graphs=graphs, overlap=overlap)
+    num_blocks = prefix // BLOCK_SIZE + 32 * sharing + 1
+    make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device))
     shared = [_prompt(arch.vocab_size, 0, prefix) + _prompt(arch.vocab_size, s, 20) for s in range(sharing)]
-    timer = AttentionTimer(model.decoder, model.kv, model.max_context_len, sharing, device, model.capture())
-    yield from spared(_thresholds, timer)
+    yield unit(_thresholds, make, sharing)
     always = CascadeThresholds(((2, prefix),))
     for name, graphs, cascade in (
         ("manta, cascade", True, always),
         ("manta, cascade, no graphs", False, always),
         ("manta, no cascade", True, None),
     ):
-        yield from spared(_run, name, model, shared, steps, graphs=graphs, overlap=True, cascade=cascade)
-    few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
-    mixed = [
-        _prompt(arch.vocab_size, s, shortest + (longest - shortest) * s // (few - 1)) for s in reversed(range(few))
-    ]
-    yield from spared(_run, "manta, mixed lengths", model, mixed, 4 * steps, graphs=True, overlap=True)
-    model.executor.close()
-    del model  # the next one, and transformers, take what memory they find
-    if kernels.quantised_linear is not None:
-        model = RandomModel(arch, kernels, num_blocks + 1, torch.bfloat16, device, four_bits=True)
-        for batch in batches:
-            prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
-            yield from spared(_run, "manta, 4 bits", model, prompts, steps, graphs=True, overlap=True)
-        model.executor.close()
-        del model
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+        yield unit(_run, name, make, shared, steps, graphs=graphs, overlap=True, cascade=cascade)
+
+
+def time_four_bits(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
+    """The same model with weights of 4 bits in groups."""
+    if kernels.quantised_linear is None:
+        return
+    arch, batches, context, steps = _sizes(tiny)
+    num_blocks = max(batches) * -(-(context + steps + 2) // BLOCK_SIZE) + 1
+    make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device, four_bits=True))
+    for batch in batches:
+        prompts = [_prompt(arch.vocab_size, s, context) for s in range(batch)]
+        yield unit(_run, "manta, 4 bits", make, prompts, steps, graphs=True, overlap=True)
+
+
+def time_engine_beside_peers(device: torch.device, tiny: bool) -> Iterator[Unit]:
+    """transformers on the loads of `time_engine`, for minutes."""
+    arch, batches, context, steps = _sizes(tiny)
     loads = [([_prompt(arch.vocab_size, s, context) for s in range(batch)], steps) for batch in batches]
-    yield from time_engine_peers(arch, device, [*loads, (mixed, 4 * steps)])
+    yield unit(time_engine_peers, arch, device, [*loads, (_mixed(arch.vocab_size, tiny), 4 * steps)])
 
 
-def _thresholds(timer: AttentionTimer) -> dict[str, Any]:
-    return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
+def _sizes(tiny: bool) -> tuple[Any, list[int], int, int]:
+    """(model, batches, tokens of a prompt, decode steps)"""
+    return (TINY, [1, 3], 20, 3) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
+
+
+def _mixed(vocab_size: int, tiny: bool) -> list[tuple[int, ...]]:
+    few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
+    lengths = [shortest + (longest - shortest) * s // (few - 1) for s in reversed(range(few))]
+    return [_prompt(vocab_size, s, length) for s, length in enumerate(lengths)]
+
+
+def start_row(kernels: KernelSet, device: torch.device, tiny: bool) -> Row:
+    """What stands between a process and its first answer, but for reading weights."""
+    arch, batches, _, _ = _sizes(tiny)
+    make = functools.cache(lambda: RandomModel(arch, kernels, 4096, torch.bfloat16, device))
+    began_s = time.perf_counter()
+    row = _start(make, max(batches))
+    first = _run("manta", make, [_prompt(arch.vocab_size, 0, 20)], 3, graphs=True, overlap=True, rounds=1)
+    return {**row, "all_s": round(time.perf_counter() - began_s, 2), "first_step_ms": first["step_ms"]}
+
+
+def _start(make: MakeModel, max_sequences: int) -> Row:
+    """What stands between weights on the device and the first answer, with whatever Triton's cache has."""
+    began_s = time.perf_counter()
+    model = make()
+    _wait(model.device)
+    made_s = time.perf_counter()
+    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=max_sequences)
+    eager = model.executor_of(0)
+    eager.samples = False  # launches are skipped then, so nobody may look at a sampled token
+    num_variants = compile_ahead(lambda: warm_up(eager, config), model.device)
+    eager.close()
+    compiled_s = time.perf_counter()
+    executor = model.executor_of(max_sequences)
+    warm_up(executor, config)
+    _wait(model.device)
+    warm_s = time.perf_counter()
+    executor.close()
+    return {
+        "engine": "start",
+        "num_variants": num_variants,
+        "weights_s": round(made_s - began_s, 2),
+        "compile_s": round(compiled_s - made_s, 2),
+        "warm_up_s": round(warm_s - compiled_s, 2),
+    }
+
+
+def _forward_row(make: MakeModel, batch: int, context: int, forward_ms: dict[int, float]) -> Row:
+    timing = measure([_forward(make(), batch, context)], make().device)
+    forward_ms[batch] = timing["median_us"] / 1000
+    return {"engine": "forward in a graph", "batch": batch, "context": context, **timing}
 
 
 def _beside_forward(
-    name: str,
-    model: RandomModel,
-    prompts: list[tuple[int, ...]],
-    steps: int,
-    graph_ms: float | None,
-    *,
-    graphs: bool,
-    overlap: bool,
-) -> dict[str, Any]:
-    row = _run(name, model, prompts, steps, graphs=graphs, overlap=overlap)
-    if graph_ms is None:
+    name: str, make: MakeModel, prompts: list[tuple[int, ...]], steps: int, forward_ms: dict[int, float], **ways: Any
+) -> Row:
+    row = _run(name, make, prompts, steps, **ways)
+    alone_ms = forward_ms.get(len(prompts))
+    if alone_ms is None:
         return row
-    return {**row, "forward_in_graph_ms": graph_ms, "overhead": round(1 - graph_ms / row["step_ms"], 3)}
+    return {**row, "forward_in_graph_ms": alone_ms, "overhead": round(1 - alone_ms / row["step_ms"], 3)}
+
+
+def _profile(make: MakeModel, prompts: list[tuple[int, ...]], batch: int) -> Row:
+    """Of decode steps: each kernel's calls and time a step, the device's time in all, and the step's."""
+    model = make()
+    executor = model.executor_of(batch)
+    engine = _engine(executor, prompts, 8 * PROFILED_STEPS, overlap=True)
+    left = batch
+    while left:
+        left -= sum(chunk.start == 0 for chunk in engine.step())
+    for _ in range(PROFILED_STEPS):  # their graph is captured by now
+        engine.step()
+    found = kernel_times(engine.step, PROFILED_STEPS, model.device)
+    engine.fail("measured")
+    engine.step()
+    executor.close()
+    return {"engine": "profile", "batch": batch, **found}
+
+
+def _graph_memory(make: MakeModel, batches: list[int], context: int) -> Iterator[Row]:
+    """What a captured graph of a whole decode step takes, and how long its capture."""
+    model = make()
+    if model.device.type != "cuda":
+        return
+    capture = model.capture()
+    for batch in (*batches, 2, 8):
+        run = _forward(model, batch, context)
+        run()
+        torch.cuda.synchronize()
+        free, began_s = torch.cuda.mem_get_info()[0], time.perf_counter()
+        keep = capture(run)  # type: ignore[arg-type]
+        torch.cuda.synchronize()
+        took_ms = (time.perf_counter() - began_s) * 1000
+        mib = (free - torch.cuda.mem_get_info()[0]) / 2**20
+        keep()
+        yield {"engine": "graph", "batch": batch, "capture_ms": round(took_ms, 1), "mib": round(mib, 1)}
+
+
+def _thresholds(make: MakeModel, sharing: int) -> Row:
+    model = make()
+    timer = AttentionTimer(model.decoder, model.kv, model.max_context_len, sharing, model.device, model.capture())
+    return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
 
 
 def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:
@@ -100,24 +201,20 @@ def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:
 
 def _run(
     name: str,
-    model: RandomModel,
+    make: MakeModel,
     prompts: list[tuple[int, ...]],
     steps: int,
     *,
     graphs: bool,
     overlap: bool,
     cascade: CascadeThresholds | None = None,
-) -> dict[str, Any]:
-    """Greedy answers of `steps` tokens to all prompts at once; on a GPU the second time that they are asked for."""
-    batch = len(prompts)
+    rounds: int = 2,
+) -> Row:
+    """Greedy answers of `steps` tokens to all prompts at once, the last time of some that they are asked for."""
+    model, batch = make(), len(prompts)
     executor = model.executor_of(batch if graphs else 0, cascade)
-    shares = len({prompt[:BLOCK_SIZE] for prompt in prompts}) == 1 and batch > 1
-    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=batch, max_queued_tokens=10**9)
-    sampling = SamplingParams(max_tokens=steps + 1, temperature=0.0)
-    for _ in range(2 if model.device.type == "cuda" else 1):
-        engine = Engine(executor, "random", config, CacheConfig(prefix_sharing=shares), overlap=overlap)
-        for number, prompt in enumerate(prompts):
-            engine.submit(GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling))
+    for _ in range(rounds if model.device.type == "cuda" else 1):
+        engine = _engine(executor, prompts, steps + 1, overlap=overlap)
         _wait(model.device)
         began_s = time.perf_counter()
         left, prefill_s, ends_s = batch, 0.0, []
@@ -139,6 +236,17 @@ def _run(
         "tok_s": round(batch / step_ms * 1000, 1),
         "tok_s_with_prefill": round(batch * (steps + 1) / (ends_s[-1] - began_s), 1),
     }
+
+
+def _engine(executor: Any, prompts: list[tuple[int, ...]], max_tokens: int, overlap: bool) -> Engine:
+    batch = len(prompts)
+    shares = len({prompt[:BLOCK_SIZE] for prompt in prompts}) == 1 and batch > 1
+    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=batch, max_queued_tokens=10**9)
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+    engine = Engine(executor, "random", config, CacheConfig(prefix_sharing=shares), overlap=overlap)
+    for number, prompt in enumerate(prompts):
+        engine.submit(GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling))
+    return engine
 
 
 def _forward(model: RandomModel, batch: int, context: int) -> Work:

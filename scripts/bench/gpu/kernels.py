@@ -3,13 +3,14 @@
 A row has under `peers` what else was timed on the same inputs, or why it was not.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet, triton_kernels
@@ -18,11 +19,13 @@ from scripts.bench.gpu.cases import Attention, make_attention, random_ints
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.peers import ATTENTION_PEERS, Peer, flashinfer_top_k
 from scripts.bench.gpu.timing import Work, compare, copies
+from scripts.bench.gpu.units import Row, Unit, unit
 
-__all__ = ["Case", "kernel_cases", "time_kernels"]
+__all__ = ["Case", "attention_case", "baseline_cases", "kernel_cases", "quick_cases", "second_cases", "time_kernels"]
 
 HEADS = [((32, 8), 128), ((9, 3), 64)]
 LINEARS = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]  # Llama-3.1-8B's
+COMPILED_AT_ONCE = 48  # cases, so that a part whose time ends has timed some
 MOST_KV_BYTES = 16 << 30
 MOST_PEERS_CONTEXT = 8192  # most of them have keys and values of their own
 # what FlexAttention is timed on: it compiles for each shape, and twice, for longer than all of ours together
@@ -46,25 +49,40 @@ class Case:
 
 
 def time_kernels(
-    kernels: KernelSet, device: torch.device, ceilings: dict[str, float], tiny: bool, baseline: KernelSet | None = None
-) -> Iterator[dict[str, Any]]:
-    """One that fails, as for want of memory, says why in its row. Of a baseline the operations that it has for itself
-    are timed, too."""
-    others = {(case.name, case.shape): case for case in kernel_cases(baseline, device, tiny)} if baseline else {}
-    cases = list(kernel_cases(kernels, device, tiny))
-    compile_ahead(partial(_run_each, cases), device)
-    for case in tqdm(cases, desc="kernels", unit="case"):
-        versions = {"": partial(_several, case.make), **case.peers}
-        if case.op and baseline and getattr(baseline, case.op) is not getattr(kernels, case.op):
-            versions["baseline"] = partial(_several, others[case.name, case.shape].make)
-        num_buffers = copies(case.num_bytes, device)
-        peers = compare({name: partial(make, num_buffers) for name, make in versions.items()}, device)
-        timing = peers.pop("")
-        row = {"name": case.name, "shape": case.shape, "dtype": case.dtype}
-        if isinstance(timing, str):
-            yield {**row, "ok": False, "failed": timing}
-        else:
-            yield {**row, **timing, **_rates(case, timing, ceilings), "peers": peers}
+    cases: Iterable[Case],
+    device: torch.device,
+    ceilings: dict[str, float],
+    baseline: dict[tuple[str, str], Case] | None = None,
+) -> Iterator[Unit]:
+    """A unit a case. A baseline's cases, by name and shape, are timed beside ours."""
+    waiting = list(cases)
+    while some := waiting[:COMPILED_AT_ONCE]:
+        yield unit(_compiled, some, device)
+        for case in some:
+            other = (baseline or {}).get((case.name, case.shape))
+            yield Unit(case.name, case.shape, partial(_timed, case, other, device, ceilings))
+        del waiting[:COMPILED_AT_ONCE]
+
+
+def _timed(case: Case, other: Case | None, device: torch.device, ceilings: dict[str, float]) -> Row:
+    versions = {"": partial(_several, case.make), **case.peers}
+    if other is not None:
+        versions["baseline"] = partial(_several, other.make)
+    num_buffers = copies(case.num_bytes, device)
+    peers = compare({name: partial(make, num_buffers) for name, make in versions.items()}, device)
+    timing = peers.pop("")
+    row = {"name": case.name, "shape": case.shape, "dtype": case.dtype}
+    if isinstance(timing, str):
+        return {**row, "ok": False, "failed": timing}
+    return {**row, **timing, **_rates(case, timing, ceilings), "peers": peers}
+
+
+def _compiled(cases: list[Case], device: torch.device) -> Row:
+    """What the next cases launch, on all cores."""
+    began_s = time.perf_counter()
+    num_variants = compile_ahead(partial(_run_each, cases), device)
+    took_s = round(time.perf_counter() - began_s, 2)
+    return {"name": "compile", "shape": f"{len(cases)} cases", "num_variants": num_variants, "s": took_s}
 
 
 def _run_each(cases: list[Case]) -> None:
@@ -92,20 +110,71 @@ def _rates(case: Case, timing: dict[str, float], ceilings: dict[str, float]) -> 
     }
 
 
+def baseline_cases(
+    baseline: KernelSet, kernels: KernelSet, device: torch.device, tiny: bool
+) -> dict[tuple[str, str], Case]:
+    """Those of a baseline's cases whose operation is not ours."""
+    cases = kernel_cases(baseline, device, tiny)
+    return {
+        (case.name, case.shape): case
+        for case in cases
+        if case.op and getattr(baseline, case.op) is not getattr(kernels, case.op)
+    }
+
+
+def quick_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
+    """What tells most in little time, of Llama-3.1-8B's shapes; without peers."""
+    if tiny:
+        yield from itertools.islice(kernel_cases(kernels, device, tiny), 6)
+        return
+    heads = HEADS[0]
+    for batch, context in ((1, 1024), (32, 1024), (256, 1024), (1, 8192), (32, 8192), (128, 8192)):
+        yield attention_case("decode", kernels, [context] * batch, [1] * batch, *heads, device)
+        if context == 1024 or batch == 32:
+            for name, rules in {"blocks of 64": {"block_size": 64}, "fp8 cache": {"fp8": True}}.items():
+                yield attention_case(f"decode, {name},", kernels, [context] * batch, [1] * batch, *heads, device, **rules)
+    lens = [16_384, *[512] * 255]
+    yield attention_case("decode, one is long,", kernels, lens, [1] * len(lens), *heads, device)
+    for length in (1024, 8192):
+        yield attention_case("prefill", kernels, [length], [length], *heads, device)
+        yield attention_case("prefill, blocks of 64,", kernels, [length], [length], *heads, device, block_size=64)
+    yield attention_case("200 behind 64k", kernels, [65_536], [200], *heads, device)
+    yield attention_case("mixed", kernels, [4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2, *heads, device)
+    for tokens in (1, 32, 256):
+        yield from _layers(kernels, tokens, device, tiny)
+    for tokens in (1, 32, 256):
+        yield from (case for case in _linears(kernels, tokens, device, tiny) if case.name == "linear")
+    for rows in (1, 128, 256):
+        yield from _sampling(kernels, rows, 128_256, device)
+
+
+def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Experts, weights of 4 bits, the deterministic product, and prefixes that are shared."""
+    for tokens in [2] if tiny else [1, 32, 256, 8192]:
+        yield _experts(kernels, tokens, device, tiny)
+    for tokens in [2] if tiny else [1, 32, 64, 256, 4096]:
+        if kernels.quantised_linear is not None:
+            yield from _quantised_linears(kernels, tokens, device)
+    for tokens in [2] if tiny else [1, 32, 256]:
+        yield from (case for case in _linears(kernels, tokens, device, tiny) if case.name != "linear")
+    for prefix in [64] if tiny else [1024, 8192]:
+        yield from _cascade(kernels, 2 if tiny else 64, prefix, device, tiny)
+
+
 def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
     batches, contexts = ([2], [40]) if tiny else ([1, 8, 32, 128], [512, 2048, 8192, 32768])
     for heads, head_dim in HEADS[1:] if tiny else HEADS:
         for batch in batches:
             for context in contexts:
                 if 4 * batch * context * heads[1] * head_dim <= MOST_KV_BYTES:
-                    yield _attention("decode", kernels, [context] * batch, [1] * batch, heads, head_dim, device)
+                    yield attention_case("decode", kernels, [context] * batch, [1] * batch, heads, head_dim, device)
         for length in [40] if tiny else [1024, 8192]:
-            yield _attention("prefill", kernels, [length], [length], heads, head_dim, device)
+            yield attention_case("prefill", kernels, [length], [length], heads, head_dim, device)
         lens, counts = ([40, 20], [30, 1]) if tiny else ([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2)
-        yield _attention("mixed", kernels, lens, counts, heads, head_dim, device)
+        yield attention_case("mixed", kernels, lens, counts, heads, head_dim, device)
         # tables are as wide as the longest needs: most programs of the others have nothing to do
         lens = [40, *[20] * 2] if tiny else [16_384, *[512] * 255]
-        yield _attention("decode, one is long,", kernels, lens, [1] * len(lens), heads, head_dim, device)
+        yield attention_case("decode, one is long,", kernels, lens, [1] * len(lens), heads, head_dim, device)
     yield from _variants(kernels, device, tiny)
     for rows in [2] if tiny else [8, 64]:
         for prefix in [64] if tiny else [256, 1024, 8192]:
@@ -121,7 +190,7 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         yield from _sampling(kernels, rows, 1000 if tiny else 128_256, device)
 
 
-def _attention(
+def attention_case(
     name: str,
     kernels: KernelSet,
     lens: list[int],
@@ -171,9 +240,9 @@ def _variants(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[
             heads, head_dim = (4, 2), 64
         for batch, context in decodes:
             lens, counts = [context] * batch, [1] * batch
-            yield _attention(f"decode, {name},", kernels, lens, counts, heads, head_dim, device, **rules)
+            yield attention_case(f"decode, {name},", kernels, lens, counts, heads, head_dim, device, **rules)
         for length in prefills:
-            yield _attention(f"prefill, {name},", kernels, [length], [length], heads, head_dim, device, **rules)
+            yield attention_case(f"prefill, {name},", kernels, [length], [length], heads, head_dim, device, **rules)
 
 
 def _cascade(kernels: KernelSet, rows: int, prefix: int, device: torch.device, tiny: bool) -> Iterator[Case]:
@@ -182,7 +251,7 @@ def _cascade(kernels: KernelSet, rows: int, prefix: int, device: torch.device, t
     lens = [prefix + own] * rows
     for name, grouped in (("grouped", True), ("each for itself", False)):
         case = f"decode, {prefix} shared, {name},"
-        yield _attention(case, kernels, lens, [1] * rows, heads, head_dim, device, shared=prefix, grouped=grouped)
+        yield attention_case(case, kernels, lens, [1] * rows, heads, head_dim, device, shared=prefix, grouped=grouped)
 
 
 def _work(

@@ -7,8 +7,10 @@ from engine.cascade import CascadeThresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.weights import Weights
-from engine.decode_graphs import Capture, DecodeGraphs, cuda_capture
+from engine.cuda_capture import Capture, CudaMemory, cuda_capture
+from engine.decode_graphs import DecodeGraphs
 from engine.executor import InlineExecutor
+from engine.graph_cache import GraphCache, graphs_budget
 from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.sampler import Sampler
@@ -80,7 +82,7 @@ class RandomModel:
         if max_sequences:
             graphs = DecodeGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
-                self.capture(),
+                self._graph_cache(),
                 max_rows=max_sequences,
                 max_blocks=-(-self.max_context_len // BLOCK_SIZE),
                 block_size=BLOCK_SIZE,
@@ -88,6 +90,13 @@ class RandomModel:
             )
         places = self.decoder, self.kv, self.sampler, self.max_context_len, self.device
         return InlineExecutor(*places, graphs, cascade=cascade)
+
+    def _graph_cache(self) -> GraphCache:
+        """Bounded as in serving."""
+        if self.device.type != "cuda":
+            return GraphCache(self.capture())
+        memory, total_bytes = CudaMemory(self.device), torch.cuda.mem_get_info(self.device)[1]
+        return GraphCache(self.capture(), memory, graphs_budget(total_bytes))
 
     def capture(self) -> Capture:
         return cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run

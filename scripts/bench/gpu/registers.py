@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from scripts.bench.gpu.compile_ahead import pool
-from scripts.bench.gpu.spared import spared
 
 __all__ = ["check_registers"]
 
@@ -25,7 +24,7 @@ def check_registers(device: torch.device) -> Iterator[dict[str, Any]]:
     recorded = json.loads(RECORD.read_text())["kernels"]
     found = pool().map(_compiled, recorded)
     for case in tqdm(recorded, desc="registers", unit="kernel"):
-        yield from spared(compare_registers, case, next(found), recorded[case])
+        yield compare_registers(case, next(found), recorded[case])
 
 
 @functools.cache

@@ -1,11 +1,10 @@
-"""Searches the launch parameters of every kernel and writes kernels/<op>/tables/<device>.json.
+"""Searches the launch parameters of kernels; scripts/bench/gpu/tables.py puts what won into the tree.
 
 A case of a table is tried on all timed cases that ask for it; parameters win that are at least WIN faster on average
 than what is launched now, the written parameters or an older table's.
 """
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from kernels.kernel_set import KernelSet
-from kernels.launch import measured, table_path
+from kernels.launch import measured
 from scripts.bench.gpu.compile_ahead import compile_ahead
-from scripts.bench.gpu.kernels import Case, kernel_cases
-from scripts.bench.gpu.spared import spared
+from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases
+from scripts.bench.gpu.tables import add_config
 from scripts.bench.gpu.timing import copies, measure
+from scripts.bench.gpu.units import Row, Unit, unit
 
 __all__ = ["tune"]
 
@@ -82,26 +81,46 @@ SEARCHES = [
     Search("logit_mask.triton", "V=", {"BLOCK_V": (1024, 2048, 4096, 8192), "num_warps": (4, 8)}),
 ]
 
+# what most of a step of Llama-3.1-8B's is spent in; more stages make the compiler buffer keys and values apart
+QUICK_SEARCHES = [
+    Search(
+        "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 5, 6)}
+    ),
+    Search(
+        "paged_attention.triton",
+        "ragged ",
+        {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
+    ),
+    Search("paged_attention.triton", "merge ", {"num_warps": (1, 2, 4, 8)}),
+]
+
 
 def tune(
-    kernels: KernelSet, device: torch.device, tiny: bool, ops: Sequence[str] = (), folder: Path | None = None
-) -> Iterator[dict[str, Any]]:
-    """Of all kernels, or of some folders. Tables go to `folder`/<op>/tables instead of kernels/, if there is one.
-    Changes the tables in use as well."""
-    searches = [search for search in SEARCHES if not ops or search.module.partition(".")[0] in ops]
-    cases = [case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES)]
+    kernels: KernelSet, device: torch.device, tiny: bool, path: Path, ops: Sequence[str] = (), quick: bool = False
+) -> Iterator[Unit]:
+    """Of all kernels, or of some folders. What wins is in use from then on, and stands in the file `path`.
+
+    `quick`: decode and prefill attention of Llama-3.1-8B's shape alone, with more stages.
+    """
+    if quick and not tiny:
+        searches, cases = QUICK_SEARCHES, list(_quick_cases(kernels, device))
+    else:
+        searches = [search for search in SEARCHES if not ops or search.module.partition(".")[0] in ops]
+        cases = [case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES)]
     modules = {search.module: import_module(f"kernels.{search.module}") for search in searches}
     asking = _asking(cases, modules, device)
-    for search in tqdm(searches, desc="tune", unit="kernel"):
+    for search in searches:
         module = modules[search.module]
         for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix)):
             candidates = list(search.candidates())[: 2 if tiny else None]
-            for row in spared(
-                _search, f"{search.module}: {name}", module, candidates, asking[search.module, name], device
-            ):
-                if "failed" not in row:
-                    _write(module, name, row["config"], device, folder)
-                yield row
+            yield unit(_search, f"{search.module}: {name}", module, candidates, asking[search.module, name], device, path)
+
+
+def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
+    llama = (32, 8), 128
+    for batch, context in ((1, 1024), (32, 1024), (256, 1024), (32, 8192)):
+        yield attention_case("decode", kernels, [context] * batch, [1] * batch, *llama, device)
+    yield attention_case("prefill", kernels, [8192], [8192], *llama, device)
 
 
 def _asking(
@@ -124,14 +143,19 @@ def _asking(
 
 
 def _search(
-    about: str, module: ModuleType, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
-) -> dict[str, Any]:
+    about: str,
+    module: ModuleType,
+    candidates: list[dict[str, int]],
+    cases: list[Case],
+    device: torch.device,
+    path: Path,
+) -> Row:
     name = about.partition(": ")[2]
     best = _table(module, device).get(name, None)
     compile_ahead(partial(_launch_each, module, name, candidates, cases, device), device)
     _set(module, best, name, device)
     before = _times(module, best, name, cases, device)
-    least, failed = 1.0, ""
+    least, failed, tried = 1.0, "", []
     for candidate in candidates:
         try:
             times = _times(module, candidate, name, cases, device)
@@ -139,15 +163,20 @@ def _search(
             failed = f"{type(error).__name__}: {error}".partition("\n")[0]
             continue
         share = sum(new / old for new, old in zip(times, before, strict=True)) / len(cases)
+        tried.append([candidate, round(share, 3), times])
         if share < least - WIN:
             least, best = share, candidate
     _set(module, best, name, device)
+    add_config(path, about.partition(":")[0], name, best, device)
     return {
         "name": "tune",
         "shape": about,
         "config": best,
         "share_of_time": round(least, 3),
         "tried": len(candidates),
+        "cases": [f"{case.name} {case.shape}" for case in cases],
+        "before_us": before,
+        "shares": tried,  # of each candidate: of the time before, and microseconds by case
         "last_failure": failed,
     }
 
@@ -175,21 +204,6 @@ def _set(module: ModuleType, config: dict[str, int] | None, name: str, device: t
     if config is not None:
         table[name] = config
     _forget(module)
-
-
-def _write(
-    module: ModuleType, name: str, config: dict[str, int] | None, device: torch.device, folder: Path | None
-) -> None:
-    path = table_path(str(module.__file__), device)
-    if folder is not None:
-        path = folder / path.parent.parent.name / "tables" / path.name
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known.pop(name, None)
-    if config is not None:
-        known[name] = config
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f" {json.dumps(case)}: {json.dumps(known[case])}" for case in sorted(known))
-    path.write_text(f"{{\n{lines}\n}}\n")
 
 
 def _table(module: ModuleType, device: torch.device) -> Any:
