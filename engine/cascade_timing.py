@@ -14,12 +14,13 @@ from engine.kv_store import KVStore
 from engine.model.decoder import Decoder
 from engine.plan import SeqSlice, StepPlan
 
-__all__ = ["AttentionTimer", "measure_thresholds"]
+__all__ = ["LEAST_CASE", "AttentionTimer", "measure_thresholds"]
 
 log = logging.getLogger(__name__)
 
 ROWS = (4, 8, 16, 32, 64)
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
+LEAST_CASE = CascadeThresholds(((ROWS[0], TOKENS[0]),))  # that can be found to be worth it
 OWN_TOKENS = 128  # of each row, behind what is shared
 LEAST_GAIN = 0.03  # below it is noise
 REPEATS = 5

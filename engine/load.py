@@ -8,6 +8,7 @@ is imported, which is before this module is. With more than one thread the proce
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 
 from configs.schema import EngineConfig, ModelConfig
 from engine.cascade import CascadeThresholds
-from engine.cascade_timing import AttentionTimer, measure_thresholds
+from engine.cascade_timing import LEAST_CASE, AttentionTimer, measure_thresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
@@ -31,7 +32,8 @@ from engine.model.decoder import Decoder
 from engine.node_cache import open_node_cache
 from engine.sampler import Sampler
 from engine.tensor_parallel import TensorParallel, shard
-from engine.warm_up import Warmable, warm_up
+from engine.warm_up import Warmable, launch_all, warm_up
+from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
 from kernels.kernel_set import KernelSet, load_kernels
 
 __all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
@@ -66,6 +68,7 @@ def load_executor(
         torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
     cache_dtype = torch.float8_e4m3fn if config.cache.dtype == "fp8" else dtype
     _check_cache_dtype(config, cache_dtype, device)
+    compilers = CompilePool(_num_compilers(tp)) if device.type == "cuda" else None
     files = resolve(model.source)
     arch = read_arch(files)
     max_context_len = _max_context_len(config, arch)
@@ -73,6 +76,8 @@ def load_executor(
     kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype)
     if config.deterministic:
         check_deterministic(kernels, dtype, tp)
+    if compilers is not None:
+        compilers.begin_where_cold()  # they import torch while weights are read
     clock.lap("kernels")
     local_arch = shard(arch, tp.size)
     keeps_ints = config.keep_quantised and kernels.quantised_linear is not None
@@ -83,6 +88,9 @@ def load_executor(
     kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
     node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key, tp)
     clock.lap("cache")
+    if compilers is not None:
+        _compile_ahead(compilers, config, decoder, kv, kernels, max_context_len, tp, device)
+        clock.lap("compiling")
     cascade = None
     if cascades(config, device):
         cascade = _measured_thresholds(config, decoder, kv, max_context_len, tp, device)
@@ -96,7 +104,7 @@ def load_executor(
         sampler,
         max_context_len,
         device,
-        _graphs(config, decoder, kv, max_context_len, tp, device),
+        _graphs(config, decoder, kv, max_context_len, _graph_cache(config, tp, device), device),
         overlaps=_overlaps(config, device),
         cascade=cascade,
         tp=tp,
@@ -139,15 +147,67 @@ def _overlaps(config: EngineConfig, device: torch.device) -> bool:
     return config.overlap
 
 
-def _graphs(
-    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, tp: TensorParallel, device: torch.device
-) -> DecodeGraphs | None:
+def _num_compilers(tp: TensorParallel) -> int:
+    """Of this rank: others may be on the same machine."""
+    return max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) // tp.size))
+
+
+def _compile_ahead(
+    compilers: CompilePool,
+    config: EngineConfig,
+    decoder: Decoder,
+    kv: KVStore,
+    kernels: KernelSet,
+    max_context_len: int,
+    tp: TensorParallel,
+    device: torch.device,
+) -> None:
+    """What the warm-up will launch, and the timing of shared prefixes before it: of any number of rows it is the same
+    code. What fails costs time, and comes up again at the launch. But where there are other ranks, these may be in the
+    midst of a collective.
+    """
+    cascade = LEAST_CASE if cascades(config, device) else None
+    sampler = Sampler(kernels, decoder.arch.vocab_size, device)
+    graphs = _graphs(config, decoder, kv, max_context_len, GraphCache(lambda run: run), device)
+    executor = InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs, cascade=cascade, tp=tp)
+
+    is_launching = True
+    try:
+        settle_keys()
+        with noted() as variants:
+            sampler.warm_up()
+            launch_all(executor, config.scheduler)
+        is_launching = False
+        compilers.compile_noted(variants)
+    except Exception as error:
+        if is_launching and tp.group is not None:
+            raise
+        log.warning("kernels are compiled as they are launched: %s: %s", type(error).__name__, error)
+    finally:
+        executor.close()
+        compilers.close()
+
+
+def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> GraphCache | None:
     if device.type != "cuda" or not config.cuda_graphs:
         return None
     agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
+    return GraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
+
+
+def _graphs(
+    config: EngineConfig,
+    decoder: Decoder,
+    kv: KVStore,
+    max_context_len: int,
+    cache: GraphCache | None,
+    device: torch.device,
+) -> DecodeGraphs | None:
+    if cache is None or not config.cuda_graphs:
+        return None
     return DecodeGraphs(
         lambda batch: decoder.hidden(batch, kv),
-        GraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree),
+        cache,
         max_rows=config.scheduler.max_sequences * (1 + config.scheduler.max_draft_tokens),
         max_blocks=-(-max_context_len // kv.block_size),
         block_size=kv.block_size,

@@ -5,9 +5,12 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import msgspec
 import torch
+import torch.distributed
 from torch import Tensor
 
 from configs.schema import ModelConfig
@@ -29,6 +32,8 @@ __all__ = ["RankExecutor", "follow", "lead"]
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
+# the same of a process group: ranks may be started one after the other, and one compiles kernels while another waits
+GROUP_TIMEOUT_S = 300.0
 
 
 class RankExecutor:
@@ -71,7 +76,7 @@ class RankExecutor:
         if self.blocks is not None:
             self.blocks.close()
         self._leader.close()
-        self._local.close()
+        self._local.close()  # graphs first: NCCL would wait for those that hold its calls
         self._group.close()
         if self._memory is not None:
             self._memory.close()
@@ -224,15 +229,26 @@ def _without_node_cache(model: ModelConfig) -> ModelConfig:
 
 
 class TorchGroup:
-    """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes."""
+    """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes.
+
+    NCCL_GRAPH_MIXING_SUPPORT stays as NCCL has it: without it no call may be made while a graph with calls is still
+    under way, not even behind it on the same stream, and logits are gathered so.
+    """
 
     in_order = False  # where a rank's part begins in a tensor follows from the tensor's size
 
-    def __init__(self, address: str, rank: int, size: int, on_gpu: bool) -> None:
-        import torch.distributed as dist
-
+    def __init__(self, address: str, rank: int, size: int, on_gpu: bool, dist: Any = torch.distributed) -> None:
         self._backend = "nccl" if on_gpu else "gloo"
-        dist.init_process_group(self._backend, init_method=address, rank=rank, world_size=size)
+        # of a GPU that it knows NCCL connects the ranks now, and not in the first step
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
+        dist.init_process_group(
+            self._backend,
+            init_method=address,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=GROUP_TIMEOUT_S),
+            device_id=device,
+        )
         self.name = self._backend
         self._rank, self._size, self._dist = rank, size, dist
 

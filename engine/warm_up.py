@@ -4,6 +4,9 @@ Triton compiles a kernel at its first call, for seconds. A request that waited f
 replica would seem dead. The largest steps come first: if they do not fit in memory that is known at the start, and what
 graphs of smaller ones need as scratch is there already.
 
+One after the other these kernels take half a minute to compile. `launch_all` launches the same ones, and can do so
+where launches are only noted (kernels/compile_ahead.py): it does not look at what they make.
+
 All of it is in block 0, which nobody has yet: sequences write there, and read what they find.
 """
 
@@ -15,7 +18,7 @@ from engine.cascade import CascadeThresholds
 from engine.plan import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
 
-__all__ = ["Warmable", "warm_up"]
+__all__ = ["Launchable", "Warmable", "launch_all", "warm_up"]
 
 FEW_ROWS = 32  # of products with weights of 4 bits, which have one way for up to 16 rows, one up to 63, one for more
 # every station between logits and tokens is on
@@ -47,16 +50,37 @@ class Warmable(Protocol):
     def follow(self, plan: StepPlan) -> None: ...
 
 
+class Launchable(Warmable, Protocol):
+    def begin(self, plan: StepPlan) -> None: ...
+
+    def sample(self) -> object: ...
+
+
+def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
+    """The steps of `warm_up`, whose results nobody asks for."""
+    for number, slices in enumerate(_steps(executor, config)):
+        if not executor.samples:
+            executor.follow(StepPlan(number, slices))
+            continue
+        seq_ids = tuple(slice_.seq_id for slice_ in slices)
+        executor.begin(StepPlan(number, slices, _starts(number, seq_ids)))
+        executor.sample()
+        executor.execute(StepPlan(number, (), ends=seq_ids))
+
+
 def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
     """Leaves nothing behind but what was compiled, and graphs."""
     for number, slices in enumerate(_steps(executor, config)):
         if not executor.samples:
             executor.follow(StepPlan(number, slices))
             continue
-        seq_ids = [slice_.seq_id for slice_ in slices]
-        starts = (SeqStart(seq_id, GREEDY if number else SAMPLING, 0, (0,), ()) for seq_id in seq_ids)
-        executor.execute(StepPlan(number, slices, tuple(starts)))
-        executor.execute(StepPlan(number, (), ends=tuple(seq_ids)))
+        seq_ids = tuple(slice_.seq_id for slice_ in slices)
+        executor.execute(StepPlan(number, slices, _starts(number, seq_ids)))
+        executor.execute(StepPlan(number, (), ends=seq_ids))
+
+
+def _starts(number: int, seq_ids: Sequence[int]) -> tuple[SeqStart, ...]:
+    return tuple(SeqStart(seq_id, GREEDY if number else SAMPLING, 0, (0,), ()) for seq_id in seq_ids)
 
 
 def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[SeqSlice, ...]]:

@@ -39,10 +39,10 @@ def open_weights(
     quantisation = _config(files).get("quantization_config")
     if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
         quantisation = None  # of experts alone: SeparateExperts knows it
-    packing = packing_of(quantisation) if quantisation else None  # complains before anything is opened
+    packing = packing_of(quantisation, dtype) if quantisation else None  # complains before anything is opened
     plain: TensorSource = UsualNames(SafetensorsSource(files.path))
     if arch.stacked_experts:
-        plain = SeparateExperts(plain)
+        plain = SeparateExperts(plain, device)
     if packing is None:
         return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantisedSource(plain, packing, device)

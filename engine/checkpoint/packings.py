@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from engine.checkpoint.dequantize import dequantize_float8
 from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
 from kernels.quantised_linear.reference import GroupedInts
@@ -35,15 +36,17 @@ class Packing(Protocol):
     def read(self, parts: Parts, has: Callable[[str], bool]) -> Matrix: ...
 
 
-def packing_of(config: Mapping[str, Any]) -> Packing:
-    """Reads the quantization_config of a config.json. Raises ModelError for what is not supported."""
+def packing_of(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
+    """Reads the quantization_config of a config.json. Raises ModelError for what is not supported. `dtype` is the
+    model's.
+    """
     try:
-        return _packing(config)
+        return _packing(config, dtype)
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"quantization_config is not complete: {type(error).__name__} {error}") from error
 
 
-def _packing(config: Mapping[str, Any]) -> Packing:
+def _packing(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
     method = config.get("quant_method")
     match method:
         case "gptq":
@@ -54,21 +57,21 @@ def _packing(config: Mapping[str, Any]) -> Packing:
                 raise _unsupported(f"awq in the form {kind!r} with {config.get('bits', 4)} bits", "gemm with 4 bits")
             return Awq()
         case "compressed-tensors":
-            return _compressed(config)
+            return _compressed(config, dtype)
         case "fp8":
-            return Scaled()
+            return Scaled(dtype)
         case "modelopt" if str(config.get("quant_algo", "")).upper().startswith("FP8"):
-            return Scaled()
+            return Scaled(dtype)
     raise _unsupported(
         f"quantization_config.quant_method {method!r}", "gptq, awq, compressed-tensors, fp8 and modelopt's FP8"
     )
 
 
-def _compressed(config: Mapping[str, Any]) -> Packing:
+def _compressed(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
     groups = list((config.get("config_groups") or {}).values())
     forms = {group.get("format") or config.get("format") for group in groups}
     if forms and forms <= {"float-quantized", "int-quantized", "naive-quantized"}:
-        return Scaled()
+        return Scaled(dtype)
     if forms != {"pack-quantized"}:
         raise _unsupported(
             f"compressed-tensors in the form {', '.join(sorted(map(str, forms))) or None}",
@@ -150,7 +153,9 @@ class Packed:
 
 
 class Scaled:
-    """Activations are not rounded here, so the scales for that are not needed."""
+    """Activations are not rounded here, so the scales for that are not needed. What is not kept as integers is made
+    dense in `dtype`.
+    """
 
     main: tuple[str, ...] = ("weight_scale", "weight_scale_inv")
     parts: tuple[str, ...] = (
@@ -161,6 +166,9 @@ class Scaled:
         "activation_scale",
         "weight_zero_point",
     )
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
 
     def shape(self, main: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return None
@@ -173,13 +181,7 @@ class Scaled:
         num_out, num_in = found_OI.shape
         if found_OI.dtype == torch.int8 and scale.numel() == num_out and num_in % 32 == 0:
             return GroupedInts(found_OI, scale.view(num_out, 1), None, least=-128, bits=8)
-        weight_OI = found_OI.float()
-        if scale.numel() == 1:
-            return weight_OI * scale.view(())
-        scale = scale.view(len(scale), -1)
-        blocks = [-(-count // num) for count, num in zip(weight_OI.shape, scale.shape, strict=True)]
-        wide = scale.repeat_interleave(blocks[0], 0).repeat_interleave(blocks[1], 1)  # the last blocks may be cut off
-        return weight_OI * wide[: weight_OI.shape[0], : weight_OI.shape[1]]
+        return dequantize_float8(found_OI, scale, self._dtype)
 
 
 def _unpacked(packed: Tensor, bits: int) -> Tensor:

@@ -10,6 +10,7 @@ the first in its low half, and NAME_scales [E, O, G] uint8: by which power of 2 
 import torch
 from torch import Tensor
 
+from engine.checkpoint.dequantize import MXFP4_GROUP, dequantize_mxfp4
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
@@ -17,15 +18,20 @@ from engine.tensor_parallel import Part
 
 __all__ = ["SeparateExperts"]
 
-NUMBERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of 4 bits; the highest is the sign
 STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 class SeparateExperts:
-    """Each expert's matrices under names of their own; other tensors stay."""
+    """Each expert's matrices under names of their own; other tensors stay.
 
-    def __init__(self, source: TensorSource) -> None:
+    What is in MXFP4 is sent to the device as it is. The last expert's rows are kept until all of its matrices that are
+    in them were read: these are asked for one after the other.
+    """
+
+    def __init__(self, source: TensorSource, device: torch.device) -> None:
         self._source = source
+        self._device = device
+        self._last: tuple[str, int, Tensor] | None = None  # stack, expert, its rows
         self._places: dict[str, tuple[str, int, int]] = {}  # stack, expert, which of its interleaved matrices
         self._hidden: set[str] = set()
         for name in source.names():
@@ -57,14 +63,18 @@ class SeparateExperts:
         interleaved = len(STACKS["gate_up_proj"]) if ".gate_up_proj" in stack else 1
         if len(shape) == 1:
             return (shape[0] // interleaved,)
-        num_out, num_in = (shape[0], shape[1] * 32) if stack.endswith("_blocks") else (shape[1], shape[0])
+        num_out, num_in = (shape[0], shape[1] * MXFP4_GROUP) if stack.endswith("_blocks") else (shape[1], shape[0])
         return num_out // interleaved, num_in
 
     def read(self, name: str, part: Part | None = None) -> Tensor:
         if name not in self._places:
             return self._source.read(self._router.get(name, name), part)
         stack, expert, which = self._places[name]
-        rows = self._rows(stack, Part(0, expert, expert + 1))
+        if self._last is None or self._last[:2] != (stack, expert):
+            self._last = stack, expert, self._rows(stack, Part(0, expert, expert + 1))
+        rows = self._last[2]
+        if which or ".gate_up_proj" not in stack:
+            self._last = None
         own = cut(rows[which::2] if ".gate_up_proj" in stack else rows, part)
         assert isinstance(own, Tensor)
         return own.contiguous()
@@ -83,6 +93,4 @@ class SeparateExperts:
         if scales_name not in self._hidden:
             raise ModelError(f"the weights lack {scales_name}")
         scales = self._source.read(scales_name, expert)[0]
-        numbers = torch.tensor([*NUMBERS, *(-number for number in NUMBERS)])
-        codes = torch.stack((tensor & 15, tensor >> 4), -1).flatten(-2).long()  # [O, G, 32]
-        return torch.ldexp(numbers[codes], scales[..., None].int() - 127).flatten(1)
+        return dequantize_mxfp4(tensor.to(self._device), scales.to(self._device))

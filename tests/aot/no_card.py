@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from scripts.bench.gpu.compile_ahead import Absent, Variant, noted
+from kernels.compile_ahead import Absent, Variant, noted
 
 __all__ = ["HOPPER", "absent_card", "launches"]
 

@@ -8,8 +8,9 @@ import torch
 
 pytest.importorskip("triton")
 
+from kernels.compile_ahead import MARKER, compile_variant, noted
 from kernels.rms_norm import triton as rms_norm
-from scripts.bench.gpu.compile_ahead import compile_ahead, compile_variant, noted, pool
+from scripts.bench.gpu.compile_ahead import compile_ahead, pool
 from scripts.bench.gpu.units import rows_of, unit
 from tests.aot.no_card import HOPPER, absent_card
 
@@ -66,8 +67,13 @@ def test_processes_compile_what_is_launched(absent):
     try:
         assert compile_ahead(partial(rms_norm.add_rms_norm, x, residual, weight, 1e-5), torch.device("cuda")) == 1
         assert kernels_in(absent) == 1
+        marker = list(absent.glob(f"{MARKER}*"))
+        assert len(marker) == 1
+        pool().close()
+        assert compile_ahead(partial(rms_norm.add_rms_norm, x, residual, weight, 1e-5), torch.device("cuda")) == 1
+        assert pool()._executor is None, "processes were started for what is there already"
     finally:
-        pool().shutdown()
+        pool().close()
         pool.cache_clear()
 
 

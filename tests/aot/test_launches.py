@@ -11,11 +11,13 @@ pytest.importorskip("triton")
 
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.cascade import CascadeThresholds
+from engine.cascade_timing import LEAST_CASE, AttentionTimer
 from engine.decode_graphs import DecodeGraphs
 from engine.engine import Engine
 from engine.plan import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
-from engine.warm_up import warm_up
+from engine.warm_up import launch_all, warm_up
+from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel
 from tests.aot.no_card import launches
@@ -51,6 +53,63 @@ def test_any_number_of_log_probabilities_is_of_the_same_code():
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("max_drafts", [0, 2])
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize(("deterministic", "four_bits"), [(False, False), (True, False), (False, True)])
+def test_the_start_launches_what_was_compiled_ahead_of_it(deterministic, four_bits, graphs, max_drafts):
+    """The timing of shared prefixes, and the warm-up with what was found, of other numbers of rows."""
+    model = RandomModel(TINY, _choosing(triton_kernels(deterministic)), 3000, torch.bfloat16, CPU, four_bits=four_bits)
+    config = SchedulerConfig(max_sequences=70, max_step_tokens=200, max_draft_tokens=max_drafts, draft_ngram=1)
+    max_rows = 70 * (1 + max_drafts) if graphs else 0
+    with launches() as ahead:
+        executor = model.executor_of(max_rows, None if deterministic else LEAST_CASE)
+        model.sampler.warm_up()
+        launch_all(executor, config)
+    executor.close()
+    with launches() as found:
+        if not deterministic:
+            assert AttentionTimer(model.decoder, model.kv, 512, 70, CPU, lambda run: run)(8, 256) is not None
+        executor = model.executor_of(max_rows, None if deterministic else CascadeThresholds(((32, 384),)))
+        model.sampler.warm_up()
+        warm_up(executor, config)
+    executor.close()
+    assert len(ahead) > 10 and found == ahead
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nobody has written holds the largest integers: whoever takes one for an index is seen."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3, dtype=torch.int64).tolist() == [torch.iinfo(torch.int64).max] * 3
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("max_drafts", [0, 2])
+def test_what_is_launched_ahead_is_no_index_of_anything(poisoned, max_drafts):
+    """On a card it would be an access to memory that is not there, and the end of the process."""
+    model = RandomModel(TINY, triton_kernels(), 300, torch.bfloat16, CPU)
+    config = SchedulerConfig(max_sequences=20, max_step_tokens=100, max_draft_tokens=max_drafts, draft_ngram=1)
+    executor = model.executor_of(60, LEAST_CASE)
+    pair = [Expert(torch.zeros(96, 32), torch.zeros(32, 48)) for _ in range(4)]
+    with launches() as found:
+        model.sampler.warm_up()
+        launch_all(executor, config)
+        routed = triton_kernels().route(torch.zeros(7, 4), 2, True)
+        triton_kernels().experts(pair)(torch.zeros(7, 32), *routed)
+    executor.close()
+    assert {"_decode", "_ragged", "_route", "_combine"} <= {variant.name for variant in found}
+
+
+def _choosing(kernels):
+    def choose(logits_RV, *more):
+        kernels.choose(logits_RV, *more)
+        return torch.zeros(len(logits_RV), dtype=torch.int64)  # its own output nobody wrote
+
+    return replace(kernels, choose=choose)
+
+
 def _ask(rng: random.Random, number: int) -> GenerateRequest:
     """Anything that changes which kernels run."""
     sampling = SamplingParams(
@@ -75,15 +134,9 @@ def _ask(rng: random.Random, number: int) -> GenerateRequest:
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize(("deterministic", "four_bits"), [(False, False), (True, False), (False, True), (True, True)])
 def test_serving_launches_what_was_compiled_at_the_start(deterministic, four_bits, graphs, max_drafts):
-    kernels = triton_kernels(deterministic)
-
-    def choose(logits_RV, *more):
-        kernels.choose(logits_RV, *more)
-        return torch.zeros(len(logits_RV), dtype=torch.int64)  # its own output nobody wrote
-
-    kernels_here = replace(kernels, choose=choose)
+    kernels = _choosing(triton_kernels(deterministic))
     odd = msgspec.structs.replace(TINY, vocab_size=301)  # most rows of logits begin at no multiple of 16 bytes
-    model = RandomModel(odd, kernels_here, 3000, torch.bfloat16, CPU, four_bits=four_bits)
+    model = RandomModel(odd, kernels, 3000, torch.bfloat16, CPU, four_bits=four_bits)
     config = SchedulerConfig(max_sequences=70, max_step_tokens=200, max_draft_tokens=max_drafts, draft_ngram=1)
     executor = model.executor_of(
         70 * (1 + max_drafts) if graphs else 0, cascade=None if deterministic else CascadeThresholds(((8, 256),))

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -152,6 +153,51 @@ def test_a_result_without_a_rank_that_is_lost_is_none() -> None:
     over.end()
     over.lose()  # as every rank is when the replica ends
     assert over.of_all(result) is result and given_up == [True]
+
+
+class Distributed:
+    """As much of torch.distributed as is used."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, object] = {}
+        self.is_closed = False
+
+    def init_process_group(self, backend: str, **given: object) -> None:
+        self.given = {"backend": backend, **given}
+
+    def destroy_process_group(self) -> None:
+        self.is_closed = True
+
+
+def test_ranks_on_gpus_are_connected_before_the_first_step_and_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    by_nccl, by_gloo = Distributed(), Distributed()
+    ranks.TorchGroup("tcp://here:1", 1, 2, True, by_nccl)
+    ranks.TorchGroup("tcp://here:1", 1, 2, False, by_gloo)
+    assert by_nccl.given["backend"] == "nccl" and by_nccl.given["device_id"] == torch.device("cuda", 3)
+    assert by_gloo.given["backend"] == "gloo" and by_gloo.given["device_id"] is None
+    limits = [group.given["timeout"] for group in (by_nccl, by_gloo)]
+    assert limits == [timedelta(seconds=ranks.GROUP_TIMEOUT_S)] * 2
+
+
+@pytest.mark.timeout(120)
+def test_graphs_go_before_the_process_group_whose_calls_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = Distributed()
+    seen: list[bool] = []
+    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
+        group = ranks.TorchGroup("tcp://here:1", 0, 2, False, distributed)
+        monkeypatch.setattr(executor, "_group", group)
+
+        class Graphs:
+            def close(self) -> None:
+                seen.append(distributed.is_closed)
+
+        monkeypatch.setattr(executor._local, "_graphs", Graphs())
+    assert seen == [False] and distributed.is_closed
 
 
 @pytest.mark.timeout(120)
