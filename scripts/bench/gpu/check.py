@@ -61,6 +61,8 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool, full: bool = Tru
                 yield unit(_float8_writes, kernels, heads, head_dim, device, num_rows)
         yield unit(_norm, kernels, *size, dtype, device)
         yield unit(_unrounded, kernels, *((5, 64, 96) if tiny else LINEAR), dtype, device)
+        for num_out, num_in in [(48, 96)] if tiny else [(6144, 4096), (4096, 14336), (1000, 1000)]:
+            yield unit(_one_row, kernels, num_out, num_in, dtype, device)
         yield unit(_gate, kernels, *size, dtype, device)
         yield unit(check_families, kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
@@ -259,6 +261,15 @@ def _unrounded(
     out = kernels.linear(weight, None, torch.float32)(x)
     row = _row("linear, fp32 sums", f"{num} x {num_in} x {num_out}", dtype, out, x.double() @ weight.double().T)
     return {**row, "ok": row["error"] < (1e-5 if device.type == "cuda" else BOUNDS[dtype])}
+
+
+def _one_row(kernels: KernelSet, num_out: int, num_in: int, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
+    x, weight = (torch.randn((rows, num_in), device=device, dtype=dtype) for rows in (1, num_out))
+    bias = torch.randn(num_out, device=device, dtype=dtype)
+    expected = x.double() @ weight.double().T + bias.double()
+    for out_dtype in (dtype, torch.float32):
+        out = kernels.linear(weight, bias, out_dtype)(x)
+        yield _row("linear of a row", f"{num_in} x {num_out}, {out_dtype}", dtype, out, expected)
 
 
 def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device) -> Row:

@@ -21,7 +21,17 @@ from scripts.bench.gpu.peers import ATTENTION_PEERS, Peer, flashinfer_top_k
 from scripts.bench.gpu.timing import Work, compare, copies
 from scripts.bench.gpu.units import Row, Unit, unit
 
-__all__ = ["Case", "attention_case", "baseline_cases", "kernel_cases", "quick_cases", "second_cases", "time_kernels"]
+__all__ = [
+    "Case",
+    "attention_case",
+    "baseline_cases",
+    "kernel_cases",
+    "linear_cases",
+    "quick_cases",
+    "sampling_cases",
+    "second_cases",
+    "time_kernels",
+]
 
 HEADS = [((32, 8), 128), ((9, 3), 64)]
 LINEARS = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]  # Llama-3.1-8B's
@@ -143,9 +153,9 @@ def quick_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     for tokens in (1, 32, 256):
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in (1, 32, 256):
-        yield from (case for case in _linears(kernels, tokens, device, tiny) if case.name == "linear")
+        yield from (case for case in linear_cases(kernels, tokens, device, tiny) if case.name == "linear")
     for rows in (1, 128, 256):
-        yield from _sampling(kernels, rows, 128_256, device)
+        yield from sampling_cases(kernels, rows, 128_256, device)
 
 
 def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
@@ -156,7 +166,7 @@ def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         if kernels.quantised_linear is not None:
             yield from _quantised_linears(kernels, tokens, device)
     for tokens in [2] if tiny else [1, 32, 256]:
-        yield from (case for case in _linears(kernels, tokens, device, tiny) if case.name != "linear")
+        yield from (case for case in linear_cases(kernels, tokens, device, tiny) if case.name != "linear")
     for prefix in [64] if tiny else [1024, 8192]:
         yield from _cascade(kernels, 2 if tiny else 64, prefix, device, tiny)
 
@@ -182,12 +192,12 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
-        yield from _linears(kernels, tokens, device, tiny)
+        yield from linear_cases(kernels, tokens, device, tiny)
         yield _experts(kernels, tokens, device, tiny)
         if kernels.quantised_linear is not None:
             yield from _quantised_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
-        yield from _sampling(kernels, rows, 1000 if tiny else 128_256, device)
+        yield from sampling_cases(kernels, rows, 1000 if tiny else 128_256, device)
 
 
 def attention_case(
@@ -307,7 +317,7 @@ def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -
     )
 
 
-def _linears(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -> Iterator[Case]:
+def linear_cases(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -> Iterator[Case]:
     sets = {"linear": kernels}
     if kernels.name == "triton":
         sets["linear, deterministic"] = triton_kernels(deterministic=True)
@@ -365,7 +375,7 @@ def _linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: 
     return lambda: linear(x)
 
 
-def _sampling(kernels: KernelSet, rows: int, vocab_size: int, device: torch.device) -> Iterator[Case]:
+def sampling_cases(kernels: KernelSet, rows: int, vocab_size: int, device: torch.device) -> Iterator[Case]:
     def on_logits(function: OnLogits, arguments: tuple[Any, ...]) -> Callable[[], Work]:
         def make() -> Work:
             logits = torch.randn((rows, vocab_size), device=device)

@@ -19,7 +19,7 @@ import torch
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured
 from scripts.bench.gpu.compile_ahead import compile_ahead
-from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases
+from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases, linear_cases, sampling_cases
 from scripts.bench.gpu.tables import add_config
 from scripts.bench.gpu.timing import copies, measure
 from scripts.bench.gpu.units import Row, Unit, reason, unit
@@ -39,6 +39,7 @@ class Search:
     module: str
     prefix: str  # of the cases in its table
     grid: dict[str, tuple[int, ...]]
+    timed: str = ""  # how the names of the cases begin that it is timed on
 
     def candidates(self) -> Iterator[dict[str, int]]:
         for values in itertools.product(*self.grid.values()):
@@ -77,6 +78,11 @@ SEARCHES = [
     ),
     Search("sampling.triton", "choose ", {"BLOCK_V": (1024, 2048), "CHUNK_V": (4096, 8192), "num_warps": (4, 8)}),
     Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
+    Search(
+        "linear.gemv_triton",
+        "gemv ",
+        {"BLOCK_O": (2, 4, 8, 16), "BLOCK_I": (512, 1024, 2048), "STAGES": (1, 3, 4), "num_warps": (4, 8)},
+    ),
     Search("logprobs.triton", "V=", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
     Search("logit_mask.triton", "V=", {"BLOCK_V": (1024, 2048, 4096, 8192), "num_warps": (4, 8)}),
 ]
@@ -84,14 +90,25 @@ SEARCHES = [
 # what most of a step of Llama-3.1-8B's is spent in; more stages make the compiler buffer keys and values apart
 QUICK_SEARCHES = [
     Search(
-        "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (2, 4), "num_stages": (3, 5, 6)}
+        "linear.gemv_triton",
+        "gemv ",
+        {"BLOCK_O": (2, 4, 8), "BLOCK_I": (512, 1024, 2048), "STAGES": (1, 4), "num_warps": (4,)},
+        "linear",
     ),
     Search(
         "paged_attention.triton",
         "ragged ",
-        {"BLOCK_M": (128,), "BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
+        {"BLOCK_M": (128,), "BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (3, 4)},
+        "prefill",
     ),
-    Search("paged_attention.triton", "merge ", {"num_warps": (1, 2, 4)}),
+    Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
+    Search(
+        "paged_attention.triton",
+        "decode ",
+        {"BLOCK_N": (64, 128), "num_warps": (2, 4), "num_stages": (3, 5)},
+        "decode",
+    ),
+    Search("paged_attention.triton", "merge ", {"num_warps": (1, 2, 4)}, "decode"),
 ]
 
 
@@ -113,12 +130,16 @@ def tune(
         module = modules[search.module]
         for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix)):
             candidates = list(search.candidates())[: 2 if tiny else None]
-            yield unit(_search, f"{search.module}: {name}", module, candidates, asking[search.module, name], device, path)
+            timed = [case for case in asking[search.module, name] if case.name.startswith(search.timed)]
+            if timed:
+                yield unit(_search, f"{search.module}: {name}", module, candidates, timed, device, path)
 
 
 def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
+    yield from (case for case in linear_cases(kernels, 1, device, False) if case.name == "linear")
+    yield from (case for case in sampling_cases(kernels, 128, 128_256, device) if case.op in ("keep_top_k", "keep_top_p"))
     llama, small = ((32, 8), 128), ((9, 3), 64)
-    for heads, shapes in ((llama, ((1, 1024), (64, 1024), (32, 8192))), (small, ((32, 1024),))):
+    for heads, shapes in ((llama, ((1, 1024), (64, 1024), (32, 8192))), (small, ((1, 1024), (32, 8192)))):
         for batch, context in shapes:
             yield attention_case("decode", kernels, [context] * batch, [1] * batch, *heads, device)
         yield attention_case("prefill", kernels, [8192], [8192], *heads, device)
