@@ -121,7 +121,9 @@ class GraphCache:
             return 0
         graph_bytes = GRAPH_BYTES
         if len(self._graphs) >= MEASURED:
-            graph_bytes = sum(graph.num_bytes for graph in self._graphs.values()) // len(self._graphs)
+            measured = [graph.num_bytes for graph in self._graphs.values()]
+            # without the largest: at the first one libraries took memory, at another one somebody else on the card
+            graph_bytes = (sum(measured) - max(measured)) // (len(measured) - 1)
         return min(MAX_GRAPHS, max(1, self._budget_bytes // max(1, graph_bytes)))
 
     def _least_of_all(self, number: int) -> int:

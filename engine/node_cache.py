@@ -7,8 +7,9 @@ depend on is in it.
 
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,106 +38,169 @@ CODE = (
 )  # what decides how keys and values come about and lie in a block
 
 
+Copy = Callable[[Tensor, Tensor], object]  # to, from
+
+
+def _copy(to: Tensor, source: Tensor) -> None:
+    to.copy_(source, non_blocking=True)
+
+
 class NodeCache:
-    """The blocks of a KVStore, kept in an arena under their names."""
+    """The blocks of a KVStore, kept in an arena under their names.
+
+    Of a device that works on its own a block goes on its way to the host when the step's work is queued, beside that
+    work; a thread writes it into the arena when it has come.
+    """
 
     def __init__(self, kv: KVStore, arena: Arena, passages: "Sequence[Passage]" = ()) -> None:
         """`passages` are where blocks stop on their way, if the device works on its own; nobody waits for it then."""
         self.arena = arena
         self._kv = kv
-        self._leaving: deque[Passage] = deque()
-        self._free = list(passages)
-        self._passes = bool(passages)
+        self._writer = _Writer(arena, passages) if passages else None
 
     def holds(self, name: bytes) -> bool:
         return self.arena.holds(name)
 
     def load(self, name: bytes, block: int) -> bool:
         """Fills a block before all that is queued from now on. False: it is not there any more."""
-        passage = self._passage() if self._passes else None
+        passage = self._writer.free_passage() if self._writer is not None else None
         with self.arena.reading(name) as piece:
+            if piece is not None:
+                here = self._kv.by_block[block] if passage is None else passage.here
+                here.copy_(_as_block(piece, here))
+        if self._writer is not None and passage is not None:
             if piece is None:
-                if passage is not None:
-                    self._free.append(passage)
-                return False
-            here = self._kv.by_block[block] if passage is None else passage.here
-            here.copy_(_as_block(piece, here))
-        if passage is not None:
-            self._kv.by_block[block].copy_(passage.here, non_blocking=True)
-            passage.leave(b"")
-            self._leaving.append(passage)
-        return True
+                self._writer.give_back(passage)
+            else:
+                passage.send(self._kv.by_block[block])
+                self._writer.put(passage)
+        return piece is not None
 
     def save(self, name: bytes, block: int) -> None:
         """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
         if self.arena.holds(name):
             return
-        if not self._passes:
-            self._write(name, self._kv.by_block[block])
+        if self._writer is None:
+            _write(self.arena, name, self._kv.by_block[block])
             return
-        passage = self._passage()
-        passage.here.copy_(self._kv.by_block[block], non_blocking=True)
-        passage.leave(name)
-        self._leaving.append(passage)
+        passage = self._writer.free_passage()
+        passage.fetch(self._kv.by_block[block])
+        self._writer.put(passage, name)
 
     def close(self) -> None:
-        while self._leaving:
-            self._arrive()
+        """Blocks that are on their way are kept."""
+        if self._writer is not None:
+            self._writer.close()
         self.arena.close()
-
-    def _passage(self) -> "Passage":
-        """One that is free. Those that have arrived become so, in order; only if none has, the oldest is waited for."""
-        while self._leaving and (not self._free or self._leaving[0].has_arrived()):
-            self._arrive()
-        return self._free.pop()
-
-    def _arrive(self) -> None:
-        passage = self._leaving.popleft()
-        name = passage.arrive()
-        if name:
-            self._write(name, passage.here)
-        self._free.append(passage)
-
-    def _write(self, name: bytes, values: Tensor) -> None:
-        with self.arena.writing(name) as piece:
-            if piece is not None:
-                _as_block(piece, values).copy_(values)
 
 
 class Passage(Protocol):
     """Memory for one block on its way to the device or from it."""
 
-    here: Tensor
+    here: Tensor  # on the host
 
-    def leave(self, name: bytes) -> None:
-        """The copy has been queued. `name` is under what to keep the block; b"": it goes to the device."""
+    def fetch(self, block: Tensor) -> None:
+        """Queues the way to the host of what the block is after all that is queued up to now."""
         ...
 
-    def has_arrived(self) -> bool: ...
-
-    def arrive(self) -> bytes:
-        """Waits for it, and returns the name."""
+    def send(self, block: Tensor) -> None:
+        """Queues the way to the device, into the block, before all that is queued from now on."""
         ...
+
+    def wait(self) -> None:
+        """Until it has come, and this memory is free."""
+        ...
+
+
+class _Writer:
+    """A thread that waits for blocks to come and writes those that came from the device, in order.
+
+    It has a view of the arena for itself, which is not thread safe.
+    """
+
+    def __init__(self, arena: Arena, passages: "Sequence[Passage]") -> None:
+        self._arena = arena.beside(arena.identity)
+        self._free: queue.SimpleQueue[Passage] = queue.SimpleQueue()
+        for passage in passages:
+            self._free.put(passage)
+        self._under_way: queue.SimpleQueue[tuple[Passage, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="kv-offload", daemon=True)
+        self._thread.start()
+
+    def free_passage(self) -> "Passage":
+        """Waits for the oldest block under way where there is none."""
+        return self._free.get()
+
+    def give_back(self, passage: "Passage") -> None:
+        """One that was not used."""
+        self._free.put(passage)
+
+    def put(self, passage: "Passage", name: bytes = b"") -> None:
+        """`name` is under what to keep the block; b"": nobody keeps it."""
+        self._under_way.put((passage, name))
+
+    def close(self) -> None:
+        self._under_way.put(None)
+        self._thread.join()
+        self._arena.close()
+
+    def _run(self) -> None:
+        while (one := self._under_way.get()) is not None:
+            passage, name = one
+            try:
+                passage.wait()
+                if name:
+                    _write(self._arena, name, passage.here)
+            except Exception as error:  # of any kind: the block is computed again, and the engine sees for itself
+                log.warning("a block is not kept for other replicas: %s: %s", type(error).__name__, error)
+            self._free.put(passage)
 
 
 class _CudaPassage:
-    def __init__(self, kv: KVStore) -> None:
+    """Only what goes on within the device is queued behind the steps; the ways between host and device have streams of
+    their own, one for each direction.
+
+    steps     ... | block -> staged | the next step may write the block ...
+    outward                         | staged -> here |
+
+    inward    | here -> staged |
+    steps     ...              | staged -> block | the next step may read the block ...
+    """
+
+    def __init__(self, kv: KVStore, outward: Any, inward: Any, cuda: Any = torch.cuda, copy: Copy = _copy) -> None:
         block = kv.by_block[0]
-        self.here = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
-        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._name = b""
+        pinned = block.device.type == "cuda"
+        self.here = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
+        self._staged = torch.empty(block.shape, dtype=block.dtype, device=block.device)
+        self._cuda, self._copy = cuda, copy
+        self._outward, self._inward = outward, inward
+        self._staged_is_filled = cuda.Event()
+        self._has_come = cuda.Event(blocking=True)  # whoever waits sleeps
 
-    def leave(self, name: bytes) -> None:
-        self._name = name
-        self._event.record()
+    def fetch(self, block: Tensor) -> None:
+        self._copy(self._staged, block)
+        self._staged_is_filled.record()
+        self._outward.wait_event(self._staged_is_filled)
+        with self._cuda.stream(self._outward):
+            self._copy(self.here, self._staged)
+            self._has_come.record()
 
-    def has_arrived(self) -> bool:
-        arrived: bool = self._event.query()
-        return arrived
+    def send(self, block: Tensor) -> None:
+        with self._cuda.stream(self._inward):
+            self._copy(self._staged, self.here)
+            self._staged_is_filled.record()
+        self._cuda.current_stream().wait_event(self._staged_is_filled)
+        self._copy(block, self._staged)
+        self._has_come.record()
 
-    def arrive(self) -> bytes:
-        self._event.synchronize()
-        return self._name
+    def wait(self) -> None:
+        self._has_come.synchronize()
+
+
+def _write(arena: Arena, name: bytes, values: Tensor) -> None:
+    with arena.writing(name) as piece:
+        if piece is not None:
+            _as_block(piece, values).copy_(values)
 
 
 def _as_block(piece: np.ndarray, block: Tensor) -> Tensor:
@@ -169,8 +233,10 @@ def open_node_cache(
     except ArenaError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
         return None
-    is_cuda = kv.by_block.device.type == "cuda"
-    return NodeCache(kv, arena, [_CudaPassage(kv) for _ in range(ON_THE_WAY if is_cuda else 0)])
+    if kv.by_block.device.type != "cuda":
+        return NodeCache(kv, arena)
+    outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
+    return NodeCache(kv, arena, [_CudaPassage(kv, outward, inward) for _ in range(ON_THE_WAY)])
 
 
 def open_others(first: NodeCache, size: int) -> list[Arena]:

@@ -68,6 +68,15 @@ def test_the_budget_is_kept_by_what_graphs_were_measured_to_take() -> None:
         assert cache.shapes == tuple(range(30 - most, 30))
 
 
+def test_what_libraries_take_at_the_first_graph_is_not_held_against_the_others() -> None:
+    card = Card(graph_bytes=900 * MB)
+    cache = GraphCache(card.capture, card, budget_bytes=240 * MB)
+    for shape in range(12):
+        ask(cache, shape)
+        card.graph_bytes = 20 * MB
+    assert cache.shapes == tuple(range(12)), "240 MiB are 12 x 20 MiB"
+
+
 def test_a_shape_that_cannot_be_recorded_runs_eagerly_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
     card = Card()
     card.fails = {2}

@@ -1,5 +1,10 @@
 """Real engines that share a node's memory, against engines that compute everything themselves."""
 
+import contextlib
+import itertools
+import threading
+import time
+
 import msgspec
 import pytest
 import torch
@@ -12,7 +17,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.kv_store import KVStore
 from engine.load import load_executor
-from engine.node_cache import NodeCache, identity
+from engine.node_cache import NodeCache, _CudaPassage, identity
 from engine.types import GenerateRequest, SamplingParams
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import oracle
@@ -99,44 +104,192 @@ def test_blocks_that_left_the_cache_come_back(make):
 
 
 class SlowPassage:
-    """As of a device that works on its own: a copy is there when somebody waits for it, or told `now`."""
+    """As of a device that works on its own: a block comes when it is let."""
 
     def __init__(self, kv):
         self.here = torch.empty_like(kv.by_block[0])
-        self.now = self.name = None
+        self.comes = threading.Event()
 
-    def leave(self, name):
-        self.now, self.name = False, name
+    def fetch(self, block):
+        self.here.copy_(block)
 
-    def has_arrived(self):
-        return self.now
+    def send(self, block):
+        block.copy_(self.here)
 
-    def arrive(self):
-        return self.name
+    def wait(self):
+        assert self.comes.wait(10)
+        self.comes.clear()
 
 
-def test_blocks_pass_through_memory_that_is_used_again_only_when_they_have_arrived(folder, tmp_path):
+@pytest.fixture
+def kv(folder):
+    """Six blocks, each full of its number."""
     kv = KVStore(read_arch(resolve(str(folder))), 6, 16, torch.bfloat16, torch.device("cpu"))
     for block in range(6):
         kv.by_block[block] = float(block)
-    passages = [SlowPassage(kv) for _ in range(2)]
+    return kv
+
+
+NAMES = [bytes([number]) * 16 for number in range(6)]
+
+
+def arena_of(kv, folder):
     size = kv.by_block[0].numel() * 2
-    cache = NodeCache(kv, Arena("one", size, 16 * size, tmp_path), passages)
-    names = [bytes([number]) * 16 for number in range(6)]
+    return Arena("one", size, 16 * size, folder)
+
+
+def wait_for(cache, name):
+    deadline_s = time.monotonic() + 10
+    while not cache.holds(name):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def test_blocks_pass_through_memory_that_is_used_again_only_when_they_have_come(kv, tmp_path):
+    passages = [SlowPassage(kv) for _ in range(2)]
+    cache = NodeCache(kv, arena_of(kv, tmp_path), passages)
     for block in (0, 1):
-        cache.save(names[block], block)
-    assert not cache.holds(names[0]) and not cache.holds(names[1])  # on their way
-    cache.save(names[2], 2)
-    assert cache.holds(names[0]) and not cache.holds(names[1])  # the oldest was waited for
-    passages[1].now = True
-    assert cache.load(names[0], 5) and cache.holds(names[1])
+        cache.save(NAMES[block], block)
+    assert not cache.holds(NAMES[0]) and not cache.holds(NAMES[1])  # on their way
+    third = threading.Thread(target=cache.save, args=(NAMES[2], 2))
+    third.start()
+    third.join(0.1)
+    assert third.is_alive()  # both passages are taken
+    passages[0].comes.set()
+    third.join(10)
+    assert cache.holds(NAMES[0]) and not cache.holds(NAMES[1])
+    passages[1].comes.set()
+    wait_for(cache, NAMES[1])
+    assert cache.load(NAMES[0], 5)
     assert (kv.by_block[5] == 0).all()
-    assert not cache.load(names[4], 3) and (kv.by_block[3] == 3).all()
+    for passage in passages:
+        passage.comes.set()
+    wait_for(cache, NAMES[2])
     for _ in range(3):  # a miss loses no passage
-        assert not cache.load(names[4], 3)
-    cache.save(names[3], 3)
+        assert not cache.load(NAMES[4], 3) and (kv.by_block[3] == 3).all()
+    cache.save(NAMES[3], 3)
+    for passage in passages:
+        passage.comes.set()
     cache.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_does_not_come_costs_no_other(kv, tmp_path, caplog):
+    passage = SlowPassage(kv)
+    cache = NodeCache(kv, arena_of(kv, tmp_path), [passage])
+
+    def fail():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    passage.wait, wait = fail, passage.wait
+    cache.save(NAMES[0], 0)
+    cache._writer.give_back(cache._writer.free_passage())  # it is free again
+    passage.wait = wait
+    passage.comes.set()
+    cache.save(NAMES[1], 1)
+    wait_for(cache, NAMES[1])
+    assert not cache.holds(NAMES[0]) and "illegal memory access" in caplog.text
+    cache.close()
+
+
+class Device:
+    """Streams that do nothing until they are run, each as far as it gets before another one's turn comes."""
+
+    def __init__(self):
+        self.steps, self.outward, self.inward = (Stream(self) for _ in range(3))
+        self.current = self.steps
+
+    def Event(self, blocking=False):
+        return Event(self)
+
+    def current_stream(self):
+        return self.current
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def copy(self, to, source):
+        self.current.queue.append(lambda: to.copy_(source))
+
+    def run(self, *streams):
+        """In this order; a stream that waits for another one gives way to it."""
+        while any(stream.queue for stream in streams):
+            assert any([stream.run() for stream in streams]), "all streams wait"
+
+
+class Stream:
+    def __init__(self, device):
+        self.device, self.queue = device, []
+
+    def wait_event(self, event):
+        at = event.num_records
+
+        def is_over():
+            return event.num_past >= at
+
+        self.queue.append(is_over)
+
+    def run(self):
+        """Whether anything was done."""
+        count = len(self.queue)
+        while self.queue and self.queue[0]() is not False:
+            self.queue.pop(0)
+        return len(self.queue) < count
+
+
+class Event:
+    def __init__(self, device):
+        self.device, self.num_records, self.num_past = device, 0, 0
+
+    def record(self):
+        self.num_records += 1
+        at = self.num_records
+        self.device.current.queue.append(lambda: setattr(self, "num_past", max(self.num_past, at)))
+
+    def synchronize(self):
+        assert self.num_past == self.num_records, "the host would wait for ever: nobody runs the streams"
+
+
+def orders(device):
+    return itertools.permutations((device.steps, device.outward, device.inward))
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_a_block_is_saved_as_it_was_though_steps_use_it_again_at_once(kv, order):
+    device = Device()
+    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
+    passage.fetch(kv.by_block[4])
+    device.copy(kv.by_block[4], torch.full_like(kv.by_block[4], 9.0))  # the next step's
+    device.run(*list(orders(device))[order])
+    passage.wait()
+    assert (passage.here == 4).all() and (kv.by_block[4] == 9).all()
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_over(kv, order):
+    device = Device()
+    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
+    last, following = torch.zeros_like(kv.by_block[0]), torch.zeros_like(kv.by_block[0])
+    device.copy(last, kv.by_block[2])  # who had the block before
+    passage.here.fill_(7.0)
+    passage.send(kv.by_block[2])
+    device.copy(following, kv.by_block[2])
+    device.run(*list(orders(device))[order])
+    passage.wait()
+    assert (last == 2).all() and (following == 7).all()
+
+
+def test_steps_do_not_wait_for_the_way_to_the_host(kv):
+    device = Device()
+    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
+    passage.fetch(kv.by_block[4])
+    device.steps.run()
+    assert not device.steps.queue and device.outward.queue
+    with pytest.raises(AssertionError, match="wait for ever"):
+        passage.wait()
 
 
 def test_other_salts_and_switched_off_sharing_find_nothing(make):
