@@ -26,7 +26,7 @@ from engine.errors import ModelError
 from engine.kv_store import KVStore
 from engine.tensor_parallel import TensorParallel
 
-__all__ = ["NodeCache", "identity", "open_node_cache", "open_others"]
+__all__ = ["NodeCache", "identity", "node_cache_of", "open_node_cache", "open_others"]
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,11 @@ def open_node_cache(
     except ArenaError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
         return None
+    return node_cache_of(kv, arena)
+
+
+def node_cache_of(kv: KVStore, arena: Arena) -> NodeCache:
+    """As the device needs it."""
     if kv.by_block.device.type != "cuda":
         return NodeCache(kv, arena)
     outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -45,6 +45,7 @@ PLANS = {
         Part("tune", 130, 45),
     ),
     "second": (
+        Part("memory", 20, 40),
         Part("text", 40, 40),
         Part("cascade", 50, 45),
         Part("four-bits", 40, 45),

@@ -7,6 +7,7 @@ than what is launched now, the written parameters or an older table's.
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,7 @@ import torch
 
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured
-from scripts.bench.gpu.compile_ahead import compile_ahead
+from scripts.bench.gpu.compile_ahead import compile_ahead, noted
 from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases, linear_cases, sampling_cases
 from scripts.bench.gpu.tables import add_config
 from scripts.bench.gpu.timing import copies, measure
@@ -156,7 +157,8 @@ def _asking(
             _table(module, device).asked.clear()
             _forget(module)
         try:
-            case.make()()
+            with noted() if device.type == "cuda" else nullcontext():
+                case.make()()
         except Exception:  # as for want of memory: it asks for nothing then
             continue
         for name, module in modules.items():
