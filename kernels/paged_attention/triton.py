@@ -121,8 +121,16 @@ def launch(
     keys, stages = (32, 2) if wide or block_d > 128 else (64, 3)
     full = converted and block_d > 128  # of registers: what is converted goes through them
     most_rows = 64 if wide or full else 128
+    plain = not wide and not converted and block_d <= 128  # as measured on an H100 for heads of 64 and 128
+    # of 5 stages keys and values have buffers of their own, for which two warps leave the room
+    few = plain and rows == 16
     config = {
-        "decode": {"BLOCK_M": rows, "BLOCK_N": keys, "num_warps": 8 if full else 4, "num_stages": stages},
+        "decode": {
+            "BLOCK_M": rows,
+            "BLOCK_N": keys,
+            "num_warps": 8 if full else 2 if few else 4,
+            "num_stages": 5 if few else stages,
+        },
         "shared": {
             "BLOCK_M": max(64, rows),
             "BLOCK_N": keys,
@@ -130,7 +138,12 @@ def launch(
             "num_stages": stages,
         },
         "merge": {"num_warps": 4, "num_stages": 1},
-        "ragged": {"BLOCK_M": max(most_rows, rows), "BLOCK_N": keys, "num_warps": 8, "num_stages": stages},
+        "ragged": {
+            "BLOCK_M": max(most_rows, rows),
+            "BLOCK_N": 128 if plain and block_d <= 64 else keys,
+            "num_warps": 8,
+            "num_stages": stages,
+        },
     }[kernel]
     case = f"{kernel} D={head_dim} group={group}{' fp8' if converted else ''}"
     return {**config, "BLOCK_D": block_d, **({} if wide else measured(__file__, device).get(case, {}))}

@@ -6,6 +6,7 @@ import triton
 from kernels.embedding import triton as embedding
 from kernels.experts import triton as experts
 from kernels.gated_activation import triton as gated_activation
+from kernels.linear import gemv_triton as gemv
 from kernels.linear import triton as linear
 from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
@@ -111,6 +112,8 @@ def _linears():
         constants = {"BIAS": bias, "NUM_OUT": num_out, "NUM_IN": num_in} | ({} if bias else {"bias": None})
         launch = linear.launch(num_out, num_in, False, DEVICE)
         cases[f"linear, {name}, bf16"] = linear._linear, types, constants, launch
+        types = {name: type_ for name, type_ in types.items() if name != "num_rows"}
+        cases[f"row by a matrix, {name}, bf16"] = gemv._gemv, types, constants, gemv.launch(num_out, num_in, DEVICE)
     return cases
 
 
