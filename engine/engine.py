@@ -180,8 +180,9 @@ class Engine:
                 continue  # it ended while this was computed
             beams = self._beams.get(seq.request.request_id)
             if error is not None:
-                chunks.append(_chunk(seq, (), "grammar", None, error))
                 self._forget(seq)
+                del seq.tokens[len(seq.tokens) - count :]  # it means nothing, and nobody is told of it
+                chunks.append(_chunk(seq, (), "grammar", None, error))
             elif beams is not None:
                 assert told[0] is not None
                 chunks += self._advance_beams(beams, seq, told[0])
