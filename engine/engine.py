@@ -140,6 +140,10 @@ class Engine:
             self._forget(seq)
         return [_chunk(seq, (), "abort", None) for seq in ended]
 
+    def is_running(self, request_id: str) -> bool:
+        """Whether chunks of a request are still to come."""
+        return request_id in self._choices
+
     def step(self) -> list[TokenChunk]:
         """Computes one step and returns what came out."""
         if self._overlapping is not None:
