@@ -47,16 +47,29 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 # what llguidance says when a limit is reached, and what that means to who wrote the grammar
-REACHED = {
-    r"Current row has (\d+) items; max is (\d+)": "{0} rules and alternatives are open at one place, at most {1} can be",
-    r"Too many items \(limit (\d+)": "one token can go on in more than {0} rules and alternatives, which is the limit",
-    r"too many (expressions constructed|states)|[Ff]uel exhausted|LexerTooComplex": "its patterns, lengths and names are "
-    f"too complex together: at most {INITIAL_LEXER_FUEL} steps may be taken at first, {STEP_LEXER_FUEL} for one token",
-    r"grammar size \(number of symbols\) too big \(limit for this grammar: (\d+)": "it has more than {0} symbols, which is "
-    "the limit",
-    r"initial lexer configuration \(grammar\) too big \(limit for this grammar: (\d+)": "its patterns, lengths and names "
-    "are larger together than the limit of {0}",
-}
+REACHED = [
+    (
+        r"Current row has (\d+) items; max is (\d+)",
+        "{0} rules and alternatives are open at one place, at most {1} can be",
+    ),
+    (
+        r"Too many items \(limit (\d+)",
+        "one token can go on in more than {0} rules and alternatives, which is the limit",
+    ),
+    (
+        r"too many (expressions constructed|states)|[Ff]uel exhausted|LexerTooComplex",
+        "its patterns, lengths and names are too complex together: "
+        f"at most {INITIAL_LEXER_FUEL} steps may be taken at first, {STEP_LEXER_FUEL} for one token",
+    ),
+    (
+        r"grammar size \(number of symbols\) too big \(limit for this grammar: (\d+)",
+        "it has more than {0} symbols, which is the limit",
+    ),
+    (
+        r"initial lexer configuration \(grammar\) too big \(limit for this grammar: (\d+)",
+        "its patterns, lengths and names are larger together than the limit of {0}",
+    ),
+]
 DEAD_END = "it has come to a place where no text can follow"
 NUM_WALKS, WALK_TOKENS = 3, 12  # some 10 ms
 CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
@@ -330,7 +343,7 @@ def _allow(bits: NDArray[np.int32], token: int) -> None:
 def _error(matcher: llguidance.LLMatcher) -> GrammarError:
     """What stopped a matcher, in words."""
     message = matcher.get_error()
-    for pattern, words in REACHED.items():
+    for pattern, words in REACHED:
         if found := re.search(pattern, message):
             return GrammarLimitReached(words.format(*found.groups()))
     if "NoExtension" in message:
