@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from cluster.client import ClusterClient
@@ -109,7 +109,7 @@ def requests(draw: st.DrawFn) -> list[GenerateRequest]:
     fails_at=st.none() | st.integers(0, 30),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate])
 async def test_every_request_ends_whatever_is_lost(
     asked: list[GenerateRequest], chance: float, fails_at: int | None, seed: int
 ) -> None:
