@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from configs.schema import ApiConfig
+from serve_app.api.limits import max_items
 from serve_app.api.validation import validate
 from serve_app.generation.request import Fresh, draw
 from serve_app.http.body import off_loop, parse_object, read_body
@@ -42,7 +43,8 @@ class Intake:
     async def take(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> Taken[F, T]:
         """Reads, checks and prepares a request; a large one in a thread. Raises RequestError, UnknownModel, 413."""
         data = await read_body(http, self._limits.max_body_bytes)
-        work: Callable[[], F] = lambda: validate(kind, parse_object(data))  # noqa: E731  # mypy needs the type
+        lengths = max_items(self._limits)
+        work: Callable[[], F] = lambda: validate(kind, parse_object(data), lengths)  # noqa: E731  # mypy needs the type
         fields = await off_loop(len(data), work)
         model = self._registry.resolve(getattr(fields, "model", ""))
         request_id = use_request_id(http, getattr(fields, "request_id", ""))
