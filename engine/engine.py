@@ -38,6 +38,13 @@ class Executor(Protocol):
 
 
 @runtime_checkable
+class GrammarCompiler(Protocol):
+    """An executor that can compile a grammar ahead, in any thread."""
+
+    def compile_grammar(self, text: str) -> None: ...
+
+
+@runtime_checkable
 class OverlappingExecutor(Executor, Protocol):
     """One that can begin a step while it samples in the step before.
 
@@ -103,6 +110,15 @@ class Engine:
     @property
     def has_work(self) -> bool:
         return bool(self._choices)
+
+    def needs_preparing(self, request: GenerateRequest) -> bool:
+        """Whether `prepare` does something for it."""
+        return request.grammar is not None and isinstance(self.executor, GrammarCompiler)
+
+    def prepare(self, request: GenerateRequest) -> None:
+        """What of a request can take long before its first step, in any thread: its grammar is compiled."""
+        if request.grammar is not None and isinstance(self.executor, GrammarCompiler):
+            self.executor.compile_grammar(request.grammar.text)
 
     def submit(self, request: GenerateRequest) -> None:
         """Accepts a request, or raises RequestError, ContextTooLong or Overloaded and changes nothing."""

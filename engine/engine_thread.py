@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -19,6 +20,12 @@ class Submit(msgspec.Struct, frozen=True):
     request: GenerateRequest
 
 
+class _Prepared(msgspec.Struct, frozen=True):
+    """A Submit comes again when its grammar is compiled."""
+
+    request: GenerateRequest
+
+
 class Abort(msgspec.Struct, frozen=True):
     request_id: str
     index: int | None = None  # None: every choice
@@ -30,11 +37,13 @@ class Ask(msgspec.Struct, frozen=True):
     request_id: str
 
 
-Command = Submit | Abort | Ask
+Command = Submit | Abort | Ask | _Prepared
 
 
 class EngineThread:
     """Owns the engine from `start` on. `deliver` is called in the engine's thread and must return at once.
+
+    A grammar is compiled in another thread, and its request submitted after that: a step waits for none.
 
     When the engine raises, whatever it was asked to do, every request ends with an error chunk, `failure` says why, and
     nothing is accepted any more.
@@ -45,6 +54,8 @@ class EngineThread:
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._preparing: dict[str, GenerateRequest] = {}  # by request id
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
         self.failure: str | None = None
         self.last_turn_s = time.monotonic()  # when the loop last came round
         self.num_steps = 0
@@ -80,13 +91,15 @@ class EngineThread:
                 traceback.print_exc()
                 self.failure = f"{type(error).__name__}: {error}"
                 turn.chunks += engine.fail("the engine failed")
-                turn.refused += [
-                    Refusal(one.request.request_id, "Unavailable", "the engine has failed")
-                    for one in commands
-                    if isinstance(one, Submit) and not turn.has_answered(one.request.request_id)
-                ]
+                asked = [one.request.request_id for one in commands if isinstance(one, Submit | _Prepared)]
+                lost = dict.fromkeys(id_ for id_ in (*asked, *self._preparing) if not turn.has_answered(id_))
+                turn.refused += [Refusal(id_, "Unavailable", "the engine has failed") for id_ in lost]
+                self._preparing.clear()
             if not open_:
                 turn.chunks += engine.fail("the engine is shutting down")
+                ending = "the engine is shutting down"
+                turn.refused += [Refusal(id_, "Unavailable", ending) for id_ in self._preparing]
+                self._preparing.clear()
             self.num_steps += 1
             self.last_turn_s = time.monotonic()
             self.status = engine.status()
@@ -95,21 +108,52 @@ class EngineThread:
             if turn.accepted or turn.refused or turn.chunks or published or forgotten or states:
                 told = tuple(turn.accepted), tuple(turn.refused), tuple(turn.chunks)
                 self._deliver(StepReport(*told, self.status, published, forgotten, states))
+        self._compiler.shutdown(cancel_futures=True)
         engine.close()
 
     def _obey(self, command: Command | None, turn: "_Turn") -> None:
         match command:
+            case Submit(request) if self._is_to_be_prepared(request):
+                self._preparing[request.request_id] = request
+                self._compiler.submit(self._prepare, request)
             case Submit(request):
-                refusal = self._submit(request)
-                if refusal is None:
-                    turn.accepted.append(request.request_id)
-                else:
-                    turn.refused.append(refusal)
+                self._answer(request, turn)
+            case _Prepared(request):
+                if self._preparing.get(request.request_id) is request:  # else it was aborted
+                    del self._preparing[request.request_id]
+                    self._answer(request, turn)
             case Abort(request_id, index):
+                if index is None:
+                    self._preparing.pop(request_id, None)
                 turn.chunks += self._engine.abort(request_id, index)
 
+    def _is_to_be_prepared(self, request: GenerateRequest) -> bool:
+        return (
+            self.failure is None
+            and request.request_id not in self._preparing
+            and not self._engine.is_running(request.request_id)
+            and self._engine.needs_preparing(request)
+        )
+
+    def _prepare(self, request: GenerateRequest) -> None:
+        """In the compiler's thread. What is wrong with the grammar is told by the engine, which asks for it again."""
+        try:
+            self._engine.prepare(request)
+        except Exception:  # of any kind
+            traceback.print_exc()
+        finally:
+            self._inbox.put(_Prepared(request))
+
+    def _answer(self, request: GenerateRequest, turn: "_Turn") -> None:
+        refusal = self._submit(request)
+        if refusal is None:
+            turn.accepted.append(request.request_id)
+        else:
+            turn.refused.append(refusal)
+
     def _state(self, request_id: str) -> RequestState:
-        return RequestState(request_id, "running" if self._engine.is_running(request_id) else "unknown")
+        is_known = self._engine.is_running(request_id) or request_id in self._preparing
+        return RequestState(request_id, "running" if is_known else "unknown")
 
     def _take_commands(self, wait: bool) -> list[Command | None]:
         commands = [self._inbox.get()] if wait else []
@@ -122,6 +166,8 @@ class EngineThread:
     def _submit(self, request: GenerateRequest) -> Refusal | None:
         if self.failure is not None:
             return Refusal(request.request_id, "Unavailable", "the engine has failed")
+        if request.request_id in self._preparing:
+            return Refusal(request.request_id, "RequestError", "a request with this id is running", "request_id")
         try:
             self._engine.submit(request)
         except RequestError as error:
