@@ -105,6 +105,7 @@ class Engine:
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._beams: dict[str, BeamRequest] = {}  # request id -> its search, while it goes on
         self._next_seq_id = 0
+        self.step_tokens = 0  # of the step that is computed now, or was last
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=256)  # (when, after how long)
 
     @property
@@ -167,6 +168,7 @@ class Engine:
         plan = self.scheduler.schedule()
         if not plan.slices:
             return []
+        self.step_tokens = _num_tokens(plan)
         result = self.executor.execute(plan)
         self.scheduler.expect(plan)
         return self._book(plan, result)
@@ -176,6 +178,7 @@ class Engine:
         plan, self._begun = self._begun or self._begin(executor), None
         if plan is None:
             return []
+        self.step_tokens = _num_tokens(plan)
         sampling = executor.sample()
         self.scheduler.expect(plan)
         self._begun = self._begin(executor)
@@ -348,6 +351,10 @@ class Engine:
         if not choices:
             del self._choices[seq.request.request_id]
             self._beams.pop(seq.request.request_id, None)
+
+
+def _num_tokens(plan: StepPlan) -> int:
+    return sum(len(slice_.tokens) for slice_ in plan.slices)
 
 
 def derived_seed(seed: int, index: int) -> int:

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.engine import Engine
 from engine.errors import MantaError, Overloaded, RequestError
+from engine.step_times import StepTimes
 from engine.types import EngineStatus, GenerateRequest, Refusal, RequestState, StepReport, TokenChunk
 
 __all__ = ["Abort", "Ask", "EngineThread", "Submit"]
@@ -37,6 +38,8 @@ class Ask(msgspec.Struct, frozen=True):
     request_id: str
 
 
+HUNG_JOIN_S = 1.0
+
 Command = Submit | Abort | Ask | _Prepared
 
 
@@ -57,8 +60,10 @@ class EngineThread:
         self._preparing: dict[str, GenerateRequest] = {}  # by request id
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
         self.failure: str | None = None
-        self.last_turn_s = time.monotonic()  # when the loop last came round
         self.num_steps = 0
+        self.is_in_step = False  # number `num_steps`, and not waiting for commands
+        self._is_hung = False
+        self._step_times = StepTimes()
         self.status: EngineStatus = engine.status()
 
     def start(self) -> None:
@@ -68,11 +73,23 @@ class EngineThread:
         """Never blocks. What becomes of a Submit is in a later report."""
         self._inbox.put(command)
 
+    @property
+    def limit_s(self) -> float:
+        """How long the step that is computed now may take, in seconds. Beyond it, it hangs."""
+        return self._step_times.limit_s(self._engine.step_tokens)
+
+    def declare_hung(self, message: str) -> None:
+        """Nobody waits for the step any more, and nothing is accepted. In any thread."""
+        self._is_hung = True
+        self.failure = self.failure or message
+
     def close(self) -> None:
-        """Ends the thread after the step it is in; requests that still run get an abort chunk."""
+        """Ends the thread after the step it is in; requests that still run get an abort chunk. One that hangs is left
+        behind: it ends with the process.
+        """
         if self._thread.is_alive():
             self._inbox.put(None)
-            self._thread.join()
+            self._thread.join(HUNG_JOIN_S if self._is_hung else None)
 
     def _run(self) -> None:
         engine = self._engine
@@ -86,7 +103,7 @@ class EngineThread:
                 for command in commands:
                     self._obey(command, turn)
                 if open_:
-                    turn.chunks += engine.step()
+                    turn.chunks += self._step()
             except BaseException as error:  # a panic in compiled code is no Exception: nobody is left waiting by it
                 traceback.print_exc()
                 self.failure = f"{type(error).__name__}: {error}"
@@ -101,7 +118,6 @@ class EngineThread:
                 turn.refused += [Refusal(id_, "Unavailable", ending) for id_ in self._preparing]
                 self._preparing.clear()
             self.num_steps += 1
-            self.last_turn_s = time.monotonic()
             self.status = engine.status()
             published, forgotten = engine.scheduler.blocks.take_changes()
             states = tuple(self._state(one.request_id) for one in commands if isinstance(one, Ask))
@@ -110,6 +126,16 @@ class EngineThread:
                 self._deliver(StepReport(*told, self.status, published, forgotten, states))
         self._compiler.shutdown(cancel_futures=True)
         engine.close()
+
+    def _step(self) -> list[TokenChunk]:
+        began_s = time.monotonic()
+        self.is_in_step = self._engine.has_work
+        try:
+            return self._engine.step()
+        finally:
+            if self.is_in_step:
+                self._step_times.note(self._engine.step_tokens, time.monotonic() - began_s)
+            self.is_in_step = False
 
     def _obey(self, command: Command | None, turn: "_Turn") -> None:
         match command:
