@@ -31,13 +31,15 @@ from cluster.wire import (
     read_frame,
 )
 from configs.schema import WireConfig
-from engine.errors import Unavailable
+from engine.errors import RequestError, Unavailable
 from engine.mailbox import Mailbox, Mailboxes
 from engine.types import GenerateRequest, RequestState
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
 logger = logging.getLogger(__name__)
+
+TOKEN_BYTES = 5  # of one token on the wire, at most
 
 
 class Health(enum.Enum):
@@ -92,9 +94,18 @@ class Link:
         num_tokens   that it has to compute there, as far as is known
         names        of its prompt's full blocks
         """
+        frame = encode(Submit(request))
+        most = self._config.max_frame_bytes
+        # what is said of an answer goes along if the request has to move
+        room = 0 if request.resume else request.n * request.sampling.max_tokens * TOKEN_BYTES
+        if len(frame) + room > most:
+            raise RequestError(
+                f"the request takes {len(frame)} bytes on its way to an engine and its answers up to {room} on a way "
+                f"to another one, at most {most} together (wire.max_frame_bytes); shorten its lists of tokens and words"
+            )
         mailbox = self.mailboxes.open(request.request_id)
         self.belief.sent(request.request_id, num_tokens, names)
-        self._send(Submit(request))
+        self._write(frame)
         return mailbox
 
     def stop(self, request_id: str, index: int | None = None) -> None:
@@ -118,9 +129,12 @@ class Link:
         self._on_change(self)
 
     def _send(self, frame: FromIngress) -> None:
+        self._write(encode(frame))
+
+    def _write(self, frame: bytes) -> None:
         if self._is_closed or self._writer.transport.is_closing():
             return
-        self._writer.write(encode(frame))
+        self._writer.write(frame)
         if self._writer.transport.get_write_buffer_size() > 4 * self._config.max_frame_bytes:
             self.close("it does not read")
 

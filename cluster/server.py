@@ -235,15 +235,13 @@ class WireServer:
             if connection is not None:
                 part = parts[number]
                 connection.open.difference_update(refusal.request_id for refusal in part.refused)
-                connection.send(
-                    Report(
-                        msgspec.structs.replace(
-                            report,
-                            accepted=tuple(part.accepted),
-                            refused=tuple(part.refused),
-                            chunks=tuple(part.chunks),
-                            states=tuple(map(connection.state, part.states)),
-                        )
+                connection.report(
+                    msgspec.structs.replace(
+                        report,
+                        accepted=tuple(part.accepted),
+                        refused=tuple(part.refused),
+                        chunks=tuple(part.chunks),
+                        states=tuple(map(connection.state, part.states)),
                     )
                 )
 
@@ -279,11 +277,11 @@ class _Part(msgspec.Struct):
 class _Connection:
     """One ingress."""
 
-    def __init__(self, number: int, writer: asyncio.StreamWriter, max_unsent_bytes: int) -> None:
+    def __init__(self, number: int, writer: asyncio.StreamWriter, max_frame_bytes: int) -> None:
         self.number = number
         self.writer = writer
         self.open: set[str] = set()  # request ids, the ingress's own, until it stops them
-        self._max_unsent_bytes = max_unsent_bytes
+        self._max_frame_bytes = max_frame_bytes
 
     def state(self, told: RequestState) -> RequestState:
         """What the engine says of a request: one that it does not know and that was accepted here has finished."""
@@ -295,8 +293,38 @@ class _Connection:
         transport = self.writer.transport
         if transport.is_closing():
             return
-        self.writer.write(encode(frame))
-        if transport.get_write_buffer_size() > self._max_unsent_bytes:
+        self._write(encode(frame))
+
+    def report(self, report: StepReport) -> None:
+        """In as many frames as it takes: one that is too large would end the connection, and everybody's streams."""
+        if self.writer.transport.is_closing():
+            return
+        frame = encode(Report(report))
+        if len(frame) <= self._max_frame_bytes:
+            self._write(frame)
+            return
+        nothing: dict[str, tuple[()]] = {"accepted": (), "refused": (), "states": ()}
+        # what was forgotten comes before what is published, and both where they were in a report that is whole
+        for name, later in (("forgotten", ("published", "chunks")), ("published", ("chunks",)), ("chunks", ())):
+            items = getattr(report, name)
+            if len(items) > 1:
+                half = len(items) // 2
+                first = {name: items[:half], **dict.fromkeys(later, ()), "states": ()}
+                earlier = [other for other in ("forgotten", "published") if other != name and other not in later]
+                rest = {name: items[half:], **nothing, "states": report.states, **dict.fromkeys(earlier, ())}
+                self.report(msgspec.structs.replace(report, **first))
+                self.report(msgspec.structs.replace(report, **rest))
+                return
+        logger.warning("a report of %d bytes is not sent, %d are allowed", len(frame), self._max_frame_bytes)
+        lost = (msgspec.structs.replace(one, tokens=(), logprobs=None, prompt_logprobs=None) for one in report.chunks)
+        why = f"what is to be told takes more than {self._max_frame_bytes} bytes (wire.max_frame_bytes)"
+        ends = tuple(msgspec.structs.replace(chunk, finish_reason="error", error=why) for chunk in lost)
+        self.report(msgspec.structs.replace(report, chunks=ends))
+
+    def _write(self, frame: bytes) -> None:
+        transport = self.writer.transport
+        self.writer.write(frame)
+        if transport.get_write_buffer_size() > 4 * self._max_frame_bytes:
             logger.warning("an ingress does not read; its connection ends")
             transport.abort()
 

@@ -25,6 +25,10 @@ class Fresh(msgspec.Struct, frozen=True):
     session: str = ""  # that it belongs to; "": none
 
 
+MAX_LOGPROBS = 2_000_000  # of all answers to a request: held until the last one ends, some 100 bytes each
+MAX_PROMPT_LOGPROBS = 500_000  # come at once, in one frame
+
+
 class Wanted(msgspec.Struct, frozen=True):
     """How long an answer the client wants, under which names it says so, and what it wants told besides."""
 
@@ -90,6 +94,7 @@ def prepare(
         thinking=_thinking_limit(wanted.thinking_tokens, parse, model) if wanted.thinking_tokens >= 0 else None,
         num_prompt_logprobs=wanted.num_prompt_logprobs,
     )
+    _check_logprobs(fields, wanted, len(prompt), max_tokens, sampling.num_prompt_logprobs or 0)
     request = GenerateRequest(
         request_id=fresh.request_id,
         model=model.name,
@@ -138,6 +143,25 @@ def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> 
     begins = () if begins_inside else model.encode(parse.think.opens)
     ends = model.encode(parse.think.closes)
     return ThinkingLimit(budget, ends, begins)
+
+
+def _check_logprobs(
+    fields: GenerationFields, wanted: Wanted, num_prompt: int, max_tokens: int, num_prompt_logprobs: int
+) -> None:
+    """Raises RequestError for more log probabilities than are worth the memory of everybody."""
+    each = max(wanted.num_logprobs or 0, len(fields.logprob_token_ids))
+    if (entries := fields.n * max_tokens * each) > MAX_LOGPROBS:
+        raise RequestError(
+            f"{wanted.field}: {fields.n} answers of up to {max_tokens} tokens with {each} log probabilities each are "
+            f"{entries} of them, at most {MAX_LOGPROBS} can be given",
+            param=wanted.field,
+        )
+    if (entries := num_prompt * num_prompt_logprobs) > MAX_PROMPT_LOGPROBS:
+        raise RequestError(
+            f"prompt_logprobs: {num_prompt_logprobs} for each of the prompt's {num_prompt} tokens are {entries}, "
+            f"at most {MAX_PROMPT_LOGPROBS} can be given",
+            param="prompt_logprobs",
+        )
 
 
 def _check_fits(fields: GenerationFields, model: TextModel) -> None:
