@@ -130,7 +130,7 @@ class SamplingFields(Wire):
     """How tokens are chosen. None: the model's own default."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: the most likely token
     top_k: Annotated[Int, Field(ge=-1)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0

@@ -17,6 +17,7 @@ TEXT_OF = {
     "refusal": "refusal",
     "thinking": "thinking",
 }
+MAY_BE_SILENT = {"assistant", "tool", "function"}  # a call may give nothing
 NO_OBJECT = "arguments"  # the name under which a call's text is shown that is not that of a JSON object
 
 
@@ -31,7 +32,7 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _template_message(message: Message, at: str, called: str) -> dict[str, Any]:
-    if message.content is None and message.role != "assistant":
+    if message.content is None and message.role not in MAY_BE_SILENT:
         raise RequestError(f"{at}.content: a message of role {message.role!r} needs content", param=f"{at}.content")
     said = message.content if message.content is not None else message.refusal
     shown: dict[str, Any] = {"role": message.role, "content": _text(said, f"{at}.content")}

@@ -10,6 +10,7 @@ from serve_app.model.text_model import TextModel
 __all__ = ["check_ids", "sampling_params"]
 
 GREEDY = 1e-5  # temperatures below are zero
+LEAST_TOP_P = 1e-9  # keeps the most likely token alone, as a client means with 0
 COLDEST = 0.01  # others are at least this, so that no logit overflows
 
 
@@ -37,7 +38,7 @@ def sampling_params(
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens, max_tokens),
         temperature=0.0 if temperature < GREEDY else max(temperature, COLDEST),
-        top_p=defaults.top_p if request.top_p is None else request.top_p,
+        top_p=defaults.top_p if request.top_p is None else max(request.top_p, LEAST_TOP_P),
         top_k=min(max(top_k, 0), num_tokens),
         min_p=defaults.min_p if request.min_p is None else request.min_p,
         presence_penalty=request.presence_penalty,
