@@ -9,4 +9,9 @@ structs, one frame per engine step for all requests of that ingress.
 
 `client.py` keeps the tokens that it has passed on. When a replica dies, stalls or drains, the request goes to another
 one as prompt + tokens, and the stream continues where it was.
+
+No request is silent for ever. Of one that nothing was heard of for `wire.ask_s` the ingress asks its replica (`Ask`),
+whose engine says in a report, after every chunk that it has sent, whether it is running. One that has finished or is
+unknown there moves, as does one whose engine does not say so within `wire.answer_s`, and one of whose tokens some were
+left out. After three replicas without a token between it ends with an error.
 """

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 from cluster.journey import Journey
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
 from configs.schema import WireConfig
-from engine.errors import EngineFailed, Overloaded, Unavailable, UnknownModel
+from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
 from engine.mailbox import Mailbox
 from engine.prefix_cache import chain_root, prompt_hashes
 from engine.types import EngineStatus, GenerateRequest, TokenChunk
@@ -16,6 +17,17 @@ from engine.types import EngineStatus, GenerateRequest, TokenChunk
 __all__ = ["ClusterClient"]
 
 MAX_FAILURES = 3  # engines that may fail under one request with no token between: then it may be the cause
+
+
+class _Placed(NamedTuple):
+    """Where a request runs."""
+
+    link: Link
+    mailbox: Mailbox
+    request_id: str  # that it has there
+
+    def stop(self, index: int | None = None) -> None:
+        self.link.stop(self.request_id, index)
 
 
 class ClusterClient:
@@ -34,7 +46,7 @@ class ClusterClient:
         self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
         self._max_open_requests = max_open_requests
-        self._journeys: dict[str, tuple[Journey, Link | None]] = {}
+        self._journeys: dict[str, tuple[Journey, _Placed | None]] = {}
         self._on_migration = on_migration
 
     @property
@@ -53,17 +65,22 @@ class ClusterClient:
         replicas = self._replicas_of(request.model)
         if len(self._journeys) >= self._max_open_requests:
             raise Overloaded(f"{len(self._journeys)} requests are open, {self._max_open_requests} may be")
+        if request.request_id in self._journeys:
+            raise RequestError("a request with this id is running", param="request_id")
         journey = Journey(request)
         num_failures = 0
         try:
             while not journey.is_over:
-                link, mailbox = await self._place(replicas, journey, request.request_id)
+                placed = await self._place(replicas, journey, request.request_id)
                 try:
                     while not journey.is_over:
-                        chunk = await mailbox.next()
+                        chunk = await placed.mailbox.next()
                         if chunk.finish_reason == "error":
                             raise ReplicaLost(chunk.error or "the engine failed")
-                        news = journey.note(chunk)
+                        try:
+                            news = journey.note(chunk)
+                        except ValueError as error:  # what is missing is asked of another replica, or again of this
+                            raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
                         if news is not None:
                             num_failures = 0
                             yield news
@@ -74,16 +91,16 @@ class ClusterClient:
                     journey.num_migrations += 1
                     self._on_migration(request.model, error.is_planned)
                 finally:
-                    link.stop(request.request_id)
+                    placed.stop()
         finally:
             self._journeys.pop(request.request_id, None)
 
     def stop_choice(self, request_id: str, index: int) -> None:
-        journey, link = self._journeys.get(request_id, (None, None))
+        journey, placed = self._journeys.get(request_id, (None, None))
         if journey is not None:
             journey.stop_choice(index)
-        if link is not None:
-            link.stop(request_id, index)
+        if placed is not None:
+            placed.stop(index)
 
     async def status(self, model: str) -> EngineStatus:
         """All replicas of a model together. Raises Unavailable when there is none."""
@@ -116,8 +133,8 @@ class ClusterClient:
         root = chain_root(self._cache_key, request.model, request.cache_salt)
         return prompt_hashes(self._cache_key, root, request.prompt, block_size)
 
-    async def _place(self, replicas: Replicas, journey: Journey, request_id: str) -> tuple[Link, Mailbox]:
-        """A replica that has accepted what is left of the request, and the mailbox of its answer.
+    async def _place(self, replicas: Replicas, journey: Journey, request_id: str) -> _Placed:
+        """A replica that has accepted what is left of the request.
 
         A request that has begun waits for a place; a new one is refused once every replica has refused it.
         """
@@ -140,21 +157,21 @@ class ClusterClient:
             loads = [link.belief.load(num_tokens, names) for link in links]
             index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link = links[index]
-            mailbox = link.submit(rest, loads[index].num_uncached_tokens, names)
+            placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, names), rest.request_id)
             try:
-                await self._accepted(link, mailbox, replicas)
+                await self._accepted(link, placed.mailbox, replicas)
             except Overloaded as error:
                 refused[link] = error
-                link.stop(request_id)
+                placed.stop()
                 continue
             except ReplicaLost:
-                link.stop(request_id)
+                placed.stop()
                 continue
             except BaseException:
-                link.stop(request_id)
+                placed.stop()
                 raise
-            self._journeys[request_id] = (journey, link)
-            return link, mailbox
+            self._journeys[request_id] = (journey, placed)
+            return placed
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 
     async def _accepted(self, link: Link, mailbox: Mailbox, replicas: Replicas) -> None:

@@ -85,12 +85,22 @@ def _scale(model: ModelConfig) -> dict[str, Any]:
             "initial_replicas": max(1, scaling.min_replicas),
             "max_replicas": scaling.max_replicas,
             "look_back_period_s": scaling.look_back_s,
+            **_collected(scaling.look_back_s),
             "upscale_delay_s": scaling.upscale_delay_s,
             "downscale_delay_s": scaling.downscale_delay_s,
             "downscale_to_zero_delay_s": scaling.downscale_to_zero_delay_s,
             "policy": {"policy_function": "cluster.autoscaling:Policy", "policy_kwargs": targets},
         }
     }
+
+
+def _collected(look_back_s: float) -> dict[str, float]:
+    """How often loads are collected, for Serve's check that it averages over longer than that.
+
+    Serve reads how often it really is from RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S; this older setting has
+    no other use, and its default of 10 s would be held against a shorter average.
+    """
+    return {"metrics_interval_s": look_back_s / 2} if look_back_s <= 10 else {}
 
 
 def _cluster_secret() -> bytes:

@@ -15,6 +15,7 @@ class Journey:
         self._request = request
         self._tokens: list[list[int] | None] = [None if tokens is None else list(tokens) for tokens in resumed]
         self._cached_tokens: int | None = None
+        self._num_rests = 0
         self.num_migrations = 0  # replicas that were lost, or left, after they had accepted it
 
     @property
@@ -26,17 +27,28 @@ class Journey:
         return self._cached_tokens is not None
 
     def rest(self) -> GenerateRequest:
-        """The request for what has not been passed on yet."""
-        resume = tuple(None if tokens is None else tuple(tokens) for tokens in self._tokens)
-        return msgspec.structs.replace(self._request, resume=resume) if any(resume) or None in resume else self._request
+        """The request for what has not been passed on yet.
+
+        Each has an id of its own: what one replica still says of an earlier one cannot be taken for its answer.
+        """
+        request, resume = self._request, tuple(None if tokens is None else tuple(tokens) for tokens in self._tokens)
+        if self._num_rests:
+            request = msgspec.structs.replace(request, request_id=f"{request.request_id}~{self._num_rests}")
+        self._num_rests += 1
+        return msgspec.structs.replace(request, resume=resume) if any(resume) or None in resume else request
 
     def note(self, chunk: TokenChunk) -> TokenChunk | None:
-        """Books a chunk. Returns what of it is news: a late frame of a lost replica has nothing new to say."""
+        """Books a chunk. Returns what of it is news, None if nothing is.
+
+        Raises ValueError for a chunk that begins after the tokens that are known: some were lost on the way.
+        """
         tokens = self._tokens[chunk.index]
         if tokens is None:
             return None
         known = len(tokens) - chunk.start
-        if known < 0 or (known >= len(chunk.tokens) and chunk.finish_reason is None):
+        if known < 0:
+            raise ValueError(f"a chunk begins at token {chunk.start}, {len(tokens)} are known")
+        if known >= len(chunk.tokens) and chunk.finish_reason is None:
             return None
         if self._cached_tokens is None:
             self._cached_tokens = chunk.cached_tokens

@@ -14,6 +14,7 @@ from cluster.belief import Belief
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
+    Ask,
     Beat,
     Challenge,
     Drain,
@@ -32,7 +33,7 @@ from cluster.wire import (
 from configs.schema import WireConfig
 from engine.errors import Unavailable
 from engine.mailbox import Mailbox, Mailboxes
-from engine.types import GenerateRequest
+from engine.types import GenerateRequest, RequestState
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
@@ -135,6 +136,8 @@ class Link:
                         self.belief.heard(report)
                         self._on_change(self)
                         self.mailboxes.deliver(report)
+                        for told in report.states:
+                            self._learn(told)
                     case Beat(status):
                         if status is not None:
                             self.belief.status = status
@@ -166,6 +169,30 @@ class Link:
                 self.close(f"silent for {silence_s:.2f} s")
                 return
             self._send(Beat())
+            self._ask(time.monotonic())
+
+    def _ask(self, now_s: float) -> None:
+        """Asks for the requests of which nothing was heard for long: no silence may be for ever."""
+        asked = []
+        for request_id, mailbox in list(self.mailboxes.silent_since(now_s - self._config.ask_s)):
+            if mailbox.asked_s is None:
+                mailbox.asked_s = now_s
+                asked.append(request_id)
+            elif now_s - mailbox.asked_s > self._config.answer_s:
+                mailbox.refuse(ReplicaLost(f"replica {self.replica_id} does not say what has become of the request"))
+        if asked:
+            self._send(Ask(tuple(asked)))
+
+    def _learn(self, told: RequestState) -> None:
+        mailbox = self.mailboxes.get(told.request_id)
+        if mailbox is None:
+            return
+        mailbox.hear()
+        if told.state == "running":
+            mailbox.accept()
+        else:  # whatever was sent of it has been read: an end, if there was one, is there
+            logger.info("replica %s: request %s is %s there", self.replica_id, told.request_id, told.state)
+            mailbox.refuse(ReplicaLost(f"the request is {told.state} at replica {self.replica_id}"))
 
 
 async def connect(

@@ -12,6 +12,7 @@ import msgspec
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
+    Ask,
     Beat,
     Challenge,
     Drain,
@@ -30,9 +31,10 @@ from cluster.wire import (
 from configs.schema import WireConfig
 from engine.engine import Engine
 from engine.engine_thread import Abort, EngineThread
+from engine.engine_thread import Ask as AskEngine
 from engine.engine_thread import Submit as SubmitToEngine
 from engine.errors import EngineFailed
-from engine.types import GenerateRequest, Refusal, SamplingParams, StepReport
+from engine.types import GenerateRequest, Refusal, RequestState, SamplingParams, StepReport, TokenChunk
 
 __all__ = ["Observer", "WireServer"]
 
@@ -188,6 +190,9 @@ class WireServer:
                     self.engine_thread.send(Abort(f"{connection.number}:{request_id}", index))
                     if index is None:
                         connection.open.discard(request_id)
+                case Ask(request_ids):
+                    for request_id in request_ids:
+                        self.engine_thread.send(AskEngine(f"{connection.number}:{request_id}"))
                 case Beat():
                     pass
                 case _:
@@ -210,26 +215,36 @@ class WireServer:
             self._observer.reported(report)
         self._names.difference_update(report.forgotten)
         self._names.update(report.published)
-        parts: dict[int, tuple[list[str], list[Refusal], list[object]]] = defaultdict(lambda: ([], [], []))
+        parts: dict[int, _Part] = defaultdict(_Part)
         for request_id in report.accepted:
             number, theirs = _split(request_id)
-            parts[number][0].append(theirs)
+            parts[number].accepted.append(theirs)
         for refusal in report.refused:
             number, theirs = _split(refusal.request_id)
-            parts[number][1].append(msgspec.structs.replace(refusal, request_id=theirs))
+            parts[number].refused.append(msgspec.structs.replace(refusal, request_id=theirs))
         for chunk in report.chunks:
             number, theirs = _split(chunk.request_id)
-            parts[number][2].append(msgspec.structs.replace(chunk, request_id=theirs))
+            parts[number].chunks.append(msgspec.structs.replace(chunk, request_id=theirs))
+        for state in report.states:
+            number, theirs = _split(state.request_id)
+            parts[number].states.append(msgspec.structs.replace(state, request_id=theirs))
         concerned = self._connections if report.published or report.forgotten else parts
         for number in list(concerned):
             connection = self._connections.get(number)
             if connection is not None:
-                accepted, refused, chunks = parts[number]
-                connection.open.difference_update(refusal.request_id for refusal in refused)
-                part = msgspec.structs.replace(
-                    report, accepted=tuple(accepted), refused=tuple(refused), chunks=tuple(chunks)
+                part = parts[number]
+                connection.open.difference_update(refusal.request_id for refusal in part.refused)
+                connection.send(
+                    Report(
+                        msgspec.structs.replace(
+                            report,
+                            accepted=tuple(part.accepted),
+                            refused=tuple(part.refused),
+                            chunks=tuple(part.chunks),
+                            states=tuple(map(connection.state, part.states)),
+                        )
+                    )
                 )
-                connection.send(Report(part))
 
         if self.engine_thread.failure is not None and not self._draining:
             self.drain()
@@ -241,6 +256,15 @@ class WireServer:
                 connection.send(Beat(self.engine_thread.status))
 
 
+class _Part(msgspec.Struct):
+    """What a step's report says to one ingress."""
+
+    accepted: list[str] = []
+    refused: list[Refusal] = []
+    chunks: list[TokenChunk] = []
+    states: list[RequestState] = []
+
+
 class _Connection:
     """One ingress."""
 
@@ -249,6 +273,12 @@ class _Connection:
         self.writer = writer
         self.open: set[str] = set()  # request ids, the ingress's own, until it stops them
         self._max_unsent_bytes = max_unsent_bytes
+
+    def state(self, told: RequestState) -> RequestState:
+        """What the engine says of a request: one that it does not know and that was accepted here has finished."""
+        if told.state == "unknown" and told.request_id in self.open:
+            return msgspec.structs.replace(told, state="finished")
+        return told
 
     def send(self, frame: FromReplica) -> None:
         transport = self.writer.transport

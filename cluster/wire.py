@@ -6,7 +6,7 @@ ever pickled. A frame that is too long, does not parse or has no place at that p
     replica   Challenge ->                                     a fresh nonce
     ingress             <- Hello                               proves the secret over both nonces
     replica   Welcome   ->                                     proves it too, says who it is and what it holds
-    ingress             <- Submit, Stop, Beat ...
+    ingress             <- Submit, Stop, Ask, Beat ...
     replica   Report, Beat, Drain ...  ->
 """
 
@@ -22,6 +22,7 @@ from engine.types import EngineStatus, GenerateRequest, StepReport
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "Ask",
     "Beat",
     "Challenge",
     "Drain",
@@ -38,7 +39,7 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 NONCE_BYTES = 32
 
 
@@ -92,7 +93,13 @@ class Drain(_Frame, frozen=True, array_like=True, tag=7):
     """The replica is going away: send nothing new, take the streams elsewhere."""
 
 
-FromIngress = Hello | Submit | Stop | Beat
+class Ask(_Frame, frozen=True, array_like=True, tag=8):
+    """What has become of these requests? The states are in a report that comes after every chunk of them."""
+
+    request_ids: tuple[str, ...]
+
+
+FromIngress = Hello | Submit | Stop | Ask | Beat
 FromReplica = Challenge | Welcome | Report | Beat | Drain
 
 _Kind = TypeVar("_Kind")

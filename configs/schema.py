@@ -129,6 +129,8 @@ class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heartbeat_s: Seconds = 0.25  # time between two heartbeats
     suspect_s: Seconds = 0.75  # silence after which a replica gets no new work
     dead_s: Seconds = 1.5  # silence after which a replica's streams move
+    ask_s: Seconds = 2.0  # silence about a request after which its replica is asked for it; it moves if unknown there
+    answer_s: Seconds = 30.0  # time an engine has to answer that; then the request moves
     connect_timeout_s: Seconds = 5.0  # time to connect and say hello
     discover_s: Seconds = 1.0  # time between two looks for new replicas
     place_timeout_s: Seconds = 30.0  # time a stream waits for a replica that can take it

@@ -140,6 +140,10 @@ class Engine:
             self._forget(seq)
         return [_chunk(seq, (), "abort", None) for seq in ended]
 
+    def is_running(self, request_id: str) -> bool:
+        """Whether chunks of a request are still to come."""
+        return request_id in self._choices
+
     def step(self) -> list[TokenChunk]:
         """Computes one step and returns what came out."""
         if self._overlapping is not None:
@@ -180,8 +184,9 @@ class Engine:
                 continue  # it ended while this was computed
             beams = self._beams.get(seq.request.request_id)
             if error is not None:
-                chunks.append(_chunk(seq, (), "grammar", None, error))
                 self._forget(seq)
+                del seq.tokens[len(seq.tokens) - count :]  # it means nothing, and nobody is told of it
+                chunks.append(_chunk(seq, (), "grammar", None, error))
             elif beams is not None:
                 assert told[0] is not None
                 chunks += self._advance_beams(beams, seq, told[0])

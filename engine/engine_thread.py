@@ -10,9 +10,9 @@ import msgspec
 
 from engine.engine import Engine
 from engine.errors import MantaError, Overloaded, RequestError
-from engine.types import EngineStatus, GenerateRequest, Refusal, StepReport
+from engine.types import EngineStatus, GenerateRequest, Refusal, RequestState, StepReport, TokenChunk
 
-__all__ = ["Abort", "EngineThread", "Submit"]
+__all__ = ["Abort", "Ask", "EngineThread", "Submit"]
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -24,16 +24,26 @@ class Abort(msgspec.Struct, frozen=True):
     index: int | None = None  # None: every choice
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """Is this request still running? The next report says so, after every chunk that was made before."""
+
+    request_id: str
+
+
+Command = Submit | Abort | Ask
+
+
 class EngineThread:
     """Owns the engine from `start` on. `deliver` is called in the engine's thread and must return at once.
 
-    When a step raises, every request ends with an error chunk, `failure` says why, and nothing is accepted any more.
+    When the engine raises, whatever it was asked to do, every request ends with an error chunk, `failure` says why, and
+    nothing is accepted any more.
     """
 
     def __init__(self, engine: Engine, deliver: Callable[[StepReport], None]) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Submit | Abort | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: str | None = None
         self.last_turn_s = time.monotonic()  # when the loop last came round
@@ -43,7 +53,7 @@ class EngineThread:
     def start(self) -> None:
         self._thread.start()
 
-    def send(self, command: Submit | Abort) -> None:
+    def send(self, command: Command) -> None:
         """Never blocks. What becomes of a Submit is in a later report."""
         self._inbox.put(command)
 
@@ -60,37 +70,48 @@ class EngineThread:
             commands = self._take_commands(wait=not engine.has_work)
             if None in commands:
                 open_ = False
-            accepted, refused, chunks = [], [], []
-            for command in commands:
-                match command:
-                    case Submit(request):
-                        refusal = self._submit(request)
-                        if refusal is None:
-                            accepted.append(request.request_id)
-                        else:
-                            refused.append(refusal)
-                    case Abort(request_id, index):
-                        chunks += engine.abort(request_id, index)
-            if open_:
-                try:
-                    chunks += engine.step()
-                except Exception as error:  # whatever the device or the model raises: nobody is left waiting
-                    traceback.print_exc()
-                    self.failure = f"{type(error).__name__}: {error}"
-                    chunks += engine.fail("the engine failed")
-            else:
-                chunks += engine.fail("the engine is shutting down")
+            turn = _Turn()
+            try:
+                for command in commands:
+                    self._obey(command, turn)
+                if open_:
+                    turn.chunks += engine.step()
+            except BaseException as error:  # a panic in compiled code is no Exception: nobody is left waiting by it
+                traceback.print_exc()
+                self.failure = f"{type(error).__name__}: {error}"
+                turn.chunks += engine.fail("the engine failed")
+                turn.refused += [
+                    Refusal(one.request.request_id, "Unavailable", "the engine has failed")
+                    for one in commands
+                    if isinstance(one, Submit) and not turn.has_answered(one.request.request_id)
+                ]
+            if not open_:
+                turn.chunks += engine.fail("the engine is shutting down")
             self.num_steps += 1
             self.last_turn_s = time.monotonic()
             self.status = engine.status()
             published, forgotten = engine.scheduler.blocks.take_changes()
-            if accepted or refused or chunks or published or forgotten:
-                self._deliver(
-                    StepReport(tuple(accepted), tuple(refused), tuple(chunks), self.status, published, forgotten)
-                )
+            states = tuple(self._state(one.request_id) for one in commands if isinstance(one, Ask))
+            if turn.accepted or turn.refused or turn.chunks or published or forgotten or states:
+                told = tuple(turn.accepted), tuple(turn.refused), tuple(turn.chunks)
+                self._deliver(StepReport(*told, self.status, published, forgotten, states))
         engine.close()
 
-    def _take_commands(self, wait: bool) -> list[Submit | Abort | None]:
+    def _obey(self, command: Command | None, turn: "_Turn") -> None:
+        match command:
+            case Submit(request):
+                refusal = self._submit(request)
+                if refusal is None:
+                    turn.accepted.append(request.request_id)
+                else:
+                    turn.refused.append(refusal)
+            case Abort(request_id, index):
+                turn.chunks += self._engine.abort(request_id, index)
+
+    def _state(self, request_id: str) -> RequestState:
+        return RequestState(request_id, "running" if self._engine.is_running(request_id) else "unknown")
+
+    def _take_commands(self, wait: bool) -> list[Command | None]:
         commands = [self._inbox.get()] if wait else []
         while True:
             try:
@@ -110,3 +131,15 @@ class EngineThread:
         except MantaError as error:
             return Refusal(request.request_id, "Unavailable", str(error))
         return None
+
+
+class _Turn:
+    """What comes out of one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.accepted: list[str] = []
+        self.refused: list[Refusal] = []
+        self.chunks: list[TokenChunk] = []
+
+    def has_answered(self, request_id: str) -> bool:
+        return request_id in self.accepted or any(one.request_id == request_id for one in self.refused)

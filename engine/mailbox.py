@@ -1,6 +1,8 @@
 """Where the reports of an engine become one stream per request."""
 
 import asyncio
+import time
+from collections.abc import Iterator
 
 from engine.errors import ContextTooLong, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
 from engine.types import Refusal, StepReport, TokenChunk
@@ -14,6 +16,9 @@ class Mailbox:
     def __init__(self) -> None:
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks: asyncio.Queue[TokenChunk | MantaError] = asyncio.Queue()
+        self.heard_s = time.monotonic()  # when something came for it last, or a word about it
+        self.asked_s: float | None = None  # when the engine was asked what has become of it, if it has not said
+        self.has_failed = False  # nothing more will come
 
     async def accepted(self) -> None:
         """Returns once the engine has accepted the request; raises what it was refused with."""
@@ -30,13 +35,19 @@ class Mailbox:
         if not self._accepted.done():
             self._accepted.set_result(None)
 
+    def hear(self) -> None:
+        """The engine has said something of the request."""
+        self.heard_s, self.asked_s = time.monotonic(), None
+
     def refuse(self, error: MantaError) -> None:
+        self.has_failed = True
         if not self._accepted.done():
             self._accepted.set_exception(error)
             self._accepted.exception()  # the reader may be gone: do not warn
         self._chunks.put_nowait(error)
 
     def put(self, chunk: TokenChunk) -> None:
+        self.hear()
         self.accept()
         self._chunks.put_nowait(chunk)
 
@@ -62,6 +73,7 @@ class Mailboxes:
     def deliver(self, report: StepReport) -> None:
         for request_id in report.accepted:
             if request_id in self._by_id:
+                self._by_id[request_id].hear()
                 self._by_id[request_id].accept()
         for refusal in report.refused:
             if refusal.request_id in self._by_id:
@@ -69,6 +81,13 @@ class Mailboxes:
         for chunk in report.chunks:
             if chunk.request_id in self._by_id:
                 self._by_id[chunk.request_id].put(chunk)
+
+    def get(self, request_id: str) -> Mailbox | None:
+        return self._by_id.get(request_id)
+
+    def silent_since(self, then_s: float) -> Iterator[tuple[str, Mailbox]]:
+        """Those for which nothing came since some moment, and may."""
+        return ((id_, box) for id_, box in self._by_id.items() if box.heard_s < then_s and not box.has_failed)
 
     def fail(self, error: MantaError) -> None:
         """Every open request ends with `error`."""

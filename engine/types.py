@@ -1,7 +1,7 @@
 """What crosses the engine's border: token ids in, token ids out. Every value here also crosses processes."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -15,6 +15,7 @@ __all__ = [
     "PromptLogprob",
     "Refusal",
     "RepetitionLimit",
+    "RequestState",
     "SamplingParams",
     "StepReport",
     "ThinkingLimit",
@@ -173,6 +174,13 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     retry_after_s: float = 1.0
 
 
+class RequestState(msgspec.Struct, frozen=True, array_like=True):
+    """What has become of a request. Chunks come of one that is running alone."""
+
+    request_id: str
+    state: Literal["running", "finished", "unknown"]  # running: or waiting for it; an engine forgets what has finished
+
+
 class StepReport(msgspec.Struct, frozen=True, array_like=True):
     """Everything that one turn of the engine's loop has to tell."""
 
@@ -182,6 +190,7 @@ class StepReport(msgspec.Struct, frozen=True, array_like=True):
     status: EngineStatus
     published: tuple[bytes, ...] = ()  # names of blocks (engine/prefix_cache.py) that can be shared from now on
     forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
+    states: tuple[RequestState, ...] = ()  # of the requests that were asked for; true after `chunks`
 
 
 class EngineClient(Protocol):

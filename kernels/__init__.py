@@ -2,7 +2,7 @@
 
 `<op>/reference.py` is the specification: plain torch, fp32 inside, its docstring the contract. Beside it stand faster
 ones with the same signature: `cpu.py` with `cpu.c`, compiled by `native/compiler.py` when it is first asked for, and
-`triton.py` for GPUs, launched as `tables/<device>.json` says, else as is written in its `launch`.
+`triton.py` for GPUs, launched as `tables/<device>_triton-<version>.json` says, else as is written in its `launch`.
 `kernel_set.py` is the one place that chooses.
 
 An implementation may lay out what is its own (packed weights, the inside of a KV block) as it likes. What it computes

@@ -5,6 +5,8 @@ so JSON schemas, regular expressions, choices and tool calls are all the same th
 of the tokens it has consumed: a request that moves to another engine consumes its old tokens again and goes on.
 """
 
+import random
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -22,10 +24,13 @@ from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
 
-# what one request may cost, about a tenth of llguidance's defaults: seconds become tenths of a second
+# what one request may cost, about a tenth of llguidance's defaults: seconds become tenths of a second. What a row may
+# hold is not the cost (that is step_max_items): the default of 2,000 stops a rule of as many alternatives.
+INITIAL_LEXER_FUEL, STEP_LEXER_FUEL = 1_000_000, 200_000
 LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
+    max_items_in_row=20_000,
+    initial_lexer_fuel=INITIAL_LEXER_FUEL,
+    step_lexer_fuel=STEP_LEXER_FUEL,
     step_max_items=50_000,
     max_lexer_states=50_000,
     max_grammar_size=100_000,
@@ -41,12 +46,42 @@ class Vocabulary(msgspec.Struct, frozen=True):
     end_ids: tuple[int, ...]  # any of these ends an answer
 
 
+# what llguidance says when a limit is reached, and what that means to who wrote the grammar
+REACHED = [
+    (
+        r"Current row has (\d+) items; max is (\d+)",
+        "{0} rules and alternatives are open at one place, at most {1} can be",
+    ),
+    (
+        r"Too many items \(limit (\d+)",
+        "one token can go on in more than {0} rules and alternatives, which is the limit",
+    ),
+    (
+        r"too many (expressions constructed|states)|[Ff]uel exhausted|LexerTooComplex",
+        "its patterns, lengths and names are too complex together: "
+        f"at most {INITIAL_LEXER_FUEL} steps may be taken at first, {STEP_LEXER_FUEL} for one token",
+    ),
+    (
+        r"grammar size \(number of symbols\) too big \(limit for this grammar: (\d+)",
+        "it has more than {0} symbols, which is the limit",
+    ),
+    (
+        r"initial lexer configuration \(grammar\) too big \(limit for this grammar: (\d+)",
+        "its patterns, lengths and names are larger together than the limit of {0}",
+    ),
+]
+DEAD_END = "it has come to a place where no text can follow"
+NUM_WALKS, WALK_TOKENS = 3, 12  # some 10 ms
 CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
 EFFORT = 5_000  # steps to find a short end of a whole grammar, mostly a millisecond, at worst some tenths of a second
 
 
 class GrammarError(Exception):
     """The grammar is wrong, or became too expensive to follow. The message says where."""
+
+
+class GrammarLimitReached(GrammarError):
+    """The grammar became too expensive to follow. The message names the limit."""
 
 
 class TokenTable:
@@ -83,16 +118,20 @@ class TokenTable:
         return self._encode(data)
 
     def check(self, text: str) -> None:
-        """Raises GrammarError for a grammar that does not compile within the limits. Once it passed, it is quick."""
+        """Raises GrammarError for a grammar that does not compile within the limits, or cannot be followed within them
+        for its first tokens. Once it passed, it is quick.
+        """
         matcher = self.compiled(text)
         if matcher.is_error():
-            raise GrammarError(_first_lines(matcher.get_error()))
+            raise _error(matcher)
         mask = np.empty((1, -(-self.vocab_size // 32)), dtype=np.int32)
         llguidance.numpy.fill_next_token_bitmask(matcher, mask)
         if matcher.is_error():
-            raise GrammarError(_first_lines(matcher.get_error()))
+            raise _error(matcher)
         if not mask.any():
             raise GrammarError("nothing satisfies it")
+        for seed in range(NUM_WALKS):
+            self._walk(matcher.deep_copy(), mask, random.Random(seed))
 
     def short_end(self, text: str) -> tuple[int, ...]:
         """Few tokens that satisfy a grammar, the end token last. Raises GrammarError if none are found."""
@@ -127,6 +166,24 @@ class TokenTable:
                 while sum(map(len, self._compiled)) > CACHE_BYTES:
                     self._compiled.popitem(last=False)
         return matcher
+
+    def _walk(self, matcher: llguidance.LLMatcher, mask: NDArray[np.int32], rng: random.Random) -> None:
+        """Follows a few tokens, taken by chance. Raises GrammarLimitReached; a dead end is no reason to refuse."""
+        for _ in range(WALK_TOKENS):
+            bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self.vocab_size]
+            bits[list(self._end_ids)] = 0
+            allowed = np.flatnonzero(bits)
+            if not len(allowed):
+                return
+            matcher.consume_token(int(allowed[rng.randrange(len(allowed))]))
+            mask = np.empty_like(mask)
+            if not matcher.is_error():
+                llguidance.numpy.fill_next_token_bitmask(matcher, mask)
+            if matcher.is_error():
+                error = _error(matcher)
+                if isinstance(error, GrammarLimitReached):
+                    raise error
+                return
 
     def _fitting(self, text: str, fit: Fit) -> Fitting:
         plan = fit.plan
@@ -269,7 +326,7 @@ class Matcher:
 
     def _raise_on_error(self) -> None:
         if self._follows is not None and self._follows.is_error():
-            raise GrammarError(_first_lines(self._follows.get_error()))
+            raise _error(self._follows)
 
 
 def _crossed(text: bytes, word: bytes) -> list[int]:
@@ -281,6 +338,17 @@ def _crossed(text: bytes, word: bytes) -> list[int]:
 
 def _allow(bits: NDArray[np.int32], token: int) -> None:
     bits.view(np.uint32)[token // 32] |= 1 << token % 32
+
+
+def _error(matcher: llguidance.LLMatcher) -> GrammarError:
+    """What stopped a matcher, in words."""
+    message = matcher.get_error()
+    for pattern, words in REACHED:
+        if found := re.search(pattern, message):
+            return GrammarLimitReached(words.format(*found.groups()))
+    if "NoExtension" in message:
+        return GrammarError(DEAD_END)
+    return GrammarError(_first_lines(message))
 
 
 def _first_lines(message: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from cluster.wire import (
     PROTOCOL_VERSION,
+    Ask,
     Beat,
     Challenge,
     Drain,
@@ -52,6 +53,7 @@ def _frame(rng: random.Random) -> bytes:
         Submit(_request(rng, max_tokens=2, logit_bias=((1, 2.0),), bad_words=((1, 2),))),
         Stop("fuzz"),
         Stop("fuzz", rng.randrange(3)),
+        Ask(("fuzz", "never seen", "")),
         Beat(),
         Hello(PROTOCOL_VERSION, "again", b"", b""),
     ]
@@ -60,7 +62,7 @@ def _frame(rng: random.Random) -> bytes:
 
 def _others(rng: random.Random) -> bytes:
     """A frame that only a replica may say."""
-    frames: list[FromReplica] = [Drain(), Challenge(1, b"x")]
+    frames: list[FromReplica] = [Drain(), Challenge(PROTOCOL_VERSION, b"x")]
     return encode(rng.choice(frames))
 
 

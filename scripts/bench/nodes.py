@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from scripts.environment import ROOT
 from scripts.start import haproxy_switches, switches
 
-__all__ = ["HEAD", "WORKER", "Nodes", "can_run"]
+__all__ = ["HEAD", "WORKER", "Namespaces", "Nodes", "can_run"]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 BRIDGE, OUTSIDE = "manta0", "10.77.0.254"  # the bridge itself is where clients stand
 LOCK = "/tmp/manta-nodes.lock"
+LOCKED_S = 300.0  # somebody else's nodes on this machine are waited for so long
 REDIS_PORT, GCS_PORT, DASHBOARD_PORT = 6390, 6399, 8265
 
 
@@ -35,36 +37,18 @@ def can_run(has_redis: bool) -> str:
     return f"needs {' and '.join(missing)}" if missing else ""
 
 
-class Nodes:
-    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis if `has_redis`."""
+class Namespaces:
+    """A context: from its beginning to its end there are two nodes. What runs on them ends with it."""
 
-    def __init__(self, num_cpus: int, has_redis: bool = True) -> None:
-        """num_cpus   that Ray believes each node to have"""
-        self._num_cpus = num_cpus
-        self._has_redis = has_redis
-        self._dir = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
+    def __init__(self) -> None:
         self._lock = open(LOCK, "w")  # held as long as the nodes are there
-        self._children: list[subprocess.Popen[bytes]] = []
-        self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
-        self._env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            **switches(),
-            **haproxy_switches(self._dir),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxies must hear of it on a busy machine too
-            "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
 
-    def __enter__(self) -> "Nodes":
-        reason = can_run(self._has_redis)
-        if reason:
-            raise SystemExit(reason)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SystemExit("two nodes run on this machine already: wait for their end") from None
+    def __enter__(self) -> "Namespaces":
+        deadline_s = time.monotonic() + LOCKED_S
+        while not _is_locked(self._lock):
+            if time.monotonic() > deadline_s:
+                raise SystemExit("two nodes run on this machine already: wait for their end")
+            time.sleep(1)
         _clear()  # what one before us may have left
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
@@ -77,25 +61,18 @@ class Nodes:
             _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "link", "set", "lo", "up")
-        if self._has_redis:
-            self._spawn(
-                HEAD,
-                ["redis-server", "--port", str(REDIS_PORT), "--bind", HEAD, "--save", "", "--protected-mode", "no"],
-            )
-        self._ray(
-            HEAD, "--head", f"--port={GCS_PORT}", f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"
-        )
-        self._ray(WORKER, f"--address={HEAD}:{GCS_PORT}")
+            _ip("-n", space, "route", "add", "default", "via", OUTSIDE)  # by it Ray finds its node's address
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _clear()
-        for child in self._children:
-            child.wait(10)
         self._lock.close()
-        shutil.rmtree(self._dir, ignore_errors=True)
+
+    def command(self, address: str, command: list[str]) -> list[str]:
+        """What runs a command on a node."""
+        return ["ip", "netns", "exec", _space(address), *command]
 
     def pids(self, address: str, name: str) -> list[int]:
         """Processes on a node whose command begins with `name`."""
@@ -115,6 +92,53 @@ class Nodes:
 
     def mend(self) -> None:
         _ip("link", "set", _port(WORKER), "up")
+
+
+class Nodes(Namespaces):
+    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis if `has_redis`."""
+
+    def __init__(self, num_cpus: int, has_redis: bool = True) -> None:
+        """num_cpus   that Ray believes each node to have"""
+        super().__init__()
+        self._num_cpus = num_cpus
+        self._has_redis = has_redis
+        self._dir = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
+        self._children: list[subprocess.Popen[bytes]] = []
+        self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **switches(),
+            **haproxy_switches(self._dir),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxies must hear of it on a busy machine too
+            "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __enter__(self) -> "Nodes":
+        reason = can_run(self._has_redis)
+        if reason:
+            raise SystemExit(reason)
+        super().__enter__()
+        if self._has_redis:
+            self._spawn(
+                HEAD,
+                ["redis-server", "--port", str(REDIS_PORT), "--bind", HEAD, "--save", "", "--protected-mode", "no"],
+            )
+        self._ray(
+            HEAD, "--head", f"--port={GCS_PORT}", f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"
+        )
+        self._ray(WORKER, f"--address={HEAD}:{GCS_PORT}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for child in self._children:
+            child.wait(10)
+        shutil.rmtree(self._dir, ignore_errors=True)
 
     def kill_gcs(self) -> Callable[[], None]:
         """Kills Ray's control plane. Returns what starts it again, as it was."""
@@ -137,7 +161,7 @@ class Nodes:
         self._run([program, *arguments, "--address", self.dashboard], self._env)
 
     def _spawn(self, address: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
-        self._run(["ip", "netns", "exec", _space(address), *command], env or self._env)
+        self._run(self.command(address, command), env or self._env)
 
     def _run(self, command: list[str], env: Mapping[str, str]) -> None:
         self._children.append(
@@ -160,7 +184,7 @@ class Nodes:
         if address == HEAD:
             command += [f"--temp-dir={self._dir}"]
         started = subprocess.run(
-            ["ip", "netns", "exec", _space(address), *command],
+            self.command(address, command),
             env={**self._env, **redis},
             cwd=ROOT,
             capture_output=True,
@@ -168,6 +192,14 @@ class Nodes:
         )
         if started.returncode:
             raise SystemExit(f"ray start on {address} failed: {started.stdout} {started.stderr}")
+
+
+def _is_locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _space(address: str) -> str:

@@ -87,7 +87,7 @@ class Reply:
             raise EngineFailed(chunk.error or "the engine failed")
         if chunk.finish_reason == "grammar":
             field = self._constraint.field if self._constraint is not None else None
-            raise RequestError(f"{field}: too complex to be followed to the end of an answer: {chunk.error}", field)
+            raise RequestError(f"{field}: the answer could not be held to it up to its end: {chunk.error}", field)
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
         self._num_migrations = max(self._num_migrations, chunk.num_migrations)
         choice = self._choices[chunk.index]

@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+from serve_app.grammar.pattern_properties import without_exhausted_patterns
 from serve_app.grammar.schema_walk import rewritten
 
 __all__ = ["in_clients_words", "said_plainly", "without_what_no_grammar_holds"]
@@ -64,7 +65,7 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
         del kept["format"]
     if "unevaluatedProperties" in kept and not kept.keys() & {"additionalProperties", *APPLYING}:
         kept["additionalProperties"] = kept.pop("unevaluatedProperties")
-    return _with_named_properties(kept)
+    return without_exhausted_patterns(_with_named_properties(kept))
 
 
 def _with_named_properties(schema: dict[str, Any]) -> dict[str, Any]:

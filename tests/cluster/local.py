@@ -15,7 +15,14 @@ from tests.engine.toy import ToyExecutor
 
 SECRET = b"local"
 WIRE = WireConfig(
-    heartbeat_s=0.1, suspect_s=0.3, dead_s=0.8, discover_s=0.1, place_timeout_s=5.0, connect_timeout_s=1.0
+    heartbeat_s=0.1,
+    suspect_s=0.3,
+    dead_s=0.8,
+    ask_s=0.3,
+    answer_s=2.0,
+    discover_s=0.1,
+    place_timeout_s=5.0,
+    connect_timeout_s=1.0,
 )
 
 
@@ -49,11 +56,10 @@ class LocalCluster:
             on_migration=lambda model, is_planned: self.migrations.append(is_planned),
         )
 
-    async def add(self) -> tuple[str, int]:
-        toy = ToyExecutor(num_blocks=512, step_s=0.003)
-        server = WireServer(
-            Engine(toy, "toy", self.scheduler, cache_key=SECRET), f"replica-{len(self.toys)}", self.wire, SECRET
-        )
+    async def add(self, toy: ToyExecutor | None = None, engine: Engine | None = None) -> tuple[str, int]:
+        toy = toy or ToyExecutor(num_blocks=512, step_s=0.003)
+        engine = engine or Engine(toy, "toy", self.scheduler, cache_key=SECRET)
+        server = WireServer(engine, f"replica-{len(self.toys)}", self.wire, SECRET)
         address = await server.start("127.0.0.1")
         self.servers[address], self.toys[address] = server, toy
         self.addresses.append(address)

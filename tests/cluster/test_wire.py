@@ -8,7 +8,7 @@ import pytest
 
 from cluster.link import connect
 from cluster.replicas import Replicas
-from cluster.wire import Challenge, Hello, WireError, encode, prove, read_frame
+from cluster.wire import PROTOCOL_VERSION, Challenge, Hello, WireError, encode, prove, read_frame
 from scripts.bench.attacks import KINDS
 from scripts.bench.fuzz import fuzz
 from tests.cluster.local import SECRET, WIRE, LocalCluster, _nobody_to_ask, local_cluster, new_router
@@ -31,7 +31,7 @@ async def test_an_impostor_replica_learns_nothing_and_is_left() -> None:
     heard: list[Hello] = []
 
     async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(encode(Challenge(1, b"n" * 32)))
+        writer.write(encode(Challenge(PROTOCOL_VERSION, b"n" * 32)))
         heard.append(await read_frame(reader, msgspec.msgpack.Decoder(Hello), 4096))
         writer.close()
         await writer.wait_closed()

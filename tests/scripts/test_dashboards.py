@@ -7,6 +7,7 @@ real Prometheus where there is one.
 import itertools
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from grafana_foundation_sdk.models.prometheus import Dataquery
 from scripts.dashboards.board import board_json
 from scripts.dashboards.panels import BOARDS
 from scripts.dashboards.publish import PublishError, connect, publish
+from tests.readme import block
 
 Json = dict[str, Any]
 TOKEN = "glsa_secret"
@@ -178,14 +180,19 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={"PATH": "", **env}, cwd=Path.cwd())
 
 
-def test_the_command_writes_files_and_publishes(server: Grafana, tmp_path: Path) -> None:
+def test_the_readmes_commands_write_files_and_publish(server: Grafana, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
-    done = run("--write", str(tmp_path / "boards"), "--url", server.url, "--token-file", str(token))
-    assert done.returncode == 0, done.stderr
+    told = {"https://grafana.example.org": server.url, "FILE": str(token), "DIR": str(tmp_path / "boards")}
+    for line in block("python -m scripts.dashboards").splitlines():
+        python, _, module, *arguments = shlex.split(line, comments=True)
+        assert (python, module) == ("python", "scripts.dashboards")
+        done = run(*(told.get(one, one) for one in arguments))
+        assert done.returncode == 0, done.stderr
+        if "--url" in arguments:
+            assert f"{server.url}/d/manta-models/x" in done.stdout
     files = sorted((tmp_path / "boards").iterdir())
     assert [json.loads(path.read_text()) for path in files] == [server.boards[path.stem] for path in files]
-    assert f"{server.url}/d/manta-models/x" in done.stdout
     assert run("--url", server.url).returncode == 2
     wrong = run("--url", server.url, GRAFANA_TOKEN="other")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: Grafana does not know this token")

@@ -2,10 +2,10 @@
 
 The first plan, in 9 minutes or what `--minutes` says:
 
-    sanity    what is on the machine; one kernel; what the card does at best: copying, and a large bfloat16 product
+    sanity    what is on the machine; one kernel; what the card does at best: copying, a large bfloat16 product
     check     kernels in bfloat16 and float16 against float64 at real sizes; batch invariance; CUDA graphs with changed
               lengths. The first case that is wrong is run again alone under compute-sanitizer
-    engine    decoding in the shape of Llama-3.1-8B, with random weights, at three batches, each with a profile by kernel
+    engine    decoding in the shape of Llama-3.1-8B, with random weights, at three batches, with a profile by kernel
     kernels   times, GB/s or TFLOP/s, and the share of the ceiling
     tune      launch parameters of decode and ragged attention, into DIR/tables.json, which scripts.bench.gpu.tables
               puts into the tree
@@ -19,7 +19,7 @@ float32, registers, every case and the kernels' peers. `--baseline MODULE` times
 kernels/kernel_set.py, as an older version of a kernel or its reference, in turns with ours. `--tune-ops` names folders
 of kernels to search, with --full.
 
-`--tiny` runs all of it on a CPU at sizes that say nothing, with Triton's interpreter where TRITON_INTERPRET=1, else with
-the references: so that this never rots. `--fault PART:UNIT:KIND` makes a unit raise, hang, be killed, or leave a device
-error behind that stays.
+`--tiny` runs all of it on a CPU at sizes that say nothing, with Triton's interpreter where TRITON_INTERPRET=1, else
+with the references: so that this never rots. `--fault PART:UNIT:KIND` makes a unit raise, hang, be killed, or leave an
+error of the device behind that stays.
 """

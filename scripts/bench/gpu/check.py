@@ -106,8 +106,8 @@ def _compiled(
 
     began_s = time.perf_counter()
     num_variants = compile_ahead(launch, device)
-    shape = f"{heads[0]}/{heads[1]} x {head_dim}"
-    return {"name": "compile", "shape": shape, "num_variants": num_variants, "s": round(time.perf_counter() - began_s, 2)}
+    took_s = round(time.perf_counter() - began_s, 2)
+    return {"name": "compile", "shape": f"{heads[0]}/{heads[1]} x {head_dim}", "variants": num_variants, "s": took_s}
 
 
 def _plain_cases(

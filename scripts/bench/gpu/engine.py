@@ -17,7 +17,7 @@ from engine.cascade_timing import AttentionTimer, measure_thresholds
 from engine.engine import Engine
 from engine.plan import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
-from engine.warm_up import warm_up
+from engine.warm_up import launch_all, warm_up
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.engine_peers import time_engine_peers
@@ -47,7 +47,7 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
         yield unit(_beside_forward, "manta", make, prompts, steps, forward_ms, graphs=True, overlap=True)
         yield unit(_profile, make, prompts, batch)
     yield unit(_graph_memory, make, batches, context)
-    for batch, prompts in loads.items():
+    for prompts in loads.values():
         ways = {"manta, no graphs": (False, True), "manta, no async scheduling": (True, False)}
         for name, (graphs, overlap) in ways.items():
             yield unit(_beside_forward, name, make, prompts, steps, forward_ms, graphs=graphs, overlap=overlap)
@@ -119,8 +119,7 @@ def _start(make: MakeModel, max_sequences: int) -> Row:
     made_s = time.perf_counter()
     config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=max_sequences)
     eager = model.executor_of(0)
-    eager.samples = False  # launches are skipped then, so nobody may look at a sampled token
-    num_variants = compile_ahead(lambda: warm_up(eager, config), model.device)
+    num_variants = compile_ahead(lambda: launch_all(eager, config), model.device)
     eager.close()
     compiled_s = time.perf_counter()
     executor = model.executor_of(max_sequences)

@@ -4,6 +4,7 @@ A part that dies or hangs loses the unit that it was in, and goes on behind it i
 use of its time the later ones have. The process of the next part is started early, so that its imports cost nothing.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -73,13 +74,16 @@ class PlanRun:
         waiting = deque(self._parts)
         ready = self._start(waiting[0])
         failures = 0
-        while waiting:
-            part, process = waiting.popleft(), ready
-            left_s = self._end_s - time.monotonic()
-            share = part.weight_s / (part.weight_s + sum(other.weight_s for other in waiting))
-            if waiting:
-                ready = self._start(waiting[0])
-            failures += self._run(part, process, left_s * share)
+        try:
+            while waiting:
+                part, process = waiting.popleft(), ready
+                left_s = self._end_s - time.monotonic()
+                share = part.weight_s / (part.weight_s + sum(other.weight_s for other in waiting))
+                if waiting:
+                    ready = self._start(waiting[0])
+                failures += self._run(part, process, left_s * share)
+        finally:
+            ready.kill()
         return failures
 
     def _start(self, part: Part) -> "_PartProcess":
@@ -174,14 +178,14 @@ class _PartProcess:
             if written != seen:
                 seen, seen_s = written, now_s
             if now_s >= end_s:
-                self._kill()
+                self.kill()
                 return "its time ended"
             if now_s - seen_s > self._part.unit_s:
-                self._kill()
+                self.kill()
                 return f"hung for {self._part.unit_s:.0f} s"
             time.sleep(STEP_S)
         code = self._process.returncode
-        self._kill()  # what it left running
+        self.kill()  # what it left running
         if code == 0:
             return ""
         return f"signal {-code}" if code < 0 else f"exit {code}"
@@ -197,7 +201,6 @@ class _PartProcess:
         return f"{name} {shape}"
 
     def log(self) -> list[str]:
-        self._reader.join(1)
         return list(self._lines)
 
     def _read(self) -> None:
@@ -205,12 +208,18 @@ class _PartProcess:
         for line in self._process.stdout:
             self._lines.append(line.rstrip()[:300])
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """It and whatever it started; once more does nothing."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._process.wait()
+        self._reader.join()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):  # what was never read
+            self._process.stdin.close()
+        self._process.stdout.close()
 
 
 def _command(part: Part, out: Path, arguments: Sequence[str]) -> list[str]:

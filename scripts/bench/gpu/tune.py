@@ -138,7 +138,8 @@ def tune(
 
 def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
     yield from (case for case in linear_cases(kernels, 1, device, False) if case.name == "linear")
-    yield from (case for case in sampling_cases(kernels, 128, 128_256, device) if case.op in ("keep_top_k", "keep_top_p"))
+    filters = "keep_top_k", "keep_top_p"
+    yield from (case for case in sampling_cases(kernels, 128, 128_256, device) if case.op in filters)
     llama, small = ((32, 8), 128), ((9, 3), 64)
     for heads, shapes in ((llama, ((1, 1024), (64, 1024), (32, 8192))), (small, ((1, 1024), (32, 8192)))):
         for batch, context in shapes:

@@ -1,4 +1,4 @@
-"""The work of a part, in units: one that fails costs no other, and a part that died goes on behind the one it died in."""
+"""The work of a part, in units: one that fails costs no other, and a part goes on behind the one that it died in."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from kernels.linear.gemv_triton import gemv, launch
 from kernels.launch import measured
+from kernels.linear.gemv_triton import gemv, launch
 
 CPU = torch.device("cpu")
 BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 1e-2}

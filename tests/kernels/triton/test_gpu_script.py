@@ -1,3 +1,4 @@
+import argparse
 import json
 from importlib import import_module
 
@@ -11,67 +12,77 @@ from kernels.paged_attention import triton as attention
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import reference
-from scripts.bench.gpu.__main__ import main
+from scripts.bench.gpu.__main__ import run_part
 from scripts.bench.gpu.cases import make_attention
 from scripts.bench.gpu.peers import ATTENTION_PEERS
 from scripts.bench.gpu.tune import SEARCHES, tune
+from scripts.bench.gpu.units import rows_of
 
 pytestmark = pytest.mark.timeout(180)  # a whole part of the script in one test
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Runs a part at tiny sizes and returns its rows."""
+def run(tmp_path, monkeypatch):
+    """Runs a part at tiny sizes in this process and returns its rows."""
+    monkeypatch.setattr("sys.stdin", argparse.Namespace(readline=lambda: "{}"))
 
-    def run(part, *arguments):
-        assert main(["--tiny", "--out", str(tmp_path), "--only", part, *arguments]) == 0
-        files = {path.stem.rpartition("_")[2]: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-        assert set(files) == {"ceilings", part}
-        assert all(file["kernels"] == "triton" and file["ceilings"]["copy_gb_s"] > 0 for file in files.values())
-        return files[part]["rows"]
+    def run(part, *, full=False, baseline=None, tune_ops=()):
+        given = {"out": tmp_path, "part": part, "unit": None, "tiny": True, "full": full, "fault": None}
+        run_part(argparse.Namespace(**given, baseline=baseline, tune_ops=list(tune_ops), carried=tmp_path))
+        file = json.loads((tmp_path / f"{part}.json").read_text())
+        assert file["kernels"] == "triton" and file["running"] is None
+        return file["rows"]
 
     return run
 
 
 def test_every_kernel_is_right_at_tiny_sizes(run):
-    rows = run("check")
-    assert {"paged_attention", "keep_top_p", "logprobs", "embedding"} <= {row["name"] for row in rows}
-    assert all(row.get("ok", "failed" in row) for row in rows)
+    rows = run("check", full=True)
+    names = {"paged_attention", "keep_top_p", "logprobs", "embedding", "linear of a row", "model, deterministic"}
+    assert names <= {row["name"] for row in rows}
+    assert all(row.get("ok", True) for row in rows if "dtype" in row and "failed" not in row)
     assert {row["name"] for row in rows if "failed" in row} <= {"peer, FlashInfer"}
 
 
 def test_kernels_are_timed_beside_their_peers(run):
-    peers = {row["name"]: row["peers"] for row in run("kernels", "--baseline", "kernels.sampling.reference")}
+    rows = run("kernels", full=True, baseline=reference)
+    peers = {row["name"]: row["peers"] for row in rows if row["name"] != "compile"}
     assert peers["decode attention"]["FlexAttention"]["median_us"] > 0
     assert set(peers["top-p"]) == {"torch's sort", "baseline"} and not peers["allow bits"]
 
 
-def test_the_engine_is_timed_beside_transformers(run):
+def test_the_engine_is_timed(run):
     rows = run("engine")
     assert not any("failed" in row for row in rows)
-    engines = [row["engine"] for row in rows]
-    ours = ["manta", "manta, no graphs", "manta, no overlap"]
-    peers = ["transformers static cache", *["transformers generate_batch"] * 3]
-    cascade = [
-        f"manta, {way}" for way in ("cascade from (rows, tokens)", "cascade", "cascade, no graphs", "no cascade")
-    ]
-    others = ["manta, mixed lengths", "manta, 4 bits", "manta, 4 bits"]
-    assert engines == [*ours, *ours, *cascade, *others, *peers]
+    batch = ["forward in a graph", "manta", "profile"]
+    ways = ["manta, no graphs", "manta, no async scheduling"]
+    assert [row["engine"] for row in rows] == ["start", *batch, *batch, *ways, *ways, "manta, mixed lengths"]
+    assert [row["tokens_a_step"] for row in rows if row["engine"] == "manta"] == [1.0, 3.0]  # all of them, each step
+    assert [row["engine"] for row in run("four-bits")] == ["manta, 4 bits"] * 2
+
+
+def test_transformers_is_timed_on_the_same_loads(run):
+    engines = [row["engine"] for row in run("peers")]
+    assert engines == ["transformers static cache", *["transformers generate_batch"] * 3]
 
 
 def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
     cpu = torch.device("cpu")
     tables = [measured(str(module.__file__), cpu) for module in (attention, filters)]
     try:
-        rows = list(tune(triton_kernels(), cpu, True, folder=tmp_path))
-        assert {search.module for search in SEARCHES} == {row["shape"].partition(":")[0] for row in rows}
-        assert all(row["tried"] == 2 and not row["last_failure"] for row in rows)
-        won = {row["shape"]: row["config"] for row in rows if row["config"] is not None}
-        written = [json.loads(path.read_text()) for path in tmp_path.glob("*/tables/cpu.json")]
-        assert sorted(map(str, won.values())) == sorted(str(one) for table in written for one in table.values())
-        assert all(row["share_of_time"] < 0.98 for row in rows if row["config"] is not None)
-        found = {f"paged_attention.triton: {name}": config for name, config in tables[0].items()}
-        assert found == {name: config for name, config in won.items() if name.startswith("paged_attention")}
+        found = tmp_path / "tables.json"
+        rows = [row for work in tune(triton_kernels(), cpu, True, found) for row in rows_of(work)]
+        ends = [row for row in rows if row["name"] == "tune"]
+        asked = {search.module for search in SEARCHES} - {"linear.gemv_triton"}  # which a GPU alone launches
+        assert {row["shape"].partition(":")[0] for row in ends} == asked
+        assert all(row["tried"] == 2 for row in ends) and not any("why_not" in row for row in rows)
+        assert sum(row["name"] == "tried" for row in rows) == 2 * len(ends)
+        won = {row["shape"]: row["config"] for row in ends if row["config"] is not None}
+        assert all(row["share_of_time"] < 0.98 for row in ends if row["config"] is not None)
+        (written,) = json.loads(found.read_text()).values() if won else ({},)
+        assert won == {f"{module}: {case}": config for module in written for case, config in written[module].items()}
+        in_use = {f"paged_attention.triton: {name}": config for name, config in tables[0].items()}
+        assert in_use == {name: config for name, config in won.items() if name.startswith("paged_attention")}
     finally:  # they are the process's
         for search in SEARCHES:
             module = import_module(f"kernels.{search.module}")
@@ -79,10 +90,9 @@ def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
             getattr(module.launch, "cache_clear", lambda: None)()
 
 
-def test_the_script_searches_for_some_kernels_alone(tmp_path):
-    assert main(["--tiny", "--out", str(tmp_path), "--only", "--tune", "rms_norm", "embedding"]) == 0
-    (record,) = tmp_path.glob("*_tune.json")
-    shapes = [row["shape"] for row in json.loads(record.read_text())["rows"]]
+def test_the_script_searches_for_some_kernels_alone(run):
+    rows = run("tune", full=True, tune_ops=("rms_norm", "embedding"))
+    shapes = [row["shape"] for row in rows if row["name"] == "tune"]
     assert shapes == ["rms_norm.triton: M=96", "embedding.triton: M=96"]
     for module in (rms_norm, embedding):
         measured(str(module.__file__), torch.device("cpu")).clear()
@@ -102,9 +112,9 @@ def test_a_table_changes_a_launch():
         table.clear()
 
 
-def test_a_baseline_without_kernels_is_refused(tmp_path):
+def test_a_baseline_without_kernels_is_refused(run):
     with pytest.raises(SystemExit, match="json has none of .*keep_top_p"):
-        main(["--tiny", "--out", str(tmp_path), "--baseline", "json"])
+        run("kernels", baseline=json)
 
 
 @pytest.mark.parametrize("name", ATTENTION_PEERS)

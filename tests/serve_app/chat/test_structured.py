@@ -122,6 +122,29 @@ async def test_a_grammar_that_compiles_and_yet_cannot_be_followed_is_the_clients
     assert (answer.status_code, fault["code"], fault["param"]) == (400, 400, "guided_regex"), answer.text
 
 
+ALTERNATIVES = {
+    "guided_grammar": "root ::= " + " | ".join(f'"w{number}"' for number in range(3000)),
+    "guided_json": {"anyOf": [{"type": "object", "properties": {f"p{n}": {"type": "integer"}}} for n in range(2000)]},
+    "guided_regex": "(a{1000}){1000}",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "said"), [("guided_json", "more than 50000 rules"), ("guided_regex", "1000000 steps may be taken")]
+)
+async def test_a_grammar_beyond_a_limit_is_refused_in_words_that_name_it(field, said):
+    client, answer = await post("x", **{field: ALTERNATIVES[field]})
+    fault = answer.json()["error"]
+    assert (answer.status_code, fault["param"]) == (400, field) and said in fault["message"], answer.text
+    assert client.requests == []
+
+
+async def test_a_rule_of_three_thousand_alternatives_is_followed():
+    client, answer = await post("w2718", guided_grammar=ALTERNATIVES["guided_grammar"])
+    assert answer.status_code == 200, answer.text
+    assert allows(client.requests[0].grammar, "w2718") and not allows(client.requests[0].grammar, "w3000")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_same_in_the_middle_of_an_answer(stream):
     script = [*says("aa", finish=None), TokenChunk("", 0, 2, (), "grammar", error="too many expressions")]

