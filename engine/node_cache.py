@@ -221,15 +221,14 @@ def open_node_cache(
         raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
     whole = identity(model, files, arch, kernels, kv, cache_key)
     try:
-        arena = Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size)
+        return node_cache_of(kv, Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size))
     except ArenaError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
         return None
-    return node_cache_of(kv, arena)
 
 
 def node_cache_of(kv: KVStore, arena: Arena) -> NodeCache:
-    """As the device needs it."""
+    """As the device needs it. Raises ArenaError."""
     if kv.by_block.device.type != "cuda":
         return NodeCache(kv, arena)
     outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -12,6 +12,8 @@ from tests.readme import ROOT
 
 PROGRAM = ROOT / "scripts" / "haproxy"
 WRITTEN = """\
+global
+    stats socket /tmp/admin.sock mode 666 level admin expose-fd listeners
 defaults
     mode http
     timeout client 3600s
@@ -23,6 +25,8 @@ frontend http
     bind *:8000
 """
 RIGHT = """\
+global
+    stats socket /tmp/admin.sock mode 600 level admin expose-fd listeners
 defaults
     mode http
     option http-server-close
