@@ -81,6 +81,14 @@ def family(mark: str) -> list[int]:
     return found
 
 
+def words(pid: int) -> list[str]:
+    """Of its command line; none if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
 def open_to_the_world(pids: list[int]) -> set[str]:
     """Names of the programs that listen on more than loopback, a line of `/proc/net/tcp*` each."""
     sockets: dict[str, str] = {}
@@ -116,6 +124,18 @@ def test_answers_and_opens_nothing_but_what_the_readme_says(started: Started) ->
     assert {
         name for name in open_to_the_world(family(str(started.said.parent))) if not name.startswith("ray::")
     } == set()
+
+
+@needs_weights
+@needs_proc
+def test_no_other_user_reaches_its_files_and_sockets(started: Started) -> None:
+    named = {Path(word) for pid in family(str(started.said.parent)) for word in words(pid) if word.startswith("/tmp/")}
+    (folder,) = {Path(*path.parts[:3]) for path in named if path.parts[2].startswith("manta-")}
+    assert folder.stat().st_mode & 0o777 == 0o700 and folder.stat().st_uid == os.geteuid()
+    assert (folder / "ray").is_dir()
+    (administrators,) = (folder / "haproxy").rglob("admin.sock")  # of the one node
+    assert administrators.is_socket() and administrators.stat().st_mode & 0o777 == 0o600
+    assert (ROOT / ".cache" / "ray-token").stat().st_mode & 0o777 == 0o600
 
 
 @needs_weights
