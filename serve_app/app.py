@@ -30,16 +30,23 @@ from serve_app.server.model_routes import model_router
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import state_router
 from serve_app.server.token_routes import token_router
+from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
 
 
 def build_app(
-    client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
+    client: EngineClient,
+    config: Config,
+    models: Mapping[str, TextModel],
+    workers: WorkerPool,
+    *,
+    behind_serve: bool = False,
 ) -> FastAPI:
     """OpenAI's API in front of an engine client.
 
     models         by the name in the config; aliases come from the config
+    workers        for what a client may make costly
     behind_serve   Ray Serve hosts it, which has its own way with request ids
     """
     version = _version()
@@ -48,7 +55,7 @@ def build_app(
     with_key = [Depends(bearer_check(config.api.api_keys))]
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
     intake = Intake(config.api, registry)
-    checks = GrammarChecks(models)
+    checks = GrammarChecks(models, workers)
     open_requests = OpenRequests()
     results = ResultCache(config.api, fingerprint)
     metrics = Metrics()

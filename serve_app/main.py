@@ -23,9 +23,13 @@ def build(args: dict[str, Any]) -> serve.Application:
 def _build_asgi(client: EngineClient, config: Config) -> Any:
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
+    from serve_app.workers.pool import WorkerPool
 
     models = {model.name: load_text_model(model) for model in config.models}
-    return build_app(client, config, models, behind_serve=True)
+    workers = WorkerPool()
+    app = build_app(client, config, models, workers, behind_serve=True)
+    workers.begin()
+    return app
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:

@@ -24,11 +24,12 @@ MAY_IMPORT = {
 # the rooms of serve_app, each over those that it may know
 ROOMS = {
     "api": set[str](),
+    "workers": set[str](),
     "text": set[str](),
     "grammar": {"api", "text"},
     "tools": {"api", "text", "grammar"},
     "model": {"api", "text", "tools"},
-    "generation": {"api", "text", "grammar", "tools", "model"},
+    "generation": {"api", "text", "grammar", "tools", "model", "workers"},
     "http": {"api", "model", "generation"},
     "chat": {"api", "text", "grammar", "tools", "model", "generation", "http"},
     "completion": {"api", "text", "grammar", "model", "generation", "http"},

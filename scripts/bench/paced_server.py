@@ -39,6 +39,7 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
     """Tells its port, once it has found the replica, and serves until it is terminated."""
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
+    from serve_app.workers.pool import WorkerPool
 
     async def serve() -> None:
         wire = WireConfig()
@@ -52,7 +53,7 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
         )
         client = ClusterClient({MODEL.name: replicas}, wire, 10_000, cache_key=SECRET)
         client.start()
-        app = build_app(client, Config(models=(MODEL,)), {MODEL.name: load_text_model(MODEL)})
+        app = build_app(client, Config(models=(MODEL,)), {MODEL.name: load_text_model(MODEL)}, WorkerPool())
         while not replicas.up:
             await asyncio.sleep(0.01)
         # as Serve configures it

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from engine.errors import EngineFailed
 from engine.types import PromptLogprob, TokenChunk, TokenLogprob
 from serve_app.generation.answer_parser import AnswerParser, ParseRules
 from serve_app.grammar.constraint import Constraint
@@ -65,7 +64,6 @@ class Choice:
         self._rules = rules
         self._detokenizer = Detokenizer(vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text)
         self._stops = StopStrings(rules.stops, include=rules.include_stop)
-        self._written: list[str] = []  # the content, where it is checked at the end
         self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
 
     def push(self, chunk: TokenChunk) -> Delta:
@@ -83,22 +81,7 @@ class Choice:
                 break
         if delta.finish_reason is not None:
             self._finish(delta, tokens[-1] if ends_in_token else None)
-        if self._rules.constraint is not None:
-            self._check(delta, self._rules.constraint)
         return delta
-
-    def _check(self, delta: Delta, constraint: Constraint) -> None:
-        """Raises EngineFailed for a finished answer that is not what was asked for.
-
-        One that was cut may be, as may one that the client's own stop ended, or that shows the token which ended it.
-        """
-        self._written.append(delta.said.content)
-        is_stopped = self._stops.matched is not None or delta.stop_reason is not None
-        shows_end = self._rules.include_stop and not self._rules.skip_special
-        if delta.finish_reason == "stop" and not is_stopped and not shows_end:
-            fault = constraint.fault("".join(self._written))
-            if fault is not None:
-                raise EngineFailed(fault)
 
     def _take(self, delta: Delta, chunk: TokenChunk, position: int, said: int | None) -> None:
         """Adds one token. `said` is None for a token that ends the answer and is not part of it."""

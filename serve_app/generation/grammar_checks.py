@@ -1,6 +1,5 @@
-"""Is a grammar good, before an engine is asked to follow it? Compiles it once, off the event loop."""
+"""Is a grammar good, before an engine is asked to follow it? Compiled once, in a limited process."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
@@ -8,23 +7,26 @@ from hashlib import sha256
 import msgspec
 
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, Grammar
+from serve_app.generation.grammar_tasks import Checked, GrammarToCheck, TableSource
 from serve_app.generation.request import Prepared
 from serve_app.grammar.constraint import FIT
 from serve_app.grammar.holdable import in_clients_words
 from serve_app.model.text_model import TextModel
+from serve_app.workers.pool import LimitExceeded, WorkerPool
 
 __all__ = ["GrammarChecks"]
 
 MAX_KNOWN = 4096  # grammars remembered: 32 bytes each, and a short end of those that must fit
+TASKS = "serve_app.generation.grammar_tasks"
 
 Plan = tuple[int, ...]
 
 
 class GrammarChecks:
-    def __init__(self, models: Mapping[str, TextModel]) -> None:
-        self._tables = {name: _table(model) for name, model in models.items()}
+    def __init__(self, models: Mapping[str, TextModel], workers: WorkerPool) -> None:
+        self._workers = workers
+        self._keys = {name: self._share(model) for name, model in models.items()}
         self._good: OrderedDict[tuple[str, bytes, bool], Plan] = OrderedDict()  # the last used last
 
     async def check(self, prepared: Prepared) -> Prepared:
@@ -52,23 +54,35 @@ class GrammarChecks:
         key = model, sha256(grammar.text.encode()).digest(), grammar.fit is not None
         plan = self._good.get(key)
         if plan is None:
-            table = self._tables[model]
-            try:
-                await asyncio.to_thread(table.check, grammar.text)
-            except GrammarError as error:
-                raise RequestError(f"{field}: {in_clients_words(str(error), field)}", param=field) from None
-            try:
-                plan = await asyncio.to_thread(table.short_end, grammar.text) if grammar.fit is not None else ()
-            except GrammarError as error:
-                raise RequestError(f"{FIT}: {error}", param=FIT) from None
+            plan = await self._compiled(self._keys[model], GrammarToCheck(grammar.text, grammar.fit is not None), field)
         self._good[key] = plan
         self._good.move_to_end(key)
         if len(self._good) > MAX_KNOWN:
             self._good.popitem(last=False)
         return plan
 
+    async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
+        try:
+            answer = await self._workers.run(f"{TASKS}:check", table, msgspec.msgpack.encode(grammar))
+        except LimitExceeded as limit:
+            raise RequestError(f"{field}: to compile {limit}; make it smaller or simpler", param=field) from None
+        checked = msgspec.msgpack.decode(answer, type=Checked)
+        if checked.fault:
+            raise RequestError(f"{field}: {in_clients_words(checked.fault, field)}", param=field)
+        if checked.cannot_fit:
+            raise RequestError(f"{FIT}: {checked.cannot_fit}", param=FIT)
+        return checked.plan
 
-def _table(model: TextModel) -> TokenTable:
-    words = model.vocabulary
-    vocabulary = Vocabulary(words.all_bytes, tuple(sorted(words.special_ids)), model.eos_ids)
-    return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
+    def _share(self, model: TextModel) -> str:
+        words = model.vocabulary
+        source = TableSource(
+            words.all_bytes,
+            tuple(sorted(words.special_ids)),
+            model.eos_ids,
+            words.num_tokens,
+            model.tokenizer.to_str(),
+        )
+        data = msgspec.msgpack.encode(source)
+        key = sha256(data).hexdigest()
+        self._workers.share(key, f"{TASKS}:load_table", data)
+        return key

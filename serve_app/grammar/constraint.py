@@ -1,4 +1,4 @@
-"""From what a client says about an answer's form to a grammar, and the check of the finished document.
+"""From what a client says about an answer's form to a grammar, which holds the answer to it to the last byte.
 
 Every form becomes one grammar text for llguidance.
 """
@@ -18,7 +18,6 @@ from serve_app.api.constraint_fields import ConstraintFields, ResponseFormat, St
 from serve_app.grammar.holdable import without_what_no_grammar_holds
 from serve_app.grammar.json_texts import WHITESPACE, json_grammar
 from serve_app.grammar.old_drafts import modern
-from serve_app.grammar.schema_check import schema_fault
 from serve_app.grammar.schema_walk import rewritten
 from serve_app.grammar.structural_tag import structural_tag_grammar
 
@@ -36,18 +35,6 @@ class Constraint(msgspec.Struct, frozen=True):
     field: str  # of the request that asked for it
     schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is to be JSON
     fits: bool = False  # it is finished within the tokens that the answer may have
-
-    def fault(self, text: str) -> str | None:
-        """What is wrong with a finished answer. Nothing, the grammar sees to that; it is checked all the same."""
-        if self.schema is None:
-            return None
-        try:
-            fault = schema_fault(json.loads(text), self.schema)
-        except (ValueError, RecursionError) as error:
-            return f"the answer is not JSON: {error}"
-        if fault is not None:
-            return f"the answer does not satisfy the schema: {fault}"
-        return None
 
 
 def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | None:

@@ -11,6 +11,7 @@ import jsonschema
 from llguidance import LLMatcher
 
 from engine.errors import RequestError
+from serve_app.grammar.expansion import MAX_EXPANSION, expansion
 from serve_app.grammar.holdable import said_plainly
 
 __all__ = ["WHITESPACE", "json_grammar", "json_rule"]
@@ -30,9 +31,20 @@ def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WH
         at = ".".join([field, *map(str, error.absolute_path)])
         ways = dict.fromkeys(inner.message for inner in error.context or [])  # each says what is wrong with it
         raise RequestError(f"{at}: {', and '.join(ways) or error.message}", param=field) from None
+    check_expansion(schema, field)
     options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
     known = said_plainly(schema) if isinstance(schema, dict) else {}
     return LLMatcher.grammar_from_json_schema(json.dumps(known), overrides=options)
+
+
+def check_expansion(schema: dict[str, Any] | bool, field: str) -> None:
+    """Raises RequestError for a schema that is small as written, and large where references are written out."""
+    if expansion(schema) > MAX_EXPANSION:
+        raise RequestError(
+            f"{field}: allOf and references to one another stand for more than {MAX_EXPANSION} schemas when they are "
+            "written out, which is the limit; write what is meant without repeating references under allOf",
+            param=field,
+        )
 
 
 def json_rule(schema: dict[str, Any] | bool) -> str:

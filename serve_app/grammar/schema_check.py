@@ -1,7 +1,7 @@
-"""Checks a finished document against a client's JSON schema, at a cost that the client cannot choose.
+"""Checks a value against a client's JSON schema, at a cost that the client cannot choose.
 
-Regular expressions are left out: the grammar has enforced them, and Python's can be made to run for hours. References
-are followed within the schema only.
+Regular expressions are left out: Python's can be made to run for hours. References are followed within the schema only.
+A check that takes too many steps is given up: schemas of a kilobyte can have 2^40 of them.
 """
 
 from typing import Any
@@ -14,15 +14,39 @@ from serve_app.grammar.schema_walk import rewritten
 
 __all__ = ["schema_fault"]
 
+MAX_STEPS = 1_000  # some 20 ms
+
 
 def schema_fault(document: Any, schema: dict[str, Any] | bool) -> str | None:
-    """What is wrong with the document, if anything is."""
-    validator = jsonschema.Draft202012Validator(rewritten(schema, _without_patterns), registry=Registry())
+    """What is wrong with the document, if anything is and it is found within MAX_STEPS."""
+    validator = _counted(MAX_STEPS)(rewritten(schema, _without_patterns), registry=Registry())
     try:
         error = next(validator.iter_errors(document), None)
-    except (Unresolvable, RecursionError):  # the grammar could follow it; we need not
+    except (Unresolvable, RecursionError, _TooManySteps):  # the grammar could follow it; we need not
         return None
     return error.message[:500] if error is not None else None
+
+
+class _TooManySteps(Exception):
+    pass
+
+
+def _counted(steps: int) -> Any:
+    """A validator class whose keywords have so many steps together: each takes one, and one for each of its parts."""
+    left = steps
+
+    def counted(keyword: Any) -> Any:
+        def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+            nonlocal left
+            left -= 1 + (len(value) if isinstance(value, list | dict) else 0)
+            if left < 0:
+                raise _TooManySteps
+            return keyword(validator, value, instance, schema)
+
+        return check
+
+    draft = jsonschema.Draft202012Validator
+    return jsonschema.validators.extend(draft, {name: counted(keyword) for name, keyword in draft.VALIDATORS.items()})
 
 
 def _without_patterns(schema: dict[str, Any]) -> dict[str, Any]:

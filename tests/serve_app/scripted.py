@@ -6,13 +6,23 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import msgspec
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from configs.schema import ApiConfig, Config, ModelConfig
-from engine.types import EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
-from serve_app.app import build_app
+from engine.types import EngineClient, EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
+from serve_app import app
 from serve_app.model.text_model import TextModel
+from serve_app.workers.pool import WorkerPool
 from tests.serve_app.toy import byte_tokens, toy_model
+
+WORKERS = WorkerPool()  # of all tests: they know whatever a test has shared
+
+
+def build_app(
+    client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
+) -> FastAPI:
+    return app.build_app(client, config, models, WORKERS, behind_serve=behind_serve)
 
 
 class ScriptedClient:
@@ -99,8 +109,8 @@ async def serving(
         yield http
 
 
-def talking_to(app: ASGIApp) -> httpx2.AsyncClient:
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+def talking_to(asgi: ASGIApp) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(asgi, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
 

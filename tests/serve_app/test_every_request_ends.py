@@ -17,11 +17,10 @@ from cluster.replicas import Replicas
 from cluster.server import WireServer
 from engine.engine import Engine
 from engine.plan import StepPlan, StepResult
-from serve_app.app import build_app
 from tests.cluster.local import SECRET, WIRE, _nobody_to_ask, new_router
 from tests.serve_app.random_engine import RandomExecutor
 from tests.serve_app.schemas import random_schema
-from tests.serve_app.scripted import chat, config, events, talking_to
+from tests.serve_app.scripted import build_app, chat, config, events, talking_to
 from tests.serve_app.toy import toy_model
 
 MODEL = toy_model(max_context_len=4096)

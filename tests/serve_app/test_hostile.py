@@ -5,8 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.api.requests import ChatBatchRequest, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, config, says, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, config, says, talking_to
 from tests.serve_app.toy import toy_model
 
 ROUTES = {

@@ -9,8 +9,7 @@ import pytest
 import uvicorn
 
 from engine.errors import Overloaded
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, config, says
+from tests.serve_app.scripted import ScriptedClient, build_app, config, says
 from tests.serve_app.toy import toy_model
 
 MESSAGES = [{"role": "user", "content": "hi"}]

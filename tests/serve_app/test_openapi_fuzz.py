@@ -19,8 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, config, says, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, config, says, talking_to
 from tests.serve_app.toy import toy_model
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

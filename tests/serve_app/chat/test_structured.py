@@ -5,10 +5,9 @@ import pytest
 from engine.async_engine import AsyncEngine
 from engine.form.grammar import TokenTable, Vocabulary
 from engine.types import Grammar, TokenChunk
-from serve_app.app import build_app
 from tests.serve_app.chat.test_tools import THINKING, WEATHER
 from tests.serve_app.random_engine import random_engine
-from tests.serve_app.scripted import ScriptedClient, chat, config, events, says, serving, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, events, says, serving, talking_to
 from tests.serve_app.toy import byte_tokens, toy_model
 
 URL = "/v1/chat/completions"

@@ -5,12 +5,11 @@ import torch
 
 from engine.async_engine import AsyncEngine
 from engine.types import PromptLogprob
-from serve_app.app import build_app
 from serve_app.completion.echo import echo_of
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.text.vocabulary import read_vocabulary
 from tests.serve_app.random_engine import RandomExecutor, random_engine
-from tests.serve_app.scripted import ScriptedClient, config, events, says, serving, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, config, events, says, serving, talking_to
 from tests.serve_app.toy import sentencepiece_metadata, toy_model
 
 URL = "/v1/completions"

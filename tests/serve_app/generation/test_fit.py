@@ -13,7 +13,6 @@ from engine.engine import Engine
 from engine.form.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.api.constraint_fields import ConstraintFields
-from serve_app.app import build_app
 from serve_app.grammar.constraint import constraint_of
 from serve_app.grammar.json_texts import json_grammar
 from serve_app.tools.formats import HARMONY, TOOL_FORMATS
@@ -22,7 +21,7 @@ from serve_app.tools.use import ToolUse
 from tests.serve_app.chat.test_tools import WEATHER
 from tests.serve_app.random_engine import random_engine, table_of
 from tests.serve_app.schemas import random_schema
-from tests.serve_app.scripted import chat, config, events, talking_to
+from tests.serve_app.scripted import build_app, chat, config, events, talking_to
 from tests.serve_app.toy import toy_model
 
 URL = "/v1/chat/completions"

@@ -6,11 +6,10 @@ import jsonschema
 import pytest
 
 from engine.async_engine import AsyncEngine
-from serve_app.app import build_app
 from serve_app.text.thinking import THINK_FORMATS
 from tests.serve_app.chat.test_tools import THINKING
 from tests.serve_app.random_engine import random_engine
-from tests.serve_app.scripted import ScriptedClient, chat, config, events, says, serving, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, events, says, serving, talking_to
 from tests.serve_app.toy import CHATML, toy_model
 
 URL = "/v1/chat/completions"

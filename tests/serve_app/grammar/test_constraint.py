@@ -68,7 +68,6 @@ def test_whatever_is_written_under_a_random_schema_satisfies_it(table: TokenTabl
         text = write(table, one.grammar, rng)
         if text is not None:
             num_finished += 1
-            assert one.fault(text) is None, (schema, text)
             jsonschema.validate(json.loads(text), schema)
     assert num_finished > 190
 
@@ -232,10 +231,3 @@ def test_what_cannot_be_enforced_does_not_compile(table: TokenTable, schema: dic
 
 def test_unknown_formats_are_annotations(table: TokenTable) -> None:
     table.check(constraint(guided_json={"type": "string", "format": "iban"}).grammar)
-
-
-def test_a_document_that_breaks_its_schema_is_noticed() -> None:
-    one = constraint(guided_json={"type": "integer"})
-    assert one.fault("12") is None
-    assert "not satisfy" in (one.fault('"x"') or "")
-    assert "not JSON" in (one.fault("{") or "")

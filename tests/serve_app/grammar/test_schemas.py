@@ -48,7 +48,6 @@ def test_what_is_written_under_an_older_drafts_schema_satisfies_that_draft(table
     assert documents
     for document in documents:
         draft(schema).validate(document)
-        assert one.fault(json.dumps(document)) is None
 
 
 def test_data_in_a_schema_is_no_schema(table):
@@ -93,7 +92,6 @@ def test_a_schema_that_is_not_strict_is_held_as_far_as_can_be(table):
     one = constraint(**form({**BEYOND, "maxItems": 3}, strict=False))
     documents = written(table, one)
     assert documents and all(isinstance(item, (int, float)) for document in documents for item in document)
-    assert one.fault("[1, 1]") is None  # what it is not held to is no fault either
 
 
 @pytest.mark.parametrize(

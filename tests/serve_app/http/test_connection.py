@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from configs.schema import ApiConfig, Config, IngressConfig
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, chat, config, says
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, says
 from tests.serve_app.toy import toy_model
 
 

@@ -6,8 +6,7 @@ import pytest
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, chat, config, says, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, says, talking_to
 from tests.serve_app.toy import toy_model
 
 URL = "/v1/chat/completions"

@@ -7,9 +7,8 @@ import msgspec
 import pytest
 
 from configs.schema import ApiConfig
-from serve_app.app import build_app
 from serve_app.http.result_cache import ResultCache
-from tests.serve_app.scripted import ScriptedClient, chat, config, events, says, serving, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, events, says, serving, talking_to
 from tests.serve_app.toy import toy_model
 
 URL = "/v1/chat/completions"

@@ -2,8 +2,7 @@ import pytest
 
 from configs.schema import ApiConfig, AutoscalingConfig, Config, ModelConfig
 from engine.errors import Unavailable
-from serve_app.app import build_app
-from tests.serve_app.scripted import ScriptedClient, chat, says, serving, talking_to
+from tests.serve_app.scripted import ScriptedClient, build_app, chat, says, serving, talking_to
 from tests.serve_app.toy import toy_model
 
 

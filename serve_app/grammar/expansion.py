@@ -1,0 +1,85 @@
+"""How large a schema becomes where references and alternatives have to be written out.
+
+A grammar follows a reference by its name, once for all. Not so where several schemas hold at once (allOf, or keywords
+beside a reference): llguidance makes one schema of them, writes out what they refer to, and tries every alternative of
+one with every alternative of the others. Some lines of JSON can ask for 2^40 schemas so.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+__all__ = ["MAX_EXPANSION", "expansion"]
+
+MAX_EXPANSION = 10_000  # schemas
+ALTERNATIVES = ("anyOf", "oneOf")
+BESIDE_A_REFERENCE = {"$defs", "definitions", "$comment", "title", "description", "default", "examples", "deprecated"}
+
+
+class _Size(NamedTuple):
+    schemas: int  # when it is written out
+    ways: int  # alternatives
+
+
+def expansion(schema: Any) -> int:
+    """How many schemas the largest one is that has to be written out, up to a little over MAX_EXPANSION."""
+    if not isinstance(schema, dict):
+        return 1
+    known: dict[int, _Size] = {}
+    return max((_size(schema, one, known, ()).schemas for one in _joined(schema)), default=1)
+
+
+def _joined(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every schema that several others make up."""
+    waiting = [schema]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            if "allOf" in value or ("$ref" in value and value.keys() - {"$ref"} - BESIDE_A_REFERENCE):
+                yield value
+
+
+def _size(root: dict[str, Any], schema: Any, known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
+    """A schema that refers to itself is written out once."""
+    if not isinstance(schema, dict) or id(schema) in within:
+        return _Size(1, 1)
+    if id(schema) not in known:
+        inner = (*within, id(schema)) if len(within) < 100 else within
+        known[id(schema)] = _capped(root, schema, known, inner) if len(within) < 100 else _Size(MAX_EXPANSION + 1, 1)
+    return known[id(schema)]
+
+
+def _capped(root: dict[str, Any], schema: dict[str, Any], known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
+    parts = [_size(root, one, known, within) for one in _listed(schema.get("allOf"))]
+    if isinstance(schema.get("$ref"), str):
+        parts.append(_size(root, _target(root, schema["$ref"]), known, within))
+    for keyword in ALTERNATIVES:
+        if one_of := [_size(root, one, known, within) for one in _listed(schema.get(keyword))]:
+            parts.append(_Size(sum(size.schemas for size in one_of), sum(size.ways for size in one_of)))
+    schemas, ways = 1, 1
+    for part in parts:  # each way of this part with each way of those before
+        schemas, ways = schemas * part.ways + part.schemas * ways, ways * part.ways
+        schemas, ways = min(schemas, MAX_EXPANSION + 1), min(ways, MAX_EXPANSION + 1)
+    return _Size(schemas, ways)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _target(root: dict[str, Any], reference: str) -> Any:
+    """What a reference within the document means; None for others."""
+    if not reference.startswith("#"):
+        return None
+    value: Any = root
+    for name in filter(None, reference[1:].split("/")):
+        name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdigit() and int(name) < len(value) else None
+        elif isinstance(value, dict):
+            value = value.get(name)
+        else:
+            return None
+    return value

@@ -1,0 +1,56 @@
+"""Length-prefixed messages over a socket between processes of one ingress."""
+
+import socket
+import struct
+
+import msgspec
+
+__all__ = ["MAX_FRAME_BYTES", "Answer", "Load", "Task", "receive", "send"]
+
+MAX_FRAME_BYTES = 64 << 20
+HEAD = struct.Struct("<I")
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """Has a module's function make what later tasks are given under a key."""
+
+    key: str
+    function: str  # module:function, takes the data
+    data: bytes
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    function: str  # module:function, takes what was loaded and the data, gives bytes
+    key: str
+    data: bytes
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    data: bytes = b""
+    out_of_memory: bool = False
+    error: str = ""  # of a kind that is nobody's fault but ours
+
+
+def send(peer: socket.socket, data: bytes) -> None:
+    peer.sendall(HEAD.pack(len(data)) + data)
+
+
+def receive(peer: socket.socket) -> bytes | None:
+    """None where the peer has closed."""
+    head = _exactly(peer, HEAD.size)
+    if head is None:
+        return None
+    (size,) = HEAD.unpack(head)
+    if size > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {size} bytes, at most {MAX_FRAME_BYTES}")
+    return _exactly(peer, size)
+
+
+def _exactly(peer: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        piece = peer.recv(min(1 << 20, size - len(data)))
+        if not piece:
+            return None
+        data += piece
+    return bytes(data)
