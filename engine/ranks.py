@@ -184,7 +184,7 @@ def lead(
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
     memory = _memory(meeting.plans, rank, meeting.size)
-    follower = Follower(meeting, memory)
+    follower = Follower(meeting, rank, memory)
     group = _group(meeting.group, rank, meeting.size, device_of(model.engine).type == "cuda")
 
     def give_up() -> None:
@@ -203,6 +203,7 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
         except RuntimeError as error:
             log.warning("rank %d ends: %s", rank, error)
             break
+    follower.close()
     executor.close()
     group.close()
     if memory is not None:
