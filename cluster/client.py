@@ -167,6 +167,10 @@ class ClusterClient:
             except ReplicaLost:
                 placed.stop()
                 continue
+            except Unavailable:  # it has failed or is going away, which it tells us next
+                placed.stop()
+                await replicas.changed()
+                continue
             except BaseException:
                 placed.stop()
                 raise

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+import time
 from collections import defaultdict
 from typing import Protocol
 
@@ -115,7 +116,7 @@ class WireServer:
             )
             thread.send(SubmitToEngine(request))
         num_steps = thread.num_steps
-        while thread.num_steps == num_steps:
+        while thread.num_steps == num_steps and thread.failure is None:
             await asyncio.sleep(0.01)
         if thread.failure is not None:
             raise EngineFailed(thread.failure)
@@ -250,10 +251,20 @@ class WireServer:
             self.drain()
 
     async def _send_beats(self) -> None:
+        step, waited_s, last_s = -1, 0.0, time.monotonic()
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             for connection in self._connections.values():
                 connection.send(Beat(self.engine_thread.status))
+            # what this loop has seen of it: a process that was stopped as a whole has not waited
+            now_s = time.monotonic()
+            thread, passed_s, last_s = self.engine_thread, min(now_s - last_s, 2 * self._config.heartbeat_s), now_s
+            is_same = thread.is_in_step and thread.num_steps == step
+            step, waited_s = thread.num_steps, waited_s + passed_s if is_same else 0.0
+            if waited_s > thread.limit_s and thread.failure is None:
+                thread.declare_hung(f"the engine has not finished a step for {waited_s:.1f} s")
+                logger.error("%s; streams are moved to other replicas", thread.failure)
+                self.drain()
 
 
 class _Part(msgspec.Struct):

@@ -38,6 +38,13 @@ class Executor(Protocol):
 
 
 @runtime_checkable
+class GrammarCompiler(Protocol):
+    """An executor that can compile a grammar ahead, in any thread."""
+
+    def compile_grammar(self, text: str) -> None: ...
+
+
+@runtime_checkable
 class OverlappingExecutor(Executor, Protocol):
     """One that can begin a step while it samples in the step before.
 
@@ -98,11 +105,21 @@ class Engine:
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._beams: dict[str, BeamRequest] = {}  # request id -> its search, while it goes on
         self._next_seq_id = 0
+        self.step_tokens = 0  # of the step that is computed now, or was last
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=256)  # (when, after how long)
 
     @property
     def has_work(self) -> bool:
         return bool(self._choices)
+
+    def needs_preparing(self, request: GenerateRequest) -> bool:
+        """Whether `prepare` does something for it."""
+        return request.grammar is not None and isinstance(self.executor, GrammarCompiler)
+
+    def prepare(self, request: GenerateRequest) -> None:
+        """What of a request can take long before its first step, in any thread: its grammar is compiled."""
+        if request.grammar is not None and isinstance(self.executor, GrammarCompiler):
+            self.executor.compile_grammar(request.grammar.text)
 
     def submit(self, request: GenerateRequest) -> None:
         """Accepts a request, or raises RequestError, ContextTooLong or Overloaded and changes nothing."""
@@ -151,6 +168,7 @@ class Engine:
         plan = self.scheduler.schedule()
         if not plan.slices:
             return []
+        self.step_tokens = _num_tokens(plan)
         result = self.executor.execute(plan)
         self.scheduler.expect(plan)
         return self._book(plan, result)
@@ -160,6 +178,7 @@ class Engine:
         plan, self._begun = self._begun or self._begin(executor), None
         if plan is None:
             return []
+        self.step_tokens = _num_tokens(plan)
         sampling = executor.sample()
         self.scheduler.expect(plan)
         self._begun = self._begin(executor)
@@ -332,6 +351,10 @@ class Engine:
         if not choices:
             del self._choices[seq.request.request_id]
             self._beams.pop(seq.request.request_id, None)
+
+
+def _num_tokens(plan: StepPlan) -> int:
+    return sum(len(slice_.tokens) for slice_ in plan.slices)
 
 
 def derived_seed(seed: int, index: int) -> int:

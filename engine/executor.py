@@ -90,6 +90,10 @@ class InlineExecutor:
         self._kv.copy(plan.copies)
         self._forward(plan)
 
+    def compile_grammar(self, text: str) -> None:
+        """Ahead of the request that has it, in any thread."""
+        self._sampler.compile_grammar(text)
+
     def fill(self, block: int, data: bytes) -> None:
         """Puts keys and values of all layers into a block that the next step may read."""
         self._kv.fill(block, data)

@@ -71,6 +71,9 @@ class RankExecutor:
     def sample(self) -> "RankSampling":
         return RankSampling(self._local.sample(), self._presence)
 
+    def compile_grammar(self, text: str) -> None:
+        self._local.compile_grammar(text)
+
     def close(self) -> None:
         self._presence.end()
         if self.blocks is not None:

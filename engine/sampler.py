@@ -46,6 +46,11 @@ class Sampler:
         for start in plan.starts:
             self._states[start.seq_id] = SamplingState(start, self._vocab_size, self._table)
 
+    def compile_grammar(self, text: str) -> None:
+        """So that a request with it costs its first step nothing more. In any thread; nothing is wrong if it fails."""
+        if self._table is not None:
+            self._table.compiled(text)
+
     def has_grammar(self, plan: StepPlan) -> bool:
         return any(state.matcher for state in self._sampling(plan))
 

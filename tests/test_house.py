@@ -30,7 +30,7 @@ ROOMS = {
     "tools": {"api", "text", "grammar"},
     "model": {"api", "text", "tools"},
     "generation": {"api", "text", "grammar", "tools", "model", "workers"},
-    "http": {"api", "model", "generation"},
+    "http": {"api", "text", "model", "generation"},
     "chat": {"api", "text", "grammar", "tools", "model", "generation", "http"},
     "completion": {"api", "text", "grammar", "model", "generation", "http"},
     "server": {"api", "model", "generation", "http", "chat"},

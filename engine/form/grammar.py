@@ -73,6 +73,7 @@ REACHED = [
 DEAD_END = "it has come to a place where no text can follow"
 NUM_WALKS, WALK_TOKENS = 3, 12  # some 10 ms
 CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
+MAX_COMPILED = 256  # grammars: some take much more
 EFFORT = 5_000  # steps to find a short end of a whole grammar, mostly a millisecond, at worst some tenths of a second
 
 
@@ -163,7 +164,7 @@ class TokenTable:
         if not matcher.is_error():
             with self._lock:
                 self._compiled[text] = matcher.deep_copy()
-                while sum(map(len, self._compiled)) > CACHE_BYTES:
+                while len(self._compiled) > MAX_COMPILED or sum(map(len, self._compiled)) > CACHE_BYTES:
                     self._compiled.popitem(last=False)
         return matcher
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve_app.api.fields import Text, Wire
+from serve_app.api.fields import Items, Text, Wire
 
 __all__ = ["ConstraintFields", "ResponseFormat", "StructuredOutputs"]
 
@@ -23,8 +23,8 @@ class ResponseFormat(Wire):
     json_schema: JsonSchemaFormat | None = None
     schema_: Schema | None = Field(default=None, alias="schema")  # where SGLang and llama.cpp take it
     # structural_tag, the form that vLLM and SGLang had first
-    structures: list[dict[str, Any]] | None = None
-    triggers: list[Text] | None = None
+    structures: Items[dict[str, Any]] | None = None
+    triggers: Items[Text] | None = None
     # and the one that they have now
     format: dict[str, Any] | None = None
 
@@ -33,7 +33,7 @@ class StructuredOutputs(Wire):
     json_: Schema | str | None = Field(default=None, alias="json")
     json_object: bool = False
     regex: Text | None = None
-    choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    choice: Annotated[Items[Text], Field(min_length=1)] | None = None
     grammar: Text | None = None  # Lark, or GBNF/EBNF
     structural_tag: dict[str, Any] | str | None = None
     disable_any_whitespace: bool = False
@@ -47,7 +47,7 @@ class ConstraintFields(Wire):
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | str | None = None
     guided_regex: Text | None = None
-    guided_choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    guided_choice: Annotated[Items[Text], Field(min_length=1)] | None = None
     guided_grammar: Text | None = None
     guided_whitespace_pattern: Text | None = None
     # SGLang's and llama.cpp's

@@ -1,10 +1,12 @@
 """What all wire models share: null equals absent, unknown fields are ignored, nothing is bent into shape."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Int", "Int64", "Number", "Text", "Wire"]
+__all__ = ["Int", "Int64", "Items", "Number", "Text", "Wire"]
+
+T = TypeVar("T")
 
 
 def _integral(value: Any) -> Any:
@@ -16,6 +18,7 @@ Int = Annotated[int, BeforeValidator(_integral)]
 Int64 = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
+Items = Annotated[list[T], Field(fail_fast=True)]  # its first fault is told: a list may have a million
 
 
 class Wire(BaseModel):

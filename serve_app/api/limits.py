@@ -4,7 +4,7 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.requests import GenerationFields
 
-__all__ = ["at_most", "check_limits"]
+__all__ = ["at_most", "check_limits", "max_items"]
 
 
 def check_limits(fields: GenerationFields, limits: ApiConfig, num_tokens: int) -> None:
@@ -26,6 +26,21 @@ def check_limits(fields: GenerationFields, limits: ApiConfig, num_tokens: int) -
     at_most("bad_words", len(fields.bad_words), limits.max_logit_bias, "words")
     for word in fields.bad_words:
         at_most("bad_words", len(word), limits.max_stop_chars, "characters in one word")
+
+
+def max_items(limits: ApiConfig) -> dict[str, int]:
+    """By field: what is refused before each item is looked at."""
+    return {
+        "messages": limits.max_messages,
+        "stop": limits.max_stop,
+        "tools": limits.max_tools,
+        "functions": limits.max_tools,
+        "documents": limits.max_messages,
+        "logit_bias": limits.max_logit_bias,
+        "stop_token_ids": limits.max_logit_bias,
+        "logprob_token_ids": limits.max_logit_bias,
+        "bad_words": limits.max_logit_bias,
+    }
 
 
 def at_most(field: str, value: int, limit: int, unit: str = "") -> None:

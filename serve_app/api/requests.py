@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
-from serve_app.api.fields import Int, Int64, Number, Text, Wire
+from serve_app.api.fields import Int, Int64, Items, Number, Text, Wire
 from serve_app.api.thinking_fields import EffortFields, ThinkingFields
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-Ids = Annotated[list[Int], Field(min_length=1)]
+Ids = Annotated[Items[Int], Field(min_length=1)]
 
 
 class TextPart(Wire):
@@ -62,10 +62,10 @@ class Message(Wire):
     role: Literal[
         "system", "developer", "user", "assistant", "tool", "function"
     ]  # function: as tools were called first
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_calls: Items[ToolCall] = Field(default_factory=list)
     function_call: FunctionCall | None = None  # a call without an id
     refusal: str | None = None  # said instead of content
     reasoning: str | None = None
@@ -99,7 +99,7 @@ class NamedTool(Wire):
 
 class ToolSubset(Wire):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[Items[NamedTool], Field(min_length=1)]
 
 
 class AllowedTools(Wire):
@@ -138,15 +138,15 @@ class SamplingFields(Wire):
     repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
     seed: Int64 | None = None
     n: Annotated[Int, Field(ge=1)] = 1
-    stop: Text | list[Text] = Field(default_factory=list)
+    stop: Text | Items[Text] = Field(default_factory=list)
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     min_tokens: Annotated[Int, Field(ge=0)] = 0
     ignore_eos: bool = False
-    stop_token_ids: list[Int] = Field(default_factory=list)
+    stop_token_ids: Items[Int] = Field(default_factory=list)
     logit_bias: dict[str, Number] = Field(default_factory=dict)
-    allowed_token_ids: Annotated[list[Int], Field(min_length=1)] | None = None
-    bad_words: list[Text] = Field(default_factory=list)
-    logprob_token_ids: list[Int] = Field(
+    allowed_token_ids: Annotated[Items[Int], Field(min_length=1)] | None = None
+    bad_words: Items[Text] = Field(default_factory=list)
+    logprob_token_ids: Items[Int] = Field(
         default_factory=list
     )  # told at each position, and no others but the chosen one
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
@@ -195,7 +195,7 @@ class ChatFields(EffortFields):
     add_generation_prompt: bool | None = None  # unset: unless the last message is continued
     continue_final_message: bool = False
     add_special_tokens: bool = False  # beyond those that the template writes
-    documents: list[dict[str, Any]] | None = None
+    documents: Items[dict[str, Any]] | None = None
     chat_template: Text | None = None  # only where the server trusts its clients
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
@@ -206,12 +206,12 @@ class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
     return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
-    tools: list[Tool] = Field(default_factory=list)
+    tools: Items[Tool] = Field(default_factory=list)
     tool_choice: (
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
     ) = None  # unset: auto
     parallel_tool_calls: bool = True
-    functions: list[Function] = Field(default_factory=list)  # tools, as they were called first
+    functions: Items[Function] = Field(default_factory=list)  # tools, as they were called first
     function_call: Literal["none", "auto"] | FunctionName | None = None  # tool_choice, likewise
 
     @field_validator("tool_choice", mode="before")
@@ -228,7 +228,7 @@ class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
 
 
 class ChatRequest(ChatOptions):
-    messages: list[Message]  # none only where the prompt comes as tokens
+    messages: Items[Message]  # none only where the prompt comes as tokens
     prompt_token_ids: Ids | None = None  # read instead of the messages
     input_ids: Ids | None = None  # the same, as SGLang calls it
 
@@ -242,11 +242,11 @@ class ChatRequest(ChatOptions):
 class ChatBatchRequest(ChatOptions):
     """Many conversations, one answer with a choice for each."""
 
-    messages: Annotated[list[Annotated[list[Message], Field(min_length=1)]], Field(min_length=1)]
+    messages: Annotated[Items[Annotated[Items[Message], Field(min_length=1)]], Field(min_length=1)]
 
 
 class CompletionRequest(GenerationFields):
-    prompt: Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: Text | Ids | Annotated[Items[Text], Field(min_length=1)] | Annotated[Items[Ids], Field(min_length=1)]
     max_tokens: Annotated[Int, Field(ge=0)] = 16  # 0: only with echo
     add_special_tokens: bool = True
     logprobs: Annotated[Int, Field(ge=0)] | None = None
@@ -267,12 +267,12 @@ class TokenizeRequest(ChatFields):
 
     model: str = ""
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[Tool] = Field(default_factory=list)
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
+    tools: Items[Tool] = Field(default_factory=list)
     add_special_tokens: bool | None = None  # type: ignore[assignment]  # unset: for a prompt, not for messages
     return_token_strs: bool = False
 
 
 class DetokenizeRequest(Wire):
     model: str = ""
-    tokens: list[Int]
+    tokens: Items[Int]

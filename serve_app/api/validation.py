@@ -1,7 +1,7 @@
 """Checks a parsed body against a wire model, and says what is wrong in the client's words."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -27,8 +27,15 @@ Branches = tuple[tuple[Path, str | int], ...]  # of unions: where each is, and w
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(model: type[M], payload: dict[str, Any]) -> M:
-    """Raises RequestError; `param` is the dotted field of the first fault."""
+def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, int] | None = None) -> M:
+    """Raises RequestError; `param` is the dotted field of the first fault.
+
+    max_items   how many items the list or object in a field may have: longer ones are not looked at
+    """
+    for field, most in (max_items or {}).items():
+        value = payload.get(field)
+        if isinstance(value, list | dict) and len(value) > most:
+            raise RequestError(f"{field}: {len(value)} is more than this server allows ({most})", param=field)
     try:
         return model.model_validate(payload)
     except ValidationError as error:

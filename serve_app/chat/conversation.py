@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from engine.errors import RequestError
 from serve_app.api.requests import Message, TextPart, ToolCall
+from serve_app.text.json_text import parse_json
 
 __all__ = ["template_messages"]
 
@@ -18,6 +17,7 @@ TEXT_OF = {
     "refusal": "refusal",
     "thinking": "thinking",
 }
+NO_OBJECT = "arguments"  # the name under which a call's text is shown that is not that of a JSON object
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -45,29 +45,30 @@ def _template_message(message: Message, at: str, called: str) -> dict[str, Any]:
         if reasoning is not None:
             shown["reasoning_content"] = shown["reasoning"] = reasoning  # templates read one or the other
         if message.tool_calls:
-            shown["tool_calls"] = [
-                _template_call(call, f"{at}.tool_calls.{index}.function.arguments")
-                for index, call in enumerate(message.tool_calls)
-            ]
+            shown["tool_calls"] = [_template_call(call) for call in message.tool_calls]
         elif message.function_call is not None:
             call = ToolCall(id=called, function=message.function_call)
-            shown["tool_calls"] = [_template_call(call, f"{at}.function_call.arguments")]
+            shown["tool_calls"] = [_template_call(call)]
     return shown
 
 
-def _template_call(call: ToolCall, field: str) -> dict[str, Any]:
-    """Templates want arguments as an object. `field` is where the client has them."""
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    """Templates want arguments as an object. What a model has written earlier may be none: it is shown as it is."""
     arguments = call.function.arguments
     if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments or "{}")
-        except (msgspec.MsgspecError, RecursionError, ValueError):
-            arguments = ""
-        arguments = {} if arguments is None else arguments  # some write null where there are none
-        if not isinstance(arguments, dict):
-            raise RequestError(f"{field}: must be the text of a JSON object", param=field)
+        arguments = _arguments(arguments)
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id or "", "type": "function", "function": function}
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        value = parse_json(text or "{}")
+    except ValueError:
+        return {NO_OBJECT: text}
+    if value is None:  # as some write where there are none
+        return {}
+    return value if isinstance(value, dict) else {NO_OBJECT: text}
 
 
 def _text(content: str | list[TextPart] | None, at: str) -> str:

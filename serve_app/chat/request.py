@@ -18,6 +18,7 @@ from serve_app.generation.request import Fresh, Prepared, Wanted, part_of, prepa
 from serve_app.grammar.constraint import Constraint, constraint_of
 from serve_app.model.template import RESERVED
 from serve_app.model.text_model import TextModel
+from serve_app.text.thinking import Place
 from serve_app.tools.grammar import tool_constraint
 from serve_app.tools.harmony_grammar import harmony_constraint
 from serve_app.tools.json_formats import GENERIC
@@ -25,6 +26,8 @@ from serve_app.tools.prompt import with_tools_in_text
 from serve_app.tools.use import ToolUse, tool_use
 
 __all__ = ["PreparedChat", "chat_prompt", "conversation", "prepare_chat", "prepare_chat_batch"]
+
+Constraints = dict[Place | None, Constraint | None]
 
 
 class PreparedChat(msgspec.Struct, frozen=True):
@@ -45,10 +48,26 @@ def prepare_chat(
     _check(chat, limits)
     check_limits(chat, limits, model.vocabulary.num_tokens)
     chat = in_words_of_tools(chat)
+    return _prepared(chat, _tools(chat, limits), {}, model, limits, fresh, max_context_len)
+
+
+def _tools(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
     try:
-        tools = tool_use(chat, limits)
+        return tool_use(chat, limits)
     except RequestError as fault:
         raise in_words_of_functions(fault) if chat.functions else fault from None
+
+
+def _prepared(
+    chat: ChatRequest,
+    tools: ToolUse,
+    constraints: Constraints,
+    model: TextModel,
+    limits: ApiConfig,
+    fresh: Fresh,
+    max_context_len: int,
+) -> PreparedChat:
+    """`constraints` are those that were made for other conversations with the same options."""
     given = token_prompt(chat, model)
     messages = conversation(chat.messages, limits)
     if given is None:
@@ -63,6 +82,9 @@ def prepare_chat(
     wanted = Wanted(max_tokens, field, chat.token_field or "messages", num_logprobs, chat.thinking_tokens)
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
+    place = parse.place if parse is not None else None  # all that a constraint has of its conversation
+    if place not in constraints:
+        constraints[place] = _constraint(chat, tools, parse, model, limits)
     generation = prepare(
         chat,
         tokens,
@@ -72,7 +94,7 @@ def prepare_chat(
         max_context_len,
         starts_text=starts_text,
         parse=parse,
-        constraint=_constraint(chat, tools, parse, model, limits),
+        constraint=constraints[place],
     )
     role = "assistant" if _opens_answer(chat) else messages[-1]["role"]
     echo = messages[-1]["content"] if chat.echo and messages[-1]["role"] == role else ""
@@ -89,11 +111,17 @@ def prepare_chat_batch(
             raise RequestError(f"{field}: a batch has one choice for each conversation, sent at once", param=field)
     at_most("messages", len(batch.messages), limits.max_choices, "conversations")
     options = {name: value for name, value in batch if name != "messages"}
-    prepared = []
-    for position, messages in enumerate(batch.messages):
-        chat = ChatRequest.model_construct(**options, messages=messages)
-        prepared.append(prepare_chat(chat, model, limits, part_of(fresh, position), max_context_len))
-    return prepared
+    first = ChatRequest.model_construct(**options, messages=batch.messages[0])
+    _check(first, limits)
+    check_limits(first, limits, model.vocabulary.num_tokens)
+    first = in_words_of_tools(first)
+    chats = [first.model_copy(update={"messages": messages}) for messages in batch.messages]
+    tools = _tools(first, limits)
+    constraints: Constraints = {}
+    return [
+        _prepared(chat, tools, constraints, model, limits, part_of(fresh, position), max_context_len)
+        for position, chat in enumerate(chats)
+    ]
 
 
 def chat_prompt(

@@ -3,7 +3,6 @@
 Every form becomes one grammar text for llguidance.
 """
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +19,16 @@ from serve_app.grammar.json_texts import WHITESPACE, json_grammar
 from serve_app.grammar.old_drafts import modern
 from serve_app.grammar.schema_walk import rewritten
 from serve_app.grammar.structural_tag import structural_tag_grammar
+from serve_app.text.json_text import parse_json
 
 __all__ = ["FIT", "Constraint", "constraint_of"]
 
 FIT = "structured_outputs.fit"
-STARTS_LARK = re.compile(r"^\s*[?!]?start\s*:(?!:=)", re.MULTILINE)
-GBNF_START = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*|(?<![\w-])start(?![\w-])')  # and what is no name
+# both go over a text once: what they begin to read they take, closed or not
+STARTS_LARK = re.compile(r"^[^\S\n]*+[?!]?start\s*+:(?!:=)", re.MULTILINE)
+GBNF_START = re.compile(
+    r'"(?:\\.|[^"\\])*+"?|\[(?:\\.|[^\]\\])*+\]?|#.*|(?<![\w-])start(?![\w-])'
+)  # and what is no name
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -54,12 +57,26 @@ def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | N
         both = " and ".join(field for field, _ in found[:2])
         raise RequestError(f"{found[1][0]}: only one constraint can hold, and both {both} are given", found[1][0])
     field, make = found[0]
+    _check_sizes(fields, limits.max_grammar_bytes)
     constraint = make()
     if len(constraint.grammar) > limits.max_grammar_bytes:
         raise RequestError(f"{field}: {len(constraint.grammar)} bytes, at most {limits.max_grammar_bytes}", field)
     if fits and constraint.schema is None:
         raise RequestError(f"{FIT}: only JSON documents can be made to fit, not {field}", param=FIT)
     return msgspec.structs.replace(constraint, fits=fits)
+
+
+def _check_sizes(fields: ConstraintFields, most: int) -> None:
+    """Of texts that become grammars: nothing reads one that is too long as it is written."""
+    outputs = fields.structured_outputs
+    texts = {
+        "structured_outputs.regex": outputs.regex if outputs else None,
+        "structured_outputs.grammar": outputs.grammar if outputs else None,
+        **{name: getattr(fields, name) for name in ("guided_regex", "guided_grammar", "regex", "ebnf", "grammar")},
+    }
+    for field, text in texts.items():
+        if text is not None and len(text) > most:
+            raise RequestError(f"{field}: {len(text)} characters, at most {most}", param=field)
 
 
 Found = list[tuple[str, Callable[[], Constraint]]]  # the field, and how its constraint is made
@@ -158,7 +175,7 @@ def _schema(value: Any, field: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        schema = json.loads(value)
+        schema = parse_json(value)
     except ValueError as error:
         raise RequestError(f"{field}: not JSON: {error}", param=field) from None
     if not isinstance(schema, (dict, bool)):
@@ -179,7 +196,7 @@ def _any_grammar(text: str, field: str) -> str:
         renamed = GBNF_START.sub(lambda found: "rule-start" if found[0] == "start" else found[0], text)
         return LLMatcher.grammar_from_lark(gbnf_to_lark(renamed))
     except Exception as error:  # it raises nothing narrower
-        raise RequestError(f"{field}: {error}", param=field) from None
+        raise RequestError(f"{field}: {str(error)[:500]}", param=field) from None
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

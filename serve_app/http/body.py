@@ -16,12 +16,10 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from engine.errors import RequestError
+from serve_app.text.json_text import TooMuch, parse_json
 
 __all__ = ["off_loop", "parse_object", "read_body"]
 
-MAX_VALUES = 250_000  # values in one body
-MAX_CONTAINERS = 40_000  # arrays and objects among them
-MAX_DEPTH = 64  # arrays and objects inside each other
 SMALL_BYTES = 16_384  # a body whose whole handling takes a few milliseconds at most
 
 HALF_A_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
@@ -56,18 +54,14 @@ async def off_loop(size_bytes: int, work: Callable[[], T]) -> T:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in the body. Raises RequestError for anything else, NaN and lone surrogates included."""
-    num_containers = data.count(b"[") + data.count(b"{")
-    if num_containers > MAX_CONTAINERS or num_containers + data.count(b",") > MAX_VALUES:
-        _count_values(data)
     try:
-        value = msgspec.json.decode(data)
-    except RecursionError:
-        raise _too_deep() from None
+        value = parse_json(data)
+    except TooMuch as error:
+        raise RequestError(f"the body {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RequestError(_what_is_wrong(data, str(error))) from None
     if not isinstance(value, dict):
         raise RequestError("the body is not a JSON object")
-    _check_depth(value)
     return value
 
 
@@ -102,37 +96,6 @@ def _unpacked(data: bytes, encoding: str, max_bytes: int) -> bytes:
     if not whole:
         raise RequestError(f"the body is not {encoding}: it is cut off")
     return unpacked
-
-
-def _count_values(data: bytes) -> None:
-    """Counts outside of strings, piece by piece so that other threads run."""
-    num_commas = num_containers = 0
-    for token in re.finditer(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', data, re.DOTALL):
-        first = token[0][0]
-        num_commas += first == 0x2C
-        num_containers += first in (0x5B, 0x7B)
-        if num_containers > MAX_CONTAINERS:
-            raise RequestError(f"the body holds more than {MAX_CONTAINERS} arrays and objects")
-        if num_commas + num_containers > MAX_VALUES:
-            raise RequestError(f"the body holds more than {MAX_VALUES} values")
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        if not level:
-            return
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, (dict, list))
-        ]
-    raise _too_deep()
-
-
-def _too_deep() -> RequestError:
-    return RequestError(f"the body is nested more than {MAX_DEPTH} deep")
 
 
 def _too_large(max_bytes: int) -> HTTPException:

@@ -9,6 +9,8 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from configs.schema import ApiConfig
+from serve_app.api.constraint_fields import ConstraintFields
+from serve_app.api.limits import max_items
 from serve_app.api.validation import validate
 from serve_app.generation.request import Fresh, draw
 from serve_app.http.body import off_loop, parse_object, read_body
@@ -18,6 +20,8 @@ from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 
 __all__ = ["Intake", "Taken"]
+
+SCHEMA_WEIGHT = 16  # a byte of a schema costs as much as so many of text
 
 T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
@@ -42,11 +46,17 @@ class Intake:
     async def take(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> Taken[F, T]:
         """Reads, checks and prepares a request; a large one in a thread. Raises RequestError, UnknownModel, 413."""
         data = await read_body(http, self._limits.max_body_bytes)
-        work: Callable[[], F] = lambda: validate(kind, parse_object(data))  # noqa: E731  # mypy needs the type
+        lengths = max_items(self._limits)
+        work: Callable[[], F] = lambda: validate(kind, parse_object(data), lengths)  # noqa: E731  # mypy needs the type
         fields = await off_loop(len(data), work)
         model = self._registry.resolve(getattr(fields, "model", ""))
         request_id = use_request_id(http, getattr(fields, "request_id", ""))
         fresh = draw(request_id, session_id(http, getattr(fields, "session_id", "")))
         context_len = await self._registry.context_len(model)
-        prepared = await off_loop(len(data), partial(prepare, fields, model, self._limits, fresh, context_len))
+        size = len(data) * (SCHEMA_WEIGHT if _has_schema(fields) else 1)
+        prepared = await off_loop(size, partial(prepare, fields, model, self._limits, fresh, context_len))
         return Taken(fields, model, prepared, request_id)
+
+
+def _has_schema(fields: BaseModel) -> bool:
+    return any(getattr(fields, name, None) for name in ("tools", "functions", *ConstraintFields.model_fields))

@@ -2,14 +2,18 @@
 
 import asyncio
 import random
+import threading
+import time
 
+import msgspec
 import pytest
 
 from configs.schema import SchedulerConfig
 from engine.errors import ContextTooLong, EngineFailed, Overloaded, Unavailable, UnknownModel
+from engine.plan import StepPlan, StepResult
 from engine.types import EngineClient, GenerateRequest, TokenChunk
-from tests.cluster.local import local_cluster
-from tests.engine.toy import recompute, request
+from tests.cluster.local import WIRE, local_cluster
+from tests.engine.toy import ToyExecutor, recompute, request
 
 
 async def collect(client: EngineClient, asked: GenerateRequest) -> dict[int, list[TokenChunk]]:
@@ -184,3 +188,56 @@ async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
 
 def _fields(one: object) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__struct_fields__}  # type: ignore[attr-defined]
+
+
+PATIENT = msgspec.structs.replace(WIRE, answer_s=30.0, place_timeout_s=30.0)
+
+
+class Hanging(ToyExecutor):
+    """Hangs in a step, as a rank that is stopped or a GPU that answers nothing makes it."""
+
+    def __init__(self) -> None:
+        super().__init__(num_blocks=512, step_s=0.003)
+        self.hangs_at: int | None = None
+        self.goes_on = threading.Event()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        if self.hangs_at is not None and plan.step >= self.hangs_at:
+            self.goes_on.wait(30)
+        return super().execute(plan)
+
+
+async def test_an_engine_that_hangs_is_noticed_and_loses_its_streams_to_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with local_cluster(1, PATIENT) as cluster:
+        toy = Hanging()
+        address = await cluster.add(toy)
+        await cluster.until_up(2)
+        asked = [request(f"r{i}", [i, 5], max_tokens=200, seed=i) for i in range(8)]
+        await asyncio.gather(*(collect(cluster.client, request(f"w{i}", [i], max_tokens=5)) for i in range(8)))
+        running = asyncio.gather(*(collect(cluster.client, one) for one in asked))
+        await asyncio.sleep(0.05)
+        toy.hangs_at = 0
+        began_s = time.monotonic()
+        try:
+            for one, chunks in zip(asked, await running, strict=True):
+                assert_is(chunks, one)
+            assert cluster.migrations
+            assert time.monotonic() - began_s < 6, "2 s at least, and not more than a busy machine adds"
+            with pytest.raises(EngineFailed, match="has not finished a step for"):
+                await cluster.servers[address].probe()
+        finally:
+            toy.goes_on.set()
+    assert "streams are moved" in caplog.text
+
+
+async def test_a_step_that_takes_long_without_hanging_is_waited_for() -> None:
+    async with local_cluster(1, PATIENT) as cluster:
+        toy = next(iter(cluster.toys.values()))
+        toy.step_s = 0.7
+        await collect(cluster.client, request("first", [1], max_tokens=2))
+        toy.step_s = 2.4  # more than the least limit, and less than four times the longest
+        chunks = await collect(cluster.client, asked := request("a", [1], max_tokens=2))
+        assert_is(chunks, asked)
+        assert cluster.migrations == []

@@ -53,7 +53,8 @@ def ask(**body: Any) -> list[int]:
 
 
 def replica_pids() -> list[int]:
-    actors = list_actors(filters=[("state", "=", "ALIVE")])
+    # by address: other clusters may run on this machine
+    actors = list_actors(address="http://127.0.0.1:18265", filters=[("state", "=", "ALIVE")])
     return [actor.pid for actor in actors if "Replica-toy" in (actor.name or "")]
 
 

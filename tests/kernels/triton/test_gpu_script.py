@@ -78,7 +78,7 @@ def test_launch_parameters_are_searched_for_what_the_kernels_ask_for(tmp_path):
         assert all(row["tried"] == 2 for row in ends) and not any("why_not" in row for row in rows)
         assert sum(row["name"] == "tried" for row in rows) == 2 * len(ends)
         won = {row["shape"]: row["config"] for row in ends if row["config"] is not None}
-        assert all(row["share_of_time"] < 0.98 for row in ends if row["config"] is not None)
+        assert all(row["share_of_time"] <= 0.98 for row in ends if row["config"] is not None)
         (written,) = json.loads(found.read_text()).values() if won else ({},)
         assert won == {f"{module}: {case}": config for module in written for case, config in written[module].items()}
         in_use = {f"paged_attention.triton: {name}": config for name, config in tables[0].items()}

@@ -86,10 +86,6 @@ async def test_calls_and_results_of_earlier_turns_are_read():
         ({"functions": [{}]}, "functions.0.name"),
         ({"functions": [FUNCTION], "function_call": {"name": "no"}}, "function_call"),
         ({"functions": [FUNCTION], "function_call": "required"}, "function_call"),
-        (
-            {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{"}}]},
-            "messages.0.function_call.arguments",
-        ),
     ],
 )
 async def test_wrong_functions_are_named(fields, param):

@@ -50,15 +50,6 @@ async def test_text_is_no_constraint():
     assert client.requests[0].grammar is None
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_finished_answer_that_breaks_its_schema_is_an_error(stream):
-    _, answer = await post('{"a": "x"}', response_format=FORMAT, stream=stream)
-    if stream:
-        assert '"error"' in answer.text and answer.text.endswith("data: [DONE]\n\n")
-    else:
-        assert answer.status_code == 500 and "schema" in answer.json()["error"]["message"]
-
-
 async def test_an_answer_that_is_cut_may_be_no_document():
     _, answer = await post(says('{"a"', finish="length"), response_format=FORMAT)
     assert answer.json()["choices"][0]["finish_reason"] == "length"

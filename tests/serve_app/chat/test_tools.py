@@ -164,11 +164,16 @@ async def test_wrong_tools_are_named(fields, param):
     assert (await refused(**fields)).startswith(param)
 
 
-@pytest.mark.parametrize("arguments", ["{oops", "[]", "0", '"{}"'])
-async def test_arguments_that_are_no_object_are_refused(arguments):
-    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+@pytest.mark.parametrize("arguments", ["{oops", "[]", "0", '"{}"', "[" * 100, "{" * 60_000])
+async def test_arguments_of_an_earlier_turn_that_are_no_object_are_shown_as_they_are(arguments):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
-    assert await refused(messages=messages) == "messages.1.tool_calls.0.function.arguments"
+    client = ScriptedClient(says("x"), max_context_len=100_000)
+    async with serving(client, models={"toy": toy_model(template=CHATML, max_context_len=100_000)}) as http:
+        answer = await http.post("/v1/chat/completions", json={"messages": messages})
+    assert answer.status_code == 200, answer.text
+    shown = json.dumps(arguments, ensure_ascii=False)
+    assert f'{{"name": "f", "arguments": {{"arguments": {shown}}}}}' in prompt_of(client)
 
 
 @pytest.mark.parametrize("arguments", ["", "{}", "null", None, {}])

@@ -1,0 +1,65 @@
+"""JSON from clients, within bounds: what would keep the interpreter busy for long in one call is refused before that.
+
+Hundreds of thousands of values take some tenths of a second in which no other thread runs, and deep nesting ends in a
+RecursionError wherever it is walked.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["MAX_CONTAINERS", "MAX_DEPTH", "MAX_VALUES", "TooMuch", "parse_json"]
+
+MAX_VALUES = 250_000  # values in one text
+MAX_CONTAINERS = 40_000  # arrays and objects among them
+MAX_DEPTH = 64  # arrays and objects inside each other
+
+
+class TooMuch(ValueError):
+    """More than may be looked at."""
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Raises ValueError, whose message goes on a sentence that begins with what the text is; msgspec's for no JSON."""
+    text = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    num_containers = text.count(b"[") + text.count(b"{")
+    if num_containers > MAX_CONTAINERS or num_containers + text.count(b",") > MAX_VALUES:
+        _count_values(text)
+    try:
+        value = msgspec.json.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    _check_depth(value)
+    return value
+
+
+def _count_values(data: bytes) -> None:
+    """Counts outside of strings, piece by piece so that other threads run."""
+    num_commas = num_containers = 0
+    for token in re.finditer(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', data, re.DOTALL):
+        first = token[0][0]
+        num_commas += first == 0x2C
+        num_containers += first in (0x5B, 0x7B)
+        if num_containers > MAX_CONTAINERS:
+            raise TooMuch(f"holds more than {MAX_CONTAINERS} arrays and objects")
+        if num_commas + num_containers > MAX_VALUES:
+            raise TooMuch(f"holds more than {MAX_VALUES} values")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> TooMuch:
+    return TooMuch(f"is nested more than {MAX_DEPTH} deep")
