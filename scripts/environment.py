@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["ROOT", "ensure_environment"]
@@ -76,26 +77,30 @@ def _install_locked(python: Path, extras: str) -> bool:
         _say("install", f"the lock files do not fit here, taking what pyproject.toml allows ({last})")
         return False
     if on_cpu:
-        _install_torch(python, "--no-deps")
+        large = ["--no-deps", "--require-hashes", f"--requirement={LOCKS / 'requirements-cuda.lock'}"]
+        _install_torch(python, ["--no-deps", TORCH + "+cpu"], large)
     _run([*pip, "--no-build-isolation", "-e", str(ROOT)])
     return True
 
 
-def _install_torch(python: Path, *options: str) -> None:
-    """On Linux the plain package brings gigabytes of CUDA; without a GPU the CPU build is wanted instead."""
+def _install_torch(python: Path, small: Sequence[str] = (f"{TORCH}+cpu",), large: Sequence[str] = (TORCH,)) -> None:
+    """On Linux the plain package brings gigabytes of CUDA; without a GPU the CPU build is wanted instead.
+
+    `small` and `large` are what pip is told for the two.
+    """
     _say("install", "PyTorch, " + ("with CUDA" if _has_gpu() else "for CPU"))
     if sys.platform != "linux" or _has_gpu():
-        _pip(python, *options, TORCH)
+        _pip(python, *large)
         return
-    if _try([str(python), "-m", "pip", "install", "--quiet", *options, f"{TORCH}+cpu"]):
+    if _try([str(python), "-m", "pip", "install", "--quiet", *small]):
         return
     # uv knows where PyTorch keeps its CPU builds
     _pip(python, "uv")
     uv = [str(python), "-m", "uv", "pip", "install", "--python", str(python), "--torch-backend", "cpu"]
-    if _try([*uv, *options, TORCH]):
+    if _try([*uv, *(option for option in small if option.startswith("-")), TORCH]):
         return
     _say("install", "no CPU build of PyTorch can be reached; taking the large one")
-    _pip(python, TORCH)
+    _pip(python, *large)
 
 
 def _pip(python: Path, *args: str) -> None:
