@@ -1,42 +1,59 @@
-"""Named pieces of memory that the processes of one machine share and that outlive any of them.
+"""Blocks that the processes of one machine keep for each other in a file in memory, and that outlive any of them.
 
-    one file in memory:  names, 16 to a bucket | when each was used | which are whole | the pieces
+    the file:   buckets | slots
+    a bucket:   the block hashes of its 16 slots | when each was last used, 0: the slot is empty
+    a slot:     a block | its hash once more
 
-A name has its place in one bucket, where the piece that was used longest ago makes room. Memory is taken as pieces are
-written. A piece that is not whole is empty: its writer was killed. A bucket is locked, by a byte of the file, for as
-long as a copy takes. Nobody waits for a lock, since a process that holds one may be stopped: what cannot be had at once
-is not there.
+It is a set-associative cache: a hash belongs to one bucket, where it evicts the least recently used block. Memory is
+taken as slots are written. A slot is empty while it is written: nobody reads what a killed process left there. A bucket
+is locked, by a byte of the file, for as long as a copy takes. Nobody waits for a lock, since a process that holds one
+may be stopped: what cannot be had at once is a miss.
+
+The file is read and written, never mapped: a page that is touched when somebody has truncated the file, or when no
+memory is left for it, ends the process with SIGBUS. Here the first is a miss and the second a block that is not kept.
+Zeros, as which a truncated slot reads once the file has grown again, are no hash.
 """
 
 import contextlib
+import errno
 import fcntl
-import mmap
+import logging
 import os
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from kernels.native.private import NotPrivateError, make_file, open_file
 
-__all__ = ["NAME_BYTES", "WAYS", "Arena", "ArenaError", "give_back_unused"]
+__all__ = ["HASH_BYTES", "WAYS", "Arena", "ArenaError", "give_back_unused"]
 
-WAYS = 16  # pieces in a bucket
-NAME_BYTES = 16
+WAYS = 16  # slots of a bucket
+HASH_BYTES = 16
 PREFIX = "manta-blocks-"
+LAYOUT = 2  # of the file
 USERS = 1 << 40  # the byte, far beyond the end, of which everybody who has the file open holds a share
+LAST_USED = struct.Struct(f"<{WAYS}Q")
+BUCKET_BYTES = WAYS * HASH_BYTES + LAST_USED.size
+MAX_BUFFERS = 1024  # that a call of the system takes; the same everywhere
+OPEN_S = 1.0  # for as long another process may give the file back
+
+log = logging.getLogger(__name__)
+
+Buffers = Iterable[Any]  # pieces of contiguous memory that together are a block
 
 
 class ArenaError(Exception):
-    """There is not so much memory."""
+    """There is not so much memory, or it is not ours."""
 
 
 class Arena:
-    """One process's view of it. Not thread safe."""
+    """One process's view of it. Not thread safe. What goes wrong once it is open is logged once and costs hits only."""
 
     def __init__(self, identity: str, piece_bytes: int, num_bytes: int, folder: Path | None = None) -> None:
-        """Opens the memory of that identity, or makes it. Raises ArenaError where it does not fit.
+        """Opens the memory of that identity for blocks of `piece_bytes`, or makes it. Raises ArenaError.
 
         Memory of other identities that nobody has open is given back.
         """
@@ -45,126 +62,194 @@ class Arena:
         self._size = piece_bytes, num_bytes, folder
         self.num_pieces = num_bytes // piece_bytes // WAYS * WAYS
         assert self.num_pieces > 0, "there must be room for a bucket"
-        self._path = folder / f"{PREFIX}{identity}-{self.num_pieces}x{piece_bytes}"
+        self._num_buckets = self.num_pieces // WAYS
+        self._path = folder / f"{PREFIX}{identity}-{self.num_pieces}x{piece_bytes}-{LAYOUT}"
         give_back_unused(folder, but=self._path)
-        self._file = _open(self._path)
-        starts = [0]
-        for size in (NAME_BYTES, 8, 1, piece_bytes):
-            starts.append(-(-(starts[-1] + size * self.num_pieces) // mmap.PAGESIZE) * mmap.PAGESIZE)
-        free = os.statvfs(folder)
-        if os.fstat(self._file).st_size == 0 and free.f_bavail * free.f_frsize < starts[-1]:
-            _give_back(self._path, self._file)
-            os.close(self._file)
+        self._slot_bytes = piece_bytes + HASH_BYTES
+        whole = self._num_buckets * BUCKET_BYTES + self.num_pieces * self._slot_bytes
+        try:
+            self._file: int | None = _open(self._path)
+            free = os.statvfs(folder)
+        except (OSError, NotPrivateError) as error:
+            raise ArenaError(_explain(error, self._path)) from None
+        self._grown_to = os.fstat(self._file).st_size
+        self._complaints = _Complaints()
+        if self._grown_to == 0 and free.f_bavail * free.f_frsize < whole:
+            self.close()
             raise ArenaError(f"{folder} has no room for {num_bytes} bytes")
-        os.ftruncate(self._file, starts[-1])
-        self._memory = mmap.mmap(self._file, starts[-1])
-        self._start = starts[-2]
-
-        def array(part: int, dtype: type[np.generic], size: int) -> np.ndarray:
-            return np.frombuffer(self._memory, dtype, size, starts[part])
-
-        self._names = memoryview(self._memory)[: NAME_BYTES * self.num_pieces]
-        self._used = array(1, np.uint64, self.num_pieces)
-        self._whole = array(2, np.uint8, self.num_pieces)
-        self._pieces = array(3, np.uint8, piece_bytes * self.num_pieces).reshape(self.num_pieces, piece_bytes)
 
     def beside(self, identity: str) -> "Arena":
         """Another one of this size, in the same place."""
-        return Arena(identity, *self._size)
+        other = Arena(identity, *self._size)
+        other._complaints = self._complaints
+        return other
 
     def holds(self, name: bytes) -> bool:
         """True if it is there now, to be read soon."""
-        return self._place(name) is not None
+        return _way(self._bucket(name), name) is not None
 
-    @contextlib.contextmanager
-    def reading(self, name: bytes) -> Iterator[np.ndarray | None]:
-        """The piece [piece_bytes] uint8, to be copied inside; None if it is not there."""
-        with self._locked(name, fcntl.F_RDLCK) as is_locked:
-            place = self._place(name) if is_locked else None
-            if place is not None:
-                self._used[place] = time.monotonic_ns()
-            yield None if place is None else self._pieces[place]
+    def read(self, name: bytes, into: Buffers) -> bool:
+        """Fills the buffers, `piece_bytes` together, with the block of that hash. False: it is not there, and what the
+        buffers hold means nothing."""
+        with self._locked(name, fcntl.F_RDLCK) as file:
+            if file is None or (way := _way(self._bucket(name), name)) is None:
+                return False
+            behind = bytearray(HASH_BYTES)
+            try:
+                is_whole = _transfer(os.preadv, file, [*into, behind], self._slot_at(name, way)) and behind == name
+            except OSError as error:
+                self._complain(_explain(error, self._path))
+                return False
+            with contextlib.suppress(OSError):
+                if is_whole:
+                    self._set_last_used(file, name, way, time.monotonic_ns())
+                else:  # other blocks are lost as well: all begins anew
+                    self._complain(f"{self._path}: somebody truncated it or wrote to it")
+                    os.ftruncate(file, 0)
+            return is_whole
 
-    @contextlib.contextmanager
-    def writing(self, name: bytes) -> Iterator[np.ndarray | None]:
-        """Where to write a new piece of that name; None if it is there already, or cannot be now."""
-        with self._locked(name, fcntl.F_WRLCK) as is_locked:
-            if not is_locked or self._place(name) is not None:
-                yield None
-                return
-            first = self._first(name)
-            bucket = slice(first, first + WAYS)
-            place = first + int(np.argmin(self._used[bucket] * self._whole[bucket]))
-            at = self._start + place * self.piece_bytes
-            if self._used[place] == 0 and not _take_memory(self._file, at, self.piece_bytes):
-                yield None
-                return
-            self._whole[place] = 0
-            yield self._pieces[place]
-            self._names[place * NAME_BYTES : (place + 1) * NAME_BYTES] = name
-            self._used[place] = time.monotonic_ns()
-            self._whole[place] = 1
+    def write(self, name: bytes, block: Buffers) -> bool:
+        """Keeps a block. False: it is there already, or cannot be kept now."""
+        with self._locked(name, fcntl.F_WRLCK) as file:
+            bucket = self._bucket(name)
+            if file is None or _way(bucket, name) is not None or not self._is_intact(file):
+                return False
+            used = list(LAST_USED.unpack_from(bucket, WAYS * HASH_BYTES))
+            way = used.index(min(used))
+            try:
+                if used[way]:
+                    self._set_last_used(file, name, way, 0)
+                if not _transfer(os.pwritev, file, [*block, name], self._slot_at(name, way)):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                bucket[way * HASH_BYTES : (way + 1) * HASH_BYTES] = name
+                used[way] = time.monotonic_ns()
+                LAST_USED.pack_into(bucket, WAYS * HASH_BYTES, *used)
+                os.pwrite(file, bucket, self._at(name))
+            except OSError as error:
+                self._complain(_explain(error, self._path))
+                return False
+            return True
 
     def close(self) -> None:
         """The last one who closes gives the memory back."""
-        self._names.release()
-        del self._used, self._whole, self._pieces
-        with contextlib.suppress(BufferError):  # somebody still looks at a piece: it goes with that view
-            self._memory.close()
-        _give_back(self._path, self._file)
-        os.close(self._file)
+        if self._file is not None:
+            _give_back(self._path, self._file)
+            os.close(self._file)
+            self._file = None
 
-    def _place(self, name: bytes) -> int | None:
-        first = self._first(name)
-        names = bytes(self._names[first * NAME_BYTES : (first + WAYS) * NAME_BYTES])
-        at = names.find(name)
-        while at % NAME_BYTES and at >= 0:
-            at = names.find(name, at + 1)
-        place = first + at // NAME_BYTES
-        return place if at >= 0 and self._whole[place] else None
+    def _bucket(self, name: bytes) -> bytearray:
+        """Full of zeros if it cannot be read."""
+        bucket = bytearray(BUCKET_BYTES)
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.preadv(self._file, [bucket], self._at(name))
+        return bucket
 
-    def _first(self, name: bytes) -> int:
-        """The first place of the name's bucket."""
-        return int.from_bytes(name[:8], "little") % (self.num_pieces // WAYS) * WAYS
+    def _at(self, name: bytes) -> int:
+        """Where its bucket begins."""
+        return _number(name) % self._num_buckets * BUCKET_BYTES
+
+    def _slot_at(self, name: bytes, way: int) -> int:
+        number = _number(name) % self._num_buckets * WAYS + way
+        return self._num_buckets * BUCKET_BYTES + number * self._slot_bytes
+
+    def _set_last_used(self, file: int, name: bytes, way: int, at_ns: int) -> None:
+        os.pwrite(file, at_ns.to_bytes(8, "little"), self._at(name) + WAYS * HASH_BYTES + 8 * way)
+
+    def _is_intact(self, file: int) -> bool:
+        """False where a replica that starts now would not find this file: it is closed then, for its memory."""
+        if not _is_at(self._path, file):
+            self._complain(f"{self._path}: somebody removed or replaced it; it is used again after a restart")
+            self.close()
+            return False
+        size = os.fstat(file).st_size
+        if size < self._grown_to:
+            self._complain(f"{self._path}: somebody truncated it")
+        self._grown_to = size
+        return True
+
+    def _complain(self, reason: str) -> None:
+        if not self._complaints.is_made:
+            self._complaints.is_made = True
+            log.warning("KV offload (engine.cache.node_bytes) does without: %s", reason)
 
     @contextlib.contextmanager
-    def _locked(self, name: bytes, kind: int) -> Iterator[bool]:
-        first = self._first(name)
-        is_locked = _lock(self._file, kind, first)
+    def _locked(self, name: bytes, kind: int) -> Iterator[int | None]:
+        """The file, while the bucket is locked; None if that cannot be."""
+        file, byte = self._file, self._at(name)
+        if file is None or not _lock(file, kind, byte):
+            yield None
+            return
         try:
-            yield is_locked
+            yield file
         finally:
-            if is_locked:
-                _lock(self._file, fcntl.F_UNLCK, first)
+            if self._file is not None:
+                _lock(file, fcntl.F_UNLCK, byte)
 
 
-def _open(path: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        _lock(file, fcntl.F_RDLCK, USERS)
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(file).st_ino:
-                return file
-        os.close(file)  # somebody gave it back in between
+class _Complaints:
+    """Of all views that a process has: one."""
+
+    is_made = False
 
 
-def _take_memory(file: int, start: int, num_bytes: int) -> bool:
-    """False where there is none left; to write there all the same would end the process."""
-    if hasattr(os, "posix_fallocate"):  # beyond Linux it is a file on a disk
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(file, start, num_bytes)
-            return True
-        return False
+def _number(name: bytes) -> int:
+    return int.from_bytes(name[:8], "little")
+
+
+def _way(bucket: bytearray, name: bytes) -> int | None:
+    """Which slot of its bucket has that hash, if one has it."""
+    at = bucket.find(name, 0, WAYS * HASH_BYTES)
+    while at >= 0:
+        way, within = divmod(at, HASH_BYTES)
+        if within == 0 and LAST_USED.unpack_from(bucket, WAYS * HASH_BYTES)[way]:
+            return way
+        at = bucket.find(name, at + 1, WAYS * HASH_BYTES)
+    return None
+
+
+def _transfer(call: Callable[[int, list[Any], int], int], file: int, buffers: list[Any], start: int) -> bool:
+    """Reads into all buffers, or writes them all. False if the file ends before, or its memory does."""
+    for first in range(0, len(buffers), MAX_BUFFERS):
+        some = buffers[first : first + MAX_BUFFERS]
+        num_bytes = sum(memoryview(buffer).nbytes for buffer in some)
+        if call(file, some, start) != num_bytes:
+            return False
+        start += num_bytes
     return True
 
 
+def _open(path: Path) -> int:
+    """The file at that path, of which this process then holds a share."""
+    deadline_s = time.monotonic() + OPEN_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # somebody made it or gave it back in between
+            file = open_file(path) if os.path.lexists(path) else make_file(path)
+            if _lock(file, fcntl.F_RDLCK, USERS) and _is_at(path, file):
+                return file
+            os.close(file)
+            time.sleep(0.001)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _is_at(path: Path, file: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(file))
+    return False
+
+
+def _explain(error: Exception, path: Path) -> str:
+    return f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
 def give_back_unused(folder: Path | None = None, but: Path | None = None) -> None:
-    """Gives all memory back that nobody has open: its last user was killed."""
+    """Gives all memory of this user back that nobody has open: its last user was killed."""
     for path in (folder or _folder()).glob(f"{PREFIX}*"):
         if path != but:
             with contextlib.suppress(OSError):  # another user's, or gone meanwhile
-                file = os.open(path, os.O_RDWR)
-                _give_back(path, file)
+                file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if os.fstat(file).st_uid == os.geteuid():
+                    _give_back(path, file)
                 os.close(file)
 
 
@@ -174,7 +259,7 @@ def _folder() -> Path:
 
 def _give_back(path: Path, file: int) -> None:
     """Unless somebody else has it open."""
-    if _lock(file, fcntl.F_WRLCK, USERS):
+    if _lock(file, fcntl.F_WRLCK, USERS) and _is_at(path, file):
         path.unlink(missing_ok=True)
 
 

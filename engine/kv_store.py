@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,11 +27,20 @@ class KVStore:
         self.block_size = block_size
         self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in whole]
         self.by_block = whole.movedim(2, 0)
+        # [L * 2, N, bytes] of the host's memory
+        self._bytes = (
+            whole.view(2 * arch.num_layers, num_blocks, -1).view(torch.uint8).numpy() if whole.is_cpu else None
+        )
 
     def copy(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copies whole blocks, from and to, one after the other: a later copy may read what an earlier one wrote."""
         for source, target in copies:
             self.by_block[target] = self.by_block[source]
+
+    def buffers(self, block: int) -> list[np.ndarray]:
+        """All of a block [L, 2, G, P, D] where it lies, in pieces, to be read or written. On a CPU only."""
+        assert self._bytes is not None, "a device's memory is none of the host's"
+        return list(self._bytes[:, block])
 
     def fill(self, block: int, data: bytes) -> None:
         """Puts [L, 2, G, P, D] into a block, before all that is queued from now on."""

@@ -63,25 +63,22 @@ class NodeCache:
 
     def load(self, name: bytes, block: int) -> bool:
         """Fills a block before all that is queued from now on. False: it is not there any more."""
-        passage = self._writer.free_passage() if self._writer is not None else None
-        with self.arena.reading(name) as piece:
-            if piece is not None:
-                here = self._kv.by_block[block] if passage is None else passage.here
-                here.copy_(_as_block(piece, here))
-        if self._writer is not None and passage is not None:
-            if piece is None:
-                self._writer.give_back(passage)
-            else:
-                passage.send(self._kv.by_block[block])
-                self._writer.put(passage)
-        return piece is not None
+        if self._writer is None:
+            return self.arena.read(name, self._kv.buffers(block))
+        passage = self._writer.free_passage()
+        if not self.arena.read(name, [_bytes_of(passage.here)]):
+            self._writer.give_back(passage)
+            return False
+        passage.send(self._kv.by_block[block])
+        self._writer.put(passage)
+        return True
 
     def save(self, name: bytes, block: int) -> None:
         """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
         if self.arena.holds(name):
             return
         if self._writer is None:
-            _write(self.arena, name, self._kv.by_block[block])
+            self.arena.write(name, self._kv.buffers(block))
             return
         passage = self._writer.free_passage()
         passage.fetch(self._kv.by_block[block])
@@ -150,7 +147,7 @@ class _Writer:
             try:
                 passage.wait()
                 if name:
-                    _write(self._arena, name, passage.here)
+                    self._arena.write(name, [_bytes_of(passage.here)])
             except Exception as error:  # of any kind: the block is computed again, and the engine sees for itself
                 log.warning("a block is not kept for other replicas: %s: %s", type(error).__name__, error)
             self._free.put(passage)
@@ -197,14 +194,9 @@ class _CudaPassage:
         self._has_come.synchronize()
 
 
-def _write(arena: Arena, name: bytes, values: Tensor) -> None:
-    with arena.writing(name) as piece:
-        if piece is not None:
-            _as_block(piece, values).copy_(values)
-
-
-def _as_block(piece: np.ndarray, block: Tensor) -> Tensor:
-    return torch.from_numpy(piece).view(block.dtype).view(block.shape)
+def _bytes_of(host: Tensor) -> np.ndarray:
+    """[bytes] of a contiguous tensor of the host, as it lies there."""
+    return host.view(-1).view(torch.uint8).numpy()
 
 
 def open_node_cache(
@@ -229,15 +221,14 @@ def open_node_cache(
         raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
     whole = identity(model, files, arch, kernels, kv, cache_key)
     try:
-        arena = Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size)
+        return node_cache_of(kv, Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size))
     except ArenaError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
         return None
-    return node_cache_of(kv, arena)
 
 
 def node_cache_of(kv: KVStore, arena: Arena) -> NodeCache:
-    """As the device needs it."""
+    """As the device needs it. Raises ArenaError."""
     if kv.by_block.device.type != "cuda":
         return NodeCache(kv, arena)
     outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from engine.arena import Arena
 from engine.node_cache import NodeCache
 from engine.rank_link import LoadBlock, Order, SaveBlock
@@ -47,5 +45,5 @@ class RankBlocks:
 
 
 def _read(arena: Arena, name: bytes) -> bytes | None:
-    with arena.reading(name) as piece:
-        return None if piece is None else np.ascontiguousarray(piece).tobytes()
+    share = bytearray(arena.piece_bytes)
+    return bytes(share) if arena.read(name, [share]) else None

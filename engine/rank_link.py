@@ -1,14 +1,23 @@
 """How the first rank tells the others what to do: a frame per order, through memory on one node, else over TCP.
 
-There is one TCP connection to each rank in any case. Whoever connects first sends the token that only ranks of this
-replica know. When a connection ends, the rest of the replica must not wait for it: `on_loss` is called.
+There is one TCP connection to each rank in any case. Both ends first prove that they know the token of this replica:
+
+    first rank              nonce ->
+    rank                 <- its number, nonce, HMAC over both nonces and the number
+    first rank              HMAC over the same ->
+
+Whoever proves nothing within HELLO_S is cut off; strangers take no rank's place and keep no rank waiting. What follows
+is neither encrypted nor proven frame by frame. When a connection ends, the rest of the replica must not wait for it:
+`on_loss` is called.
 """
 
 import contextlib
 import hmac
+import secrets
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -32,6 +41,14 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
     block: int
     shares: tuple[bytes, ...]  # of the ranks from 1 on
 
+
+HELLO_S = 5.0  # for the proofs; whoever takes longer is a stranger
+MAX_STRANGERS = 32  # that are heard at the same time; of more the oldest is cut off
+NONCE_BYTES = PROOF_BYTES = 32
+HELLO = struct.Struct(f">I{NONCE_BYTES}s{PROOF_BYTES}s")  # rank, nonce, proof
+HELLO_SAID = struct.Struct(f">I{NONCE_BYTES}s{NONCE_BYTES}s")  # what is proven: rank, nonce of the first rank, its own
+MAX_NUMBER_BYTES = 20
+MAX_ORDER_BYTES = 1 << 30
 
 Order = StepPlan | SaveBlock | LoadBlock
 
@@ -63,31 +80,23 @@ class Meeting(msgspec.Struct, frozen=True):
 
 
 class Leader:
-    """The first rank's end. Every rank must `join` within `timeout_s`."""
+    """The first rank's end. Ranks may join from its construction on, until all have."""
 
     def __init__(self, host: str, size: int, token: str, memory: PlanMemory | None = None) -> None:
         self._memory = memory
-        self._listener = socket.create_server((host, 0))
-        self._token = token.encode()
-        self._size = size
+        self._rendezvous = _Rendezvous(host, size, token)
         self._ranks: list[socket.socket] = []
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = self._rendezvous.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
         """Waits until every rank has said how many KV blocks it has room for; tells all the least."""
-        self._listener.settimeout(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        self._ranks = self._rendezvous.all(timeout_s)
         least = num_blocks
-        while len(self._ranks) < self._size - 1:
-            rank, _ = self._listener.accept()
-            rank.settimeout(timeout_s)
-            if not hmac.compare_digest(_receive(rank), self._token):
-                rank.close()
-                continue
-            rank.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            least = min(least, int(_receive(rank)))
+        for rank in self._ranks:
+            rank.settimeout(max(0.001, deadline_s - time.monotonic()))
+            least = min(least, int(_receive(rank, MAX_NUMBER_BYTES)))
             rank.settimeout(None)
-            self._ranks.append(rank)
-        self._listener.close()
         for rank in self._ranks:
             _send(rank, str(least).encode())
         return least
@@ -107,25 +116,103 @@ class Leader:
             _send(rank, frame)
 
     def close(self) -> None:
-        self._listener.close()
-        for rank in self._ranks:
-            with contextlib.suppress(OSError):
-                rank.shutdown(socket.SHUT_RDWR)  # wakes the thread that watches it, which close alone does not
-            rank.close()
+        self._rendezvous.close()
+
+
+class _Rendezvous:
+    """Listens until every rank has come and proven that it is one."""
+
+    def __init__(self, host: str, size: int, token: str) -> None:
+        self._token, self._size = token.encode(), size
+        self._listener = socket.create_server((host, 0))
+        self._listener.settimeout(0.2)  # to see that it is over
+        self.port: int = self._listener.getsockname()[1]
+        self._changed = threading.Condition()
+        self._ranks: dict[int, socket.socket] = {}
+        self._strangers: dict[socket.socket, None] = {}  # who has proven nothing yet, the oldest first
+        self._is_over = False
+        threading.Thread(target=self._accept, name="rank-rendezvous", daemon=True).start()
+
+    def all(self, timeout_s: float) -> list[socket.socket]:
+        """The connections of the ranks from 1 on. Raises TimeoutError if they have not all come by then."""
+        with self._changed:
+            if not self._changed.wait_for(self._is_whole, timeout_s):
+                missing = ", ".join(str(rank) for rank in range(1, self._size) if rank not in self._ranks)
+                raise TimeoutError(f"of {self._size} ranks these have not come within {timeout_s:g} s: {missing}")
+            return [self._ranks[rank] for rank in range(1, self._size)]
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_over = True
+            for connection in self._strangers:
+                _shut(connection)  # and its thread closes it
+            for connection in self._ranks.values():
+                _shut(connection)  # wakes the thread that watches it, which close alone does not
+                connection.close()
+
+    def _is_whole(self) -> bool:
+        return len(self._ranks) == self._size - 1
+
+    def _accept(self) -> None:
+        with self._listener:
+            while True:
+                with self._changed:
+                    if self._is_over or self._is_whole():
+                        break
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:  # nobody came, or is gone already; or there is no file descriptor left
+                    time.sleep(0.01)
+                    continue
+                with self._changed:
+                    self._strangers[connection] = None
+                    if len(self._strangers) > MAX_STRANGERS:
+                        _shut(next(iter(self._strangers)))  # a rank tries again
+                threading.Thread(target=self._greet, args=(connection,), name="rank-hello", daemon=True).start()
+        with self._changed:
+            for connection in self._strangers:
+                _shut(connection)
+
+    def _greet(self, connection: socket.socket) -> None:
+        rank = None
+        with contextlib.suppress(OSError):
+            rank = self._prove(connection)
+        with self._changed:
+            del self._strangers[connection]
+            if rank is None or rank in self._ranks or self._is_over:
+                connection.close()
+                return
+            connection.settimeout(None)
+            self._ranks[rank] = connection
+            self._changed.notify_all()
+
+    def _prove(self, connection: socket.socket) -> int | None:
+        """Which rank it is; None for a stranger."""
+        deadline_s = time.monotonic() + HELLO_S
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        connection.settimeout(HELLO_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(nonce)
+        hello = _exactly(connection, HELLO.size, deadline_s)
+        rank, its_nonce, proof = HELLO.unpack(hello)
+        said = HELLO_SAID.pack(rank, nonce, its_nonce)
+        if not 0 < rank < self._size or not hmac.compare_digest(proof, _proof(self._token, b"rank", said)):
+            return None
+        connection.sendall(_proof(self._token, b"first", said))
+        return int(rank)
 
 
 class Follower:
-    """Another rank's end."""
+    """Another rank's end. Raises TimeoutError or ConnectionError if the first rank cannot be reached."""
 
-    def __init__(self, meeting: Meeting, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(self, meeting: Meeting, rank: int, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
         self._memory = memory
-        self._socket = socket.create_connection((meeting.host, meeting.port), timeout=timeout_s)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _send(self._socket, meeting.token.encode())
+        self._socket = _join(meeting, rank, timeout_s)
+        self._socket.settimeout(timeout_s)
 
     def agree(self, num_blocks: int) -> int:
         _send(self._socket, str(num_blocks).encode())
-        return int(_receive(self._socket))
+        return int(_receive(self._socket, MAX_NUMBER_BYTES))
 
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Calls `on_loss`, in another thread, when the first rank is gone. Only where plans come through memory."""
@@ -139,10 +226,49 @@ class Follower:
         decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
         while True:
             try:
-                frame = self._memory.receive() if self._memory is not None else _receive(self._socket)
+                frame = self._memory.receive() if self._memory is not None else _receive(self._socket, MAX_ORDER_BYTES)
             except (OSError, RuntimeError):
                 return
             yield decoder.decode(frame)
+
+    def close(self) -> None:
+        _shut(self._socket)
+        self._socket.close()
+
+
+def _join(meeting: Meeting, rank: int, timeout_s: float) -> socket.socket:
+    """Connects, and again if strangers have crowded it out."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.001, deadline_s - time.monotonic())
+        connection = socket.create_connection((meeting.host, meeting.port), timeout=left_s)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _introduce(connection, meeting.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
+            return connection
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+
+
+def _introduce(connection: socket.socket, token: bytes, rank: int, deadline_s: float) -> None:
+    nonce, its_nonce = secrets.token_bytes(NONCE_BYTES), _exactly(connection, NONCE_BYTES, deadline_s)
+    said = HELLO_SAID.pack(rank, its_nonce, nonce)
+    connection.sendall(HELLO.pack(rank, nonce, _proof(token, b"rank", said)))
+    if not hmac.compare_digest(_exactly(connection, PROOF_BYTES, deadline_s), _proof(token, b"first", said)):
+        raise ConnectionError("the first rank does not know the token")
+
+
+def _proof(token: bytes, who: bytes, said: bytes) -> bytes:
+    return hmac.digest(token, who + b"\0" + said, "sha256")
+
+
+def _shut(connection: socket.socket) -> None:
+    """Whoever reads from it wakes up."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _watch(connection: socket.socket, on_loss: Callable[[], None]) -> None:
@@ -158,14 +284,19 @@ def _send(to: socket.socket, data: bytes) -> None:
     to.sendall(struct.pack(">I", len(data)) + data)
 
 
-def _receive(source: socket.socket) -> bytes:
+def _receive(source: socket.socket, most: int) -> bytes:
     (length,) = struct.unpack(">I", _exactly(source, 4))
+    if length > most:
+        raise ConnectionError(f"a frame has {length} bytes, must have at most {most}")
     return _exactly(source, length)
 
 
-def _exactly(source: socket.socket, count: int) -> bytes:
+def _exactly(source: socket.socket, count: int, deadline_s: float | None = None) -> bytes:
+    """Raises TimeoutError at the deadline, if there is one, however slowly it comes."""
     parts = []
     while count:
+        if deadline_s is not None:
+            source.settimeout(max(0.001, deadline_s - time.monotonic()))
         part = source.recv(min(count, 1 << 20))
         if not part:
             raise ConnectionError("the other rank closed the connection")

@@ -140,12 +140,22 @@ def lead(
         )
     name = _group_name(host, on_one_node and not on_gpu)
     # memory must be there before the others look for it; a process group comes about when all have come
-    memory = _memory(plans, 0, size)
+    try:
+        memory = _memory(plans, 0, size)
+    except OSError as error:
+        log.warning("the ranks send plans over TCP, there is no shared memory: %s", error.strerror)
+        plans, memory = "", None
+    group: Collective | None = None
+    if not name.startswith("tcp://"):
+        try:
+            group = _group(name, 0, size, on_gpu)
+        except OSError as error:
+            log.warning("the ranks add up over TCP, there is no shared memory: %s", error.strerror)
+            name = _group_name(host, False)
     leader = Leader(host, size, token, memory)
     if not on_one_node:
         model = _without_node_cache(model)
     meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
-    group = None if name.startswith("tcp://") else _group(meeting, 0, on_gpu)
 
     def give_up() -> None:
         for one in (group, memory):
@@ -155,7 +165,7 @@ def lead(
     try:
         for rank in range(1, size):
             start_rank(rank, meeting)
-        group = group or _group(meeting, 0, on_gpu)
+        group = group or _group(name, 0, size, on_gpu)
         tp = TensorParallel(0, size, group)
         local = load_executor(model, vocabulary, encode, tp, leader.agree, cache_key)
     except BaseException:
@@ -177,8 +187,8 @@ def lead(
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
     memory = _memory(meeting.plans, rank, meeting.size)
-    follower = Follower(meeting, memory)
-    group = _group(meeting, rank, device_of(model.engine).type == "cuda")
+    follower = Follower(meeting, rank, memory)
+    group = _group(meeting.group, rank, meeting.size, device_of(model.engine).type == "cuda")
 
     def give_up() -> None:
         group.give_up()
@@ -196,6 +206,7 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
         except RuntimeError as error:
             log.warning("rank %d ends: %s", rank, error)
             break
+    follower.close()
     executor.close()
     group.close()
     if memory is not None:
@@ -294,12 +305,12 @@ def _memory(name: str, rank: int, size: int) -> PlanMemory | None:
     return SharedBytes(_compiler(), name, rank, size, TIMEOUT_S)
 
 
-def _group(meeting: Meeting, rank: int, on_gpu: bool) -> Collective:
-    if meeting.group.startswith("tcp://"):
-        return TorchGroup(meeting.group, rank, meeting.size, on_gpu)
+def _group(name: str, rank: int, size: int, on_gpu: bool) -> Collective:
+    if name.startswith("tcp://"):
+        return TorchGroup(name, rank, size, on_gpu)
     from kernels.shared_sum.cpu import SharedSum
 
-    return SharedSum(_compiler(), meeting.group.removeprefix("shm://"), rank, meeting.size, TIMEOUT_S)
+    return SharedSum(_compiler(), name.removeprefix("shm://"), rank, size, TIMEOUT_S)
 
 
 def _compiler() -> Compiler:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from engine.arena import give_back_unused
+from kernels.native.private import NotPrivateError, make_file, open_file
 from scripts.environment import ROOT
 
 __all__ = ["haproxy_switches", "main", "switches"]
@@ -65,7 +66,7 @@ def _serve(
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         dashboard_port=arguments.dashboard_port,
-        _temp_dir=str(temp_dir),
+        _temp_dir=str(temp_dir / "ray"),  # Ray lets everybody write to this one; nobody gets there
         log_to_driver=False,
         logging_level=logging.WARNING,
         object_store_memory=200_000_000,
@@ -208,10 +209,15 @@ def haproxy_switches(temp_dir: Path) -> dict[str, str]:
 def _token_file() -> Path:
     """Ray's token for this checkout, readable by its owner alone; drawn when it is first needed."""
     path = ROOT / ".cache" / "ray-token"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with open(make_file(path), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        try:
+            os.close(open_file(path))
+        except NotPrivateError as error:
+            raise SystemExit(f"[token] {error}") from None
     return path
 
 

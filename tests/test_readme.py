@@ -33,3 +33,17 @@ def test_modules_that_it_says_to_run_are_there() -> None:
     named = set(re.findall(r"python -m ([\w.]+)", (ROOT / "README.md").read_text()))
     assert len(named) > 10
     assert [name for name in named if importlib.util.find_spec(name) is None] == []
+
+
+def test_tests_and_programs_that_the_security_page_names_are_there() -> None:
+    page = (ROOT / ".github" / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 25
+    missing = [
+        (path, name)
+        for path, name in named
+        if not (ROOT / path).exists() or not re.search(rf"\bdef {name}\b" if name else "", (ROOT / path).read_text())
+    ]
+    assert missing == []
+    programs = re.findall(r"`(scripts/\w+)`", page)
+    assert len(programs) > 3 and [path for path in programs if not (ROOT / path).exists()] == []

@@ -1,10 +1,16 @@
 """Brings the files of a Hugging Face Hub model to this machine."""
 
+import logging
+import re
 from pathlib import Path
 
 from engine.errors import ModelError
 
-__all__ = ["download"]
+__all__ = ["COMMIT", "download"]
+
+log = logging.getLogger(__name__)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 UNWANTED = ["*/*", "consolidated*", "training_args*", "optimizer*"]  # folders hold other formats of the same weights
@@ -27,4 +33,6 @@ def download(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's transport has its own errors, which differ between its releases
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{where}: not on this machine, and the hub could not be reached ({reason})") from error
+    if not COMMIT.fullmatch(revision or ""):  # what a branch or tag means may change
+        log.warning("%s is not pinned to a commit; what it is now is %s@%s", where, repo_id, Path(folder).name)
     return Path(folder)

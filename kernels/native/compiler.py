@@ -1,16 +1,26 @@
 """Compiles a C file next to its kernel, once per source and CPU, and loads it."""
 
+import atexit
+import contextlib
 import ctypes
+import functools
 import hashlib
+import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.native.private import NotPrivateError, check_file, make_folder
+
 __all__ = ["Compiler", "find_compiler"]
+
+log = logging.getLogger(__name__)
 
 # no -ffast-math: sums keep the order in which they are written
 FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -19,33 +29,57 @@ if sys.platform == "linux":  # elsewhere the system's compiler mostly has no Ope
 
 
 def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
-    """The system's C compiler, or None. Shared objects go to `cache_dir`, by default one in the user's home."""
+    """The system's C compiler, or None. Shared objects go to `cache_dir`, by default one in the user's home.
+
+    What lies there is run: NotPrivateError if others can write to `cache_dir`.
+    """
+    flags = shlex.split(os.environ.get("MANTA_CFLAGS", ""))
     for name in ("gcc", "cc", "clang"):
         if command := shutil.which(name):
-            return Compiler(command, cache_dir or _cache_at_home() or Path(tempfile.mkdtemp(prefix="manta-kernels-")))
+            return Compiler(command, make_folder(cache_dir) if cache_dir else _default_folder(), flags=flags)
     return None
 
 
-def _cache_at_home() -> Path | None:
-    """None if this user has no home that can be written to."""
-    try:
-        folder = Path.home() / ".cache" / "manta" / "kernels"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+def _default_folder() -> Path:
+    home = None
+    with contextlib.suppress(RuntimeError):  # this user has no home
+        home = Path.home()
+    return _folder_of(home, Path(tempfile.gettempdir()))
+
+
+@functools.cache
+def _folder_of(home: Path | None, temporary: Path) -> Path:
+    """In the home if it can be written to, and by nobody else, else elsewhere, at worst for this process alone."""
+    wanted = [home / ".cache" / "manta" / "kernels"] if home else []
+    wanted.append(temporary / f"manta-kernels-{os.geteuid()}")
+    for folder in wanted:
+        try:
+            real = make_folder(folder)
+        except OSError:
+            continue
+        except NotPrivateError as error:
+            log.warning("compiled kernels are not kept in %s: %s", folder, error)
+            continue
+        if os.access(real, os.W_OK):
+            return real
+    folder = Path(tempfile.mkdtemp(prefix="manta-kernels-", dir=temporary))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Compiler:
-    """`march` is the CPU that is compiled for: this one, unless a test wants the code of a lesser one."""
+    """`march` is the CPU that is compiled for: this one, unless a test wants the code of a lesser one. `flags` (by
+    default those of MANTA_CFLAGS) come last: what they say wins.
+    """
 
-    def __init__(self, command: str, cache_dir: Path, march: str = "native") -> None:
+    def __init__(self, command: str, cache_dir: Path, march: str = "native", flags: Sequence[str] = ()) -> None:
         self._command = command
         self._cache_dir = cache_dir
-        self._flags = [*FLAGS, f"-march={march}"]
+        self._extra_flags = tuple(flags)
+        self._flags = [*FLAGS, f"-march={march}", *flags]
 
     def lesser(self, march: str) -> "Compiler":
-        return Compiler(self._command, self._cache_dir, march)
+        return Compiler(self._command, self._cache_dir, march, self._extra_flags)
 
     def load(self, source: Path) -> ctypes.CDLL:
         """The shared object of a C file. A compiler that fails is a RuntimeError with what it said."""
@@ -54,12 +88,11 @@ class Compiler:
         for file in (source, *sorted(headers.glob("*.h"))):
             key.update(file.read_bytes())
         target = self._cache_dir / f"{source.parent.name}-{key.hexdigest()[:24]}.so"
-        if not target.exists():
+        if not _is_ours(target):
             self._compile(source, headers, target)
         return ctypes.CDLL(str(target))
 
     def _compile(self, source: Path, headers: Path, target: Path) -> None:
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
         # two processes may compile the same file: each writes its own, and the last rename wins
         with tempfile.TemporaryDirectory(dir=self._cache_dir) as scratch:
             made = Path(scratch) / target.name
@@ -67,7 +100,20 @@ class Compiler:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+            made.chmod(0o700)  # whatever the umask is
             os.replace(made, target)
+
+
+def _is_ours(target: Path) -> bool:
+    """It was compiled before, and nobody else can have written to it since."""
+    try:
+        check_file(target, target.lstat())
+    except FileNotFoundError:
+        return False
+    except NotPrivateError as error:
+        log.warning("a kernel is compiled again: %s", error)
+        return False
+    return True
 
 
 def _cpu() -> str:

@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -6,26 +8,26 @@ import time
 
 import pytest
 
-from engine.arena import NAME_BYTES, WAYS, Arena, ArenaError
+from engine.arena import HASH_BYTES, WAYS, Arena, ArenaError
 
 PIECE = 4096
 
 
 def name(number):
-    return number.to_bytes(8, "little") * (NAME_BYTES // 8)
+    return number.to_bytes(8, "little") * (HASH_BYTES // 8)
 
 
 def put(arena, number, value=None):
-    with arena.writing(name(number)) as piece:
-        if piece is None:
-            return False
-        piece[:] = number % 251 if value is None else value
-        return True
+    return arena.write(name(number), [bytes([number % 251 if value is None else value]) * PIECE])
 
 
 def get(arena, number):
-    with arena.reading(name(number)) as piece:
-        return None if piece is None else int(piece[0])
+    """What every byte of it is."""
+    block = bytearray(PIECE)
+    if not arena.read(name(number), [block]):
+        return None
+    assert len(set(block)) == 1
+    return block[0]
 
 
 @pytest.fixture
@@ -87,10 +89,13 @@ from engine.arena import Arena
 from tests.engine.test_arena import PIECE, WAYS, name, put
 arena = Arena("one", PIECE, 4 * WAYS * PIECE, Path(sys.argv[1]))
 put(arena, 5)
-with arena.writing(name(9)) as piece:
-    piece[:100] = 1
+
+def pieces():
+    yield bytes(100)
     print("in it", flush=True)
     sys.stdin.read()
+
+arena.write(name(9), pieces())
 """
 
 
@@ -125,3 +130,161 @@ def test_too_little_memory_says_so(tmp_path):
     with pytest.raises(ArenaError, match="no room for"):
         Arena("one", PIECE, 1 << 50, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def path_of(tmp_path):
+    (path,) = tmp_path.iterdir()
+    return path
+
+
+def complaints(caplog):
+    return [record.getMessage() for record in caplog.records if "does without" in record.getMessage()]
+
+
+@pytest.mark.parametrize("left", [0, 100, 4096, 5000, 100_000])
+def test_a_file_that_is_truncated_while_in_use_costs_hits_only(arena, tmp_path, caplog, left):
+    for number in range(20):
+        assert put(arena, number)
+    os.truncate(path_of(tmp_path), left)
+    found = [get(arena, number) for number in range(20)]
+    assert all(value in (number, None) for number, value in enumerate(found)) and None in found
+    for number in range(20, 30):
+        assert put(arena, number) and get(arena, number) == number  # it goes on
+    found = [get(arena, number) for number in range(20)]  # what was lost reads as zeros now, and is no block
+    assert all(value in (number, None) for number, value in enumerate(found)) and None in found
+    assert all(put(arena, number) for number, value in enumerate(found) if value is None)
+    assert [get(arena, number) for number in range(30)] == list(range(30))
+    assert len(complaints(caplog)) == 1 and "somebody truncated it" in complaints(caplog)[0]
+
+
+def test_a_file_that_is_truncated_between_a_look_and_the_copy_is_a_miss(arena, tmp_path):
+    put(arena, 3)
+    assert arena.holds(name(3))
+
+    def buffers():
+        os.truncate(path_of(tmp_path), arena.num_pieces // WAYS * 400)  # the buckets stay
+        yield bytearray(PIECE)
+
+    assert not arena.read(name(3), buffers())
+    assert not arena.holds(name(3)), "nobody would keep it again"
+
+
+def test_a_file_that_was_replaced_is_let_go(arena, tmp_path, caplog):
+    put(arena, 3)
+    path = path_of(tmp_path)
+    path.unlink()
+    successor = Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    assert put(successor, 4)
+    assert not put(arena, 5) and get(arena, 3) is None and not arena.holds(name(4)) and not put(arena, 6)
+    arena.close()
+    assert path.exists() and get(successor, 4) == 4  # it is not the one who gives that back
+    assert len(complaints(caplog)) == 1 and "removed or replaced it" in complaints(caplog)[0]
+    successor.close()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from engine.arena import Arena
+from tests.engine.test_arena import PIECE, WAYS, get, put
+folder = Path(sys.argv[1])
+arena = Arena("one", PIECE, 4 * WAYS * PIECE, folder)
+kept = 0
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * PIECE, 8 * PIECE))
+else:
+    free = (folder / "other").open("wb", buffering=0)
+    while free.write(bytes(100_000)) == 100_000 and free.tell() < 150_000:
+        pass
+for number in range(64):
+    kept += put(arena, number)
+assert 0 < kept < 64, kept
+assert sum(get(arena, number) == number for number in range(64)) == kept
+assert not put(arena, 100), "it is full"
+arena.close()
+print("went on")
+"""
+
+
+def in_a_process(command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=50)
+
+
+def test_a_limit_that_is_reached_while_writing_costs_hits_only(tmp_path):
+    done = in_a_process([sys.executable, "-c", FULL, str(tmp_path), "limit"])
+    assert done.stdout == "went on\n", done.stderr
+    assert done.stderr.count("does without") == 1, done.stderr
+
+
+# a file system of its own: as root, or where a user may have namespaces
+UNSHARE = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user"))]
+CAN_MOUNT = (
+    shutil.which("unshare")
+    and not subprocess.run(
+        [*UNSHARE, "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"], capture_output=True
+    ).returncode
+)
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="mounts a small tmpfs: needs root or user namespaces")
+def test_memory_that_is_full_costs_hits_only(tmp_path):
+    mount = f'mount -t tmpfs -o size=400k tmpfs {tmp_path} && exec $0 -c "$1" {tmp_path}'
+    done = in_a_process([*UNSHARE, "sh", "-c", mount, sys.executable, FULL])
+    assert done.stdout == "went on\n", done.stderr
+    assert "No space left on device" in done.stderr and done.stderr.count("does without") == 1, done.stderr
+
+
+def in_its_place(kind, path, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    match kind:
+        case "symlink":
+            elsewhere.write_bytes(b"precious")
+            path.symlink_to(elsewhere)
+        case "dangling symlink":
+            path.symlink_to(elsewhere)
+        case "mode":
+            path.touch()
+            path.chmod(0o660)
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path, 0o600)
+        case "owner":
+            path.touch(0o600)
+            os.chown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("symlink", "is a symbolic link"),
+        ("dangling symlink", "is a symbolic link"),
+        ("mode", r"others have access \(mode 0660\), must be 0600; remove it"),
+        ("folder", "Is a directory"),
+        ("pipe", "must be a regular file"),
+        pytest.param(
+            "owner",
+            r"belongs to user 65534, must belong to user \d+; remove it",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"),
+        ),
+    ],
+)
+def test_what_is_not_ours_is_not_used(arena, tmp_path, kind, said):
+    path = path_of(tmp_path)
+    arena.close()
+    in_its_place(kind, path, tmp_path)
+    with pytest.raises(ArenaError, match=f"{re.escape(str(path))}: {said}"):
+        Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    assert kind != "symlink" or path.resolve().read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_others_have_no_access_whatever_the_umask_is(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        arena = Arena("one", PIECE, WAYS * PIECE, tmp_path)
+        assert path_of(tmp_path).stat().st_mode & 0o777 == 0o600
+        Arena("one", PIECE, WAYS * PIECE, tmp_path).close()
+        arena.close()
+    finally:
+        os.umask(before)

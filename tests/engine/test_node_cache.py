@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 
@@ -329,3 +330,29 @@ def test_an_engine_works_without_where_the_machine_has_not_so_much_memory(make, 
     engine = make(node_bytes=1 << 50)
     assert len(answer(engine)[0]) == 30
     assert "(engine.cache.node_bytes)" in caplog.text and "has no room for" in caplog.text
+
+
+@pytest.mark.parametrize("left", [0, 10_000])
+def test_an_engine_goes_on_when_somebody_truncates_the_memory(make, tmp_path, caplog, left):
+    alone, _ = answer(make(node_bytes=0))
+    first, second = make(), make()
+    answer(first)
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, left)
+    assert answer(second)[0] == alone
+    third, num_cached = answer(make())  # what the second one computed
+    assert third == alone and num_cached == 64
+    said = sum("somebody truncated it" in record.getMessage() for record in caplog.records)
+    assert said == (1 if left else 0)  # if all is lost, there is nothing to miss it by
+
+
+def test_an_engine_works_without_where_others_can_write_to_the_memory(make, tmp_path, caplog):
+    alone, _ = answer(make(node_bytes=0))
+    first = make()
+    (path,) = tmp_path.iterdir()
+    first.close()
+    path.touch(0o666)
+    path.chmod(0o666)
+    assert answer(make())[0] == alone
+    assert "others have access (mode 0666)" in caplog.text
+    path.unlink()

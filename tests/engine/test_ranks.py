@@ -1,5 +1,6 @@
 """Several ranks against one: the same greedy tokens, and no waiting for a rank that is gone."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine import ranks
+from engine.arena import WAYS
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.form.grammar import Vocabulary
@@ -121,6 +123,26 @@ def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     with led(config_of(source, 2)) as (executor, _):
         assert answers(Engine(executor, "tiny")) == alone
+
+
+@pytest.mark.timeout(120)
+def test_ranks_start_without_shared_memory_where_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tiny(tmp_path, "llama")
+    alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
+    before = set(Path("/dev/shm").glob("manta-*"))
+
+    def full(file: int, start: int, num_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with led(config_of(source, 2)) as (executor, _):
+        assert set(Path("/dev/shm").glob("manta-*")) <= before
+        assert answers(Engine(executor, "tiny")) == alone
+        assert executor.collective == "gloo"
+    assert caplog.text.count("No space left on device") == 2
 
 
 @pytest.mark.timeout(120)
@@ -268,7 +290,9 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
         assert first.blocks is not None and all(map(first.blocks.holds, names))
         told(engine, "other", PROMPT[::-1] * 2)  # takes all blocks
         (other,) = first.blocks._others
-        other._whole[other._place(names[2])] = 0
+        assert other._file is not None
+        for way in range(WAYS):
+            other._set_last_used(other._file, names[2], way, 0)
         assert not first.blocks.holds(names[2]) and not first.blocks.load(names[2], 0)
         tokens, logprobs, num_cached, num_restored = told(engine, "again")
         assert (num_cached, num_restored) == (32, 32)

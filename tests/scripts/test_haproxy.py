@@ -12,6 +12,8 @@ from tests.readme import ROOT
 
 PROGRAM = ROOT / "scripts" / "haproxy"
 WRITTEN = """\
+global
+    stats socket /tmp/admin.sock mode 666 level admin expose-fd listeners
 defaults
     mode http
     timeout client 3600s
@@ -23,6 +25,8 @@ frontend http
     bind *:8000
 """
 RIGHT = """\
+global
+    stats socket /tmp/admin.sock mode 600 level admin expose-fd listeners
 defaults
     mode http
     option http-server-close
@@ -60,3 +64,32 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
 def test_a_program_that_is_the_script_is_refused_with_words() -> None:
     done = run(os.defpath, "-v", MANTA_HAPROXY=str(PROGRAM))
     assert done.returncode == 127 and "set MANTA_HAPROXY" in done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "haproxy-serve"
+    folder.mkdir(mode=0o700)
+    (folder / "haproxy.cfg").write_text(WRITTEN)
+    return folder
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_folder_that_others_can_write_to_is_refused_with_words(folder: Path, mode: int) -> None:
+    folder.chmod(mode)
+    done = run(os.defpath, "-f", str(folder / "haproxy.cfg"), MANTA_HAPROXY="true")
+    assert done.returncode == 126 and f"(mode {mode:o}); run chmod 700 {folder}" in done.stderr
+    assert (folder / "haproxy.cfg").read_text() == WRITTEN
+
+
+def test_a_link_in_place_of_the_folder_is_refused_with_words(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    done = run(os.defpath, "-f", str(tmp_path / "link" / "haproxy.cfg"), MANTA_HAPROXY="true")
+    assert done.returncode == 126 and f"{tmp_path / 'link'}: must belong to user" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_a_folder_of_somebody_else_is_refused_with_words(folder: Path) -> None:
+    os.chown(folder, 65534, 65534)
+    done = run(os.defpath, "-f", str(folder / "haproxy.cfg"), MANTA_HAPROXY="true")
+    assert done.returncode == 126 and f"{folder}: must belong to user" in done.stderr

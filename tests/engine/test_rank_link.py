@@ -1,0 +1,221 @@
+"""Ranks find each other beside strangers, who neither stop them, nor take a rank's place, nor keep them waiting."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from engine import rank_link
+from engine.plan import StepPlan
+from engine.rank_link import HELLO, NONCE_BYTES, Follower, Leader, LoadBlock, Meeting, SaveBlock
+
+TOKEN = "a token"
+SIZE = 3
+
+
+@pytest.fixture
+def leader() -> Iterator[Leader]:
+    leader = Leader("127.0.0.1", SIZE, TOKEN)
+    yield leader
+    leader.close()
+    deadline_s = time.monotonic() + 10
+    while any(thread.name in ("rank-rendezvous", "rank-hello") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline_s, "a thread of the rendezvous stays"
+        time.sleep(0.01)
+
+
+def meeting_of(leader: Leader, token: str = TOKEN) -> Meeting:
+    return Meeting("127.0.0.1", leader.port, token, SIZE, "none")
+
+
+Join = Callable[[int], Follower]
+
+
+@pytest.fixture
+def join(leader: Leader) -> Iterator[Join]:
+    """Makes a rank of it."""
+    followers: list[Follower] = []
+
+    def join(rank: int) -> Follower:
+        followers.append(Follower(meeting_of(leader), rank, timeout_s=5))
+        return followers[-1]
+
+    yield join
+    for follower in followers:
+        follower.close()
+
+
+def agree(leader: Leader) -> list[int]:
+    """What all ranks agree upon, the first one first."""
+    with ThreadPoolExecutor(SIZE) as pool:
+
+        def follow(rank: int) -> int:
+            with contextlib.closing(Follower(meeting_of(leader), rank, timeout_s=20)) as follower:
+                return follower.agree(100 + rank)
+
+        others = [pool.submit(follow, rank) for rank in range(1, SIZE)]
+        return [leader.agree(102, timeout_s=20), *(other.result() for other in others)]
+
+
+Stranger = Callable[[int], list[socket.socket]]  # what one does at a port; the connections that stay open
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def goes_again(port: int) -> list[socket.socket]:
+    connected(port).close()
+    return []
+
+
+def says_nothing(port: int) -> list[socket.socket]:
+    return [connected(port)]
+
+
+def many_say_nothing(port: int) -> list[socket.socket]:
+    return [connected(port) for _ in range(100)]
+
+
+def sends(data: bytes) -> Stranger:
+    def stranger(port: int) -> list[socket.socket]:
+        connection = connected(port)
+        connection.sendall(data)
+        return [connection]
+
+    return stranger
+
+
+def promises_a_large_frame(port: int) -> list[socket.socket]:
+    return sends(b"\xff\xff\xff\xff" + bytes(10))(port)
+
+
+def has_another_token(port: int) -> list[socket.socket]:
+    with connected(port) as connection, pytest.raises(OSError):
+        rank_link._introduce(connection, b"another token", 1, time.monotonic() + 5)
+    return []
+
+
+def repeats_what_a_rank_said(port: int) -> list[socket.socket]:
+    """Recorded at another meeting with the same token."""
+    with socket.create_server(("127.0.0.1", 0)) as false_leader:
+        meeting = Meeting("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(Follower, meeting, 1, None, 0.1)
+            with false_leader.accept()[0] as connection:
+                connection.sendall(bytes(NONCE_BYTES))
+                recorded = connection.recv(HELLO.size, socket.MSG_WAITALL)
+            with pytest.raises(OSError):
+                joined.result()
+    return sends(recorded)(port)
+
+
+def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
+    for rank in (0, SIZE, 2**32 - 1):
+        with connected(port) as connection, pytest.raises(OSError):
+            rank_link._introduce(connection, TOKEN.encode(), rank, time.monotonic() + 5)
+    return []
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        goes_again,
+        says_nothing,
+        many_say_nothing,
+        sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        sends(bytes(1_000_000)),
+        sends(b"\xff" * HELLO.size),
+        promises_a_large_frame,
+        has_another_token,
+        repeats_what_a_rank_said,
+        is_a_rank_that_there_is_not,
+    ],
+)
+def test_ranks_meet_beside_a_stranger(leader: Leader, stranger: Stranger) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ConnectionError):  # it may be cut off while it still speaks
+            for connection in stranger(leader.port):
+                stack.enter_context(connection)
+        began_s = time.monotonic()
+        assert agree(leader) == [101, 101, 101]
+        assert time.monotonic() - began_s < 3, "a stranger was waited for"
+
+
+def test_ranks_meet_while_strangers_come_all_the_time(leader: Leader) -> None:
+    is_over = threading.Event()
+
+    def crowd() -> None:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # it closes when all have come
+            while not is_over.is_set():
+                stack.enter_context(connected(leader.port))
+                time.sleep(0.002)
+
+    thread = threading.Thread(target=crowd)
+    thread.start()
+    try:
+        time.sleep(0.2)
+        assert agree(leader) == [101, 101, 101]
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_who_drips_bytes_is_cut_off(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_link, "HELLO_S", 0.3)
+    with connected(leader.port) as connection:
+        began_s = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() - began_s < 5:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - began_s < 2
+
+
+def test_nobody_takes_the_place_of_a_rank_that_has_come(leader: Leader, join: Join) -> None:
+    first = join(1)
+    while 1 not in leader._rendezvous._ranks:
+        time.sleep(0.001)
+    again, other = join(1), join(2)  # the second knows the token, and is refused all the same
+    with ThreadPoolExecutor(2) as pool:
+        agreed = [pool.submit(one.agree, 50) for one in (first, other)]
+        assert leader.agree(60, timeout_s=5) == 50
+        assert [one.result() for one in agreed] == [50, 50]
+    with pytest.raises(OSError):
+        again.agree(1)
+    orders = [SaveBlock(b"name", 7), StepPlan(step=1, slices=()), LoadBlock(3, (b"share",))]
+    for order in orders:
+        leader.send(order)
+    for one in (first, other):
+        received = one.orders()
+        assert [next(received) for _ in orders] == orders
+
+
+def test_a_leader_without_the_token_is_not_followed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as false_leader:
+        meeting = Meeting("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(Follower, meeting, 1, None, 0.2)
+            with false_leader.accept()[0] as connection:
+                connection.sendall(bytes(NONCE_BYTES))
+                connection.recv(HELLO.size, socket.MSG_WAITALL)
+                connection.sendall(bytes(32))
+                with pytest.raises(OSError):
+                    joined.result()
+
+
+def test_ranks_that_do_not_come_are_named(leader: Leader, join: Join) -> None:
+    join(1)
+    with pytest.raises(TimeoutError, match=r"of 3 ranks these have not come within 0.2 s: 2$"):
+        leader.agree(10, timeout_s=0.2)
+
+
+def test_a_rank_that_goes_while_it_loads_is_an_error(leader: Leader, join: Join) -> None:
+    followers = [join(rank) for rank in (1, 2)]
+    followers[0].close()
+    with pytest.raises(OSError):
+        leader.agree(10, timeout_s=5)
