@@ -12,6 +12,7 @@ from serve_app.generation.grammar_tasks import Checked, GrammarToCheck, TableSou
 from serve_app.generation.request import Prepared
 from serve_app.grammar.constraint import FIT
 from serve_app.grammar.holdable import in_clients_words
+from serve_app.grammar.json_texts import json_grammar
 from serve_app.model.text_model import TextModel
 from serve_app.workers.pool import LimitExceeded, WorkerPool
 
@@ -36,7 +37,10 @@ class GrammarChecks:
         grammar, constraint = prepared.request.grammar, prepared.rules.constraint
         if grammar is None or constraint is None:
             return prepared
-        plan = await self._check(prepared.request.model, grammar, constraint.field)
+        try:
+            plan = await self._check(prepared.request.model, grammar, constraint.field)
+        except RequestError as fault:
+            raise await self._tools_fault(prepared, fault) from None
         if grammar.fit is None:
             return prepared
         num_needed = len(plan) + (0 if grammar.opens else len(grammar.begins_after))
@@ -60,6 +64,19 @@ class GrammarChecks:
         if len(self._good) > MAX_KNOWN:
             self._good.popitem(last=False)
         return plan
+
+    async def _tools_fault(self, prepared: Prepared, fault: RequestError) -> RequestError:
+        """What is wrong with one tool's parameters, where that is what is wrong with the grammar of all tools."""
+        parse = prepared.rules.parse
+        if fault.param != "tools" or parse is None:
+            return fault
+        for name, schema in parse.tool_schemas.items():
+            try:
+                grammar = GrammarToCheck(json_grammar(schema, f"tools: the parameters of {name!r}"), must_fit=False)
+                await self._compiled(self._keys[prepared.request.model], grammar, f"tools: the parameters of {name!r}")
+            except RequestError as one:
+                return RequestError(str(one), param="tools")
+        return fault
 
     async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
         try:

@@ -8,6 +8,8 @@ one with every alternative of the others. Some lines of JSON can ask for 2^40 sc
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from serve_app.grammar.references import target_of
+
 __all__ = ["MAX_EXPANSION", "expansion"]
 
 MAX_EXPANSION = 10_000  # schemas
@@ -54,7 +56,7 @@ def _size(root: dict[str, Any], schema: Any, known: dict[int, _Size], within: tu
 def _capped(root: dict[str, Any], schema: dict[str, Any], known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
     parts = [_size(root, one, known, within) for one in _listed(schema.get("allOf"))]
     if isinstance(schema.get("$ref"), str):
-        parts.append(_size(root, _target(root, schema["$ref"]), known, within))
+        parts.append(_size(root, target_of(root, schema["$ref"]), known, within))
     for keyword in ALTERNATIVES:
         if one_of := [_size(root, one, known, within) for one in _listed(schema.get(keyword))]:
             parts.append(_Size(sum(size.schemas for size in one_of), sum(size.ways for size in one_of)))
@@ -67,19 +69,3 @@ def _capped(root: dict[str, Any], schema: dict[str, Any], known: dict[int, _Size
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _target(root: dict[str, Any], reference: str) -> Any:
-    """What a reference within the document means; None for others."""
-    if not reference.startswith("#"):
-        return None
-    value: Any = root
-    for name in filter(None, reference[1:].split("/")):
-        name = name.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, list):
-            value = value[int(name)] if name.isdigit() and int(name) < len(value) else None
-        elif isinstance(value, dict):
-            value = value.get(name)
-        else:
-            return None
-    return value

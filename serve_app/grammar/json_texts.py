@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 
 from engine.errors import RequestError
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
+from serve_app.grammar.finite import has_finite_document
 from serve_app.grammar.holdable import said_plainly
 
 __all__ = ["WHITESPACE", "json_grammar", "json_rule"]
@@ -32,6 +33,12 @@ def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WH
         ways = dict.fromkeys(inner.message for inner in error.context or [])  # each says what is wrong with it
         raise RequestError(f"{at}: {', and '.join(ways) or error.message}", param=field) from None
     check_expansion(schema, field)
+    if not has_finite_document(schema):
+        raise RequestError(
+            f"{field}: no document satisfies it that has an end: a schema requires itself, through its references; let "
+            "one of them be left out, or be null",
+            param=field,
+        )
     options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
     known = said_plainly(schema) if isinstance(schema, dict) else {}
     return LLMatcher.grammar_from_json_schema(json.dumps(known), overrides=options)

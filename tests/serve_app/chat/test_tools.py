@@ -405,3 +405,18 @@ async def test_a_model_without_the_tokens_of_channels_is_held_to_nothing():
 
 async def test_a_form_stands_in_the_final_channel_only():
     assert await refused(template=HARMONY, guided_regex="x") == "guided_regex"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"type": "string", "enum": []}, {"type": "string", "pattern": "(["}, {"$ref": "#/components/Money"}]
+)
+async def test_a_schema_that_no_grammar_holds_names_its_tool(wrong):
+    def tool(name, schema):
+        parameters = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    tools = [tool("first", {"type": "string"}), tool("second_one", wrong), tool("third", {"type": "string"})]
+    _, answer = await post("x", tools=tools)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "tools" and error["message"].startswith("tools: the parameters of 'second_one': ")
