@@ -77,6 +77,9 @@ class OfACard:
     def __init__(self, x):
         self.x = x
 
+    def __len__(self):
+        return len(self.x)
+
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_on_a_gpu_sums_are_not_rounded_where_fp32_is_asked_for(monkeypatch, bias):
