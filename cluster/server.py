@@ -94,6 +94,12 @@ class WireServer:
         for connection in self._connections.values():
             connection.send(Drain())
 
+    def _leave(self) -> None:
+        """Ends every connection: an engine was lost, and a request under which some are lost is given up."""
+        self._draining = True
+        for connection in list(self._connections.values()):
+            connection.writer.transport.abort()
+
     @property
     def num_open(self) -> int:
         """Requests that some ingress still waits for."""
@@ -262,7 +268,7 @@ class WireServer:
             if waited_s > thread.limit_s and thread.failure is None:
                 thread.declare_hung(f"the engine has not finished a step for {waited_s:.1f} s")
                 logger.error("%s; streams are moved to other replicas", thread.failure)
-                self.drain()
+                self._leave()
 
 
 class _Part(msgspec.Struct):

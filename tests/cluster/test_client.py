@@ -223,7 +223,7 @@ async def test_an_engine_that_hangs_is_noticed_and_loses_its_streams_to_another(
         try:
             for one, chunks in zip(asked, await running, strict=True):
                 assert_is(chunks, one)
-            assert cluster.migrations
+            assert cluster.migrations and not any(cluster.migrations)  # none was planned
             assert time.monotonic() - began_s < 6, "2 s at least, and not more than a busy machine adds"
             with pytest.raises(EngineFailed, match="has not finished a step for"):
                 await cluster.servers[address].probe()

@@ -36,7 +36,7 @@ def outcomes(out):
 
 
 def test_a_part_that_is_killed_costs_one_unit_and_no_other_part(tmp_path, capsys):
-    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "2", "--fault", "engine:3:kill"]) == 2
+    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "5", "--fault", "engine:3:kill"]) == 2
     found = outcomes(tmp_path)
     assert list(found) == [part.name for part in PLANS["first"]]
     assert found["engine"]["deaths"] == ["profile 1: signal 9"]
@@ -52,7 +52,7 @@ def test_a_part_that_is_killed_costs_one_unit_and_no_other_part(tmp_path, capsys
 
 
 def test_a_device_error_that_stays_ends_the_process_and_not_the_part(tmp_path):
-    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "2", "--plan", "second", "--fault", "cascade:1:sticky"])
+    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "5", "--plan", "second", "--fault", "cascade:1:sticky"])
     found = outcomes(tmp_path)
     assert list(found) == [part.name for part in PLANS["second"]]
     assert found["cascade"]["deaths"] == ["no unit: exit 3"]
@@ -63,7 +63,7 @@ def test_a_device_error_that_stays_ends_the_process_and_not_the_part(tmp_path):
 
 def test_a_unit_that_raises_fails_alone(tmp_path):
     assert (
-        main(["--tiny", "--out", str(tmp_path), "--minutes", "1", "--only", "sanity", "--fault", "sanity:1:raise"]) == 1
+        main(["--tiny", "--out", str(tmp_path), "--minutes", "3", "--only", "sanity", "--fault", "sanity:1:raise"]) == 1
     )
     assert outcomes(tmp_path)["sanity"]["deaths"] == []
     failed = [row for row in result(tmp_path, "sanity")["rows"] if not row.get("ok", True)]
@@ -71,17 +71,17 @@ def test_a_unit_that_raises_fails_alone(tmp_path):
 
 
 def test_a_part_that_hangs_goes_on_behind_the_unit(tmp_path):
-    parts = [Part("sanity", 60, unit_s=6)]
+    parts = [Part("sanity", 60, unit_s=15)]
     began_s = time.monotonic()
-    assert PlanRun(parts, tmp_path, 1, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
-    assert time.monotonic() - began_s < 40
-    assert outcomes(tmp_path)["sanity"]["deaths"] == ["first_launch : hung for 6 s"]
+    assert PlanRun(parts, tmp_path, 3, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
+    assert time.monotonic() - began_s < 90
+    assert outcomes(tmp_path)["sanity"]["deaths"] == ["first_launch : hung for 15 s"]
     assert [row["unit"] for row in result(tmp_path, "sanity")["rows"]] == [0, 1, 2]
 
 
 def test_a_part_whose_time_ends_leaves_what_it_has_and_the_next_one_runs(tmp_path):
     parts = [Part("sanity", 10, 60), Part("memory", 20, 60)]
-    assert PlanRun(parts, tmp_path, 0.5, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
+    assert PlanRun(parts, tmp_path, 1.0, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
     found = outcomes(tmp_path)
     assert found["sanity"]["deaths"] == ["first_launch : its time ended"] and not found["memory"]["deaths"]
     assert [row["unit"] for row in result(tmp_path, "sanity")["rows"]] == [0, 1]
@@ -139,7 +139,7 @@ def test_it_needs_no_git_and_no_home(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setenv("MANTA_COMMIT", "abc1234")
-    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "1", "--only", "sanity"]) == 0
+    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "3", "--only", "sanity"]) == 0
     found = result(tmp_path, "sanity")
     assert found["commit"] == "abc1234" and "git" in found["rows"][0]["missing"]
 
