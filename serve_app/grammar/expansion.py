@@ -8,7 +8,7 @@ one with every alternative of the others. Some lines of JSON can ask for 2^40 sc
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from serve_app.grammar.references import target_of
+from serve_app.grammar.references import listed, objects_in, target_of
 
 __all__ = ["MAX_EXPANSION", "expansion"]
 
@@ -32,15 +32,9 @@ def expansion(schema: Any) -> int:
 
 def _joined(schema: Any) -> Iterator[dict[str, Any]]:
     """Every schema that several others make up."""
-    waiting = [schema]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-            if "allOf" in value or ("$ref" in value and value.keys() - {"$ref"} - BESIDE_A_REFERENCE):
-                yield value
+    for value in objects_in(schema):
+        if "allOf" in value or ("$ref" in value and value.keys() - {"$ref"} - BESIDE_A_REFERENCE):
+            yield value
 
 
 def _size(root: dict[str, Any], schema: Any, known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
@@ -54,18 +48,14 @@ def _size(root: dict[str, Any], schema: Any, known: dict[int, _Size], within: tu
 
 
 def _capped(root: dict[str, Any], schema: dict[str, Any], known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
-    parts = [_size(root, one, known, within) for one in _listed(schema.get("allOf"))]
+    parts = [_size(root, one, known, within) for one in listed(schema.get("allOf"))]
     if isinstance(schema.get("$ref"), str):
         parts.append(_size(root, target_of(root, schema["$ref"]), known, within))
     for keyword in ALTERNATIVES:
-        if one_of := [_size(root, one, known, within) for one in _listed(schema.get(keyword))]:
+        if one_of := [_size(root, one, known, within) for one in listed(schema.get(keyword))]:
             parts.append(_Size(sum(size.schemas for size in one_of), sum(size.ways for size in one_of)))
     schemas, ways = 1, 1
     for part in parts:  # each way of this part with each way of those before
         schemas, ways = schemas * part.ways + part.schemas * ways, ways * part.ways
         schemas, ways = min(schemas, MAX_EXPANSION + 1), min(ways, MAX_EXPANSION + 1)
     return _Size(schemas, ways)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -5,7 +5,7 @@ The least fixed point: a reference has an end when what it refers to has one wit
 
 from typing import Any
 
-from serve_app.grammar.references import target_of
+from serve_app.grammar.references import listed, objects_in, target_of
 
 __all__ = ["has_finite_document"]
 
@@ -31,10 +31,10 @@ def _ends(schema: Any, ends: set[str]) -> bool:
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference not in ends:
         return False
-    if not all(_ends(one, ends) for one in _listed(schema.get("allOf"))):
+    if not all(_ends(one, ends) for one in listed(schema.get("allOf"))):
         return False
     for keyword in ALTERNATIVES:
-        ways = _listed(schema.get(keyword))
+        ways = listed(schema.get(keyword))
         if ways and not any(_ends(one, ends) for one in ways):
             return False
     kinds = schema.get("type")
@@ -49,11 +49,11 @@ def _object_ends(schema: dict[str, Any], ends: set[str]) -> bool:
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return True
-    return all(_ends(properties.get(name), ends) for name in _listed(schema.get("required")) if isinstance(name, str))
+    return all(_ends(properties.get(name), ends) for name in listed(schema.get("required")) if isinstance(name, str))
 
 
 def _array_ends(schema: dict[str, Any], ends: set[str]) -> bool:
-    least, first = schema.get("minItems"), _listed(schema.get("prefixItems"))
+    least, first = schema.get("minItems"), listed(schema.get("prefixItems"))
     if not isinstance(least, int) or least < 1:
         return True
     rest = [schema.get("items")] if least > len(first) else []
@@ -61,18 +61,4 @@ def _array_ends(schema: dict[str, Any], ends: set[str]) -> bool:
 
 
 def _references(schema: Any) -> set[str]:
-    found: set[str] = set()
-    waiting = [schema]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-            if isinstance(value.get("$ref"), str):
-                found.add(value["$ref"])
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return {value["$ref"] for value in objects_in(schema) if isinstance(value.get("$ref"), str)}

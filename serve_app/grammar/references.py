@@ -1,8 +1,26 @@
-"""References within a JSON schema."""
+"""References within a JSON schema, and everything that may hold one."""
 
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["target_of"]
+__all__ = ["listed", "objects_in", "target_of"]
+
+
+def objects_in(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object in it, itself too, whether it is a schema or not."""
+    waiting = [schema]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            yield value
+
+
+def listed(value: Any) -> list[Any]:
+    """What stands under a keyword that wants a list: nothing if it is none."""
+    return value if isinstance(value, list) else []
 
 
 def target_of(root: Any, reference: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from kernels.launch import table_name
 from scripts.bench.gpu.__main__ import main, run_part
+from scripts.bench.gpu.counters import slowest_kernel
 from scripts.bench.gpu.plan import PLANS, Part, PlanRun
 from scripts.bench.gpu.result_file import ResultFile
 from scripts.bench.gpu.tables import add_config, spread
@@ -44,6 +45,7 @@ def test_a_part_that_is_killed_costs_one_unit_and_no_other_part(tmp_path, capsys
     rows = result(tmp_path, "engine")["rows"]
     assert [row["name"] for row in rows if "failed" in row] == ["profile"]
     assert {row["unit"] for row in rows} >= {0, 1, 2, 3, 4, 11}  # those behind it, too
+    assert {row["name"] for row in result(tmp_path, "start")["rows"]} == {"cold start", "warm start"}
     ceilings = next(row for row in result(tmp_path, "sanity")["rows"] if row["name"] == "ceilings")
     assert result(tmp_path, "kernels")["ceilings"]["copy_gb_s"] == ceilings["copy_gb_s"]
     printed = capsys.readouterr().out
@@ -58,7 +60,7 @@ def test_a_device_error_that_stays_ends_the_process_and_not_the_part(tmp_path):
     assert found["cascade"]["deaths"] == ["no unit: exit 3"]
     rows = result(tmp_path, "cascade")["rows"]
     assert [row["unit"] for row in rows] == [0, 1, 2, 3] and [row["unit"] for row in rows if "failed" in row] == [1]
-    assert {row["name"] for row in result(tmp_path, "start")["rows"]} == {"cold start", "warm start"}
+    assert {row["name"] for row in result(tmp_path, "ncu")["rows"]} == {"ncu"}
 
 
 def test_a_unit_that_raises_fails_alone(tmp_path):
@@ -155,3 +157,18 @@ def test_a_case_that_is_wrong_is_run_alone_under_the_sanitizer(tmp_path, monkeyp
     sanitized = json.loads((tmp_path / "out" / "plan.json").read_text())["parts"][-1]
     assert sanitized == {"sanitizer": "check", "unit": 1, "found": ["========= COMPUTE-SANITIZER"]}
     assert not (tmp_path / "out" / "sanitizer").exists()
+
+
+def test_counters_are_those_of_the_kernel_that_took_longest(tmp_path, monkeypatch):
+    tool = tmp_path / "bin" / "ncu"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$5 $6"\nshift 8\nexec "$@"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    assert slowest_kernel(tmp_path) == "_ragged"
+    kernels = [["gemm", 32, 900.0], ["_decode", 32, 400.0], ["_ragged", 1, 3.0]]
+    profile = {"engine": "profile", "batch": 256, "busy_us": 1303.0, "wall_us": 1400.0, "kernels": kernels}
+    (tmp_path / "engine.json").write_text(json.dumps({"rows": [profile]}))
+    assert main(["--tiny", "--out", str(tmp_path), "--minutes", "3", "--only", "ncu"]) == 0
+    (row,) = result(tmp_path, "ncu")["rows"]
+    assert (row["shape"], row["lines"]) == ("_decode", ["-k regex:^_decode$", "launched _decode"])

@@ -6,12 +6,14 @@ The first plan, in 9 minutes or what `--minutes` says:
     check     kernels in bfloat16 and float16 against float64 at real sizes; batch invariance; CUDA graphs with changed
               lengths. The first case that is wrong is run again alone under compute-sanitizer
     engine    decoding in the shape of Llama-3.1-8B, with random weights, at three batches, with a profile by kernel
+    start     from random weights to the first answer, with an empty Triton cache and with a full one
     kernels   times, GB/s or TFLOP/s, and the share of the ceiling
     tune      launch parameters of decode and ragged attention, into DIR/tables.json, which scripts.bench.gpu.tables
               puts into the tree
 
 The second has a real model's text against a CPU's (with --carried DIR), cascade attention, weights of 4 bits, experts,
-and the time of a cold and a warm start. `--plan peers` times transformers on the engine's loads, for minutes.
+and Nsight Compute's counters of the slowest kernel. `--plan peers` times transformers on the engine's loads, for
+minutes.
 
 A part is a process of its own and has DIR/<part>.json, written anew with every row; DIR/plan.json says what became of
 each. One that dies or hangs goes on behind the unit that it was in. `--only` takes parts of any plan, `--full` also

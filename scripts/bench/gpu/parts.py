@@ -9,6 +9,7 @@ import torch
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.check import check
 from scripts.bench.gpu.check_memory import check_memory
+from scripts.bench.gpu.counters import count_slowest
 from scripts.bench.gpu.engine import time_cascade, time_engine, time_engine_beside_peers, time_four_bits
 from scripts.bench.gpu.kernels import baseline_cases, kernel_cases, quick_cases, second_cases, time_kernels
 from scripts.bench.gpu.reference_text import check_reference_text
@@ -71,5 +72,6 @@ PARTS: dict[str, Callable[[Setting], Iterator[Unit]]] = {
     "memory": lambda on: check_memory(on.device, on.tiny),
     "text": lambda on: check_reference_text(on.device, on.carried),
     "start": lambda on: time_starts(on.device, on.tiny),
+    "ncu": lambda on: count_slowest(on.device, on.out),
     "peers": lambda on: time_engine_beside_peers(on.device, on.tiny),
 }

@@ -41,17 +41,18 @@ PLANS = {
     "first": (
         Part("sanity", 40, 40),
         Part("check", 100, 45),
-        Part("engine", 140, 60),
+        Part("engine", 110, 60),
+        Part("start", 50, 90),
         Part("kernels", 90, 45),
         Part("tune", 130, 45),
     ),
     "second": (
         Part("memory", 20, 40),
-        Part("text", 40, 40),
+        Part("text", 70, 70),
         Part("cascade", 50, 45),
         Part("four-bits", 40, 45),
         Part("more-kernels", 70, 45),
-        Part("start", 90, 90),
+        Part("ncu", 40, 100),
     ),
     "peers": (Part("peers", 300, 200),),
 }
