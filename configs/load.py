@@ -5,14 +5,16 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
 
 from configs.schema import Config
 
-__all__ = ["ConfigError", "load_args", "load_file"]
+__all__ = ["ConfigError", "convert", "load_args", "load_file"]
+
+T = TypeVar("T")
 
 
 class ConfigError(Exception):
@@ -21,13 +23,18 @@ class ConfigError(Exception):
 
 def load_args(args: dict[str, Any]) -> Config:
     """The config in `args`. Raises ConfigError with the dotted key, what is wrong and the nearest right key."""
-    _check_keys(Config, args, "")
-    try:
-        config = msgspec.convert(args, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_dotted(str(error))) from None
+    config = convert(args, Config)
     _check_names(config)
     return config
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """A struct from plain values, as YAML gives them. Raises ConfigError like `load_args`."""
+    _check_keys(kind, value, "")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_dotted(str(error))) from None
 
 
 def load_file(path: str | Path) -> Config:

@@ -6,12 +6,14 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "AccessConfig",
     "ApiConfig",
     "AutoscalingConfig",
     "CacheConfig",
     "Config",
     "EngineConfig",
     "IngressConfig",
+    "KeyLimits",
     "ModelConfig",
     "ResourcesConfig",
     "RoutingConfig",
@@ -96,8 +98,31 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     engine: EngineConfig = EngineConfig()
 
 
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    requests_per_minute: Positive | None = None  # of one API key; unset: any number
+    tokens_per_minute: Positive | None = None  # prompt and answer tokens of one API key; unset: any number
+    max_concurrent_requests: Positive | None = None  # of one API key, streams too; unset: any number
+    min_priority: int = 0  # lowest `priority` that may be asked for; lower runs first: with 0 nobody overtakes
+
+
+Access = Literal["open", "key", "off"]
+
+
+class AccessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    metrics: Access = "open"  # /metrics; open: to anybody, key: to who has an API key, off: the route is not there
+    status: Access = "open"  # /status
+    load: Access = "open"  # /load
+    docs: Access = "open"  # /docs and /openapi.json
+    chat_page: Access = "open"  # /; the page asks for a key where /v1 does
+
+
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1; empty: anybody
+    api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1, or their "sha256:..."; Ray shows them to its users
+    api_keys_file: str | None = None  # YAML file with named keys, on every ingress's node; read anew as it changes
+    api_keys_env: str = "MANTA_API_KEYS"  # environment variable with further keys: KEY,KEY or NAME=KEY,NAME=KEY
+    require_api_keys: bool = False  # do not start without a key; false: without any, anybody may use /v1
+    limits: KeyLimits = KeyLimits()  # of each key without limits of its own; of all together where there are no keys
+    access: AccessConfig = AccessConfig()
     allowed_origins: tuple[str, ...] = ()  # browser origins that may call (CORS); "*" is any
     max_body_bytes: Positive = 8_388_608  # request body
     max_messages: Positive = 2_048  # messages in one request

@@ -1,6 +1,7 @@
 """Whether an engine takes a request: what it could never compute, and what it has no room for now."""
 
 from engine.errors import ContextTooLong, Overloaded, RequestError
+from engine.fair_share import may_join
 from engine.scheduler import Scheduler
 from engine.types import GenerateRequest
 
@@ -46,6 +47,9 @@ def check_queue(request: GenerateRequest, scheduler: Scheduler) -> None:
     # a request may bring more choices than the queue holds; it is refused only behind others
     if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:
         raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
+    own = sum(seq.request.tenant == request.tenant for seq in scheduler.waiting) if request.tenant else 0
+    if own and not may_join(own, queued, config.max_queued_requests):
+        raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may, and {own} of them are your own")
     tokens = scheduler.queue.num_tokens
     if tokens and tokens + len(request.prompt) > config.max_queued_tokens:
         raise Overloaded(f"{tokens} prompt tokens wait, {config.max_queued_tokens} may")

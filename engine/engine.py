@@ -11,6 +11,7 @@ from configs.schema import CacheConfig, SchedulerConfig
 from engine.admission import check_queue, validate
 from engine.beam_request import BeamRequest, one_step_of
 from engine.errors import RequestError
+from engine.fair_share import expected_tokens
 from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
@@ -133,7 +134,7 @@ class Engine:
         if request.beam is not None:
             self._begin_beams(request, root, names)
             return
-        choices = {}
+        choices: dict[int, Sequence] = {}
         for index in range(request.n):
             if request.resume and request.resume[index] is None:
                 continue
@@ -143,7 +144,8 @@ class Engine:
                 known = prompt_hashes(self.cache_key, root, request.prompt + resumed, block_size)
             else:
                 known = list(names)
-            seq = Sequence(self._next_seq_id, request, index, seed, root, known)
+            start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=not choices))
+            seq = Sequence(self._next_seq_id, request, index, seed, root, known, start)
             self._next_seq_id += 1
             self.scheduler.add(seq)
             choices[index] = seq
@@ -278,15 +280,17 @@ class Engine:
 
     def _begin_beams(self, request: GenerateRequest, root: bytes, names: list[bytes]) -> None:
         """One sequence computes the prompt; the beams fork from it."""
-        first = self._new_beam(one_step_of(request), root, names)
+        start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=True))
+        first = self._new_beam(one_step_of(request), root, names, start)
         room = self.max_context_len - len(request.prompt)
         self._beams[request.request_id] = BeamRequest(request, first.seq_id, room)
         self._choices[request.request_id] = {first.index: first}
         self.scheduler.add(first)
 
-    def _new_beam(self, request: GenerateRequest, root: bytes, names: list[bytes]) -> Sequence:
+    def _new_beam(self, request: GenerateRequest, root: bytes, names: list[bytes], start: int) -> Sequence:
         # a beam is no choice yet: its index is one that no choice has
-        seq = Sequence(self._next_seq_id, request, -1 - self._next_seq_id, request.sampling.seed, root, list(names))
+        seq_id, seed = self._next_seq_id, request.sampling.seed
+        seq = Sequence(seq_id, request, -1 - seq_id, seed, root, list(names), start)
         self._next_seq_id += 1
         return seq
 
@@ -307,7 +311,7 @@ class Engine:
                 kept[parent_id] = token
                 next_ids.append(parent_id)
                 continue
-            child = self._new_beam(parent.request, parent.root, parent.hashes)
+            child = self._new_beam(parent.request, parent.root, parent.hashes, parent.virtual_start)
             child.tokens = [*parent.tokens[:-1], token]
             child.cached_tokens = parent.cached_tokens
             self.scheduler.fork(parent, child)

@@ -1,9 +1,10 @@
 """Decides what the next step computes. Knows no tensor.
 
 There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served
-in the order (priority, arrival). Every sequence that lacks a single token (a decode) has one token of the budget set
-aside; longer ones share what is left in chunks. When blocks run out, the last sequence in that order loses its own
-and computes them again later, so the first one always gets on and nothing starves within a priority.
+in the order (priority, virtual start, arrival): tenants have their turns (engine/fair_share.py). Every sequence that
+lacks a single token (a decode) has one token of the budget set aside; longer ones share what is left in chunks. When
+blocks run out, the last sequence in that order loses its own and computes them again later, so the first one always
+gets on and nothing starves within a priority.
 """
 
 import bisect
@@ -12,6 +13,7 @@ import time
 
 from configs.schema import SchedulerConfig
 from engine.drafts import Drafts
+from engine.fair_share import VirtualClock
 from engine.plan import SeqSlice, SeqStart, StepPlan, StepResult
 from engine.sequence import PENDING, Sequence
 from engine.sequence_blocks import BlockKeeper, SequenceBlocks
@@ -41,6 +43,7 @@ class Scheduler:
         self.queue = WaitingQueue(self.blocks)
         self.running: list[Sequence] = []  # sorted by order; these hold blocks
         self.num_preemptions = 0
+        self.clock = VirtualClock()
         self._starts: list[SeqStart] = []
         self._ends: list[int] = []
         self._copies: list[tuple[int, int]] = []
@@ -237,6 +240,7 @@ class Scheduler:
         if self.blocks.num_needed(found, stop) > self.blocks.pool.num_idle:
             return 0
         self.queue.remove(seq)
+        self.clock.served(seq.virtual_start)
         bisect.insort(self.running, seq, key=_order)
         # blocks that are still to be copied must not be filled anew
         num_restored = self.blocks.begin(seq, found, may_restore=not self._copies)
@@ -286,5 +290,5 @@ class Scheduler:
         assert len(self.running) <= self.config.max_sequences
 
 
-def _order(seq: Sequence) -> tuple[int, int]:
+def _order(seq: Sequence) -> tuple[int, int, int]:
     return seq.order

@@ -42,7 +42,14 @@ class Sequence:
     )
 
     def __init__(
-        self, seq_id: int, request: GenerateRequest, index: int, seed: int, root: bytes, hashes: list[bytes]
+        self,
+        seq_id: int,
+        request: GenerateRequest,
+        index: int,
+        seed: int,
+        root: bytes,
+        hashes: list[bytes],
+        virtual_start: int = 0,
     ) -> None:
         resumed = request.resume[index] if request.resume else ()
         assert resumed is not None
@@ -68,7 +75,12 @@ class Sequence:
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
         self.drafts: Drafts | None = None  # made with the first guess
-        self.order = (request.priority, seq_id)  # who goes first; ids rise with arrival
+        # who goes first: engine/fair_share.py says what a virtual start is; ids rise with arrival
+        self.order = (request.priority, virtual_start, seq_id)
+
+    @property
+    def virtual_start(self) -> int:
+        return self.order[1]
 
     @property
     def num_output(self) -> int:

@@ -108,6 +108,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n: int = 1
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # only requests with the same salt share blocks
+    tenant: str = ""  # whose request it is; a queue is shared fairly between tenants
     session: str = ""  # requests of one session belong on one replica; an engine does not care
     resume: tuple[tuple[int, ...] | None, ...] = ()
 

@@ -9,7 +9,7 @@ __all__ = ["WaitingQueue"]
 
 
 class WaitingQueue:
-    """In the order in which they are served, (priority, arrival)."""
+    """In the order in which they are served, (priority, virtual start, arrival)."""
 
     def __init__(self, blocks: SequenceBlocks) -> None:
         self.sequences: list[Sequence] = []

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import ipaddress
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ def main() -> None:
         chosen = {**switches(), **(haproxy_switches(temp_dir) if arguments.front == "haproxy" else {})}
         os.environ.update({name: os.environ.get(name, value) for name, value in chosen.items()})
         _check(document, arguments.config)
+        _warn_if_open(document, host)
         _check_port(host, port, "http_options.port in the config, or --port")
         _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
         _serve(arguments, document, host, port, temp_dir, stopping)
@@ -152,6 +154,21 @@ def _check(document: Any, path: str) -> None:
             load_args(application.get("args", {}))
     except (ConfigError, ValueError) as error:
         raise SystemExit(f"[config] {path}: {error}") from None
+
+
+def _warn_if_open(document: Any, host: str) -> None:
+    from configs.keys import read_keys
+    from configs.load import ConfigError, load_args
+
+    if ipaddress.ip_address(host).is_loopback if host != "localhost" else True:
+        return
+    try:
+        keys = [read_keys(load_args(application.get("args", {})).api) for application in document["applications"]]
+    except ConfigError as error:
+        raise SystemExit(f"[config] {error}") from None
+    if not all(keys):
+        _say("keys", f"WARNING: this listens on {host} without API keys, so whoever reaches it may use it.")
+        _say("keys", "Set MANTA_API_KEYS=NAME=KEY,... or api.api_keys_file, and api.require_api_keys.")
 
 
 def switches() -> dict[str, str]:

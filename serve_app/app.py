@@ -6,7 +6,7 @@ from hashlib import sha256
 from importlib import metadata
 
 import msgspec
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from configs.schema import Config
@@ -14,7 +14,7 @@ from engine.types import EngineClient
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
 from serve_app.generation.grammar_checks import GrammarChecks
-from serve_app.http.auth import bearer_check
+from serve_app.http.auth import Authenticator
 from serve_app.http.compression import CompressAnswers
 from serve_app.http.documents import complete_schema
 from serve_app.http.errors import answer_faults_as_json
@@ -28,8 +28,9 @@ from serve_app.model.text_model import TextModel
 from serve_app.server.load import CountOpenRequests, OpenRequests
 from serve_app.server.model_routes import model_router
 from serve_app.server.page_routes import page_router
-from serve_app.server.state_routes import state_router
+from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router
+from serve_app.tenants.key_store import KeyStore
 from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
@@ -40,6 +41,7 @@ def build_app(
     config: Config,
     models: Mapping[str, TextModel],
     workers: WorkerPool,
+    keys: KeyStore,
     *,
     behind_serve: bool = False,
 ) -> FastAPI:
@@ -47,14 +49,17 @@ def build_app(
 
     models         by the name in the config; aliases come from the config
     workers        for what a client may make costly
+    keys           who may ask
     behind_serve   Ray Serve hosts it, which has its own way with request ids
     """
     version = _version()
-    app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", redoc_url=None)
+    # the documentation has routes of its own, for `api.access`
+    app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", openapi_url=None)
     registry = Registry(client, config, models, created=int(time.time()))
-    with_key = [Depends(bearer_check(config.api.api_keys))]
+    auth = Authenticator(keys)
+    with_key = auth.guard("key")
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
-    intake = Intake(config.api, registry)
+    intake = Intake(config.api, registry, auth)
     checks = GrammarChecks(models, workers)
     open_requests = OpenRequests()
     results = ResultCache(config.api, fingerprint)
@@ -64,8 +69,9 @@ def build_app(
         app.include_router(answers, prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(intake), dependencies=with_key)
-    app.include_router(state_router(registry, version, open_requests, metrics))
-    app.include_router(page_router())
+    app.include_router(health_router(registry, version))
+    app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
+    app.include_router(page_router(app, config.api.access, auth))
     answer_faults_as_json(app)
     complete_schema(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)

@@ -1,5 +1,6 @@
 """The composition root: the one place that sees all floors. `serve deploy` and `serve run` import `build` from here."""
 
+import logging
 from typing import Any
 
 from ray import serve
@@ -14,6 +15,13 @@ from engine.types import EngineClient
 
 __all__ = ["build"]
 
+logger = logging.getLogger(__name__)
+
+OPEN = (
+    "There are no API keys: anybody who reaches this server's port may use it. "
+    "Set MANTA_API_KEYS, api.api_keys_file or api.require_api_keys, or listen on 127.0.0.1 alone."
+)
+
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
@@ -23,11 +31,15 @@ def build(args: dict[str, Any]) -> serve.Application:
 def _build_asgi(client: EngineClient, config: Config) -> Any:
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
+    from serve_app.tenants.key_store import KeyStore
     from serve_app.workers.pool import WorkerPool
 
     models = {model.name: load_text_model(model) for model in config.models}
+    keys = KeyStore(config)
+    if keys.is_open:
+        logger.warning(OPEN)
     workers = WorkerPool()
-    app = build_app(client, config, models, workers, behind_serve=True)
+    app = build_app(client, config, models, workers, keys, behind_serve=True)
     workers.begin()
     return app
 

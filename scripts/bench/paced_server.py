@@ -39,6 +39,7 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
     """Tells its port, once it has found the replica, and serves until it is terminated."""
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
+    from serve_app.tenants.key_store import KeyStore
     from serve_app.workers.pool import WorkerPool
 
     async def serve() -> None:
@@ -53,7 +54,8 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
         )
         client = ClusterClient({MODEL.name: replicas}, wire, 10_000, cache_key=SECRET)
         client.start()
-        app = build_app(client, Config(models=(MODEL,)), {MODEL.name: load_text_model(MODEL)}, WorkerPool())
+        config = Config(models=(MODEL,))
+        app = build_app(client, config, {MODEL.name: load_text_model(MODEL)}, WorkerPool(), KeyStore(config))
         while not replicas.up:
             await asyncio.sleep(0.01)
         # as Serve configures it

@@ -13,6 +13,7 @@ from serve_app.chat.request import PreparedChat, prepare_chat, prepare_chat_batc
 from serve_app.generation.grammar_checks import GrammarChecks
 from serve_app.generation.replies import Replies
 from serve_app.generation.reply import Reply
+from serve_app.http.admission import Admitted
 from serve_app.http.answer import EventAnswer, StreamLimits, WholeAnswer
 from serve_app.http.answer_head import AnswerHead
 from serve_app.http.documents import request_body, responses
@@ -52,8 +53,9 @@ def chat_router(
         chat, prepared, vocabulary = taken.fields, taken.prepared, _vocabulary(taken.model, taken.prepared)
         head = _head(chat, taken.request_id, prepared, chat.n)
         reply = Reply(generation.request, generation.rules, vocabulary)
-        run, headers = results.run(http, [generation], reply, has_seed=chat.seed is not None)
-        run = metrics.followed(run, head.model)
+        run, headers = results.run([generation], reply, has_seed=chat.seed is not None)
+        run = metrics.followed(Admitted(run, taken.tenant), head.model)
+        headers |= taken.tenant.rate_limit_headers()
         if not chat.stream:
             return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
         options = chat.stream_options
@@ -79,8 +81,9 @@ def chat_router(
         vocabulary = _vocabulary(taken.model, taken.prepared[0])
         head = _head(taken.fields, taken.request_id, taken.prepared[0], len(taken.prepared))
         replies = Replies([Reply(one.request, one.rules, vocabulary) for one in generations], 1)
-        run, headers = results.run(http, generations, replies, has_seed=taken.fields.seed is not None)
-        run = metrics.followed(run, head.model)
+        run, headers = results.run(generations, replies, has_seed=taken.fields.seed is not None)
+        run = metrics.followed(Admitted(run, taken.tenant), head.model)
+        headers |= taken.tenant.rate_limit_headers()
         return WholeAnswer(client, run, ChatWhole(head, vocabulary), headers)
 
     def _head(fields: ChatOptions, request_id: str, prepared: PreparedChat, num_choices: int) -> AnswerHead:

@@ -14,6 +14,7 @@ from serve_app.completion.request import prepare_completion
 from serve_app.generation.grammar_checks import GrammarChecks
 from serve_app.generation.replies import Replies
 from serve_app.generation.reply import Reply
+from serve_app.http.admission import Admitted
 from serve_app.http.answer import EventAnswer, StreamLimits, WholeAnswer
 from serve_app.http.answer_head import AnswerHead
 from serve_app.http.documents import request_body, responses
@@ -62,8 +63,9 @@ def completion_router(
         )
         parts = [Reply(part.request, part.rules, vocabulary) for part in generations]
         replies = parts[0] if len(parts) == 1 else Replies(parts, fields.n)
-        run, headers = results.run(http, generations, replies, has_seed=fields.seed is not None)
-        run = metrics.followed(EchoAlone(run) if fields.max_tokens == 0 else run, head.model)
+        run, headers = results.run(generations, replies, has_seed=fields.seed is not None)
+        run = metrics.followed(Admitted(EchoAlone(run) if fields.max_tokens == 0 else run, taken.tenant), head.model)
+        headers |= taken.tenant.rate_limit_headers()
         prompts = [part.request.prompt for part in generations for _ in range(fields.n)]
         prompt_ids = prompts if fields.return_token_ids else None
         if not fields.stream:

@@ -23,6 +23,8 @@ class Fresh(msgspec.Struct, frozen=True):
     request_id: str  # unique among all requests
     seed: int  # drawn for a request that names none
     session: str = ""  # that it belongs to; "": none
+    tenant: str = ""  # whose it is, by name; "": anybody's
+    cache_salt: str = ""  # the tenant's and the client's own
 
 
 MAX_LOGPROBS = 2_000_000  # of all answers to a request: held until the last one ends, some 100 bytes each
@@ -46,14 +48,15 @@ class Prepared(msgspec.Struct, frozen=True):
     length_field: str = "max_tokens"  # that says how long the answer may be
 
 
-def draw(request_id: str, session: str = "") -> Fresh:
+def draw(request_id: str, session: str = "", tenant: str = "", cache_salt: str = "") -> Fresh:
     """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
-    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63), session)
+    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63), session, tenant, cache_salt)
 
 
 def part_of(fresh: Fresh, part: int) -> Fresh:
     """The same for one of several prompts of a request."""
-    return Fresh(f"{fresh.request_id}-{part}", (fresh.seed + part) % 2**63, fresh.session)
+    request_id, seed = f"{fresh.request_id}-{part}", (fresh.seed + part) % 2**63
+    return msgspec.structs.replace(fresh, request_id=request_id, seed=seed)
 
 
 def prepare(
@@ -104,7 +107,8 @@ def prepare(
         beam=BeamParams(fields.n, fields.length_penalty, fields.early_stopping) if fields.use_beam_search else None,
         n=fields.n,
         priority=fields.priority,
-        cache_salt=fields.cache_salt or "",
+        cache_salt=fresh.cache_salt,
+        tenant=fresh.tenant,
         session=fresh.session,
     )
     rules = TextRules(

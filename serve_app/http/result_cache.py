@@ -2,7 +2,7 @@
 
 What is kept is the engine's chunks, so that streams and whole answers share them and every answer has its own id. Two
 requests are the same if everything is that the engine is asked and that turns its tokens into text, if they come
-under one API key and one cache_salt, and if the models are configured alike.
+from one tenant under one cache_salt, and if the models are configured alike.
 """
 
 import time
@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import cast
 
 import msgspec
-from fastapi import Request
 
 from configs.schema import ApiConfig
 from engine.types import EngineClient, EngineStatus, GenerateRequest, TokenChunk
@@ -41,22 +40,21 @@ class ResultCache:
         self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # key -> made at, chunks
         self.num_bytes = 0
 
-    def run(self, http: Request, parts: Sequence[Prepared], run: Run, *, has_seed: bool) -> tuple[Run, Headers]:
+    def run(self, parts: Sequence[Prepared], run: Run, *, has_seed: bool) -> tuple[Run, Headers]:
         """The run, answered from the cache or noted there when it is complete, and what the answer's head says."""
         is_deterministic = has_seed or all(part.request.sampling.temperature == 0 for part in parts)
         if not self._max_bytes or not is_deterministic:
             return run, {}
-        key = self._key(http.headers.get("authorization", ""), parts)
+        key = self._key(parts)
         ids = [part.request.request_id for part in parts]
         data = self._find(key)
         if data is not None:
             return _Replayed(run, ids, decoder.decode(data)), {"X-Cache": "hit"}
         return _Noted(run, ids, lambda chunks: self._keep(key, chunks)), {"X-Cache": "miss"}
 
-    def _key(self, authorization: str, parts: Sequence[Prepared]) -> bytes:
+    def _key(self, parts: Sequence[Prepared]) -> bytes:
         asked = [(_asked(part.request), part.rules) for part in parts]
-        owner = sha256(authorization.encode("utf-8", "surrogateescape")).digest()
-        return sha256(msgspec.json.encode((self._identity, owner, asked), order="deterministic")).digest()
+        return sha256(msgspec.json.encode((self._identity, asked), order="deterministic")).digest()
 
     def _find(self, key: bytes) -> bytes | None:
         made_s, data = self._known.get(key, (0.0, b""))
@@ -88,7 +86,7 @@ def _asked(request: GenerateRequest) -> GenerateRequest:
     sampling = request.sampling
     if sampling.temperature == 0:
         sampling = msgspec.structs.replace(sampling, seed=0)
-    return msgspec.structs.replace(request, request_id="", priority=0, session="", sampling=sampling)
+    return msgspec.structs.replace(request, request_id="", priority=0, session="", tenant="", sampling=sampling)
 
 
 class _Wrapped:

@@ -1,4 +1,4 @@
-"""What a server says of itself: /health, /ping, /version, /load, /status and /metrics."""
+"""What a server says of itself: /health, /health/live, /ping, /version, /load, /status and /metrics."""
 
 import logging
 
@@ -6,22 +6,29 @@ import msgspec
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
+from configs.schema import AccessConfig
 from engine.errors import Unavailable
 from serve_app.api.answers import ModelStatus, StatusList
+from serve_app.http.auth import Authenticator
 from serve_app.http.documents import responses
 from serve_app.http.metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.server.load import OpenRequests
 
-__all__ = ["state_router"]
+__all__ = ["health_router", "state_router"]
 
 
-def state_router(registry: Registry, version: str, open_requests: OpenRequests, metrics: Metrics) -> APIRouter:
+def health_router(registry: Registry, version: str) -> APIRouter:
+    """What everybody may ask: probes have no key."""
     router = APIRouter(tags=["server"])
-
     faults = responses(None)
 
-    @router.get("/health", summary="200 if every model's engine answers", responses=faults, response_class=Response)
+    @router.get(
+        "/health",
+        summary="Readiness: 200 if every model's engine answers",
+        responses=faults,
+        response_class=Response,
+    )
     async def health() -> Response:
         try:
             await registry.check_engines()
@@ -30,12 +37,16 @@ def state_router(registry: Registry, version: str, open_requests: OpenRequests, 
             raise Unavailable("an engine does not answer") from error
         return Response()
 
+    @router.get("/health/live", summary="Liveness: 200 while this process answers", response_class=Response)
+    async def live() -> Response:
+        return Response()
+
     for method in ("GET", "POST"):
         router.add_api_route(
             "/ping",
             health,
             methods=[method],
-            summary="The same",
+            summary="As /health",
             operation_id=f"ping_{method.lower()}",
             responses=faults,
             response_class=Response,
@@ -45,17 +56,34 @@ def state_router(registry: Registry, version: str, open_requests: OpenRequests, 
     async def show_version() -> dict[str, str]:
         return {"version": version}
 
-    @router.get("/load", summary="How many requests are being answered", response_model=dict[str, int])
+    return router
+
+
+def state_router(
+    registry: Registry, open_requests: OpenRequests, metrics: Metrics, access: AccessConfig, auth: Authenticator
+) -> APIRouter:
+    """What `access` shows."""
+    router = APIRouter(tags=["server"])
+
     async def show_load() -> dict[str, int]:
         return {"server_load": open_requests.count}
 
-    @router.get("/status", summary="What the engines of each model have and do", response_model=StatusList)
     async def show_status() -> StatusList:
         return StatusList(data=[ModelStatus(**msgspec.structs.asdict(one)) for one in await registry.statuses()])
 
-    @router.get("/metrics", summary="What has been answered, for Prometheus", response_class=PlainTextResponse)
     async def show_metrics() -> PlainTextResponse:
         text = metrics.text(await registry.statuses())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    if access.load != "off":
+        summary, guard = "How many requests are being answered", auth.guard(access.load)
+        router.add_api_route("/load", show_load, summary=summary, dependencies=guard)
+    if access.status != "off":
+        summary, guard = "What the engines of each model have and do", auth.guard(access.status)
+        router.add_api_route("/status", show_status, summary=summary, dependencies=guard)
+    if access.metrics != "off":
+        summary, guard = "What has been answered, for Prometheus", auth.guard(access.metrics)
+        router.add_api_route(
+            "/metrics", show_metrics, summary=summary, dependencies=guard, response_class=PlainTextResponse
+        )
     return router

@@ -13,6 +13,7 @@ from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineClient, EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
 from serve_app import app
 from serve_app.model.text_model import TextModel
+from serve_app.tenants.key_store import KeyStore
 from serve_app.workers.pool import WorkerPool
 from tests.serve_app.toy import byte_tokens, toy_model
 
@@ -22,7 +23,7 @@ WORKERS = WorkerPool()  # of all tests: they know whatever a test has shared
 def build_app(
     client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
 ) -> FastAPI:
-    return app.build_app(client, config, models, WORKERS, behind_serve=behind_serve)
+    return app.build_app(client, config, models, WORKERS, KeyStore(config, environment={}), behind_serve=behind_serve)
 
 
 class ScriptedClient:

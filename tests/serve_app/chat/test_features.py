@@ -176,8 +176,8 @@ async def test_logprobs_may_name_ids():
 
 
 async def test_priority_and_salt_reach_the_engine():
-    client, _ = await post({"priority": -3, "cache_salt": "tenant"})
-    assert (client.requests[0].priority, client.requests[0].cache_salt) == (-3, "tenant")
+    client, _ = await post({"priority": 3, "cache_salt": "salt"})
+    assert (client.requests[0].priority, client.requests[0].cache_salt) == (3, "salt")
 
 
 async def test_the_template_reads_documents_and_its_own_arguments():

@@ -93,10 +93,9 @@ async def test_what_differs_in_anything_that_counts_is_another_request():
     assert len(client.requests) == len(DIFFERENT)
 
 
-@pytest.mark.parametrize("keys", [(), ("one", "other")])
-async def test_two_keys_never_share(keys):
+async def test_two_keys_never_share():
     client = ScriptedClient(says("x"))
-    async with serving(client, msgspec.structs.replace(CACHED, api_keys=keys)) as http:
+    async with serving(client, msgspec.structs.replace(CACHED, api_keys=("one", "other"))) as http:
         told = [(await ask(http, headers)).headers["x-cache"] for headers in (ONE, OTHER, ONE, OTHER)]
     assert told == ["miss", "miss", "hit", "hit"] and len(client.requests) == 2
 

@@ -1,0 +1,90 @@
+"""Which tenant an API key belongs to. Keys come from the config, the environment and a file that may change."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from configs.keys import ApiKey, digest, read_keys
+from configs.load import ConfigError
+from configs.schema import Config
+from serve_app.tenants.tenant import InFlight, Tenant
+
+__all__ = ["KeyStore"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # between two looks whether the file has changed
+
+
+class KeyStore:
+    """Holds hashes only. A file that changes for the worse changes nothing; the log says so."""
+
+    def __init__(
+        self,
+        config: Config,
+        environment: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Raises ConfigError if keys cannot be read, or are required and not there."""
+        self._api, self._environment, self._clock, self._now = config.api, environment, clock, now
+        self._num_ingresses = config.ingress.num_replicas
+        self._in_flight = InFlight(config.ingress.max_open_requests)
+        self._file = Path(config.api.api_keys_file) if config.api.api_keys_file is not None else None
+        self._keys: dict[str, ApiKey] = {}  # by the key's hash
+        self._tenants: dict[str, Tenant] = {}  # by name
+        self._seen, self._looked_s = self._state_of_file(), clock()
+        self._use(read_keys(config.api, environment))
+        if config.api.require_api_keys and not self._keys:
+            raise ConfigError(
+                f"api.require_api_keys: there is no key. Set {config.api.api_keys_env} in the environment of every Ray "
+                "node with an ingress, or api.api_keys_file"
+            )
+        self.is_open = not self._keys and self._file is None  # for good: no change of a file opens a server
+        self.anybody = self._tenant("")
+        self.anybody.configure(config.api.limits, shares_cache=True)
+
+    def find(self, key: str) -> Tenant | None:
+        """None for a key that is not known, or not any more."""
+        self._look()
+        # a lookup by hash: what time it takes tells nothing of the keys
+        found = self._keys.get(digest(key))
+        if found is None or (found.expires is not None and found.expires <= self._now()):
+            return None
+        return self._tenants[found.name]
+
+    def _look(self) -> None:
+        """Reads the file again if it is another one by now."""
+        if self._file is None or self._clock() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = self._clock()
+        if (state := self._state_of_file()) == self._seen:
+            return
+        self._seen = state
+        try:
+            self._use(read_keys(self._api, self._environment))
+        except ConfigError as error:
+            logger.error("the API keys stay as they were: %s", error)
+        else:
+            logger.warning("read %d API keys again: %s", len(self._keys), ", ".join(sorted(self._tenants)))
+
+    def _use(self, keys: tuple[ApiKey, ...]) -> None:
+        self._keys = {key.sha256: key for key in keys}
+        for key in keys:
+            limits = key.limits if key.limits is not None else self._api.limits
+            self._tenant(key.name).configure(limits, shares_cache=key.shares_cache)
+
+    def _tenant(self, name: str) -> Tenant:
+        if name not in self._tenants:
+            self._tenants[name] = Tenant(name, self._in_flight, self._num_ingresses, self._clock)
+        return self._tenants[name]
+
+    def _state_of_file(self) -> tuple[int, ...]:
+        try:
+            stat = self._file.stat() if self._file is not None else None
+        except OSError:
+            return ()
+        return (stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat is not None else ()

@@ -1,0 +1,121 @@
+"""The owner of one API key: what it may do, and what it does now."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+
+from configs.schema import KeyLimits
+from engine.errors import Overloaded, RequestError
+from engine.fair_share import may_join
+from serve_app.tenants.token_bucket import TokenBucket
+
+__all__ = ["InFlight", "Tenant"]
+
+RETRY_S = 1.0  # after which one of the requests in flight may have ended
+NAMESPACE = "tenant:"
+
+
+class InFlight:
+    """Requests of all tenants of an ingress."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+
+
+class Tenant:
+    """Counts within one ingress, which has its part of the limits where there are several."""
+
+    def __init__(self, name: str, in_flight: InFlight, num_ingresses: int, clock: Callable[[], float]) -> None:
+        """`name` is "" for anybody, where there are no keys."""
+        self.name = name
+        self.limits = KeyLimits()
+        self._namespace = ""
+        self._all, self._num_own = in_flight, 0
+        self._num_ingresses, self._clock = num_ingresses, clock
+        self._requests: TokenBucket | None = None
+        self._tokens: TokenBucket | None = None
+
+    def configure(self, limits: KeyLimits, *, shares_cache: bool) -> None:
+        """From now on; what is in flight stays, and so does a bucket whose rate stays."""
+        if limits.requests_per_minute != self.limits.requests_per_minute:
+            self._requests = self._bucket(limits.requests_per_minute)
+        if limits.tokens_per_minute != self.limits.tokens_per_minute:
+            self._tokens = self._bucket(limits.tokens_per_minute)
+        self.limits = limits
+        is_shared = shares_cache or not self.name
+        self._namespace = "" if is_shared else f"{NAMESPACE}{sha256(self.name.encode()).hexdigest()[:32]}:"
+
+    def begin_request(self) -> None:
+        """Counts a request. Raises Overloaded that names the limit."""
+        for bucket, limit, unit in (
+            (self._requests, self.limits.requests_per_minute, "requests"),
+            (self._tokens, self.limits.tokens_per_minute, "tokens"),
+        ):
+            if bucket is not None and bucket.wait_s > 0:
+                raise Overloaded(f"rate limit of {self._shown}: {limit} {unit} per minute", bucket.wait_s)
+        if self._requests is not None:
+            self._requests.take(1)
+
+    @contextmanager
+    def request_in_flight(self) -> Iterator[None]:
+        """Raises Overloaded that names the limit if there is no place."""
+        limit = self.limits.max_concurrent_requests
+        if limit is not None and self._num_own >= self._part_of(limit):
+            raise Overloaded(f"limit of {self._shown}: {limit} concurrent requests", RETRY_S)
+        if self.name and not may_join(self._num_own, self._all.count, self._all.limit):
+            raise Overloaded(
+                f"{self._all.count} requests are open, {self._all.limit} may be, and {self._shown} has "
+                f"{self._num_own} of them",
+                RETRY_S,
+            )
+        self._num_own += 1
+        self._all.count += 1
+        try:
+            yield
+        finally:
+            self._num_own -= 1
+            self._all.count -= 1
+
+    def charge(self, num_tokens: int) -> None:
+        """Counts tokens of prompts and answers."""
+        if self._tokens is not None and num_tokens:
+            self._tokens.take(num_tokens)
+
+    def rate_limit_headers(self) -> dict[str, str]:
+        """What OpenAI's API tells of limits; nothing where there are none."""
+        headers = {}
+        for bucket, limit, unit in (
+            (self._requests, self.limits.requests_per_minute, "requests"),
+            (self._tokens, self.limits.tokens_per_minute, "tokens"),
+        ):
+            if bucket is not None:
+                headers[f"x-ratelimit-limit-{unit}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{unit}"] = str(bucket.remaining)
+                headers[f"x-ratelimit-reset-{unit}"] = f"{bucket.wait_s:.3g}s"
+        return headers
+
+    def check_priority(self, priority: int) -> None:
+        """Raises RequestError for one that would overtake others."""
+        if priority < (least := self.limits.min_priority):
+            raise RequestError(
+                f"priority: must be at least {least} for {self._shown}, got {priority}; lower runs first",
+                param="priority",
+            )
+
+    def cache_salt(self, from_body: str) -> str:
+        """Which blocks and results a request may share: a client's own salt divides what its tenant has."""
+        if self._namespace:
+            return self._namespace + from_body
+        # nobody says the name of another's namespace
+        return f"-{from_body}" if from_body.startswith(("-", NAMESPACE)) else from_body
+
+    @property
+    def _shown(self) -> str:
+        return f"API key {self.name!r}" if self.name else "this server"
+
+    def _part_of(self, limit: int) -> int:
+        return -(-limit // self._num_ingresses)
+
+    def _bucket(self, per_minute: int | None) -> TokenBucket | None:
+        return TokenBucket(self._part_of(per_minute), self._clock) if per_minute is not None else None
