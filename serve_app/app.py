@@ -21,6 +21,7 @@ from serve_app.http.errors import answer_faults_as_json
 from serve_app.http.head_requests import HeadRequests
 from serve_app.http.intake import Intake
 from serve_app.http.metrics import Metrics
+from serve_app.http.preparation import Preparation
 from serve_app.http.request_id import RequestIds
 from serve_app.http.result_cache import ResultCache
 from serve_app.model.registry import Registry
@@ -34,6 +35,8 @@ from serve_app.tenants.key_store import KeyStore
 from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
+
+PREPARING = ("serve_app.chat.request", "serve_app.completion.request", "serve_app.server.token_routes")
 
 
 def build_app(
@@ -59,7 +62,7 @@ def build_app(
     auth = Authenticator(keys)
     with_key = auth.guard("key")
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
-    intake = Intake(config.api, registry, auth)
+    intake = Intake(config.api, registry, auth, Preparation(config.api, models, workers, PREPARING))
     checks = GrammarChecks(models, workers)
     open_requests = OpenRequests()
     results = ResultCache(config.api, fingerprint)

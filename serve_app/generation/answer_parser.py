@@ -30,7 +30,7 @@ class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_harmony(self) -> bool:
         """One parser reads thinking, calls and content."""
-        return self.tools is HARMONY or self.think is CHANNELS
+        return self.tools == HARMONY or self.think == CHANNELS
 
 
 class AnswerParser:

@@ -13,6 +13,7 @@ from serve_app.generation.prompt import room_for_answer, truncated
 from serve_app.generation.sampling import sampling_params
 from serve_app.grammar.constraint import FIT, Constraint
 from serve_app.model.text_model import TextModel
+from serve_app.tenants.cache_salt import salt_within
 
 __all__ = ["Fresh", "Prepared", "Wanted", "draw", "part_of", "prepare"]
 
@@ -24,7 +25,7 @@ class Fresh(msgspec.Struct, frozen=True):
     seed: int  # drawn for a request that names none
     session: str = ""  # that it belongs to; "": none
     tenant: str = ""  # whose it is, by name; "": anybody's
-    cache_salt: str = ""  # the tenant's and the client's own
+    cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
 
 
 MAX_LOGPROBS = 2_000_000  # of all answers to a request: held until the last one ends, some 100 bytes each
@@ -48,9 +49,9 @@ class Prepared(msgspec.Struct, frozen=True):
     length_field: str = "max_tokens"  # that says how long the answer may be
 
 
-def draw(request_id: str, session: str = "", tenant: str = "", cache_salt: str = "") -> Fresh:
+def draw(request_id: str, session: str = "", tenant: str = "", cache_namespace: str = "") -> Fresh:
     """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
-    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63), session, tenant, cache_salt)
+    return Fresh(f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63), session, tenant, cache_namespace)
 
 
 def part_of(fresh: Fresh, part: int) -> Fresh:
@@ -107,7 +108,7 @@ def prepare(
         beam=BeamParams(fields.n, fields.length_penalty, fields.early_stopping) if fields.use_beam_search else None,
         n=fields.n,
         priority=fields.priority,
-        cache_salt=fresh.cache_salt,
+        cache_salt=salt_within(fresh.cache_namespace, fields.cache_salt or ""),
         tenant=fresh.tenant,
         session=fresh.session,
     )

@@ -1,14 +1,13 @@
 """Reads a request's body: bounded, strict JSON, and never for long on the event loop.
 
-A body is small or it is looked at in a thread. What would keep the interpreter busy for long in one call (hundreds of
-thousands of values, deep nesting) is refused before it is parsed.
+A small body is parsed at once, a large one where it is prepared (preparation.py). What would keep the interpreter busy
+for long in one call (hundreds of thousands of values, deep nesting) is refused before it is parsed.
 """
 
 import asyncio
 import re
 import zlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import zstandard
@@ -18,12 +17,11 @@ from starlette.exceptions import HTTPException
 from engine.errors import RequestError
 from serve_app.text.json_text import TooMuch, parse_json
 
-__all__ = ["off_loop", "parse_object", "read_body"]
+__all__ = ["SMALL_BYTES", "parse_object", "read_body"]
 
 SMALL_BYTES = 16_384  # a body whose whole handling takes a few milliseconds at most
 
 HALF_A_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-T = TypeVar("T")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -44,12 +42,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             raise _too_large(max_bytes)
     if encoding == "identity":
         return bytes(data)
-    return await off_loop(SMALL_BYTES + 1, lambda: _unpacked(bytes(data), encoding, max_bytes))
-
-
-async def off_loop(size_bytes: int, work: Callable[[], T]) -> T:
-    """Does the work on a body of that size, in a thread unless it is small."""
-    return work() if size_bytes <= SMALL_BYTES else await asyncio.to_thread(work)
+    return await asyncio.to_thread(_unpacked, bytes(data), encoding, max_bytes)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The first half of every POST: from the socket to checked fields and the model they mean."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -10,11 +8,10 @@ from pydantic import BaseModel
 
 from configs.schema import ApiConfig
 from serve_app.api.constraint_fields import ConstraintFields
-from serve_app.api.limits import max_items
-from serve_app.api.validation import validate
-from serve_app.generation.request import Fresh, draw
+from serve_app.generation.request import draw
 from serve_app.http.auth import Authenticator
-from serve_app.http.body import off_loop, parse_object, read_body
+from serve_app.http.body import SMALL_BYTES, parse_object, read_body
+from serve_app.http.preparation import Preparation, Prepare, prepared_here
 from serve_app.http.request_id import use_request_id
 from serve_app.http.session_id import session_id
 from serve_app.model.registry import Registry
@@ -23,51 +20,62 @@ from serve_app.tenants.tenant import Tenant
 
 __all__ = ["Intake", "Taken"]
 
-SCHEMA_WEIGHT = 16  # a byte of a schema costs as much as so many of text
+# fields whose cost is not that of their bytes: schemas, grammars, programs
+COSTLY = ("tools", "functions", "chat_template", "chat_template_kwargs", *ConstraintFields.model_fields)
 
 T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
 
 
-# pure work on a request: template, tokens, limits. The last argument is how many tokens the engine takes
-Prepare = Callable[[F, TextModel, ApiConfig, Fresh, int], T]
-
-
 class Taken(msgspec.Struct, Generic[F, T]):
-    fields: F
+    fields: F  # of a request that was prepared elsewhere without what was large
     model: TextModel
     prepared: T
     request_id: str  # as the client sees it
     tenant: Tenant
 
 
+class _Address(msgspec.Struct):
+    """What has to be known of a request before it is prepared."""
+
+    model: str | None = None
+    request_id: str | None = None
+    session_id: str | None = None
+
+
 class Intake:
-    def __init__(self, limits: ApiConfig, registry: Registry, auth: Authenticator) -> None:
+    def __init__(self, limits: ApiConfig, registry: Registry, auth: Authenticator, preparation: Preparation) -> None:
         self._limits = limits
-        self._auth = auth
         self._registry = registry
+        self._auth = auth
+        self._preparation = preparation
 
     async def take(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> Taken[F, T]:
-        """Reads, checks and prepares a request; a large one in a thread.
+        """Reads, checks and prepares a request: a small plain one at once, any other in a worker process.
 
         Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
         """
         tenant = self._auth.tenant(http)
         tenant.begin_request()
         data = await read_body(http, self._limits.max_body_bytes)
-        lengths = max_items(self._limits)
-        work: Callable[[], F] = lambda: validate(kind, parse_object(data), lengths)  # noqa: E731  # mypy needs the type
-        fields = await off_loop(len(data), work)
-        model = self._registry.resolve(getattr(fields, "model", ""))
-        request_id = use_request_id(http, getattr(fields, "request_id", ""))
-        tenant.check_priority(getattr(fields, "priority", 0))
-        salt = tenant.cache_salt(getattr(fields, "cache_salt", None) or "")
-        fresh = draw(request_id, session_id(http, getattr(fields, "session_id", "")), tenant.name, salt)
+        payload = parse_object(data) if len(data) <= SMALL_BYTES else None
+        address = _address_in(data)
+        model = self._registry.resolve(address.model or "")
+        request_id = use_request_id(http, address.request_id or "")
+        session = session_id(http, address.session_id or "")
+        fresh = draw(request_id, session, tenant.name, tenant.cache_namespace)
         context_len = await self._registry.context_len(model)
-        size = len(data) * (SCHEMA_WEIGHT if _has_schema(fields) else 1)
-        prepared = await off_loop(size, partial(prepare, fields, model, self._limits, fresh, context_len))
+        if payload is not None and not any(payload.get(name) for name in COSTLY):
+            fields, prepared = prepared_here(payload, kind, prepare, model, self._limits, fresh, context_len)
+        else:
+            fields, prepared = await self._preparation.prepared(data, kind, prepare, model, fresh, context_len)
+        tenant.check_priority(getattr(fields, "priority", 0))
         return Taken(fields, model, prepared, request_id, tenant)
 
 
-def _has_schema(fields: BaseModel) -> bool:
-    return any(getattr(fields, name, None) for name in ("tools", "functions", *ConstraintFields.model_fields))
+def _address_in(data: bytes) -> _Address:
+    """Of a body that is wrong nothing is known; what is wrong with it shows when it is checked."""
+    try:
+        return msgspec.json.decode(data, type=_Address)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Address()

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 
 from configs.schema import KeyLimits
 from engine.errors import Overloaded, RequestError
 from engine.fair_share import may_join
+from serve_app.tenants.cache_salt import namespace_of
 from serve_app.tenants.token_bucket import TokenBucket
 
 __all__ = ["InFlight", "Tenant"]
 
 RETRY_S = 1.0  # after which one of the requests in flight may have ended
-NAMESPACE = "tenant:"
 
 
 class InFlight:
@@ -30,7 +29,7 @@ class Tenant:
         """`name` is "" for anybody, where there are no keys."""
         self.name = name
         self.limits = KeyLimits()
-        self._namespace = ""
+        self.cache_namespace = ""  # see cache_salt.py
         self._all, self._num_own = in_flight, 0
         self._num_ingresses, self._clock = num_ingresses, clock
         self._requests: TokenBucket | None = None
@@ -44,7 +43,7 @@ class Tenant:
             self._tokens = self._bucket(limits.tokens_per_minute)
         self.limits = limits
         is_shared = shares_cache or not self.name
-        self._namespace = "" if is_shared else f"{NAMESPACE}{sha256(self.name.encode()).hexdigest()[:32]}:"
+        self.cache_namespace = "" if is_shared else namespace_of(self.name)
 
     def begin_request(self) -> None:
         """Counts a request. Raises Overloaded that names the limit."""
@@ -102,13 +101,6 @@ class Tenant:
                 f"priority: must be at least {least} for {self._shown}, got {priority}; lower runs first",
                 param="priority",
             )
-
-    def cache_salt(self, from_body: str) -> str:
-        """Which blocks and results a request may share: a client's own salt divides what its tenant has."""
-        if self._namespace:
-            return self._namespace + from_body
-        # nobody says the name of another's namespace
-        return f"-{from_body}" if from_body.startswith(("-", NAMESPACE)) else from_body
 
     @property
     def _shown(self) -> str:

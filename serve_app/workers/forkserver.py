@@ -10,13 +10,12 @@ import resource
 import signal
 import socket
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from serve_app.workers.frames import Answer, Load, Task, receive, send
+from serve_app.workers.frames import Answer, Load, Task, function_at, receive, send
 
 __all__ = ["FORK", "main"]
 
@@ -52,7 +51,7 @@ def _load(control: socket.socket, begun: bytes, loaded: dict[str, Any]) -> None:
     while len(begun) < len(FORK):
         begun += control.recv(len(FORK) - len(begun))
     load = msgspec.msgpack.decode(receive(control) or b"", type=Load)
-    loaded[load.key] = _function(load.function)(load.data)
+    loaded[load.key] = function_at(load.function)(load.data)
 
 
 def _work(peer: socket.socket, loaded: dict[str, Any], limit_bytes: int) -> None:
@@ -65,17 +64,12 @@ def _work(peer: socket.socket, loaded: dict[str, Any], limit_bytes: int) -> None
     while (frame := receive(peer)) is not None:
         task = msgspec.msgpack.decode(frame, type=Task)
         try:
-            answer = Answer(_function(task.function)(loaded[task.key], task.data))
+            answer = Answer(function_at(task.function)(loaded[task.key], task.data))
         except MemoryError:
             answer = Answer(out_of_memory=True)
         except Exception as error:  # of any kind: the one who asked is told
             answer = Answer(error=f"{type(error).__name__}: {error}")
         send(peer, msgspec.msgpack.encode(answer))
-
-
-def _function(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)
 
 
 if __name__ == "__main__":

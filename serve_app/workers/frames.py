@@ -2,10 +2,12 @@
 
 import socket
 import struct
+from importlib import import_module
+from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_FRAME_BYTES", "Answer", "Load", "Task", "receive", "send"]
+__all__ = ["MAX_FRAME_BYTES", "Answer", "Load", "Task", "function_at", "name_of", "receive", "send"]
 
 MAX_FRAME_BYTES = 64 << 20
 HEAD = struct.Struct("<I")
@@ -29,6 +31,16 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     data: bytes = b""
     out_of_memory: bool = False
     error: str = ""  # of a kind that is nobody's fault but ours
+
+
+def name_of(function: Any) -> str:
+    """A function or class of a module, as tasks name it."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def function_at(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
 
 
 def send(peer: socket.socket, data: bytes) -> None:

@@ -22,8 +22,10 @@ from serve_app.workers.frames import Answer, Load, Task, receive, send
 __all__ = ["LimitExceeded", "WorkerPool"]
 
 TICK_S = 0.05  # between looks at what a worker takes
+LONG_S = 0.25  # of CPU time, after which a task has a lower priority
+LOW_PRIORITY = 5  # a quarter of what others get, where they want all
 START_S = 60.0  # for the fork server to load and fork: a machine may be busy
-MAX_WALL_FACTOR = 15.0  # so many times its CPU seconds a task may take on a busy machine
+MAX_WALL_FACTOR = 3.0  # so many times its CPU seconds a task may take on a busy machine
 
 
 class LimitExceeded(Exception):
@@ -38,7 +40,7 @@ class WorkerPool:
     """A fork server and its workers, made when they are first needed. Any event loop and any thread may ask."""
 
     def __init__(
-        self, num_workers: int = 2, cpu_s: float = 2.0, memory_bytes: int = 512 << 20, max_waiting: int = 256
+        self, num_workers: int = 2, cpu_s: float = 4.0, memory_bytes: int = 512 << 20, max_waiting: int = 256
     ) -> None:
         """cpu_s          of one task, in seconds
         memory_bytes   that one task may take beside what was loaded
@@ -65,7 +67,7 @@ class WorkerPool:
     async def run(self, function: str, key: str, data: bytes) -> bytes:
         """Raises LimitExceeded, Overloaded, and RuntimeError for what the function raised."""
         if self._num_waiting >= self._max_waiting:
-            raise Overloaded("too many requests wait for their grammars to be compiled", retry_after_s=5)
+            raise Overloaded("too many requests wait to be prepared", retry_after_s=5)
         self._num_waiting += 1
         try:
             task = msgspec.msgpack.encode(Task(function, key, data))
@@ -100,7 +102,7 @@ class WorkerPool:
             except BaseException:
                 self._drop(worker)
                 raise
-            if answer.out_of_memory:
+            if answer.out_of_memory or worker.is_low:
                 self._drop(worker)
             return answer
         raise AssertionError("unreachable")
@@ -179,6 +181,7 @@ class _ForkServer:
 class _Worker:
     def __init__(self, peer: socket.socket, pid: int, num_loads: int) -> None:
         self.num_loads = num_loads
+        self.is_low = False  # in priority, for good: only root may raise it again
         self._peer = peer
         self._pid = pid
         # a process id may be another one's by the time that it is killed
@@ -194,7 +197,10 @@ class _Worker:
             raise WorkerGone("a worker has ended between two tasks") from error
         while not select.select([self._peer], [], [], TICK_S)[0]:
             now_s, wall_s = _cpu_s(self._pid), time.monotonic() - began_s
-            if (now_s - used_s if now_s else wall_s) > cpu_s or wall_s > MAX_WALL_FACTOR * cpu_s:
+            took_s = now_s - used_s if now_s else wall_s
+            if took_s > LONG_S and not self.is_low:
+                self._lower_priority()
+            if took_s > cpu_s or wall_s > MAX_WALL_FACTOR * cpu_s:
                 raise LimitExceeded(f"it takes more than {cpu_s:g} s of a CPU")
         try:
             frame = receive(self._peer)
@@ -203,6 +209,12 @@ class _Worker:
         if frame is None:  # an allocation that fails outside of Python ends the process
             return Answer(out_of_memory=True)
         return msgspec.msgpack.decode(frame, type=Answer)
+
+    def _lower_priority(self) -> None:
+        """What takes long leaves the CPUs to what does not."""
+        self.is_low = True
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._pid, LOW_PRIORITY)
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

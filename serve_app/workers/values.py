@@ -1,0 +1,42 @@
+"""Values between an ingress and its workers: pickled, and unpickled as values of known classes alone.
+
+A worker handles what strangers send; whatever came over one, nothing that it answers makes the ingress call a function.
+"""
+
+import io
+import pickle
+from importlib import import_module
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+__all__ = ["dumps", "loads"]
+
+REBUILD = "msgspec._utils", "rebuild"  # what structs with keywords are pickled by
+PACKAGES = {"configs", "engine", "serve_app"}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == REBUILD:
+            return _rebuilt
+        if module.partition(".")[0] in PACKAGES:
+            found = getattr(import_module(module), name, None)
+            if isinstance(found, type) and issubclass(found, msgspec.Struct | BaseModel):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no class of a value")
+
+
+def _rebuilt(kind: type, fields: dict[str, Any]) -> Any:
+    """`kind` has come through find_class."""
+    return kind(**fields)
+
+
+def dumps(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=5)
+
+
+def loads(data: bytes) -> Any:
+    """Raises pickle.UnpicklingError for what names anything but structs and models of this project."""
+    return _Unpickler(io.BytesIO(data)).load()
