@@ -210,7 +210,7 @@ def haproxy_switches(temp_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts no stream that is shorter
         # an ingress that goes may close a connection under a request: it is sent to another, if it fits into the buffer
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # the ingress refuses a head of half of that, in JSON
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # else each end of an ingress takes half a minute
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts" / "haproxy"),
         "MANTA_HAPROXY": _haproxy_program() or "haproxy",

@@ -22,6 +22,7 @@ from serve_app.http.head_requests import HeadRequests
 from serve_app.http.intake import Intake
 from serve_app.http.metrics import Metrics
 from serve_app.http.preparation import Preparation
+from serve_app.http.protocol_versions import ProtocolVersions
 from serve_app.http.request_id import RequestIds
 from serve_app.http.result_cache import ResultCache
 from serve_app.model.registry import Registry
@@ -81,6 +82,7 @@ def build_app(
     app.add_middleware(CompressAnswers)
     app.add_middleware(HeadRequests)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
+    app.add_middleware(ProtocolVersions)
     if config.api.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

