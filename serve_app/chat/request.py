@@ -66,6 +66,7 @@ def _prepared(
     limits: ApiConfig,
     fresh: Fresh,
     max_context_len: int,
+    num_prompts: int = 1,
 ) -> PreparedChat:
     """`constraints` are those that were made for other conversations with the same options."""
     given = token_prompt(chat, model)
@@ -79,7 +80,9 @@ def _prepared(
         tokens = given
     max_tokens, field = chat.wanted_tokens
     num_logprobs = chat.top_logprobs if chat.logprobs else None
-    wanted = Wanted(max_tokens, field, chat.token_field or "messages", num_logprobs, chat.thinking_tokens)
+    wanted = Wanted(
+        max_tokens, field, chat.token_field or "messages", num_logprobs, chat.thinking_tokens, None, num_prompts
+    )
     starts_text = not chat.continue_final_message
     parse = _parse_rules(chat, tools, prompt, model)
     place = parse.place if parse is not None else None  # all that a constraint has of its conversation
@@ -119,7 +122,7 @@ def prepare_chat_batch(
     tools = _tools(first, limits)
     constraints: Constraints = {}
     return [
-        _prepared(chat, tools, constraints, model, limits, part_of(fresh, position), max_context_len)
+        _prepared(chat, tools, constraints, model, limits, part_of(fresh, position), max_context_len, len(chats))
         for position, chat in enumerate(chats)
     ]
 

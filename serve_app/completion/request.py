@@ -46,6 +46,7 @@ def prepare_completion(
         "prompt",
         fields.logprobs,
         num_prompt_logprobs=fields.logprobs if scored else None,
+        num_prompts=len(prompts),
     )
     constraint = constraint_of(fields, limits)
     generations = [

@@ -41,6 +41,7 @@ class Wanted(msgspec.Struct, frozen=True):
     num_logprobs: int | None = None
     thinking_tokens: int = -1  # -1: as many as the model likes
     num_prompt_logprobs: int | None = None  # besides what the field of this name says
+    num_prompts: int = 1  # that are answered together
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -155,17 +156,20 @@ def _check_logprobs(
 ) -> None:
     """Raises RequestError for more log probabilities than are worth the memory of everybody."""
     each = max(wanted.num_logprobs or 0, len(fields.logprob_token_ids))
-    if (entries := fields.n * max_tokens * each) > MAX_LOGPROBS:
+    num_answers = fields.n * wanted.num_prompts
+    if (entries := num_answers * max_tokens * each) > MAX_LOGPROBS:
         raise RequestError(
-            f"{wanted.field}: {fields.n} answers of up to {max_tokens} tokens with {each} log probabilities each are "
-            f"{entries} of them, at most {MAX_LOGPROBS} can be given",
+            f"{wanted.field}: {num_answers} answers of up to {max_tokens} tokens with {each} log probabilities each "
+            f"are {entries} of them, at most {MAX_LOGPROBS} can be given",
             param=wanted.field,
         )
-    if (entries := num_prompt * num_prompt_logprobs) > MAX_PROMPT_LOGPROBS:
+    if (entries := wanted.num_prompts * num_prompt * num_prompt_logprobs) > MAX_PROMPT_LOGPROBS:
+        field = "prompt_logprobs" if fields.prompt_logprobs is not None else "logprobs"
+        of_all = f" in each of {wanted.num_prompts}" if wanted.num_prompts > 1 else ""
         raise RequestError(
-            f"prompt_logprobs: {num_prompt_logprobs} for each of the prompt's {num_prompt} tokens are {entries}, "
+            f"{field}: {num_prompt_logprobs} for each of the prompt's {num_prompt} tokens{of_all} are {entries}, "
             f"at most {MAX_PROMPT_LOGPROBS} can be given",
-            param="prompt_logprobs",
+            param=field,
         )
 
 

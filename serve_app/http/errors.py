@@ -40,6 +40,9 @@ HTTP_TYPES = {
 }
 
 
+MAX_PATH_CHARS = 200  # of a path that is told
+
+
 class Fault(msgspec.Struct, frozen=True):
     """What a client is told."""
 
@@ -87,16 +90,22 @@ def _meant(request: Request) -> str:
     def is_known(path: str) -> bool:
         return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in request.app.routes)
 
+    if len(request.url.path) > MAX_PATH_CHARS:
+        return "/docs lists those that there are"
     end = re.sub(r"^(/v1(?=/))*", "", re.sub("//+", "/", "/" + request.url.path.strip("/")))
     meant = next((path for path in (f"/v1{end}", end) if is_known(path)), None)
     return f"did you mean {meant}?" if meant else "/docs lists those that there are"
 
 
+def _shown(path: str) -> str:
+    return path if len(path) <= MAX_PATH_CHARS else f"{path[:MAX_PATH_CHARS]}..."
+
+
 def _http_fault(request: Request, error: HTTPException) -> Fault:
     message = error.detail
     if error.status_code == 404:
-        message = f"there is no route {request.url.path}; {_meant(request)}"
+        message = f"there is no route {_shown(request.url.path)}; {_meant(request)}"
     elif error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
+        message = f"{_shown(request.url.path)} does not take {request.method}"
     kind = HTTP_TYPES.get(error.status_code, "BadRequestError")
     return Fault(error.status_code, kind, message, None, dict(error.headers or {}))
