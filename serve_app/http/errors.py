@@ -40,6 +40,7 @@ HTTP_TYPES = {
 }
 
 
+MAX_LOGGED_CHARS = 2_000
 MAX_PATH_CHARS = 200  # of a path that is told
 
 
@@ -63,9 +64,22 @@ def fault_of(error: Exception) -> Fault:
         if isinstance(error, kind):
             wait_s = getattr(error, "retry_after_s", None)
             headers = {"Retry-After": str(max(1, math.ceil(wait_s)))} if wait_s is not None else {}
-            return Fault(status, name, str(error), getattr(error, "param", None), headers)
+            return Fault(status, name, _told(error), getattr(error, "param", None), headers)
     logging.getLogger(__name__).error("internal fault", exc_info=error)
     return Fault(500, "InternalServerError", "internal error; the server's log has the details")
+
+
+def _told(error: MantaError) -> str:
+    """An engine's words are those of the libraries under it, which tell of addresses and paths: they are logged."""
+    if not isinstance(error, EngineFailed):
+        return str(error)
+    logging.getLogger(__name__).error("an engine failed: %s", one_line(str(error)))
+    return "the engine failed; the server's log has the details"
+
+
+def one_line(text: str) -> str:
+    """For a log: nothing in it looks like another line, or moves the cursor of who reads it."""
+    return text[:MAX_LOGGED_CHARS].encode("unicode_escape").decode()
 
 
 def answer_faults_as_json(app: FastAPI) -> None:

@@ -243,7 +243,7 @@ async def test_what_the_engine_refuses_is_told_before_the_first_byte(error, stat
 async def test_a_failure_within_a_stream_is_an_event_and_the_end():
     async with serving(ScriptedClient([*says("ab", finish=None, eos=False), EngineFailed("broke")])) as http:
         seen = events((await http.post(URL, json=chat(stream=True))).text)
-    assert seen[-2]["error"]["message"] == "broke" and seen[-2]["error"]["code"] == 500
+    assert seen[-2]["error"]["message"].startswith("the engine failed") and seen[-2]["error"]["code"] == 500
     assert seen[-1] == "[DONE]"
     assert not any(event["choices"][0]["finish_reason"] for event in seen[:-2])
 
