@@ -14,7 +14,7 @@ import yaml
 from configs.load import ConfigError, convert
 from configs.schema import ApiConfig, KeyLimits, Name
 
-__all__ = ["ApiKey", "digest", "read_keys"]
+__all__ = ["ApiKey", "digest", "read_keys", "without_keys"]
 
 HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -44,6 +44,12 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def digest(key: str) -> str:
     """What is kept of a key."""
     return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def without_keys(api: ApiConfig) -> ApiConfig:
+    """The same with the hashes of its keys, for what is kept and handed around. Raises ConfigError."""
+    hashes = tuple(f"sha256:{_hashed(key, 'api.api_keys')}" for key in api.api_keys)
+    return msgspec.structs.replace(api, api_keys=hashes)
 
 
 def read_keys(api: ApiConfig, environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:

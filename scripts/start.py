@@ -160,7 +160,7 @@ def _warn_if_open(document: Any, host: str) -> None:
     from configs.keys import read_keys
     from configs.load import ConfigError, load_args
 
-    if ipaddress.ip_address(host).is_loopback if host != "localhost" else True:
+    if _is_loopback(host):
         return
     try:
         keys = [read_keys(load_args(application.get("args", {})).api) for application in document["applications"]]
@@ -169,6 +169,13 @@ def _warn_if_open(document: Any, host: str) -> None:
     if not all(keys):
         _say("keys", f"WARNING: this listens on {host} without API keys, so whoever reaches it may use it.")
         _say("keys", "Set MANTA_API_KEYS=NAME=KEY,... or api.api_keys_file, and api.require_api_keys.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def switches() -> dict[str, str]:

@@ -3,10 +3,12 @@
 import logging
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from cluster.deploy import application
 from cluster.ranks import RankStarter
+from configs.keys import without_keys
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
@@ -25,7 +27,9 @@ OPEN = (
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
-    return application(load_args(args), _build_asgi, _load_engine, _follow)
+    config = load_args(args)
+    config = msgspec.structs.replace(config, api=without_keys(config.api))
+    return application(config, _build_asgi, _load_engine, _follow)
 
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:

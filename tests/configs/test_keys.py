@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from configs.keys import digest, read_keys
+from configs.keys import digest, read_keys, without_keys
 from configs.load import ConfigError
 from configs.schema import ApiConfig, KeyLimits
 from tests.readme import block
@@ -75,3 +75,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_the_readmes_file_is_read(tmp_path):
     (alice,) = read_keys(file(tmp_path, block("keys:")), {})
     assert (alice.name, alice.sha256) == ("alice", digest("secret")) and alice.expires is not None
+
+
+def test_what_is_handed_around_has_hashes_and_means_the_same():
+    api = ApiConfig(api_keys=(SECRET, f"sha256:{digest('other')}"))
+    assert SECRET not in repr(without_keys(api))
+    assert read_keys(without_keys(api), {}) == read_keys(api, {})

@@ -1,0 +1,36 @@
+"""What scripts/serve says when whoever reaches a port may use it."""
+
+import pytest
+
+from scripts.start import _warn_if_open
+
+
+def document(**api: object) -> dict[str, object]:
+    args = {"models": [{"name": "toy", "source": "unused"}], "api": api}
+    return {"applications": [{"args": args}]}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
+def test_a_public_address_without_keys_is_warned_of(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _warn_if_open(document(), host)
+    assert f"WARNING: this listens on {host} without API keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "keys"), [("127.0.0.1", []), ("localhost", []), ("0.0.0.0", ["k"])])
+def test_loopback_or_a_key_is_not(host: str, keys: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    _warn_if_open(document(api_keys=keys), host)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_host_by_name_counts_as_public(capsys: pytest.CaptureFixture[str]) -> None:
+    _warn_if_open(document(), "node-1.example.org")
+    assert "WARNING" in capsys.readouterr().err
+
+
+def test_shipped_files_that_listen_publicly_ask_for_keys() -> None:
+    from configs.load import load_file
+    from tests.readme import ROOT
+
+    files = sorted((ROOT / "configs").glob("*.yaml"))
+    open_files = [path.name for path in files if not load_file(path).api.require_api_keys]
+    assert len(files) > 5 and open_files == ["quickstart.yaml"]
