@@ -33,7 +33,7 @@ from cluster.wire import (
 from configs.schema import WireConfig
 from engine.errors import RequestError, Unavailable
 from engine.mailbox import Mailbox, Mailboxes
-from engine.types import GenerateRequest, RequestState
+from engine.types import GenerateRequest, RequestState, StepAges
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
@@ -44,7 +44,7 @@ TOKEN_BYTES = 5  # of one token on the wire, at most
 
 class Health(enum.Enum):
     UP = "up"
-    SUSPECT = "suspect"  # silent for suspect_s, or draining: no new work
+    SUSPECT = "suspect"  # silent for suspect_s, or in a step for half of what it may take, or draining: no new work
     DEAD = "dead"  # closed, or silent for dead_s: its streams move
 
 
@@ -70,6 +70,7 @@ class Link:
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
         self.belief = Belief(welcome.status, welcome.block_size, welcome.names)
+        self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
         self.is_draining = False
         self.mailboxes = Mailboxes()
         self._reader, self._writer = reader, writer
@@ -84,9 +85,13 @@ class Link:
         silence_s = time.monotonic() - self._last_heard_s
         if self._is_closed or silence_s > self._config.dead_s:
             return Health.DEAD
-        if self.is_draining or silence_s > self._config.suspect_s:
+        if self.is_draining or silence_s > self._config.suspect_s or self._is_stuck():
             return Health.SUSPECT
         return Health.UP
+
+    def _is_stuck(self) -> bool:
+        """Whether its engine may hang: it has been in one step for long, as its last heartbeat said."""
+        return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
     def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> Mailbox:
         """Sends a request. Its mailbox tells whether it was accepted and what comes of it.
@@ -152,7 +157,8 @@ class Link:
                         self.mailboxes.deliver(report)
                         for told in report.states:
                             self._learn(told)
-                    case Beat(status):
+                    case Beat(status, ages):
+                        self.ages = ages
                         if status is not None:
                             self.belief.status = status
                             self._on_change(self)

@@ -36,6 +36,7 @@ from engine.engine_thread import Ask as AskEngine
 from engine.engine_thread import Submit as SubmitToEngine
 from engine.errors import EngineFailed
 from engine.types import GenerateRequest, Refusal, RequestState, SamplingParams, StepReport, TokenChunk
+from engine.watchdog import Watchdog
 
 __all__ = ["Observer", "WireServer"]
 
@@ -255,19 +256,15 @@ class WireServer:
             self.drain()
 
     async def _send_beats(self) -> None:
-        step, waited_s, last_s = -1, 0.0, time.monotonic()
+        watchdog = Watchdog(self.engine_thread, self._config.heartbeat_s)
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
+            ages = watchdog.look(time.monotonic())
             for connection in self._connections.values():
-                connection.send(Beat(self.engine_thread.status))
-            # what this loop has seen of it: a process that was stopped as a whole has not waited
-            now_s = time.monotonic()
-            thread, passed_s, last_s = self.engine_thread, min(now_s - last_s, 2 * self._config.heartbeat_s), now_s
-            is_same = thread.is_in_step and thread.num_steps == step
-            step, waited_s = thread.num_steps, waited_s + passed_s if is_same else 0.0
-            if waited_s > thread.limit_s and thread.failure is None:
-                thread.declare_hung(f"the engine has not finished a step for {waited_s:.1f} s")
-                logger.error("%s; streams are moved to other replicas", thread.failure)
+                connection.send(Beat(self.engine_thread.status, ages))
+            if watchdog.alarm is not None and self.engine_thread.failure is None:
+                self.engine_thread.declare_hung(watchdog.alarm)
+                logger.error("%s; streams are moved to other replicas", watchdog.alarm)
                 self._leave()
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.types import EngineStatus, GenerateRequest, StepReport
+from engine.types import EngineStatus, GenerateRequest, StepAges, StepReport
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -39,7 +39,7 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 NONCE_BYTES = 32
 
 
@@ -83,6 +83,7 @@ class Stop(_Frame, frozen=True, array_like=True, tag=4):
 
 class Beat(_Frame, frozen=True, array_like=True, tag=5):
     status: EngineStatus | None = None  # replicas say how they are
+    ages: StepAges | None = None  # and whether they get on
 
 
 class Report(_Frame, frozen=True, array_like=True, tag=6):

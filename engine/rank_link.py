@@ -9,6 +9,9 @@ There is one TCP connection to each rank in any case. Both ends first prove that
 Whoever proves nothing within HELLO_S is cut off; strangers take no rank's place and keep no rank waiting. What follows
 is neither encrypted nor proven frame by frame. When a connection ends, the rest of the replica must not wait for it:
 `on_loss` is called.
+
+Once the replica is loaded, every rank sends a heartbeat each BEAT_S: the age of its last finished step. A rank that is
+stopped keeps its connection and sends none; who is to be given up, and when, is for engine/watchdog.py to say.
 """
 
 import contextlib
@@ -19,13 +22,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from engine.plan import StepPlan
 
-__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "SaveBlock"]
+__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "RankBeat", "SaveBlock"]
 
 
 class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -42,6 +45,15 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
     shares: tuple[bytes, ...]  # of the ranks from 1 on
 
 
+class RankBeat(NamedTuple):
+    """What was heard of a rank last."""
+
+    num_beats: int  # up to now
+    age_s: float  # of the step that it computes, when it sent the last one; 0: it waits for the next
+
+
+BEAT_S = 0.25  # between two heartbeats of a rank
+BEAT = struct.Struct(">d")  # age of its last finished step
 HELLO_S = 5.0  # for the proofs; whoever takes longer is a stranger
 MAX_STRANGERS = 32  # that are heard at the same time; of more the oldest is cut off
 NONCE_BYTES = PROOF_BYTES = 32
@@ -86,6 +98,7 @@ class Leader:
         self._memory = memory
         self._rendezvous = _Rendezvous(host, size, token)
         self._ranks: list[socket.socket] = []
+        self._beats: list[RankBeat] = []
         self.port: int = self._rendezvous.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
@@ -102,10 +115,22 @@ class Leader:
         return least
 
     def watch(self, on_loss: Callable[[], None]) -> None:
-        """Calls `on_loss`, in another thread, when a rank's connection ends."""
+        """Listens to the ranks' heartbeats. Calls `on_loss`, in another thread, when a rank's connection ends."""
+        self._beats = [RankBeat(0, 0.0) for _ in self._ranks]
+        for index, rank in enumerate(self._ranks):
+            listen = threading.Thread(target=self._listen, args=(index, rank, on_loss), name="rank-listen", daemon=True)
+            listen.start()
 
-        for rank in self._ranks:
-            _watch(rank, on_loss)
+    def beats(self) -> tuple[RankBeat, ...]:
+        """Of the ranks from 1 on; () until they are watched. In any thread."""
+        return tuple(self._beats)
+
+    def _listen(self, index: int, rank: socket.socket, on_loss: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError, struct.error):
+            while True:
+                (age_s,) = BEAT.unpack(_receive(rank, BEAT.size))
+                self._beats[index] = RankBeat(self._beats[index].num_beats + 1, age_s)
+        on_loss()
 
     def send(self, order: Order) -> None:
         frame = msgspec.msgpack.encode(order)
@@ -209,6 +234,8 @@ class Follower:
         self._memory = memory
         self._socket = _join(meeting, rank, timeout_s)
         self._socket.settimeout(timeout_s)
+        self._began_s: float | None = None  # when the order came that is obeyed now
+        self._is_over = threading.Event()
 
     def agree(self, num_blocks: int) -> int:
         _send(self._socket, str(num_blocks).encode())
@@ -220,8 +247,18 @@ class Follower:
             self._socket.settimeout(None)
             _watch(self._socket, on_loss)
 
+    def beat(self) -> None:
+        """Sends heartbeats from now on, in a thread of their own. What is computed must let go of the interpreter."""
+        threading.Thread(target=self._keep_beating, name="rank-heartbeat", daemon=True).start()
+
+    def _keep_beating(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self._is_over.wait(BEAT_S):
+                began_s = self._began_s
+                _send(self._socket, BEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
+
     def orders(self) -> Iterator[Order]:
-        """As they come, until the first rank is gone."""
+        """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""
         self._socket.settimeout(None)
         decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
         while True:
@@ -229,9 +266,12 @@ class Follower:
                 frame = self._memory.receive() if self._memory is not None else _receive(self._socket, MAX_ORDER_BYTES)
             except (OSError, RuntimeError):
                 return
+            self._began_s = time.monotonic()
             yield decoder.decode(frame)
+            self._began_s = None
 
     def close(self) -> None:
+        self._is_over.set()
         _shut(self._socket)
         self._socket.close()
 

@@ -214,6 +214,31 @@ def test_ranks_that_do_not_come_are_named(leader: Leader, join: Join) -> None:
         leader.agree(10, timeout_s=0.2)
 
 
+def test_the_first_rank_hears_how_old_the_others_steps_are(leader: Leader, join: Join) -> None:
+    followers = {rank: join(rank) for rank in (1, 2)}
+    with ThreadPoolExecutor(2) as pool:
+        agreed = [pool.submit(one.agree, 50) for one in followers.values()]
+        leader.agree(60, timeout_s=5)
+        assert [one.result() for one in agreed] == [50, 50]
+    assert leader.beats() == ()
+    lost = threading.Event()
+    leader.watch(lost.set)
+    for one in followers.values():
+        one.beat()
+    orders = followers[1].orders()
+    leader.send(SaveBlock(b"name", 7))
+    next(orders)  # and it does not come for another one
+    deadline_s = time.monotonic() + 5
+    while not all(beat.num_beats > 2 for beat in leader.beats()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    busy, idle = leader.beats()
+    assert busy.age_s > rank_link.BEAT_S and idle.age_s == 0.0
+    assert not lost.is_set()
+    followers[2].close()
+    assert lost.wait(5)
+
+
 def test_a_rank_that_goes_while_it_loads_is_an_error(leader: Leader, join: Join) -> None:
     followers = [join(rank) for rank in (1, 2)]
     followers[0].close()
