@@ -71,10 +71,11 @@ def test_streams_and_new_requests_survive_a_cut_link(cluster: Cluster) -> None:
 def test_a_killed_haproxy_cuts_its_connections_and_is_back(cluster: Cluster) -> None:
     answers, newcomers = struck(cluster.app, kill_front)
     broken = [one for _, one in answers if one.error is not None]
-    assert broken and all(isinstance(one.error[0], str) for one in broken), "a connection error, not an answer"
+    # a connection that breaks or is refused, or an answer that says to come again
+    assert broken and {one.error[0] for one in broken if isinstance(one.error[0], int)} <= {503}
     assert [kind for kind, one in answers if one.error is None and one != cluster.expected[kind]] == []
     assert newcomers[-1][0], "new requests are answered again"
-    assert len(newcomers) * 0.5 < 30
+    assert 0.5 * len(newcomers) < 30, "seconds until the cluster is whole"
 
 
 def test_streams_and_new_requests_go_on_for_a_while_without_the_gcs(cluster: Cluster) -> None:

