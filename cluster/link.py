@@ -2,7 +2,6 @@
 
 import asyncio
 import enum
-import hmac
 import logging
 import secrets
 import time
@@ -22,6 +21,7 @@ from cluster.wire import (
     FromReplica,
     Hello,
     Report,
+    Seal,
     Stop,
     Submit,
     Welcome,
@@ -64,9 +64,11 @@ class Link:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         welcome: Welcome,
+        seals: tuple[Seal, Seal],
         config: WireConfig,
         on_change: Callable[["Link"], None],
     ) -> None:
+        """`seals` are of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
         self.belief = Belief(welcome.status, welcome.block_size, welcome.names)
@@ -74,6 +76,7 @@ class Link:
         self.is_draining = False
         self.mailboxes = Mailboxes()
         self._reader, self._writer = reader, writer
+        self._seal, self._their_seal = seals
         self._config = config
         self._on_change = on_change
         self._last_heard_s = time.monotonic()
@@ -139,7 +142,7 @@ class Link:
     def _write(self, frame: bytes) -> None:
         if self._is_closed or self._writer.transport.is_closing():
             return
-        self._writer.write(frame)
+        self._writer.write(frame + self._seal.tag(frame))
         if self._writer.transport.get_write_buffer_size() > 4 * self._config.max_frame_bytes:
             self.close("it does not read")
 
@@ -148,7 +151,7 @@ class Link:
         why = "it closed the connection"
         try:
             while True:
-                frame = await read_frame(self._reader, decoder, self._config.max_frame_bytes)
+                frame = await read_frame(self._reader, decoder, self._config.max_frame_bytes, self._their_seal)
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
@@ -233,13 +236,12 @@ async def connect(
             nonce = secrets.token_bytes(NONCE_BYTES)
             proof = prove(secret, b"ingress", challenge.nonce, nonce)
             writer.write(encode(Hello(PROTOCOL_VERSION, ingress_id, nonce, proof)))
-            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), config.max_frame_bytes)
-            if not hmac.compare_digest(welcome.proof, prove(secret, b"replica", challenge.nonce, nonce)):
-                raise WireError("the replica does not know the secret")
+            ours, theirs = (Seal(secret, side, challenge.nonce, nonce) for side in (b"ingress", b"replica"))
+            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), config.max_frame_bytes, theirs)
         except asyncio.IncompleteReadError:
             writer.transport.abort()
             raise WireError("the replica closed the connection during the hello") from None
         except BaseException:
             writer.transport.abort()
             raise
-    return Link(reader, writer, welcome, config, on_change)
+    return Link(reader, writer, welcome, (ours, theirs), config, on_change)
