@@ -244,3 +244,62 @@ def test_a_rank_that_goes_while_it_loads_is_an_error(leader: Leader, join: Join)
     followers[0].close()
     with pytest.raises(OSError):
         leader.agree(10, timeout_s=5)
+
+
+class Pipe:
+    """Two channels over a pair of sockets, with what passes from the first to the second in between."""
+
+    def __init__(self) -> None:
+        self._near, self._near_there = socket.socketpair()
+        self._far, self._far_there = socket.socketpair()
+        self.first = rank_link.Channel(self._near, b"token", b"said", is_first=True)
+        self.rank = rank_link.Channel(self._far, b"token", b"said", is_first=False)
+
+    def take(self) -> bytes:
+        return self._near_there.recv(1 << 16)
+
+    def put(self, data: bytes) -> None:
+        self._far_there.sendall(data)
+
+    def close(self) -> None:
+        for one in (self._near, self._near_there, self._far, self._far_there):
+            one.close()
+
+
+def test_what_passes_a_channel_unchanged_is_received() -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        for order in (b"one", b"", b"three" * 1000):
+            pipe.first.send(order)
+            pipe.put(pipe.take())
+            assert pipe.rank.receive(10_000) == order
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda first, second: first[:5] + bytes([first[5] ^ 1]) + first[6:],
+        lambda first, second: first[:-1] + bytes([first[-1] ^ 1]),
+        lambda first, second: second,
+        lambda first, second: first + first,
+        lambda first, second: first[:8] + bytes(16) + first,
+    ],
+    ids=["a bit flipped", "a bit of the MAC flipped", "dropped", "repeated", "injected"],
+)
+def test_an_order_that_was_tampered_with_is_not_obeyed(tamper: Callable[[bytes, bytes], bytes]) -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        frames = []
+        for order in (b"one!", b"two!"):
+            pipe.first.send(order)
+            frames.append(pipe.take())
+        pipe.put(tamper(*frames))
+        with pytest.raises(ConnectionError, match="the MAC of a frame is wrong"):
+            for _ in frames:
+                assert pipe.rank.receive(10_000) == b"one!"
+
+
+def test_a_frame_is_not_taken_back_by_who_sent_it() -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        pipe.first.send(b"one!")
+        pipe._near_there.sendall(pipe.take())
+        with pytest.raises(ConnectionError, match="MAC"):
+            pipe.first.receive(10_000)
