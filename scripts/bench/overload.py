@@ -100,7 +100,7 @@ async def load(url: str, pids: dict[str, int], seconds: float, factor: float) ->
         begin_s = time.monotonic()
         samples: dict[str, list[Held]] = {name: [] for name in pids}
         watching = asyncio.create_task(_watch(pids, begin_s, samples))
-        asked = []
+        asked: list[asyncio.Task[Answer]] = []
         while time.monotonic() - begin_s < seconds:
             asked.append(asyncio.create_task(ask(session, url, len(asked), stream=rng.random() < 0.5)))
             await asyncio.sleep(rng.expovariate(factor * CAPACITY))
