@@ -2,7 +2,6 @@
 
 import asyncio
 import enum
-import hmac
 import logging
 import secrets
 import time
@@ -22,6 +21,7 @@ from cluster.wire import (
     FromReplica,
     Hello,
     Report,
+    Seal,
     Stop,
     Submit,
     Welcome,
@@ -33,7 +33,7 @@ from cluster.wire import (
 from configs.schema import WireConfig
 from engine.errors import RequestError, Unavailable
 from engine.mailbox import Mailbox, Mailboxes
-from engine.types import GenerateRequest, RequestState
+from engine.types import GenerateRequest, RequestState, StepAges
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
@@ -44,7 +44,7 @@ TOKEN_BYTES = 5  # of one token on the wire, at most
 
 class Health(enum.Enum):
     UP = "up"
-    SUSPECT = "suspect"  # silent for suspect_s, or draining: no new work
+    SUSPECT = "suspect"  # silent for suspect_s, or in a step for half of what it may take, or draining: no new work
     DEAD = "dead"  # closed, or silent for dead_s: its streams move
 
 
@@ -64,15 +64,19 @@ class Link:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         welcome: Welcome,
+        seals: tuple[Seal, Seal],
         config: WireConfig,
         on_change: Callable[["Link"], None],
     ) -> None:
+        """`seals` are of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
         self.belief = Belief(welcome.status, welcome.block_size, welcome.names)
+        self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
         self.is_draining = False
         self.mailboxes = Mailboxes()
         self._reader, self._writer = reader, writer
+        self._seal, self._their_seal = seals
         self._config = config
         self._on_change = on_change
         self._last_heard_s = time.monotonic()
@@ -84,9 +88,13 @@ class Link:
         silence_s = time.monotonic() - self._last_heard_s
         if self._is_closed or silence_s > self._config.dead_s:
             return Health.DEAD
-        if self.is_draining or silence_s > self._config.suspect_s:
+        if self.is_draining or silence_s > self._config.suspect_s or self._is_stuck():
             return Health.SUSPECT
         return Health.UP
+
+    def _is_stuck(self) -> bool:
+        """Whether its engine may hang: it has been in one step for long, as its last heartbeat said."""
+        return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
     def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> Mailbox:
         """Sends a request. Its mailbox tells whether it was accepted and what comes of it.
@@ -134,7 +142,7 @@ class Link:
     def _write(self, frame: bytes) -> None:
         if self._is_closed or self._writer.transport.is_closing():
             return
-        self._writer.write(frame)
+        self._writer.write(frame + self._seal.tag(frame))
         if self._writer.transport.get_write_buffer_size() > 4 * self._config.max_frame_bytes:
             self.close("it does not read")
 
@@ -143,7 +151,7 @@ class Link:
         why = "it closed the connection"
         try:
             while True:
-                frame = await read_frame(self._reader, decoder, self._config.max_frame_bytes)
+                frame = await read_frame(self._reader, decoder, self._config.max_frame_bytes, self._their_seal)
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
@@ -152,7 +160,8 @@ class Link:
                         self.mailboxes.deliver(report)
                         for told in report.states:
                             self._learn(told)
-                    case Beat(status):
+                    case Beat(status, ages):
+                        self.ages = ages
                         if status is not None:
                             self.belief.status = status
                             self._on_change(self)
@@ -227,13 +236,12 @@ async def connect(
             nonce = secrets.token_bytes(NONCE_BYTES)
             proof = prove(secret, b"ingress", challenge.nonce, nonce)
             writer.write(encode(Hello(PROTOCOL_VERSION, ingress_id, nonce, proof)))
-            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), config.max_frame_bytes)
-            if not hmac.compare_digest(welcome.proof, prove(secret, b"replica", challenge.nonce, nonce)):
-                raise WireError("the replica does not know the secret")
+            ours, theirs = (Seal(secret, side, challenge.nonce, nonce) for side in (b"ingress", b"replica"))
+            welcome = await read_frame(reader, msgspec.msgpack.Decoder(Welcome), config.max_frame_bytes, theirs)
         except asyncio.IncompleteReadError:
             writer.transport.abort()
             raise WireError("the replica closed the connection during the hello") from None
         except BaseException:
             writer.transport.abort()
             raise
-    return Link(reader, writer, welcome, config, on_change)
+    return Link(reader, writer, welcome, (ours, theirs), config, on_change)

@@ -21,6 +21,7 @@ from cluster.wire import (
     FromReplica,
     Hello,
     Report,
+    Seal,
     Stop,
     Submit,
     Welcome,
@@ -36,6 +37,7 @@ from engine.engine_thread import Ask as AskEngine
 from engine.engine_thread import Submit as SubmitToEngine
 from engine.errors import EngineFailed
 from engine.types import GenerateRequest, Refusal, RequestState, SamplingParams, StepReport, TokenChunk
+from engine.watchdog import Watchdog
 
 __all__ = ["Observer", "WireServer"]
 
@@ -147,13 +149,14 @@ class WireServer:
         assert task is not None
         self._serving.add(task)
         try:
-            welcome = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
-            connection = self._connections[number] = _Connection(number, writer, self._config.max_frame_bytes)
+            theirs, ours = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
+            connection = self._connections[number] = _Connection(number, writer, ours, self._config.max_frame_bytes)
             # now, not earlier: from here on no report that changes these names passes the connection by
-            connection.send(msgspec.structs.replace(welcome, names=tuple(self._names)))
+            status, names = self.engine_thread.status, tuple(self._names)
+            connection.send(Welcome(self._replica_id, self._epoch, self._block_size, status, names))
             if self._draining:
                 connection.send(Drain())
-            await self._obey(connection, reader)
+            await self._obey(connection, reader, theirs)
         except WireError as error:
             logger.warning("closed a connection: %s", error)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
@@ -163,7 +166,8 @@ class WireServer:
             self._serving.discard(task)
             writer.transport.abort()
 
-    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Seal, Seal]:
+        """What the frames of the ingress and our own are sealed with."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         writer.write(encode(Challenge(PROTOCOL_VERSION, nonce)))
         hello = await read_frame(reader, msgspec.msgpack.Decoder(Hello), MAX_HELLO_BYTES)
@@ -171,16 +175,16 @@ class WireServer:
             raise WireError(f"the ingress speaks version {hello.version}, we speak {PROTOCOL_VERSION}")
         if not hmac.compare_digest(hello.proof, prove(self._secret, b"ingress", nonce, hello.nonce)):
             raise WireError("the ingress does not know the secret")
-        proof = prove(self._secret, b"replica", nonce, hello.nonce)
         logger.info("ingress %s connected", hello.ingress_id)
-        return Welcome(proof, self._replica_id, self._epoch, self._block_size, self.engine_thread.status)
+        theirs, ours = (Seal(self._secret, side, nonce, hello.nonce) for side in (b"ingress", b"replica"))
+        return theirs, ours
 
-    async def _obey(self, connection: "_Connection", reader: asyncio.StreamReader) -> None:
+    async def _obey(self, connection: "_Connection", reader: asyncio.StreamReader, seal: Seal) -> None:
         decoder = msgspec.msgpack.Decoder(FromIngress)
         while True:
             # an ingress beats too: one that is silent for long is gone, whatever TCP believes
             frame = await asyncio.wait_for(
-                read_frame(reader, decoder, self._config.max_frame_bytes), 4 * self._config.dead_s
+                read_frame(reader, decoder, self._config.max_frame_bytes, seal), 4 * self._config.dead_s
             )
             match frame:
                 case Submit(request):
@@ -255,19 +259,15 @@ class WireServer:
             self.drain()
 
     async def _send_beats(self) -> None:
-        step, waited_s, last_s = -1, 0.0, time.monotonic()
+        watchdog = Watchdog(self.engine_thread, self._config.heartbeat_s)
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
+            ages = watchdog.look(time.monotonic())
             for connection in self._connections.values():
-                connection.send(Beat(self.engine_thread.status))
-            # what this loop has seen of it: a process that was stopped as a whole has not waited
-            now_s = time.monotonic()
-            thread, passed_s, last_s = self.engine_thread, min(now_s - last_s, 2 * self._config.heartbeat_s), now_s
-            is_same = thread.is_in_step and thread.num_steps == step
-            step, waited_s = thread.num_steps, waited_s + passed_s if is_same else 0.0
-            if waited_s > thread.limit_s and thread.failure is None:
-                thread.declare_hung(f"the engine has not finished a step for {waited_s:.1f} s")
-                logger.error("%s; streams are moved to other replicas", thread.failure)
+                connection.send(Beat(self.engine_thread.status, ages))
+            if watchdog.alarm is not None and self.engine_thread.failure is None:
+                self.engine_thread.declare_hung(watchdog.alarm)
+                logger.error("%s; streams are moved to other replicas", watchdog.alarm)
                 self._leave()
 
 
@@ -283,9 +283,10 @@ class _Part(msgspec.Struct):
 class _Connection:
     """One ingress."""
 
-    def __init__(self, number: int, writer: asyncio.StreamWriter, max_frame_bytes: int) -> None:
+    def __init__(self, number: int, writer: asyncio.StreamWriter, seal: Seal, max_frame_bytes: int) -> None:
         self.number = number
         self.writer = writer
+        self._seal = seal
         self.open: set[str] = set()  # request ids, the ingress's own, until it stops them
         self._max_frame_bytes = max_frame_bytes
 
@@ -329,7 +330,7 @@ class _Connection:
 
     def _write(self, frame: bytes) -> None:
         transport = self.writer.transport
-        self.writer.write(frame)
+        self.writer.write(frame + self._seal.tag(frame))
         if transport.get_write_buffer_size() > 4 * self._max_frame_bytes:
             logger.warning("an ingress does not read; its connection ends")
             transport.abort()

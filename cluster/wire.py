@@ -4,21 +4,27 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack: one tagged
 ever pickled. A frame that is too long, does not parse or has no place at that point ends the connection.
 
     replica   Challenge ->                                     a fresh nonce
-    ingress             <- Hello                               proves the secret over both nonces
-    replica   Welcome   ->                                     proves it too, says who it is and what it holds
+    ingress             <- Hello                               a nonce of its own, proves the secret over both
+    replica   Welcome   ->                                     says who it is and what it holds
     ingress             <- Submit, Stop, Ask, Beat ...
     replica   Report, Beat, Drain ...  ->
+
+Every frame after the Hello is followed by a MAC of TAG_BYTES: BLAKE2b over the frame's number in its direction and its
+bytes, under a key of the connection and the direction, derived from the secret and both nonces (`Seal`). Who sits on
+the path can read frames, but a frame that it changes, injects, repeats, drops or moves ends the connection. The Welcome
+has the first one of the replica, which proves that it knows the secret too. A MAC is checked before its frame is
+decoded.
 """
 
 import asyncio
 import hmac
 import struct
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import TypeVar
 
 import msgspec
 
-from engine.types import EngineStatus, GenerateRequest, StepReport
+from engine.types import EngineStatus, GenerateRequest, StepAges, StepReport
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -30,6 +36,7 @@ __all__ = [
     "FromReplica",
     "Hello",
     "Report",
+    "Seal",
     "Stop",
     "Submit",
     "Welcome",
@@ -39,8 +46,9 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 NONCE_BYTES = 32
+TAG_BYTES = 16
 
 
 class WireError(Exception):
@@ -64,7 +72,6 @@ class Hello(_Frame, frozen=True, array_like=True, tag=1):
 
 
 class Welcome(_Frame, frozen=True, array_like=True, tag=2):
-    proof: bytes
     replica_id: str
     epoch: int  # another one for each start of the replica's engine
     block_size: int
@@ -83,6 +90,7 @@ class Stop(_Frame, frozen=True, array_like=True, tag=4):
 
 class Beat(_Frame, frozen=True, array_like=True, tag=5):
     status: EngineStatus | None = None  # replicas say how they are
+    ages: StepAges | None = None  # and whether they get on
 
 
 class Report(_Frame, frozen=True, array_like=True, tag=6):
@@ -110,14 +118,41 @@ def encode(frame: FromIngress | FromReplica) -> bytes:
     return struct.pack(">I", len(body)) + body
 
 
+class Seal:
+    """The MACs of one direction of a connection, frame after frame. Each end has one for either direction."""
+
+    def __init__(self, secret: bytes, side: bytes, replica_nonce: bytes, ingress_nonce: bytes) -> None:
+        """`side` sends these frames: b"ingress" or b"replica"."""
+        key = prove(secret, b"frames of the " + side, replica_nonce, ingress_nonce)
+        self._keyed = blake2b(key=key, digest_size=TAG_BYTES)
+        self._num_frames = 0
+
+    def tag(self, frame: bytes) -> bytes:
+        """The MAC of the next frame, with its length."""
+        mac = self._keyed.copy()
+        mac.update(self._num_frames.to_bytes(8, "big"))
+        mac.update(frame)
+        self._num_frames += 1
+        return mac.digest()
+
+
 async def read_frame(
-    reader: asyncio.StreamReader, decoder: "msgspec.msgpack.Decoder[_Kind]", max_frame_bytes: int
+    reader: asyncio.StreamReader,
+    decoder: "msgspec.msgpack.Decoder[_Kind]",
+    max_frame_bytes: int,
+    seal: Seal | None = None,
 ) -> _Kind:
-    """The next frame. Raises WireError for anything that is not one, IncompleteReadError at the end of the stream."""
-    (length,) = struct.unpack(">I", await reader.readexactly(4))
+    """The next frame, which is followed by its MAC if there is a `seal`.
+
+    Raises WireError for anything that is not one, IncompleteReadError at the end of the stream.
+    """
+    head = await reader.readexactly(4)
+    (length,) = struct.unpack(">I", head)
     if length > max_frame_bytes:
         raise WireError(f"a frame of {length} bytes, {max_frame_bytes} are allowed")
     body = await reader.readexactly(length)
+    if seal is not None and not hmac.compare_digest(await reader.readexactly(TAG_BYTES), seal.tag(head + body)):
+        raise WireError("the MAC of a frame is wrong")
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:

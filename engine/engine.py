@@ -15,6 +15,7 @@ from engine.fair_share import expected_tokens
 from engine.form.repetition import ends_in_repetition
 from engine.plan import StepPlan, StepResult
 from engine.prefix_cache import chain_root, prompt_hashes
+from engine.rank_link import RankBeat
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.sequence_blocks import BlockKeeper
@@ -43,6 +44,19 @@ class GrammarCompiler(Protocol):
     """An executor that can compile a grammar ahead, in any thread."""
 
     def compile_grammar(self, text: str) -> None: ...
+
+
+@runtime_checkable
+class RankedExecutor(Protocol):
+    """An executor over several ranks. Both calls in any thread."""
+
+    def beats(self) -> tuple[RankBeat, ...]:
+        """What was heard last of each rank from 1 on."""
+        ...
+
+    def lose(self) -> None:
+        """A rank is given up: nobody waits for it any more, and every step fails."""
+        ...
 
 
 @runtime_checkable
@@ -112,6 +126,15 @@ class Engine:
     @property
     def has_work(self) -> bool:
         return bool(self._choices)
+
+    def rank_beats(self) -> tuple[RankBeat, ...]:
+        """What was heard last of each rank from 1 on, in any thread."""
+        return self.executor.beats() if isinstance(self.executor, RankedExecutor) else ()
+
+    def lose_ranks(self) -> None:
+        """Ends the step that waits for a rank, in any thread. No other one can follow."""
+        if isinstance(self.executor, RankedExecutor):
+            self.executor.lose()
 
     def needs_preparing(self, request: GenerateRequest) -> bool:
         """Whether `prepare` does something for it."""

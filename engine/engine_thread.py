@@ -11,6 +11,7 @@ import msgspec
 
 from engine.engine import Engine
 from engine.errors import MantaError, Overloaded, RequestError
+from engine.rank_link import RankBeat
 from engine.step_times import StepTimes
 from engine.types import EngineStatus, GenerateRequest, Refusal, RequestState, StepReport, TokenChunk
 
@@ -78,10 +79,20 @@ class EngineThread:
         """How long the step that is computed now may take, in seconds. Beyond it, it hangs."""
         return self._step_times.limit_s(self._engine.step_tokens)
 
+    @property
+    def is_step_known(self) -> bool:
+        """Whether a step as large as the one that is computed now has finished before."""
+        return self._step_times.knows(self._engine.step_tokens)
+
+    def rank_beats(self) -> tuple[RankBeat, ...]:
+        """What was heard last of each further rank."""
+        return self._engine.rank_beats()
+
     def declare_hung(self, message: str) -> None:
         """Nobody waits for the step any more, and nothing is accepted. In any thread."""
         self._is_hung = True
         self.failure = self.failure or message
+        self._engine.lose_ranks()
 
     def close(self) -> None:
         """Ends the thread after the step it is in; requests that still run get an abort chunk. One that hangs is left
@@ -106,7 +117,7 @@ class EngineThread:
                     turn.chunks += self._step()
             except BaseException as error:  # a panic in compiled code is no Exception: nobody is left waiting by it
                 traceback.print_exc()
-                self.failure = f"{type(error).__name__}: {error}"
+                self.failure = self.failure or f"{type(error).__name__}: {error}"
                 turn.chunks += engine.fail("the engine failed")
                 asked = [one.request.request_id for one in commands if isinstance(one, Submit | _Prepared)]
                 lost = dict.fromkeys(id_ for id_ in (*asked, *self._preparing) if not turn.has_answered(id_))

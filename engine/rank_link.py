@@ -7,8 +7,12 @@ There is one TCP connection to each rank in any case. Both ends first prove that
     first rank              HMAC over the same ->
 
 Whoever proves nothing within HELLO_S is cut off; strangers take no rank's place and keep no rank waiting. What follows
-is neither encrypted nor proven frame by frame. When a connection ends, the rest of the replica must not wait for it:
+is not encrypted, but every frame is followed by its MAC (`Channel`): who sits on the path can read orders, and gives
+none. When a connection ends, the rest of the replica must not wait for it:
 `on_loss` is called.
+
+Once the replica is loaded, every rank sends a heartbeat each BEAT_S: the age of its last finished step. A rank that is
+stopped keeps its connection and sends none; who is to be given up, and when, is for engine/watchdog.py to say.
 """
 
 import contextlib
@@ -19,13 +23,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from engine.plan import StepPlan
 
-__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "SaveBlock"]
+__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "RankBeat", "SaveBlock"]
 
 
 class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -42,11 +47,21 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
     shares: tuple[bytes, ...]  # of the ranks from 1 on
 
 
+class RankBeat(NamedTuple):
+    """What was heard of a rank last."""
+
+    num_beats: int  # up to now
+    age_s: float  # of the step that it computes, when it sent the last one; 0: it waits for the next
+
+
+BEAT_S = 0.25  # between two heartbeats of a rank
+BEAT = struct.Struct(">d")  # age of its last finished step
 HELLO_S = 5.0  # for the proofs; whoever takes longer is a stranger
 MAX_STRANGERS = 32  # that are heard at the same time; of more the oldest is cut off
 NONCE_BYTES = PROOF_BYTES = 32
 HELLO = struct.Struct(f">I{NONCE_BYTES}s{PROOF_BYTES}s")  # rank, nonce, proof
 HELLO_SAID = struct.Struct(f">I{NONCE_BYTES}s{NONCE_BYTES}s")  # what is proven: rank, nonce of the first rank, its own
+TAG_BYTES = 16
 MAX_NUMBER_BYTES = 20
 MAX_ORDER_BYTES = 1 << 30
 
@@ -85,7 +100,8 @@ class Leader:
     def __init__(self, host: str, size: int, token: str, memory: PlanMemory | None = None) -> None:
         self._memory = memory
         self._rendezvous = _Rendezvous(host, size, token)
-        self._ranks: list[socket.socket] = []
+        self._ranks: list[Channel] = []
+        self._beats: list[RankBeat] = []
         self.port: int = self._rendezvous.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
@@ -94,18 +110,30 @@ class Leader:
         self._ranks = self._rendezvous.all(timeout_s)
         least = num_blocks
         for rank in self._ranks:
-            rank.settimeout(max(0.001, deadline_s - time.monotonic()))
-            least = min(least, int(_receive(rank, MAX_NUMBER_BYTES)))
-            rank.settimeout(None)
+            rank.socket.settimeout(max(0.001, deadline_s - time.monotonic()))
+            least = min(least, int(rank.receive(MAX_NUMBER_BYTES)))
+            rank.socket.settimeout(None)
         for rank in self._ranks:
-            _send(rank, str(least).encode())
+            rank.send(str(least).encode())
         return least
 
     def watch(self, on_loss: Callable[[], None]) -> None:
-        """Calls `on_loss`, in another thread, when a rank's connection ends."""
+        """Listens to the ranks' heartbeats. Calls `on_loss`, in another thread, when a rank's connection ends."""
+        self._beats = [RankBeat(0, 0.0) for _ in self._ranks]
+        for index, rank in enumerate(self._ranks):
+            listen = threading.Thread(target=self._listen, args=(index, rank, on_loss), name="rank-listen", daemon=True)
+            listen.start()
 
-        for rank in self._ranks:
-            _watch(rank, on_loss)
+    def beats(self) -> tuple[RankBeat, ...]:
+        """Of the ranks from 1 on; () until they are watched. In any thread."""
+        return tuple(self._beats)
+
+    def _listen(self, index: int, rank: "Channel", on_loss: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError, struct.error):
+            while True:
+                (age_s,) = BEAT.unpack(rank.receive(BEAT.size))
+                self._beats[index] = RankBeat(self._beats[index].num_beats + 1, age_s)
+        on_loss()
 
     def send(self, order: Order) -> None:
         frame = msgspec.msgpack.encode(order)
@@ -113,7 +141,7 @@ class Leader:
             self._memory.send(frame)
             return
         for rank in self._ranks:
-            _send(rank, frame)
+            rank.send(frame)
 
     def close(self) -> None:
         self._rendezvous.close()
@@ -128,12 +156,12 @@ class _Rendezvous:
         self._listener.settimeout(0.2)  # to see that it is over
         self.port: int = self._listener.getsockname()[1]
         self._changed = threading.Condition()
-        self._ranks: dict[int, socket.socket] = {}
+        self._ranks: dict[int, Channel] = {}
         self._strangers: dict[socket.socket, None] = {}  # who has proven nothing yet, the oldest first
         self._is_over = False
         threading.Thread(target=self._accept, name="rank-rendezvous", daemon=True).start()
 
-    def all(self, timeout_s: float) -> list[socket.socket]:
+    def all(self, timeout_s: float) -> "list[Channel]":
         """The connections of the ranks from 1 on. Raises TimeoutError if they have not all come by then."""
         with self._changed:
             if not self._changed.wait_for(self._is_whole, timeout_s):
@@ -146,9 +174,9 @@ class _Rendezvous:
             self._is_over = True
             for connection in self._strangers:
                 _shut(connection)  # and its thread closes it
-            for connection in self._ranks.values():
-                _shut(connection)  # wakes the thread that watches it, which close alone does not
-                connection.close()
+            for channel in self._ranks.values():
+                _shut(channel.socket)  # wakes the thread that watches it, which close alone does not
+                channel.socket.close()
 
     def _is_whole(self) -> bool:
         return len(self._ranks) == self._size - 1
@@ -174,20 +202,21 @@ class _Rendezvous:
                 _shut(connection)
 
     def _greet(self, connection: socket.socket) -> None:
-        rank = None
+        proven = None
         with contextlib.suppress(OSError):
-            rank = self._prove(connection)
+            proven = self._prove(connection)
         with self._changed:
             del self._strangers[connection]
-            if rank is None or rank in self._ranks or self._is_over:
+            if proven is None or proven[0] in self._ranks or self._is_over:
                 connection.close()
                 return
+            rank, channel = proven
             connection.settimeout(None)
-            self._ranks[rank] = connection
+            self._ranks[rank] = channel
             self._changed.notify_all()
 
-    def _prove(self, connection: socket.socket) -> int | None:
-        """Which rank it is; None for a stranger."""
+    def _prove(self, connection: socket.socket) -> "tuple[int, Channel] | None":
+        """Which rank it is, and how to speak with it; None for a stranger."""
         deadline_s = time.monotonic() + HELLO_S
         nonce = secrets.token_bytes(NONCE_BYTES)
         connection.settimeout(HELLO_S)
@@ -199,7 +228,7 @@ class _Rendezvous:
         if not 0 < rank < self._size or not hmac.compare_digest(proof, _proof(self._token, b"rank", said)):
             return None
         connection.sendall(_proof(self._token, b"first", said))
-        return int(rank)
+        return int(rank), Channel(connection, self._token, said, is_first=True)
 
 
 class Follower:
@@ -207,12 +236,15 @@ class Follower:
 
     def __init__(self, meeting: Meeting, rank: int, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
         self._memory = memory
-        self._socket = _join(meeting, rank, timeout_s)
+        self._channel = _join(meeting, rank, timeout_s)
+        self._socket = self._channel.socket
         self._socket.settimeout(timeout_s)
+        self._began_s: float | None = None  # when the order came that is obeyed now
+        self._is_over = threading.Event()
 
     def agree(self, num_blocks: int) -> int:
-        _send(self._socket, str(num_blocks).encode())
-        return int(_receive(self._socket, MAX_NUMBER_BYTES))
+        self._channel.send(str(num_blocks).encode())
+        return int(self._channel.receive(MAX_NUMBER_BYTES))
 
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Calls `on_loss`, in another thread, when the first rank is gone. Only where plans come through memory."""
@@ -220,23 +252,77 @@ class Follower:
             self._socket.settimeout(None)
             _watch(self._socket, on_loss)
 
+    def beat(self) -> None:
+        """Sends heartbeats from now on, in a thread of their own. What is computed must let go of the interpreter."""
+        threading.Thread(target=self._keep_beating, name="rank-heartbeat", daemon=True).start()
+
+    def _keep_beating(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self._is_over.wait(BEAT_S):
+                began_s = self._began_s
+                self._channel.send(BEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
+
     def orders(self) -> Iterator[Order]:
-        """As they come, until the first rank is gone."""
+        """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""
         self._socket.settimeout(None)
         decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
         while True:
             try:
-                frame = self._memory.receive() if self._memory is not None else _receive(self._socket, MAX_ORDER_BYTES)
+                memory, channel = self._memory, self._channel
+                frame = memory.receive() if memory is not None else channel.receive(MAX_ORDER_BYTES)
             except (OSError, RuntimeError):
                 return
+            self._began_s = time.monotonic()
             yield decoder.decode(frame)
+            self._began_s = None
 
     def close(self) -> None:
+        self._is_over.set()
         _shut(self._socket)
         self._socket.close()
 
 
-def _join(meeting: Meeting, rank: int, timeout_s: float) -> socket.socket:
+class Channel:
+    """A connection whose ends have proven themselves. One thread may send while another one receives.
+
+    A frame is its length, its bytes, and a MAC over its number in its direction, its length and its bytes (BLAKE2b
+    under a key of the connection and the direction). One that is not the next frame of the other end, whole and
+    unchanged, raises ConnectionError.
+    """
+
+    def __init__(self, connection: socket.socket, token: bytes, said: bytes, is_first: bool) -> None:
+        """`said` is what both ends have proven; `is_first` if this end is the first rank's."""
+        self.socket = connection
+        keys = [_proof(token, b"frames of the " + side, said) for side in (b"first", b"rank")]
+        self._ours, self._theirs = (blake2b(key=key, digest_size=TAG_BYTES) for key in keys[:: 1 if is_first else -1])
+        self._num_sent = self._num_received = 0
+
+    def send(self, data: bytes) -> None:
+        frame = struct.pack(">I", len(data)) + data
+        self.socket.sendall(frame + _tag(self._ours, self._num_sent, frame))
+        self._num_sent += 1
+
+    def receive(self, most: int) -> bytes:
+        """The next frame, of at most so many bytes."""
+        head = _exactly(self.socket, 4)
+        (length,) = struct.unpack(">I", head)
+        if length > most:
+            raise ConnectionError(f"a frame has {length} bytes, must have at most {most}")
+        data, tag = _exactly(self.socket, length), _exactly(self.socket, TAG_BYTES)
+        if not hmac.compare_digest(tag, _tag(self._theirs, self._num_received, head + data)):
+            raise ConnectionError("the MAC of a frame is wrong")
+        self._num_received += 1
+        return data
+
+
+def _tag(keyed: "blake2b", number: int, frame: bytes) -> bytes:
+    mac = keyed.copy()
+    mac.update(number.to_bytes(8, "big"))
+    mac.update(frame)
+    return mac.digest()
+
+
+def _join(meeting: Meeting, rank: int, timeout_s: float) -> Channel:
     """Connects, and again if strangers have crowded it out."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -244,8 +330,7 @@ def _join(meeting: Meeting, rank: int, timeout_s: float) -> socket.socket:
         connection = socket.create_connection((meeting.host, meeting.port), timeout=left_s)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _introduce(connection, meeting.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
-            return connection
+            return _introduce(connection, meeting.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
         except OSError:
             connection.close()
             if time.monotonic() > deadline_s:
@@ -253,12 +338,13 @@ def _join(meeting: Meeting, rank: int, timeout_s: float) -> socket.socket:
             time.sleep(0.05)
 
 
-def _introduce(connection: socket.socket, token: bytes, rank: int, deadline_s: float) -> None:
+def _introduce(connection: socket.socket, token: bytes, rank: int, deadline_s: float) -> Channel:
     nonce, its_nonce = secrets.token_bytes(NONCE_BYTES), _exactly(connection, NONCE_BYTES, deadline_s)
     said = HELLO_SAID.pack(rank, its_nonce, nonce)
     connection.sendall(HELLO.pack(rank, nonce, _proof(token, b"rank", said)))
     if not hmac.compare_digest(_exactly(connection, PROOF_BYTES, deadline_s), _proof(token, b"first", said)):
         raise ConnectionError("the first rank does not know the token")
+    return Channel(connection, token, said, is_first=False)
 
 
 def _proof(token: bytes, who: bytes, said: bytes) -> bytes:
@@ -278,17 +364,6 @@ def _watch(connection: socket.socket, on_loss: Callable[[], None]) -> None:
         on_loss()
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _send(to: socket.socket, data: bytes) -> None:
-    to.sendall(struct.pack(">I", len(data)) + data)
-
-
-def _receive(source: socket.socket, most: int) -> bytes:
-    (length,) = struct.unpack(">I", _exactly(source, 4))
-    if length > most:
-        raise ConnectionError(f"a frame has {length} bytes, must have at most {most}")
-    return _exactly(source, length)
 
 
 def _exactly(source: socket.socket, count: int, deadline_s: float | None = None) -> bytes:

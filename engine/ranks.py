@@ -22,7 +22,7 @@ from engine.load import device_of, load_executor
 from engine.node_cache import open_others
 from engine.plan import StepPlan, StepResult
 from engine.rank_blocks import RankBlocks
-from engine.rank_link import Follower, Leader, LoadBlock, Meeting, Order, PlanMemory, SaveBlock
+from engine.rank_link import Follower, Leader, LoadBlock, Meeting, Order, PlanMemory, RankBeat, SaveBlock
 from engine.sampler import Sampling
 from engine.tensor_parallel import Collective, TensorParallel
 from kernels.native.compiler import Compiler, find_compiler
@@ -73,6 +73,12 @@ class RankExecutor:
 
     def compile_grammar(self, text: str) -> None:
         self._local.compile_grammar(text)
+
+    def beats(self) -> tuple[RankBeat, ...]:
+        return self._leader.beats()
+
+    def lose(self) -> None:
+        self._presence.lose()
 
     def close(self) -> None:
         self._presence.end()
@@ -200,6 +206,7 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
     tp = TensorParallel(rank, meeting.size, group)
     executor = load_executor(model, tp=tp, agree=follower.agree, cache_key=meeting.cache_key or b"")
     follower.watch(give_up)
+    follower.beat()
     for order in follower.orders():
         try:
             _obey(order, executor, rank)

@@ -5,6 +5,7 @@ __all__ = ["StepTimes"]
 LEAST_S = 2.0  # no step hangs before
 FACTOR = 4.0  # so many times the longest step of its size may one take: others use the machine, too
 FIRST_S = 120.0  # where no step is known yet: kernels may be compiled in it
+KEPT = 0.98  # of the longest, with each further step: one that compiled kernels is forgotten after some hundred
 
 
 class StepTimes:
@@ -15,7 +16,11 @@ class StepTimes:
 
     def note(self, num_tokens: int, took_s: float) -> None:
         size = num_tokens.bit_length()
-        self._longest_s[size] = max(took_s, self._longest_s.get(size, 0.0))
+        self._longest_s[size] = max(took_s, KEPT * self._longest_s.get(size, 0.0))
+
+    def knows(self, num_tokens: int) -> bool:
+        """Whether a step of this size has finished: the next one compiles nothing."""
+        return num_tokens.bit_length() in self._longest_s
 
     def limit_s(self, num_tokens: int) -> float:
         """A step of a size that was not seen takes, per token, at most what the next smaller one took."""

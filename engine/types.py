@@ -17,6 +17,7 @@ __all__ = [
     "RepetitionLimit",
     "RequestState",
     "SamplingParams",
+    "StepAges",
     "StepReport",
     "ThinkingLimit",
     "TokenChunk",
@@ -192,6 +193,14 @@ class StepReport(msgspec.Struct, frozen=True, array_like=True):
     published: tuple[bytes, ...] = ()  # names of blocks (engine/prefix_cache.py) that can be shared from now on
     forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
     states: tuple[RequestState, ...] = ()  # of the requests that were asked for; true after `chunks`
+
+
+class StepAges(msgspec.Struct, frozen=True, array_like=True):
+    """How long ago an engine and its ranks have finished a step, in seconds. An engine without work has age 0."""
+
+    engine_s: float
+    limit_s: float  # an engine that is older hangs
+    ranks_s: tuple[float, ...] = ()  # from rank 1 on; of one that is not heard of, its silence too
 
 
 class EngineClient(Protocol):

@@ -17,6 +17,7 @@ from cluster.wire import (
     FromIngress,
     FromReplica,
     Hello,
+    Seal,
     Stop,
     Submit,
     encode,
@@ -27,7 +28,7 @@ from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams
 
 __all__ = ["KINDS", "attack", "mutated"]
 
-Say = Callable[[random.Random], bytes]
+Say = Callable[[random.Random], list[bytes]]  # what is sealed one after the other, where the hello is right
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -47,7 +48,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(spoiled)
 
 
-def _frame(rng: random.Random) -> bytes:
+def _good(rng: random.Random) -> bytes:
     frames: list[FromIngress] = [
         Submit(_request(rng, max_tokens=3, seed=rng.randrange(99))),
         Submit(_request(rng, max_tokens=2, logit_bias=((1, 2.0),), bad_words=((1, 2),))),
@@ -60,10 +61,10 @@ def _frame(rng: random.Random) -> bytes:
     return encode(rng.choice(frames))
 
 
-def _others(rng: random.Random) -> bytes:
+def _others(rng: random.Random) -> list[bytes]:
     """A frame that only a replica may say."""
     frames: list[FromReplica] = [Drain(), Challenge(PROTOCOL_VERSION, b"x")]
-    return encode(rng.choice(frames))
+    return [encode(rng.choice(frames))]
 
 
 def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
@@ -77,7 +78,7 @@ def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
     )
 
 
-def _absurd(rng: random.Random) -> bytes:
+def _absurd(rng: random.Random) -> list[bytes]:
     """A frame that is well formed and asks for nonsense."""
     request = GenerateRequest(
         request_id="fuzz",
@@ -89,29 +90,35 @@ def _absurd(rng: random.Random) -> bytes:
         priority=rng.choice([-(2**63), 0, 2**63 - 1]),
         resume=rng.choice([(), (None,), ((1, 2),), (None, None), ((-1,), (2**50,))]),
     )
-    return encode(Submit(request))
+    return [encode(Submit(request))]
 
 
-def _length(rng: random.Random) -> bytes:
+def _length(rng: random.Random) -> list[bytes]:
     """A length that is too large, or that what follows does not keep."""
-    return struct.pack(">I", rng.choice([0, 1, 2**24 + 1, 2**31, 2**32 - 1])) + rng.randbytes(rng.randint(0, 40))
+    return [struct.pack(">I", rng.choice([0, 1, 2**24 + 1, 2**31, 2**32 - 1])) + rng.randbytes(rng.randint(0, 40))]
 
 
-# kind -> (whether the hello before it is "right", "wrong", "mutated" or "none", what is said then)
+def _noise(rng: random.Random) -> list[bytes]:
+    return [rng.randbytes(rng.randint(1, 200))]
+
+
+# kind -> (the hello before it: "right", "wrong", "mutated" or "none"; what is said then).
+# "unsealed" is a hello that is right, and no MAC after it is
 KINDS: dict[str, tuple[str, Say]] = {
-    "mutated frame": ("right", lambda rng: mutated(_frame(rng), rng)),
-    "mutated frame after good ones": ("right", lambda rng: _frame(rng) + mutated(_frame(rng), rng)),
+    "mutated frame": ("right", lambda rng: [mutated(_good(rng), rng)]),
+    "mutated frame after good ones": ("right", lambda rng: [_good(rng), mutated(_good(rng), rng)]),
     "absurd request": ("right", _absurd),
     "frame of the other side": ("right", _others),
     "length": ("right", _length),
-    "noise": ("right", lambda rng: rng.randbytes(rng.randint(1, 200))),
-    "mutated hello": ("mutated", _frame),
-    "wrong secret": ("wrong", _frame),
+    "noise": ("right", _noise),
+    "frame with a wrong MAC": ("unsealed", lambda rng: [_good(rng), rng.randbytes(16)]),
+    "mutated hello": ("mutated", lambda rng: [_good(rng)]),
+    "wrong secret": ("wrong", lambda rng: [_good(rng)]),
     "length before the hello": ("none", _length),
-    "frame before the hello": ("none", _frame),
-    "noise before the hello": ("none", lambda rng: rng.randbytes(rng.randint(1, 200))),
+    "frame before the hello": ("none", lambda rng: [_good(rng)]),
+    "noise before the hello": ("none", _noise),
 }
-WEIGHTS = [40, 15, 5, 3, 6, 6, 15, 4, 2, 2, 2]
+WEIGHTS = [40, 15, 5, 3, 6, 6, 5, 15, 4, 2, 2, 2]
 
 
 async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) -> str:
@@ -129,7 +136,8 @@ async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) ->
             proof = prove(known, b"ingress", challenge.nonce, b"x")
             said = encode(Hello(PROTOCOL_VERSION, "fuzz", b"x", proof)) if hello != "none" else b""
             writer.write(mutated(said, rng) if hello == "mutated" else said)
-            writer.write(say(rng))
+            seal = Seal(known, b"ingress", challenge.nonce, b"x")
+            writer.write(b"".join(one + seal.tag(one) if hello == "right" else one for one in say(rng)))
             writer.write_eof()
             while await reader.read(65536):
                 pass

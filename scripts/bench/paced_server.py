@@ -1,8 +1,10 @@
 """The two server processes of scripts.bench.paced: a replica with a stand-in engine, and an ingress as it is."""
 
 import asyncio
+import json
 import random
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -23,20 +25,23 @@ SECRET = b"paced"
 FAST = SchedulerConfig(max_step_tokens=65_536, max_sequences=4096, max_queued_requests=4096)
 
 
-def run_replica(step_s: float, tokens: tuple[int, ...], told: Connection) -> None:
+def run_replica(step_s: float, tokens: tuple[int, ...], told: Connection, scheduler: SchedulerConfig = FAST) -> None:
     """Tells its address and serves until it is terminated."""
 
     async def serve() -> None:
         executor = StandinExecutor(tokens, step_s, num_blocks=100_000)
-        server = WireServer(Engine(executor, MODEL.name, FAST, cache_key=SECRET), "replica", WireConfig(), SECRET)
+        server = WireServer(Engine(executor, MODEL.name, scheduler, cache_key=SECRET), "replica", WireConfig(), SECRET)
         told.send(await server.start("127.0.0.1"))
         await asyncio.Event().wait()
 
     uvloop.run(serve())  # as Ray's processes do
 
 
-def run_ingress(address: tuple[str, int], told: Connection) -> None:
-    """Tells its port, once it has found the replica, and serves until it is terminated."""
+def run_ingress(addresses: tuple[str, int] | str, told: Connection) -> None:
+    """Tells its port, once it has found a replica, and serves until it is terminated.
+
+    addresses   where the replica is; or of a file that says where the replicas are now, as a JSON list
+    """
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
     from serve_app.tenants.key_store import KeyStore
@@ -45,7 +50,7 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
     async def serve() -> None:
         wire = WireConfig()
         replicas = Replicas(
-            lambda: _always([address]),
+            lambda: _always(_listed(addresses) if isinstance(addresses, str) else [addresses]),
             lambda: _always(None),
             "ingress",
             SECRET,
@@ -67,6 +72,10 @@ def run_ingress(address: tuple[str, int], told: Connection) -> None:
         await serving
 
     uvloop.run(serve())
+
+
+def _listed(path: str) -> list[tuple[str, int]]:
+    return [(host, port) for host, port in json.loads(Path(path).read_text())]
 
 
 async def _always(value: Any) -> Any:

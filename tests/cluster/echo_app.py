@@ -21,6 +21,13 @@ def load_toy_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: Rank
     )
 
 
+def load_slow_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+    """Its streams take long enough to be struck in their middle."""
+    return Engine(
+        ToyExecutor(num_blocks=512, step_s=0.01), model.name, model.engine.scheduler, model.engine.cache, cache_key
+    )
+
+
 def build_echo_app(client: EngineClient, config: Config) -> Any:
     async def app(
         scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[..., Awaitable[None]]
@@ -33,6 +40,11 @@ def build_echo_app(client: EngineClient, config: Config) -> Any:
                     return
         body = json.loads((await receive())["body"])
         started = False
+        if "status" in body:
+            data = msgspec.json.encode(await client.status(body["status"]))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": data})
+            return
         try:
             model = body.pop("model", "toy")
             async for chunk in client.generate(msgspec.structs.replace(request(**body), model=model)):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.client import ClusterClient
 from cluster.replicas import Replicas
-from cluster.wire import Challenge, FromReplica, Report, Welcome, encode, read_frame
+from cluster.wire import Challenge, FromReplica, Hello, Report, Seal, encode, read_frame
 from engine.engine import Engine
 from engine.errors import EngineFailed, MantaError, Unavailable
 from engine.plan import StepPlan, StepResult
@@ -33,20 +33,27 @@ class LossyWire:
         self.num_lost = 0
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = None
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             replica, to_replica = await asyncio.open_connection(*self._target)
+            challenge = await read_frame(replica, msgspec.msgpack.Decoder(Challenge), 4096)
+            writer.write(encode(challenge))
+            hello = await read_frame(reader, msgspec.msgpack.Decoder(Hello), 4096)
+            to_replica.write(encode(hello))
+            theirs, ours = (Seal(SECRET, b"replica", challenge.nonce, hello.nonce) for _ in range(2))
             there = asyncio.create_task(self._pass_on(reader, to_replica))
             decoder = msgspec.msgpack.Decoder(FromReplica)
             while True:
-                frame = await read_frame(replica, decoder, WIRE.max_frame_bytes)
+                frame = await read_frame(replica, decoder, WIRE.max_frame_bytes, theirs)
                 if isinstance(frame, Report) and self._rng.random() < self._chance:
                     self.num_lost += 1
                 else:
-                    writer.write(encode(frame))
-                if not isinstance(frame, Challenge | Welcome):
-                    await writer.drain()
+                    told = encode(frame)
+                    writer.write(told + ours.tag(told))
+                await writer.drain()
         writer.transport.abort()
-        there.cancel()
+        if there is not None:
+            there.cancel()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from cluster.server import _Connection
-from cluster.wire import Report
+from cluster.wire import TAG_BYTES, Report, Seal
 from engine.errors import RequestError
 from engine.types import StepReport, TokenChunk
 from tests.cluster.local import WIRE, local_cluster
 from tests.cluster.test_client import assert_is, collect
 from tests.engine.toy import request
 
+SEAL = Seal(b"secret", b"replica", b"", b"")
 SMALL = msgspec.structs.replace(WIRE, max_frame_bytes=20_000)
 
 
@@ -31,7 +32,7 @@ class Writer:
         self.frames = []
 
     def write(self, frame):
-        self.frames.append(msgspec.msgpack.decode(frame[4:], type=Report).report)
+        self.frames.append(msgspec.msgpack.decode(frame[4:-TAG_BYTES], type=Report).report)
 
 
 async def test_a_request_that_is_too_large_is_refused_and_others_go_on():
@@ -57,7 +58,7 @@ async def test_a_report_is_split_and_tells_the_same(max_bytes):
     names = [tuple(bytes([kind, number]) * 16 for number in range(200)) for kind in (0, 1)]
     whole = StepReport(("a", "b"), (), chunks, status, names[0], names[1])
     writer = Writer()
-    _Connection(0, writer, max_bytes).report(whole)
+    _Connection(0, writer, SEAL, max_bytes).report(whole)
     frames = writer.frames
     assert all(len(msgspec.msgpack.encode(Report(frame))) <= max_bytes for frame in frames)
     assert (len(frames) == 1) == (max_bytes == 100_000)
@@ -75,7 +76,7 @@ async def test_a_chunk_that_is_too_large_alone_ends_its_request():
         status = await cluster.client.status("toy")
     writer = Writer()
     chunk = TokenChunk("r", 0, 3, tuple(range(10_000)))
-    _Connection(0, writer, 5_000).report(StepReport((), (), (chunk,), status))
+    _Connection(0, writer, SEAL, 5_000).report(StepReport((), (), (chunk,), status))
     (frame,) = writer.frames
     (end,) = frame.chunks
     assert (end.request_id, end.start, end.tokens, end.finish_reason) == ("r", 3, (), "error")

