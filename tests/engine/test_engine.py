@@ -104,7 +104,9 @@ def test_random_traffic_equals_full_recompute(
                     stop_token_ids=(1, 2, 3),
                     min_tokens=rng.choice([0, 2]),
                 )
-                asked[name] = GenerateRequest(**{**_fields(asked[name]), "priority": rng.choice([0, 0, 0, -1, 5])})
+                asked[name] = GenerateRequest(
+                    **{**_fields(asked[name]), "priority": rng.choice([0, 0, 0, -1, 5]), "tenant": rng.choice("ab")}
+                )
                 engine.submit(asked[name])
             if asked and rng.random() < 0.05:
                 victim = rng.choice(list(asked))
