@@ -60,9 +60,11 @@ def said_plainly(schema: Any) -> Any:
 
 def without_what_no_grammar_holds(schema: Any) -> Any:
     """A schema that allows at least the same, at every depth."""
+    if schema_mistake(schema):
+        return schema  # it will be refused
     relaxed = rewritten(schema, lambda inner: _holdable(_plain(inner)))
     for _ in range(MAX_LOOKS):
-        if schema_mistake(relaxed) or expansion(relaxed) > MAX_EXPANSION:
+        if expansion(relaxed) > MAX_EXPANSION:
             break  # it will be refused
         rules = JsonRules(relaxed, {}, leaves_out=True)
         with suppress(Nothing, Mistake):
@@ -93,8 +95,8 @@ def in_clients_words(fault: str, keyword: str, field: str) -> str:
     for pattern, words in SAID:
         if re.search(pattern, fault):
             return words.format(keyword=keyword or "it", or_else=or_else(field))
-    if not INTERNAL.search(fault):
-        return fault  # it is in words already
+    if not INTERNAL.search(fault):  # it is in words already
+        return f"{keyword}: {fault}" if keyword else fault
     return f"no grammar can hold an answer to {keyword or 'it'}; leave it out{or_else(field)}"
 
 

@@ -61,7 +61,8 @@ def _parts(root: Any, schema: Any, depth: int) -> list[Any]:
     asked = kept(schema)
     if asked.keys() & BEYOND:
         raise NotJoined
-    parts = [{key: value for key, value in asked.items() if key not in ("$ref", "allOf")}]
+    idle = {key for key in ("additionalProperties", "items") if asked.get(key) in (True, {})}
+    parts = [{key: value for key, value in asked.items() if key not in ("$ref", "allOf", *idle)}]
     if "$ref" in asked:
         parts += _parts(root, target_of(root, asked["$ref"]), depth + 1)
     for one in asked.get("allOf", []):
@@ -73,7 +74,8 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     if not one or not other:
         return one or other
     shared = one.keys() & other.keys()
-    if any(key in BOUND_TOGETHER for key in (*one, *other)) and not _is_wrapped(one, other):
+    apart = _is_wrapped(one, other) or _are_closed(one, other) or _are_closed(other, one)
+    if any(key in BOUND_TOGETHER for key in (*one, *other)) and not apart:
         raise NotJoined
     whole = {**one, **other}
     if "type" in shared:
@@ -93,6 +95,14 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _is_wrapped(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """One of them says nothing but the type."""
     return one.keys() == {"type"} or other.keys() == {"type"}
+
+
+def _are_closed(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Both are objects, and what the other lists is listed in the one, whose alone it is to say what is additional."""
+    bound = {key for key in (*one, *other) if key in BOUND_TOGETHER}
+    return bound == {"additionalProperties"} and not (
+        "additionalProperties" in other or other.get("properties", {}).keys() - one.get("properties", {}).keys()
+    )
 
 
 def _types(one: Any, other: Any) -> list[str]:

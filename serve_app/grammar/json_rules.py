@@ -220,17 +220,19 @@ class JsonRules:
                 return self._terminal([ANY_NUMBER])
             scaled = numbers.scaled()
             if scaled is None:
-                raise Nothing(path, _bound_in(asked), "no number is within its bounds")
+                raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
             found = number_regex(scaled)
         except TooManyDigits as error:
-            raise CannotHold(path, _bound_in(asked), str(error)) from None
+            raise CannotHold(path, _bounds_in(asked)[0], str(error)) from None
         if found is not None:
             return self._terminal(found)
         multiples = multiples_schema(scaled)
         if multiples is None:
-            why = f"multiples of {asked['multipleOf']} within these bounds have too many digits"
+            why = f"multiples of {number_text(asked['multipleOf'])} within these bounds take too many states"
             raise CannotHold(path, "multipleOf", why)
-        return self._json(multiples)
+        rule = self._json(multiples)
+        self.pieces.append(Piece(path, "multipleOf", rule))
+        return rule
 
     def _terminal(self, expressions: list[str]) -> str:
         return self.named("T", " & ".join(f"/{one}/" for one in expressions))
@@ -562,8 +564,8 @@ def _path_of(reference: str) -> Path:
     return tuple(name.replace("~1", "/").replace("~0", "~") for name in reference[1:].split("/") if name)
 
 
-def _bound_in(asked: dict[str, Any]) -> str:
-    return next((keyword for keyword in NUMERIC if keyword in asked), "type")
+def _bounds_in(asked: dict[str, Any]) -> list[str]:
+    return [keyword for keyword in NUMERIC if keyword in asked] or ["type"]
 
 
 def _name(name: str) -> str:

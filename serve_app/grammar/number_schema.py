@@ -12,7 +12,7 @@ from serve_app.text.json_text import Digits
 __all__ = ["bounded", "carried_by_doubles", "multiples_schema", "number_range", "range_schema"]
 
 MAX_WHOLE = 2**53
-MAX_FACTOR = 2**16  # of a step: llguidance multiplies two in 32 bits
+MAX_STEP = 3_000  # its digits as one number: llguidance has a state for each remainder
 NEIGHBORS = 64  # doubles around a step, one of which llguidance may read as that step
 MAX_INTEGER = 2**63 - 1024  # the largest int64 that is a double
 MAX_MULTIPLE = 10**15  # where the schema does not ask for more
@@ -38,7 +38,7 @@ def range_schema(numbers: NumberRange) -> dict[str, Any]:
 
 def multiples_schema(scaled: Scaled) -> dict[str, Any] | None:
     """For llguidance, which counts multiples of any step. None if it would not read the same numbers."""
-    step = _read_as(scaled.step, scaled.places)
+    step = _read_as(scaled.step, scaled.places) if scaled.step <= MAX_STEP else None
     largest = MAX_MULTIPLE * 10**scaled.places
     least, most = max(scaled.least, -largest), min(scaled.most, largest)
     if most - least < scaled.step:  # it does ask for more
@@ -65,7 +65,7 @@ def carried_by_doubles(schema: dict[str, Any]) -> str | None:
             return keyword
         if keyword == "multipleOf":
             places = next(n for n in range(400) if (exact(value) * 10**n).denominator == 1)
-            if exact(value) * 10**places > MAX_FACTOR or _factor(float(value)) != (exact(value) * 10**places, places):
+            if exact(value) * 10**places > MAX_STEP or _factor(float(value)) != (exact(value) * 10**places, places):
                 return keyword
     return None
 
@@ -110,7 +110,7 @@ def _is_carried(value: Any) -> bool:
 
 def _carried(bound: int, scaled: Scaled, sign: int) -> float | None:
     """A bound that is a multiple and the same as a double, from `bound` on inwards."""
-    bound -= sign * (-sign * bound % scaled.step)
+    bound += sign * (-sign * bound % scaled.step)
     unit = 10**scaled.places
     for n in range(bound, bound + sign * scaled.step * MAX_MOVES, sign * scaled.step):
         value = float(n / unit) if abs(n) < 10**300 else float("inf")
