@@ -187,7 +187,7 @@ def _form_or_calls(
     if not tools.schemas:
         return form
     constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
-    at_most("tools", len(constraint.grammar), limits.max_grammar_bytes, "bytes, as compiled")
+    at_most("tools", constraint.num_bytes, limits.max_grammar_bytes, "bytes, as compiled")
     return constraint
 
 

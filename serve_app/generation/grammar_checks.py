@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
+from itertools import islice
 
 import msgspec
 
@@ -10,15 +11,16 @@ from engine.errors import RequestError
 from engine.types import Fit, Grammar
 from serve_app.generation.grammar_tasks import Checked, GrammarToCheck, TableSource
 from serve_app.generation.request import Prepared
-from serve_app.grammar.constraint import FIT
+from serve_app.grammar.constraint import FIT, Constraint
 from serve_app.grammar.holdable import in_clients_words
-from serve_app.grammar.json_texts import json_grammar
+from serve_app.grammar.json_texts import pieces_of
 from serve_app.model.text_model import TextModel
 from serve_app.workers.pool import LimitExceeded, WorkerPool
 
 __all__ = ["GrammarChecks"]
 
 MAX_KNOWN = 4096  # grammars remembered: 32 bytes each, and a short end of those that must fit
+MAX_PIECES = 200  # of a schema that are compiled one by one, to find what is wrong
 TASKS = "serve_app.generation.grammar_tasks"
 
 Plan = tuple[int, ...]
@@ -40,7 +42,7 @@ class GrammarChecks:
         try:
             plan = await self._check(prepared.request.model, grammar, constraint.field)
         except RequestError as fault:
-            raise await self._tools_fault(prepared, fault) from None
+            raise await self._found(prepared, constraint, fault) from None
         if grammar.fit is None:
             return prepared
         num_needed = len(plan) + (0 if grammar.opens else len(grammar.begins_after))
@@ -65,17 +67,20 @@ class GrammarChecks:
             self._good.popitem(last=False)
         return plan
 
-    async def _tools_fault(self, prepared: Prepared, fault: RequestError) -> RequestError:
-        """What is wrong with one tool's parameters, where that is what is wrong with the grammar of all tools."""
-        parse = prepared.rules.parse
-        if fault.param != "tools" or parse is None:
-            return fault
-        for name, schema in parse.tool_schemas.items():
-            try:
-                grammar = GrammarToCheck(json_grammar(schema, f"tools: the parameters of {name!r}"), must_fit=False)
-                await self._compiled(self._keys[prepared.request.model], grammar, f"tools: the parameters of {name!r}")
-            except RequestError as one:
-                return RequestError(str(one), param="tools")
+    async def _found(self, prepared: Prepared, constraint: Constraint, fault: RequestError) -> RequestError:
+        """What is wrong with one place of a schema, where that is what is wrong with the grammar."""
+        table, num_left = self._keys[prepared.request.model], MAX_PIECES
+        for field, schema in constraint.sources:
+            for piece, place, grammar in islice(pieces_of(schema, field), num_left):
+                num_left -= 1
+                try:
+                    await self._compiled(table, GrammarToCheck(grammar, must_fit=False), field)
+                except RequestError as one:
+                    said = str(one).removeprefix(f"{field}: ")
+                    return RequestError(f"{place}: {in_clients_words(said, piece.keyword, field)}", param=field)
+        if constraint.sources and fault.param != FIT:
+            said = str(fault).removeprefix(f"{constraint.field}: ")
+            return RequestError(f"{constraint.field}: {in_clients_words(said, '', constraint.field)}", fault.param)
         return fault
 
     async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
@@ -85,7 +90,7 @@ class GrammarChecks:
             raise RequestError(f"{field}: to compile {limit}; make it smaller or simpler", param=field) from None
         checked = msgspec.msgpack.decode(answer, type=Checked)
         if checked.fault:
-            raise RequestError(f"{field}: {in_clients_words(checked.fault, field)}", param=field)
+            raise RequestError(f"{field}: {checked.fault}", param=field)
         if checked.cannot_fit:
             raise RequestError(f"{FIT}: {checked.cannot_fit}", param=FIT)
         return checked.plan

@@ -15,7 +15,7 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
 from serve_app.grammar.holdable import without_what_no_grammar_holds
-from serve_app.grammar.json_texts import WHITESPACE, json_grammar
+from serve_app.grammar.json_texts import RULES_PER_SCHEMA, WHITESPACE, json_grammar
 from serve_app.grammar.old_drafts import modern
 from serve_app.grammar.schema_walk import rewritten
 from serve_app.grammar.structural_tag import structural_tag_grammar
@@ -38,6 +38,12 @@ class Constraint(msgspec.Struct, frozen=True):
     field: str  # of the request that asked for it
     schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is to be JSON
     fits: bool = False  # it is finished within the tokens that the answer may have
+    sources: tuple[tuple[str, Any], ...] = ()  # fields with the schemas that it is made of
+
+    @property
+    def num_bytes(self) -> int:
+        """What counts against the limit: rules of a schema by about as much as the schema that they are made of."""
+        return len(self.grammar) // (RULES_PER_SCHEMA if "%json" in self.grammar or self.schema is not None else 1)
 
 
 def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | None:
@@ -59,8 +65,8 @@ def constraint_of(fields: ConstraintFields, limits: ApiConfig) -> Constraint | N
     field, make = found[0]
     _check_sizes(fields, limits.max_grammar_bytes)
     constraint = make()
-    if len(constraint.grammar) > limits.max_grammar_bytes:
-        raise RequestError(f"{field}: {len(constraint.grammar)} bytes, at most {limits.max_grammar_bytes}", field)
+    if constraint.num_bytes > limits.max_grammar_bytes:
+        raise RequestError(f"{field}: {constraint.num_bytes} bytes, at most {limits.max_grammar_bytes}", field)
     if fits and constraint.schema is None:
         raise RequestError(f"{FIT}: only JSON documents can be made to fit, not {field}", param=FIT)
     return msgspec.structs.replace(constraint, fits=fits)
@@ -167,7 +173,7 @@ def _plain(name: str, regex: str | None, choice: list[str] | None, grammar: str 
 
 def _json(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> Constraint:
     schema = modern(schema)
-    return Constraint(json_grammar(schema, field, whitespace), field, schema)
+    return Constraint(json_grammar(schema, field, whitespace), field, schema, sources=((field, schema),))
 
 
 def _schema(value: Any, field: str) -> Any:

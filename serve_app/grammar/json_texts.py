@@ -5,43 +5,48 @@ otherwise write blanks until its tokens run out.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
 from llguidance import LLMatcher
 
 from engine.errors import RequestError
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
 from serve_app.grammar.finite import has_finite_document
-from serve_app.grammar.holdable import said_plainly
+from serve_app.grammar.holdable import or_else, said_plainly
+from serve_app.grammar.json_rules import CannotHold, JsonRules, Mistake, Nothing, Piece
+from serve_app.grammar.lark import within_slashes
+from serve_app.grammar.schema_walk import Path
+from serve_app.grammar.well_formed import schema_mistake
 
-__all__ = ["WHITESPACE", "json_grammar", "json_rule"]
+__all__ = ["RULES_PER_SCHEMA", "WHITESPACE", "json_grammar", "json_rule", "pieces_of"]
 
+RULES_PER_SCHEMA = 4  # times the bytes of a schema that its rules may have
 WHITESPACE = r"(\n[ \t]{0,40}| ?)"
-# patterns are llguidance's business: it knows more of ECMA's than Python does
-NO_FORMATS = jsonschema.FormatChecker(formats=())
 
 
 def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPACE) -> str:
     """The grammar of the JSON texts that satisfy `schema`. Raises RequestError for what is no schema."""
     if schema is False:
         raise RequestError(f"{field}: nothing satisfies the schema false", param=field)
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema, format_checker=NO_FORMATS)
-    except jsonschema.SchemaError as error:
-        at = ".".join([field, *map(str, error.absolute_path)])
-        ways = dict.fromkeys(inner.message for inner in error.context or [])  # each says what is wrong with it
-        raise RequestError(f"{at}: {', and '.join(ways) or error.message}", param=field) from None
+    if mistake := schema_mistake(schema):
+        raise RequestError(f"{_place(field, mistake[0])}: {mistake[1]}", param=field)
     check_expansion(schema, field)
     if not has_finite_document(schema):
         raise RequestError(
-            f"{field}: no document satisfies it that has an end: a schema requires itself, through its references; let "
+            f"{field}: no document satisfies it that has an end: a schema requires itself, through its $ref; let "
             "one of them be left out, or be null",
             param=field,
         )
-    options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
-    known = said_plainly(schema) if isinstance(schema, dict) else {}
-    return LLMatcher.grammar_from_json_schema(json.dumps(known), overrides=options)
+    try:
+        return LLMatcher.grammar_from_lark("\n".join(_lark(schema, whitespace)))
+    except CannotHold as fault:
+        raise RequestError(f"{_place(field, fault.path)}: {_unheld(fault, field)}", param=field) from None
+    except Mistake as fault:
+        raise RequestError(f"{_place(field, fault.path)}.{fault.keyword}: {fault}", param=field) from None
+    except Nothing as fault:
+        place = _place(field, fault.path)
+        raise RequestError(f"{place}: no document satisfies it: {fault.keyword}: {fault}", param=field) from None
 
 
 def check_expansion(schema: dict[str, Any] | bool, field: str) -> None:
@@ -55,6 +60,35 @@ def check_expansion(schema: dict[str, Any] | bool, field: str) -> None:
 
 
 def json_rule(schema: dict[str, Any] | bool) -> str:
-    """The same as a rule of llguidance's Lark dialect."""
-    known = said_plainly(schema) if isinstance(schema, dict) else {}
-    return "%json " + json.dumps({**known, "x-guidance": {"whitespace_pattern": WHITESPACE}})
+    """The same within a rule of llguidance's Lark dialect."""
+    return "\n".join(["%lark {", *_lark(schema, WHITESPACE), "}"])
+
+
+def _lark(schema: dict[str, Any] | bool, whitespace: str) -> list[str]:
+    options: Any = {"whitespace_pattern": whitespace} if whitespace else {"whitespace_flexible": False}
+    rules = JsonRules(said_plainly(schema), options)
+    start = rules.write()
+    ignored = [f"%ignore /{within_slashes(whitespace)}/"] if whitespace else []
+    noted = (
+        f'// "required": {json.dumps(list(rules.required))}'  # a search for a short end tries these characters first
+    )
+    return ['%llguidance {"ignore_once": true}', *ignored, noted, f"start: {start}", *rules.lines]
+
+
+def pieces_of(schema: Any, field: str) -> Iterator[tuple[Piece, str, str]]:
+    """What of a schema llguidance compiles by itself: the place, and a grammar of it alone."""
+    rules = JsonRules(said_plainly(schema), {"whitespace_pattern": WHITESPACE})
+    rules.write()
+    bodies = dict(line.split(": ", 1) for line in rules.lines)
+    for piece in dict.fromkeys(rules.pieces):
+        yield piece, _place(field, piece.path), f"%llguidance {{}}\nstart: {bodies[piece.rule]}"
+
+
+def _place(field: str, path: Path) -> str:
+    return ".".join([field, *path])
+
+
+def _unheld(fault: CannotHold, field: str) -> str:
+    why = f" ({fault})" if str(fault) else ""
+    instead = "use anyOf" if fault.keyword == "oneOf" else "leave it out"
+    return f"no grammar can hold an answer to {fault.keyword}{why}; {instead}{or_else(field)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from serve_app.text.vocabulary import Vocabulary
 
-__all__ = ["TEXT", "Markers", "pattern"]
+__all__ = ["TEXT", "Markers", "pattern", "within_slashes"]
 
 TEXT = r"TEXT: /(.|\n)*/"
 
@@ -33,3 +33,12 @@ class Markers:
 def pattern(text: str) -> str:
     """The text within a regular expression."""
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
+
+
+def within_slashes(regex: str) -> str:
+    """Slashes of a regular expression, escaped if they are not."""
+    out, escaped = [], False
+    for char in regex:
+        out.append("\\/" if char == "/" and not escaped else "\\n" if char == "\n" else char)
+        escaped = char == "\\" and not escaped
+    return "".join(out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 __all__ = ["listed", "objects_in", "target_of"]
 
@@ -30,6 +31,8 @@ def target_of(root: Any, reference: str) -> Any:
     value: Any = root
     for name in filter(None, reference[1:].split("/")):
         name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and name not in value:
+            name = unquote(name)
         if isinstance(value, list):
             value = value[int(name)] if name.isdigit() and int(name) < len(value) else None
         elif isinstance(value, dict):

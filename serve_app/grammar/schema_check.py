@@ -1,15 +1,20 @@
 """Checks a value against a client's JSON schema, at a cost that the client cannot choose.
 
 Regular expressions are left out: Python's can be made to run for hours. References are followed within the schema only.
-A check that takes too many steps is given up: schemas of a kilobyte can have 2^40 of them.
+A check that takes too many steps is given up: schemas of a kilobyte can have 2^40 of them. Numbers are exact decimals.
 """
 
+import operator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import jsonschema
+from jsonschema import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
 from serve_app.grammar.schema_walk import rewritten
 
 __all__ = ["schema_fault"]
@@ -46,7 +51,42 @@ def _counted(steps: int) -> Any:
         return check
 
     draft = jsonschema.Draft202012Validator
-    return jsonschema.validators.extend(draft, {name: counted(keyword) for name, keyword in draft.VALIDATORS.items()})
+    keywords = {**draft.VALIDATORS, **EXACT}
+    return jsonschema.validators.extend(draft, {name: counted(keyword) for name, keyword in keywords.items()})
+
+
+def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if is_number(instance) and (exact(instance) / exact(step)).denominator != 1:
+        yield ValidationError(f"{number_text(instance)} is not a multiple of {number_text(step)}")
+
+
+def _bound(holds: Callable[[Fraction, Fraction], bool], words: str) -> Any:
+    def check(validator: Any, bound: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if is_number(instance) and not holds(exact(instance), exact(bound)):
+            yield ValidationError(f"{number_text(instance)} is {words} {number_text(bound)}")
+
+    return check
+
+
+def _const(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not same(instance, value):
+        yield ValidationError(f"{value!r} was expected")
+
+
+def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not any(same(instance, value) for value in values):
+        yield ValidationError(f"{instance!r} is not one of {values!r}")
+
+
+EXACT = {  # keywords that jsonschema calculates in doubles
+    "multipleOf": _multiple_of,
+    "minimum": _bound(operator.ge, "less than"),
+    "maximum": _bound(operator.le, "more than"),
+    "exclusiveMinimum": _bound(operator.gt, "not more than"),
+    "exclusiveMaximum": _bound(operator.lt, "not less than"),
+    "const": _const,
+    "enum": _enum,
+}
 
 
 def _without_patterns(schema: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import llguidance
 
 from engine.errors import RequestError
 from serve_app.grammar.json_texts import json_grammar, json_rule
-from serve_app.grammar.lark import TEXT
+from serve_app.grammar.lark import TEXT, within_slashes
 from serve_app.grammar.old_drafts import modern
 
 __all__ = ["structural_tag_grammar"]
@@ -163,7 +163,7 @@ class _Writer:
 
     def _regex(self, text: str) -> str:
         name = f"REGEX_{len(self.lines)}"
-        self.lines.append(f"{name}: /{_within_slashes(text)}/")
+        self.lines.append(f"{name}: /{within_slashes(text)}/")
         return name
 
     def _grammar(self, text: str, at: str) -> str:
@@ -203,12 +203,3 @@ def _text(text: str) -> str:
 
 def _one_of(texts: Ends) -> str:
     return f"({' | '.join(map(_text, texts))})"
-
-
-def _within_slashes(regex: str) -> str:
-    """Slashes of a regular expression, escaped if they are not."""
-    out, escaped = [], False
-    for char in regex:
-        out.append("\\/" if char == "/" and not escaped else "\\n" if char == "\n" else char)
-        escaped = char == "\\" and not escaped
-    return "".join(out)

@@ -5,33 +5,70 @@ RecursionError wherever it is walked.
 """
 
 import re
+from dataclasses import dataclass
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_CONTAINERS", "MAX_DEPTH", "MAX_VALUES", "TooMuch", "parse_json"]
+__all__ = ["MAX_CONTAINERS", "MAX_DEPTH", "MAX_VALUES", "Digits", "TooMuch", "parse_json", "read_number"]
 
 MAX_VALUES = 250_000  # values in one text
 MAX_CONTAINERS = 40_000  # arrays and objects among them
 MAX_DEPTH = 64  # arrays and objects inside each other
+MAX_DIGITS = 1_000  # of a number
 
 
 class TooMuch(ValueError):
     """More than may be looked at."""
 
 
+@dataclass(init=False, eq=False, repr=False)  # as which msgspec can encode it
+class Digits(float):
+    """A number that a double does not tell from others: `text` is how it is written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Digits":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __reduce__(self) -> tuple[type["Digits"], tuple[str]]:
+        return Digits, (self.text,)
+
+
 def parse_json(data: bytes | str) -> Any:
-    """Raises ValueError, whose message goes on a sentence that begins with what the text is; msgspec's for no JSON."""
+    """Numbers keep their digits: integers are ints, what a double cannot tell is Digits.
+
+    Raises ValueError, whose message goes on a sentence that begins with what the text is; msgspec's for no JSON.
+    """
     text = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
     num_containers = text.count(b"[") + text.count(b"{")
     if num_containers > MAX_CONTAINERS or num_containers + text.count(b",") > MAX_VALUES:
         _count_values(text)
     try:
-        value = msgspec.json.decode(text)
+        value = DECODER.decode(text)
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
     return value
+
+
+def read_number(text: str) -> float:
+    """A number of JSON that is no integer. Raises TooMuch."""
+    if len(text) <= 16 and "e" not in text and "E" not in text:
+        return float(text)  # which tells numbers of 15 digits apart
+    if len(text) > MAX_DIGITS:
+        raise TooMuch(f"holds a number of more than {MAX_DIGITS} digits")
+    number = float(text)
+    if not isfinite(number) or (number == 0 and any(digit in "123456789" for digit in text.lower().split("e")[0])):
+        raise TooMuch(f"holds a number that is too large or too small: {text[:40]}")
+    return number if Decimal(repr(number)) == Decimal(text) else Digits(text)
+
+
+DECODER = msgspec.json.Decoder(float_hook=read_number)
 
 
 def _count_values(data: bytes) -> None:

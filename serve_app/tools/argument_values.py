@@ -4,7 +4,9 @@ import ast
 import json
 from typing import Any
 
+from serve_app.grammar.exact_numbers import json_text
 from serve_app.grammar.schema_check import schema_fault
+from serve_app.text.json_text import read_number
 
 __all__ = ["ArgumentWriter", "is_plain_text", "is_text", "python_value", "tagged_value"]
 
@@ -22,7 +24,7 @@ class ArgumentWriter:
         """A name that comes again is dropped."""
         if name in self._names:
             return ""
-        written = f"{', ' if self._names else '{'}{json.dumps(name, ensure_ascii=False)}: {_json(value)}"
+        written = f"{', ' if self._names else '{'}{json.dumps(name, ensure_ascii=False)}: {json_text(value)}"
         self._names.add(name)
         return written
 
@@ -33,10 +35,10 @@ class ArgumentWriter:
 def python_value(text: str) -> Any:
     """A Python literal, or JSON; what is neither stands for itself."""
     text = text.strip()
-    for read in (json.loads, ast.literal_eval):
+    for read in (_read, ast.literal_eval):
         try:
             value = read(text)
-            _json(value)
+            json_text(value)
             return value
         except FAULTS:
             continue
@@ -62,6 +64,5 @@ def is_plain_text(schema: Any) -> bool:
     return is_text(schema) and not schema.keys() & {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf"}
 
 
-def _json(value: Any) -> str:
-    """Raises ValueError or TypeError for what JSON cannot say."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _read(text: str) -> Any:
+    return json.loads(text, parse_float=read_number)

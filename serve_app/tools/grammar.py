@@ -20,16 +20,19 @@ from serve_app.tools.field_grammar import field_rules
 from serve_app.tools.format import ToolFormat
 from serve_app.tools.formats import HARMONY
 from serve_app.tools.harmony_grammar import harmony_constraint
-from serve_app.tools.use import ToolUse
+from serve_app.tools.use import ToolUse, sources_of
 
 __all__ = ["tool_constraint"]
 
 
 def tool_constraint(tools: ToolUse, format_: ToolFormat, vocabulary: Vocabulary, form: Constraint | None) -> Constraint:
     """Raises RequestError for a schema that is none, or a form that cannot stand beside calls."""
-    names = [tool["function"]["name"] for tool in tools.shown]
-    for name, schema in tools.schemas.items():
-        json_grammar(schema, f"tools.{names.index(name)}.function.parameters")  # says what is wrong with it
+    sources = sources_of(tools)
+    for (field, schema), name in zip(sources, tools.schemas, strict=True):
+        try:
+            json_grammar(schema, field)  # says what is wrong with it
+        except RequestError as fault:
+            raise RequestError(f"{fault} (in the tool {name!r})", param=field) from None
     if format_ is HARMONY:
         return harmony_constraint(tools, vocabulary, form)
     grammar = _Grammar(format_, tools, Markers(vocabulary))
@@ -45,7 +48,9 @@ def tool_constraint(tools: ToolUse, format_: ToolFormat, vocabulary: Vocabulary,
         lines = grammar.calls_within_text(format_.opens)
     field = form.field if form is not None else "tools"
     text = "\n".join(["%llguidance {}", *lines])
-    return Constraint(text, field) if form is None else Constraint(text, field, form.schema, form.fits)
+    if form is None:
+        return Constraint(text, field, sources=sources)
+    return Constraint(text, field, form.schema, form.fits, (*form.sources, *sources))
 
 
 class _Grammar:

@@ -6,7 +6,7 @@ from serve_app.grammar.json_texts import json_rule
 from serve_app.grammar.lark import TEXT, Markers
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.tools.formats import HARMONY
-from serve_app.tools.use import ToolUse
+from serve_app.tools.use import ToolUse, sources_of
 
 __all__ = ["harmony_constraint"]
 
@@ -40,4 +40,6 @@ def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, form: Constraint 
     bare = " | TEXT" if tools.forced is None and form is None else ""  # some text is no message at all
     start = f"start: aside* ({' | '.join(ways)}){bare}"
     text = "\n".join(["%llguidance {}", start, *lines])
-    return Constraint(text, field) if form is None else Constraint(text, field, form.schema, form.fits)
+    if form is None:
+        return Constraint(text, field, sources=sources_of(tools))
+    return Constraint(text, field, form.schema, form.fits, (*form.sources, *sources_of(tools)))

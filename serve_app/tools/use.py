@@ -13,7 +13,7 @@ from serve_app.grammar.old_drafts import modern
 from serve_app.tools.closed import closed
 from serve_app.tools.type_names import with_plain_types
 
-__all__ = ["ToolUse", "tool_use"]
+__all__ = ["ToolUse", "sources_of", "tool_use"]
 
 
 class ToolUse(msgspec.Struct, frozen=True):
@@ -44,6 +44,12 @@ def tool_use(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
         forced=forced,
         max_calls=1 if forced == "named" or not chat.parallel_tool_calls else None,
     )
+
+
+def sources_of(tools: ToolUse) -> tuple[tuple[str, Any], ...]:
+    """The fields of the request that hold the schemas of what may be called, with these."""
+    names = [tool["function"]["name"] for tool in tools.shown]
+    return tuple((f"tools.{names.index(name)}.function.parameters", schema) for name, schema in tools.schemas.items())
 
 
 def _arguments(function: Function, field: str) -> dict[str, Any]:

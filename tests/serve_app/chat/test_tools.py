@@ -419,4 +419,5 @@ async def test_a_schema_that_no_grammar_holds_names_its_tool(wrong):
     _, answer = await post("x", tools=tools)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
-    assert error["param"] == "tools" and error["message"].startswith("tools: the parameters of 'second_one': ")
+    assert error["param"] == "tools.1.function.parameters"
+    assert error["message"].startswith("tools.1.function.parameters.properties.x.") and "second_one" in error["message"]

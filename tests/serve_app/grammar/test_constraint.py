@@ -215,18 +215,18 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, Any], param: str) -> N
 
 
 @pytest.mark.parametrize(
-    "schema",
+    ("schema", "keyword"),
     [
-        {"type": "integer", "minimum": 3, "maximum": 2},
-        {"type": "string", "minLength": 3, "maxLength": 2},
-        {"$ref": "#/$defs/nowhere"},
-        {"not": {"type": "string"}},
-        {"type": "string", "pattern": "(?=x)y"},
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength"),
+        ({"$ref": "#/$defs/nowhere"}, r"\$ref"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "string", "pattern": "(?=x)y"}, "pattern"),
     ],
 )
-def test_what_cannot_be_enforced_does_not_compile(table: TokenTable, schema: dict[str, Any]) -> None:
-    with pytest.raises(GrammarError):
-        table.check(constraint(guided_json=schema).grammar)
+def test_what_cannot_be_enforced_is_refused_by_its_keyword(schema: dict[str, Any], keyword: str) -> None:
+    with pytest.raises(RequestError, match=rf"^guided_json\.properties\.a.*{keyword}"):
+        constraint(guided_json={"type": "object", "properties": {"a": schema}, "required": ["a"]})
 
 
 def test_unknown_formats_are_annotations(table: TokenTable) -> None:

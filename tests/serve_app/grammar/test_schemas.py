@@ -7,7 +7,6 @@ import jsonschema
 import pytest
 
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError
 from serve_app.grammar.holdable import in_clients_words, said_plainly, without_what_no_grammar_holds
 from serve_app.grammar.old_drafts import modern
 from tests.serve_app.grammar.test_constraint import constraint, table, write
@@ -87,8 +86,8 @@ BEYOND = {"type": "array", "items": {"oneOf": [{"type": "integer"}, {"type": "nu
 
 
 def test_a_schema_that_is_not_strict_is_held_as_far_as_can_be(table):
-    with pytest.raises(GrammarError):
-        table.check(constraint(**form(BEYOND)).grammar)
+    with pytest.raises(RequestError, match="uniqueItems"):
+        constraint(**form(BEYOND))
     one = constraint(**form({**BEYOND, "maxItems": 3}, strict=False))
     documents = written(table, one)
     assert documents and all(isinstance(item, (int, float)) for document in documents for item in document)
@@ -116,8 +115,10 @@ async def test_a_client_learns_what_to_do_about_its_schema(schema, told):
 
 
 def test_strict_is_named_only_where_it_is_a_field():
-    assert "strict" not in in_clients_words('Unimplemented keys: ["not"]', "guided_json")
-    assert in_clients_words("something else", "tools") == "something else"
+    fault = "patternProperty regexes /a/ and /b/ are not disjoint"
+    assert "strict" not in in_clients_words(fault, "patternProperties", "guided_json")
+    assert "set strict to false" in in_clients_words(fault, "patternProperties", "tools.0.function.parameters")
+    assert in_clients_words("something else", "", "tools") == "something else"
 
 
 def test_what_is_no_schema_is_refused_and_not_stumbled_over():
@@ -126,4 +127,5 @@ def test_what_is_no_schema_is_refused_and_not_stumbled_over():
             constraint(**form({"properties": 3, "propertyNames": {"enum": []}}, strict=strict))
     with pytest.raises(RequestError):
         constraint(**form({"propertyNames": [1]}))
-    assert without_what_no_grammar_holds({"propertyNames": [1], "items": [2]}) == {"items": [2]}
+    wrong = {"propertyNames": [1], "items": [2]}
+    assert without_what_no_grammar_holds(wrong) == wrong

@@ -346,8 +346,8 @@ def test_a_strict_tool_is_held_to_all_of_its_schema_or_refused():
     words = vocabulary()
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     tools = [{"type": "function", "function": {"name": "get", "parameters": schema, "strict": True}}]
-    with pytest.raises(GrammarError, match="uniqueItems"):
-        table_of(words).check(tool_constraint(use(tools=tools), TOOL_FORMATS["hermes"], words, None).grammar)
+    with pytest.raises(RequestError, match=r"^tools\.0\.function\.parameters\.properties\.a: .* uniqueItems"):
+        tool_constraint(use(tools=tools), TOOL_FORMATS["hermes"], words, None)
 
 
 def test_an_unknown_format_is_a_note_in_a_strict_tool_too():

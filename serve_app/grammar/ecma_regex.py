@@ -1,0 +1,288 @@
+"""Regular expressions of ECMA-262, as JSON Schema has them, in the words of Rust's engine.
+
+Clients write other dialects too: what Python, Perl or .NET spell in another way and mean the same is read as well.
+What this module lets through, the engine compiles, but for its limits of size.
+"""
+
+import re
+from typing import NamedTuple
+
+__all__ = ["PatternFault", "in_rusts_words"]
+
+LITERAL = set(r"\.+*?()|[]{}^$#&-~/")  # to be escaped
+CLASSES = {*"dDwWsS"}
+CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\x0C", "v": r"\x0B", "a": r"\x07", "e": r"\x1B"}
+ANCHORS = {"A": "^", "Z": "$", "z": "$"}
+CATEGORIES = {
+    *("L", "Lu", "Ll", "Lt", "LC", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No"),
+    *("P", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp"),
+    *("C", "Cc", "Cf", "Co", "Cn"),
+    *("Letter", "Uppercase_Letter", "Lowercase_Letter", "Mark", "Number", "Decimal_Number", "Punctuation", "Symbol"),
+    *("Separator", "Other", "Alphabetic", "Uppercase", "Lowercase", "White_Space", "Emoji", "ASCII", "Any"),
+    *("Emoji_Presentation", "Extended_Pictographic", "ID_Start", "ID_Continue"),
+}
+SCRIPTS = {
+    *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Thai", "Georgian"),
+    *("Hangul", "Hiragana", "Katakana", "Han", "Tamil", "Telugu", "Ethiopic", "Khmer", "Mongolian", "Common"),
+}
+MAX_DEPTH = 100
+QUANTIFIER = re.compile(r"[*+?]|\{(\d+)(,(\d*))?\}")
+PROPERTY = re.compile(r"\{\^?(?:(?:gc|General_Category|sc|Script|scx|Script_Extensions)=)?(\w+)\}")
+GROUP = re.compile(r"\?(?::|P?<([A-Za-z_]\w*)>|([ims]+)(:|\)))")
+POSIX = re.compile(r"\[:\^?(?:alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]")
+
+
+class PatternFault(ValueError):
+    """The pattern is none, or asks for what no grammar holds. The message says what."""
+
+    is_mistake = False  # it is a pattern in some dialect
+
+
+class _Mistake(PatternFault):
+    is_mistake = True
+
+
+def in_rusts_words(pattern: str) -> str:
+    """Another expression of the same texts. Raises PatternFault."""
+    reader = _Reader(pattern)
+    found = reader.alternatives(0)
+    if not reader.is_done:
+        raise _Mistake(f"a group is closed that is not open, at {reader.at + 1}")
+    return found.text
+
+
+class _Piece(NamedTuple):
+    text: str
+    begins: bool = False  # holds ^
+    ends: bool = False  # holds $
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.at = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.at == len(self._text)
+
+    def alternatives(self, depth: int) -> _Piece:
+        if depth > MAX_DEPTH:
+            raise PatternFault(f"more than {MAX_DEPTH} groups in each other")
+        ways = [self._sequence(depth)]
+        while self._next == "|":
+            self._take()
+            ways.append(self._sequence(depth))
+        text = "|".join(way.text for way in ways)
+        return _Piece(text, any(way.begins for way in ways), any(way.ends for way in ways))
+
+    def _sequence(self, depth: int) -> _Piece:
+        pieces: list[_Piece] = []
+        while self._next not in ("", "|", ")"):
+            piece = self._atom(depth)
+            count = self._quantifier(piece)
+            pieces.append(piece._replace(text=piece.text + count))
+        for n, piece in enumerate(pieces):
+            before, after = pieces[:n], pieces[n + 1 :]
+            if (piece.begins and any(one.text != "^" for one in before)) or (
+                piece.ends and any(one.text != "$" for one in after)
+            ):
+                raise PatternFault("look-around is not supported, nor ^ and $ in the middle")
+        text = "".join(piece.text for piece in pieces)
+        return _Piece(text, any(one.begins for one in pieces), any(one.ends for one in pieces))
+
+    @property
+    def _next(self) -> str:
+        return self._text[self.at : self.at + 1]
+
+    def _take(self, size: int = 1) -> str:
+        taken = self._text[self.at : self.at + size]
+        self.at += size
+        return taken
+
+    def _atom(self, depth: int) -> _Piece:
+        char = self._take()
+        match char:
+            case "(":
+                return self._group(depth)
+            case "[":
+                return _Piece(self._class())
+            case "\\":
+                text = self._escape(in_class=False)
+                return _Piece(text, text == "^", text == "$")
+            case "*" | "+" | "?":
+                raise _Mistake(f"{char} has nothing to repeat, at {self.at}")
+            case "^" | "$" | ".":
+                return _Piece(char, char == "^", char == "$")
+            case "{" if QUANTIFIER.match(self._text, self.at - 1):
+                raise _Mistake(f"{{ has nothing to repeat, at {self.at}")
+        return _Piece(_literal(char))
+
+    def _quantifier(self, piece: _Piece) -> str:
+        found = QUANTIFIER.match(self._text, self.at)
+        if found is None:
+            return ""
+        if piece.begins or piece.ends or not piece.text:
+            raise PatternFault(f"{found[0]} has nothing to repeat, at {self.at + 1}")
+        least, most = found[1], found[3]
+        if max(len(least or ""), len(most or "")) > 6:
+            raise PatternFault(f"{found[0]} counts too far")
+        if least and most and int(least) > int(most):
+            raise _Mistake(f"{found[0]} counts downwards")
+        self._take(len(found[0]))
+        if self._next == "?":  # lazy: the same texts
+            self._take()
+        elif self._next == "+":
+            raise PatternFault("possessive repetition")
+        return found[0]
+
+    def _group(self, depth: int) -> _Piece:
+        start = self.at
+        if self._text.startswith("?#", self.at):
+            end = self._text.find(")", self.at)
+            if end < 0:
+                raise _Mistake(f"unclosed group, opened at {start}")
+            self.at = end + 1
+            return _Piece("")
+        opens = "("
+        if self._next == "?":
+            found = GROUP.match(self._text, self.at)
+            if found is None:
+                raise PatternFault(_unknown_group(self._text[self.at : self.at + 3]))
+            self._take(len(found[0]))
+            if found[3] == ")":
+                return _Piece(f"(?{found[2]})")
+            opens = f"(?{found[2]}:" if found[2] else "(?:"
+        inner = self.alternatives(depth + 1)
+        if self._take() != ")":
+            raise _Mistake(f"unclosed group, opened at {start}")
+        return inner._replace(text=f"{opens}{inner.text})")
+
+    def _class(self) -> str:
+        start = self.at
+        negated = self._next == "^" and bool(self._take())
+        if self._next == "]":
+            self._take()
+            if not negated:
+                raise PatternFault("[] matches nothing")
+            return r"[\s\S]"
+        pieces, previous = [], ""
+        while self._next != "]":
+            if self.is_done:
+                raise _Mistake(f"unclosed class, opened at {start}")
+            if posix := POSIX.match(self._text, self.at):
+                pieces.append(self._take(len(posix[0])))
+                continue
+            if self._next == "-" and previous and self._text[self.at + 1 : self.at + 2] not in ("]", ""):
+                self._take()
+                following = self._member()
+                if _code(previous) is None or _code(following) is None:  # a class is no end of a range
+                    pieces += [r"\-", following]
+                elif _known(previous) > _known(following):
+                    raise _Mistake(f"a range is out of order, at {self.at}")
+                else:
+                    pieces += ["-", following]
+                previous = ""
+                continue
+            previous = self._member()
+            pieces.append(previous)
+        self._take()
+        return f"[{'^' if negated else ''}{''.join(pieces)}]"
+
+    def _member(self) -> str:
+        char = self._take()
+        return self._escape(in_class=True) if char == "\\" else _literal(char)
+
+    def _escape(self, *, in_class: bool) -> str:
+        char = self._take()
+        if char == "":
+            raise _Mistake("ends with a backslash")
+        if char in CLASSES:
+            return f"\\{char}"
+        if char in CONTROLS:
+            return CONTROLS[char]
+        if char == "b" and in_class:
+            return r"\x08"
+        if char in "bB":
+            raise PatternFault(rf"word boundaries (\{char})")
+        if char in ANCHORS and not in_class:
+            return ANCHORS[char]
+        if char in "xucpP0123456789k":
+            return self._coded(char, in_class=in_class)
+        if char.isascii() and char.isalpha():
+            raise PatternFault(rf"an unknown escape, \{char}")
+        return _literal(char)
+
+    def _coded(self, kind: str, *, in_class: bool) -> str:
+        if kind == "0" and not self._next.isdigit():
+            return r"\x00"
+        if kind in "0123456789k":
+            raise PatternFault(rf"references to groups (\{kind})")
+        if kind in "pP":
+            return self._property(kind)
+        if kind == "c":
+            letter = self._take()
+            if not (letter.isascii() and letter.isalpha()):
+                raise PatternFault(r"\c without a letter")
+            return rf"\x{ord(letter) % 32:02X}"
+        return _coded_char(self._code(kind))
+
+    def _property(self, kind: str) -> str:
+        if self._next in CATEGORIES:
+            return f"\\{kind}{self._take()}"
+        found = PROPERTY.match(self._text, self.at)
+        if found is None or found[1] not in CATEGORIES | SCRIPTS:
+            raise PatternFault(rf"an unknown property of characters, \{kind}{self._text[self.at : self.at + 20]}")
+        self._take(len(found[0]))
+        negated = (kind == "P") != found[0].startswith("{^")
+        return rf"\{'P' if negated else 'p'}{{{found[1]}}}"
+
+    def _code(self, kind: str) -> int:
+        found = re.compile(r"[0-9A-Fa-f]{2}" if kind == "x" else r"[0-9A-Fa-f]{4}").match(self._text, self.at)
+        if found is not None:
+            code = int(self._take(len(found[0])), 16)
+            low = re.compile(r"\\u([Dd][C-Fc-f][0-9A-Fa-f]{2})").match(self._text, self.at)
+            if 0xD800 <= code < 0xDC00 and low is not None:
+                self._take(6)
+                code = 0x10000 + (code - 0xD800 << 10) + int(low[1], 16) - 0xDC00
+        elif found := re.compile(r"\{([0-9A-Fa-f]{1,6})\}").match(self._text, self.at):
+            code = int(self._take(len(found[0]))[1:-1], 16)
+        else:
+            raise PatternFault(rf"\{kind} without a character's number")
+        if 0xD800 <= code < 0xE000 or code > 0x10FFFF:
+            raise PatternFault("half a surrogate pair, or no character")
+        return code
+
+
+def _unknown_group(opens: str) -> str:
+    if opens.startswith(("?=", "?!", "?<=", "?<!")):
+        return "look-around is not supported"
+    return f"an unknown kind of group, ({opens}"
+
+
+def _literal(char: str) -> str:
+    if char in "\n\r\t":
+        return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}[char]
+    return f"\\{char}" if char in LITERAL else char
+
+
+def _coded_char(code: int) -> str:
+    return _literal(chr(code)) if 32 <= code < 127 else rf"\x{{{code:X}}}"
+
+
+def _known(member: str) -> int:
+    code = _code(member)
+    assert code is not None
+    return code
+
+
+def _code(member: str) -> int | None:
+    """The number of a character in a class; None for several."""
+    if len(member) == 1:
+        return ord(member)
+    if member.startswith(r"\x"):
+        return int(member[2:].strip("{}"), 16)
+    controls = {r"\n": 10, r"\r": 13, r"\t": 9}
+    if member in controls:
+        return controls[member]
+    return ord(member[1]) if len(member) == 2 and not member[1].isalnum() else None

@@ -1,0 +1,617 @@
+"""JSON schemas as rules of llguidance's Lark dialect.
+
+Objects, arrays, alternatives and numbers are written out here: llguidance's own JSON compiler calculates with doubles
+and knows no longest number. Strings, and what several schemas say of one object, are left to it, a piece at a time;
+there numbers must be such that doubles carry them.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words
+from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
+from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed
+from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
+from serve_app.grammar.number_regex import ANY_NUMBER, TooManyDigits, number_regex
+from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
+from serve_app.grammar.references import objects_in, target_of
+from serve_app.grammar.schema_check import schema_fault
+from serve_app.grammar.schema_walk import Path, rewritten, schemas_in
+
+__all__ = ["CannotHold", "JsonRules", "Mistake", "Nothing", "Piece"]
+
+NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # so many characters
+EMPTY = '""'
+MAX_COUNT = 1_000_000_000  # characters, items or properties
+INVOLVED = ("patternProperties", "allOf", "$ref", "oneOf", "anyOf", "const", "enum")  # why a schema is a piece
+NAMES = {"$anchor"}  # of schemas, that references may mean
+MAX_COUNTED = 500  # places in objects whose properties are counted
+MAX_JOINED = 500  # alternatives that are made of several schemas
+
+
+class CannotHold(Exception):
+    """No grammar holds an answer to what stands there."""
+
+    def __init__(self, path: Path, keyword: str, why: str) -> None:
+        super().__init__(why)
+        self.path, self.keyword = path, keyword
+
+
+class Mistake(Exception):
+    """What stands there means nothing."""
+
+    def __init__(self, path: Path, keyword: str, why: str) -> None:
+        super().__init__(why)
+        self.path, self.keyword = path, keyword
+
+
+class Nothing(Exception):
+    """No document satisfies what stands there."""
+
+    def __init__(self, path: Path, keyword: str, why: str) -> None:
+        super().__init__(why)
+        self.path, self.keyword = path, keyword
+
+
+class Piece(NamedTuple):
+    """What llguidance's JSON compiler is asked for, and why: it may refuse."""
+
+    path: Path
+    keyword: str
+    rule: str
+
+
+class _Piece(Exception):
+    """The schema is llguidance's to compile."""
+
+
+class JsonRules:
+    """Writes one schema's rules into `lines`."""
+
+    def __init__(self, root: Any, options: dict[str, Any], *, leaves_out: bool = False) -> None:
+        """options      of llguidance's JSON compiler
+        leaves_out   what cannot be held is noted, and anything written in its place
+        """
+        self._root = root
+        self._options = options
+        self._leaves_out = leaves_out
+        self.left_out: list[CannotHold] = []
+        self.pieces: list[Piece] = []
+        self.lines: list[str] = []
+        self._names: dict[str, str] = {}  # of rules, by what they are
+        self.required: dict[str, None] = {}  # names of properties
+        self._references: dict[str, str] = {}
+        self._waiting: list[tuple[str, str]] = []  # references whose rules are not written yet
+        self._num_joined = 0
+
+    def write(self) -> str:
+        """The rule of the whole schema. Raises CannotHold, Nothing or Mistake."""
+        if any(isinstance(one, dict) and one.keys() & NAMES for _, one in schemas_in(self._root)):
+            return self._whole()
+        start = self._value(self._root, ())
+        while self._waiting:
+            reference, name = self._waiting.pop()
+            body = self._value(target_of(self._root, reference), _path_of(reference))
+            self.lines.append(f"{name}: {body}")
+        return start
+
+    def _whole(self) -> str:
+        """A schema with names that references may mean."""
+        for place, one in schemas_in(self._root):
+            if isinstance(one, dict):
+                _check_for_piece(one, place)
+        rule = self._json(rewritten(self._root, bounded))
+        self.pieces.append(Piece((), "$ref", rule))
+        return rule
+
+    def _value(self, schema: Any, path: Path) -> str:
+        """What may stand in a rule for the documents of a schema."""
+        if schema is False:
+            raise Nothing(path, "false", "nothing satisfies it")
+        if schema is True or not (asked := kept(schema)):
+            return self._any()
+        before = len(self.lines), len(self._names), len(self._references), len(self._waiting), len(self.pieces)
+        try:
+            if beyond := sorted(asked.keys() & BEYOND):
+                raise CannotHold(path, beyond[0], "")
+            if many := [key for key in sorted(COUNTS & asked.keys()) if asked[key] > MAX_COUNT]:
+                raise CannotHold(path, many[0], f"{MAX_COUNT} is the most")
+            try:
+                return self._written(asked, path)
+            except _Piece:
+                self._forget(*before)
+                return self._piece(schema, path)
+        except CannotHold as fault:
+            if not self._leaves_out:
+                raise
+            self.left_out.append(fault)
+            self._forget(*before)
+            return self._any()
+
+    def _forget(self, lines: int, names: int, references: int, waiting: int, pieces: int) -> None:
+        """What has been written since there were so many."""
+        del self.lines[lines:], self._waiting[waiting:], self.pieces[pieces:]
+        while len(self._names) > names:
+            self._names.popitem()
+        while len(self._references) > references:
+            self._references.popitem()
+
+    def _written(self, asked: dict[str, Any], path: Path) -> str:
+        if asked.keys() == {"$ref"}:
+            return self._reference(asked["$ref"], path)
+        if "$ref" in asked or "allOf" in asked:
+            return self._value(self._join(asked), path)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in asked:
+                return self._alternatives(asked, keyword, path)
+        if "const" in asked or "enum" in asked:
+            return self._constants(asked, path)
+        types = asked.get("type", TYPES)
+        return self._first_of(
+            [(asked | {"type": one}, path) for one in (types if isinstance(types, list | tuple) else [types])],
+            self._typed,
+            path,
+        )
+
+    def _typed(self, asked: dict[str, Any], path: Path) -> str:
+        match asked["type"]:
+            case "null":
+                return '"null"'
+            case "boolean":
+                return "/true|false/"
+            case "integer" | "number":
+                return self._number(asked, path)
+            case "string":
+                return self._string(asked, path)
+            case "array":
+                return self._array(asked, path)
+            case "object":
+                return self._object(asked, path)
+        raise CannotHold(path, "type", f"{asked['type']!r} is no type")
+
+    def _first_of(self, ways: list[tuple[Any, Path]], write: Any, path: Path) -> str:
+        """Alternatives, of which those that nothing satisfies are left out."""
+        found, nothing = [], None
+        for schema, at in ways:
+            try:
+                found.append(write(schema, at))
+            except Nothing as none:
+                nothing = nothing or none
+        if not found:
+            raise nothing or Nothing(path, "type", "no type is one of all that are asked for")
+        return f"({' | '.join(dict.fromkeys(found))})" if len(found) > 1 else str(found[0])
+
+    def _join(self, asked: dict[str, Any]) -> dict[str, Any] | bool:
+        self._num_joined += 1
+        if self._num_joined > MAX_JOINED:
+            raise _Piece
+        try:
+            return joined(self._root, asked)
+        except NotJoined:
+            raise _Piece from None
+
+    def _alternatives(self, asked: dict[str, Any], keyword: str, path: Path) -> str:
+        ways = asked[keyword]
+        if keyword == "oneOf" and not are_apart(self._root, ways):
+            raise CannotHold(path, keyword, "its schemas are not clearly apart")
+        rest = {key: value for key, value in asked.items() if key != keyword}
+        if not rest:
+            return self._first_of([(way, (*path, keyword, str(n))) for n, way in enumerate(ways)], self._value, path)
+        both = [(self._join({**rest, "allOf": [way]}), path) for way in ways]
+        return self._first_of(both, self._value, path)
+
+    def _reference(self, reference: str, path: Path) -> str:
+        if reference not in self._references:
+            if not reference.startswith("#"):
+                raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+            if target_of(self._root, reference) is None:
+                raise Mistake(path, "$ref", f"{reference!r} refers to nothing in this schema")
+            name = f"ref{len(self._references)}"
+            self._references[reference] = name
+            self._waiting.append((reference, name))
+        return self._references[reference]
+
+    # scalars
+
+    def _number(self, asked: dict[str, Any], path: Path) -> str:
+        try:
+            numbers = number_range(asked)
+            if numbers.is_any:
+                return self._terminal([ANY_NUMBER])
+            scaled = numbers.scaled()
+            if scaled is None:
+                raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
+            found = number_regex(scaled)
+        except TooManyDigits as error:
+            raise CannotHold(path, _bounds_in(asked)[0], str(error)) from None
+        if found is not None:
+            return self._terminal(found)
+        multiples = multiples_schema(scaled)
+        if multiples is None:
+            why = f"multiples of {number_text(asked['multipleOf'])} within these bounds take too many states"
+            raise CannotHold(path, "multipleOf", why)
+        rule = self._json(multiples)
+        self.pieces.append(Piece(path, "multipleOf", rule))
+        return rule
+
+    def _terminal(self, expressions: list[str]) -> str:
+        return self.named("T", " & ".join(f"/{one}/" for one in expressions))
+
+    def _string(self, asked: dict[str, Any], path: Path) -> str:
+        least, most = asked.get("minLength", 0), asked.get("maxLength")
+        if most is not None and least > most:
+            raise Nothing(path, "minLength", f"{least} is more than maxLength, {most}")
+        if "pattern" in asked:
+            _check_pattern(asked["pattern"], path, "pattern")
+        rule = self._json({"type": "string", **{key: asked[key] for key in TEXTUAL if key in asked}})
+        if keyword := next((key for key in ("pattern", "format") if key in asked), None):
+            self.pieces.append(Piece(path, keyword, rule))
+        return rule
+
+    def _constants(self, asked: dict[str, Any], path: Path) -> str:
+        values = [asked["const"]] if "const" in asked else asked["enum"]
+        rest = {key: value for key, value in asked.items() if key not in ("const", "enum")}
+        if "const" in asked and "enum" in asked:
+            values = [value for value in values if any(same(value, one) for one in asked["enum"])]
+        values = [value for value in values if self._may_be(value, rest)]
+        keyword = "const" if "const" in asked else "enum"
+        if not values:
+            raise Nothing(path, keyword, "no value of it satisfies what else is said there")
+        if rest.keys() & {"pattern", "format", "patternProperties"} and not all(map(is_number, values)):
+            raise _Piece
+        ways = []
+        if plain := [value for value in values if not _has_numbers(value)]:
+            ways.append(self._json({"enum": plain}))
+        if numbers := [_constant(value, rest) for value in values if is_number(value)]:
+            ways.append(self._terminal(["|".join(text.replace(".", r"\.").replace("+", r"\+") for text in numbers)]))
+        ways += [self._constant(value) for value in values if isinstance(value, dict | list) and _has_numbers(value)]
+        return f"({' | '.join(ways)})" if len(ways) > 1 else ways[0]
+
+    def _may_be(self, value: Any, rest: dict[str, Any]) -> bool:
+        """Whether what is said beside a constant allows it."""
+        if not rest:
+            return True
+        defined = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
+        return schema_fault(value, {**defined, **rest}) is None
+
+    def _constant(self, value: Any) -> str:
+        if is_number(value):
+            return json.dumps(_constant(value, {}))
+        if isinstance(value, list):
+            return " ".join(['"["', ' "," '.join(map(self._constant, value)), '"]"'])
+        if isinstance(value, dict):
+            members = [f'{_name(name)} ":" {self._constant(one)}' for name, one in value.items()]
+            return " ".join(['"{"', ' "," '.join(members), '"}"'])
+        return self._json({"const": value})
+
+    def _any(self) -> str:
+        if "any" not in self._names:
+            self._names["any"] = "any"
+            number, string = self._terminal([ANY_NUMBER]), self._json({"type": "string"})
+            self.lines += [
+                f'any: "null" | /true|false/ | {number} | {string} | any_array | any_object',
+                'any_array: "[" (any ("," any)*)? "]"',
+                'any_object: "{" (any_member ("," any_member)*)? "}"',
+                f'any_member: {string} ":" any',
+            ]
+        return "any"
+
+    # containers
+
+    def _array(self, asked: dict[str, Any], path: Path) -> str:
+        least, most = asked.get("minItems", 0), asked.get("maxItems")
+        if most is not None and least > most:
+            raise Nothing(path, "minItems", f"{least} is more than maxItems, {most}")
+        first: list[str] = []
+        nothing: Nothing | None = None
+        for n, item in enumerate(asked.get("prefixItems", [])[:most]):
+            try:
+                first.append(self._value(item, (*path, "prefixItems", str(n))))
+            except Nothing as none:
+                nothing = none
+                break
+        rest = None
+        if nothing is None and (most is None or most > len(first)):
+            try:
+                rest = self._value(asked.get("items", True), (*path, "items"))
+            except Nothing as none:
+                nothing = none
+        if nothing is not None and least > len(first):
+            raise nothing
+        return f'"[" {_items(first, rest, least, most)} "]"'
+
+    def _object(self, asked: dict[str, Any], path: Path, names: str = "") -> str:
+        """names   a rule of names that are not listed, where they are not any"""
+        if "propertyNames" in asked:
+            return self._named_object(asked, path)
+        listed, required = asked.get("properties", {}), asked.get("required", [])
+        others = asked.get("additionalProperties", True)
+        patterns = asked.get("patternProperties", {})
+        if patterns and not (len(patterns) == 1 and others is False and not {*listed, *required}):
+            raise _Piece
+        known = {name: (value, (*path, "properties", name)) for name, value in listed.items()}
+        known |= {name: (others, (*path, "additionalProperties")) for name in required if name not in known}
+        members: list[tuple[str, bool]] = []
+        for name, (value, at) in known.items():
+            try:
+                member = f'{_name(name)}":"{self._value(value, at)}'
+                members.append((member, name in required))
+            except Nothing:
+                if name in required:
+                    raise
+        self.required |= dict.fromkeys(required)
+        if patterns:
+            more = self._named_like(patterns, path)
+        else:
+            more = self._more(others, list(known), names, (*path, "additionalProperties"))
+        return f'"{{" {self._counted(members, more, asked, path)} "}}"'
+
+    def _counted(self, members: list[tuple[str, bool]], more: str, asked: dict[str, Any], path: Path) -> str:
+        """So many members as may be; `more` is one that is not listed, any number of times."""
+        least, most = asked.get("minProperties", 0), asked.get("maxProperties")
+        num_required = sum(needed for _, needed in members)
+        if most is not None and least > most:
+            raise Nothing(path, "minProperties", f"{least} is more than maxProperties, {most}")
+        if most is not None and most < num_required:
+            raise Nothing(path, "maxProperties", f"{num_required} properties are required, and {most} allowed")
+        if least > len(members) and not more:
+            raise Nothing(path, "minProperties", f"there are {len(members)} properties, and {least} must be")
+        if num_required == len(members) or (least <= num_required and most is None):
+            least, most = least - num_required, None if most is None else most - num_required
+            if more and most != 0:
+                members = [*members, (_several(more, max(least, 1), most), least > 0)]
+            return self._members(members)
+        if len(members) * min(len(members), max(least, most or 0)) > MAX_COUNTED:
+            keyword = "minProperties" if most is None else "maxProperties"
+            raise CannotHold(path, keyword, "beside so many properties that may be left out")
+        return _Counting(self, members, more, least, most).write(0, 0)
+
+    def _named_object(self, asked: dict[str, Any], path: Path) -> str:
+        """An object whose names are asked for: those of a list, of some length, or any that is like a string."""
+        rest = {key: value for key, value in asked.items() if key != "propertyNames"}
+        known, others = asked.get("properties", {}), asked.get("additionalProperties", True)
+        try:
+            names = joined(self._root, {"allOf": [{"type": "string"}, asked["propertyNames"]]})
+        except NotJoined:
+            raise CannotHold(path, "propertyNames", "what it says of names") from None
+        listed = names_listed(names)
+        if "patternProperties" in asked:
+            raise CannotHold(path, "propertyNames", "beside patternProperties")
+        if listed is not None:
+            properties = {name: known.get(name, others) for name in listed}
+            return self._object({**rest, "properties": properties, "additionalProperties": False}, path)
+        if not {*known, *asked.get("required", [])}:
+            return self._object(rest, path, self._value(names, (*path, "propertyNames")))
+        if not isinstance(names, dict) or names.keys() - {"type", "minLength", "maxLength"}:
+            raise CannotHold(path, "propertyNames", "beside properties that are listed")
+        least, most = int(names.get("minLength", 0)), names.get("maxLength")
+        properties = {
+            name: value if len(name) >= least and (most is None or len(name) <= most) else False
+            for name, value in ({**dict.fromkeys(asked.get("required", []), others), **known}).items()
+        }
+        count = f"{{{least},{'' if most is None else int(most)}}}"
+        return self._object({**rest, "properties": properties}, path, f"/{NAME_BYTES % count}/")
+
+    def _more(self, others: Any, taken: list[str], names: str, path: Path) -> str:
+        """A member that is not listed; "" if there is none."""
+        try:
+            value = self._value(others, path)
+        except Nothing:
+            return ""
+        if not taken:
+            return f'{names or self._json({"type": "string"})} ":" {value}'
+        listed = " | ".join(_name(name) for name in taken)
+        one = names or self.named("T", f"/{NAME_BYTES % '*'}/")
+        name = self.named("T", f"{one} & ~({listed})")
+        return f'{name} ":" {value}'
+
+    def _named_like(self, patterns: dict[str, Any], path: Path) -> str:
+        """A member whose name matches the only pattern; "" if there is none."""
+        [(pattern, schema)] = patterns.items()
+        _check_pattern(pattern, path, "patternProperties")
+        try:
+            value = self._value(schema, (*path, "patternProperties", pattern))
+        except Nothing:
+            return ""
+        name = self._json({"type": "string", "pattern": pattern})
+        self.pieces.append(Piece(path, "patternProperties", name))
+        return f'{name} ":" {value}'
+
+    def _members(self, members: list[tuple[str, bool]]) -> str:
+        """The members in their order, with or without those that are not required."""
+        num_optional = next((n for n, (_, needed) in enumerate(members) if needed), len(members))
+        rest = "".join(f'"," {one} ' if needed else f'("," {one})? ' for one, needed in members[num_optional + 1 :])
+        found = f"{members[num_optional][0]} {rest}" if num_optional < len(members) else EMPTY
+        if num_optional and num_optional < len(members):
+            rest = f'"," {found}'
+        for n in range(num_optional - 1, -1, -1):  # what may come first, and what then is the rest
+            member = self.named("r", members[n][0]) if n else members[n][0]
+            rest = self.named("r", rest) if rest else ""
+            found = self.named("r", f"{member} {rest} | {found}")
+            rest = f'("," {member})? {rest}'
+        return found
+
+    # llguidance's own compiler
+
+    def _piece(self, schema: Any, path: Path) -> str:
+        references = _needed(self._root, schema)
+        for at, part in [(path, schema), *((_path_of(one), target_of(self._root, one)) for one in references)]:
+            for place, one in schemas_in(part, at):
+                if isinstance(one, dict):
+                    _check_for_piece(one, place)
+        rule = self._json(rewritten(_self_contained(self._root, schema, references), bounded))
+        keyword = next((key for key in INVOLVED if key in schema), "type")
+        self.pieces.append(Piece(path, keyword, rule))
+        return rule
+
+    def _json(self, schema: Any) -> str:
+        if isinstance(schema, dict) and self._options:
+            schema = {**schema, "x-guidance": self._options}
+        return self.named("r", f"%json {json.dumps(schema)}")
+
+    def named(self, kind: str, body: str) -> str:
+        """kind   r for a rule, T for a terminal"""
+        if body not in self._names:
+            self._names[body] = f"{kind}{len(self.lines)}"
+            self.lines.append(f"{self._names[body]}: {body}")
+        return self._names[body]
+
+
+class _Counting:
+    """The members of an object of which so many may be left out that the rest are not too few or too many."""
+
+    def __init__(
+        self, rules: JsonRules, members: list[tuple[str, bool]], more: str, least: int, most: int | None
+    ) -> None:
+        self._rules = rules
+        self._members = [(rules.named("r", member), needed) for member, needed in members]
+        self._more, self._least, self._most = more, least, most
+        self._known: dict[tuple[int, int], str | None] = {}
+
+    def write(self, place: int, count: int) -> str:
+        found = self._from(place, count)
+        assert found is not None  # there are members enough, and no more are required than may be
+        return found
+
+    def _from(self, place: int, count: int) -> str | None:
+        """What may come from a place on, behind so many members; None: nothing leads to an end."""
+        if self._most is None:
+            count = min(count, max(self._least, 1))  # further ones are not counted
+        key = place, count
+        if key not in self._known:
+            body = self._written(place, count)
+            self._known[key] = None if body is None else self._rules.named("r", body)
+        return self._known[key]
+
+    def _written(self, place: int, count: int) -> str | None:
+        if place == len(self._members):
+            return self._others(count)
+        member, needed = self._members[place]
+        ways = [] if needed else [self._from(place + 1, count)]
+        if self._most is None or count < self._most:
+            after = self._from(place + 1, count + 1)
+            ways.append(None if after is None else f"""{'"," ' if count else ""}{member} {after}""")
+        known = [way for way in ways if way is not None]
+        return " | ".join(known) if known else None
+
+    def _others(self, count: int) -> str | None:
+        least, most = max(0, self._least - count), None if self._most is None else self._most - count
+        if not self._more or most == 0:
+            return EMPTY if least == 0 else None
+        if count:
+            return _repeated(self._more, least, most)
+        several = _several(self._more, max(least, 1), most)
+        return several if least else f"({several})?"
+
+
+def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
+    """Raises CannotHold or Mistake for what llguidance would refuse, or read in another way."""
+    if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames"})):
+        raise CannotHold(path, beyond[0], "")
+    if keyword := carried_by_doubles(schema):
+        raise CannotHold(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
+    if "pattern" in schema:
+        _check_pattern(schema["pattern"], path, "pattern")
+    for pattern in schema.get("patternProperties", {}):
+        _check_pattern(pattern, path, "patternProperties")
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and not reference.startswith("#"):
+        raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+
+
+def _check_pattern(pattern: str, path: Path, keyword: str) -> None:
+    try:
+        in_rusts_words(pattern)
+    except PatternFault as fault:
+        raise (Mistake if fault.is_mistake else CannotHold)(path, keyword, str(fault)) from None
+
+
+def _needed(root: Any, schema: Any) -> list[str]:
+    """What a schema refers to, itself or through others."""
+    found: dict[str, None] = {}
+    waiting = [schema]
+    while waiting:
+        for one in objects_in(waiting.pop()):
+            reference = one.get("$ref")
+            if isinstance(reference, str) and reference not in found:
+                found[reference] = None
+                waiting.append(target_of(root, reference))
+    return list(found)
+
+
+def _self_contained(root: Any, schema: dict[str, Any], references: list[str]) -> dict[str, Any]:
+    """A schema with what it refers to within it."""
+    plain = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
+    if not references:
+        return plain
+    names = {reference: f"#/$defs/{index}" for index, reference in enumerate(references)}
+    defined = {str(index): target_of(root, reference) for index, reference in enumerate(references)}
+    return {**_renamed(plain, names), "$defs": _renamed(defined, names)}
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: names.get(one, one) if key == "$ref" and isinstance(one, str) else _renamed(one, names)
+        for key, one in value.items()
+    }
+
+
+def _path_of(reference: str) -> Path:
+    return tuple(name.replace("~1", "/").replace("~0", "~") for name in reference[1:].split("/") if name)
+
+
+def _bounds_in(asked: dict[str, Any]) -> list[str]:
+    return [keyword for keyword in NUMERIC if keyword in asked] or ["type"]
+
+
+def _name(name: str) -> str:
+    """A property's name, as JSON within Lark's quotes."""
+    return json.dumps(json.dumps(name, ensure_ascii=False))
+
+
+def _several(item: str, least: int, most: int | None) -> str:
+    """At least one."""
+    return f"{item} {_repeated(item, least - 1, None if most is None else most - 1)}"
+
+
+def _repeated(item: str, least: int, most: int | None) -> str:
+    """The item, so many times behind another one."""
+    if most == 0:
+        return ""
+    times = ("*" if least == 0 else f"{{{least},}}") if most is None else f"{{{least},{most}}}"
+    return f'("," {item}){times}'
+
+
+def _items(first: list[str], rest: str | None, least: int, most: int | None) -> str:
+    """Items of an array: so many of the first ones as must be, then others."""
+    more = ""  # behind the first items
+    num_more = max(0, least - len(first)), None if most is None else most - len(first)
+    if rest is not None and num_more[1] != 0:
+        if not first:
+            several = _several(rest, max(least, 1), most)
+            return several if least else f"({several})?"
+        more = _repeated(rest, *num_more)
+    for n in range(len(first) - 1, 0, -1):
+        more = f'"," {first[n]} {more}' if n < least else f'("," {first[n]} {more})?'
+    if not first:
+        return ""
+    return f"{first[0]} {more}" if least else f"({first[0]} {more})?"
+
+
+def _constant(value: float, rest: dict[str, Any]) -> str:
+    number = exact(value)
+    if number.denominator == 1 and (abs(number) < 10**20 or rest.get("type") == "integer"):
+        return str(number.numerator)
+    return number_text(value)
+
+
+def _has_numbers(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_numbers, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_numbers, value))
+    return is_number(value)

@@ -1,0 +1,32 @@
+"""Keywords of JSON Schema, by what a grammar makes of them."""
+
+from typing import Any
+
+__all__ = ["BEYOND", "COUNTS", "FORMATS", "IMPLEMENTED", "NUMERIC", "TEXTUAL", "TYPES", "kept"]
+
+TYPES = ("null", "boolean", "number", "string", "array", "object")
+NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+TEXTUAL = ("minLength", "maxLength", "pattern", "format")
+COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
+# what no grammar holds an answer to
+BEYOND = {
+    *("uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
+    *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties"),
+    *("not", "if", "then", "else"),
+    *("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor"),
+}
+IMPLEMENTED = {
+    *("anyOf", "oneOf", "allOf", "$ref", "const", "enum", "type"),
+    *("items", "prefixItems", "minItems", "maxItems"),
+    *("properties", "additionalProperties", "patternProperties", "required", "minProperties", "maxProperties"),
+    "propertyNames",
+    *NUMERIC,
+    *TEXTUAL,
+}
+# formats that llguidance knows
+FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+
+
+def kept(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a schema asks for, without what it notes."""
+    return {key: value for key, value in schema.items() if key in IMPLEMENTED or key in BEYOND}
