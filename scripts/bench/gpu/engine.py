@@ -41,7 +41,7 @@ def time_engine(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterato
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device))
     loads = {batch: [_prompt(arch.vocab_size, s, context) for s in range(batch)] for batch in batches}
     forward_ms: dict[int, float] = {}
-    yield unit(_start, make, max(batches))
+    yield unit(_start, make, max(batches), _chunk(tiny))
     for batch, prompts in loads.items():
         yield unit(_forward_row, make, batch, context, forward_ms)
         yield unit(_beside_forward, "manta", make, prompts, steps, forward_ms, graphs=True, overlap=True)
@@ -92,11 +92,15 @@ def time_engine_beside_peers(device: torch.device, tiny: bool) -> Iterator[Unit]
 
 def _sizes(tiny: bool) -> tuple[Any, list[int], int, int]:
     """(model, batches, tokens of a prompt, decode steps)"""
-    return (TINY, [1, 3], 20, 3) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
+    return (TINY, [1, 2], 9, 2) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
+
+
+def _chunk(tiny: bool) -> int:
+    return 64 if tiny else CHUNK
 
 
 def _mixed(vocab_size: int, tiny: bool) -> list[tuple[int, ...]]:
-    few, shortest, longest = (3, 10, 20) if tiny else (256, 100, 1024)
+    few, shortest, longest = (2, 5, 9) if tiny else (256, 100, 1024)
     lengths = [shortest + (longest - shortest) * s // (few - 1) for s in reversed(range(few))]
     return [_prompt(vocab_size, s, length) for s, length in enumerate(lengths)]
 
@@ -106,18 +110,18 @@ def start_row(kernels: KernelSet, device: torch.device, tiny: bool) -> Row:
     arch, batches, _, _ = _sizes(tiny)
     make = functools.cache(lambda: RandomModel(arch, kernels, 4096, torch.bfloat16, device))
     began_s = time.perf_counter()
-    row = _start(make, max(batches))
+    row = _start(make, max(batches), _chunk(tiny))
     first = _run("manta", make, [_prompt(arch.vocab_size, 0, 20)], 3, graphs=True, overlap=True)
     return {**row, "all_s": round(time.perf_counter() - began_s, 2), "first_step_ms": first["step_ms"]}
 
 
-def _start(make: MakeModel, max_sequences: int) -> Row:
+def _start(make: MakeModel, max_sequences: int, max_step_tokens: int) -> Row:
     """What stands between weights on the device and the first answer, with whatever Triton's cache has."""
     began_s = time.perf_counter()
     model = make()
     _wait(model.device)
     made_s = time.perf_counter()
-    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=max_sequences)
+    config = SchedulerConfig(max_step_tokens=max_step_tokens, max_sequences=max_sequences)
     eager = model.executor_of(0)
     num_variants = compile_ahead(lambda: launch_all(eager, config), model.device)
     eager.close()
