@@ -143,12 +143,12 @@ def _apart(root: Any, one: Any, other: Any, steps: Iterator[int]) -> bool:
         return True
     ours, others = _values(one), _values(other)
     if ours is not None and others is not None:
-        return not any(same(value, than) for value in ours for than in others)
+        return len(ours) * len(others) <= MAX_PAIRS and not any(same(value, than) for value in ours for than in others)
     if _kinds(one) == _kinds(other) == ["object"]:
         needed = {*one.get("required", []), *other.get("required", [])}
-        known = one.get("properties", {}), other.get("properties", {})
+        mine, theirs = one.get("properties", {}), other.get("properties", {})
         return any(
-            _apart(root, *(_one(root, properties.get(name, True)) for properties in known), steps) for name in needed
+            _apart(root, _one(root, mine.get(name, True)), _one(root, theirs.get(name, True)), steps) for name in needed
         )
     return False
 
