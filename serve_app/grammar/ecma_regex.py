@@ -5,9 +5,10 @@ What this module lets through, the engine compiles, but for its limits of size.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["PatternFault", "in_rusts_words"]
+__all__ = ["PatternFault", "in_rusts_words", "look_aheads"]
 
 LITERAL = set(r"\.+*?()|[]{}^$#&-~/")  # to be escaped
 CLASSES = {*"dDwWsS"}
@@ -26,6 +27,10 @@ SCRIPTS = {
     *("Hangul", "Hiragana", "Katakana", "Han", "Tamil", "Telugu", "Ethiopic", "Khmer", "Mongolian", "Common"),
 }
 MAX_DEPTH = 100
+MAX_PATTERN = 10_000  # characters
+MAX_LOOKING = 1_000  # characters of a pattern with look-ahead
+LOOK_AHEADS = ("(?=", "(?!")
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 QUANTIFIER = re.compile(r"[*+?]|\{(\d+)(,(\d*))?\}")
 PROPERTY = re.compile(r"\{\^?(?:(?:gc|General_Category|sc|Script|scx|Script_Extensions)=)?(\w+)\}")
 GROUP = re.compile(r"\?(?::|P?<([A-Za-z_]\w*)>|([ims]+)(:|\)))")
@@ -42,13 +47,61 @@ class _Mistake(PatternFault):
     is_mistake = True
 
 
+@lru_cache(1024)
 def in_rusts_words(pattern: str) -> str:
     """Another expression of the same texts. Raises PatternFault."""
+    if len(pattern) > MAX_PATTERN:
+        raise PatternFault(f"more than {MAX_PATTERN} characters")
     reader = _Reader(pattern)
     found = reader.alternatives(0)
     if not reader.is_done:
         raise _Mistake(f"a group is closed that is not open, at {reader.at + 1}")
     return found.text
+
+
+class LookAheads(NamedTuple):
+    """A pattern that begins with look-aheads, as expressions of whole texts: a text matches all but the forbidden."""
+
+    needed: tuple[str, ...]
+    forbidden: tuple[str, ...]
+
+
+def look_aheads(pattern: str) -> LookAheads | None:
+    """None for any other pattern. Raises PatternFault."""
+    if not pattern.startswith(tuple(f"^{opens}" for opens in LOOK_AHEADS)):
+        return None
+    if len(pattern) > MAX_LOOKING:
+        raise PatternFault(f"look-around is not supported in more than {MAX_LOOKING} characters")
+    needed: list[str] = []
+    forbidden: list[str] = []
+    at = 1
+    while (opens := pattern[at : at + 3]) in LOOK_AHEADS:
+        end = _end_of_group(pattern, at)
+        (needed if opens == "(?=" else forbidden).append("|".join(_whole(pattern[at + 3 : end])))
+        at = end + 1
+    rest = _whole(pattern[at:])
+    if len(rest) > 1:
+        raise PatternFault("look-around is not supported within alternatives")
+    return LookAheads((*needed, *rest), tuple(forbidden))
+
+
+def _whole(pattern: str) -> list[str]:
+    """Expressions of the texts that a pattern's alternatives match from their beginning on."""
+    reader = _Reader(pattern, in_ascii=True)
+    ways = reader.whole()
+    if not reader.is_done:
+        raise _Mistake(f"a group is closed that is not open, at {reader.at + 1}")
+    return ways
+
+
+def _end_of_group(pattern: str, at: int) -> int:
+    """Where a group ends that is opened there."""
+    depth = 0
+    for token in TOKEN.finditer(pattern, at):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.start()
+    raise _Mistake(f"unclosed group, opened at {at + 1}")
 
 
 class _Piece(NamedTuple):
@@ -58,8 +111,10 @@ class _Piece(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, in_ascii: bool = False) -> None:
+        """in_ascii   digits and letters are written out, for an engine that takes those of all languages"""
         self._text = text
+        self._in_ascii = in_ascii
         self.at = 0
 
     @property
@@ -76,20 +131,40 @@ class _Reader:
         text = "|".join(way.text for way in ways)
         return _Piece(text, any(way.begins for way in ways), any(way.ends for way in ways))
 
+    def whole(self) -> list[str]:
+        """Each alternative as one of whole texts that begin with it, or that it is all of."""
+        ways = [self._whole_way()]
+        while self._next == "|":
+            self._take()
+            ways.append(self._whole_way())
+        return ways
+
+    def _whole_way(self) -> str:
+        pieces = self._pieces(0)
+        while pieces and pieces[0].text == "^":
+            del pieces[0]
+        is_all = bool(pieces) and pieces[-1].text == "$"
+        while pieces and pieces[-1].text == "$":
+            del pieces[-1]
+        if any(piece.begins or piece.ends for piece in pieces):
+            raise PatternFault("look-around is not supported beside ^ and $ within groups")
+        text = "".join(piece.text for piece in pieces)
+        return text if is_all else f"{text}(?s:.)*"
+
     def _sequence(self, depth: int) -> _Piece:
+        pieces = self._pieces(depth)
+        text = "".join(piece.text for piece in pieces)
+        return _Piece(text, any(one.begins for one in pieces), any(one.ends for one in pieces))
+
+    def _pieces(self, depth: int) -> list[_Piece]:
         pieces: list[_Piece] = []
         while self._next not in ("", "|", ")"):
             piece = self._atom(depth)
             count = self._quantifier(piece)
             pieces.append(piece._replace(text=piece.text + count))
-        for n, piece in enumerate(pieces):
-            before, after = pieces[:n], pieces[n + 1 :]
-            if (piece.begins and any(one.text != "^" for one in before)) or (
-                piece.ends and any(one.text != "$" for one in after)
-            ):
-                raise PatternFault("look-around is not supported, nor ^ and $ in the middle")
-        text = "".join(piece.text for piece in pieces)
-        return _Piece(text, any(one.begins for one in pieces), any(one.ends for one in pieces))
+        _check_anchors([(piece.begins, piece.text == "^") for piece in pieces])
+        _check_anchors([(piece.ends, piece.text == "$") for piece in reversed(pieces)])
+        return pieces
 
     @property
     def _next(self) -> str:
@@ -198,7 +273,7 @@ class _Reader:
         if char == "":
             raise _Mistake("ends with a backslash")
         if char in CLASSES:
-            return f"\\{char}"
+            return self._known_class(char, in_class=in_class)
         if char in CONTROLS:
             return CONTROLS[char]
         if char == "b" and in_class:
@@ -212,6 +287,14 @@ class _Reader:
         if char.isascii() and char.isalpha():
             raise PatternFault(rf"an unknown escape, \{char}")
         return _literal(char)
+
+    def _known_class(self, char: str, *, in_class: bool) -> str:
+        if not self._in_ascii or char in "sS":
+            return f"\\{char}"
+        inner = "0-9" if char in "dD" else "0-9A-Za-z_"
+        if in_class and char in "DW":
+            raise PatternFault(rf"look-around is not supported beside \{char} in a class")
+        return inner if in_class else f"[{'^' if char in 'DW' else ''}{inner}]"
 
     def _coded(self, kind: str, *, in_class: bool) -> str:
         if kind == "0" and not self._next.isdigit():
@@ -254,6 +337,15 @@ class _Reader:
         return code
 
 
+def _check_anchors(pieces: list[tuple[bool, bool]]) -> None:
+    """Pieces that hold an anchor, or are one, may only follow on others of its kind."""
+    is_within = False
+    for holds, is_anchor in pieces:
+        if holds and is_within:
+            raise PatternFault("look-around is not supported, nor ^ and $ in the middle")
+        is_within = is_within or not is_anchor
+
+
 def _unknown_group(opens: str) -> str:
     if opens.startswith(("?=", "?!", "?<=", "?<!")):
         return "look-around is not supported"
@@ -280,6 +372,8 @@ def _code(member: str) -> int | None:
     """The number of a character in a class; None for several."""
     if len(member) == 1:
         return ord(member)
+    if len(member) > 2 and "-" in member:
+        return None
     if member.startswith(r"\x"):
         return int(member[2:].strip("{}"), 16)
     controls = {r"\n": 10, r"\r": 13, r"\t": 9}

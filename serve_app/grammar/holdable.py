@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words
+from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
 from serve_app.grammar.json_rules import MAX_COUNT, JsonRules, Mistake, Nothing
 from serve_app.grammar.keywords import BEYOND, COUNTS, FORMATS
@@ -21,7 +21,7 @@ __all__ = ["in_clients_words", "or_else", "said_plainly", "without_what_no_gramm
 # what llguidance says, and what that means to who wrote the schema
 SAID = [
     (
-        r"Unsatisfiable schema|nothing satisfies it",
+        r"Unsatisfiable schema|nothing satisfies it|no text can follow",
         "no document satisfies it: {keyword} and what stands beside it exclude one another",
     ),
     (
@@ -94,10 +94,10 @@ def in_clients_words(fault: str, keyword: str, field: str) -> str:
     """What llguidance says of a schema, with what to do about it. `keyword`: the one that it was asked for, or none."""
     for pattern, words in SAID:
         if re.search(pattern, fault):
-            return words.format(keyword=keyword or "it", or_else=or_else(field))
+            return words.format(keyword=keyword or "what it asks for", or_else=or_else(field))
     if not INTERNAL.search(fault):  # it is in words already
         return f"{keyword}: {fault}" if keyword else fault
-    return f"no grammar can hold an answer to {keyword or 'it'}; leave it out{or_else(field)}"
+    return f"no grammar can hold an answer to {keyword or 'all of it'}; leave it out{or_else(field)}"
 
 
 def or_else(field: str) -> str:
@@ -134,7 +134,8 @@ def _plain_pattern(pattern: str) -> str:
 
 def _is_pattern(pattern: str) -> bool:
     try:
-        in_rusts_words(pattern)
+        if look_aheads(pattern) is None:
+            in_rusts_words(pattern)
     except PatternFault as fault:
         return fault.is_mistake  # which is not left out, but told
     return True

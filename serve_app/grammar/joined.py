@@ -1,19 +1,21 @@
 """Several schemas that hold at once, as one; and schemas no two of which hold at once."""
 
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from serve_app.grammar.exact_numbers import same
-from serve_app.grammar.keywords import BEYOND, NUMERIC, TYPES, kept
+from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TYPES, kept
 from serve_app.grammar.number_schema import number_range, range_schema
 from serve_app.grammar.references import target_of
 
-__all__ = ["NotJoined", "are_apart", "joined", "names_listed"]
+__all__ = ["NotJoined", "are_apart", "joined", "names_listed", "values_listed"]
 
 MAX_REFERENCES = 20  # one to another
 MAX_PAIRS = 10_000
 OBJECTS = {"properties", "required"}
 # keywords that say something of those beside them
-BOUND_TOGETHER = ("additionalProperties", "patternProperties", "prefixItems", "items", "minProperties", "maxProperties")
+BOUND_TOGETHER = ("additionalProperties", "patternProperties", "prefixItems", "items")
 
 
 class NotJoined(Exception):
@@ -34,14 +36,17 @@ def joined(root: Any, schema: dict[str, Any]) -> dict[str, Any] | bool:
 
 def names_listed(schema: Any) -> list[str] | None:
     """The strings that satisfy a joined schema, where it lists them."""
+    values = values_listed(schema)
+    return None if values is None else [value for value in values if isinstance(value, str)]
+
+
+def values_listed(schema: Any) -> list[Any] | None:
+    """The values that satisfy a joined schema, where it lists them."""
     if schema is False:
         return []
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict) or schema.keys() - {"type", "const", "enum"}:
         return None
-    values = _values(schema)
-    if values is None or schema.keys() - {"type", "const", "enum"}:
-        return None
-    return [value for value in values if isinstance(value, str)]
+    return [False, True] if schema.get("type") == "boolean" else _values(schema)
 
 
 def are_apart(root: Any, schemas: list[Any]) -> bool:
@@ -49,7 +54,8 @@ def are_apart(root: Any, schemas: list[Any]) -> bool:
     if len(schemas) ** 2 > MAX_PAIRS:
         return False
     known = [_one(root, schema) for schema in schemas]
-    return all(_apart(root, one, other) for n, one in enumerate(known) for other in known[:n])
+    steps = count()
+    return all(_apart(root, one, other, steps) for n, one in enumerate(known) for other in known[:n])
 
 
 def _parts(root: Any, schema: Any, depth: int) -> list[Any]:
@@ -83,11 +89,13 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     if any(key in NUMERIC for key in shared):
         numbers = range_schema(number_range({**one, "type": "number"}).both(number_range({**other, "type": "number"})))
         whole = {key: value for key, value in whole.items() if key not in NUMERIC} | numbers
+    for key in shared & COUNTS:
+        whole[key] = (max if key.startswith("min") else min)(one[key], other[key])
     if "required" in shared:
         whole["required"] = [*dict.fromkeys([*one["required"], *other["required"]])]
     if "properties" in shared:
         whole["properties"] = _properties(one["properties"], other["properties"])
-    if shared - {"type", "required", "properties", *NUMERIC}:
+    if shared - {"type", "required", "properties", *NUMERIC, *COUNTS}:
         raise NotJoined
     return whole
 
@@ -123,7 +131,10 @@ def _one(root: Any, schema: Any) -> Any:
         return {}
 
 
-def _apart(root: Any, one: Any, other: Any) -> bool:
+def _apart(root: Any, one: Any, other: Any, steps: Iterator[int]) -> bool:
+    """False, too, when it takes too many steps."""
+    if next(steps) > MAX_PAIRS:
+        return False
     if one is False or other is False:
         return True
     if not isinstance(one, dict) or not isinstance(other, dict):
@@ -132,11 +143,13 @@ def _apart(root: Any, one: Any, other: Any) -> bool:
         return True
     ours, others = _values(one), _values(other)
     if ours is not None and others is not None:
-        return not any(same(value, than) for value in ours for than in others)
+        return len(ours) * len(others) <= MAX_PAIRS and not any(same(value, than) for value in ours for than in others)
     if _kinds(one) == _kinds(other) == ["object"]:
         needed = {*one.get("required", []), *other.get("required", [])}
-        known = one.get("properties", {}), other.get("properties", {})
-        return any(_apart(root, *(_one(root, properties.get(name, True)) for properties in known)) for name in needed)
+        mine, theirs = one.get("properties", {}), other.get("properties", {})
+        return any(
+            _apart(root, _one(root, mine.get(name, True)), _one(root, theirs.get(name, True)), steps) for name in needed
+        )
     return False
 
 

@@ -8,9 +8,9 @@ there numbers must be such that doubles carry them.
 import json
 from typing import Any, NamedTuple
 
-from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words
+from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
-from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed
+from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed, values_listed
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
 from serve_app.grammar.number_regex import ANY_NUMBER, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
@@ -21,11 +21,19 @@ from serve_app.grammar.schema_walk import Path, rewritten, schemas_in
 __all__ = ["CannotHold", "JsonRules", "Mistake", "Nothing", "Piece"]
 
 NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # so many characters
+PLAIN_CHAR = r'[^"\\\x00-\x1f\x7f]'
+DATE = (
+    "(?:(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-"
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
+)
 EMPTY = '""'
 MAX_COUNT = 1_000_000_000  # characters, items or properties
 INVOLVED = ("patternProperties", "allOf", "$ref", "oneOf", "anyOf", "const", "enum")  # why a schema is a piece
 NAMES = {"$anchor"}  # of schemas, that references may mean
 MAX_COUNTED = 500  # places in objects whose properties are counted
+MAX_CHECKED = 50  # constants that are objects or arrays, a millisecond each
+MAX_IN_SET = 7  # which takes 2^7 rules
 MAX_JOINED = 500  # alternatives that are made of several schemas
 
 
@@ -117,7 +125,8 @@ class JsonRules:
             if many := [key for key in sorted(COUNTS & asked.keys()) if asked[key] > MAX_COUNT]:
                 raise CannotHold(path, many[0], f"{MAX_COUNT} is the most")
             try:
-                return self._written(asked, path)
+                found = self._written(asked, path)
+                return self.named("r", found) if " " in found else found  # it may be needed twice, at every depth
             except _Piece:
                 self._forget(*before)
                 return self._piece(schema, path)
@@ -242,10 +251,26 @@ class JsonRules:
         if most is not None and least > most:
             raise Nothing(path, "minLength", f"{least} is more than maxLength, {most}")
         if "pattern" in asked:
+            if "format" not in asked and (looking := self._looking_ahead(asked["pattern"], least, most, path)):
+                return looking
             _check_pattern(asked["pattern"], path, "pattern")
-        rule = self._json({"type": "string", **{key: asked[key] for key in TEXTUAL if key in asked}})
+        rule = self._json(_with_leap_years({"type": "string", **{key: asked[key] for key in TEXTUAL if key in asked}}))
         if keyword := next((key for key in ("pattern", "format") if key in asked), None):
             self.pieces.append(Piece(path, keyword, rule))
+        return rule
+
+    def _looking_ahead(self, pattern: str, least: int, most: int | None, path: Path) -> str | None:
+        """Strings of a pattern that begins with look-aheads, without characters that JSON escapes."""
+        try:
+            found = look_aheads(pattern)
+        except PatternFault:
+            return None
+        if found is None:
+            return None
+        size = f"{{{least},{'' if most is None else most}}}"
+        allowed = [f'/"{PLAIN_CHAR}{size}"/', *(f'/"({one})"/' for one in found.needed)]
+        rule = self.named("T", " & ".join([*allowed, *(f'~/"({one})"/' for one in found.forbidden)]))
+        self.pieces.append(Piece(path, "pattern with look-around", rule))
         return rule
 
     def _constants(self, asked: dict[str, Any], path: Path) -> str:
@@ -253,6 +278,8 @@ class JsonRules:
         rest = {key: value for key, value in asked.items() if key not in ("const", "enum")}
         if "const" in asked and "enum" in asked:
             values = [value for value in values if any(same(value, one) for one in asked["enum"])]
+        if rest.keys() - {"type"} and sum(isinstance(value, dict | list) for value in values) > MAX_CHECKED:
+            raise _Piece
         values = [value for value in values if self._may_be(value, rest)]
         keyword = "const" if "const" in asked else "enum"
         if not values:
@@ -269,10 +296,18 @@ class JsonRules:
 
     def _may_be(self, value: Any, rest: dict[str, Any]) -> bool:
         """Whether what is said beside a constant allows it."""
-        if not rest:
+        types = rest.get("type")
+        if types is not None and not _kinds_of(value) & set(types if isinstance(types, list | tuple) else [types]):
+            return False
+        if is_number(value):
+            return number_range({**rest, "type": "number"}).holds(exact(value))
+        if isinstance(value, str):
+            return bool(rest.get("minLength", 0) <= len(value) <= rest.get("maxLength", len(value)))
+        if not isinstance(value, dict | list) or not rest.keys() - {"type"}:
             return True
         defined = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
-        return schema_fault(value, {**defined, **rest}) is None
+        fault: str | None = schema_fault(value, {**defined, **rest})
+        return fault is None
 
     def _constant(self, value: Any) -> str:
         if is_number(value):
@@ -302,6 +337,8 @@ class JsonRules:
         least, most = asked.get("minItems", 0), asked.get("maxItems")
         if most is not None and least > most:
             raise Nothing(path, "minItems", f"{least} is more than maxItems, {most}")
+        if asked.get("uniqueItems") and (most is None or most > 1):
+            return self._set(asked, least, most, path)
         first: list[str] = []
         nothing: Nothing | None = None
         for n, item in enumerate(asked.get("prefixItems", [])[:most]):
@@ -319,6 +356,33 @@ class JsonRules:
         if nothing is not None and least > len(first):
             raise nothing
         return f'"[" {_items(first, rest, least, most)} "]"'
+
+    def _set(self, asked: dict[str, Any], least: int, most: int | None, path: Path) -> str:
+        """An array of different items, of which there are few."""
+        items = self._join({"allOf": [asked.get("items", True)]})
+        listed = values_listed(items) if "prefixItems" not in asked else None
+        if not isinstance(items, dict) or listed is None or len(listed) > MAX_IN_SET:
+            raise CannotHold(path, "uniqueItems", f"but of an enum of at most {MAX_IN_SET} values")
+        allowed = [value for value in listed if self._may_be(value, items)]
+        values = [one for n, one in enumerate(allowed) if not any(same(one, other) for other in allowed[:n])]
+        if least > len(values):
+            raise Nothing(path, "minItems", f"there are {len(values)} different items, and {least} must be")
+        ways = [self._constants({"enum": [value]}, path) for value in values]
+        most = len(ways) if most is None else min(most, len(ways))
+        return f'"[" {self._different(ways, frozenset(range(len(ways))), least, most, {})} "]"'
+
+    def _different(
+        self, ways: list[str], left: frozenset[int], least: int, most: int, known: dict[frozenset[int], str]
+    ) -> str:
+        """Items of those that are left, each at most once."""
+        if left not in known:
+            count = len(ways) - len(left)
+            comma = '"," ' if count else ""
+            found = [EMPTY] if count >= least else []
+            for one in sorted(left) if count < most else ():
+                found.append(f"{comma}{ways[one]} {self._different(ways, left - {one}, least, most, known)}")
+            known[left] = self.named("r", " | ".join(found))
+        return known[left]
 
     def _object(self, asked: dict[str, Any], path: Path, names: str = "") -> str:
         """names   a rule of names that are not listed, where they are not any"""
@@ -344,6 +408,7 @@ class JsonRules:
             more = self._named_like(patterns, path)
         else:
             more = self._more(others, list(known), names, (*path, "additionalProperties"))
+        more = self.named("r", more) if more else ""
         return f'"{{" {self._counted(members, more, asked, path)} "}}"'
 
     def _counted(self, members: list[tuple[str, bool]], more: str, asked: dict[str, Any], path: Path) -> str:
@@ -423,6 +488,7 @@ class JsonRules:
         rest = "".join(f'"," {one} ' if needed else f'("," {one})? ' for one, needed in members[num_optional + 1 :])
         found = f"{members[num_optional][0]} {rest}" if num_optional < len(members) else EMPTY
         if num_optional and num_optional < len(members):
+            found = self.named("r", found)
             rest = f'"," {found}'
         for n in range(num_optional - 1, -1, -1):  # what may come first, and what then is the rest
             member = self.named("r", members[n][0]) if n else members[n][0]
@@ -506,7 +572,7 @@ class _Counting:
 
 def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
     """Raises CannotHold or Mistake for what llguidance would refuse, or read in another way."""
-    if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames"})):
+    if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames", "uniqueItems"})):
         raise CannotHold(path, beyond[0], "")
     if keyword := carried_by_doubles(schema):
         raise CannotHold(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
@@ -524,6 +590,18 @@ def _check_pattern(pattern: str, path: Path, keyword: str) -> None:
         in_rusts_words(pattern)
     except PatternFault as fault:
         raise (Mistake if fault.is_mistake else CannotHold)(path, keyword, str(fault)) from None
+
+
+def _with_leap_years(schema: dict[str, Any]) -> dict[str, Any]:
+    """A string whose date is one of the calendar: llguidance lets 29 February through in any year."""
+    match schema.get("format"):
+        case "date":
+            dates = f"^{DATE}$"
+        case "date-time":
+            dates = f"^{DATE}[Tt ]"
+        case _:
+            return schema
+    return {**schema, "allOf": [{"type": "string", "pattern": dates}]}
 
 
 def _needed(root: Any, schema: Any) -> list[str]:
@@ -607,6 +685,14 @@ def _constant(value: float, rest: dict[str, Any]) -> str:
     if number.denominator == 1 and (abs(number) < 10**20 or rest.get("type") == "integer"):
         return str(number.numerator)
     return number_text(value)
+
+
+def _kinds_of(value: Any) -> set[str]:
+    if is_number(value):
+        return {"number", "integer"} if exact(value).denominator == 1 else {"number"}
+    if isinstance(value, bool) or value is None:
+        return {"null" if value is None else "boolean"}
+    return {"string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"}
 
 
 def _has_numbers(value: Any) -> bool:

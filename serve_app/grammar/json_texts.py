@@ -81,7 +81,8 @@ def pieces_of(schema: Any, field: str) -> Iterator[tuple[Piece, str, str]]:
     rules.write()
     bodies = dict(line.split(": ", 1) for line in rules.lines)
     for piece in dict.fromkeys(rules.pieces):
-        yield piece, _place(field, piece.path), f"%llguidance {{}}\nstart: {bodies[piece.rule]}"
+        name = "ALONE" if piece.rule.startswith("T") else "alone"  # a terminal, or a rule
+        yield piece, _place(field, piece.path), f"%llguidance {{}}\nstart: {name}\n{name}: {bodies[piece.rule]}"
 
 
 def _place(field: str, path: Path) -> str:

@@ -10,14 +10,14 @@ TEXTUAL = ("minLength", "maxLength", "pattern", "format")
 COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
 # what no grammar holds an answer to
 BEYOND = {
-    *("uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
+    *("contains", "minContains", "maxContains", "unevaluatedItems"),
     *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties"),
     *("not", "if", "then", "else"),
     *("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor"),
 }
 IMPLEMENTED = {
     *("anyOf", "oneOf", "allOf", "$ref", "const", "enum", "type"),
-    *("items", "prefixItems", "minItems", "maxItems"),
+    *("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
     *("properties", "additionalProperties", "patternProperties", "required", "minProperties", "maxProperties"),
     "propertyNames",
     *NUMERIC,

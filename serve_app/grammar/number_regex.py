@@ -5,13 +5,14 @@ nothing but digits, classes, groups and counts: Rust's and Python's engines read
 """
 
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, floor, lcm
 from os.path import commonprefix
 from sys import float_info
 
 import msgspec
 
-__all__ = ["ANY_NUMBER", "NumberRange", "Scaled", "TooManyDigits", "number_regex"]
+__all__ = ["ANY_NUMBER", "NumberRange", "Scaled", "TooManyDigits", "number_regex", "places_of"]
 
 INTEGER_DIGITS = 19  # of an int64
 NUMBER_DIGITS = 17  # that tell a double from every other, before the point and after it
@@ -66,11 +67,11 @@ class NumberRange(msgspec.Struct, frozen=True):
         step = self.step
         if self.is_integer:
             step = Fraction(1) if step is None else _common_multiple(Fraction(1), step)
-        places = NUMBER_DIGITS if step is None else _places(step)
+        places = NUMBER_DIGITS if step is None else places_of(step)
         found = self._scaled(step, places)
         if step is None and found.first > found.most:  # a range between two numbers of so many places
             bounds = [bound for bound in (self.low, self.high) if bound is not None]
-            found = self._scaled(step, max(map(_places, bounds)) + 1)
+            found = self._scaled(step, max(map(places_of, bounds)) + 1)
         return found if found.first <= found.most else None
 
     def _scaled(self, step: Fraction | None, places: int) -> "Scaled":
@@ -234,6 +235,7 @@ def _some(last: str, depth: int = 0) -> str:
     return _either([*ways, _class(0, high) + _any(0, size - 1)])
 
 
+@lru_cache(256)
 def _endings(step: int, places: int) -> str | None:
     """Of numbers that are multiples of a step that divides a power of ten, which their last digits tell."""
     size = next((size for size in range(1, 12) if 10**size % step == 0), None)
@@ -254,9 +256,14 @@ def _endings(step: int, places: int) -> str | None:
     return f"-?([0-9]+{_group(ends)}|{_either(sorted(whole))})"
 
 
-def _places(value: Fraction) -> int:
+def places_of(value: Fraction) -> int:
     """Digits after the point."""
-    return next(places for places in range(MAX_DIGITS * 3) if (value * 10**places).denominator == 1)
+    rest = value.denominator
+    twos = (rest & -rest).bit_length() - 1
+    rest, fives = rest >> twos, 0
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    return max(twos, fives)
 
 
 def _common_multiple(one: Fraction, other: Fraction) -> Fraction:

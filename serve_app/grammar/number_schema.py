@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.grammar.exact_numbers import exact, is_number
 from serve_app.grammar.keywords import NUMERIC
-from serve_app.grammar.number_regex import NumberRange, Scaled
+from serve_app.grammar.number_regex import NumberRange, Scaled, places_of
 from serve_app.text.json_text import Digits
 
 __all__ = ["bounded", "carried_by_doubles", "multiples_schema", "number_range", "range_schema"]
@@ -64,7 +64,7 @@ def carried_by_doubles(schema: dict[str, Any]) -> str | None:
         if keyword.startswith("exclusive") and schema.get("type") != "integer":
             return keyword
         if keyword == "multipleOf":
-            places = next(n for n in range(400) if (exact(value) * 10**n).denominator == 1)
+            places = places_of(exact(value))
             if exact(value) * 10**places > MAX_STEP or _factor(float(value)) != (exact(value) * 10**places, places):
                 return keyword
     return None
@@ -90,7 +90,7 @@ def _bound(schema: dict[str, Any], included: str, excluded: str, tighter: Any) -
 def _written(value: Fraction) -> float:
     if value.denominator == 1:
         return value.numerator
-    places = next(n for n in range(2000) if (value * 10**n).denominator == 1)
+    places = places_of(value)
     digits = str(abs(int(value * 10**places))).zfill(places + 1)
     text = f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
     return float(text) if Fraction(repr(float(text))) == value else Digits(text)

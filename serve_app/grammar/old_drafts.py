@@ -17,7 +17,10 @@ def modern(schema: Any) -> Any:
 
 def _modern(schema: dict[str, Any]) -> dict[str, Any]:
     # $schema goes as well: it names the draft that is left here
-    changed = {key: value for key, value in schema.items() if key not in ("$schema", "additionalItems")}
+    gone = ("$schema", "additionalItems", "$recursiveAnchor")
+    changed = {key: value for key, value in schema.items() if key not in gone}
+    if changed.get("$recursiveRef") == "#" and "$ref" not in changed:  # within one document they mean the same
+        changed["$ref"] = changed.pop("$recursiveRef")
     items = schema.get("items")
     if isinstance(items, list):
         del changed["items"]

@@ -15,6 +15,7 @@ from tests.serve_app.scripted import ScriptedClient, chat, serving
 __all__ = ["table"]  # a fixture
 
 DRAFT_4, DRAFT_7 = jsonschema.Draft4Validator, jsonschema.Draft7Validator
+AB = {"type": "object", "properties": {"a": {"const": 1}, "b": {"type": "integer"}}, "required": ["a"]}
 PAIR = {"type": "array", "items": [{"type": "integer"}, {"enum": ["a", "b"]}], "minItems": 2}
 
 
@@ -49,6 +50,17 @@ def test_what_is_written_under_an_older_drafts_schema_satisfies_that_draft(table
         draft(schema).validate(document)
 
 
+def test_recursion_of_2019_is_a_reference(table):
+    schema = {
+        "$recursiveAnchor": True,
+        "type": "object",
+        "properties": {"n": {"$recursiveRef": "#"}},
+        "maxProperties": 1,
+    }
+    for document in written(table, constraint(**form(schema))):
+        jsonschema.Draft201909Validator(schema).validate(document)
+
+
 def test_data_in_a_schema_is_no_schema(table):
     data = {"items": [1], "exclusiveMinimum": True, "format": "iban", "uniqueItems": False, "properties": {}}
     schema = {"const": data, "default": data}
@@ -80,6 +92,49 @@ def test_what_can_be_said_in_other_words_is_held(table, schema):
     assert documents
     for document in documents:
         jsonschema.validate(document, schema)
+
+
+INTEGERS = {"additionalProperties": {"type": "integer"}, "maxProperties": 2}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *(
+            {"type": "object", "propertyNames": names, **INTEGERS, "$defs": {"C": {"enum": ["apple", "pear"]}}}
+            for names in (
+                {"$ref": "#/$defs/C"},
+                {"const": "key"},
+                {"minLength": 1, "maxLength": 4},
+                {"anyOf": [{"const": "a"}, {"enum": ["b", 3]}]},
+                {"allOf": [{"type": "string"}, {"pattern": "^[ab]+$"}]},
+                {"type": "string", "format": "uuid"},
+                {"pattern": "^(?!ab)[a-c]{2,3}$"},
+                False,
+            )
+        ),
+        {"type": "object", "properties": {"a": {"const": 1}}, "propertyNames": {"maxLength": 2}, **INTEGERS},
+        {"type": "object", "properties": dict.fromkeys("abc", {"const": 1}), "minProperties": 1, "maxProperties": 2},
+        {"type": "array", "items": {"enum": ["a", "b", 1, 1.0]}, "uniqueItems": True, "minItems": 2},
+        {"type": "array", "items": {"$ref": "#/$defs/B"}, "uniqueItems": True, "$defs": {"B": {"type": "boolean"}}},
+        {"type": "string", "pattern": r"^(?!\.)(?!.*\.\.)[a-z.]{1,8}@[a-z]{2,5}\.[a-z]{2,3}$"},
+        {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d{0,3}\.?\d{0,2}$"},
+        {"type": "string", "pattern": r"^(?=.*\d)(?=.*[a-z]).{4,9}$", "maxLength": 6},
+        {"type": "string", "format": "date", "pattern": "^2023-02-2"},
+        {
+            "allOf": [{"$ref": "#/$defs/A"}, {"properties": {"b": {"const": 2}}, "required": ["b"]}],
+            "$defs": {"A": AB},
+        },
+        {"oneOf": [{"type": "string", "maxLength": 2}, {"type": "array", "maxItems": 0}]},
+        {"type": "object", "properties": {"t": {"const": 1}}, "anyOf": [{"required": ["t"]}, {"maxProperties": 0}]},
+    ],
+)
+def test_what_a_grammar_can_hold_in_some_way_is_held(table, schema, strict):
+    documents = written(table, constraint(**form(schema, strict=strict)), 10)
+    assert documents
+    for document in documents:
+        jsonschema.validate(document, schema, format_checker=jsonschema.FormatChecker())
 
 
 BEYOND = {"type": "array", "items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "uniqueItems": True}
