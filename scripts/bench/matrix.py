@@ -32,7 +32,8 @@ URL = f"http://{HEAD}:8000/v1"
 REPLICA = "ray::ServeReplica:manta:Replica"
 RANK = "ray::Rank"
 NEWCOMER = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4, "temperature": 0}
-FRONT_KILLED = "HAProxy killed"  # it takes its connections with it: what counts is what comes after
+# these take their connections with them: what counts is what comes after
+FRONT_KILLED, INGRESS_KILLED = "HAProxy killed", "the ingress killed"
 KEPT_S = 20.0  # how long a fault that is mended lasts
 
 
@@ -156,6 +157,10 @@ async def kill_front(app: App) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+async def kill_ingress(app: App) -> None:
+    await _kill(app, HEAD, "ray::ServeReplica:manta:Ingress")
+
+
 FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {
     "replica killed": kill_replica,
     "replica stopped for 6 s": stop_replica,
@@ -165,6 +170,7 @@ FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {
     "GCS killed, back after 5 s": kill_gcs,
     "controller killed": kill_controller,
     FRONT_KILLED: kill_front,
+    INGRESS_KILLED: kill_ingress,
 }
 RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_rank}
 
@@ -228,7 +234,7 @@ async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespac
 def _row(
     name: str, answers: list[tuple[str, Answer]], expected: dict[str, Answer], newcomers: list[tuple[bool, float]]
 ) -> dict[str, Any]:
-    if name == FRONT_KILLED:
+    if name in (FRONT_KILLED, INGRESS_KILLED):
         answers = [(kind, one) for kind, one in answers if one.error is None]
     return {
         "fault": name,
