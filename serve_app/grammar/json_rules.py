@@ -6,13 +6,14 @@ there numbers must be such that doubles carry them.
 """
 
 import json
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
 from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed, values_listed
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
-from serve_app.grammar.number_regex import ANY_NUMBER, TooManyDigits, number_regex
+from serve_app.grammar.number_regex import ANY_NUMBER, NumberRange, Scaled, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
 from serve_app.grammar.references import objects_in, target_of
 from serve_app.grammar.schema_check import schema_fault
@@ -227,12 +228,11 @@ class JsonRules:
             numbers = number_range(asked)
             if numbers.is_any:
                 return self._terminal([ANY_NUMBER])
-            scaled = numbers.scaled()
-            if scaled is None:
-                raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
-            found = number_regex(scaled)
+            scaled, found = _expressions(numbers)
         except TooManyDigits as error:
             raise CannotHold(path, _bounds_in(asked)[0], str(error)) from None
+        if scaled is None:
+            raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
         if found is not None:
             return self._terminal(found)
         multiples = multiples_schema(scaled)
@@ -640,6 +640,12 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
 
 def _path_of(reference: str) -> Path:
     return tuple(name.replace("~1", "/").replace("~0", "~") for name in reference[1:].split("/") if name)
+
+
+@lru_cache(1024)
+def _expressions(numbers: NumberRange) -> tuple[Scaled | None, list[str] | None]:
+    scaled = numbers.scaled()
+    return scaled, None if scaled is None else number_regex(scaled)
 
 
 def _bounds_in(asked: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from serve_app.tools.argument_values import tagged_value
+from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged_value
 from serve_app.tools.formats import HARMONY, TOOL_FORMATS, find_tool_format
 from serve_app.tools.harmony import HarmonyParser
 from serve_app.tools.json_formats import GENERIC
@@ -370,3 +370,14 @@ def test_calls_without_arguments_are_read_in_every_format():
     }.items():
         for pieces in cuts_of(text):
             assert parse(FORMATS[name], pieces) == ("", [["add", "{}"]]), (name, pieces)
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890", "12345678901234567890.5", "0.1", "-1.5e300"])
+def test_numbers_of_arguments_keep_their_digits(number):
+    writer = ArgumentWriter()
+    for name, value in {
+        "tagged": tagged_value(number, {"type": "number"}),
+        "listed": tagged_value(f"[{number}]", {"type": "array"}),
+        "python": python_value(number),
+    }.items():
+        assert number.replace("e3", "e+3") in writer.member(name, value)
