@@ -3,24 +3,22 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
-from itertools import islice
 
 import msgspec
 
 from engine.errors import RequestError
 from engine.types import Fit, Grammar
-from serve_app.generation.grammar_tasks import Checked, GrammarToCheck, TableSource
+from serve_app.generation.grammar_tasks import Checked, FoundFault, GrammarToCheck, TableSource
 from serve_app.generation.request import Prepared
 from serve_app.grammar.constraint import FIT, Constraint
 from serve_app.grammar.holdable import in_clients_words
-from serve_app.grammar.json_texts import pieces_of
 from serve_app.model.text_model import TextModel
+from serve_app.workers import values
 from serve_app.workers.pool import LimitExceeded, WorkerPool
 
 __all__ = ["GrammarChecks"]
 
 MAX_KNOWN = 4096  # grammars remembered: 32 bytes each, and a short end of those that must fit
-MAX_PIECES = 200  # of a schema that are compiled one by one, to find what is wrong
 TASKS = "serve_app.generation.grammar_tasks"
 
 Plan = tuple[int, ...]
@@ -41,6 +39,10 @@ class GrammarChecks:
             return prepared
         try:
             plan = await self._check(prepared.request.model, grammar, constraint.field)
+        except LimitExceeded as limit:
+            raise RequestError(
+                f"{constraint.field}: to compile {limit}; make it smaller or simpler", param=constraint.field
+            ) from None
         except RequestError as fault:
             raise await self._found(prepared, constraint, fault) from None
         if grammar.fit is None:
@@ -69,25 +71,22 @@ class GrammarChecks:
 
     async def _found(self, prepared: Prepared, constraint: Constraint, fault: RequestError) -> RequestError:
         """What is wrong with one place of a schema, where that is what is wrong with the grammar."""
-        table, num_left = self._keys[prepared.request.model], MAX_PIECES
-        for field, schema in constraint.sources:
-            for piece, place, grammar in islice(pieces_of(schema, field), num_left):
-                num_left -= 1
-                try:
-                    await self._compiled(table, GrammarToCheck(grammar, must_fit=False), field)
-                except RequestError as one:
-                    said = str(one).removeprefix(f"{field}: ")
-                    return RequestError(f"{place}: {in_clients_words(said, piece.keyword, field)}", param=field)
-        if constraint.sources and fault.param != FIT:
-            said = str(fault).removeprefix(f"{constraint.field}: ")
-            return RequestError(f"{constraint.field}: {in_clients_words(said, '', constraint.field)}", fault.param)
-        return fault
+        if not constraint.sources or fault.param == FIT:
+            return fault
+        task, table = f"{TASKS}:find_fault", self._keys[prepared.request.model]
+        try:
+            answer = await self._workers.run(task, table, values.dumps(constraint.sources))
+        except LimitExceeded:
+            answer = msgspec.msgpack.encode(None)
+        if found := msgspec.msgpack.decode(answer, type=FoundFault | None):
+            said = in_clients_words(found.fault, found.keyword, found.field)
+            return RequestError(f"{found.place}: {said}", param=found.field)
+        said = str(fault).removeprefix(f"{constraint.field}: ")
+        return RequestError(f"{constraint.field}: {in_clients_words(said, '', constraint.field)}", fault.param)
 
     async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
-        try:
-            answer = await self._workers.run(f"{TASKS}:check", table, msgspec.msgpack.encode(grammar))
-        except LimitExceeded as limit:
-            raise RequestError(f"{field}: to compile {limit}; make it smaller or simpler", param=field) from None
+        """Raises RequestError and LimitExceeded."""
+        answer = await self._workers.run(f"{TASKS}:check", table, msgspec.msgpack.encode(grammar))
         checked = msgspec.msgpack.decode(answer, type=Checked)
         if checked.fault:
             raise RequestError(f"{field}: {checked.fault}", param=field)

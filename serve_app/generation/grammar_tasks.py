@@ -1,11 +1,17 @@
 """What a worker does with a grammar. See serve_app/workers: its cost is the client's choice."""
 
+from itertools import islice
+
 import msgspec
 from tokenizers import Tokenizer
 
 from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from serve_app.grammar.json_texts import pieces_of
+from serve_app.workers import values
 
-__all__ = ["Checked", "GrammarToCheck", "TableSource", "check", "load_table"]
+__all__ = ["Checked", "FoundFault", "GrammarToCheck", "TableSource", "check", "find_fault", "load_table"]
+
+MAX_PIECES = 200  # of a schema that are compiled one by one, to find what is wrong
 
 
 class TableSource(msgspec.Struct, frozen=True, array_like=True):
@@ -27,6 +33,15 @@ class Checked(msgspec.Struct, frozen=True, array_like=True):
     plan: tuple[int, ...] = ()  # a short end of a grammar that must fit
     fault: str = ""  # why the grammar cannot be followed
     cannot_fit: str = ""  # why no short end is known
+
+
+class FoundFault(msgspec.Struct, frozen=True, array_like=True):
+    """The place of a schema that cannot be held."""
+
+    field: str  # of the request that the schema stands in
+    place: str
+    keyword: str
+    fault: str
 
 
 def load_table(data: bytes) -> TokenTable:
@@ -56,3 +71,16 @@ def _checked(table: TokenTable, grammar: GrammarToCheck) -> Checked:
         return Checked(plan=table.short_end(grammar.text))
     except GrammarError as error:
         return Checked(cannot_fit=str(error))
+
+
+def find_fault(table: TokenTable, data: bytes) -> bytes:
+    """Fields with their schemas to a FoundFault, or None."""
+    num_left = MAX_PIECES
+    for field, schema in values.loads(data):
+        for piece, place, grammar in islice(pieces_of(schema, field), num_left):
+            num_left -= 1
+            try:
+                table.check(grammar)
+            except GrammarError as error:
+                return msgspec.msgpack.encode(FoundFault(field, place, piece.keyword, str(error)))
+    return msgspec.msgpack.encode(None)

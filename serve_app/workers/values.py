@@ -23,7 +23,7 @@ class _Unpickler(pickle.Unpickler):
             return _rebuilt
         if module.partition(".")[0] in PACKAGES:
             found = getattr(import_module(module), name, None)
-            if isinstance(found, type) and issubclass(found, msgspec.Struct | BaseModel):
+            if isinstance(found, type) and issubclass(found, msgspec.Struct | BaseModel | float):
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no class of a value")
 
@@ -38,5 +38,5 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Raises pickle.UnpicklingError for what names anything but structs and models of this project."""
+    """Raises pickle.UnpicklingError for what names anything but structs, models and numbers of this project."""
     return _Unpickler(io.BytesIO(data)).load()
