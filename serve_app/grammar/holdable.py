@@ -67,7 +67,7 @@ def without_what_no_grammar_holds(schema: Any) -> Any:
         if expansion(relaxed) > MAX_EXPANSION:
             break  # it will be refused
         rules = JsonRules(relaxed, {}, leaves_out=True)
-        with suppress(Nothing, Mistake):
+        with suppress(Nothing, Mistake, RecursionError):
             rules.write()
         if not rules.left_out:
             break

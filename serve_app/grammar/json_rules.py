@@ -91,6 +91,7 @@ class JsonRules:
         self.required: dict[str, None] = {}  # names of properties
         self._references: dict[str, str] = {}
         self._waiting: list[tuple[str, str]] = []  # references whose rules are not written yet
+        self._joining: set[str] = set()  # references that are made one with other schemas around this place
         self._num_joined = 0
 
     def write(self) -> str:
@@ -150,7 +151,7 @@ class JsonRules:
         if asked.keys() == {"$ref"}:
             return self._reference(asked["$ref"], path)
         if "$ref" in asked or "allOf" in asked:
-            return self._value(self._join(asked), path)
+            return self._joined(asked, path)
         for keyword in ("anyOf", "oneOf"):
             if keyword in asked:
                 return self._alternatives(asked, keyword, path)
@@ -190,6 +191,17 @@ class JsonRules:
         if not found:
             raise nothing or Nothing(path, "type", "no type is one of all that are asked for")
         return f"({' | '.join(dict.fromkeys(found))})" if len(found) > 1 else str(found[0])
+
+    def _joined(self, asked: dict[str, Any], path: Path) -> str:
+        parts = [asked, *(one for one in asked.get("allOf", ()) if isinstance(one, dict))]
+        references = {one["$ref"] for one in parts if "$ref" in one}
+        if references & self._joining:
+            raise CannotHold(path, "$ref", "beside other keywords, where it refers to itself")
+        self._joining |= references
+        try:
+            return self._value(self._join(asked), path)
+        finally:
+            self._joining -= references
 
     def _join(self, asked: dict[str, Any]) -> dict[str, Any] | bool:
         self._num_joined += 1

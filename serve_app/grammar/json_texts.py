@@ -44,6 +44,8 @@ def json_grammar(schema: dict[str, Any] | bool, field: str, whitespace: str = WH
         raise RequestError(f"{_place(field, fault.path)}: {_unheld(fault, field)}", param=field) from None
     except Mistake as fault:
         raise RequestError(f"{_place(field, fault.path)}.{fault.keyword}: {fault}", param=field) from None
+    except RecursionError:
+        raise RequestError(f"{field}: its schemas are too deep in each other", param=field) from None
     except Nothing as fault:
         place = _place(field, fault.path)
         raise RequestError(f"{place}: no document satisfies it: {fault.keyword}: {fault}", param=field) from None

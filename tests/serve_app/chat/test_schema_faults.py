@@ -60,7 +60,6 @@ BEYOND: list[tuple[str, Any]] = [
     ("unevaluatedProperties", {"allOf": [{"type": "object"}], "unevaluatedProperties": False}),
     ("unevaluatedItems", {"type": "array", "unevaluatedItems": False, "prefixItems": [{}]}),
     ("$dynamicRef", {"$dynamicRef": "#n"}),
-    ("$recursiveAnchor", {"$recursiveAnchor": True}),
     ("propertyNames", {"type": "object", "propertyNames": {"not": {"const": "a"}}}),
     ("oneOf", {"oneOf": [{"type": "integer"}, {"type": "number"}]}),
     *(
