@@ -50,6 +50,8 @@ def parse_json(data: bytes | str) -> Any:
         _count_values(text)
     try:
         value = DECODER.decode(text)
+    except msgspec.ValidationError as error:  # what read_number raises, and where
+        raise TooMuch(str(error).partition(" - at ")[0]) from None
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
