@@ -26,6 +26,7 @@ from engine.rank_link import Follower, Leader, LoadBlock, Meeting, Order, PlanMe
 from engine.sampler import Sampling
 from engine.tensor_parallel import Collective, TensorParallel
 from kernels.native.compiler import Compiler, find_compiler
+from kernels.native.segment import remove_abandoned
 
 __all__ = ["RankExecutor", "follow", "lead"]
 
@@ -145,6 +146,7 @@ def lead(
             "engine.device to cpu"
         )
     name = _group_name(host, on_one_node and not on_gpu)
+    remove_abandoned("manta-" + "[0-9a-f]" * 16)  # by replicas that were killed while they loaded
     # memory must be there before the others look for it; a process group comes about when all have come
     try:
         memory = _memory(plans, 0, size)
