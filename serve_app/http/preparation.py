@@ -128,5 +128,7 @@ def prepare_task(loaded: _Loaded, data: bytes) -> bytes:
         )
     except RequestError as error:
         return values.dumps(_Fault(str(error), error.param, isinstance(error, ContextTooLong)))
+    except RecursionError:
+        return values.dumps(_Fault("this request nests too deeply", None, is_too_long=False))
     large = {name: None for name in LARGE if name in kind.model_fields}
     return values.dumps((fields.model_copy(update=large), prepared))

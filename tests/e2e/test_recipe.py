@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,11 @@ class Cluster:
             assert time.monotonic() < deadline_s, f"{text}: {said[-3000:]}\n{self.run('serve status || true')}"
             time.sleep(0.5)
 
+    def listeners(self) -> set[tuple[bool, int, str]]:
+        """(on loopback alone, port, program) of every socket on the first node that listens."""
+        found = re.findall(r"^LISTEN +\d+ +\d+ +(\S+):(\d+) .*\(\(\"([^\"]+)", self.run("ss -Hltnp"), re.MULTILINE)
+        return {(address.startswith(("127.", "[::1]")), int(port), program) for address, port, program in found}
+
     def chat(self) -> Any:
         """What the README's first request is answered, but for what is another at each time."""
         return {key: value for key, value in json.loads(self.run(CHAT)).items() if key in ANSWER}
@@ -105,6 +111,9 @@ def changed(folder: Path, **changes: Any) -> Path:
     return path
 
 
+GCS_PORT = 6379
+RAYS_OWN = r"gcs_server|raylet|python|ray-dashboard|ray::"
+ASKS = "curl -s -o /dev/null -w '%{http_code}'"
 MODELS = "curl -s http://127.0.0.1:8000/v1/models"
 HEALTH = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health"
 
@@ -117,6 +126,12 @@ def test_a_cluster_behind_haproxy_is_deployed_changed_and_removed(folder: Path) 
         cluster.until(HEALTH, "200")
         assert nodes.pids(HEAD, "haproxy"), "something else answers"
         assert cluster.chat() == ANSWER
+        # what SECURITY.md's table says of a cluster: on every interface is only what asks for Ray's token
+        to_the_world = {(port, program) for is_local, port, program in cluster.listeners() if not is_local}
+        assert (GCS_PORT, "gcs_server") in to_the_world
+        assert all(re.match(RAYS_OWN, program) for _, program in to_the_world), to_the_world
+        assert not {port for port, _ in to_the_world} & {8000, 8265, 8500, *range(30_000, 30_100)}, to_the_world
+        assert "401" in cluster.run(f"{ASKS} 127.0.0.1:8265/api/serve/applications/")
         (folder / "sdk.py").write_text(SDK)
         assert len(cluster.run(f"python3 {folder}/sdk.py")) > 50
         cluster.run(f"serve deploy {changed(folder)}")
