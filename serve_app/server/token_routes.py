@@ -1,6 +1,6 @@
 """POST /tokenize and /detokenize: what a model reads."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
@@ -20,19 +20,26 @@ def token_router(intake: Intake) -> APIRouter:
     router = APIRouter(tags=["tokens"])
 
     @router.post("/tokenize", responses=responses(TokenizeAnswer), openapi_extra=request_body(TokenizeRequest))
-    async def tokenize(http: Request) -> TokenizeAnswer:
-        return (await intake.take(http, TokenizeRequest, _tokenize)).prepared
+    async def tokenize(http: Request) -> Response:
+        return _answer((await intake.take(http, TokenizeRequest, _tokenize)).prepared)
 
     @router.post("/detokenize", responses=responses(DetokenizeAnswer), openapi_extra=request_body(DetokenizeRequest))
-    async def detokenize(http: Request) -> DetokenizeAnswer:
-        return (await intake.take(http, DetokenizeRequest, _detokenize)).prepared
+    async def detokenize(http: Request) -> Response:
+        return _answer((await intake.take(http, DetokenizeRequest, _detokenize)).prepared)
 
     return router
 
 
+def _answer(document: bytes) -> Response:
+    return Response(document, media_type="application/json")
+
+
+# both give JSON: of millions of tokens it is written where they are made, in a worker
+
+
 def _tokenize(
     fields: TokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
-) -> TokenizeAnswer:
+) -> bytes:
     if (fields.prompt is None) == (fields.messages is None):
         raise RequestError("prompt: send either a prompt or messages", param="prompt")
     if fields.messages is not None:
@@ -43,11 +50,13 @@ def _tokenize(
     else:
         tokens = model.encode(fields.prompt or "", add_special_tokens=fields.add_special_tokens is not False)
     strings = [model.tokenizer.id_to_token(token) or "" for token in tokens] if fields.return_token_strs else None
-    return TokenizeAnswer(count=len(tokens), max_model_len=max_context_len, tokens=list(tokens), token_strs=strings)
+    answer = TokenizeAnswer(count=len(tokens), max_model_len=max_context_len, tokens=list(tokens), token_strs=strings)
+    return answer.model_dump_json().encode()
 
 
 def _detokenize(
     fields: DetokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
-) -> DetokenizeAnswer:
+) -> bytes:
     check_ids("tokens", fields.tokens, model.vocabulary.num_tokens)
-    return DetokenizeAnswer(prompt=model.tokenizer.decode(fields.tokens, skip_special_tokens=False))
+    text = model.tokenizer.decode(fields.tokens, skip_special_tokens=False)
+    return DetokenizeAnswer(prompt=text).model_dump_json().encode()

@@ -40,9 +40,10 @@ class WorkerPool:
     """A fork server and its workers, made when they are first needed. Any event loop and any thread may ask."""
 
     def __init__(
-        self, num_workers: int = 2, cpu_s: float = 4.0, memory_bytes: int = 512 << 20, max_waiting: int = 256
+        self, num_workers: int | None = None, cpu_s: float = 4.0, memory_bytes: int = 512 << 20, max_waiting: int = 256
     ) -> None:
-        """cpu_s          of one task, in seconds
+        """num_workers    at the same time; None: a quarter of the machine's CPUs, from 2 to 8
+        cpu_s          of one task, in seconds
         memory_bytes   that one task may take beside what was loaded
         max_waiting    tasks; one more is refused
         """
@@ -50,6 +51,7 @@ class WorkerPool:
         self._loads: dict[str, Load] = {}
         self._server: _ForkServer | None = None
         self._lock = threading.Lock()
+        num_workers = num_workers or max(2, min(8, (os.cpu_count() or 1) // 4))
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
         self._workers = threading.local()  # each thread has one
         self._alive: set[_Worker] = set()

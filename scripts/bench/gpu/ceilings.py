@@ -16,6 +16,11 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     product_us = measure([lambda: a @ b], device)["median_us"]
     return {
-        "copy_gb_s": round(2 * num_bytes / copy_us / 1e3, 2),
-        "bf16_tflop_s": round(2 * size**3 / product_us / 1e6, 4),
+        "copy_gb_s": _significant(2 * num_bytes / copy_us / 1e3),
+        "bf16_tflop_s": _significant(2 * size**3 / product_us / 1e6),
     }
+
+
+def _significant(value: float) -> float:
+    """Four digits: nothing is zero, others are divided by it."""
+    return float(f"{value:.4g}")

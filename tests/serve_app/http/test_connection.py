@@ -20,7 +20,7 @@ def scope_of(headers: list[tuple[bytes, bytes]]) -> dict:
         "raw_path": b"/v1/chat/completions",
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), *headers],
+        "headers": [(b"host", b"test"), (b"content-type", b"application/json"), *headers],
     }
 
 
