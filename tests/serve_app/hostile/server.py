@@ -20,7 +20,6 @@ __all__ = ["ENDLESS"]
 
 ENDLESS = 7_777  # max_tokens
 MEMORY_BYTES = 4 << 30  # of address space: a thread's stack counts, most of it is never touched
-CPU_S = 1.0  # of one task in a worker
 
 
 class Engine:
@@ -45,7 +44,7 @@ async def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     api = ApiConfig(trust_request_chat_template=True)
     config = Config(models=(ModelConfig(name="toy", source="unused"),), api=api)
-    workers = WorkerPool(cpu_s=CPU_S)
+    workers = WorkerPool()
     app = build_app(Engine(), config, {"toy": toy_model(max_context_len=8192)}, workers, KeyStore(config, {}))
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, lifespan="off", access_log=False, log_config=None))
     serving = asyncio.create_task(server.serve())
