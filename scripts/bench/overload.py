@@ -33,7 +33,7 @@ __all__ = ["main", "measure"]
 
 STEP_S = 0.02
 NUM_TOKENS = 50  # of an answer: a second
-LIMITS = SchedulerConfig(max_sequences=16, max_queued_requests=16)
+LIMITS = SchedulerConfig(max_sequences=16, max_queued_requests=8)  # a queue of half an answer's time
 CAPACITY = LIMITS.max_sequences / (NUM_TOKENS * STEP_S)  # answers a second
 WARM_UP_S = 10.0  # caches fill; what is held counts from then on
 RESULTS = Path(__file__).parent / "results"
@@ -93,7 +93,8 @@ async def _read_stream(response: aiohttp.ClientResponse, began_s: float) -> Answ
 
 async def load(url: str, pids: dict[str, int], seconds: float, factor: float) -> dict[str, Any]:
     rng = random.Random(0)
-    timeout, connector = aiohttp.ClientTimeout(total=120), aiohttp.TCPConnector(limit=0)
+    # the server closes what is idle for 5 s: who sends on it just then is reset, so this client closes before
+    timeout, connector = aiohttp.ClientTimeout(total=120), aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         alone = [await ask(session, url, -1 - number, stream=True) for number in range(5)]
         assert all(one.kind == "complete" for one in alone), alone
@@ -130,7 +131,7 @@ def _holdings(samples: dict[str, list[Held]]) -> dict[str, Any]:
 
 def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict[str, Any]:
     streams = [one for one in answers if one.kind == "complete" and one.first_token_s]
-    token_s = statistics.median(one.token_s for one in alone)
+    token_s, alone_s = (statistics.median(getattr(one, name) for one in alone) for name in ("token_s", "took_s"))
     return {
         "asked_per_s": round(len(answers) / seconds, 1),
         "capacity_per_s": CAPACITY,
@@ -141,6 +142,9 @@ def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict
         "first_token_s_alone": round(statistics.median(one.first_token_s for one in alone), 3),
         "first_token_s": percentiles([one.first_token_s for one in streams], 1.0),
         "first_token_s_allowed": round(first_token_bound_s(), 2),
+        "answer_s_alone": round(alone_s, 3),
+        "answer_s": percentiles([one.took_s for one in answers if one.kind == "complete"], 1.0),
+        "answer_time_over_alone": percentiles([one.took_s for one in answers if one.kind == "complete"], 1 / alone_s),
     }
 
 
