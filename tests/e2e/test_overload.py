@@ -19,7 +19,7 @@ def test_every_answer_under_overload_is_complete_or_says_when_to_come_again() ->
     print(result)
     kinds = result["kinds"]
     assert kinds.keys() == {"complete", "429"}
-    assert kinds["complete"] > 0.5 * SECONDS * result["capacity_per_s"], "the replica is not kept busy"
+    assert kinds["complete"] > 0.7 * SECONDS * result["capacity_per_s"], "the replica is not kept busy"
     assert kinds["429"] > kinds["complete"]
     assert result["token_ms"]["p50"] < 2 * result["token_ms_alone"]
     assert result["answer_time_over_alone"]["p50"] < 2
