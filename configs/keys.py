@@ -14,7 +14,7 @@ import yaml
 from configs.load import ConfigError, convert
 from configs.schema import ApiConfig, KeyLimits, Name
 
-__all__ = ["ApiKey", "digest", "read_keys", "without_keys"]
+__all__ = ["ApiKey", "digest", "keys_to_start_with", "read_keys", "without_keys"]
 
 HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -50,6 +50,17 @@ def without_keys(api: ApiConfig) -> ApiConfig:
     """The same with the hashes of its keys, for what is kept and handed around. Raises ConfigError."""
     hashes = tuple(f"sha256:{_hashed(key, 'api.api_keys')}" for key in api.api_keys)
     return msgspec.structs.replace(api, api_keys=hashes)
+
+
+def keys_to_start_with(api: ApiConfig, environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:
+    """As `read_keys`. Raises ConfigError also where keys are required and there are none."""
+    keys = read_keys(api, environment)
+    if api.require_api_keys and not keys:
+        raise ConfigError(
+            f"api.require_api_keys: there is no key. Set {api.api_keys_env} in the environment of every Ray node with "
+            "an ingress, or api.api_keys_file"
+        )
+    return keys
 
 
 def read_keys(api: ApiConfig, environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:

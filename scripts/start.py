@@ -45,7 +45,7 @@ def main() -> None:
         chosen = {**switches(), **(haproxy_switches(temp_dir) if arguments.front == "haproxy" else {})}
         os.environ.update({name: os.environ.get(name, value) for name, value in chosen.items()})
         _check(document, arguments.config)
-        _warn_if_open(document, host)
+        _check_keys(document, host)
         _check_port(host, port, "http_options.port in the config, or --port")
         _check_port(LOOPBACK, arguments.dashboard_port, "--dashboard-port")
         _serve(arguments, document, host, port, temp_dir, stopping)
@@ -156,17 +156,16 @@ def _check(document: Any, path: str) -> None:
         raise SystemExit(f"[config] {path}: {error}") from None
 
 
-def _warn_if_open(document: Any, host: str) -> None:
-    from configs.keys import read_keys
+def _check_keys(document: Any, host: str) -> None:
+    """Ends the program where keys are required and missing, and warns of an address that is open to others."""
+    from configs.keys import keys_to_start_with
     from configs.load import ConfigError, load_args
 
-    if _is_loopback(host):
-        return
     try:
-        keys = [read_keys(load_args(application.get("args", {})).api) for application in document["applications"]]
+        keys = [keys_to_start_with(load_args(one.get("args", {})).api) for one in document["applications"]]
     except ConfigError as error:
         raise SystemExit(f"[config] {error}") from None
-    if not all(keys):
+    if not all(keys) and not _is_loopback(host):
         _say("keys", f"WARNING: this listens on {host} without API keys, so whoever reaches it may use it.")
         _say("keys", "Set MANTA_API_KEYS=NAME=KEY,... or api.api_keys_file, and api.require_api_keys.")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.keys import ApiKey, digest, read_keys
+from configs.keys import ApiKey, digest, keys_to_start_with, read_keys
 from configs.load import ConfigError
 from configs.schema import Config
 from serve_app.tenants.tenant import InFlight, Tenant
@@ -37,12 +37,7 @@ class KeyStore:
         self._keys: dict[str, ApiKey] = {}  # by the key's hash
         self._tenants: dict[str, Tenant] = {}  # by name
         self._seen, self._looked_s = self._state_of_file(), clock()
-        self._use(read_keys(config.api, environment))
-        if config.api.require_api_keys and not self._keys:
-            raise ConfigError(
-                f"api.require_api_keys: there is no key. Set {config.api.api_keys_env} in the environment of every Ray "
-                "node with an ingress, or api.api_keys_file"
-            )
+        self._use(keys_to_start_with(config.api, environment))
         self.is_open = not self._keys and self._file is None  # for good: no change of a file opens a server
         self.anybody = self._tenant("")
         self.anybody.configure(config.api.limits, shares_cache=True)
