@@ -6,6 +6,8 @@ old_drafts       schemas of older drafts, as the newest says the same
 holdable         what of a schema a grammar can hold; the rest is left out where the client does not insist
 json_texts       grammars of JSON texts, and what is wrong with a schema, in words
 json_rules       a schema's objects, arrays, alternatives and constants as rules of llguidance's Lark dialect
+sequences        items and members, one behind the other, and objects whose members are counted
+rule_faults      why a schema cannot be written so
 joined           several schemas that hold at once, as one
 number_regex     ranges of numbers as regular expressions, in exact decimals
 number_schema    what a schema says of numbers, and what of it llguidance's own JSON compiler carries in doubles

@@ -10,9 +10,10 @@ from typing import Any
 
 from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
-from serve_app.grammar.json_rules import MAX_COUNT, JsonRules, Mistake, Nothing
+from serve_app.grammar.json_rules import MAX_COUNT, JsonRules
 from serve_app.grammar.keywords import BEYOND, COUNTS, FORMATS
 from serve_app.grammar.pattern_properties import without_exhausted_patterns
+from serve_app.grammar.rule_faults import Mistake, Nothing
 from serve_app.grammar.schema_walk import Path, rewritten
 from serve_app.grammar.well_formed import schema_mistake
 

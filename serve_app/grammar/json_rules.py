@@ -7,7 +7,7 @@ there numbers must be such that doubles carry them.
 
 import json
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
@@ -15,11 +15,13 @@ from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed,
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
 from serve_app.grammar.number_regex import ANY_NUMBER, NumberRange, Scaled, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
-from serve_app.grammar.references import objects_in, target_of
+from serve_app.grammar.references import path_of, references_of, self_contained, target_of
+from serve_app.grammar.rule_faults import CannotHold, Mistake, Nothing, Piece
 from serve_app.grammar.schema_check import schema_fault
 from serve_app.grammar.schema_walk import Path, rewritten, schemas_in
+from serve_app.grammar.sequences import EMPTY, CountedMembers, items, quoted_name, several
 
-__all__ = ["CannotHold", "JsonRules", "Mistake", "Nothing", "Piece"]
+__all__ = ["MAX_COUNT", "JsonRules"]
 
 NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # so many characters
 PLAIN_CHAR = r'[^"\\\x00-\x1f\x7f]'
@@ -28,7 +30,6 @@ DATE = (
     "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
     "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
 )
-EMPTY = '""'
 MAX_COUNT = 1_000_000_000  # characters, items or properties
 INVOLVED = ("patternProperties", "allOf", "$ref", "oneOf", "anyOf", "const", "enum")  # why a schema is a piece
 NAMES = {"$anchor"}  # of schemas, that references may mean
@@ -36,38 +37,6 @@ MAX_COUNTED = 500  # places in objects whose properties are counted
 MAX_CHECKED = 50  # constants that are objects or arrays, a millisecond each
 MAX_IN_SET = 7  # which takes 2^7 rules
 MAX_JOINED = 500  # alternatives that are made of several schemas
-
-
-class CannotHold(Exception):
-    """No grammar holds an answer to what stands there."""
-
-    def __init__(self, path: Path, keyword: str, why: str) -> None:
-        super().__init__(why)
-        self.path, self.keyword = path, keyword
-
-
-class Mistake(Exception):
-    """What stands there means nothing."""
-
-    def __init__(self, path: Path, keyword: str, why: str) -> None:
-        super().__init__(why)
-        self.path, self.keyword = path, keyword
-
-
-class Nothing(Exception):
-    """No document satisfies what stands there."""
-
-    def __init__(self, path: Path, keyword: str, why: str) -> None:
-        super().__init__(why)
-        self.path, self.keyword = path, keyword
-
-
-class Piece(NamedTuple):
-    """What llguidance's JSON compiler is asked for, and why: it may refuse."""
-
-    path: Path
-    keyword: str
-    rule: str
 
 
 class _Piece(Exception):
@@ -101,7 +70,7 @@ class JsonRules:
         start = self._value(self._root, ())
         while self._waiting:
             reference, name = self._waiting.pop()
-            body = self._value(target_of(self._root, reference), _path_of(reference))
+            body = self._value(target_of(self._root, reference), path_of(reference))
             self.lines.append(f"{name}: {body}")
         return start
 
@@ -327,7 +296,7 @@ class JsonRules:
         if isinstance(value, list):
             return " ".join(['"["', ' "," '.join(map(self._constant, value)), '"]"'])
         if isinstance(value, dict):
-            members = [f'{_name(name)} ":" {self._constant(one)}' for name, one in value.items()]
+            members = [f'{quoted_name(name)} ":" {self._constant(one)}' for name, one in value.items()]
             return " ".join(['"{"', ' "," '.join(members), '"}"'])
         return self._json({"const": value})
 
@@ -367,7 +336,7 @@ class JsonRules:
                 nothing = none
         if nothing is not None and least > len(first):
             raise nothing
-        return f'"[" {_items(first, rest, least, most)} "]"'
+        return f'"[" {items(first, rest, least, most)} "]"'
 
     def _set(self, asked: dict[str, Any], least: int, most: int | None, path: Path) -> str:
         """An array of different items, of which there are few."""
@@ -410,7 +379,7 @@ class JsonRules:
         members: list[tuple[str, bool]] = []
         for name, (value, at) in known.items():
             try:
-                member = f'{_name(name)}":"{self._value(value, at)}'
+                member = f'{quoted_name(name)}":"{self._value(value, at)}'
                 members.append((member, name in required))
             except Nothing:
                 if name in required:
@@ -419,7 +388,7 @@ class JsonRules:
         if patterns:
             more = self._named_like(patterns, path)
         else:
-            more = self._more(others, list(known), names, (*path, "additionalProperties"))
+            more = self._unlisted_member(others, list(known), names, (*path, "additionalProperties"))
         more = self.named("r", more) if more else ""
         return f'"{{" {self._counted(members, more, asked, path)} "}}"'
 
@@ -436,12 +405,12 @@ class JsonRules:
         if num_required == len(members) or (least <= num_required and most is None):
             least, most = least - num_required, None if most is None else most - num_required
             if more and most != 0:
-                members = [*members, (_several(more, max(least, 1), most), least > 0)]
+                members = [*members, (several(more, max(least, 1), most), least > 0)]
             return self._members(members)
         if len(members) * min(len(members), max(least, most or 0)) > MAX_COUNTED:
             keyword = "minProperties" if most is None else "maxProperties"
             raise CannotHold(path, keyword, "beside so many properties that may be left out")
-        return _Counting(self, members, more, least, most).write(0, 0)
+        return CountedMembers(self, members, more, least, most).write(0, 0)
 
     def _named_object(self, asked: dict[str, Any], path: Path) -> str:
         """An object whose names are asked for: those of a list, of some length, or any that is like a string."""
@@ -469,7 +438,7 @@ class JsonRules:
         count = f"{{{least},{'' if most is None else int(most)}}}"
         return self._object({**rest, "properties": properties}, path, f"/{NAME_BYTES % count}/")
 
-    def _more(self, others: Any, taken: list[str], names: str, path: Path) -> str:
+    def _unlisted_member(self, others: Any, taken: list[str], names: str, path: Path) -> str:
         """A member that is not listed; "" if there is none."""
         try:
             value = self._value(others, path)
@@ -477,7 +446,7 @@ class JsonRules:
             return ""
         if not taken:
             return f'{names or self._json({"type": "string"})} ":" {value}'
-        listed = " | ".join(_name(name) for name in taken)
+        listed = " | ".join(quoted_name(name) for name in taken)
         one = names or self.named("T", f"/{NAME_BYTES % '*'}/")
         name = self.named("T", f"{one} & ~({listed})")
         return f'{name} ":" {value}'
@@ -512,12 +481,12 @@ class JsonRules:
     # llguidance's own compiler
 
     def _piece(self, schema: Any, path: Path) -> str:
-        references = _needed(self._root, schema)
-        for at, part in [(path, schema), *((_path_of(one), target_of(self._root, one)) for one in references)]:
+        references = references_of(self._root, schema)
+        for at, part in [(path, schema), *((path_of(one), target_of(self._root, one)) for one in references)]:
             for place, one in schemas_in(part, at):
                 if isinstance(one, dict):
                     _check_for_piece(one, place)
-        rule = self._json(rewritten(_self_contained(self._root, schema, references), bounded))
+        rule = self._json(rewritten(self_contained(self._root, schema, references), bounded))
         keyword = next((key for key in INVOLVED if key in schema), "type")
         self.pieces.append(Piece(path, keyword, rule))
         return rule
@@ -533,53 +502,6 @@ class JsonRules:
             self._names[body] = f"{kind}{len(self.lines)}"
             self.lines.append(f"{self._names[body]}: {body}")
         return self._names[body]
-
-
-class _Counting:
-    """The members of an object of which so many may be left out that the rest are not too few or too many."""
-
-    def __init__(
-        self, rules: JsonRules, members: list[tuple[str, bool]], more: str, least: int, most: int | None
-    ) -> None:
-        self._rules = rules
-        self._members = [(rules.named("r", member), needed) for member, needed in members]
-        self._more, self._least, self._most = more, least, most
-        self._known: dict[tuple[int, int], str | None] = {}
-
-    def write(self, place: int, count: int) -> str:
-        found = self._from(place, count)
-        assert found is not None  # there are members enough, and no more are required than may be
-        return found
-
-    def _from(self, place: int, count: int) -> str | None:
-        """What may come from a place on, behind so many members; None: nothing leads to an end."""
-        if self._most is None:
-            count = min(count, max(self._least, 1))  # further ones are not counted
-        key = place, count
-        if key not in self._known:
-            body = self._written(place, count)
-            self._known[key] = None if body is None else self._rules.named("r", body)
-        return self._known[key]
-
-    def _written(self, place: int, count: int) -> str | None:
-        if place == len(self._members):
-            return self._others(count)
-        member, needed = self._members[place]
-        ways = [] if needed else [self._from(place + 1, count)]
-        if self._most is None or count < self._most:
-            after = self._from(place + 1, count + 1)
-            ways.append(None if after is None else f"""{'"," ' if count else ""}{member} {after}""")
-        known = [way for way in ways if way is not None]
-        return " | ".join(known) if known else None
-
-    def _others(self, count: int) -> str | None:
-        least, most = max(0, self._least - count), None if self._most is None else self._most - count
-        if not self._more or most == 0:
-            return EMPTY if least == 0 else None
-        if count:
-            return _repeated(self._more, least, most)
-        several = _several(self._more, max(least, 1), most)
-        return several if least else f"({several})?"
 
 
 def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
@@ -616,44 +538,6 @@ def _with_leap_years(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "allOf": [{"type": "string", "pattern": dates}]}
 
 
-def _needed(root: Any, schema: Any) -> list[str]:
-    """What a schema refers to, itself or through others."""
-    found: dict[str, None] = {}
-    waiting = [schema]
-    while waiting:
-        for one in objects_in(waiting.pop()):
-            reference = one.get("$ref")
-            if isinstance(reference, str) and reference not in found:
-                found[reference] = None
-                waiting.append(target_of(root, reference))
-    return list(found)
-
-
-def _self_contained(root: Any, schema: dict[str, Any], references: list[str]) -> dict[str, Any]:
-    """A schema with what it refers to within it."""
-    plain = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
-    if not references:
-        return plain
-    names = {reference: f"#/$defs/{index}" for index, reference in enumerate(references)}
-    defined = {str(index): target_of(root, reference) for index, reference in enumerate(references)}
-    return {**_renamed(plain, names), "$defs": _renamed(defined, names)}
-
-
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_renamed(one, names) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: names.get(one, one) if key == "$ref" and isinstance(one, str) else _renamed(one, names)
-        for key, one in value.items()
-    }
-
-
-def _path_of(reference: str) -> Path:
-    return tuple(name.replace("~1", "/").replace("~0", "~") for name in reference[1:].split("/") if name)
-
-
 @lru_cache(1024)
 def _expressions(numbers: NumberRange) -> tuple[Scaled | None, list[str] | None]:
     scaled = numbers.scaled()
@@ -662,40 +546,6 @@ def _expressions(numbers: NumberRange) -> tuple[Scaled | None, list[str] | None]
 
 def _bounds_in(asked: dict[str, Any]) -> list[str]:
     return [keyword for keyword in NUMERIC if keyword in asked] or ["type"]
-
-
-def _name(name: str) -> str:
-    """A property's name, as JSON within Lark's quotes."""
-    return json.dumps(json.dumps(name, ensure_ascii=False))
-
-
-def _several(item: str, least: int, most: int | None) -> str:
-    """At least one."""
-    return f"{item} {_repeated(item, least - 1, None if most is None else most - 1)}"
-
-
-def _repeated(item: str, least: int, most: int | None) -> str:
-    """The item, so many times behind another one."""
-    if most == 0:
-        return ""
-    times = ("*" if least == 0 else f"{{{least},}}") if most is None else f"{{{least},{most}}}"
-    return f'("," {item}){times}'
-
-
-def _items(first: list[str], rest: str | None, least: int, most: int | None) -> str:
-    """Items of an array: so many of the first ones as must be, then others."""
-    more = ""  # behind the first items
-    num_more = max(0, least - len(first)), None if most is None else most - len(first)
-    if rest is not None and num_more[1] != 0:
-        if not first:
-            several = _several(rest, max(least, 1), most)
-            return several if least else f"({several})?"
-        more = _repeated(rest, *num_more)
-    for n in range(len(first) - 1, 0, -1):
-        more = f'"," {first[n]} {more}' if n < least else f'("," {first[n]} {more})?'
-    if not first:
-        return ""
-    return f"{first[0]} {more}" if least else f"({first[0]} {more})?"
 
 
 def _constant(value: float, rest: dict[str, Any]) -> str:

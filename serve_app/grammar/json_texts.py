@@ -14,8 +14,9 @@ from engine.errors import RequestError
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
 from serve_app.grammar.finite import has_finite_document
 from serve_app.grammar.holdable import or_else, said_plainly
-from serve_app.grammar.json_rules import CannotHold, JsonRules, Mistake, Nothing, Piece
+from serve_app.grammar.json_rules import JsonRules
 from serve_app.grammar.lark import within_slashes
+from serve_app.grammar.rule_faults import CannotHold, Mistake, Nothing, Piece
 from serve_app.grammar.schema_walk import Path
 from serve_app.grammar.well_formed import schema_mistake
 

@@ -115,7 +115,7 @@ def number_regex(scaled: Scaled) -> list[str] | None:
     within = _between(scaled.least, scaled.most, scaled.places)
     if scaled.step == 1:
         return [within]
-    endings = _endings(scaled.step, scaled.places)
+    endings = _multiples_by_suffix(scaled.step, scaled.places)
     return [within, endings] if endings is not None else None
 
 
@@ -236,7 +236,7 @@ def _some(last: str, depth: int = 0) -> str:
 
 
 @lru_cache(256)
-def _endings(step: int, places: int) -> str | None:
+def _multiples_by_suffix(step: int, places: int) -> str | None:
     """Of numbers that are multiples of a step that divides a power of ten, which their last digits tell."""
     size = next((size for size in range(1, 12) if 10**size % step == 0), None)
     if size is None or 10**size // step > MAX_ENDINGS:
