@@ -1,4 +1,4 @@
-"""Prints the README's table of all config keys from configs/schema.py: python -m scripts.config_table."""
+"""Prints the table of configs/README.md, all config keys from configs/schema.py: python -m scripts.config_table."""
 
 import re
 import typing

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.readme import text
+
 ROOT = Path(__file__).parent.parent
 FLOORS = ("configs", "kernels", "engine", "cluster", "serve_app")
 MAY_IMPORT = {
@@ -92,7 +94,7 @@ def test_no_file_imports_itself_around_a_corner() -> None:
 
 def test_every_file_of_serve_app_is_in_a_room() -> None:
     listed = {path.name for path in (ROOT / "serve_app").iterdir() if path.name != "__pycache__"}
-    assert listed == {*ROOMS, "__init__.py", "app.py", "main.py"}
+    assert listed == {*ROOMS, "README.md", "__init__.py", "app.py", "main.py"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -165,10 +167,6 @@ def test_what_is_public_exists(floor: str) -> None:
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    named = {
-        *re.findall(r"\]\(([\w/.]+)\)", readme),
-        *re.findall(r"`((?:tests|configs|scripts|kernels)/[\w/]+\.\w+)`", readme),
-    }
+    named = set(re.findall(r"`((?:tests|configs|scripts|kernels)/[\w/]+\.\w+)`", text()))
     assert len(named) > 20
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

@@ -4,16 +4,17 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.readme import ROOT, block, blocks
+from tests.readme import PAGES, ROOT, block, blocks, text
 
 
 def test_every_block_of_commands_is_run_by_a_test() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     run = re.findall(r"""\bblock\((["'])(.+?)\1\)""", tests)
-    missing = [text for _, text in blocks() if not any(text.startswith(beginning) for _, beginning in run)]
+    missing = [one for _, one in blocks() if not any(one.startswith(beginning) for _, beginning in run)]
     assert len(blocks()) > 6 and missing == []
 
 
@@ -30,7 +31,7 @@ def test_the_engine_alone_gives_the_tokens_that_it_was_asked_for() -> None:
 
 
 def test_modules_that_it_says_to_run_are_there() -> None:
-    named = set(re.findall(r"python -m ([\w.]+)", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"python -m ([\w.]+)", text()))
     assert len(named) > 10
     assert [name for name in named if importlib.util.find_spec(name) is None] == []
 
@@ -47,3 +48,13 @@ def test_tests_and_programs_that_the_security_page_names_are_there() -> None:
     assert missing == []
     programs = re.findall(r"`(scripts/\w+)`", page)
     assert len(programs) > 3 and [path for path in programs if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_read_in_ten_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -118,15 +118,15 @@ async def _watch(pids: dict[str, int], begin_s: float, samples: dict[str, list[H
 
 
 def _holdings(samples: dict[str, list[Held]]) -> dict[str, Any]:
-    told = {}
+    holdings = {}
     for name, all_ in samples.items():
         later = [one for one in all_ if one.at_s >= WARM_UP_S] or all_
-        told[name] = {
+        holdings[name] = {
             "rss_mb": [round(later[0].rss_mb, 1), round(later[-1].rss_mb, 1)],
             "mb_per_minute": round(slope_per_minute(later), 2),
             "most_files": max(one.num_files for one in all_),
         }
-    return told
+    return holdings
 
 
 def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict[str, Any]:

@@ -25,19 +25,19 @@ SECRET = b"paced"
 FAST = SchedulerConfig(max_step_tokens=65_536, max_sequences=4096, max_queued_requests=4096)
 
 
-def run_replica(step_s: float, tokens: tuple[int, ...], told: Connection, scheduler: SchedulerConfig = FAST) -> None:
+def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, scheduler: SchedulerConfig = FAST) -> None:
     """Tells its address and serves until it is terminated."""
 
     async def serve() -> None:
         executor = StandinExecutor(tokens, step_s, num_blocks=100_000)
         server = WireServer(Engine(executor, MODEL.name, scheduler, cache_key=SECRET), "replica", WireConfig(), SECRET)
-        told.send(await server.start("127.0.0.1"))
+        parent.send(await server.start("127.0.0.1"))
         await asyncio.Event().wait()
 
     uvloop.run(serve())  # as Ray's processes do
 
 
-def run_ingress(addresses: tuple[str, int] | str, told: Connection) -> None:
+def run_ingress(addresses: tuple[str, int] | str, parent: Connection) -> None:
     """Tells its port, once it has found a replica, and serves until it is terminated.
 
     addresses   where the replica is; or of a file that says where the replicas are now, as a JSON list
@@ -68,7 +68,7 @@ def run_ingress(addresses: tuple[str, int] | str, told: Connection) -> None:
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
-        told.send(server.servers[0].sockets[0].getsockname()[1])
+        parent.send(server.servers[0].sockets[0].getsockname()[1])
         await serving
 
     uvloop.run(serve())

@@ -54,7 +54,7 @@ REAL = msgspec.structs.replace(
 )
 
 
-def run_real_replica(told: Connection, name: str) -> None:
+def run_real_replica(parent: Connection, name: str) -> None:
     """Tells its address, and afterwards the state of its blocks whenever it is asked, until it is terminated."""
     from engine.form.grammar import Vocabulary
     from engine.load import load_executor
@@ -71,9 +71,9 @@ def run_real_replica(told: Connection, name: str) -> None:
         settings = REAL.name, REAL.engine.scheduler, REAL.engine.cache, SECRET
         engine = Engine(executor, *settings, keeper=executor.node_cache)
         server = WireServer(engine, name, WireConfig(), SECRET)
-        told.send(await server.start("127.0.0.1"))
-        while await asyncio.to_thread(told.recv):
-            told.send(server.engine_thread.status)
+        parent.send(await server.start("127.0.0.1"))
+        while await asyncio.to_thread(parent.recv):
+            parent.send(server.engine_thread.status)
 
     uvloop.run(serve())
 
@@ -193,7 +193,9 @@ async def hardly_read(session: aiohttp.ClientSession, url: str, rng: random.Rand
     return "slow reader"
 
 
-async def client(session: aiohttp.ClientSession, url: str, rng: random.Random, end_s: float, told: "Told") -> None:
+async def client(
+    session: aiohttp.ClientSession, url: str, rng: random.Random, end_s: float, observed: "Observed"
+) -> None:
     while time.monotonic() < end_s:
         try:
             match rng.randrange(10):
@@ -204,13 +206,13 @@ async def client(session: aiohttp.ClientSession, url: str, rng: random.Random, e
                 case 3 | 4 | 5:
                     kind = await under_a_schema(session, url, rng)
                 case _:
-                    kind = await exact(session, url, rng, told.expected)
+                    kind = await exact(session, url, rng, observed.expected)
         except (OSError, aiohttp.ClientError) as error:
             kind = f"{type(error).__name__}: {error}"
-        told.kinds[kind] += 1
+        observed.kinds[kind] += 1
 
 
-class Told:
+class Observed:
     """What has come out up to now."""
 
     def __init__(self, expected: dict[str, Answer]) -> None:
@@ -224,11 +226,11 @@ def num_pieces() -> int:
     return sum(1 for _ in Path("/dev/shm").glob("manta*"))
 
 
-async def watch(fleet: Fleet, began_s: float, told: Told) -> None:
+async def watch(fleet: Fleet, began_s: float, observed: Observed) -> None:
     while True:
         for name, pid in (fleet.pids | {"client": os.getpid()}).items():
-            told.held.setdefault(name, []).append(held(pid, time.monotonic() - began_s))
-        told.num_pieces.append(num_pieces())
+            observed.held.setdefault(name, []).append(held(pid, time.monotonic() - began_s))
+        observed.num_pieces.append(num_pieces())
         await asyncio.sleep(2.0)
 
 
@@ -241,16 +243,16 @@ async def keep_killing(fleet: Fleet, period_s: float) -> None:
 async def soak(fleet: Fleet, options: argparse.Namespace) -> dict[str, Any]:
     timeout, connector = aiohttp.ClientTimeout(total=300), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        told = Told({kind: await answer(session, fleet.url, kind) for kind in KINDS})
+        observed = Observed({kind: await answer(session, fleet.url, kind) for kind in KINDS})
         await fill_caches(session, fleet.url, random.Random(f"{options.seed} warm-up"))
         await asyncio.sleep(15.0)
         before = {name: held(pid, 0.0) for name, pid in fleet.pids.items()}
         pieces_before, began_s = num_pieces(), time.monotonic()
         end_s = began_s + 60 * options.minutes
-        beside = [asyncio.create_task(watch(fleet, began_s, told))]
+        beside = [asyncio.create_task(watch(fleet, began_s, observed))]
         killing = asyncio.create_task(keep_killing(fleet, options.kill_every))
         rngs = [random.Random(f"{options.seed} {number}") for number in range(options.clients)]
-        await asyncio.gather(*(client(session, fleet.url, rng, end_s, told) for rng in rngs))
+        await asyncio.gather(*(client(session, fleet.url, rng, end_s, observed) for rng in rngs))
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
         for task in beside:
@@ -259,12 +261,12 @@ async def soak(fleet: Fleet, options: argparse.Namespace) -> dict[str, Any]:
     after = {name: held(pid, 0.0) for name, pid in fleet.pids.items()}
     statuses = await asyncio.to_thread(fleet.statuses)
     return {
-        "kinds": dict(told.kinds.most_common()),
+        "kinds": dict(observed.kinds.most_common()),
         "kills": fleet.num_kills,
         "blocks_lost": sum(one.num_blocks - one.num_idle_blocks for one in statuses),
         "sequences_left": sum(one.num_running + one.num_waiting for one in statuses),
-        "pieces_of_shared_memory": [pieces_before, max(told.num_pieces), num_pieces()],
-        "processes": {name: _holding(told.held[name], before.get(name), after.get(name)) for name in told.held},
+        "pieces_of_shared_memory": [pieces_before, max(observed.num_pieces), num_pieces()],
+        "processes": {name: _holding(observed.held[name], before.get(name), after.get(name)) for name in observed.held},
     }
 
 

@@ -47,7 +47,7 @@ def test_a_wrong_key_is_named_with_the_nearest_right_one(args: dict[str, Any], m
 
 
 def test_the_readme_tells_every_key() -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent.parent / "configs" / "README.md").read_text()
     table = list(rows())
     assert len(table) > 40
     assert [row for row in table if row not in readme] == [], "run python -m scripts.config_table"

