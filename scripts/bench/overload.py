@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import datetime
 import json
-import multiprocessing
 import os
 import random
 import statistics
@@ -25,7 +24,7 @@ import uvloop
 
 from configs.schema import SchedulerConfig
 from scripts.bench.paced import plain_tokens
-from scripts.bench.paced_server import run_ingress, run_replica
+from scripts.bench.paced_server import running_servers
 from scripts.bench.processes import Held, held, slope_per_minute
 from scripts.bench.record import describe, percentiles
 
@@ -154,23 +153,8 @@ def first_token_bound_s() -> float:
 
 
 def measure(seconds: float, factor: float) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    hear_replica, tell_replica = context.Pipe()
-    hear_ingress, tell_ingress = context.Pipe()
-    replica_arguments = (STEP_S, plain_tokens(), tell_replica, LIMITS)
-    replica = context.Process(target=run_replica, args=replica_arguments, daemon=True)
-    replica.start()
-    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), tell_ingress), daemon=True)
-    ingress.start()
-    try:
-        port = hear_ingress.recv()
-        assert replica.pid and ingress.pid
-        pids = {"replica": replica.pid, "ingress": ingress.pid}
+    with running_servers(STEP_S, plain_tokens(), LIMITS) as (port, pids):
         return uvloop.run(load(f"http://127.0.0.1:{port}", pids, seconds, factor))
-    finally:
-        for process in (ingress, replica):
-            process.terminate()
-            process.join(5)
 
 
 def main() -> None:

