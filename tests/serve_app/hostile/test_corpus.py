@@ -16,7 +16,10 @@ import pytest
 from tests.serve_app.hostile.corpus import Hostile, corpus
 from tests.serve_app.hostile.server import ENDLESS
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what a process holds from /proc"),
+]
 
 CORPUS = corpus()
 MOST_WAIT_S = 0.1  # that others wait longer than beside nothing
