@@ -40,9 +40,7 @@ class GrammarChecks:
         try:
             plan = await self._check(prepared.request.model, grammar, constraint.field)
         except LimitExceeded as limit:
-            raise RequestError(
-                f"{constraint.field}: to compile {limit}; make it smaller or simpler", param=constraint.field
-            ) from None
+            raise _too_costly(constraint, limit) from None
         except RequestError as fault:
             raise await self._found(prepared, constraint, fault) from None
         if grammar.fit is None:
@@ -107,3 +105,12 @@ class GrammarChecks:
         key = sha256(data).hexdigest()
         self._workers.share(key, f"{TASKS}:load_table", data)
         return key
+
+
+def _too_costly(constraint: Constraint, limit: LimitExceeded) -> RequestError:
+    """Of several schemas the largest is named: most likely it is the one."""
+    field, largest = constraint.field, ""
+    if len(constraint.sources) > 1:
+        name, _ = max(constraint.sources, key=lambda source: len(repr(source[1])))
+        largest = f"; the largest schema is {name}"
+    return RequestError(f"{field}: to compile {limit}; make it smaller or simpler{largest}", param=field)
