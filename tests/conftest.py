@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.within import within
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,6 +37,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": 18000})
     yield
-    serve.shutdown()
-    ray.shutdown()
-    shutil.rmtree(temp_dir, ignore_errors=True)
+    try:
+        within(60, serve.shutdown)
+        within(60, ray.shutdown)
+    finally:
+        shutil.rmtree(temp_dir, ignore_errors=True)

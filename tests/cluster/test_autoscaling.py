@@ -17,6 +17,7 @@ from configs.load import load_args
 from engine.types import EngineStatus
 from tests.cluster.echo_app import build_echo_app, load_toy_engine, no_ranks
 from tests.engine.toy import recompute, request
+from tests.within import within
 
 TARGETS = (16.0, 0.8, 2.0)
 
@@ -88,7 +89,7 @@ def scaled(ray_cluster: None) -> Iterator[str]:
     config = load_args({"models": [model], "wire": {"bind": "127.0.0.1"}})
     serve.run(application(config, build_echo_app, load_toy_engine, no_ranks), name="scaled", route_prefix="/scaled")
     yield "http://127.0.0.1:18000/scaled"
-    serve.delete("scaled")
+    within(60, lambda: serve.delete("scaled"))
 
 
 def ask(url: str, **body: Any) -> list[int]:

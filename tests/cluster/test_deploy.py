@@ -27,6 +27,7 @@ from configs.load import load_args
 from scripts.dashboards.panels import BOARDS
 from tests.cluster.echo_app import build_echo_app, load_toy_engine, no_ranks
 from tests.engine.toy import recompute, request
+from tests.within import within
 
 URL = "http://127.0.0.1:18000/echo"
 
@@ -41,7 +42,7 @@ def echo(ray_cluster: None) -> Iterator[None]:
     )
     serve.run(application(config, build_echo_app, load_toy_engine, no_ranks), name="echo", route_prefix="/echo")
     yield
-    serve.delete("echo")
+    within(60, lambda: serve.delete("echo"))
 
 
 def ask(**body: Any) -> list[int]:

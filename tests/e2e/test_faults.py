@@ -17,6 +17,7 @@ from configs.load import load_args
 from tests.cluster.echo_app import build_echo_app, load_slow_engine, no_ranks
 from tests.e2e.streams import Outcome, Stream, pids, status, struck, wait_for
 from tests.engine.toy import recompute, request
+from tests.within import within
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -40,7 +41,7 @@ def deploy(max_step_tokens: int) -> None:
 def app(ray_cluster: None) -> Iterator[None]:
     deploy(512)
     yield
-    serve.delete(APP)
+    within(60, lambda: serve.delete(APP))
 
 
 def is_free() -> bool:

@@ -16,6 +16,7 @@ from tests.cluster.echo_app import build_echo_app
 from tests.e2e.ranked_app import follow_ranked, load_ranked_engine
 from tests.e2e.streams import pids, status, struck, wait_for
 from tests.engine.test_ranks import tiny
+from tests.within import within
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -40,7 +41,7 @@ def app(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     serve.run(built, name=APP, route_prefix=f"/{APP}")
     wait_for("both replicas are found", lambda: (status(APP) or {"num_blocks": 0})["num_blocks"] == 2048)
     yield
-    serve.delete(APP)
+    within(60, lambda: serve.delete(APP))
 
 
 def test_streams_leave_a_replica_whose_rank_is_stopped_and_serve_replaces_it(app: None) -> None:
