@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,14 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         within(60, ray.shutdown)
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What comes after the raylet's death fails at once: Ray itself would wait for ever."""
+    if "ray_cluster" not in getattr(item, "fixturenames", ()) or "ray" not in sys.modules:
+        return
+    node = sys.modules["ray"]._private.worker._global_node
+    dead = [name for name, _ in node.dead_processes()] if node is not None else []
+    if "raylet" in dead:
+        pytest.fail("the raylet of this session's cluster has died")

