@@ -11,7 +11,7 @@ structs, one frame per engine step for all requests of that ingress.
 one as prompt + tokens, and the stream continues where it was.
 
 Health is the age of the last finished step. Every heartbeat of a replica carries it for its engine and for each of its
-ranks (`engine/watchdog.py`). A new request avoids a replica whose step takes half of what it may take; beyond the whole
+ranks (`engine/runtime/watchdog.py`). A new request avoids a replica whose step takes half of what it may take; beyond the whole
 of it, or when a rank has been silent for two seconds while there is work, the replica ends its connections, its streams
 move, and its health check fails, so that Serve replaces it.
 

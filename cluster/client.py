@@ -5,13 +5,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
-from cluster.journey import Journey
+from cluster.in_flight import Journey
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
 from configs.schema import WireConfig
 from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
-from engine.mailbox import Mailbox
-from engine.prefix_cache import chain_root, prompt_hashes
+from engine.runtime.output_queue import Mailbox
+from engine.cache.prefix_cache import chain_root, prompt_hashes
 from engine.types import EngineStatus, GenerateRequest, TokenChunk
 
 __all__ = ["ClusterClient"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cluster.belief import Belief
+from cluster.replica_state import Belief
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -32,7 +32,7 @@ from cluster.wire import (
 )
 from configs.schema import WireConfig
 from engine.errors import RequestError, Unavailable
-from engine.mailbox import Mailbox, Mailboxes
+from engine.runtime.output_queue import Mailbox, Mailboxes
 from engine.types import GenerateRequest, RequestState, StepAges
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]

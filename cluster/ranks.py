@@ -9,7 +9,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ModelConfig
-from engine.rank_link import Meeting
+from engine.parallel.worker_commands import Meeting
 
 __all__ = ["Follow", "RankStarter"]
 

@@ -32,12 +32,12 @@ from cluster.wire import (
 )
 from configs.schema import WireConfig
 from engine.engine import Engine
-from engine.engine_thread import Abort, EngineThread
-from engine.engine_thread import Ask as AskEngine
-from engine.engine_thread import Submit as SubmitToEngine
+from engine.runtime.engine_thread import Abort, EngineThread
+from engine.runtime.engine_thread import Ask as AskEngine
+from engine.runtime.engine_thread import Submit as SubmitToEngine
 from engine.errors import EngineFailed
 from engine.types import GenerateRequest, Refusal, RequestState, SamplingParams, StepReport, TokenChunk
-from engine.watchdog import Watchdog
+from engine.runtime.watchdog import Watchdog
 
 __all__ = ["Observer", "WireServer"]
 
@@ -70,7 +70,7 @@ class WireServer:
         self._secret = secret
         self._replica_id = replica_id
         self._epoch = secrets.randbits(63)
-        self._block_size = engine.executor.block_size
+        self._block_size = engine.execution.inline_executor.block_size
         self._connections: dict[int, _Connection] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._next_connection = 0

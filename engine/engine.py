@@ -8,17 +8,17 @@ from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.admission import check_queue, validate
-from engine.beam_request import BeamRequest, one_step_of
+from engine.scheduling.admission_control import check_queue, validate
+from engine.scheduling.beam_group import BeamRequest, one_step_of
 from engine.errors import RequestError
-from engine.fair_share import expected_tokens
-from engine.form.repetition import ends_in_repetition
-from engine.plan import StepPlan, StepResult
-from engine.prefix_cache import chain_root, prompt_hashes
-from engine.rank_link import RankBeat
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
-from engine.sequence_blocks import BlockKeeper
+from engine.scheduling.fair_queueing import expected_tokens
+from engine.structured_output.repetition import ends_in_repetition
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.cache.prefix_cache import chain_root, prompt_hashes
+from engine.parallel.worker_commands import RankBeat
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.block_allocator import BlockKeeper
 from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
 
 __all__ = ["Engine", "Executor", "OverlappingExecutor"]
@@ -27,7 +27,7 @@ FIRST_TOKEN_WINDOW_S = 30.0
 
 
 class Executor(Protocol):
-    """Computes what a plan says. engine/executor.py has the real ones."""
+    """Computes what a plan says. engine/execution/inline_executor.py has the real ones."""
 
     vocab_size: int
     max_context_len: int  # tokens

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True):
-    """How long an answer may think. engine/form/thinking.py counts."""
+    """How long an answer may think. engine/structured_output/reasoning_budget.py counts."""
 
     budget: int  # tokens of thinking after which it is ended
     ends: tuple[int, ...]  # the tokens that end it
@@ -67,14 +67,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Fit(msgspec.Struct, frozen=True, array_like=True):
-    """A match must be finished within a budget. engine/form/fitting.py sees to it."""
+    """A match must be finished within a budget. engine/structured_output/output_budget.py sees to it."""
 
     budget: int  # tokens of the whole output, thinking and the end token too
     plan: tuple[int, ...] = ()  # a short match, the end token last; (): the engine looks for one
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer must match, from some point on. engine/form/grammar.py follows it."""
+    """What an answer must match, from some point on. engine/structured_output/grammar.py follows it."""
 
     text: str  # in llguidance's form
     begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
@@ -190,7 +190,7 @@ class StepReport(msgspec.Struct, frozen=True, array_like=True):
     refused: tuple[Refusal, ...]
     chunks: tuple[TokenChunk, ...]
     status: EngineStatus
-    published: tuple[bytes, ...] = ()  # names of blocks (engine/prefix_cache.py) that can be shared from now on
+    published: tuple[bytes, ...] = ()  # names of blocks (engine/cache/prefix_cache.py) that can be shared from now on
     forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
     states: tuple[RequestState, ...] = ()  # of the requests that were asked for; true after `chunks`
 

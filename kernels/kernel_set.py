@@ -21,7 +21,7 @@ from kernels.native.compiler import Compiler, find_compiler
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
-from kernels.quantised_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupedInts
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 from kernels.soft_cap.reference import soft_cap
@@ -116,7 +116,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.paged_attention import triton as paged_attention_triton
     from kernels.penalties import triton as penalties_triton
     from kernels.qkv_rotary import triton as qkv_rotary_triton
-    from kernels.quantised_linear import triton as quantised_linear_triton
+    from kernels.quantized_linear import triton as quantised_linear_triton
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
@@ -208,7 +208,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
-    from kernels.quantised_linear import cpu as quantised_linear_cpu
+    from kernels.quantized_linear import cpu as quantised_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
     from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from engine.arena import give_back_unused
+from engine.cache.host_tier import give_back_unused
 from kernels.native.private import NotPrivateError, make_file, open_file
 from scripts.environment import ROOT
 

@@ -12,7 +12,7 @@ from configs.keys import without_keys
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
-from engine.rank_link import Meeting
+from engine.parallel.worker_commands import Meeting
 from engine.types import EngineClient
 
 __all__ = ["build"]
@@ -49,9 +49,9 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.form.grammar import Vocabulary
-    from engine.load import load_executor
-    from engine.ranks import lead
+    from engine.structured_output.grammar import Vocabulary
+    from engine.execution.load import load_executor
+    from engine.execution.tensor_parallel_executor import lead
     from serve_app.model.text_model import load_text_model
 
     text = load_text_model(model)
@@ -61,7 +61,7 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         return list(text.encode(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
-    settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
+    settings = model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
         return Engine(alone, *settings, overlap=alone.overlaps, keeper=alone.node_cache)
@@ -70,6 +70,6 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
-    from engine.ranks import follow
+    from engine.execution.tensor_parallel_executor import follow
 
     follow(model, rank, meeting)

@@ -122,11 +122,11 @@ def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
 @pytest.mark.parametrize(
     "door",
     [
-        "engine.async_engine",
-        "engine.scheduler",
-        "engine.plan",
-        "engine.blocks",
-        "engine.prefix_cache",
+        "engine.runtime.async_engine",
+        "engine.scheduling.scheduler",
+        "engine.scheduling.scheduler_output",
+        "engine.cache.block_pool",
+        "engine.cache.prefix_cache",
         "engine.checkpoint.source",
         "cluster.deploy",
         "serve_app.main",

@@ -6,7 +6,7 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 __all__ = ["Unfused"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.gguf_families import NEIGHBOURS, OTHER_NAMES
 from engine.checkpoint.gguf_file import TensorInfo, read_index
-from engine.checkpoint.gguf_ints import INTS, grouped_ints
+from engine.checkpoint.gguf_group_quantized import INTS, grouped_ints
 from engine.checkpoint.matrix import Matrix, cut
 from engine.errors import ModelError
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 __all__ = ["GgufSource"]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.tensor_parallel import Part
-from kernels.quantised_linear.reference import GroupedInts
+from engine.parallel.tensor_parallel import Part
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Matrix", "cut", "kind_of", "stacked"]
 

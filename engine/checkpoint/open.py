@@ -10,10 +10,10 @@ from engine.checkpoint.fused_weights import Unfused
 from engine.checkpoint.gguf_arch import arch_from_gguf
 from engine.checkpoint.gguf_file import read_index
 from engine.checkpoint.gguf_weights import GgufSource
-from engine.checkpoint.neighbour_rows import Halves
-from engine.checkpoint.other_names import UsualNames
-from engine.checkpoint.packings import packing_of
-from engine.checkpoint.quantised_weights import QuantisedSource
+from engine.checkpoint.interleaved_rows import Halves
+from engine.checkpoint.renamed_weights import UsualNames
+from engine.checkpoint.weight_formats import packing_of
+from engine.checkpoint.quantized_weights import QuantisedSource
 from engine.checkpoint.safetensors_weights import SafetensorsSource
 from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.stacked_experts import SeparateExperts

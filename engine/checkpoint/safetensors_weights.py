@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 __all__ = ["SafetensorsSource"]
 

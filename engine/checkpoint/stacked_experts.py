@@ -14,7 +14,7 @@ from engine.checkpoint.dequantize import MXFP4_GROUP, dequantize_mxfp4
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 __all__ = ["SeparateExperts"]
 

@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 __all__ = ["TensorSource"]
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.tensor_parallel import Part
-from kernels.quantised_linear.reference import GroupedInts
+from engine.parallel.tensor_parallel import Part
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Weights"]
 

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from engine.batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.weights import Weights
 from engine.model.kv_scales import take_kv_scale
 from engine.model.linears import Linears
 from engine.model.norms import QkNorms
 from engine.model.rotary_tables import RotaryTables
-from engine.tensor_parallel import TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 
 __all__ = ["Attention"]

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from engine.batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
-from engine.kv_store import KVStore
+from engine.cache.kv_cache import KVStore
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.linears import linear_of
 from engine.model.norms import LayerNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
-from engine.tensor_parallel import TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
-from kernels.quantised_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Decoder"]
 

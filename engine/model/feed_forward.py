@@ -9,7 +9,7 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import stacked
 from engine.checkpoint.weights import Weights
 from engine.model.linears import Linears
-from engine.tensor_parallel import TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
-from engine.tensor_parallel import TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 
 __all__ = ["take_kv_scale"]
 

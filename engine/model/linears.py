@@ -8,9 +8,9 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, kind_of, stacked
 from engine.checkpoint.weights import Weights
-from engine.tensor_parallel import Part, TensorParallel
+from engine.parallel.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
-from kernels.quantised_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Linears", "linear_of"]
 
@@ -62,8 +62,8 @@ def linear_of(
 def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype: torch.dtype | None) -> LinearKernel:
     if not isinstance(matrix, GroupedInts):
         return kernels.linear(matrix, bias_O, out_dtype)
-    assert kernels.quantised_linear is not None
-    return kernels.quantised_linear(matrix, bias_O, out_dtype)
+    assert kernels.quantized_linear is not None
+    return kernels.quantized_linear(matrix, bias_O, out_dtype)
 
 
 class _SideBySide:

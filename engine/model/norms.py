@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.weights import Weights
-from engine.tensor_parallel import Part, TensorParallel
+from engine.parallel.tensor_parallel import Part, TensorParallel
 from kernels.kernel_set import KernelSet
 
 __all__ = ["LayerNorms", "QkNorms", "take_norm"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.gated_activation.reference import Activation, gated_activation
 from kernels.linear.reference import Linear
-from kernels.quantised_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Expert", "Experts", "route"]
 

@@ -22,11 +22,11 @@ __all__ = ["main"]
 def work(model: ModelConfig, clients: int, rounds: int, max_tokens: int, begin: Barrier, results: Any) -> None:
     """A closed loop of `clients` on one engine. Reports (tokens, when it began, when it ended)."""
     from engine.engine import Engine
-    from engine.load import load_executor
+    from engine.execution.load import load_executor
     from engine.types import GenerateRequest, SamplingParams
 
     executor = load_executor(model)
-    engine = Engine(executor, model.name, model.engine.scheduler, model.engine.cache, keeper=executor.node_cache)
+    engine = Engine(executor, model.name, model.engine.scheduling.scheduler, model.engine.cache, keeper=executor.node_cache)
     rng = random.Random(os.getpid())
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
 

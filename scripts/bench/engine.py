@@ -17,9 +17,9 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
-from engine.executor import InlineExecutor
-from engine.load import load_executor
-from engine.plan import SeqSlice, SeqStart, StepPlan
+from engine.execution.inline_executor import InlineExecutor
+from engine.execution.load import load_executor
+from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
 from scripts.bench.record import percentiles, print_json
 

@@ -1,7 +1,7 @@
 """A fleet of replicas in simulated time: real schedulers and prefix caches, real routing, no processes and no sleeping.
 
 A discrete-event loop over three kinds of events: a request arrives and is placed; a replica ends a step; a report
-reaches the ingress. What the ingress believes (`cluster.belief`) lags behind the truth by a step and the network, as on
+reaches the ingress. What the ingress believes (`cluster.replica_state`) lags behind the truth by a step and the network, as on
 the wire: a report is made at the end of a step, and a request that is placed during one waits for the next.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cluster.belief import Belief
+from cluster.replica_state import Belief
 from cluster.router import Router
 from configs.schema import RoutingConfig, SchedulerConfig
 from engine.engine import Engine
-from engine.plan import StepPlan, StepResult
-from engine.prefix_cache import chain_root, prompt_hashes
-from engine.scheduler import Scheduler
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.cache.prefix_cache import chain_root, prompt_hashes
+from engine.scheduling.scheduler import Scheduler
 from engine.types import GenerateRequest, SamplingParams, StepReport
 
 __all__ = ["Hardware", "Outcome", "Workload", "capacity", "requests_of", "simulate"]
@@ -146,7 +146,7 @@ class _Replica:
     @property
     def has_queue(self) -> bool:
         """Somebody waits there for a first token."""
-        scheduler = self.engine.scheduler
+        scheduler = self.engine.scheduling.scheduler
         return bool(self.inbox or self.sent or scheduler.waiting or scheduler.num_prefill_tokens)
 
 
@@ -204,7 +204,7 @@ class _Fleet:
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 
     def step(self, now_s: float, index: int) -> None:
-        """The replica takes what has come and begins a step, as engine/engine_thread.py does, if there is work."""
+        """The replica takes what has come and begins a step, as engine/runtime/engine_thread.py does, if there is work."""
         replica = self.replicas[index]
         accepted = []
         while replica.inbox:
@@ -221,7 +221,7 @@ class _Fleet:
                 number = int(chunk.request_id)
                 self.outcome.first_token_s[number] = told_s - self.arrivals[number].at_s
                 self.outcome.cached_tokens += chunk.cached_tokens
-        changes = replica.engine.scheduler.blocks.take_changes()
+        changes = replica.engine.scheduling.scheduler.blocks.take_changes()
         replica.busy_until_s = end_s
         self.at(end_s, index)
         self.at(told_s, (index, StepReport(tuple(accepted), (), tuple(chunks), replica.engine.status(), *changes)))
@@ -239,7 +239,7 @@ class _Fleet:
 
     def expected_s(self, now_s: float, arrival: Arrival, replica: _Replica) -> float:
         """To the first token there, knowing everything but what comes later."""
-        hardware, scheduler = self.hardware, replica.engine.scheduler
+        hardware, scheduler = self.hardware, replica.engine.scheduling.scheduler
         num_tokens, coming = scheduler_backlog(scheduler)
         for one in [*replica.inbox, *replica.sent, arrival]:
             num_tokens += uncomputed(one.names, len(one.request.prompt), scheduler, coming)

@@ -30,8 +30,8 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import EngineConfig, ModelConfig, RoutingConfig, WireConfig
 from engine.engine import Engine
-from engine.plan import StepPlan, StepResult
-from engine.rank_link import Meeting
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.parallel.worker_commands import Meeting
 from engine.types import GenerateRequest, SamplingParams
 from scripts.bench.record import describe
 from scripts.bench.standin import StandinExecutor
@@ -124,7 +124,7 @@ async def hung_engine() -> float:
 
 
 async def stopped_rank() -> float:
-    from engine.ranks import follow, lead
+    from engine.execution.tensor_parallel_executor import follow, lead
 
     context = multiprocessing.get_context("spawn")
     ranks: list[Any] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from engine.arena import WAYS, Arena
+from engine.cache.host_tier import WAYS, Arena
 from scripts.bench.record import describe, percentiles
 
 COUNT = 64

@@ -32,7 +32,7 @@ import uvloop
 from cluster.server import WireServer
 from configs.schema import CacheConfig, EngineConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
-from engine.form.grammar import MAX_COMPILED
+from engine.structured_output.grammar import MAX_COMPILED
 from scripts.bench.faults import KINDS, STORY, Answer, answer
 from scripts.bench.paced_server import MODEL, SECRET, run_ingress
 from scripts.bench.processes import Held, held, slope_per_minute
@@ -56,8 +56,8 @@ REAL = msgspec.structs.replace(
 
 def run_real_replica(parent: Connection, name: str) -> None:
     """Tells its address, and afterwards the state of its blocks whenever it is asked, until it is terminated."""
-    from engine.form.grammar import Vocabulary
-    from engine.load import load_executor
+    from engine.structured_output.grammar import Vocabulary
+    from engine.execution.load import load_executor
     from serve_app.model.text_model import load_text_model
 
     text = load_text_model(REAL)
@@ -68,7 +68,7 @@ def run_real_replica(parent: Connection, name: str) -> None:
 
     async def serve() -> None:
         executor = load_executor(REAL, vocabulary, encode, cache_key=SECRET)
-        settings = REAL.name, REAL.engine.scheduler, REAL.engine.cache, SECRET
+        settings = REAL.name, REAL.engine.scheduling.scheduler, REAL.engine.cache, SECRET
         engine = Engine(executor, *settings, keeper=executor.node_cache)
         server = WireServer(engine, name, WireConfig(), SECRET)
         parent.send(await server.start("127.0.0.1"))

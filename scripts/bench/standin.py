@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from engine.plan import StepPlan, StepResult
+from engine.scheduling.scheduler_output import StepPlan, StepResult
 
 __all__ = ["StandinExecutor"]
 

@@ -5,7 +5,7 @@ from itertools import islice
 import msgspec
 from tokenizers import Tokenizer
 
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from serve_app.grammar.json_texts import pieces_of
 from serve_app.workers import values
 

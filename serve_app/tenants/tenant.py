@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from configs.schema import KeyLimits
 from engine.errors import Overloaded, RequestError
-from engine.fair_share import may_join
+from engine.scheduling.fair_queueing import may_join
 from serve_app.tenants.cache_salt import namespace_of
 from serve_app.tenants.token_bucket import TokenBucket
 

@@ -12,7 +12,7 @@ from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
 from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
-from kernels.quantised_linear import triton as quantised_linear
+from kernels.quantized_linear import triton as quantised_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling

@@ -13,8 +13,8 @@ import torch
 pytest.importorskip("triton")
 
 from configs.schema import EngineConfig, SchedulerConfig
-from engine.load import _compile_ahead
-from engine.tensor_parallel import TensorParallel
+from engine.execution.load import _compile_ahead
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.compile_ahead import CompilePool, Variant, noted
 from kernels.kernel_set import triton_kernels
 from kernels.rms_norm import triton as rms_norm

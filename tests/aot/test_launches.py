@@ -10,13 +10,13 @@ import torch
 pytest.importorskip("triton")
 
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.cascade import CascadeThresholds
-from engine.cascade_timing import LEAST_CASE, AttentionTimer
-from engine.decode_graphs import DecodeGraphs
+from engine.model.cascade import CascadeThresholds
+from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
+from engine.execution.cuda_graphs import DecodeGraphs
 from engine.engine import Engine
-from engine.plan import SeqSlice, StepPlan
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
-from engine.warm_up import launch_all, warm_up
+from engine.execution.warm_up import launch_all, warm_up
 from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
-from engine.cascade import CascadeThresholds
-from engine.decode_graphs import DecodeGraphs
-from engine.executor import InlineExecutor
-from engine.plan import SeqSlice, SeqStart, StepPlan
+from engine.model.cascade import CascadeThresholds
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.execution.inline_executor import InlineExecutor
+from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
 from engine.types import SamplingParams
-from engine.warm_up import SAMPLING
+from engine.execution.warm_up import SAMPLING
 from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel

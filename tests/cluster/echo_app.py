@@ -10,21 +10,21 @@ from cluster.ranks import RankStarter
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.errors import MantaError
-from engine.rank_link import Meeting
+from engine.parallel.worker_commands import Meeting
 from engine.types import EngineClient
 from tests.engine.toy import ToyExecutor, request
 
 
 def load_toy_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     return Engine(
-        ToyExecutor(num_blocks=512, step_s=0.003), model.name, model.engine.scheduler, model.engine.cache, cache_key
+        ToyExecutor(num_blocks=512, step_s=0.003), model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key
     )
 
 
 def load_slow_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     """Its streams take long enough to be struck in their middle."""
     return Engine(
-        ToyExecutor(num_blocks=512, step_s=0.01), model.name, model.engine.scheduler, model.engine.cache, cache_key
+        ToyExecutor(num_blocks=512, step_s=0.01), model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key
     )
 
 

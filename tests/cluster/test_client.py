@@ -10,7 +10,7 @@ import pytest
 
 from configs.schema import SchedulerConfig
 from engine.errors import ContextTooLong, EngineFailed, Overloaded, Unavailable, UnknownModel
-from engine.plan import StepPlan, StepResult
+from engine.scheduling.scheduler_output import StepPlan, StepResult
 from engine.types import EngineClient, GenerateRequest, TokenChunk
 from tests.cluster.local import WIRE, local_cluster
 from tests.engine.toy import ToyExecutor, recompute, request

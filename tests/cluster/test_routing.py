@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from cluster.belief import Belief
+from cluster.replica_state import Belief
 from cluster.router import Router
 from cluster.routing import Load, cheapest, costs_of, home, is_overloaded, less_of_two, next_in_turn
 from configs.schema import RoutingConfig

@@ -13,11 +13,11 @@ import pytest
 
 from engine.engine import Engine
 from engine.errors import EngineFailed
-from engine.load import load_executor
+from engine.execution.load import load_executor
 from engine.types import GenerateRequest, SamplingParams
 from tests.cluster.local import SECRET, WIRE, LocalCluster, local_cluster
 from tests.cluster.test_client import PATIENT, collect
-from tests.engine.test_ranks import config_of, led, tiny
+from tests.engine.parallel.test_ranks import config_of, led, tiny
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,19 +3,19 @@
 from cluster.ranks import RankStarter
 from configs.schema import ModelConfig
 from engine.engine import Engine
-from engine.rank_link import Meeting
+from engine.parallel.worker_commands import Meeting
 
 __all__ = ["follow_ranked", "load_ranked_engine"]
 
 
 def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.ranks import lead
+    from engine.execution.tensor_parallel_executor import lead
 
     first = lead(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
-    return Engine(first, model.name, model.engine.scheduler, model.engine.cache, cache_key, first.collective)
+    return Engine(first, model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key, first.collective)
 
 
 def follow_ranked(model: ModelConfig, rank: int, meeting: Meeting) -> None:
-    from engine.ranks import follow
+    from engine.execution.tensor_parallel_executor import follow
 
     follow(model, rank, meeting)

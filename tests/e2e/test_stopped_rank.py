@@ -15,7 +15,7 @@ from configs.load import load_args
 from tests.cluster.echo_app import build_echo_app
 from tests.e2e.ranked_app import follow_ranked, load_ranked_engine
 from tests.e2e.streams import pids, status, struck, wait_for
-from tests.engine.test_ranks import tiny
+from tests.engine.parallel.test_ranks import tiny
 from tests.within import within
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]

@@ -59,7 +59,7 @@ def test_a_grammar_that_fails_ends_its_choice_after_the_tokens_it_has_told(overl
         for index in range(one.n):
             assert_is(chunks[one.request_id, index], one, index)
     assert engine.status().num_preemptions > 10
-    assert engine.scheduler.blocks.pool.num_idle == toy.num_blocks
+    assert engine.scheduling.scheduler.blocks.pool.num_idle == toy.num_blocks
 
 
 def test_one_request_in_three_lines() -> None:
@@ -122,7 +122,7 @@ def test_random_traffic_equals_full_recompute(
         num_held += toy.num_held
         num_unknown += toy.num_unknown
         assert toy.widest <= budget
-        assert engine.scheduler.blocks.pool.num_idle == toy.num_blocks
+        assert engine.scheduling.scheduler.blocks.pool.num_idle == toy.num_blocks
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
@@ -182,7 +182,7 @@ def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
     assert_is(chunks, asked, skip=5)
     assert chunks[0].cached_tokens == 41 and keeper.num_loaded == 11
     assert toy.num_computed == 50 - 44
-    assert engine.scheduler.blocks.take_changes()[0] != (), "the router is not told"
+    assert engine.scheduling.scheduler.blocks.take_changes()[0] != (), "the router is not told"
 
 
 def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from engine.engine import derived_seed
-from engine.plan import StepPlan, StepResult
+from engine.scheduling.scheduler_output import StepPlan, StepResult
 from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams
 
 VOCAB_SIZE = 50

@@ -10,10 +10,10 @@ from scripts.sizes import line_counts, room_of, table
 @pytest.mark.parametrize(
     ("path", "room"),
     [
-        ("engine/scheduler.py", "engine"),
-        ("engine/form/grammar.py", "engine/form"),
+        ("engine/scheduling/scheduler.py", "engine"),
+        ("engine/structured_output/grammar.py", "engine/structured_output"),
         ("scripts/bench/gpu/check.py", "scripts/bench"),
-        ("tests/engine/form/test_grammar.py", "tests/engine/form"),
+        ("tests/engine/structured_output/test_grammar.py", "tests/engine/structured_output"),
         ("setup.py", "."),
     ],
 )

@@ -3,9 +3,9 @@
 import torch
 
 from engine.engine import Engine
-from engine.form.grammar import TokenTable, Vocabulary
-from engine.plan import StepPlan, StepResult
-from engine.sampler import Sampler
+from engine.structured_output.grammar import TokenTable, Vocabulary
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.sampling.sampler import Sampler
 from kernels.kernel_set import load_kernels
 from serve_app.model.text_model import TextModel
 

@@ -16,7 +16,7 @@ from cluster.client import ClusterClient
 from cluster.replicas import Replicas
 from cluster.server import WireServer
 from engine.engine import Engine
-from engine.plan import StepPlan, StepResult
+from engine.scheduling.scheduler_output import StepPlan, StepResult
 from tests.cluster.local import SECRET, WIRE, _nobody_to_ask, new_router
 from tests.serve_app.random_engine import RandomExecutor
 from tests.serve_app.schemas import random_schema

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention.prefixes import SharedPrefixes
-from kernels.quantised_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupedInts
 
 __all__ = ["Attention", "make_attention", "random_ints"]
 

@@ -9,8 +9,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from engine.batch import ForwardBatch
-from engine.plan import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
@@ -288,8 +288,8 @@ def _quantised_linear(
 ) -> Row:
     """Few rows and many, which go different ways unless any batch must give the same."""
     x, weight = torch.randn((num, num_in), device=device, dtype=dtype), random_ints(num_out, num_in, 128, device)
-    assert kernels.quantised_linear is not None
-    linear, expected = kernels.quantised_linear(weight), x.double() @ weight.dense().double().T
+    assert kernels.quantized_linear is not None
+    linear, expected = kernels.quantized_linear(weight), x.double() @ weight.dense().double().T
     counts = sorted({1, 16, 33, num})
     out = torch.cat([linear(x[:count]) for count in counts])
     shape = f"{num} x {num_in} x {num_out}{', deterministic' if kernels.deterministic else ''}"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from engine.arena import WAYS, Arena
+from engine.cache.host_tier import WAYS, Arena
 from engine.checkpoint.dequantize import dequantize_float8, dequantize_mxfp4
-from engine.kv_store import KVStore
-from engine.node_cache import node_cache_of
+from engine.cache.kv_cache import KVStore
+from engine.cache.kv_offload import node_cache_of
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY
 from scripts.bench.gpu.units import Row, Unit, unit
 

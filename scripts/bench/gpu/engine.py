@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.batch import ForwardBatch
-from engine.cascade import CascadeThresholds
-from engine.cascade_timing import AttentionTimer, measure_thresholds
+from engine.model.forward_batch import ForwardBatch
+from engine.model.cascade import CascadeThresholds
+from engine.execution.cascade_timing import AttentionTimer, measure_thresholds
 from engine.engine import Engine
-from engine.plan import SeqSlice, StepPlan
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from engine.types import GenerateRequest, SamplingParams
-from engine.warm_up import launch_all, warm_up
+from engine.execution.warm_up import launch_all, warm_up
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.engine_peers import time_engine_peers
@@ -73,7 +73,7 @@ def time_cascade(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
 
 def time_four_bits(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Unit]:
     """The same model with weights of 4 bits in groups."""
-    if kernels.quantised_linear is None:
+    if kernels.quantized_linear is None:
         return
     arch, batches, context, steps = _sizes(tiny)
     num_blocks = _num_blocks(max(batches), context, steps)

@@ -169,7 +169,7 @@ def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
         yield _experts(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 64, 256, 4096]:
-        if kernels.quantised_linear is not None:
+        if kernels.quantized_linear is not None:
             yield from _quantised_linears(kernels, tokens, device)
     for tokens in [2] if tiny else [1, 32, 256]:
         yield from (case for case in linear_cases(kernels, tokens, device, tiny) if case.name != "linear")
@@ -200,7 +200,7 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
         yield from linear_cases(kernels, tokens, device, tiny)
         yield _experts(kernels, tokens, device, tiny)
-        if kernels.quantised_linear is not None:
+        if kernels.quantized_linear is not None:
             yield from _quantised_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
         yield from sampling_cases(kernels, rows, 1000 if tiny else 128_256, device)
@@ -351,9 +351,9 @@ def _quantised_linears(kernels: KernelSet, tokens: int, device: torch.device) ->
 
 
 def _quantised_linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
-    assert kernels.quantised_linear is not None
+    assert kernels.quantized_linear is not None
     x = torch.randn((tokens, num_in), device=device, dtype=torch.bfloat16)
-    linear = kernels.quantised_linear(random_ints(num_out, num_in, 128, device))
+    linear = kernels.quantized_linear(random_ints(num_out, num_in, 128, device))
     return lambda: linear(x)
 
 

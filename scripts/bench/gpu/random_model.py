@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from engine.cascade import CascadeThresholds
+from engine.model.cascade import CascadeThresholds
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.weights import Weights
-from engine.cuda_capture import Capture, CudaMemory, cuda_capture
-from engine.decode_graphs import DecodeGraphs
-from engine.executor import InlineExecutor
-from engine.graph_cache import GraphCache, graphs_budget
-from engine.kv_store import KVStore
+from engine.device.cuda_capture import Capture, CudaMemory, cuda_capture
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.execution.inline_executor import InlineExecutor
+from engine.execution.cuda_graph_cache import GraphCache, graphs_budget
+from engine.cache.kv_cache import KVStore
 from engine.model.decoder import Decoder
-from engine.sampler import Sampler
-from engine.tensor_parallel import Part
+from engine.sampling.sampler import Sampler
+from engine.parallel.tensor_parallel import Part
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.cases import random_ints
 

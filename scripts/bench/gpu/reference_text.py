@@ -9,7 +9,7 @@ import torch
 
 from configs.schema import EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
-from engine.load import load_executor
+from engine.execution.load import load_executor
 from engine.types import GenerateRequest, SamplingParams
 from scripts.bench.gpu.units import Row, Unit, unit
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.checkpoint.dequantize import CPU_CHUNK, dequantize_float8, dequantize_mxfp4
 from engine.checkpoint.stacked_experts import SeparateExperts
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 
 CPU = torch.device("cpu")
 NUMBERS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])

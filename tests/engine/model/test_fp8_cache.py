@@ -7,9 +7,9 @@ from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.load import load_executor
+from engine.execution.load import load_executor
 from engine.model.kv_scales import take_kv_scale
-from engine.tensor_parallel import TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from engine.types import GenerateRequest, SamplingParams
 from tests.engine.model.tiny import CPU, Runner, error, oracle
 

@@ -11,7 +11,7 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
-from engine.load import load_executor
+from engine.execution.load import load_executor
 from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler

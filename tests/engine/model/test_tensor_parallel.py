@@ -5,13 +5,13 @@ import threading
 import pytest
 import torch
 
-from engine.batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.kv_store import KVStore
+from engine.cache.kv_cache import KVStore
 from engine.model.decoder import Decoder
-from engine.plan import SeqSlice, StepPlan
-from engine.tensor_parallel import TensorParallel, shard
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.parallel.tensor_parallel import TensorParallel, shard
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, Runner, error, oracle
 

@@ -6,12 +6,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from engine.batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.kv_store import KVStore
+from engine.cache.kv_cache import KVStore
 from engine.model.decoder import Decoder
-from engine.plan import SeqSlice, StepPlan
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from kernels.kernel_set import KernelSet, load_kernels
 
 SIZES = {
@@ -204,7 +204,7 @@ class Runner:
         self.block_size = block_size
         self.width = 256 // block_size
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
-        keeps_ints = keeps_ints and kernels.quantised_linear is not None
+        keeps_ints = keeps_ints and kernels.quantized_linear is not None
         weights = open_weights(files, arch, dtype, CPU, keeps_ints)
         self.decoder = Decoder(arch, weights, kernels, max_context_len)
         self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from engine.batch import ForwardBatch
-from engine.cascade import CascadeThresholds, group_by_prefix
-from engine.decode_graphs import DecodeGraphs
-from engine.plan import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.model.cascade import CascadeThresholds, group_by_prefix
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
-from tests.engine.checkpoint.test_quantised_weights import FORMS, write
+from tests.engine.checkpoint.test_quantized_weights import FORMS, write
 from tests.engine.model.tiny import Runner, error, oracle
 
 CPU = torch.device("cpu")

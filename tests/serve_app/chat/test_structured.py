@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.async_engine import AsyncEngine
-from engine.form.grammar import TokenTable, Vocabulary
+from engine.runtime.async_engine import AsyncEngine
+from engine.structured_output.grammar import TokenTable, Vocabulary
 from engine.types import Grammar, TokenChunk
 from tests.serve_app.chat.test_tools import THINKING, WEATHER
 from tests.serve_app.random_engine import random_engine

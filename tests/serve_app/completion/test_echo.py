@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.async_engine import AsyncEngine
+from engine.runtime.async_engine import AsyncEngine
 from engine.types import PromptLogprob
 from serve_app.completion.echo import echo_of
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer

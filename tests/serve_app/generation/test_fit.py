@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from configs.schema import ApiConfig
-from engine.async_engine import AsyncEngine
+from engine.runtime.async_engine import AsyncEngine
 from engine.engine import Engine
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.grammar.constraint import constraint_of

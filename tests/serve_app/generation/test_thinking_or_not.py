@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from engine.async_engine import AsyncEngine
+from engine.runtime.async_engine import AsyncEngine
 from serve_app.text.thinking import THINK_FORMATS
 from tests.serve_app.chat.test_tools import THINKING
 from tests.serve_app.random_engine import random_engine

@@ -12,7 +12,7 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Grammar
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.grammar.constraint import Constraint, constraint_of

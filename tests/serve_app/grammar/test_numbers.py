@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError, TokenTable
+from engine.structured_output.grammar import GrammarError, TokenTable
 from engine.types import Grammar
 from serve_app.grammar.exact_numbers import exact, json_text
 from serve_app.grammar.schema_check import schema_fault

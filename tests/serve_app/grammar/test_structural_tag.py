@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Grammar
 from serve_app.grammar.structural_tag import structural_tag_grammar
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
-from engine.form.grammar import GrammarError, TokenTable, Vocabulary
+from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Grammar
 from serve_app.api.requests import ChatRequest
 from serve_app.api.validation import validate

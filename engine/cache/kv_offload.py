@@ -1,0 +1,274 @@
+"""Blocks that the replicas of one node keep for each other, in memory of the host.
+
+What a replica computes for a prefix another one finds here, and the next one after its death. Equal names mean equal
+tokens before and in a block; that equal tokens mean equal keys and values is what `identity` is for: all that they
+depend on is in it.
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.schema import ModelConfig
+from engine.cache.host_tier import WAYS, Arena, ArenaError
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.source import ModelFiles
+from engine.errors import ModelError
+from engine.cache.kv_cache import KVStore
+from engine.parallel.tensor_parallel import TensorParallel
+
+__all__ = ["NodeCache", "identity", "node_cache_of", "open_node_cache", "open_others"]
+
+log = logging.getLogger(__name__)
+
+ON_THE_WAY = 32  # blocks between device and host at the same time
+CODE = (
+    "kernels",
+    "engine/model",
+    "engine/checkpoint",
+)  # what decides how keys and values come about and lie in a block
+
+
+Copy = Callable[[Tensor, Tensor], object]  # to, from
+
+
+def _copy(to: Tensor, source: Tensor) -> None:
+    to.copy_(source, non_blocking=True)
+
+
+class NodeCache:
+    """The blocks of a KVStore, kept in an arena under their names.
+
+    Of a device that works on its own a block goes on its way to the host when the step's work is queued, beside that
+    work; a thread writes it into the arena when it has come.
+    """
+
+    def __init__(self, kv: KVStore, arena: Arena, passages: "Sequence[Passage]" = ()) -> None:
+        """`passages` are where blocks stop on their way, if the device works on its own; nobody waits for it then."""
+        self.arena = arena
+        self._kv = kv
+        self._writer = _Writer(arena, passages) if passages else None
+
+    def holds(self, name: bytes) -> bool:
+        return self.arena.holds(name)
+
+    def load(self, name: bytes, block: int) -> bool:
+        """Fills a block before all that is queued from now on. False: it is not there any more."""
+        if self._writer is None:
+            return self.arena.read(name, self._kv.buffers(block))
+        passage = self._writer.free_passage()
+        if not self.arena.read(name, [_bytes_of(passage.here)]):
+            self._writer.give_back(passage)
+            return False
+        passage.send(self._kv.by_block[block])
+        self._writer.put(passage)
+        return True
+
+    def save(self, name: bytes, block: int) -> None:
+        """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
+        if self.arena.holds(name):
+            return
+        if self._writer is None:
+            self.arena.write(name, self._kv.buffers(block))
+            return
+        passage = self._writer.free_passage()
+        passage.fetch(self._kv.by_block[block])
+        self._writer.put(passage, name)
+
+    def close(self) -> None:
+        """Blocks that are on their way are kept."""
+        if self._writer is not None:
+            self._writer.close()
+        self.arena.close()
+
+
+class Passage(Protocol):
+    """Memory for one block on its way to the device or from it."""
+
+    here: Tensor  # on the host
+
+    def fetch(self, block: Tensor) -> None:
+        """Queues the way to the host of what the block is after all that is queued up to now."""
+        ...
+
+    def send(self, block: Tensor) -> None:
+        """Queues the way to the device, into the block, before all that is queued from now on."""
+        ...
+
+    def wait(self) -> None:
+        """Until it has come, and this memory is free."""
+        ...
+
+
+class _Writer:
+    """A thread that waits for blocks to come and writes those that came from the device, in order.
+
+    It has a view of the arena for itself, which is not thread safe.
+    """
+
+    def __init__(self, arena: Arena, passages: "Sequence[Passage]") -> None:
+        self._arena = arena.beside(arena.identity)
+        self._free: queue.SimpleQueue[Passage] = queue.SimpleQueue()
+        for passage in passages:
+            self._free.put(passage)
+        self._under_way: queue.SimpleQueue[tuple[Passage, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="kv-offload", daemon=True)
+        self._thread.start()
+
+    def free_passage(self) -> "Passage":
+        """Waits for the oldest block under way where there is none."""
+        return self._free.get()
+
+    def give_back(self, passage: "Passage") -> None:
+        """One that was not used."""
+        self._free.put(passage)
+
+    def put(self, passage: "Passage", name: bytes = b"") -> None:
+        """`name` is under what to keep the block; b"": nobody keeps it."""
+        self._under_way.put((passage, name))
+
+    def close(self) -> None:
+        self._under_way.put(None)
+        self._thread.join()
+        self._arena.close()
+
+    def _run(self) -> None:
+        while (one := self._under_way.get()) is not None:
+            passage, name = one
+            try:
+                passage.wait()
+                if name:
+                    self._arena.write(name, [_bytes_of(passage.here)])
+            except Exception as error:  # of any kind: the block is computed again, and the engine sees for itself
+                log.warning("a block is not kept for other replicas: %s: %s", type(error).__name__, error)
+            self._free.put(passage)
+
+
+class _CudaPassage:
+    """Only what goes on within the device is queued behind the steps; the ways between host and device have streams of
+    their own, one for each direction.
+
+    steps     ... | block -> staged | the next step may write the block ...
+    outward                         | staged -> here |
+
+    inward    | here -> staged |
+    steps     ...              | staged -> block | the next step may read the block ...
+    """
+
+    def __init__(self, kv: KVStore, outward: Any, inward: Any, cuda: Any = torch.cuda, copy: Copy = _copy) -> None:
+        block = kv.by_block[0]
+        pinned = block.device.type == "cuda"
+        self.here = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
+        self._staged = torch.empty(block.shape, dtype=block.dtype, device=block.device)
+        self._cuda, self._copy = cuda, copy
+        self._outward, self._inward = outward, inward
+        self._staged_is_filled = cuda.Event()
+        self._has_come = cuda.Event(blocking=True)  # whoever waits sleeps
+
+    def fetch(self, block: Tensor) -> None:
+        self._copy(self._staged, block)
+        self._staged_is_filled.record()
+        self._outward.wait_event(self._staged_is_filled)
+        with self._cuda.stream(self._outward):
+            self._copy(self.here, self._staged)
+            self._has_come.record()
+
+    def send(self, block: Tensor) -> None:
+        with self._cuda.stream(self._inward):
+            self._copy(self._staged, self.here)
+            self._staged_is_filled.record()
+        self._cuda.current_stream().wait_event(self._staged_is_filled)
+        self._copy(block, self._staged)
+        self._has_come.record()
+
+    def wait(self) -> None:
+        self._has_come.synchronize()
+
+
+def _bytes_of(host: Tensor) -> np.ndarray:
+    """[bytes] of a contiguous tensor of the host, as it lies there."""
+    return host.view(-1).view(torch.uint8).numpy()
+
+
+def open_node_cache(
+    model: ModelConfig,
+    files: ModelFiles,
+    arch: ModelArch,
+    kernels: str,
+    kv: KVStore,
+    cache_key: bytes,
+    tp: TensorParallel | None = None,
+) -> NodeCache | None:
+    """None where the config gives it no memory, or the machine has not so much: an engine works without it.
+
+    Of several ranks each has its part of the memory; `arch` is the whole model's.
+    """
+    tp = tp or TensorParallel()
+    cache = model.engine.cache
+    if not cache.node_bytes or not cache.prefix_sharing:
+        return None
+    piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
+    if cache.node_bytes < (least := WAYS * piece_bytes * tp.size):
+        raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
+    whole = identity(model, files, arch, kernels, kv, cache_key)
+    try:
+        return node_cache_of(kv, Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size))
+    except ArenaError as error:
+        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return None
+
+
+def node_cache_of(kv: KVStore, arena: Arena) -> NodeCache:
+    """As the device needs it. Raises ArenaError."""
+    if kv.by_block.device.type != "cuda":
+        return NodeCache(kv, arena)
+    outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
+    return NodeCache(kv, arena, [_CudaPassage(kv, outward, inward) for _ in range(ON_THE_WAY)])
+
+
+def open_others(first: NodeCache, size: int) -> list[Arena]:
+    """What the ranks from 1 on have, for the first one. Raises ArenaError."""
+    whole = first.arena.identity.removesuffix(_share("", 0))
+    arenas: list[Arena] = []
+    try:
+        for rank in range(1, size):
+            arenas.append(first.arena.beside(_share(whole, rank)))
+    except ArenaError:
+        for arena in arenas:
+            arena.close()
+        raise
+    return arenas
+
+
+def _share(whole: str, rank: int) -> str:
+    return f"{whole}-{rank}"
+
+
+def identity(
+    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVStore, cache_key: bytes
+) -> str:
+    """Of weights, code and settings: engines with the same one compute the same keys and values for the same tokens."""
+    digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
+    engine = model.engine
+    settings = engine.dtype, engine.keep_quantised, engine.deterministic, model.tensor_parallel
+    tensors = kernels, str(kv.by_block.dtype), kv.by_block.device.type
+    digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
+    paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    root = Path(__file__).parent.parent.parent
+    for folder in CODE:
+        for path in sorted((root / folder).rglob("*.[pchj]*")):
+            if path.suffix in (".py", ".c", ".h", ".json"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""Tensors of a quantised hub model, under the names that they have in the original."""
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.weight_formats import Packing
+from engine.checkpoint.tensor_source import TensorSource
+from engine.errors import ModelError
+from engine.parallel.tensor_parallel import Part
+from kernels.quantized_linear.reference import GroupedInts
+
+__all__ = ["QuantisedSource"]
+
+
+class QuantisedSource:
+    """Matrices are read whole, unpacked on the device, and cut then."""
+
+    def __init__(self, files: TensorSource, packing: Packing, device: torch.device) -> None:
+        self._device = device
+        self._files = files
+        self._packing = packing
+        self._kept = files.names()
+        mains = {
+            name.removesuffix(f".{main}"): name
+            for main in packing.main
+            for name in self._kept
+            if name.endswith(f".{main}")
+        }
+        self._mains = {f"{stem}.weight": main for stem, main in mains.items()}
+        self._belonging = {f"{stem}.{part}" for stem in mains for part in packing.parts}
+
+    def names(self) -> set[str]:
+        return self._kept - self._belonging | set(self._mains)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._mains:
+            return self._files.shape(name)
+        main = self._mains[name]
+        found = self._packing.shape(main, self._files.shape(main))
+        return self._files.shape(name) if found is None else found
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        if name not in self._mains:
+            return self._files.read(name, part)
+        matrix = cut(self._whole(name), part)
+        return matrix.dense() if isinstance(matrix, GroupedInts) else matrix
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        return self._files.read(name, part) if name not in self._mains else cut(self._whole(name), part)
+
+    def is_bias_of_zeros(self, name: str) -> bool:
+        """Quantisers write them beside matrices that have no bias."""
+        return name.endswith(".bias") and not self._files.read(name).any()
+
+    def _whole(self, name: str) -> Matrix:
+        stem = name.removesuffix(".weight")
+
+        def read(part: str) -> Tensor:
+            if f"{stem}.{part}" not in self._kept:
+                raise ModelError(f"the quantised weights lack {stem}.{part}")
+            return self._files.read(f"{stem}.{part}").to(self._device)
+
+        return self._packing.read(read, lambda part: f"{stem}.{part}" in self._kept)

@@ -1,0 +1,61 @@
+"""Checkpoints that call tensors otherwise than most do, or have more than a language model."""
+
+import logging
+
+from torch import Tensor
+
+from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.tensor_source import TensorSource
+from engine.parallel.tensor_parallel import Part
+
+__all__ = ["UsualNames"]
+
+log = logging.getLogger(__name__)
+
+# where a language model is in a larger one, as older and as newer transformers write it
+LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+MIXTRAL = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj.", ".block_sparse_moe.": ".mlp."}
+
+GLM4 = {
+    ".post_attention_layernorm.": ".pre_feedforward_layernorm.",
+    ".post_self_attn_layernorm.": ".post_attention_layernorm.",
+    ".post_mlp_layernorm.": ".post_feedforward_layernorm.",
+}
+
+
+class UsualNames:
+    """Tensors of the language model under the names that the decoder asks for. Those that see are left aside, which is
+    logged."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        names = source.names()
+        unseen = {name for name in names if name.startswith(SIGHT)}
+        if unseen:
+            log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
+        is_glm4 = any(".post_self_attn_layernorm." in name for name in names)
+        self._names = {_usual_name(name, is_glm4): name for name in names - unseen}
+
+    def names(self) -> set[str]:
+        return set(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._names[name])
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        return self._source.read(self._names[name], part)
+
+    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+        return self._source.read_matrix(self._names[name], part)
+
+
+def _usual_name(name: str, is_glm4: bool) -> str:
+    for there, usual in LANGUAGE.items():
+        if name.startswith(there):
+            return usual + name.removeprefix(there)
+    for there, usual in (MIXTRAL if ".block_sparse_moe." in name else GLM4 if is_glm4 else {}).items():
+        name = name.replace(there, usual)
+    return name

@@ -1,0 +1,100 @@
+"""From how many rows and tokens on a shared prefix is worth reading once: measured on the device that will do it."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engine.model.forward_batch import ForwardBatch
+from engine.model.cascade import CascadeThresholds, PrefixGroup
+from engine.device.cuda_capture import Capture, CaptureError, Run
+from engine.cache.kv_cache import KVStore
+from engine.model.decoder import Decoder
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+
+__all__ = ["LEAST_CASE", "AttentionTimer", "measure_thresholds"]
+
+log = logging.getLogger(__name__)
+
+ROWS = (4, 8, 16, 32, 64)
+TOKENS = (256, 512, 1024, 2048, 4096, 8192)
+LEAST_CASE = CascadeThresholds(((ROWS[0], TOKENS[0]),))  # that can be found to be worth it
+OWN_TOKENS = 128  # of each row, behind what is shared
+LEAST_GAIN = 0.03  # below it is noise
+REPEATS = 5
+
+Times = Callable[[int, int], tuple[float, float] | None]
+
+
+def measure_thresholds(times: Times, agree: Callable[[bool], bool] = lambda wins: wins) -> CascadeThresholds:
+    """`times` takes rows and tokens and gives what each row for itself takes and what the group takes, or None where
+    there is no room for them. What wins for some rows wins for more, so few of all cases are looked at.
+
+    `agree` takes what this rank has found and returns what all go by.
+    """
+    steps: list[tuple[int, int]] = []
+    for rows in ROWS:
+        for tokens in TOKENS:
+            if steps and tokens >= steps[-1][1]:
+                break  # fewer rows have won with so many
+            found = times(rows, tokens)
+            if found is None:
+                break
+            apart, together = found
+            if agree(together < (1 - LEAST_GAIN) * apart):
+                steps.append((rows, tokens))
+                break
+    return CascadeThresholds(tuple(steps))
+
+
+class AttentionTimer:
+    """Times the attention layers of a decoder on blocks that nobody has written yet."""
+
+    def __init__(
+        self, decoder: Decoder, kv: KVStore, max_context_len: int, max_rows: int, device: torch.device, capture: Capture
+    ) -> None:
+        self._decoder, self._kv, self._device, self._capture = decoder, kv, device, capture
+        self._max_context_len, self._max_rows = max_context_len, max_rows
+
+    def __call__(self, rows: int, tokens: int) -> tuple[float, float] | None:
+        """Seconds of `rows` sequences that share `tokens`: each for itself, and as a group."""
+        block_size = self._kv.block_size
+        num_shared, num_own = tokens // block_size, -(-(OWN_TOKENS + 1) // block_size)
+        needed = num_shared + rows * num_own
+        if rows > self._max_rows or needed > self._kv.num_blocks or tokens + OWN_TOKENS >= self._max_context_len:
+            return None
+        shared, own = tuple(range(num_shared)), range(num_shared, needed)
+        slices = tuple(
+            SeqSlice(row, tokens + OWN_TOKENS, (0,), (*shared, *own[row * num_own : (row + 1) * num_own]), True)
+            for row in range(rows)
+        )
+        plan, group = StepPlan(0, slices), PrefixGroup(num_shared * block_size, tuple(range(rows)))
+        apart, together = (ForwardBatch.from_plan(plan, block_size, self._device, groups) for groups in ((), (group,)))
+        return self._seconds(apart), self._seconds(together)
+
+    def _seconds(self, batch: ForwardBatch) -> float:
+        """The least of some."""
+
+        def run() -> Tensor:
+            return self._decoder.attend(batch, self._kv)
+
+        try:
+            run = self._capture(run)
+        except CaptureError as error:
+            log.warning("attention is timed without a CUDA graph: %s", error)
+        run()
+        return min(self._once(run) for _ in range(REPEATS))
+
+    def _once(self, run: Run) -> float:
+        if self._device.type != "cuda":
+            began_s = time.perf_counter()
+            run()
+            return time.perf_counter() - began_s
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000

@@ -1,0 +1,130 @@
+"""Recorded graphs by shape, no more of them than memory is set aside for: the least recently used one is evicted.
+
+A shape that cannot be recorded runs eagerly, kernel by kernel. Of several ranks either all replay a shape or none does,
+and all evict the same ones: else they would not call their collectives alike. So every look at a rank's own memory, and
+the outcome of every capture, is agreed on.
+"""
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from engine.device.cuda_capture import Capture, CaptureError, Run
+
+__all__ = ["GRAPH_BYTES", "MAX_GRAPHS", "GraphCache", "GraphMemory", "graphs_budget"]
+
+log = logging.getLogger(__name__)
+
+MAX_GRAPHS = 72  # two for each of 35 numbers of rows; vLLM and SGLang record 35 to 67
+GRAPH_BYTES = 24 << 20  # of one of a whole model, until some were measured; outside the caching allocator
+BUDGET_SHARE = 32  # graphs get at most this fraction, 1 / 32, of a card
+LEAST_FREE_BYTES = 512 << 20  # below it nothing is recorded
+MEASURED = 3  # so many graphs tell better than GRAPH_BYTES what one takes
+MAX_FAILURES = 3  # captures that fail; from then on none is tried, each of them costs a tenth of a second
+RETRY_CALLS = 1000  # a shape that found too little memory is tried again after so many
+
+
+def graphs_budget(total_bytes: int) -> int:
+    """What is set aside for graphs on a card of that size."""
+    return min(MAX_GRAPHS * GRAPH_BYTES, total_bytes // BUDGET_SHARE)
+
+
+class GraphMemory(Protocol):
+    def free_bytes(self) -> int: ...
+
+    def driver_bytes(self) -> int:
+        """What is taken outside the caching allocator."""
+        ...
+
+
+class _Graph(NamedTuple):
+    replay: Run
+    num_bytes: int
+
+
+class GraphCache:
+    def __init__(
+        self,
+        capture: Capture,
+        memory: GraphMemory | None = None,
+        budget_bytes: int = MAX_GRAPHS * GRAPH_BYTES,
+        agree: Callable[[int], int] | None = None,
+    ) -> None:
+        """memory   None: only the number of graphs is bounded
+        agree    takes a number up to MAX_GRAPHS that this rank has, returns the least of all ranks'; None: one rank
+        """
+        self._capture, self._memory, self._budget_bytes, self._agree = capture, memory, budget_bytes, agree
+        self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()  # the least recently used one first
+        self._eager_until: dict[Hashable, float] = {}  # in calls
+        self._calls = self._num_failures = 0
+
+    @property
+    def shapes(self) -> tuple[Hashable, ...]:
+        """That are recorded, the least recently used one first."""
+        return tuple(self._graphs)
+
+    def run(self, shape: Hashable, run: Run) -> Tensor:
+        """Does the work of `run`, which is the same for equal shapes. The result is valid until the next call."""
+        self._calls += 1
+        graph = self._graphs.get(shape)
+        if graph is not None:
+            self._graphs.move_to_end(shape)
+            return graph.replay()
+        if self._num_failures >= MAX_FAILURES or self._calls < self._eager_until.get(shape, 0):
+            return run()
+        most = self._least_of_all(self._most())
+        if most < 1:
+            log.warning("no CUDA graph for %s: less than %d bytes are free", shape, LEAST_FREE_BYTES)
+            self._eager_until[shape] = self._calls + RETRY_CALLS
+            return run()
+        while len(self._graphs) >= most:
+            self._graphs.popitem(last=False)  # CUDA frees one that still runs when it has
+        return self._recorded(shape, run)
+
+    def close(self) -> None:
+        """Before the process group that graphs call: NCCL waits for them."""
+        self._graphs.clear()
+
+    def _recorded(self, shape: Hashable, run: Run) -> Tensor:
+        before = self._memory.driver_bytes() if self._memory is not None else 0
+        replay, reason = None, "another rank could not record it"
+        try:
+            replay = self._capture(run)
+        except CaptureError as error:
+            reason = str(error)
+        except torch.OutOfMemoryError as error:  # of the run before, on a stream that has no spare memory yet
+            if self._agree is not None:
+                raise  # others are in the midst of a collective
+            reason = str(error)
+        if not self._least_of_all(int(replay is not None)) or replay is None:
+            self._num_failures += 1
+            self._eager_until[shape] = math.inf
+            log.warning("no CUDA graph for %s, it runs eagerly: %s", shape, reason)
+            if self._num_failures == MAX_FAILURES:
+                log.warning("%d captures have failed: no further shape is recorded", MAX_FAILURES)
+            return run()
+        out = replay()  # which is when the driver takes the memory
+        taken = self._memory.driver_bytes() - before if self._memory is not None else 0
+        self._graphs[shape] = _Graph(replay, max(0, taken))
+        return out
+
+    def _most(self) -> int:
+        """How many graphs there may be, with the next one; 0: this one may not."""
+        if self._memory is None:
+            return MAX_GRAPHS
+        if self._memory.free_bytes() < LEAST_FREE_BYTES:
+            return 0
+        graph_bytes = GRAPH_BYTES
+        if len(self._graphs) >= MEASURED:
+            measured = [graph.num_bytes for graph in self._graphs.values()]
+            # without the largest: at the first one libraries took memory, at another one somebody else on the card
+            graph_bytes = (sum(measured) - max(measured)) // (len(measured) - 1)
+        return min(MAX_GRAPHS, max(1, self._budget_bytes // max(1, graph_bytes)))
+
+    def _least_of_all(self, number: int) -> int:
+        return number if self._agree is None else self._agree(number)

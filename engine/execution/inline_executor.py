@@ -1,0 +1,135 @@
+"""Computes what a plan says."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from engine.model.forward_batch import ForwardBatch
+from engine.model.cascade import CascadeThresholds, group_by_prefix
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.cache.kv_cache import KVStore
+from engine.model.decoder import Decoder
+from engine.cache.kv_offload import NodeCache
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.sampling.sampler import Sampler, Sampling
+from engine.parallel.tensor_parallel import TensorParallel
+from engine.device.transfer import to_device
+
+__all__ = ["InlineExecutor"]
+
+
+class InlineExecutor:
+    """One rank, in the caller's thread."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv: KVStore,
+        sampler: Sampler,
+        max_context_len: int,
+        device: torch.device,
+        graphs: DecodeGraphs | None = None,
+        overlaps: bool = False,
+        cascade: CascadeThresholds | None = None,
+        tp: TensorParallel | None = None,
+        node_cache: NodeCache | None = None,
+    ) -> None:
+        """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
+        overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
+        cascade    what so many sequences begin with alike is read once for all of them; None: never
+        tp         the ranks that the decoder is divided over; only the first one samples
+        node_cache   of this KV store; closed with the executor
+        """
+        self.node_cache = node_cache
+        self.overlaps = overlaps
+        self.cascade = cascade
+        self.samples = tp is None or tp.rank == 0
+        self.vocab_size = decoder.arch.vocab_size
+        self.max_context_len = max_context_len
+        self.block_size = kv.block_size
+        self.num_blocks = kv.num_blocks
+        self._decoder = decoder
+        self._kv = kv
+        self._sampler = sampler
+        self._device = device
+        self._graphs = graphs
+        self._begun: tuple[StepPlan, Tensor]
+        self._sampled: Sampling | None = None
+        self._tp = tp or TensorParallel()
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._kv.copy(plan.copies)
+        self._sampler.update(plan)
+        if not plan.slices:
+            return StepResult(())
+        if not self._sampler.has_grammar(plan):
+            return self._sampler.sample(plan, self._forward(plan))
+        bits = self._aside.submit(self._sampler.grammar_bits, plan)
+        logits_RV = self._forward(plan)
+        return self._sampler.sample(plan, logits_RV, bits.result())
+
+    def begin(self, plan: StepPlan) -> None:
+        """Computes the logits. -1 in the plan is the token that the sequence got, or is getting, in the last step."""
+        self._kv.copy(plan.copies)
+        self._begun = plan, self._forward(plan)
+
+    def sample(self) -> Sampling:
+        """Of the step that was begun last; its result must be asked for before the next call."""
+        plan, logits_RV = self._begun
+        self._sampler.update(plan)
+        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
+        self._sampled = self._sampler.begin(plan, logits_RV, bits)
+        return self._sampled
+
+    def follow(self, plan: StepPlan) -> None:
+        """The forward pass alone: what a rank does that does not sample."""
+        self._kv.copy(plan.copies)
+        self._forward(plan)
+
+    def compile_grammar(self, text: str) -> None:
+        """Ahead of the request that has it, in any thread."""
+        self._sampler.compile_grammar(text)
+
+    def fill(self, block: int, data: bytes) -> None:
+        """Puts keys and values of all layers into a block that the next step may read."""
+        self._kv.fill(block, data)
+
+    def _forward(self, plan: StepPlan) -> Tensor:
+        """[R, V] logits."""
+        groups = group_by_prefix(plan.slices, self.block_size, self.cascade) if self.cascade is not None else []
+        if self._graphs is not None and self._graphs.fits(plan):
+            put_tokens = partial(self._put_sampled, plan)
+            return self._decoder.logits(self._graphs.hidden(plan, groups, put_tokens))
+        batch = ForwardBatch.from_plan(plan, self.block_size, self._device, groups)
+        self._put_sampled(plan, batch.tokens_T)
+        return self._decoder.forward(batch, self._kv)
+
+    def _put_sampled(self, plan: StepPlan, tokens_T: Tensor) -> None:
+        """Puts the tokens of the last step in the place of each -1. They need not be known here; rank 0 has them."""
+        ends = list(itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices))
+        waiting = [
+            (end - 1, slice_.seq_id) for end, slice_ in zip(ends, plan.slices, strict=True) if slice_.tokens[-1] < 0
+        ]
+        if not waiting:
+            return
+        rows = to_device([row for row, _ in waiting], self._device)
+        tokens_T[rows] = self._tp.share_ints(self._last_tokens([seq_id for _, seq_id in waiting]))
+
+    def _last_tokens(self, seq_ids: list[int]) -> Tensor:
+        """What sequences got in the last step, at rank 0; elsewhere as many numbers."""
+        if self._tp.rank:
+            return torch.zeros(len(seq_ids), dtype=torch.int64, device=self._device)
+        assert self._sampled is not None
+        at = {seq_id: row for row, seq_id in enumerate(self._sampled.seq_ids)}
+        return self._sampled.tokens[to_device([at[seq_id] for seq_id in seq_ids], self._device)]
+
+    def close(self) -> None:
+        self._aside.shutdown()
+        if self._graphs is not None:
+            self._graphs.close()
+        if self.node_cache is not None:
+            self.node_cache.close()

@@ -1,0 +1,348 @@
+"""From a model's configuration to an executor that is ready.
+
+On a CPU, OpenMP's threads are shared by torch and the compiled kernels, and read their environment once, before torch
+is imported, which is before this module is. With more than one thread the process needs
+
+    OMP_WAIT_POLICY=passive   threads sleep between loops; spinning makes a step twenty times as long beside others
+    GOMP_SPINCOUNT=1000       but not at once: the next loop mostly follows within microseconds, and wake-ups are dear
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from configs.schema import EngineConfig, ModelConfig
+from engine.model.cascade import CascadeThresholds
+from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_thresholds
+from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.open import open_weights, read_arch
+from engine.checkpoint.source import resolve
+from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.errors import ModelError
+from engine.execution.inline_executor import InlineExecutor
+from engine.structured_output.grammar import TokenTable, Vocabulary
+from engine.execution.cuda_graph_cache import MAX_GRAPHS, GraphCache, graphs_budget
+from engine.cache.kv_cache import KVStore
+from engine.model.decoder import Decoder
+from engine.cache.kv_offload import open_node_cache
+from engine.sampling.sampler import Sampler
+from engine.parallel.tensor_parallel import TensorParallel, shard
+from engine.execution.warm_up import Warmable, launch_all, warm_up
+from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
+from kernels.kernel_set import KernelSet, load_kernels
+
+__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
+
+CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
+
+log = logging.getLogger(__name__)
+
+
+def load_executor(
+    model: ModelConfig,
+    vocabulary: Vocabulary | None = None,
+    encode: Callable[[bytes], list[int]] | None = None,
+    tp: TensorParallel | None = None,
+    agree: Callable[[int], int] = lambda num_blocks: num_blocks,
+    cache_key: bytes = b"",
+) -> InlineExecutor:
+    """Finds, reads and prepares a model, or one rank's share of it. Raises ModelError, which says what to change.
+
+    `vocabulary`, and `encode` for the model's own way to write text, are needed for requests with a grammar.
+    `agree` takes the KV blocks that this rank has room for and returns those that every rank has.
+    `cache_key` keys what the node keeps: engines with another one find nothing of it.
+    """
+    tp = tp or TensorParallel()
+    clock = _Clock()
+    config = model.engine
+    if config.cache.block_size % 2:
+        raise ModelError(f"engine.cache.block_size is {config.cache.block_size}, it must be even")
+    device = device_of(config)
+    dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    if device.type == "cpu":
+        torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
+    cache_dtype = torch.float8_e4m3fn if config.cache.dtype == "fp8" else dtype
+    _check_cache_dtype(config, cache_dtype, device)
+    compilers = CompilePool(_num_compilers(tp)) if device.type == "cuda" else None
+    files = resolve(model.source)
+    arch = read_arch(files)
+    max_context_len = _max_context_len(config, arch)
+    clock.lap("source")
+    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype)
+    if config.deterministic:
+        check_deterministic(kernels, dtype, tp)
+    if compilers is not None:
+        compilers.begin_where_cold()  # they import torch while weights are read
+    clock.lap("kernels")
+    local_arch = shard(arch, tp.size)
+    keeps_ints = config.keep_quantised and kernels.quantized_linear is not None
+    weights = open_weights(files, arch, dtype, device, keeps_ints)
+    decoder = Decoder(arch, weights, kernels, max_context_len, tp)
+    clock.lap("weights")
+    num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
+    kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
+    node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key, tp)
+    clock.lap("cache")
+    if compilers is not None:
+        _compile_ahead(compilers, config, decoder, kv, kernels, max_context_len, tp, device)
+        clock.lap("compiling")
+    cascade = None
+    if cascades(config, device):
+        cascade = _measured_thresholds(config, decoder, kv, max_context_len, tp, device)
+        clock.lap("cascade")
+        log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
+    table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
+    sampler = Sampler(kernels, arch.vocab_size, device, table)
+    executor = InlineExecutor(
+        decoder,
+        kv,
+        sampler,
+        max_context_len,
+        device,
+        _graphs(config, decoder, kv, max_context_len, _graph_cache(config, tp, device), device),
+        overlaps=_overlaps(config, device),
+        cascade=cascade,
+        tp=tp,
+        node_cache=node_cache,
+    )
+    if device.type == "cuda":
+        sampler.warm_up()
+        warm_up_or_explain(executor, config)
+        clock.lap("warm-up")
+    log.info(
+        "%s ready on %s in %s; %s kernels, %d blocks of %d tokens, context %d",
+        model.name,
+        device,
+        clock,
+        kernels.name,
+        num_blocks,
+        kv.block_size,
+        max_context_len,
+    )
+    return executor
+
+
+def cascades(config: EngineConfig, device: torch.device) -> bool:
+    """Whether sequences are grouped by what they begin with: a row's bits then depend on its batch."""
+    return config.cascade == "auto" and device.type == "cuda" and not config.deterministic
+
+
+def device_of(config: EngineConfig) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ModelError("engine.device is cuda, but torch sees no GPU here; set it to cpu or auto")
+    return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def _overlaps(config: EngineConfig, device: torch.device) -> bool:
+    if config.overlap is None:
+        return device.type == "cuda" and not config.scheduler.max_draft_tokens
+    if config.overlap and config.scheduler.max_draft_tokens:
+        raise ModelError("engine.overlap: not together with engine.scheduling.scheduler.max_draft_tokens; leave one of them out")
+    return config.overlap
+
+
+def _num_compilers(tp: TensorParallel) -> int:
+    """Of this rank: others may be on the same machine."""
+    return max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) // tp.size))
+
+
+def _compile_ahead(
+    compilers: CompilePool,
+    config: EngineConfig,
+    decoder: Decoder,
+    kv: KVStore,
+    kernels: KernelSet,
+    max_context_len: int,
+    tp: TensorParallel,
+    device: torch.device,
+) -> None:
+    """What the warm-up will launch, and the timing of shared prefixes before it: of any number of rows it is the same
+    code. What fails costs time, and comes up again at the launch. But where there are other ranks, these may be in the
+    midst of a collective.
+    """
+    cascade = LEAST_CASE if cascades(config, device) else None
+    sampler = Sampler(kernels, decoder.arch.vocab_size, device)
+    graphs = _graphs(config, decoder, kv, max_context_len, GraphCache(lambda run: run), device)
+    executor = InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs, cascade=cascade, tp=tp)
+
+    is_launching = True
+    try:
+        settle_keys()
+        with noted() as variants:
+            sampler.warm_up()
+            launch_all(executor, config.scheduler)
+        is_launching = False
+        compilers.compile_noted(variants)
+    except Exception as error:
+        if is_launching and tp.group is not None:
+            raise
+        log.warning("kernels are compiled as they are launched: %s: %s", type(error).__name__, error)
+    finally:
+        executor.close()
+        compilers.close()
+
+
+def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> GraphCache | None:
+    if device.type != "cuda" or not config.cuda_graphs:
+        return None
+    agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
+    return GraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
+
+
+def _graphs(
+    config: EngineConfig,
+    decoder: Decoder,
+    kv: KVStore,
+    max_context_len: int,
+    cache: GraphCache | None,
+    device: torch.device,
+) -> DecodeGraphs | None:
+    if cache is None or not config.cuda_graphs:
+        return None
+    return DecodeGraphs(
+        lambda batch: decoder.hidden(batch, kv),
+        cache,
+        max_rows=config.scheduler.max_sequences * (1 + config.scheduler.max_draft_tokens),
+        max_blocks=-(-max_context_len // kv.block_size),
+        block_size=kv.block_size,
+        device=device,
+    )
+
+
+def _measured_thresholds(
+    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, tp: TensorParallel, device: torch.device
+) -> CascadeThresholds:
+    """Every rank goes by what the first one finds: else they would not call their collectives alike."""
+    capture = cuda_capture(device) if config.cuda_graphs else _uncaptured
+    times = AttentionTimer(decoder, kv, max_context_len, config.scheduler.max_sequences, device, capture)
+    try:
+        return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
+    except RuntimeError as error:  # out of memory too
+        raise ModelError(f"timing shared prefixes failed ({error}); set engine.model.cascade to off to do without") from error
+
+
+def _uncaptured(run: Run) -> Run:
+    return run
+
+
+def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: torch.device) -> None:
+    if cache_dtype != torch.float8_e4m3fn:
+        return
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ModelError("engine.cache.dtype is fp8, which this GPU cannot compute with; set it to auto")
+    if device.type == "cpu" and config.deterministic:
+        raise ModelError(
+            "engine.deterministic cannot be held on a CPU with engine.cache.dtype fp8; set that to auto, or "
+            "engine.deterministic to false"
+        )
+
+
+def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
+    """Raises ModelError, which says what to change, where a step of the largest kind does not work."""
+    try:
+        warm_up(executor, config.scheduler)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a rank that does not sample has not waited for anything yet
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the largest step does not fit beside weights and keys and values ({error}); lower "
+            "engine.cache.memory_fraction, or engine.scheduling.scheduler.max_step_tokens or max_sequences"
+        ) from error
+    except RuntimeError as error:
+        if not config.cuda_graphs:
+            raise
+        raise ModelError(
+            f"a step failed before anybody asked for one ({error}); if it could not be recorded as a CUDA graph, set "
+            "engine.cuda_graphs to false"
+        ) from error
+
+
+def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:
+    """Raises ModelError where the kernels, or how ranks add up, cannot give a row the same bits in any batch."""
+    if tp.group is not None and tp.size > 2 and not tp.group.in_order:
+        raise ModelError(
+            f"engine.deterministic cannot be held over tensor_parallel {tp.size} on GPUs or several nodes; set it to "
+            "false, or tensor_parallel to 2 or less"
+        )
+    if kernels.deterministic:
+        return
+    if dtype != torch.bfloat16:
+        name = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"engine.deterministic cannot be held on a CPU in {name}; set engine.dtype to bfloat16, or "
+            "engine.deterministic to false"
+        )
+    raise ModelError(
+        "engine.deterministic cannot be held on a CPU without a C compiler; install one (gcc, cc or clang), or set "
+        "engine.deterministic to false"
+    )
+
+
+def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:
+    wanted = config.max_context_len or arch.max_context_len
+    if wanted > arch.max_context_len:
+        raise ModelError(f"engine.max_context_len is {wanted}, the model was made for {arch.max_context_len} tokens")
+    return wanted
+
+
+def _num_blocks(
+    config: EngineConfig, arch: ModelArch, max_context_len: int, cache_dtype: torch.dtype, device: torch.device
+) -> int:
+    cache = config.cache
+    if cache.num_blocks is not None:
+        return cache.num_blocks
+    block_bytes = KVStore.block_bytes(arch, cache.block_size, cache_dtype)
+    num_bytes = cache.cache_bytes
+    if num_bytes is None:
+        num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
+    if num_bytes < block_bytes:
+        raise ModelError(
+            f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
+            "engine.cache.cache_bytes, or on a GPU memory_fraction where others leave room for it"
+        )
+    most = config.scheduler.max_sequences * -(-max_context_len // cache.block_size)
+    return min(num_bytes // block_bytes, most)
+
+
+def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:
+    torch.cuda.empty_cache()  # what loading took besides the weights
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    return cache_bytes_of(free, total, reserved, config.cache.memory_fraction, _graphs_bytes(config, device))
+
+
+def _graphs_bytes(config: EngineConfig, device: torch.device) -> int:
+    """What is set aside for CUDA graphs, which the caching allocator knows nothing of."""
+    return graphs_budget(torch.cuda.mem_get_info(device)[1]) if config.cuda_graphs else 0
+
+
+def cache_bytes_of(free: int, total: int, ours: int, fraction: float, set_aside: int = 0) -> int:
+    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights, and will
+    have what is `set_aside` for graphs.
+
+    Others may be on the card: `fraction` is for us alone, but beside all of them a tenth of the card is kept free, or
+    what the fraction leaves if that is less.
+    """
+    return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction))) - set_aside
+
+
+class _Clock:
+    """Times the parts of loading."""
+
+    def __init__(self) -> None:
+        self._last = self._first = time.perf_counter()
+        self._laps: list[str] = []
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps.append(f"{name} {now - self._last:.2f}")
+        self._last = now
+
+    def __str__(self) -> str:
+        return f"{self._last - self._first:.2f} s ({', '.join(self._laps)})"

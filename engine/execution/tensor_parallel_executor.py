@@ -1,0 +1,329 @@
+"""A model over several ranks: the first one plans, samples and tells the others what to compute."""
+
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed
+from torch import Tensor
+
+from configs.schema import ModelConfig
+from engine.cache.host_tier import ArenaError
+from engine.errors import ModelError
+from engine.execution.inline_executor import InlineExecutor
+from engine.structured_output.grammar import Vocabulary
+from engine.execution.load import device_of, load_executor
+from engine.cache.kv_offload import open_others
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.parallel.rank_offload import RankBlocks
+from engine.parallel.worker_commands import Follower, Leader, LoadBlock, Meeting, Order, PlanMemory, RankBeat, SaveBlock
+from engine.sampling.sampler import Sampling
+from engine.parallel.tensor_parallel import Collective, TensorParallel
+from kernels.native.compiler import Compiler, find_compiler
+from kernels.native.segment import remove_abandoned
+
+__all__ = ["RankExecutor", "follow", "lead"]
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
+# the same of a process group: ranks may be started one after the other, and one compiles kernels while another waits
+GROUP_TIMEOUT_S = 300.0
+
+
+class RankExecutor:
+    """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
+
+    def __init__(
+        self,
+        local: InlineExecutor,
+        leader: Leader,
+        group: Collective,
+        memory: PlanMemory | None = None,
+        blocks: RankBlocks | None = None,
+        presence: "Presence | None" = None,
+    ) -> None:
+        """`blocks` are what all ranks keep for other replicas; closed with the executor."""
+        self.blocks = blocks
+        self.collective = group.name
+        self.overlaps = local.overlaps
+        self.vocab_size = local.vocab_size
+        self.max_context_len = local.max_context_len
+        self.block_size = local.block_size
+        self.num_blocks = local.num_blocks
+        self._local, self._leader, self._group, self._memory = local, leader, group, memory
+        self._presence = presence or Presence()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        if plan.slices:
+            self._leader.send(plan)
+        return self._presence.of_all(self._local.execute(plan))
+
+    def begin(self, plan: StepPlan) -> None:
+        self._leader.send(plan)
+        self._local.begin(plan)
+
+    def sample(self) -> "RankSampling":
+        return RankSampling(self._local.sample(), self._presence)
+
+    def compile_grammar(self, text: str) -> None:
+        self._local.compile_grammar(text)
+
+    def beats(self) -> tuple[RankBeat, ...]:
+        return self._leader.beats()
+
+    def lose(self) -> None:
+        self._presence.lose()
+
+    def close(self) -> None:
+        self._presence.end()
+        if self.blocks is not None:
+            self.blocks.close()
+        self._leader.close()
+        self._local.close()  # graphs first: NCCL would wait for those that hold its calls
+        self._group.close()
+        if self._memory is not None:
+            self._memory.close()
+
+
+class Presence:
+    """Whether all ranks are there. A GPU does not say that a sum broke off: what comes out then means nothing."""
+
+    def __init__(self, give_up: Callable[[], None] = lambda: None) -> None:
+        self._give_up = give_up
+        self._is_lost = self._is_over = False
+
+    def lose(self) -> None:
+        """A rank is gone; at the end they all go."""
+        if not self._is_over:
+            self._is_lost = True
+            self._give_up()
+
+    def end(self) -> None:
+        self._is_over = True
+
+    def of_all(self, result: StepResult) -> StepResult:
+        """The same, unless it came about without some of them."""
+        if self._is_lost:
+            raise RuntimeError("a rank is gone")
+        return result
+
+
+class RankSampling:
+    def __init__(self, local: Sampling, presence: Presence) -> None:
+        self._local, self._presence = local, presence
+
+    def result(self) -> StepResult:
+        return self._presence.of_all(self._local.result())
+
+
+def lead(
+    model: ModelConfig,
+    host: str,
+    on_one_node: bool,
+    start_rank: Callable[[int, Meeting], None],
+    vocabulary: Vocabulary | None = None,
+    encode: Callable[[bytes], list[int]] | None = None,
+    cache_key: bytes = b"",
+) -> RankExecutor:
+    """Loads the first rank and has the others started, each by a call of `start_rank`, which must not block.
+
+    host        this node's address, where the other ranks connect
+    cache_key   as of load_executor
+    """
+    size, token = model.tensor_parallel, secrets.token_hex(32)
+    plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
+    on_gpu = device_of(model.engine).type == "cuda"
+    if on_gpu and model.resources.num_gpus < 1:  # else Ray shows every rank all of them, and all take the first
+        raise ModelError(
+            f"tensor_parallel is {size}, and each rank takes a GPU of its own; set resources.num_gpus to 1, or "
+            "engine.device to cpu"
+        )
+    name = _group_name(host, on_one_node and not on_gpu)
+    remove_abandoned("manta-" + "[0-9a-f]" * 16)  # by replicas that were killed while they loaded
+    # memory must be there before the others look for it; a process group comes about when all have come
+    try:
+        memory = _memory(plans, 0, size)
+    except OSError as error:
+        log.warning("the ranks send plans over TCP, there is no shared memory: %s", error.strerror)
+        plans, memory = "", None
+    group: Collective | None = None
+    if not name.startswith("tcp://"):
+        try:
+            group = _group(name, 0, size, on_gpu)
+        except OSError as error:
+            log.warning("the ranks add up over TCP, there is no shared memory: %s", error.strerror)
+            name = _group_name(host, False)
+    leader = Leader(host, size, token, memory)
+    if not on_one_node:
+        model = _without_node_cache(model)
+    meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
+
+    def give_up() -> None:
+        for one in (group, memory):
+            if one is not None:
+                one.give_up()
+
+    try:
+        for rank in range(1, size):
+            start_rank(rank, meeting)
+        group = group or _group(name, 0, size, on_gpu)
+        tp = TensorParallel(0, size, group)
+        local = load_executor(model, vocabulary, encode, tp, leader.agree, cache_key)
+    except BaseException:
+        give_up()
+        leader.close()
+        for one in (group, memory):
+            if one is not None:
+                one.close()
+        raise
+    for one in (group, memory):
+        if one is not None:
+            one.forget_name()
+    presence = Presence(give_up)
+    leader.watch(presence.lose)
+    log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
+    return RankExecutor(local, leader, group, memory, _blocks(local, size, leader), presence)
+
+
+def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+    """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
+    memory = _memory(meeting.plans, rank, meeting.size)
+    follower = Follower(meeting, rank, memory)
+    group = _group(meeting.group, rank, meeting.size, device_of(model.engine).type == "cuda")
+
+    def give_up() -> None:
+        group.give_up()
+        if memory is not None:
+            memory.give_up()
+
+    if meeting.cache_key is None:
+        model = _without_node_cache(model)
+    tp = TensorParallel(rank, meeting.size, group)
+    executor = load_executor(model, tp=tp, agree=follower.agree, cache_key=meeting.cache_key or b"")
+    follower.watch(give_up)
+    follower.beat()
+    for order in follower.orders():
+        try:
+            _obey(order, executor, rank)
+        except RuntimeError as error:
+            log.warning("rank %d ends: %s", rank, error)
+            break
+    follower.close()
+    executor.close()
+    group.close()
+    if memory is not None:
+        memory.close()
+
+
+def _obey(order: Order, executor: InlineExecutor, rank: int) -> None:
+    match order:
+        case StepPlan():
+            executor.follow(order)
+        case SaveBlock(name, block):
+            if executor.node_cache is not None:
+                executor.node_cache.save(name, block)
+        case LoadBlock(block, shares):
+            executor.fill(block, shares[rank - 1])
+
+
+def _blocks(first: InlineExecutor, size: int, leader: Leader) -> RankBlocks | None:
+    if first.node_cache is None:
+        return None
+    try:
+        return RankBlocks(first.node_cache, open_others(first.node_cache, size), leader.send)
+    except ArenaError as error:
+        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return None
+
+
+def _without_node_cache(model: ModelConfig) -> ModelConfig:
+    if not model.engine.cache.node_bytes:
+        return model
+    log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): the ranks are on several nodes")
+    cache = msgspec.structs.replace(model.engine.cache, node_bytes=0)
+    return msgspec.structs.replace(model, engine=msgspec.structs.replace(model.engine, cache=cache))
+
+
+class TorchGroup:
+    """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes.
+
+    NCCL_GRAPH_MIXING_SUPPORT stays as NCCL has it: without it no call may be made while a graph with calls is still
+    under way, not even behind it on the same stream, and logits are gathered so.
+    """
+
+    in_order = False  # where a rank's part begins in a tensor follows from the tensor's size
+
+    def __init__(self, address: str, rank: int, size: int, on_gpu: bool, dist: Any = torch.distributed) -> None:
+        self._backend = "nccl" if on_gpu else "gloo"
+        # of a GPU that it knows NCCL connects the ranks now, and not in the first step
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
+        dist.init_process_group(
+            self._backend,
+            init_method=address,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=GROUP_TIMEOUT_S),
+            device_id=device,
+        )
+        self.name = self._backend
+        self._rank, self._size, self._dist = rank, size, dist
+
+    def sum(self, x: Tensor) -> None:
+        self._dist.all_reduce(x)
+
+    def gather(self, x: Tensor) -> Tensor | None:
+        parts = [torch.empty_like(x) for _ in range(self._size)]
+        self._dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts) if self._rank == 0 else None
+
+    def give_up(self) -> None:
+        """Whoever waits in a collective finds the connection closed. On a GPU it ends, and nobody is told."""
+        if self._backend == "nccl":  # to destroy it waits for what the lost rank will never send
+            with contextlib.suppress(Exception):
+                self._dist.distributed_c10d._abort_process_group()
+            return
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._dist.destroy_process_group()
+
+    def forget_name(self) -> None:
+        """A process group has none."""
+
+
+def _group_name(host: str, shares_memory: bool) -> str:
+    if shares_memory and find_compiler() is not None:
+        return f"shm://manta-{secrets.token_hex(8)}"
+    with socket.create_server((host, 0)) as probe:  # free now; nobody else is told of it
+        return f"tcp://{host}:{probe.getsockname()[1]}"
+
+
+def _memory(name: str, rank: int, size: int) -> PlanMemory | None:
+    if not name:
+        return None
+    from kernels.shm_broadcast.cpu import SharedBytes
+
+    return SharedBytes(_compiler(), name, rank, size, TIMEOUT_S)
+
+
+def _group(name: str, rank: int, size: int, on_gpu: bool) -> Collective:
+    if name.startswith("tcp://"):
+        return TorchGroup(name, rank, size, on_gpu)
+    from kernels.shm_collectives.cpu import SharedSum
+
+    return SharedSum(_compiler(), name.removeprefix("shm://"), rank, size, TIMEOUT_S)
+
+
+def _compiler() -> Compiler:
+    compiler = find_compiler()
+    if compiler is None:
+        raise RuntimeError("the first rank has a C compiler, this one has none: install one on every node")
+    return compiler

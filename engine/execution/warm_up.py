@@ -1,0 +1,113 @@
+"""Computes, before anybody asks, a step of each kind that serving may need.
+
+Triton compiles a kernel at its first call, for seconds. A request that waited for some of them would be late, and its
+replica would seem dead. The largest steps come first: if they do not fit in memory that is known at the start, and what
+graphs of smaller ones need as scratch is there already.
+
+One after the other these kernels take half a minute to compile. `launch_all` launches the same ones, and can do so
+where launches are only noted (kernels/compile_ahead.py): it does not look at what they make.
+
+All of it is in block 0, which nobody has yet: sequences write there, and read what they find.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from configs.schema import SchedulerConfig
+from engine.model.cascade import CascadeThresholds
+from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
+from engine.types import SamplingParams
+
+__all__ = ["Launchable", "Warmable", "launch_all", "warm_up"]
+
+FEW_ROWS = 32  # of products with weights of 4 bits, which have one way for up to 16 rows, one up to 63, one for more
+# every station between logits and tokens is on
+SAMPLING = SamplingParams(
+    max_tokens=1,
+    temperature=0.5,
+    top_p=0.5,
+    top_k=2,
+    min_p=0.01,
+    repetition_penalty=1.2,  # whose entries are the prompt's tokens
+    logit_bias=((0, 1.0),),
+    allowed_token_ids=(0, 1),
+    bad_words=((0,),),
+    num_logprobs=1,
+)
+GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
+
+
+class Warmable(Protocol):
+    """engine/execution/inline_executor.py's, which may be one rank of several."""
+
+    block_size: int
+    max_context_len: int
+    cascade: CascadeThresholds | None
+    samples: bool
+
+    def execute(self, plan: StepPlan) -> object: ...
+
+    def follow(self, plan: StepPlan) -> None: ...
+
+
+class Launchable(Warmable, Protocol):
+    def begin(self, plan: StepPlan) -> None: ...
+
+    def sample(self) -> object: ...
+
+
+def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
+    """The steps of `warm_up`, whose results nobody asks for."""
+    for number, slices in enumerate(_steps(executor, config)):
+        if not executor.samples:
+            executor.follow(StepPlan(number, slices))
+            continue
+        seq_ids = tuple(slice_.seq_id for slice_ in slices)
+        executor.begin(StepPlan(number, slices, _starts(number, seq_ids)))
+        executor.sample()
+        executor.execute(StepPlan(number, (), ends=seq_ids))
+
+
+def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
+    """Leaves nothing behind but what was compiled, and graphs."""
+    for number, slices in enumerate(_steps(executor, config)):
+        if not executor.samples:
+            executor.follow(StepPlan(number, slices))
+            continue
+        seq_ids = tuple(slice_.seq_id for slice_ in slices)
+        executor.execute(StepPlan(number, slices, _starts(number, seq_ids)))
+        executor.execute(StepPlan(number, (), ends=seq_ids))
+
+
+def _starts(number: int, seq_ids: Sequence[int]) -> tuple[SeqStart, ...]:
+    return tuple(SeqStart(seq_id, GREEDY if number else SAMPLING, 0, (0,), ()) for seq_id in seq_ids)
+
+
+def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[SeqSlice, ...]]:
+    block_size, context_len = executor.block_size, executor.max_context_len
+    all_blocks = (0,) * -(-context_len // block_size)  # tables as wide as they get: what is cut is put together again
+    num_drafts = min(config.max_draft_tokens, context_len - 1)
+    num_seqs = max(1, min(config.max_sequences, config.max_step_tokens // (1 + num_drafts)))
+
+    def slices(counts: Sequence[int], start: int = 0, num_drafts: int = 0, scored: int = 0) -> tuple[SeqSlice, ...]:
+        return tuple(
+            SeqSlice(-1 - at, start, (0,) * count, all_blocks, True, (0,) * scored, num_drafts)
+            for at, count in enumerate(counts)
+        )
+
+    # single tokens
+    yield slices([1 + num_drafts] * num_seqs, num_drafts=num_drafts)
+    for count in (FEW_ROWS, 1):
+        if count < num_seqs:
+            yield slices([1] * count)
+    # chunks of prompts
+    whole, rest = divmod(config.max_step_tokens, context_len)
+    yield slices([*[context_len] * min(whole, config.max_sequences), *([rest] if rest and whole < num_seqs else ())])
+    yield slices([min(3, config.max_step_tokens, context_len)], scored=1)
+    # those that share a prefix, alone and beside a chunk
+    for rows, tokens in executor.cascade.steps[:1] if executor.cascade is not None else ():
+        shared = -(-tokens // block_size) * block_size
+        if context_len >= shared + 2 and config.max_step_tokens >= rows + 2:
+            yield slices([1] * rows, start=shared)
+            if config.max_sequences > rows:
+                yield slices([1] * rows + [2], start=shared)

@@ -1,0 +1,89 @@
+"""The tensors of one step. The only place where a plan becomes tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.model.cascade import PrefixGroup
+from engine.scheduling.scheduler_output import StepPlan
+from engine.device.transfer import to_device
+from kernels.paged_attention.prefixes import SharedPrefixes
+
+__all__ = ["ForwardBatch"]
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """All slices of a plan, one after the other.
+
+    plan    A: tokens 7 8 9 from position 4, B: token 5 at position 2, both sample; block size 4, blocks A [3 6], B [1]
+
+    tokens        7  8  9 | 5
+    positions     4  5  6 | 2
+    slots        24 25 26 | 6     block * 4 + position % 4
+    query_starts  0         3  4
+    seq_lens      7, 3
+    sample_rows         2   3     (and 0, 1 before them if the logprobs of A's tokens 8 and 9 are wanted)
+    """
+
+    tokens_T: Tensor  # int64
+    positions_T: Tensor  # int64
+    slots_T: Tensor  # int64
+    query_starts: Tensor  # [S + 1] int32
+    seq_lens_S: Tensor  # int32, this step's tokens included
+    block_table_SW: Tensor  # int32; -1 past a sequence's blocks
+    sample_rows_R: Tensor  # int64, rows whose logits are wanted
+    prefixes: SharedPrefixes | None = None  # None where no group is worth it
+
+    @classmethod
+    def from_plan(
+        cls, plan: StepPlan, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
+    ) -> "ForwardBatch":
+        """`groups` begin with the same blocks."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        starts, lens = [0], []
+        rows: list[int] = []
+        for slice_ in plan.slices:
+            stop = slice_.start + len(slice_.tokens)
+            tokens += slice_.tokens
+            positions += range(slice_.start, stop)
+            slots += [
+                slice_.blocks[at // block_size] * block_size + at % block_size for at in range(slice_.start, stop)
+            ]
+            starts.append(len(tokens))
+            lens.append(stop)
+            rows += range(starts[-2], starts[-2] + len(slice_.scored))
+            if slice_.samples:
+                rows += range(len(tokens) - 1 - slice_.num_drafts, len(tokens))
+        # in numpy: a tensor of lists takes milliseconds where rows and blocks are many
+        table = np.full((len(plan.slices), max(len(slice_.blocks) for slice_ in plan.slices)), -1, np.int32)
+        for row, slice_ in zip(table, plan.slices, strict=True):
+            row[: len(slice_.blocks)] = slice_.blocks
+        return cls(
+            to_device(tokens, device),
+            to_device(positions, device),
+            to_device(slots, device),
+            to_device(starts, device, torch.int32),
+            to_device(lens, device, torch.int32),
+            to_device(torch.from_numpy(table), device),
+            to_device(rows, device, torch.int64),
+            _shared_prefixes(groups, len(plan.slices), device),
+        )
+
+
+def _shared_prefixes(groups: Sequence[PrefixGroup], num_rows: int, device: torch.device) -> SharedPrefixes | None:
+    if not groups:
+        return None
+    starts, shared_lens = [0], [0] * num_rows
+    members: list[int] = []
+    for group in groups:
+        members += group.rows
+        starts.append(len(members))
+        for row in group.rows:
+            shared_lens[row] = group.num_tokens
+    return SharedPrefixes(*(to_device(ints, device, torch.int32) for ints in (starts, members, shared_lens)))

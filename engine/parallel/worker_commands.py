@@ -1,0 +1,380 @@
+"""How the first rank tells the others what to do: a frame per order, through memory on one node, else over TCP.
+
+There is one TCP connection to each rank in any case. Both ends first prove that they know the token of this replica:
+
+    first rank              nonce ->
+    rank                 <- its number, nonce, HMAC over both nonces and the number
+    first rank              HMAC over the same ->
+
+Whoever proves nothing within HELLO_S is cut off; strangers take no rank's place and keep no rank waiting. What follows
+is not encrypted, but every frame is followed by its MAC (`Channel`): who sits on the path can read orders, and gives
+none. When a connection ends, the rest of the replica must not wait for it:
+`on_loss` is called.
+
+Once the replica is loaded, every rank sends a heartbeat each BEAT_S: the age of its last finished step. A rank that is
+stopped keeps its connection and sends none; who is to be given up, and when, is for engine/runtime/watchdog.py to say.
+"""
+
+import contextlib
+import hmac
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from engine.scheduling.scheduler_output import StepPlan
+
+__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "RankBeat", "SaveBlock"]
+
+
+class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Keep your share of a block, as it is after the orders up to now."""
+
+    name: bytes
+    block: int
+
+
+class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Fill your share of a block."""
+
+    block: int
+    shares: tuple[bytes, ...]  # of the ranks from 1 on
+
+
+class RankBeat(NamedTuple):
+    """What was heard of a rank last."""
+
+    num_beats: int  # up to now
+    age_s: float  # of the step that it computes, when it sent the last one; 0: it waits for the next
+
+
+BEAT_S = 0.25  # between two heartbeats of a rank
+BEAT = struct.Struct(">d")  # age of its last finished step
+HELLO_S = 5.0  # for the proofs; whoever takes longer is a stranger
+MAX_STRANGERS = 32  # that are heard at the same time; of more the oldest is cut off
+NONCE_BYTES = PROOF_BYTES = 32
+HELLO = struct.Struct(f">I{NONCE_BYTES}s{PROOF_BYTES}s")  # rank, nonce, proof
+HELLO_SAID = struct.Struct(f">I{NONCE_BYTES}s{NONCE_BYTES}s")  # what is proven: rank, nonce of the first rank, its own
+TAG_BYTES = 16
+MAX_NUMBER_BYTES = 20
+MAX_ORDER_BYTES = 1 << 30
+
+Order = StepPlan | SaveBlock | LoadBlock
+
+
+class PlanMemory(Protocol):
+    """Takes frames from the first rank to the others. A rank that is gone is a RuntimeError."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def receive(self) -> bytes: ...
+
+    def give_up(self) -> None: ...
+
+    def forget_name(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Meeting(msgspec.Struct, frozen=True):
+    """Where and how the ranks of a replica find each other. Made by the first rank."""
+
+    host: str
+    port: int
+    token: str
+    size: int
+    group: str  # name of the memory segment for sums, or address of the process group
+    plans: str = ""  # name of the memory segment for orders; "": they go over the connections
+    cache_key: bytes | None = None  # keys what the ranks keep for other replicas; None: they keep nothing
+
+
+class Leader:
+    """The first rank's end. Ranks may join from its construction on, until all have."""
+
+    def __init__(self, host: str, size: int, token: str, memory: PlanMemory | None = None) -> None:
+        self._memory = memory
+        self._rendezvous = _Rendezvous(host, size, token)
+        self._ranks: list[Channel] = []
+        self._beats: list[RankBeat] = []
+        self.port: int = self._rendezvous.port
+
+    def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
+        """Waits until every rank has said how many KV blocks it has room for; tells all the least."""
+        deadline_s = time.monotonic() + timeout_s
+        self._ranks = self._rendezvous.all(timeout_s)
+        least = num_blocks
+        for rank in self._ranks:
+            rank.socket.settimeout(max(0.001, deadline_s - time.monotonic()))
+            least = min(least, int(rank.receive(MAX_NUMBER_BYTES)))
+            rank.socket.settimeout(None)
+        for rank in self._ranks:
+            rank.send(str(least).encode())
+        return least
+
+    def watch(self, on_loss: Callable[[], None]) -> None:
+        """Listens to the ranks' heartbeats. Calls `on_loss`, in another thread, when a rank's connection ends."""
+        self._beats = [RankBeat(0, 0.0) for _ in self._ranks]
+        for index, rank in enumerate(self._ranks):
+            listen = threading.Thread(target=self._listen, args=(index, rank, on_loss), name="rank-listen", daemon=True)
+            listen.start()
+
+    def beats(self) -> tuple[RankBeat, ...]:
+        """Of the ranks from 1 on; () until they are watched. In any thread."""
+        return tuple(self._beats)
+
+    def _listen(self, index: int, rank: "Channel", on_loss: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError, struct.error):
+            while True:
+                (age_s,) = BEAT.unpack(rank.receive(BEAT.size))
+                self._beats[index] = RankBeat(self._beats[index].num_beats + 1, age_s)
+        on_loss()
+
+    def send(self, order: Order) -> None:
+        frame = msgspec.msgpack.encode(order)
+        if self._memory is not None:
+            self._memory.send(frame)
+            return
+        for rank in self._ranks:
+            rank.send(frame)
+
+    def close(self) -> None:
+        self._rendezvous.close()
+
+
+class _Rendezvous:
+    """Listens until every rank has come and proven that it is one."""
+
+    def __init__(self, host: str, size: int, token: str) -> None:
+        self._token, self._size = token.encode(), size
+        self._listener = socket.create_server((host, 0))
+        self._listener.settimeout(0.2)  # to see that it is over
+        self.port: int = self._listener.getsockname()[1]
+        self._changed = threading.Condition()
+        self._ranks: dict[int, Channel] = {}
+        self._strangers: dict[socket.socket, None] = {}  # who has proven nothing yet, the oldest first
+        self._is_over = False
+        threading.Thread(target=self._accept, name="rank-rendezvous", daemon=True).start()
+
+    def all(self, timeout_s: float) -> "list[Channel]":
+        """The connections of the ranks from 1 on. Raises TimeoutError if they have not all come by then."""
+        with self._changed:
+            if not self._changed.wait_for(self._is_whole, timeout_s):
+                missing = ", ".join(str(rank) for rank in range(1, self._size) if rank not in self._ranks)
+                raise TimeoutError(f"of {self._size} ranks these have not come within {timeout_s:g} s: {missing}")
+            return [self._ranks[rank] for rank in range(1, self._size)]
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_over = True
+            for connection in self._strangers:
+                _shut(connection)  # and its thread closes it
+            for channel in self._ranks.values():
+                _shut(channel.socket)  # wakes the thread that watches it, which close alone does not
+                channel.socket.close()
+
+    def _is_whole(self) -> bool:
+        return len(self._ranks) == self._size - 1
+
+    def _accept(self) -> None:
+        with self._listener:
+            while True:
+                with self._changed:
+                    if self._is_over or self._is_whole():
+                        break
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:  # nobody came, or is gone already; or there is no file descriptor left
+                    time.sleep(0.01)
+                    continue
+                with self._changed:
+                    self._strangers[connection] = None
+                    if len(self._strangers) > MAX_STRANGERS:
+                        _shut(next(iter(self._strangers)))  # a rank tries again
+                threading.Thread(target=self._greet, args=(connection,), name="rank-hello", daemon=True).start()
+        with self._changed:
+            for connection in self._strangers:
+                _shut(connection)
+
+    def _greet(self, connection: socket.socket) -> None:
+        proven = None
+        with contextlib.suppress(OSError):
+            proven = self._prove(connection)
+        with self._changed:
+            del self._strangers[connection]
+            if proven is None or proven[0] in self._ranks or self._is_over:
+                connection.close()
+                return
+            rank, channel = proven
+            connection.settimeout(None)
+            self._ranks[rank] = channel
+            self._changed.notify_all()
+
+    def _prove(self, connection: socket.socket) -> "tuple[int, Channel] | None":
+        """Which rank it is, and how to speak with it; None for a stranger."""
+        deadline_s = time.monotonic() + HELLO_S
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        connection.settimeout(HELLO_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(nonce)
+        hello = _exactly(connection, HELLO.size, deadline_s)
+        rank, its_nonce, proof = HELLO.unpack(hello)
+        said = HELLO_SAID.pack(rank, nonce, its_nonce)
+        if not 0 < rank < self._size or not hmac.compare_digest(proof, _proof(self._token, b"rank", said)):
+            return None
+        connection.sendall(_proof(self._token, b"first", said))
+        return int(rank), Channel(connection, self._token, said, is_first=True)
+
+
+class Follower:
+    """Another rank's end. Raises TimeoutError or ConnectionError if the first rank cannot be reached."""
+
+    def __init__(self, meeting: Meeting, rank: int, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
+        self._memory = memory
+        self._channel = _join(meeting, rank, timeout_s)
+        self._socket = self._channel.socket
+        self._socket.settimeout(timeout_s)
+        self._began_s: float | None = None  # when the order came that is obeyed now
+        self._is_over = threading.Event()
+
+    def agree(self, num_blocks: int) -> int:
+        self._channel.send(str(num_blocks).encode())
+        return int(self._channel.receive(MAX_NUMBER_BYTES))
+
+    def watch(self, on_loss: Callable[[], None]) -> None:
+        """Calls `on_loss`, in another thread, when the first rank is gone. Only where plans come through memory."""
+        if self._memory is not None:
+            self._socket.settimeout(None)
+            _watch(self._socket, on_loss)
+
+    def beat(self) -> None:
+        """Sends heartbeats from now on, in a thread of their own. What is computed must let go of the interpreter."""
+        threading.Thread(target=self._keep_beating, name="rank-heartbeat", daemon=True).start()
+
+    def _keep_beating(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self._is_over.wait(BEAT_S):
+                began_s = self._began_s
+                self._channel.send(BEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
+
+    def orders(self) -> Iterator[Order]:
+        """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""
+        self._socket.settimeout(None)
+        decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+        while True:
+            try:
+                memory, channel = self._memory, self._channel
+                frame = memory.receive() if memory is not None else channel.receive(MAX_ORDER_BYTES)
+            except (OSError, RuntimeError):
+                return
+            self._began_s = time.monotonic()
+            yield decoder.decode(frame)
+            self._began_s = None
+
+    def close(self) -> None:
+        self._is_over.set()
+        _shut(self._socket)
+        self._socket.close()
+
+
+class Channel:
+    """A connection whose ends have proven themselves. One thread may send while another one receives.
+
+    A frame is its length, its bytes, and a MAC over its number in its direction, its length and its bytes (BLAKE2b
+    under a key of the connection and the direction). One that is not the next frame of the other end, whole and
+    unchanged, raises ConnectionError.
+    """
+
+    def __init__(self, connection: socket.socket, token: bytes, said: bytes, is_first: bool) -> None:
+        """`said` is what both ends have proven; `is_first` if this end is the first rank's."""
+        self.socket = connection
+        keys = [_proof(token, b"frames of the " + side, said) for side in (b"first", b"rank")]
+        self._ours, self._theirs = (blake2b(key=key, digest_size=TAG_BYTES) for key in keys[:: 1 if is_first else -1])
+        self._num_sent = self._num_received = 0
+
+    def send(self, data: bytes) -> None:
+        frame = struct.pack(">I", len(data)) + data
+        self.socket.sendall(frame + _tag(self._ours, self._num_sent, frame))
+        self._num_sent += 1
+
+    def receive(self, most: int) -> bytes:
+        """The next frame, of at most so many bytes."""
+        head = _exactly(self.socket, 4)
+        (length,) = struct.unpack(">I", head)
+        if length > most:
+            raise ConnectionError(f"a frame has {length} bytes, must have at most {most}")
+        data, tag = _exactly(self.socket, length), _exactly(self.socket, TAG_BYTES)
+        if not hmac.compare_digest(tag, _tag(self._theirs, self._num_received, head + data)):
+            raise ConnectionError("the MAC of a frame is wrong")
+        self._num_received += 1
+        return data
+
+
+def _tag(keyed: "blake2b", number: int, frame: bytes) -> bytes:
+    mac = keyed.copy()
+    mac.update(number.to_bytes(8, "big"))
+    mac.update(frame)
+    return mac.digest()
+
+
+def _join(meeting: Meeting, rank: int, timeout_s: float) -> Channel:
+    """Connects, and again if strangers have crowded it out."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.001, deadline_s - time.monotonic())
+        connection = socket.create_connection((meeting.host, meeting.port), timeout=left_s)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _introduce(connection, meeting.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+
+
+def _introduce(connection: socket.socket, token: bytes, rank: int, deadline_s: float) -> Channel:
+    nonce, its_nonce = secrets.token_bytes(NONCE_BYTES), _exactly(connection, NONCE_BYTES, deadline_s)
+    said = HELLO_SAID.pack(rank, its_nonce, nonce)
+    connection.sendall(HELLO.pack(rank, nonce, _proof(token, b"rank", said)))
+    if not hmac.compare_digest(_exactly(connection, PROOF_BYTES, deadline_s), _proof(token, b"first", said)):
+        raise ConnectionError("the first rank does not know the token")
+    return Channel(connection, token, said, is_first=False)
+
+
+def _proof(token: bytes, who: bytes, said: bytes) -> bytes:
+    return hmac.digest(token, who + b"\0" + said, "sha256")
+
+
+def _shut(connection: socket.socket) -> None:
+    """Whoever reads from it wakes up."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _watch(connection: socket.socket, on_loss: Callable[[], None]) -> None:
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(1)  # nothing more is said on it
+        on_loss()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _exactly(source: socket.socket, count: int, deadline_s: float | None = None) -> bytes:
+    """Raises TimeoutError at the deadline, if there is one, however slowly it comes."""
+    parts = []
+    while count:
+        if deadline_s is not None:
+            source.settimeout(max(0.001, deadline_s - time.monotonic()))
+        part = source.recv(min(count, 1 << 20))
+        if not part:
+            raise ConnectionError("the other rank closed the connection")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)

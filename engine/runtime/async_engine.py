@@ -1,0 +1,57 @@
+"""An engine as an EngineClient, in this process: what stands behind the API when there is no cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from engine.engine import Engine
+from engine.runtime.engine_thread import Abort, EngineThread, Submit
+from engine.errors import EngineFailed, UnknownModel
+from engine.runtime.output_queue import Mailboxes
+from engine.types import EngineStatus, GenerateRequest, StepReport, TokenChunk
+
+__all__ = ["AsyncEngine"]
+
+
+class AsyncEngine:
+    """Construct it inside a running event loop and use it there alone. `close` ends the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._mailboxes = Mailboxes()
+        self._model = engine.model
+        self._thread = EngineThread(engine, self._deliver)
+        self._thread.start()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        mailbox = self._mailboxes.open(request.request_id)
+        try:
+            self._thread.send(Submit(request))
+            await mailbox.accepted()
+            open_choices = {i for i in range(request.n) if not request.resume or request.resume[i] is not None}
+            while open_choices:
+                chunk = await mailbox.next()
+                if chunk.finish_reason is not None:
+                    open_choices.discard(chunk.index)
+                if chunk.finish_reason == "error":
+                    raise EngineFailed(chunk.error or "the engine failed")
+                yield chunk
+        finally:
+            self._mailboxes.close(request.request_id)
+            self._thread.send(Abort(request.request_id))
+
+    def stop_choice(self, request_id: str, index: int) -> None:
+        self._thread.send(Abort(request_id, index))
+
+    async def status(self, model: str) -> EngineStatus:
+        if model != self._model:
+            raise UnknownModel(f"this engine serves {self._model!r}", param="model")
+        if self._thread.failure is not None:
+            raise EngineFailed("the engine has failed")
+        return self._thread.status
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.close)
+
+    def _deliver(self, report: StepReport) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._mailboxes.deliver, report)

@@ -1,0 +1,82 @@
+"""Notices an engine that hangs and a rank that has stopped, by the age of their last finished steps."""
+
+from typing import Protocol
+
+from engine.parallel.worker_commands import RankBeat
+from engine.types import StepAges
+
+__all__ = ["Watched", "Watchdog"]
+
+RANK_SILENCE_S = 2.0  # of a rank without a heartbeat, while the others wait for it
+
+
+class Watched(Protocol):
+    """An engine's thread, as the watchdog sees it. engine/runtime/engine_thread.py has the real one."""
+
+    num_steps: int
+    is_in_step: bool
+
+    @property
+    def limit_s(self) -> float: ...
+
+    @property
+    def is_step_known(self) -> bool: ...
+
+    def rank_beats(self) -> tuple[RankBeat, ...]: ...
+
+
+class Watchdog:
+    """Looks once in each heartbeat. It counts what it has seen of a wait: a process that was stopped as a whole, or
+    whose machine was, has not waited meanwhile.
+
+    An engine hangs when its step takes longer than `limit_s` (engine/runtime/step_times.py). A rank counts as stopped when
+    nothing is heard of it for RANK_SILENCE_S while there is work. Where a step of the size is the first one, a rank may
+    compile kernels and be silent for as long as the step may take.
+    """
+
+    def __init__(self, watched: Watched, period_s: float) -> None:
+        self.alarm: str | None = None  # what is wrong
+        self._watched = watched
+        self._longest_s = 2 * period_s  # of the time between two looks, what counts
+        self._last_s: float | None = None
+        self._engine = _Wait()
+        self._ranks: list[_Wait] = []
+
+    def look(self, now_s: float) -> StepAges:
+        """How old the last steps are now."""
+        watched, beats = self._watched, self._watched.rank_beats()
+        passed_s = min(now_s - self._last_s, self._longest_s) if self._last_s is not None else 0.0
+        self._last_s = now_s
+        self._ranks += [_Wait() for _ in beats[len(self._ranks) :]]
+        # one that has sent none yet is still loading
+        heard = [beat.num_beats or None for beat in beats]
+        silences_s = [wait.look(count, passed_s) for wait, count in zip(self._ranks, heard, strict=True)]
+        engine_s = self._engine.look(watched.num_steps if watched.is_in_step else None, passed_s)
+        limit_s = watched.limit_s
+        if watched.is_in_step and self.alarm is None:
+            self.alarm = self._judge(engine_s, limit_s, silences_s)
+        ages_s = tuple(beat.age_s + silence_s for beat, silence_s in zip(beats, silences_s, strict=True))
+        return StepAges(engine_s, limit_s, ages_s)
+
+    def _judge(self, engine_s: float, limit_s: float, silences_s: list[float]) -> str | None:
+        if engine_s > limit_s:
+            return f"the engine has not finished a step for {engine_s:.1f} s"
+        most_s = min(RANK_SILENCE_S, limit_s) if self._watched.is_step_known else limit_s
+        for rank, silence_s in enumerate(silences_s, 1):
+            if silence_s > most_s:
+                return f"rank {rank} has been silent for {silence_s:.1f} s"
+        return None
+
+
+class _Wait:
+    """For how long a count has not changed."""
+
+    def __init__(self) -> None:
+        self._count: int | None = None
+        self._waited_s = 0.0
+
+    def look(self, count: int | None, passed_s: float) -> float:
+        """`count` is None where nothing is waited for."""
+        self._waited_s = self._waited_s + passed_s if count is not None and count == self._count else 0.0
+        self._count = count
+        return self._waited_s

@@ -1,0 +1,296 @@
+"""Chooses the next tokens. Keeps, for each sequence, what its choice depends on besides the logits."""
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.structured_output.grammar import TokenTable
+from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.sampling.sampling_state import SamplingState
+from engine.device.transfer import HostCopy, to_device
+from engine.types import PromptLogprob, TokenLogprob
+from kernels.kernel_set import KernelSet
+
+__all__ = ["Sampler", "Sampling"]
+
+ReadLogprobs = Callable[[], tuple[TokenLogprob | None, ...]]
+ReadScores = Callable[[], tuple[PromptLogprob, ...]]
+
+FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
+
+
+class Sampler:
+    """One road of logits, in fp32: grammar, allowed, forbidden (bad words, min_tokens), bias, penalties, temperature,
+    min-p, top-k, top-p, choice. Where thinking must end, or the whole answer, the choice is made.
+
+    Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
+    """
+
+    def __init__(
+        self, kernels: KernelSet, vocab_size: int, device: torch.device, table: TokenTable | None = None
+    ) -> None:
+        """`table` is needed for requests with a grammar."""
+        self._table = table
+        self._kernels = kernels
+        self._vocab_size = vocab_size
+        self._device = device
+        self._states: dict[int, SamplingState] = {}
+
+    def update(self, plan: StepPlan) -> None:
+        """Forgets the sequences that ended and learns about those that start."""
+        for seq_id in plan.ends:
+            self._states.pop(seq_id, None)
+        for start in plan.starts:
+            self._states[start.seq_id] = SamplingState(start, self._vocab_size, self._table)
+
+    def compile_grammar(self, text: str) -> None:
+        """So that a request with it costs its first step nothing more. In any thread; nothing is wrong if it fails."""
+        if self._table is not None:
+            self._table.compiled(text)
+
+    def has_grammar(self, plan: StepPlan) -> bool:
+        return any(state.matcher for state in self._sampling(plan))
+
+    def grammar_bits(self, plan: StepPlan) -> Tensor:
+        """[R, ceil(V / 32)] int32, 1 means allowed. Can run while the model does."""
+        states = self._sampling(plan)
+        bits = np.full((len(states), -(-self._vocab_size // 32)), -1, dtype=np.int32)
+        for state, row in zip(states, bits, strict=True):
+            state.fill(row)
+        return torch.from_numpy(bits)
+
+    def warm_up(self) -> None:
+        """Compiles what only a request with a grammar needs; engine/execution/warm_up.py sees to everything else."""
+        logits = torch.zeros((1, self._vocab_size), device=self._device)
+        words = torch.zeros((1, -(-self._vocab_size // 32)), dtype=torch.int32, device=self._device)
+        self._kernels.allow_bits(logits, words)
+
+    def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
+        """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
+
+        The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
+        its drafts. A draft holds if it is what is chosen before it.
+        """
+        return self.begin(plan, logits_RV, bits).result()
+
+    @torch.inference_mode()
+    def begin(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
+        """The same, whose result can be asked for later: once, and before the next one is begun."""
+        states = self._sampling(plan)
+        scores: list[ReadScores] = []
+        if any(slice_.scored for slice_ in plan.slices):
+            scores, logits_RV = self._score(plan, logits_RV)
+        if not states:
+            return Sampling(plan, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
+        allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, to_device(bits, self._device))
+        filtered_RV = self._filter(allowed_RV, states)
+        if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
+            nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
+            filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
+        ahead = [at for slice_ in plan.slices if slice_.samples for at in range(1 + slice_.num_drafts)]
+        chosen_R = self._settle(self._force(self._choose(filtered_RV, states, ahead), states), states)
+        scored_RV = self._scored(logits_RV, filtered_RV, states)
+        counts: tuple[int, ...] = ()
+        if any(slice_.num_drafts for slice_ in plan.slices):
+            counts, kept = _kept(plan, chosen_R.tolist())
+            rows = self._ints(kept)
+            chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
+        return Sampling(plan, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
+
+    def _sampling(self, plan: StepPlan) -> list[SamplingState]:
+        """The state of each row that is sampled from."""
+        slices = (slice_ for slice_ in plan.slices if slice_.samples)
+        return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_drafts)]
+
+    def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
+        kernels = self._kernels
+        if any(state.allowed is not None for state in states):
+            limited = self._floats([state.allowed is not None for state in states]).bool()
+            logits_RV = kernels.allow_only(logits_RV, limited, *self._entries(state.allowed or () for state in states))
+        if any(forbidden := [state.forbidden() for state in states]):
+            logits_RV = kernels.forbid(logits_RV, *self._entries(forbidden))
+        if any(state.bias for state in states):
+            bias = self._floats([value for state in states for value in state.bias.values()])
+            logits_RV = kernels.add_bias(logits_RV, *self._entries(state.bias for state in states), bias)
+        if any(state.penalised for state in states):
+            logits_RV = self._penalise(logits_RV, states)
+        return logits_RV
+
+    def _penalise(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
+        seen = [state.seen.arrays() for state in states]
+        rows = np.repeat(np.arange(len(seen)), [len(tokens) for tokens, _ in seen])
+        tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+        return self._kernels.penalties(
+            logits_RV,
+            *(to_device(torch.from_numpy(part), self._device) for part in (rows, tokens_E, counts_E)),
+            self._floats([state.params.presence_penalty for state in states]),
+            self._floats([state.params.frequency_penalty for state in states]),
+            self._floats([state.params.repetition_penalty for state in states]),
+        )
+
+    def _choose(self, logits_RV: Tensor, states: list[SamplingState], ahead: list[int]) -> Tensor:
+        """`ahead` is how many drafts are before each row."""
+        kernels, params = self._kernels, [state.params for state in states]
+        greedy = [one.temperature == 0 for one in params]
+        if all(greedy):
+            return logits_RV.argmax(-1)
+        if any(one.temperature not in (0, 1) for one in params):
+            logits_RV = kernels.scale_temperature(logits_RV, self._floats([one.temperature for one in params]))
+        if any(min_p := [0.0 if one.temperature == 0 else one.min_p for one in params]):
+            logits_RV = kernels.keep_min_p(logits_RV, self._floats(min_p))
+        if any(top_k := [0 if one.temperature == 0 else one.top_k for one in params]):
+            logits_RV = kernels.keep_top_k(logits_RV, self._ints(top_k))
+        top_p = [1.0 if one.temperature == 0 else one.top_p for one in params]
+        if any(p < 1 for p in top_p):
+            logits_RV = kernels.keep_top_p(logits_RV, self._floats(top_p))
+        seeds = self._ints([state.seed for state in states])
+        positions = self._ints([state.num_tokens + drafts for state, drafts in zip(states, ahead, strict=True)])
+        return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
+
+    def _force(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
+        """The choice, but where a token must come."""
+        forced = [state.forced for state in states]
+        if all(token is None for token in forced):
+            return chosen_R
+        tokens = [-1 if token is None else token for token in forced]
+        return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
+
+    def _settle(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
+        """The choice, but where an answer could not be finished within its budget after it."""
+        if not any(state.is_fitted for state in states):
+            return chosen_R
+        tokens = [state.settle(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
+        return self._ints(tokens)
+
+    def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list[SamplingState]) -> Tensor:
+        """The logits whose log probabilities are told."""
+        filtered = [state.params.scores_filtered for state in states]
+        if not any(filtered):
+            return logits_RV
+        return torch.where(self._floats(filtered).bool()[:, None], filtered_RV, logits_RV)
+
+    def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list[SamplingState]) -> "ReadLogprobs":
+        """They are computed now, and read later."""
+        wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
+        asked = [(row, count) for row, count in wanted if count is not None]
+        if not asked:
+            return _no_logprobs
+        rows = self._ints([row for row, _ in asked])
+        tokens = chosen_R[rows]
+        chosen, top_ids, top_values = self._kernels.logprobs(logits_RV[rows], tokens, max(count for _, count in asked))
+        columns = [HostCopy(one) for one in (tokens, chosen, top_ids, top_values)]
+        named = [self._named(logits_RV[row], states[row]) for row, _ in asked]
+
+        def read() -> tuple[TokenLogprob | None, ...]:
+            out: list[TokenLogprob | None] = [None] * len(states)
+            parts = (column.tolist() for column in columns)
+            for (row, count), others, token, logprob, ids, values in zip(asked, named, *parts, strict=True):
+                top = _floored(ids[:count], values[:count])
+                out[row] = TokenLogprob(token, max(logprob, FLOOR), top, others())
+            return tuple(out)
+
+        return read
+
+    def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
+        """What the prompts' tokens got, to be read later, and the rows that are sampled from."""
+        scores: list[ReadScores] = []
+        at = 0
+        sampled: list[int] = []
+        for slice_ in plan.slices:
+            stop = at + len(slice_.scored)
+            if slice_.scored:
+                most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
+                # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
+                scores.append(self._scores_of(logits_RV[at:stop].clone(), slice_.scored, most))
+            num_sampled = slice_.samples * (1 + slice_.num_drafts)
+            sampled += range(stop, stop + num_sampled)
+            at = stop + num_sampled
+        return scores, logits_RV[self._ints(sampled)]
+
+    def _scores_of(self, logits_TV: Tensor, tokens: tuple[int, ...], most: int) -> ReadScores:
+        tokens_T = self._ints(list(tokens))
+        logprobs, top_ids, top_values = self._kernels.logprobs(logits_TV, tokens_T, most)
+        ranks = (logits_TV > logits_TV.gather(-1, tokens_T[:, None])).sum(-1) + 1
+        columns = [HostCopy(one) for one in (logprobs, ranks, top_ids, top_values)]
+
+        def read() -> tuple[PromptLogprob, ...]:
+            parts = (column.tolist() for column in columns)
+            return tuple(
+                PromptLogprob(token, max(logprob, FLOOR), rank, _floored(ids, values))
+                for token, logprob, rank, ids, values in zip(tokens, *parts, strict=True)
+            )
+
+        return read
+
+    def _named(self, logits_V: Tensor, state: SamplingState) -> Callable[[], tuple[tuple[int, float], ...]]:
+        """Tokens that the request names, and their log probabilities, to be read later."""
+        ids = list(state.named)
+        if not ids:
+            return tuple
+        values = HostCopy(logits_V.log_softmax(-1)[self._ints(ids)])
+        return lambda: _floored(ids, values.tolist())
+
+    def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
+        entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
+        return self._ints([row for row, _ in entries]), self._ints([token for _, token in entries])
+
+    def _ints(self, values: list[int]) -> Tensor:
+        return to_device(values, self._device, torch.int64)
+
+    def _floats(self, values: list[float] | list[int] | list[bool]) -> Tensor:
+        return to_device(values, self._device, torch.float32)
+
+
+class Sampling:
+    """A step's choice on its way."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        states: list[SamplingState],
+        tokens: Tensor,
+        read_logprobs: "ReadLogprobs",
+        read_scores: list[ReadScores],
+        counts: tuple[int, ...],
+    ) -> None:
+        self.tokens = tokens  # [N] int64, on the device
+        self.seq_ids = [slice_.seq_id for slice_ in plan.slices if slice_.samples]
+        self._copy = HostCopy(tokens)
+        self._states, self._read_logprobs = states, read_logprobs
+        self._slices_states = [] if not states else list(dict.fromkeys(states))
+        self._read_scores, self._counts = read_scores, counts
+
+    def result(self) -> StepResult:
+        """Waits for it. From then on the sequences have these tokens."""
+        tokens = tuple(self._copy.tolist())
+        logprobs = self._read_logprobs()
+        for state, token in zip(self._states, tokens, strict=True):
+            state.append(token)
+        failed = tuple(state.failure for state in self._slices_states)
+        scores = tuple(read() for read in self._read_scores)
+        return StepResult(tokens, logprobs, failed if any(failed) else (), scores, self._counts)
+
+
+def _no_logprobs() -> tuple[TokenLogprob | None, ...]:
+    return ()
+
+
+def _kept(plan: StepPlan, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
+    """How many tokens each sampling slice gets, and the rows that they are chosen from."""
+    counts: list[int] = []
+    kept: list[int] = []
+    first = 0
+    for slice_ in (slice_ for slice_ in plan.slices if slice_.samples):
+        drafts = slice_.tokens[len(slice_.tokens) - slice_.num_drafts :]
+        right = (draft == token for draft, token in zip(drafts, chosen[first:], strict=False))
+        counts.append(1 + sum(itertools.takewhile(bool, right)))
+        kept += range(first, first + counts[-1])
+        first += 1 + slice_.num_drafts
+    return tuple(counts), kept
+
+
+def _floored(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((id_, max(value, FLOOR)) for id_, value in zip(ids, values, strict=True))

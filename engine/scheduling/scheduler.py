@@ -1,0 +1,294 @@
+"""Decides what the next step computes. Knows no tensor.
+
+There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served
+in the order (priority, virtual start, arrival): tenants have their turns (engine/scheduling/fair_queueing.py). Every sequence that
+lacks a single token (a decode) has one token of the budget set aside; longer ones share what is left in chunks. When
+blocks run out, the last sequence in that order loses its own and computes them again later, so the first one always
+gets on and nothing starves within a priority.
+"""
+
+import bisect
+import itertools
+import time
+
+from configs.schema import SchedulerConfig
+from engine.scheduling.ngram_proposer import Drafts
+from engine.scheduling.fair_queueing import VirtualClock
+from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan, StepResult
+from engine.scheduling.sequence import PENDING, Sequence
+from engine.scheduling.block_allocator import BlockKeeper, SequenceBlocks
+from engine.scheduling.waiting_queue import WaitingQueue
+
+__all__ = ["Scheduler"]
+
+SCORED_ROWS = 64  # rows of logits in one step, at most, for the prompts whose logprobs are wanted
+
+
+class Scheduler:
+    """Owns the sequences that wait or run."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        num_blocks: int,
+        block_size: int,
+        prefix_sharing: bool,
+        cache_key: bytes,
+        max_context_len: int,
+        keeper: BlockKeeper | None = None,
+    ) -> None:
+        self.config = config
+        self.max_context_len = max_context_len
+        self.blocks = SequenceBlocks(num_blocks, block_size, prefix_sharing, cache_key, keeper)
+        self.queue = WaitingQueue(self.blocks)
+        self.running: list[Sequence] = []  # sorted by order; these hold blocks
+        self.num_preemptions = 0
+        self.clock = VirtualClock()
+        self._starts: list[SeqStart] = []
+        self._ends: list[int] = []
+        self._copies: list[tuple[int, int]] = []
+        self._step = 0
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        return self.queue.sequences
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens to compute before every sequence has its next one; a cached prefix may go before it is used."""
+        return self.queue.num_missing_tokens + sum(seq.num_uncomputed - 1 for seq in self.running)
+
+    # -- sequences come and go
+
+    def add(self, seq: Sequence) -> None:
+        self.queue.add(seq)
+
+    def remove(self, seq: Sequence) -> None:
+        """Forgets a sequence, finished or not, and frees its blocks."""
+        if seq in self.running:
+            self.running.remove(seq)
+            self._ends.append(seq.seq_id)
+            self.blocks.release(seq)
+        else:
+            self.queue.remove(seq)
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Lets a new sequence go on from where a running one is; all but its last token are the parent's.
+
+        Full blocks are shared, the partly filled one is copied before the next step. Where there is no block for the
+        copy, the child waits and computes its tokens again.
+        """
+        has_part = parent.num_computed % self.blocks.block_size > 0
+        is_full = len(self.running) >= self.config.max_sequences
+        if is_full or not parent.blocks or (has_part and self.blocks.pool.num_idle == 0):
+            self.add(child)
+            return
+        copy = self.blocks.fork(parent, child)
+        if copy is not None:
+            self._copies.append(copy)
+        bisect.insort(self.running, child, key=_order)
+        self._starts.append(self._start(child))
+
+    def retell(self, seq: Sequence, token: int) -> None:
+        """A held sequence goes on, with `token` in the place of the one that was sampled last."""
+        seq.tokens[-1] = token
+        seq.is_held = False
+        if seq.blocks:
+            self._starts.append(self._start(seq))
+
+    # -- one step
+
+    def schedule(self) -> StepPlan:
+        """What the next step computes. Blocks are assigned; nothing is computed yet."""
+        slices = self._assign()
+        while not slices and self.running and not all(seq.is_held for seq in self.waiting):
+            if any(seq.is_pending for seq in self.running):
+                break  # there will be work when they have their tokens
+            self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
+            slices = self._assign()
+        if not slices:
+            return StepPlan(self._step, ())
+        if self.config.max_draft_tokens:
+            slices = self._guess(slices)
+        plan = StepPlan(
+            self._step, tuple(slices), tuple(self._starts), copies=tuple(self._copies), ends=tuple(self._ends)
+        )
+        self._step += 1
+        self._starts, self._ends, self._copies = [], [], []
+        return plan
+
+    def _assign(self) -> list[SeqSlice]:
+        slices: list[SeqSlice] = []
+        self._make_room()
+        budget = self.config.max_step_tokens
+        rows = SCORED_ROWS
+        ready = [seq for seq in self.running if not seq.is_held and not self._may_end(seq)]
+        reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
+        for seq in ready:
+            if not seq.blocks:
+                continue  # lost them to one before it
+            is_decode = seq.num_uncomputed == 1 and reserved > 0
+            count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
+            count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
+            reserved -= is_decode
+            if count > 0:
+                budget -= count
+                rows -= count if seq.lacks_scores else 0
+                slices.append(self._slice(seq, count))
+        for seq in list(self.waiting):
+            if budget == 0 or len(self.running) >= self.config.max_sequences:
+                break
+            if seq.is_held or seq.is_pending:
+                continue
+            if self.blocks.is_being_filled(seq):
+                continue  # its prefix will be there to share in a step or two
+            count = self._admit(seq, min(budget, rows) if seq.lacks_scores else budget)
+            if count == 0:
+                break  # no overtaking: the first in line gets the next free blocks
+            budget -= count
+            rows -= count if seq.lacks_scores else 0
+            slices.append(self._slice(seq, count))
+        return slices
+
+    def _guess(self, slices: list[SeqSlice]) -> list[SeqSlice]:
+        """Decodes with guesses behind them, as far as budget and idle blocks are left over."""
+        budget = self.config.max_step_tokens - sum(len(piece.tokens) for piece in slices)
+        by_id = {seq.seq_id: seq for seq in self.running}
+        out = []
+        for piece in slices:
+            seq = by_id[piece.seq_id]
+            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.may_be_guessed and not seq.is_pending:
+                room = self.blocks.room(seq) - seq.num_uncomputed
+                left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len) - len(seq.tokens)
+                if seq.drafts is None:
+                    seq.drafts = Drafts(self.config.draft_ngram)
+                drafts = seq.drafts.propose(seq.tokens, min(self.config.max_draft_tokens, budget, room, left - 1))
+                self.blocks.cover(seq, len(seq.tokens) + len(drafts))
+                budget -= len(drafts)
+                piece = self._slice(seq, 1, drafts)
+            out.append(piece)
+        return out
+
+    def expect(self, plan: StepPlan) -> None:
+        """Books what a step computes that has begun. What it samples is PENDING until `settle`.
+
+        One step may be planned in between: sequences that may end with the token they wait for have no part in it.
+        """
+        by_id = {seq.seq_id: seq for seq in self.running}
+        for piece in plan.slices:
+            seq = by_id.get(piece.seq_id)
+            if seq is not None:  # else it was removed meanwhile
+                seq.num_computed += len(piece.tokens) - piece.num_drafts
+                if piece.samples:
+                    seq.tokens.append(PENDING)
+
+    def settle(self, plan: StepPlan, result: StepResult) -> list[Sequence | None]:
+        """Books what a step sampled. Returns the sequences that got tokens, in the result's order; None: removed."""
+        by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
+        sampled = []
+        tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
+        for piece in plan.slices:
+            seq = by_id.get(piece.seq_id)
+            told = next(scores) if piece.scored else ()
+            got = list(itertools.islice(tokens, next(counts, 1))) if piece.samples else []
+            if piece.samples:
+                sampled.append(seq)
+            if seq is None:
+                continue
+            if got:
+                seq.tokens[-1:] = got
+                seq.num_computed += len(got) - 1  # guesses that held
+            if told:
+                seq.scores[piece.start :] = told
+            self.blocks.publish(seq)
+        return sampled
+
+    def _may_end(self, seq: Sequence) -> bool:
+        """It waits for a token, and what follows depends on which one it is, or is nothing."""
+        most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len)
+        return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
+
+    def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> SeqSlice:
+        stop = seq.num_computed + count
+        return SeqSlice(
+            seq_id=seq.seq_id,
+            start=seq.num_computed,
+            tokens=(*seq.tokens[seq.num_computed : stop], *drafts),
+            blocks=tuple(seq.blocks),
+            samples=stop == len(seq.tokens),
+            num_drafts=len(drafts),
+            scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
+        )
+
+    def _grow(self, seq: Sequence, count: int) -> int:
+        """Gives a running sequence the blocks for `count` more tokens, at the cost of those after it.
+
+        Returns for how many tokens there are blocks.
+        """
+        stop = seq.num_computed + count
+        while self.blocks.count(stop) - len(seq.blocks) > self.blocks.pool.num_idle and self.running[-1] is not seq:
+            self._preempt(self.running[-1])
+        self.blocks.cover(seq, stop)
+        return min(count, len(seq.blocks) * self.blocks.block_size - seq.num_computed)
+
+    def _admit(self, seq: Sequence, budget: int) -> int:
+        """Makes a waiting sequence run if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
+        if budget == 0:
+            return 0
+        found = self.blocks.find(seq)
+        stop = min(len(seq.tokens), len(found) * self.blocks.block_size + budget)
+        if self.blocks.num_needed(found, stop) > self.blocks.pool.num_idle:
+            return 0
+        self.queue.remove(seq)
+        self.clock.served(seq.virtual_start)
+        bisect.insort(self.running, seq, key=_order)
+        # blocks that are still to be copied must not be filled anew
+        num_restored = self.blocks.begin(seq, found, may_restore=not self._copies)
+        if seq.cached_tokens is None:
+            seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
+            seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
+            seq.queued_s = time.monotonic() - seq.accepted_s
+        count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.room(seq))
+        self.blocks.cover(seq, seq.num_computed + count)
+        self._starts.append(self._start(seq))
+        return count
+
+    def _start(self, seq: Sequence) -> SeqStart:
+        request = seq.request
+        return SeqStart(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
+
+    def _make_room(self) -> None:
+        """Running sequences give way to a waiting one of better priority, before the step is planned."""
+        if not self.waiting:
+            return
+        first = self.waiting[0]
+        while self.running and self.running[-1].order[0] > first.order[0]:
+            found = self.blocks.find(first)
+            stop = min(len(first.tokens), len(found) * self.blocks.block_size + self.config.max_step_tokens)
+            fits = self.blocks.num_needed(found, stop) <= self.blocks.pool.num_idle
+            if fits and len(self.running) < self.config.max_sequences:
+                return
+            self._preempt(self.running[-1])
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Takes a sequence's blocks away; it will compute them again."""
+        self.num_preemptions += 1
+        self.running.remove(seq)
+        self._starts = [start for start in self._starts if start.seq_id != seq.seq_id]
+        self._ends.append(seq.seq_id)
+        self.blocks.release(seq)
+        self.add(seq)
+
+    # -- for tests
+
+    def check(self) -> None:
+        """Recomputes every redundant fact and asserts that it is right."""
+        self.blocks.check(self.running)
+        self.queue.check()
+        assert self.running == sorted(self.running, key=_order)
+        assert all(seq.num_computed < len(seq.tokens) for seq in self.running)
+        assert len(self.running) <= self.config.max_sequences
+
+
+def _order(seq: Sequence) -> tuple[int, int, int]:
+    return seq.order

@@ -1,0 +1,119 @@
+"""One choice of one request, on its way. The only thing in the engine that changes over time."""
+
+import time
+
+from engine.scheduling.ngram_proposer import Drafts
+from engine.types import GenerateRequest, PromptLogprob
+
+__all__ = ["PENDING", "Sequence"]
+
+PENDING = -1  # stands for a token that is being sampled
+
+
+class Sequence:
+    """Known tokens and computed tokens; a step computes some of the difference.
+
+    known 10, computed 6, block size 4:
+      [0 1 2 3][4 5|6 7][8 9 . .]      blocks cover what is computed and what the current step computes
+    """
+
+    __slots__ = (
+        "accepted_s",
+        "blocks",
+        "cached_tokens",
+        "drafts",
+        "hashes",
+        "index",
+        "is_held",
+        "num_computed",
+        "num_missing",
+        "num_published",
+        "num_scored",
+        "order",
+        "prompt_len",
+        "queued_s",
+        "request",
+        "restored_tokens",
+        "root",
+        "scores",
+        "seed",
+        "seq_id",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        seq_id: int,
+        request: GenerateRequest,
+        index: int,
+        seed: int,
+        root: bytes,
+        hashes: list[bytes],
+        virtual_start: int = 0,
+    ) -> None:
+        resumed = request.resume[index] if request.resume else ()
+        assert resumed is not None
+        self.seq_id = seq_id
+        self.accepted_s = time.monotonic()
+        self.request = request
+        self.index = index
+        self.seed = seed
+        self.root = root  # name of the empty prefix
+        self.hashes = hashes  # names of the first full blocks; grows as blocks fill
+        self.tokens: list[int] = [*request.prompt, *resumed]
+        self.prompt_len = len(request.prompt)
+        self.num_computed = 0
+        self.num_missing = 0  # while it waits: tokens that it will have to compute, as far as is known
+        self.is_held = False  # waits for the other beams of its search
+        self.num_published = 0  # full blocks that publish() has seen
+        self.blocks: list[int] = []
+        self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
+        self.restored_tokens = 0  # of these, what came from elsewhere
+        self.queued_s = 0.0  # until it first ran
+        # tokens of the prompt whose logprobs are wanted: all that follow another; a moved answer's have been told
+        wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
+        self.num_scored = self.prompt_len - 1 if wants_scores else 0
+        self.scores: list[PromptLogprob] = []
+        self.drafts: Drafts | None = None  # made with the first guess
+        # who goes first: engine/scheduling/fair_queueing.py says what a virtual start is; ids rise with arrival
+        self.order = (request.priority, virtual_start, seq_id)
+
+    @property
+    def virtual_start(self) -> int:
+        return self.order[1]
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def is_pending(self) -> bool:
+        """Its last token is being sampled."""
+        return self.tokens[-1] == PENDING
+
+    @property
+    def may_be_guessed(self) -> bool:
+        """What is chosen at a position depends on nothing but logits and position."""
+        sampling, request = self.request.sampling, self.request
+        return (
+            request.grammar is None
+            and request.beam is None
+            and sampling.thinking is None
+            and sampling.repetition is None
+            and sampling.presence_penalty == sampling.frequency_penalty == 0
+            and sampling.repetition_penalty == 1
+            and all(len(word) == 1 for word in sampling.bad_words)
+            and self.num_output >= sampling.min_tokens
+        )
+
+    @property
+    def lacks_scores(self) -> bool:
+        return len(self.scores) < self.num_scored
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return tuple(self.tokens[self.prompt_len :])

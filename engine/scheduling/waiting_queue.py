@@ -1,0 +1,46 @@
+"""Sequences that have no blocks yet, or not any more, and what they will cost."""
+
+import bisect
+
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.block_allocator import SequenceBlocks
+
+__all__ = ["WaitingQueue"]
+
+
+class WaitingQueue:
+    """In the order in which they are served, (priority, virtual start, arrival)."""
+
+    def __init__(self, blocks: SequenceBlocks) -> None:
+        self.sequences: list[Sequence] = []
+        self.num_tokens = 0  # all that they lack
+        self.num_missing_tokens = 0  # of these, what no prefix will save, as far as is known
+        self._blocks = blocks
+        self._promised: dict[bytes, int] = {}  # name of a prompt block -> the waiting sequence that will fill it
+
+    def add(self, seq: Sequence) -> None:
+        """Counts what it will have to compute: not what is there, nor what one before it will compute."""
+        bisect.insort(self.sequences, seq, key=lambda one: one.order)
+        missing = [name for name in self._blocks.missing(seq) if name not in self._promised]
+        self._promised.update(dict.fromkeys(missing, seq.seq_id))
+        num_shared = len(self._blocks.usable(seq)) - len(missing)
+        seq.num_missing = len(seq.tokens) - num_shared * self._blocks.block_size
+        self.num_tokens += seq.num_uncomputed
+        self.num_missing_tokens += seq.num_missing
+
+    def remove(self, seq: Sequence) -> None:
+        self.sequences.remove(seq)
+        self.num_tokens -= seq.num_uncomputed
+        self.num_missing_tokens -= seq.num_missing
+        for name in seq.hashes:
+            if self._promised.get(name) == seq.seq_id:
+                del self._promised[name]
+
+    def check(self) -> None:
+        """Recomputes every redundant fact and asserts that it is right."""
+        assert self.sequences == sorted(self.sequences, key=lambda seq: seq.order)
+        assert self.num_tokens == sum(seq.num_uncomputed for seq in self.sequences)
+        assert self.num_missing_tokens == sum(seq.num_missing for seq in self.sequences)
+        assert all(0 < seq.num_missing <= seq.num_uncomputed for seq in self.sequences)
+        assert set(self._promised.values()) <= {seq.seq_id for seq in self.sequences}
+        assert not any(seq.blocks for seq in self.sequences)

@@ -1,0 +1,63 @@
+"""Where in an answer its grammar begins: after the thinking, if there is any. A function of the tokens alone."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from engine.structured_output.token_marker import Marker
+
+__all__ = ["Beginning"]
+
+
+class Beginning:
+    """One answer's thinking, which comes once and first, or not at all.
+
+    before --opens--> inside --ends--> after
+       \\--anything else, but blanks-----^
+
+    opens   the tokens that open it; (): the answer begins inside
+    ends    the tokens that end it; (): there is none
+    words   what each token id stands for: other tokens that spell the same end it too
+    """
+
+    __slots__ = ("_matched", "_opens", "_words", "ends", "place")
+
+    def __init__(self, opens: tuple[int, ...], ends: tuple[int, ...], words: Sequence[bytes]) -> None:
+        self.place: Literal["before", "inside", "after"] = "after" if not ends else "before" if opens else "inside"
+        self.ends = Marker(ends, words) if ends else None
+        self._opens = opens
+        self._words = words
+        self._matched = 0  # tokens of `opens` that were said
+
+    @property
+    def next_token(self) -> int:
+        """Of the marker that is waited for."""
+        if self.place == "before":
+            return self._opens[self._matched]
+        assert self.ends is not None
+        return self.ends.next_token
+
+    @property
+    def num_left(self) -> int:
+        """Tokens until the place after the thinking, if it is opened and ended at once."""
+        if self.place == "after" or self.ends is None:
+            return 0
+        return self.ends.num_left + (len(self._opens) - self._matched if self.place == "before" else 0)
+
+    def num_left_after(self, token: int) -> int:
+        """The same, if a token comes inside."""
+        return self.ends.num_left_after(token) if self.ends is not None else 0
+
+    def consume(self, token: int, *, may_open: bool = True) -> None:
+        """`may_open`: before the thinking, its marker is one; else it is text like any other."""
+        if self.place == "before":
+            self._open(token, may_open)
+        elif self.place == "inside" and self.ends is not None and self.ends.consume(token):
+            self.place = "after"
+
+    def _open(self, token: int, may_open: bool) -> None:
+        if may_open and token == self.next_token:
+            self._matched += 1
+            if self._matched == len(self._opens):
+                self.place = "inside"
+        elif self._matched or not self._words[token].isspace():
+            self.place = "after"

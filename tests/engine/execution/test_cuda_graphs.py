@@ -1,0 +1,232 @@
+"""Padded steps that are recorded once and replayed, against steps as they are. Without a GPU a replay runs the same
+code on the same inputs again; what a graph does on a card, scripts/bench/gpu checks there."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.model.forward_batch import ForwardBatch
+from engine.model.cascade import PrefixGroup
+from engine.checkpoint.open import open_weights, read_arch
+from engine.checkpoint.source import resolve
+from engine.device.cuda_capture import CaptureError, Run
+from engine.execution.cuda_graphs import DecodeGraphs
+from engine.engine import Engine
+from engine.execution.inline_executor import InlineExecutor
+from engine.execution.cuda_graph_cache import MAX_GRAPHS
+from engine.execution.cuda_graph_inputs import GraphInputs, GraphShape
+from engine.cache.kv_cache import KVStore
+from engine.execution.load import load_executor
+from engine.model.decoder import Decoder
+from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.sampling.sampler import Sampler
+from engine.types import GenerateRequest, SamplingParams
+from kernels.kernel_set import load_kernels
+from tests.engine.parallel.test_ranks import tiny
+
+CPU = torch.device("cpu")
+BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES, MAX_ROWS = 4, 64, 19, 50
+
+
+class Recorder:
+    """Counts what is recorded and what is replayed. `fails_from`: so many can be recorded, the others cannot."""
+
+    def __init__(self, fails_from: int = 1000) -> None:
+        self.fails_from = fails_from
+        self.num_recorded = self.num_replayed = self.num_guessed = 0
+
+    def look_at(self, batch: ForwardBatch) -> None:
+        """Rows that have the same blocks as the one before them are guesses."""
+        table, lens = batch.block_table_SW, batch.seq_lens_S
+        self.num_guessed += int(((table[1:] == table[:-1]).all(-1) & (lens[1:] > 0)).sum())
+
+    def __call__(self, run: Run) -> Run:
+        if self.num_recorded == self.fails_from:
+            raise CaptureError("operation not permitted when stream is capturing")
+        self.num_recorded += 1
+
+        def replay() -> torch.Tensor:
+            self.num_replayed += 1
+            return run()
+
+        return replay
+
+
+def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, kernels: str = "fast") -> InlineExecutor:
+    files = resolve(str(source))
+    arch = read_arch(files)
+    chosen = load_kernels(CPU, dtype) if kernels == "fast" else load_kernels(torch.device("meta"), dtype)
+    decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), chosen, 256)
+    kv = KVStore(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
+    for cache in (one for layer in kv.layers for one in layer):
+        cache.fill_(torch.nan)  # whatever is read without having been written is seen
+    graphs = None
+    if recorder is not None:
+
+        def hidden(batch: ForwardBatch) -> torch.Tensor:
+            recorder.look_at(batch)
+            return decoder.hidden(batch, kv)
+
+        graphs = DecodeGraphs(
+            hidden,
+            recorder,
+            max_rows=MAX_ROWS,
+            max_blocks=64,
+            block_size=BLOCK_SIZE,
+            device=CPU,
+        )
+        graphs.hidden(StepPlan(0, (SeqSlice(0, 0, (1,), (5,), True),) * 3))
+        rest = [cache[block] for layer in kv.layers for cache in layer for block in range(NUM_BLOCKS) if block != 5]
+        assert all(block.isnan().all() for block in rest), "padding was written"
+    return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
+
+
+def answers(
+    executor: InlineExecutor, overlap: bool = False, max_drafts: int = 0
+) -> list[tuple[list[int], list[float]]]:
+    """Tokens and log probabilities of a crowd that comes and goes."""
+    config = SchedulerConfig(
+        max_sequences=MAX_SEQUENCES, max_step_tokens=60, max_draft_tokens=max_drafts, draft_ngram=1
+    )
+    engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False), overlap=overlap)
+    rng = random.Random(3)
+    found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
+    asked = 0
+    while asked < len(found) or engine.has_work:
+        for _ in range(rng.randint(0, 3) if asked < len(found) else 0):
+            if asked == len(found):
+                break
+            prompt = tuple(rng.randrange(203) for _ in range(rng.randint(1, 60)))
+            sampling = SamplingParams(
+                max_tokens=rng.randint(1, 40), temperature=asked % 2 * 0.5, num_logprobs=0, seed=7
+            )
+            engine.submit(GenerateRequest(request_id=str(asked), model="tiny", prompt=prompt, sampling=sampling))
+            asked += 1
+        for chunk in engine.step():
+            tokens, logprobs = found[int(chunk.request_id)]
+            tokens += chunk.tokens
+            logprobs += [one.logprob for one in chunk.logprobs or ()]
+        engine.check()
+    return found
+
+
+@pytest.mark.parametrize(("overlap", "max_drafts"), [(False, 0), (True, 0), (False, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_and_replayed_steps_give_the_same(
+    tmp_path: Path, dtype: torch.dtype, overlap: bool, max_drafts: int
+) -> None:
+    source, recorder = tiny(tmp_path, "llama"), Recorder()
+    plain = answers(executor_of(source, None, dtype))
+    replayed = answers(executor_of(source, recorder, dtype), overlap, max_drafts)
+    for (tokens, logprobs), (expected, expected_logprobs) in zip(replayed, plain, strict=True):
+        assert tokens == expected
+        assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)
+    assert recorder.num_replayed > 5 * recorder.num_recorded, "nearly every step was recorded anew"
+    assert (recorder.num_guessed > 10) == (max_drafts > 0)
+
+
+def test_steps_that_cannot_be_recorded_give_the_same(tmp_path: Path) -> None:
+    source, recorder = tiny(tmp_path, "llama"), Recorder(fails_from=2)
+    plain = answers(executor_of(source, None, torch.float32))
+    found = answers(executor_of(source, recorder, torch.float32), overlap=True)
+    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in plain]
+    assert recorder.num_recorded == 2 and recorder.num_replayed > 10
+
+
+def test_a_closed_executor_holds_no_graph(tmp_path: Path) -> None:
+    """NCCL waits for graphs with its calls, when its group is closed."""
+    executor = executor_of(tiny(tmp_path, "llama"), Recorder(), torch.float32)
+    graphs = executor._graphs
+    assert graphs is not None and graphs.shapes
+    executor.close()
+    assert not graphs.shapes
+
+
+def test_crowds_of_any_size_and_length_are_few_shapes() -> None:
+    """Where a graph takes 24 MiB, those of the old table's ten widths took 8 GiB."""
+    graphs = DecodeGraphs(
+        lambda batch: batch.tokens_T, lambda run: run, max_rows=256, max_blocks=8192, block_size=16, device=CPU
+    )
+    shapes = set()
+    for num_rows in range(1, 257):
+        for num_blocks in (1, 128, 129, 512, 513, 8192):
+            for num_groups in {0, 1, 4, 5, 16, 64} if num_rows >= 128 else {0}:
+                shapes.add(graphs.shape_of(num_rows, num_blocks, num_groups))
+    assert {shape.width for shape in shapes} == {128, 512, 8192}
+    assert {shape.num_groups for shape in shapes if shape.num_rows == 256} == {0, 4, 128}
+    assert 2 * len({shape.num_rows for shape in shapes}) <= MAX_GRAPHS, "those of two widths are there at once"
+
+
+def test_a_step_is_as_wide_as_its_longest_sequence_and_its_graph_may_be_wider() -> None:
+    inputs = GraphInputs(GraphShape(4, 9, 4), CPU)
+    for shape, tables in (
+        (GraphShape(4, 9, 0), [(1, 2, 3, 4, 5, 6, 7, 8, 9), (11,), (21, 22)]),
+        (GraphShape(4, 9, 0), [(31, 32), (41,)]),
+        (GraphShape(2, 5, 4), [(51,), (61, 62, 63)]),
+    ):
+        slices = [SeqSlice(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
+        inputs.fill(shape, slices, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
+        batch = inputs.batch(shape)
+        assert batch.block_table_SW.shape == (shape.num_rows, shape.width) and batch.block_table_SW.is_contiguous()
+        width = max(map(len, tables))
+        padded = [[*blocks, *[-1] * (width - len(blocks))] for blocks in tables]
+        assert batch.block_table_SW[: len(tables), :width].tolist() == padded
+        assert batch.seq_lens_S[: len(tables)].tolist() == [4 * len(blocks) for blocks in tables]
+        assert batch.slots_T[: len(tables)].tolist() == [blocks[-1] * 4 + 3 for blocks in tables]
+
+
+def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "qwen3")
+    plain = answers(executor_of(source, None, torch.float32, "plain"))
+    assert [tokens for tokens, _ in answers(executor_of(source, Recorder(), torch.float32, "plain"))] == [
+        tokens for tokens, _ in plain
+    ]
+
+
+@pytest.mark.parametrize(
+    ("piece", "fits"),
+    [
+        (SeqSlice(0, 3, (1,), (0,), True), True),
+        (SeqSlice(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
+        (SeqSlice(0, 0, (1, 2), (0,), True), False),
+        (SeqSlice(0, 0, (1, 2), (0,), True, num_drafts=1), True),
+        (SeqSlice(0, 0, (1, 2, 3), (0,), True, num_drafts=1), False),
+        (SeqSlice(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
+    ],
+)
+def test_only_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: bool) -> None:
+    graphs = DecodeGraphs(lambda batch: batch.tokens_T, Recorder(), max_rows=2, max_blocks=4, block_size=4, device=CPU)
+    assert graphs.fits(StepPlan(0, (piece,))) is fits
+    assert not graphs.fits(StepPlan(0, (piece,) * 3))
+    assert not graphs.fits(StepPlan(0, ()))
+
+
+def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
+    """Triton compiles for pointers that are multiples of 16 bytes, and once more for others."""
+    seen: list[ForwardBatch] = []
+
+    def hidden(batch: ForwardBatch) -> torch.Tensor:
+        seen.append(batch)
+        return batch.tokens_T
+
+    graphs = DecodeGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
+    for count in range(1, 20):
+        slices = tuple(SeqSlice(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
+        graphs.hidden(StepPlan(0, slices), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
+    assert {batch.seq_lens_S.numel() for batch in seen} == {1, 2, 4, 8, 16, 24}
+    shared = [tensor for batch in seen if batch.prefixes is not None for tensor in vars(batch.prefixes).values()]
+    own = [tensor for batch in seen for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)]
+    assert {tensor.data_ptr() % 16 for tensor in (*shared, *own)} == {0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_card_replays_what_it_computes(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "llama")
+    found = []
+    for graphs in (False, True):
+        engine = EngineConfig(dtype="bfloat16", cuda_graphs=graphs, cache=CacheConfig(num_blocks=256))
+        found.append(answers(load_executor(ModelConfig(name="tiny", source=str(source), engine=engine))))
+    assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]]

@@ -1,0 +1,96 @@
+"""Guessed tokens change how many steps an answer takes, and nothing else."""
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from configs.schema import SchedulerConfig
+from engine.scheduling.ngram_proposer import Drafts
+from engine.engine import Engine
+from engine.execution.load import load_executor
+from engine.types import GenerateRequest, SamplingParams, TokenChunk
+from tests.engine.parallel.test_ranks import config_of, tiny
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_guess_is_what_followed_the_same_tokens_the_last_time(size: int) -> None:
+    rng = random.Random(size)
+    for _ in range(20):
+        drafts, tokens = Drafts(size), list[int]()
+        for _ in range(60):
+            tokens += [rng.randrange(4) for _ in range(rng.randint(1, 3))]
+            ends = [at for at in range(size, len(tokens)) if tokens[at - size : at] == tokens[-size:]]
+            expected = tokens[ends[-1] : ends[-1] + 5] if ends and len(tokens) >= size else []
+            assert list(drafts.propose(tokens, 5)) == expected
+            assert len(drafts.propose(tokens, 0)) == 0
+
+
+def answers(executor: object, asked: list[GenerateRequest], max_drafts: int) -> tuple[dict[str, list[TokenChunk]], int]:
+    config = SchedulerConfig(max_draft_tokens=max_drafts, draft_ngram=2)
+    engine = Engine(executor, "tiny", config)  # type: ignore[arg-type]
+    for one in asked:
+        engine.submit(one)
+    chunks: dict[str, list[TokenChunk]] = {one.request_id: [] for one in asked}
+    num_steps = 0
+    while engine.has_work:
+        num_steps += 1
+        for chunk in engine.step():
+            chunks[chunk.request_id].append(chunk)
+        engine.check()
+    return chunks, num_steps
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "num_logprobs": 3},
+        {"temperature": 0.7, "top_p": 0.5, "top_k": 5, "seed": 3},
+        {"temperature": 0.0, "logit_bias": ((7, 50.0),), "bad_words": ((9,),)},
+        {"temperature": 0.0, "stop_token_ids": (7,), "min_tokens": 9, "logit_bias": ((7, 3.0),)},
+        {"temperature": 0.0, "frequency_penalty": 0.5},
+        {"temperature": 0.0, "num_prompt_logprobs": 1, "num_logprobs": 0},
+    ],
+)
+def test_a_model_that_is_guessed_says_the_same(tmp_path: Path, sampling: dict[str, object]) -> None:
+    executor = load_executor(config_of(tiny(tmp_path, "llama"), 1))
+    rng = random.Random(0)
+    asked = [
+        GenerateRequest(
+            request_id=str(i),
+            model="tiny",
+            prompt=tuple([rng.randrange(203) for _ in range(4)] * rng.randint(1, 8)),
+            sampling=SamplingParams(max_tokens=60, **sampling),  # type: ignore[arg-type]
+        )
+        for i in range(4)
+    ]
+    plain, num_plain = answers(executor, asked, 0)
+    guessed, num_guessed = answers(executor, asked, 4)
+    for name in plain:
+        assert joined(guessed[name]) == joined(plain[name])
+        assert told(guessed[name]) == pytest.approx(told(plain[name]), abs=1e-4)
+        assert guessed[name][-1].finish_reason == plain[name][-1].finish_reason
+    if num_plain > 30 and sampling["temperature"] == 0 and "frequency_penalty" not in sampling:
+        assert num_guessed < 0.8 * num_plain, "no guess was right"
+
+
+def joined(chunks: list[TokenChunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.tokens]
+
+
+def told(chunks: list[TokenChunk]) -> list[float]:
+    """Every log probability, in its order."""
+    of_tokens = [one for chunk in chunks for one in chunk.logprobs or ()]
+    of_prompt = [one.logprob for chunk in chunks for one in chunk.prompt_logprobs or ()]
+    return [*of_prompt, *(one.logprob for one in of_tokens), *(value for one in of_tokens for _, value in one.top)]
+
+
+def test_what_depends_on_history_is_not_guessed(tmp_path: Path) -> None:
+    executor = load_executor(config_of(tiny(tmp_path, "llama"), 1))
+    plain = GenerateRequest(request_id="a", model="tiny", prompt=(1, 2, 3) * 5, sampling=SamplingParams(max_tokens=8))
+    penalised = msgspec.structs.replace(plain.sampling, presence_penalty=0.1, temperature=0.0)
+    chunks, num_steps = answers(executor, [msgspec.structs.replace(plain, sampling=penalised)], 4)
+    assert num_steps == len(chunks["a"]) == 8

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from kernels.native.compiler import find_compiler
+from kernels.quantized_linear import cpu, reference
+from kernels.quantized_linear.reference import GroupedInts
+
+COMPILER = find_compiler()
+COMPILED = cpu.build(COMPILER) if COMPILER else None
+KINDS = {"reference": reference.QuantisedLinear, **({"compiled": COMPILED} if COMPILED else {})}
+
+needs_compiled = pytest.mark.skipif(COMPILED is None, reason="needs a C compiler and a CPU with avx512_bf16")
+
+
+def random_ints(
+    num_out: int, num_in: int, least: int = 0, offsets: bool = True, group: int = 32, bits: int = 4
+) -> GroupedInts:
+    groups = num_out, num_in // group
+    return GroupedInts(
+        torch.randint(least, least + (1 << bits), (num_out, num_in)).to(torch.int8),
+        torch.rand(groups) * 0.1,
+        torch.randn(groups) if offsets else None,
+        least,
+        bits,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "bits, least, offsets, group",
+    [
+        (4, 0, True, 32),
+        (4, -8, False, 32),
+        (4, -8, True, 64),
+        (4, 0, False, 128),
+        (8, -128, False, 32),
+        (8, -128, True, 64),
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 128, 48), (2, 256, 130), (5, 384, 64), (17, 128, 65), (130, 128, 66)])
+def test_agrees_with_float64(kind, shape, bits, least, offsets, group):
+    num_rows, num_in, num_out = shape
+    weight, x = random_ints(num_out, num_in, least, offsets, group, bits), torch.randn(num_rows, num_in)
+    bias = torch.randn(num_out) if offsets else None
+    x = x.bfloat16()
+    expected = x.double() @ weight.dense().double().T + (0 if bias is None else bias.double())
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        out = KINDS[kind](weight, bias, dtype)(x)
+        assert out.dtype == dtype
+        assert (out.double() - expected).norm() / expected.norm() < bound
+
+
+@needs_compiled
+@pytest.mark.parametrize("bits, least", [(4, 0), (8, -128)])
+@pytest.mark.parametrize("offsets", [True, False])
+@pytest.mark.parametrize("shape", [(576, 960), (1536, 576), (64, 257)])
+def test_a_row_alone_equals_the_row_in_a_batch(shape, offsets, bits, least):
+    linear = COMPILED(random_ints(shape[1], shape[0], least, offsets, bits=bits))
+    x = torch.randn(130, shape[0]).bfloat16()
+    whole = linear(x)
+    for size in (1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 32, 48, 49, 64, 96, 97):
+        assert torch.equal(linear(x[:size]), whole[:size]), size
+
+
+@needs_compiled
+def test_threads_do_not_change_a_sum():
+    linear, x = COMPILED(random_ints(300, 96)), torch.randn(9, 96).bfloat16()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = linear(x)
+        torch.set_num_threads(3)
+        assert torch.equal(linear(x), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_rows_columns_and_stacks_are_those_of_the_dense_matrix():
+    weight = random_ints(12, 256, group=64)
+    dense = weight.dense()
+    order = torch.tensor([3, 0, 11])
+    assert torch.equal(weight.rows(order).dense(), dense[order])
+    assert torch.equal(weight.columns(64, 192).dense(), dense[:, 64:192])
+    assert weight.columns(32, 128) is None  # would cut a group
+    assert torch.equal(GroupedInts.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))
