@@ -19,19 +19,19 @@ def load_of(status: EngineStatus) -> dict[str, float]:
     """What one replica reports, by the names that `wanted_replicas` reads."""
     return {
         "sequences": float(status.num_running + status.num_waiting),
-        "cache_use": 1.0 - status.num_idle_blocks / status.num_blocks,
+        "cache_use": 1.0 - status.num_free_blocks / status.num_blocks,
         "first_token_s": status.first_token_s,
     }
 
 
 def wanted_replicas(
     loads: Sequence[Mapping[str, float]],
-    target_sequences: float,
+    target_ongoing_requests: float,
     target_cache_use: float,
     target_first_token_s: float,
 ) -> float:
     """The number of replicas for which every target holds. `loads` has one entry per replica that reported."""
-    by_sequences = sum(load["sequences"] for load in loads) / target_sequences
+    by_sequences = sum(load["sequences"] for load in loads) / target_ongoing_requests
     by_cache = sum(load["cache_use"] for load in loads) / target_cache_use
     late = max((load["first_token_s"] for load in loads), default=0.0) / target_first_token_s
     is_busy = by_sequences > 0  # first tokens of a load that has gone say nothing about the next
@@ -42,8 +42,8 @@ def wanted_replicas(
 class Policy:
     """What Serve's controller constructs and asks, by name (cluster/deploy.py)."""
 
-    def __init__(self, target_sequences: float, target_cache_use: float, target_first_token_s: float) -> None:
-        self._targets = (target_sequences, target_cache_use, target_first_token_s)
+    def __init__(self, target_ongoing_requests: float, target_cache_use: float, target_first_token_s: float) -> None:
+        self._targets = (target_ongoing_requests, target_cache_use, target_first_token_s)
 
     def __call__(self, context: "AutoscalingContext") -> tuple[float, dict[str, Any]]:
         metrics = context.aggregated_metrics or {}

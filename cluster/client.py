@@ -5,14 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
-from cluster.in_flight import Journey
+from cluster.in_flight import InFlightRequest
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replicas import Replicas
 from configs.schema import WireConfig
+from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
-from engine.runtime.output_queue import Mailbox
-from engine.cache.prefix_cache import chain_root, prompt_hashes
-from engine.types import EngineStatus, GenerateRequest, TokenChunk
+from engine.runtime.output_queue import OutputQueue
+from engine.types import EngineStatus, GenerateRequest, RequestOutput
 
 __all__ = ["ClusterClient"]
 
@@ -23,7 +23,7 @@ class _Placed(NamedTuple):
     """Where a request runs."""
 
     link: Link
-    mailbox: Mailbox
+    output_queue: OutputQueue
     request_id: str  # that it has there
 
     def stop(self, index: int | None = None) -> None:
@@ -46,12 +46,12 @@ class ClusterClient:
         self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
         self._max_open_requests = max_open_requests
-        self._journeys: dict[str, tuple[Journey, _Placed | None]] = {}
+        self._in_flight: dict[str, tuple[InFlightRequest, _Placed | None]] = {}
         self._on_migration = on_migration
 
     @property
     def num_open(self) -> int:
-        return len(self._journeys)
+        return len(self._in_flight)
 
     def start(self) -> None:
         for replicas in self._replicas.values():
@@ -61,24 +61,24 @@ class ClusterClient:
         for replicas in self._replicas.values():
             await replicas.close()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
         replicas = self._replicas_of(request.model)
-        if len(self._journeys) >= self._max_open_requests:
-            raise Overloaded(f"{len(self._journeys)} requests are open, {self._max_open_requests} may be")
-        if request.request_id in self._journeys:
+        if len(self._in_flight) >= self._max_open_requests:
+            raise Overloaded(f"{len(self._in_flight)} requests are open, {self._max_open_requests} may be")
+        if request.request_id in self._in_flight:
             raise RequestError("a request with this id is running", param="request_id")
-        journey = Journey(request)
+        in_flight = InFlightRequest(request)
         num_failures = 0
         try:
-            while not journey.is_over:
-                placed = await self._place(replicas, journey, request.request_id)
+            while not in_flight.is_over:
+                placed = await self._place(replicas, in_flight, request.request_id)
                 try:
-                    while not journey.is_over:
-                        chunk = await placed.mailbox.next()
+                    while not in_flight.is_over:
+                        chunk = await placed.output_queue.next()
                         if chunk.finish_reason == "error":
                             raise ReplicaLost(chunk.error or "the engine failed")
                         try:
-                            news = journey.note(chunk)
+                            news = in_flight.note(chunk)
                         except ValueError as error:  # what is missing is asked of another replica, or again of this
                             raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
                         if news is not None:
@@ -88,17 +88,17 @@ class ClusterClient:
                     num_failures += not error.is_planned
                     if num_failures >= MAX_FAILURES:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
-                    journey.num_migrations += 1
+                    in_flight.num_migrations += 1
                     self._on_migration(request.model, error.is_planned)
                 finally:
                     placed.stop()
         finally:
-            self._journeys.pop(request.request_id, None)
+            self._in_flight.pop(request.request_id, None)
 
     def stop_choice(self, request_id: str, index: int) -> None:
-        journey, placed = self._journeys.get(request_id, (None, None))
-        if journey is not None:
-            journey.stop_choice(index)
+        in_flight, placed = self._in_flight.get(request_id, (None, None))
+        if in_flight is not None:
+            in_flight.stop_choice(index)
         if placed is not None:
             placed.stop(index)
 
@@ -110,13 +110,13 @@ class ClusterClient:
         statuses = [link.belief.status for link in links]
         return EngineStatus(
             model=model,
-            max_context_len=min(status.max_context_len for status in statuses),
+            max_model_len=min(status.max_model_len for status in statuses),
             num_running=sum(status.num_running for status in statuses),
             num_waiting=sum(status.num_waiting for status in statuses),
             num_waiting_tokens=sum(status.num_waiting_tokens for status in statuses),
             num_prefill_tokens=sum(status.num_prefill_tokens for status in statuses),
             num_blocks=sum(status.num_blocks for status in statuses),
-            num_idle_blocks=sum(status.num_idle_blocks for status in statuses),
+            num_free_blocks=sum(status.num_free_blocks for status in statuses),
             block_size=statuses[0].block_size,
             num_preemptions=sum(status.num_preemptions for status in statuses),
             first_token_s=max(status.first_token_s for status in statuses),
@@ -130,28 +130,28 @@ class ClusterClient:
 
     def _names(self, request: GenerateRequest, block_size: int) -> list[bytes]:
         """The names that the prompt's full blocks have on every replica."""
-        root = chain_root(self._cache_key, request.model, request.cache_salt)
-        return prompt_hashes(self._cache_key, root, request.prompt, block_size)
+        root = root_hash(self._cache_key, request.model, request.cache_salt)
+        return hash_blocks(self._cache_key, root, request.prompt, block_size)
 
-    async def _place(self, replicas: Replicas, journey: Journey, request_id: str) -> _Placed:
+    async def _place(self, replicas: Replicas, in_flight: InFlightRequest, request_id: str) -> _Placed:
         """A replica that has accepted what is left of the request.
 
         A request that has begun waits for a place; a new one is refused once every replica has refused it.
         """
-        self._journeys[request_id] = (journey, None)
+        self._in_flight[request_id] = (in_flight, None)
         deadline_s = time.monotonic() + self._config.place_timeout_s
         refused: dict[Link, Overloaded] = {}
         while time.monotonic() < deadline_s:
             links = [link for link in replicas.up if link not in refused]
             if not links:
-                if refused and not journey.has_begun:
+                if refused and not in_flight.has_begun:
                     raise next(iter(refused.values()))
                 if not replicas.alive:
                     replicas.wake()
                 await replicas.changed()
                 refused.clear()
                 continue
-            rest = journey.rest()
+            rest = in_flight.rest()
             names = self._names(rest, links[0].belief.block_size)
             num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
             loads = [link.belief.load(num_tokens, names) for link in links]
@@ -159,7 +159,7 @@ class ClusterClient:
             link = links[index]
             placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, names), rest.request_id)
             try:
-                await self._accepted(link, placed.mailbox, replicas)
+                await self._accepted(link, placed.output_queue, replicas)
             except Overloaded as error:
                 refused[link] = error
                 placed.stop()
@@ -174,13 +174,13 @@ class ClusterClient:
             except BaseException:
                 placed.stop()
                 raise
-            self._journeys[request_id] = (journey, placed)
+            self._in_flight[request_id] = (in_flight, placed)
             return placed
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 
-    async def _accepted(self, link: Link, mailbox: Mailbox, replicas: Replicas) -> None:
+    async def _accepted(self, link: Link, output_queue: OutputQueue, replicas: Replicas) -> None:
         """Returns once the replica has accepted. One that falls silent first is left for another, if there is one."""
-        accepted = asyncio.ensure_future(mailbox.accepted())
+        accepted = asyncio.ensure_future(output_queue.accepted())
         try:
             while not (await asyncio.wait({accepted}, timeout=self._config.heartbeat_s))[0]:
                 if link.health is not Health.UP and replicas.up:

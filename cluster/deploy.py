@@ -75,7 +75,7 @@ def _scale(model: ModelConfig) -> dict[str, Any]:
     if scaling is None:
         return {"num_replicas": model.num_replicas}
     targets = {
-        "target_sequences": scaling.target_sequences,
+        "target_ongoing_requests": scaling.target_ongoing_requests,
         "target_cache_use": scaling.target_cache_use,
         "target_first_token_s": scaling.target_first_token_s,
     }
@@ -84,8 +84,8 @@ def _scale(model: ModelConfig) -> dict[str, Any]:
             "min_replicas": scaling.min_replicas,
             "initial_replicas": max(1, scaling.min_replicas),
             "max_replicas": scaling.max_replicas,
-            "look_back_period_s": scaling.look_back_s,
-            **_collected(scaling.look_back_s),
+            "look_back_period_s": scaling.look_back_period_s,
+            **_collected(scaling.look_back_period_s),
             "upscale_delay_s": scaling.upscale_delay_s,
             "downscale_delay_s": scaling.downscale_delay_s,
             "downscale_to_zero_delay_s": scaling.downscale_to_zero_delay_s,
@@ -94,13 +94,13 @@ def _scale(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _collected(look_back_s: float) -> dict[str, float]:
+def _collected(look_back_period_s: float) -> dict[str, float]:
     """How often loads are collected, for Serve's check that it averages over longer than that.
 
     Serve reads how often it really is from RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S; this older setting has
     no other use, and its default of 10 s would be held against a shorter average.
     """
-    return {"metrics_interval_s": look_back_s / 2} if look_back_s <= 10 else {}
+    return {"metrics_interval_s": look_back_period_s / 2} if look_back_period_s <= 10 else {}
 
 
 def _cluster_secret() -> bytes:

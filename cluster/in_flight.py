@@ -2,12 +2,12 @@
 
 import msgspec
 
-from engine.types import GenerateRequest, TokenChunk
+from engine.types import GenerateRequest, RequestOutput
 
-__all__ = ["Journey"]
+__all__ = ["InFlightRequest"]
 
 
-class Journey:
+class InFlightRequest:
     """The tokens that were passed on, by choice. From them the rest of the request can be asked of any replica."""
 
     def __init__(self, request: GenerateRequest) -> None:
@@ -37,7 +37,7 @@ class Journey:
         self._num_rests += 1
         return msgspec.structs.replace(request, resume=resume) if any(resume) or None in resume else request
 
-    def note(self, chunk: TokenChunk) -> TokenChunk | None:
+    def note(self, chunk: RequestOutput) -> RequestOutput | None:
         """Books a chunk. Returns what of it is news, None if nothing is.
 
         Raises ValueError for a chunk that begins after the tokens that are known: some were lost on the way.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cluster.replica_state import Belief
+from cluster.replica_state import ReplicaState
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -32,7 +32,7 @@ from cluster.wire import (
 )
 from configs.schema import WireConfig
 from engine.errors import RequestError, Unavailable
-from engine.runtime.output_queue import Mailbox, Mailboxes
+from engine.runtime.output_queue import OutputQueue, OutputQueues
 from engine.types import GenerateRequest, RequestState, StepAges
 
 __all__ = ["Health", "Link", "ReplicaLost", "connect"]
@@ -57,7 +57,7 @@ class ReplicaLost(Unavailable):
 
 
 class Link:
-    """Owns the connection to one replica and the mailboxes of the requests that run there. Lives on one event loop."""
+    """Owns the connection to one replica and the output queues of the requests that run there. Lives on one event loop."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Link:
         """`seals` are of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
-        self.belief = Belief(welcome.status, welcome.block_size, welcome.names)
+        self.belief = ReplicaState(welcome.status, welcome.block_size, welcome.names)
         self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
         self.is_draining = False
-        self.mailboxes = Mailboxes()
+        self.output_queues = OutputQueues()
         self._reader, self._writer = reader, writer
         self._seal, self._their_seal = seals
         self._config = config
@@ -96,8 +96,8 @@ class Link:
         """Whether its engine may hang: it has been in one step for long, as its last heartbeat said."""
         return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
-    def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> Mailbox:
-        """Sends a request. Its mailbox tells whether it was accepted and what comes of it.
+    def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> OutputQueue:
+        """Sends a request. Its output queue tells whether it was accepted and what comes of it.
 
         num_tokens   that it has to compute there, as far as is known
         names        of its prompt's full blocks
@@ -111,15 +111,15 @@ class Link:
                 f"the request takes {len(frame)} bytes on its way to an engine and its answers up to {room} on a way "
                 f"to another one, at most {most} together (wire.max_frame_bytes); shorten its lists of tokens and words"
             )
-        mailbox = self.mailboxes.open(request.request_id)
+        output_queue = self.output_queues.open(request.request_id)
         self.belief.sent(request.request_id, num_tokens, names)
         self._write(frame)
-        return mailbox
+        return output_queue
 
     def stop(self, request_id: str, index: int | None = None) -> None:
         """Ends one choice of a request, or all of it."""
         if index is None:
-            self.mailboxes.close(request_id)
+            self.output_queues.close(request_id)
             self.belief.stopped(request_id)
         self._send(Stop(request_id, index))
 
@@ -133,7 +133,7 @@ class Link:
             if task is not asyncio.current_task():
                 task.cancel()
         self._writer.transport.abort()
-        self.mailboxes.fail(ReplicaLost(why))
+        self.output_queues.fail(ReplicaLost(why))
         self._on_change(self)
 
     def _send(self, frame: FromIngress) -> None:
@@ -157,7 +157,7 @@ class Link:
                     case Report(report):
                         self.belief.heard(report)
                         self._on_change(self)
-                        self.mailboxes.deliver(report)
+                        self.output_queues.deliver(report)
                         for told in report.states:
                             self._learn(told)
                     case Beat(status, ages):
@@ -167,7 +167,7 @@ class Link:
                             self._on_change(self)
                     case Drain():
                         self.is_draining = True
-                        self.mailboxes.fail(ReplicaLost("the replica is going away", is_planned=True))
+                        self.output_queues.fail(ReplicaLost("the replica is going away", is_planned=True))
                         self._on_change(self)
                     case _:
                         raise WireError(f"{type(frame).__name__} has no place here")
@@ -197,25 +197,27 @@ class Link:
     def _ask(self, now_s: float) -> None:
         """Asks for the requests of which nothing was heard for long: no silence may be for ever."""
         asked = []
-        for request_id, mailbox in list(self.mailboxes.silent_since(now_s - self._config.ask_s)):
-            if mailbox.asked_s is None:
-                mailbox.asked_s = now_s
+        for request_id, output_queue in list(self.output_queues.silent_since(now_s - self._config.ask_s)):
+            if output_queue.asked_s is None:
+                output_queue.asked_s = now_s
                 asked.append(request_id)
-            elif now_s - mailbox.asked_s > self._config.answer_s:
-                mailbox.refuse(ReplicaLost(f"replica {self.replica_id} does not say what has become of the request"))
+            elif now_s - output_queue.asked_s > self._config.answer_s:
+                output_queue.refuse(
+                    ReplicaLost(f"replica {self.replica_id} does not say what has become of the request")
+                )
         if asked:
             self._send(Ask(tuple(asked)))
 
     def _learn(self, told: RequestState) -> None:
-        mailbox = self.mailboxes.get(told.request_id)
-        if mailbox is None:
+        output_queue = self.output_queues.get(told.request_id)
+        if output_queue is None:
             return
-        mailbox.hear()
+        output_queue.hear()
         if told.state == "running":
-            mailbox.accept()
+            output_queue.accept()
         else:  # whatever was sent of it has been read: an end, if there was one, is there
             logger.info("replica %s: request %s is %s there", self.replica_id, told.request_id, told.state)
-            mailbox.refuse(ReplicaLost(f"the request is {told.state} at replica {self.replica_id}"))
+            output_queue.refuse(ReplicaLost(f"the request is {told.state} at replica {self.replica_id}"))
 
 
 async def connect(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from engine.types import GenerateRequest, StepReport, TokenChunk
+from engine.types import EngineOutputs, GenerateRequest, RequestOutput
 
 __all__ = ["ReplicaMetrics", "migration_counter"]
 
@@ -82,10 +82,10 @@ class ReplicaMetrics:
         choices_left = sum(tokens is not None for tokens in request.resume) if request.resume else request.n
         self._arrived[request_id] = (time.monotonic(), len(request.prompt), choices_left)
 
-    def reported(self, report: StepReport) -> None:
+    def reported(self, report: EngineOutputs) -> None:
         now_s = time.monotonic()
-        for refusal in report.refused:
-            self._arrived.pop(refusal.request_id, None)
+        for rejection in report.refused:
+            self._arrived.pop(rejection.request_id, None)
         for chunk in report.chunks:
             arrived = self._arrived.get(chunk.request_id)
             if arrived is None:
@@ -109,7 +109,7 @@ class ReplicaMetrics:
             self._write(report)
             self._written_s = now_s
 
-    def _begin(self, chunk: TokenChunk, prompt_len: int, answer: "_Answer") -> None:
+    def _begin(self, chunk: RequestOutput, prompt_len: int, answer: "_Answer") -> None:
         waited_s = answer.first_s - answer.began_s
         self._first_token.observe(waited_s)
         self._queue.observe(answer.queued_s)
@@ -135,11 +135,11 @@ class ReplicaMetrics:
         if answer.num_tokens:
             self._output_lens.observe(answer.num_tokens)
 
-    def _write(self, report: StepReport) -> None:
+    def _write(self, report: EngineOutputs) -> None:
         status = report.status
         self._running.set(status.num_running)
         self._waiting.set(status.num_waiting)
-        self._cache_use.set(1.0 - status.num_idle_blocks / status.num_blocks)
+        self._cache_use.set(1.0 - status.num_free_blocks / status.num_blocks)
         if self._unwritten_tokens:
             self._output_tokens.inc(self._unwritten_tokens)
             self._unwritten_tokens = 0

@@ -41,7 +41,7 @@ class Replica:
         self._ranks = RankStarter(model, follow)
         engine = await asyncio.to_thread(load_engine, model, secret, host, self._ranks)
         replica_id = serve.get_replica_context().replica_id.unique_id
-        metrics = ReplicaMetrics(model.name, bool(model.engine.cache.node_bytes))
+        metrics = ReplicaMetrics(model.name, bool(model.engine.cache.kv_offloading_bytes))
         self._server = WireServer(engine, replica_id, wire, secret, metrics)
         self._address = await self._server.start(host)
         logger.info("%s is ready after %.1f s", model.name, time.monotonic() - began_s)

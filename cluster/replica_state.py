@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cluster.routing import Load
-from engine.types import EngineStatus, StepReport
+from engine.types import EngineOutputs, EngineStatus
 
-__all__ = ["Belief"]
+__all__ = ["ReplicaState"]
 
 
-class Belief:
+class ReplicaState:
     """Exact up to the reports on their way, and what other ingresses have sent since.
 
     A block counts as held there from the moment that a request is sent that will fill it.
@@ -33,14 +33,14 @@ class Belief:
         self._unreported.pop(request_id, None)
         self._arrived(request_id)
 
-    def heard(self, report: StepReport) -> None:
+    def heard(self, report: EngineOutputs) -> None:
         self.names.difference_update(report.forgotten)
         self.names.update(report.published)
         self.status = report.status
         for request_id in report.accepted:
             self._unreported.pop(request_id, None)
-        for refusal in report.refused:
-            self.stopped(refusal.request_id)
+        for rejection in report.refused:
+            self.stopped(rejection.request_id)
         for chunk in report.chunks:
             self._arrived(chunk.request_id)
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from cluster.routing import Load, cheapest, home, is_overloaded, less_of_two, next_in_turn
+from cluster.routing import Load, cheapest, home, is_overloaded, power_of_two_choices, round_robin
 from configs.schema import RoutingConfig
 
 __all__ = ["Router"]
@@ -30,10 +30,10 @@ class Router:
             case "cost":
                 return cheapest(loads, self._rng)
             case "power_of_two":
-                return less_of_two(loads, self._rng)
+                return power_of_two_choices(loads, self._rng)
             case "round_robin":
                 # ingresses that begin together must not go round together
                 start = self._last or self._rng.choice(replica_ids)
-                index = next_in_turn(replica_ids, start)
+                index = round_robin(replica_ids, start)
                 self._last = replica_ids[index]
                 return index

@@ -20,7 +20,7 @@ from hashlib import blake2b
 
 import msgspec
 
-__all__ = ["Load", "cheapest", "costs_of", "home", "is_overloaded", "less_of_two", "next_in_turn"]
+__all__ = ["Load", "cheapest", "costs_of", "home", "is_overloaded", "power_of_two_choices", "round_robin"]
 
 DECODE_TOKENS = 32
 SESSION_FACTOR = 2.0
@@ -53,13 +53,13 @@ def cheapest(loads: Sequence[Load], rng: random.Random) -> int:
     return rng.choice([index for index, value in enumerate(costs) if value == least])
 
 
-def less_of_two(loads: Sequence[Load], rng: random.Random) -> int:
+def power_of_two_choices(loads: Sequence[Load], rng: random.Random) -> int:
     """Of two replicas drawn by lot the one with fewer requests (Mitzenmacher, "The power of two choices", 2001)."""
     drawn = rng.sample(range(len(loads)), min(2, len(loads)))
     return min(drawn, key=lambda index: loads[index].num_requests)
 
 
-def next_in_turn(replica_ids: Sequence[str], last: str) -> int:
+def round_robin(replica_ids: Sequence[str], last: str) -> int:
     """The index of the replica whose id follows `last`, in a circle. Replicas may come and go between two turns."""
     later = [replica_id for replica_id in replica_ids if replica_id > last]
     return replica_ids.index(min(later or replica_ids))

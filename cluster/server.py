@@ -32,12 +32,12 @@ from cluster.wire import (
 )
 from configs.schema import WireConfig
 from engine.engine import Engine
+from engine.errors import EngineFailed
 from engine.runtime.engine_thread import Abort, EngineThread
 from engine.runtime.engine_thread import Ask as AskEngine
 from engine.runtime.engine_thread import Submit as SubmitToEngine
-from engine.errors import EngineFailed
-from engine.types import GenerateRequest, Refusal, RequestState, SamplingParams, StepReport, TokenChunk
 from engine.runtime.watchdog import Watchdog
+from engine.types import EngineOutputs, GenerateRequest, Rejection, RequestOutput, RequestState, SamplingParams
 
 __all__ = ["Observer", "WireServer"]
 
@@ -52,7 +52,7 @@ class Observer(Protocol):
 
     def submitted(self, request_id: str, request: GenerateRequest) -> None: ...
 
-    def reported(self, report: StepReport) -> None: ...
+    def reported(self, report: EngineOutputs) -> None: ...
 
 
 class WireServer:
@@ -70,7 +70,7 @@ class WireServer:
         self._secret = secret
         self._replica_id = replica_id
         self._epoch = secrets.randbits(63)
-        self._block_size = engine.execution.inline_executor.block_size
+        self._block_size = engine.executor.block_size
         self._connections: dict[int, _Connection] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._next_connection = 0
@@ -189,8 +189,8 @@ class WireServer:
             match frame:
                 case Submit(request):
                     if self._draining:
-                        refusal = Refusal(request.request_id, "Unavailable", "the replica is going away")
-                        connection.send(Report(StepReport((), (refusal,), (), self.engine_thread.status)))
+                        rejection = Rejection(request.request_id, "Unavailable", "the replica is going away")
+                        connection.send(Report(EngineOutputs((), (rejection,), (), self.engine_thread.status)))
                         continue
                     connection.open.add(request.request_id)
                     ours = msgspec.structs.replace(request, request_id=f"{connection.number}:{request.request_id}")
@@ -216,11 +216,11 @@ class WireServer:
 
     # -- reports of the engine
 
-    def _deliver(self, report: StepReport) -> None:
+    def _deliver(self, report: EngineOutputs) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._distribute, report)
 
-    def _distribute(self, report: StepReport) -> None:
+    def _distribute(self, report: EngineOutputs) -> None:
         """Sends each ingress its part of a step, in one frame. Changes of the prefix cache go to all."""
         if self._observer is not None:
             self._observer.reported(report)
@@ -230,9 +230,9 @@ class WireServer:
         for request_id in report.accepted:
             number, theirs = _split(request_id)
             parts[number].accepted.append(theirs)
-        for refusal in report.refused:
-            number, theirs = _split(refusal.request_id)
-            parts[number].refused.append(msgspec.structs.replace(refusal, request_id=theirs))
+        for rejection in report.refused:
+            number, theirs = _split(rejection.request_id)
+            parts[number].refused.append(msgspec.structs.replace(rejection, request_id=theirs))
         for chunk in report.chunks:
             number, theirs = _split(chunk.request_id)
             parts[number].chunks.append(msgspec.structs.replace(chunk, request_id=theirs))
@@ -244,7 +244,7 @@ class WireServer:
             connection = self._connections.get(number)
             if connection is not None:
                 part = parts[number]
-                connection.open.difference_update(refusal.request_id for refusal in part.refused)
+                connection.open.difference_update(rejection.request_id for rejection in part.refused)
                 connection.report(
                     msgspec.structs.replace(
                         report,
@@ -275,8 +275,8 @@ class _Part(msgspec.Struct):
     """What a step's report says to one ingress."""
 
     accepted: list[str] = []
-    refused: list[Refusal] = []
-    chunks: list[TokenChunk] = []
+    refused: list[Rejection] = []
+    chunks: list[RequestOutput] = []
     states: list[RequestState] = []
 
 
@@ -302,7 +302,7 @@ class _Connection:
             return
         self._write(encode(frame))
 
-    def report(self, report: StepReport) -> None:
+    def report(self, report: EngineOutputs) -> None:
         """In as many frames as it takes: one that is too large would end the connection, and everybody's streams."""
         if self.writer.transport.is_closing():
             return

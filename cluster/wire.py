@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.types import EngineStatus, GenerateRequest, StepAges, StepReport
+from engine.types import EngineOutputs, EngineStatus, GenerateRequest, StepAges
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -94,7 +94,7 @@ class Beat(_Frame, frozen=True, array_like=True, tag=5):
 
 
 class Report(_Frame, frozen=True, array_like=True, tag=6):
-    report: StepReport
+    report: EngineOutputs
 
 
 class Drain(_Frame, frozen=True, array_like=True, tag=7):

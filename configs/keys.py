@@ -20,7 +20,7 @@ HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    name: str  # in logs, metrics and refusals
+    name: str  # in logs, metrics and rejections
     sha256: str  # of the key, in hexadecimal
     expires: datetime | None = None  # from then on it is refused
     limits: KeyLimits | None = None  # None: `api.limits`

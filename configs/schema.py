@@ -28,29 +28,37 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    max_step_tokens: Positive = 512  # tokens computed in one step, all sequences together
-    max_sequences: Positive = 64  # sequences that hold blocks at the same time
+    max_num_batched_tokens: Positive = 512  # tokens computed in one step, all sequences together
+    max_num_seqs: Positive = 64  # sequences that hold blocks at the same time
     max_queued_requests: Positive = 256  # requests that wait for their first step; one more is refused
     max_queued_tokens: Positive = 262_144  # prompt tokens of all waiting requests together; more is refused
-    max_draft_tokens: Count = 0  # speculation: tokens of one sequence that are guessed in a step, at most; 0 is off
-    draft_ngram: Positive = 3  # a guess is what followed the last time that so many tokens were the same
+    num_speculative_tokens: Count = (
+        0  # speculation: tokens of one sequence that are guessed in a step, at most; 0 is off
+    )
+    prompt_lookup_min: Positive = 3  # a guess is what followed the last time that so many tokens were the same
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block_size: Positive = 16  # tokens in a KV block
-    num_blocks: Positive | None = None  # KV blocks; unset: as many as cache_bytes or memory_fraction give
-    cache_bytes: Positive | None = None  # bytes for keys and values; unset: 1 GiB on CPU, memory_fraction on a GPU
-    memory_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of the GPU's memory for one engine's weights, KV
+    num_blocks: Positive | None = (
+        None  # KV blocks; unset: as many as kv_cache_memory_bytes or gpu_memory_utilization give
+    )
+    kv_cache_memory_bytes: Positive | None = (
+        None  # bytes for keys and values; unset: 1 GiB on CPU, gpu_memory_utilization on a GPU
+    )
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = (
+        0.9  # share of the GPU's memory for one engine's weights, KV
+    )
     dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
-    prefix_sharing: bool = True  # reuse the blocks of equal prefixes
-    node_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
+    enable_prefix_caching: bool = True  # reuse the blocks of equal prefixes
+    kv_offloading_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where torch sees a GPU, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
-    keep_quantised: bool = True  # 4- and 8-bit weights stay so where a kernel takes them; false: widened at load
-    max_context_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
+    keep_quantized: bool = True  # 4- and 8-bit weights stay so where a kernel takes them; false: dequantized at load
+    max_model_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
     cascade: Literal["auto", "off"] = "auto"  # auto: a GPU reads a prefix once for all that share it, where faster
@@ -68,10 +76,10 @@ class ResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class AutoscalingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_replicas: Count = 1  # 0: the model goes away when nobody asks, and comes back with the next request
     max_replicas: Positive = 4  # engines at most
-    target_sequences: Annotated[float, Meta(gt=0)] = 16.0  # sequences per engine, running and waiting
+    target_ongoing_requests: Annotated[float, Meta(gt=0)] = 16.0  # sequences per engine, running and waiting
     target_cache_use: Annotated[float, Meta(gt=0, le=1)] = 0.8  # share of the KV blocks that sequences hold
     target_first_token_s: Seconds = 2.0  # time to the first token, mean of the last half minute
-    look_back_s: Seconds = 10.0  # loads are averaged over so long
+    look_back_period_s: Seconds = 10.0  # loads are averaged over so long
     upscale_delay_s: Annotated[float, Meta(ge=0)] = 5.0  # more must be wanted for so long
     downscale_delay_s: Annotated[float, Meta(ge=0)] = 120.0  # fewer must be wanted for so long
     downscale_to_zero_delay_s: Annotated[float, Meta(ge=0)] = 600.0  # none must be wanted for so long
@@ -86,8 +94,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: Name  # the id clients send in `model`
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
-    tool_format: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
-    think_format: Name | None = None  # how it marks its thinking (serve_app/text/thinking.py); "none": it does not
+    tool_call_parser: Name | None = (
+        None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
+    )
+    reasoning_parser: Name | None = None  # how it marks its thinking (serve_app/text/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
@@ -130,7 +140,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_stop: Positive = 16  # stop strings in one request
     max_stop_chars: Positive = 1_024  # characters of one stop string
     max_logit_bias: Positive = 1_024  # entries of logit_bias
-    max_top_logprobs: Count = 20  # top_logprobs
+    max_logprobs: Count = 20  # top_logprobs
     max_tools: Positive = 256  # tools in one request
     trust_request_chat_template: bool = False  # clients may send a chat_template: a program that runs in the ingress
     max_grammar_bytes: Positive = 262_144  # a JSON schema or grammar, as compiled

@@ -8,20 +8,20 @@ from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
 from configs.schema import CacheConfig, SchedulerConfig
+from engine.cache.prefix_cache import hash_blocks, root_hash
+from engine.errors import RequestError
+from engine.parallel.worker_commands import RankHeartbeat
 from engine.scheduling.admission_control import check_queue, validate
 from engine.scheduling.beam_group import BeamRequest, one_step_of
-from engine.errors import RequestError
+from engine.scheduling.block_allocator import KVConnector
 from engine.scheduling.fair_queueing import expected_tokens
-from engine.structured_output.repetition import ends_in_repetition
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.cache.prefix_cache import chain_root, prompt_hashes
-from engine.parallel.worker_commands import RankBeat
 from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.block_allocator import BlockKeeper
-from engine.types import EngineStatus, GenerateRequest, PromptLogprob, TokenChunk, TokenLogprob
+from engine.structured_output.repetition import ends_in_repetition
+from engine.types import EngineStatus, GenerateRequest, PromptLogprob, RequestOutput, TokenLogprob
 
-__all__ = ["Engine", "Executor", "OverlappingExecutor"]
+__all__ = ["Engine", "Executor", "AsyncExecutor"]
 
 FIRST_TOKEN_WINDOW_S = 30.0
 
@@ -30,11 +30,11 @@ class Executor(Protocol):
     """Computes what a plan says. engine/execution/inline_executor.py has the real ones."""
 
     vocab_size: int
-    max_context_len: int  # tokens
+    max_model_len: int  # tokens
     block_size: int  # tokens
     num_blocks: int
 
-    def execute(self, plan: StepPlan) -> StepResult: ...
+    def execute(self, plan: SchedulerOutput) -> ModelOutput: ...
 
     def close(self) -> None: ...
 
@@ -47,10 +47,10 @@ class GrammarCompiler(Protocol):
 
 
 @runtime_checkable
-class RankedExecutor(Protocol):
+class MultiRankExecutor(Protocol):
     """An executor over several ranks. Both calls in any thread."""
 
-    def beats(self) -> tuple[RankBeat, ...]:
+    def beats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each rank from 1 on."""
         ...
 
@@ -60,21 +60,21 @@ class RankedExecutor(Protocol):
 
 
 @runtime_checkable
-class OverlappingExecutor(Executor, Protocol):
+class AsyncExecutor(Executor, Protocol):
     """One that can begin a step while it samples in the step before.
 
     In a plan, -1 stands for the token that the sequence samples there.
     """
 
-    def begin(self, plan: StepPlan) -> None: ...
+    def begin(self, plan: SchedulerOutput) -> None: ...
 
-    def sample(self) -> "Sampled":
+    def sample(self) -> "PendingOutput":
         """Of the step that was begun last. Its result must be asked for before the next one is sampled."""
         ...
 
 
-class Sampled(Protocol):
-    def result(self) -> StepResult: ...
+class PendingOutput(Protocol):
+    def result(self) -> ModelOutput: ...
 
 
 class Engine:
@@ -92,30 +92,30 @@ class Engine:
         cache_key: bytes = b"",
         collective: str = "",
         overlap: bool = False,
-        keeper: BlockKeeper | None = None,
+        connector: KVConnector | None = None,
     ) -> None:
         """collective   what the executor's ranks add up over, for the status
         overlap      plan each step while the one before is computed; the executor must be able to
-        keeper       of the executor's blocks; what it keeps needs not be computed again
+        connector       of the executor's blocks; what it keeps needs not be computed again
         """
         self.executor = executor
-        assert not overlap or isinstance(executor, OverlappingExecutor)
-        self._overlapping = executor if overlap and isinstance(executor, OverlappingExecutor) else None
-        self._begun: StepPlan | None = None  # the step that was begun last, if it has not been sampled
+        assert not overlap or isinstance(executor, AsyncExecutor)
+        self._async_executor = executor if overlap and isinstance(executor, AsyncExecutor) else None
+        self._begun: SchedulerOutput | None = None  # the step that was begun last, if it has not been sampled
         self._collective = collective
         self.model = model
         self.cache_key = cache_key
-        self.prefix_sharing = (cache or CacheConfig()).prefix_sharing
+        self.enable_prefix_caching = (cache or CacheConfig()).enable_prefix_caching
         # one sequence must always be able to run alone
-        self.max_context_len = min(executor.max_context_len, executor.num_blocks * executor.block_size)
+        self.max_model_len = min(executor.max_model_len, executor.num_blocks * executor.block_size)
         self.scheduler = Scheduler(
             config=scheduler or SchedulerConfig(),
             num_blocks=executor.num_blocks,
             block_size=executor.block_size,
-            prefix_sharing=self.prefix_sharing,
+            enable_prefix_caching=self.enable_prefix_caching,
             cache_key=cache_key,
-            max_context_len=self.max_context_len,
-            keeper=keeper,
+            max_model_len=self.max_model_len,
+            connector=connector,
         )
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
         self._beams: dict[str, BeamRequest] = {}  # request id -> its search, while it goes on
@@ -127,13 +127,13 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._choices)
 
-    def rank_beats(self) -> tuple[RankBeat, ...]:
+    def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each rank from 1 on, in any thread."""
-        return self.executor.beats() if isinstance(self.executor, RankedExecutor) else ()
+        return self.executor.beats() if isinstance(self.executor, MultiRankExecutor) else ()
 
     def lose_ranks(self) -> None:
         """Ends the step that waits for a rank, in any thread. No other one can follow."""
-        if isinstance(self.executor, RankedExecutor):
+        if isinstance(self.executor, MultiRankExecutor):
             self.executor.lose()
 
     def needs_preparing(self, request: GenerateRequest) -> bool:
@@ -147,13 +147,13 @@ class Engine:
 
     def submit(self, request: GenerateRequest) -> None:
         """Accepts a request, or raises RequestError, ContextTooLong or Overloaded and changes nothing."""
-        validate(request, self.max_context_len, self.executor.vocab_size)
+        validate(request, self.max_model_len, self.executor.vocab_size)
         if request.request_id in self._choices:
             raise RequestError("a request with this id is running", param="request_id")
         check_queue(request, self.scheduler)
-        root = chain_root(self.cache_key, self.model, request.cache_salt)
+        root = root_hash(self.cache_key, self.model, request.cache_salt)
         block_size = self.executor.block_size
-        names = prompt_hashes(self.cache_key, root, request.prompt, block_size) if self.prefix_sharing else []
+        names = hash_blocks(self.cache_key, root, request.prompt, block_size) if self.enable_prefix_caching else []
         if request.beam is not None:
             self._begin_beams(request, root, names)
             return
@@ -163,8 +163,8 @@ class Engine:
                 continue
             seed = derived_seed(request.sampling.seed, index)
             resumed = request.resume[index] if request.resume else None
-            if resumed and self.prefix_sharing:
-                known = prompt_hashes(self.cache_key, root, request.prompt + resumed, block_size)
+            if resumed and self.enable_prefix_caching:
+                known = hash_blocks(self.cache_key, root, request.prompt + resumed, block_size)
             else:
                 known = list(names)
             start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=not choices))
@@ -174,7 +174,7 @@ class Engine:
             choices[index] = seq
         self._choices[request.request_id] = choices
 
-    def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
+    def abort(self, request_id: str, index: int | None = None) -> list[RequestOutput]:
         """Ends a request, or one of its choices, and frees what it held. Unknown ids do nothing."""
         choices = self._choices.get(request_id, {})
         ended = [seq for seq in choices.values() if index is None or seq.index == index]
@@ -186,10 +186,10 @@ class Engine:
         """Whether chunks of a request are still to come."""
         return request_id in self._choices
 
-    def step(self) -> list[TokenChunk]:
+    def step(self) -> list[RequestOutput]:
         """Computes one step and returns what came out."""
-        if self._overlapping is not None:
-            return self._step_ahead(self._overlapping)
+        if self._async_executor is not None:
+            return self._step_ahead(self._async_executor)
         plan = self.scheduler.schedule()
         if not plan.slices:
             return []
@@ -198,7 +198,7 @@ class Engine:
         self.scheduler.expect(plan)
         return self._book(plan, result)
 
-    def _step_ahead(self, executor: "OverlappingExecutor") -> list[TokenChunk]:
+    def _step_ahead(self, executor: "AsyncExecutor") -> list[RequestOutput]:
         """The same, but the step after it has begun when this returns."""
         plan, self._begun = self._begun or self._begin(executor), None
         if plan is None:
@@ -209,14 +209,14 @@ class Engine:
         self._begun = self._begin(executor)
         return self._book(plan, sampling.result())
 
-    def _begin(self, executor: "OverlappingExecutor") -> StepPlan | None:
+    def _begin(self, executor: "AsyncExecutor") -> SchedulerOutput | None:
         plan = self.scheduler.schedule()
         if not plan.slices:
             return None
         executor.begin(plan)
         return plan
 
-    def _book(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
+    def _book(self, plan: SchedulerOutput, result: ModelOutput) -> list[RequestOutput]:
         sampled = self.scheduler.settle(plan, result)
         logprobs = iter(result.logprobs or (None,) * len(result.tokens))
         counts = result.counts or (1,) * len(sampled)
@@ -238,7 +238,7 @@ class Engine:
                 chunks.append(self._tell(seq, count, told))
         return chunks
 
-    def _tell(self, seq: Sequence, count: int, logprobs: list[TokenLogprob | None]) -> TokenChunk:
+    def _tell(self, seq: Sequence, count: int, logprobs: list[TokenLogprob | None]) -> RequestOutput:
         """The last `count` tokens of a sequence, up to the one that ends it."""
         if seq.num_output == count:
             self._first_tokens.append((time.monotonic(), time.monotonic() - seq.accepted_s))
@@ -255,14 +255,14 @@ class Engine:
             self._forget(seq)
         return chunk
 
-    def fail(self, message: str) -> list[TokenChunk]:
+    def fail(self, message: str) -> list[RequestOutput]:
         """Ends every request with an error."""
         seqs = [seq for choices in self._choices.values() for seq in choices.values()]
         for seq in seqs:
             self._forget(seq)
         return [_chunk(seq, (), "error", None, error=message) for seq in seqs]
 
-    def generate(self, request: GenerateRequest) -> Iterator[TokenChunk]:
+    def generate(self, request: GenerateRequest) -> Iterator[RequestOutput]:
         """The chunks of one request, computed while they are asked for. Closing the iterator aborts the request."""
         self.submit(request)
         try:
@@ -277,13 +277,13 @@ class Engine:
         scheduler = self.scheduler
         return EngineStatus(
             model=self.model,
-            max_context_len=self.max_context_len,
+            max_model_len=self.max_model_len,
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.queue.num_tokens,
             num_prefill_tokens=scheduler.num_prefill_tokens,
             num_blocks=scheduler.blocks.pool.num_blocks,
-            num_idle_blocks=scheduler.blocks.pool.num_idle,
+            num_free_blocks=scheduler.blocks.pool.num_free,
             block_size=self.executor.block_size,
             num_preemptions=scheduler.num_preemptions,
             first_token_s=self._mean_first_token_s(),
@@ -305,7 +305,7 @@ class Engine:
         """One sequence computes the prompt; the beams fork from it."""
         start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=True))
         first = self._new_beam(one_step_of(request), root, names, start)
-        room = self.max_context_len - len(request.prompt)
+        room = self.max_model_len - len(request.prompt)
         self._beams[request.request_id] = BeamRequest(request, first.seq_id, room)
         self._choices[request.request_id] = {first.index: first}
         self.scheduler.add(first)
@@ -317,7 +317,7 @@ class Engine:
         self._next_seq_id += 1
         return seq
 
-    def _advance_beams(self, beams: BeamRequest, seq: Sequence, logprob: TokenLogprob) -> list[TokenChunk]:
+    def _advance_beams(self, beams: BeamRequest, seq: Sequence, logprob: TokenLogprob) -> list[RequestOutput]:
         """Books what may follow one beam. With the last of them the next beams are chosen."""
         search, request_id = beams.search, seq.request.request_id
         seq.is_held = True
@@ -348,7 +348,7 @@ class Engine:
                 self._forget(parent)
         return self._finish_beams(beams, seq) if search.is_over else []
 
-    def _finish_beams(self, beams: BeamRequest, seq: Sequence) -> list[TokenChunk]:
+    def _finish_beams(self, beams: BeamRequest, seq: Sequence) -> list[RequestOutput]:
         for one in list(self._choices[beams.request.request_id].values()):
             self._forget(one)
         return beams.chunks(seq.cached_tokens or 0)
@@ -364,7 +364,7 @@ class Engine:
         sampling, num_output = seq.request.sampling, length - seq.prompt_len
         if seq.tokens[length - 1] in sampling.stop_token_ids and num_output > sampling.min_tokens:
             return "stop"
-        if num_output >= sampling.max_tokens or length >= self.max_context_len:
+        if num_output >= sampling.max_tokens or length >= self.max_model_len:
             return "length"
         repetition = sampling.repetition
         if repetition is not None and num_output >= sampling.min_tokens:
@@ -380,7 +380,7 @@ class Engine:
             self._beams.pop(seq.request.request_id, None)
 
 
-def _num_tokens(plan: StepPlan) -> int:
+def _num_tokens(plan: SchedulerOutput) -> int:
     return sum(len(slice_.tokens) for slice_ in plan.slices)
 
 
@@ -398,8 +398,8 @@ def _chunk(
     reason: str | None,
     logprobs: tuple[TokenLogprob, ...] | None,
     error: str | None = None,
-) -> TokenChunk:
-    return TokenChunk(
+) -> RequestOutput:
+    return RequestOutput(
         request_id=seq.request.request_id,
         index=seq.index,
         start=seq.num_output - len(tokens),

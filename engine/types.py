@@ -13,19 +13,19 @@ __all__ = [
     "Grammar",
     "GenerateRequest",
     "PromptLogprob",
-    "Refusal",
+    "Rejection",
     "RepetitionLimit",
     "RequestState",
     "SamplingParams",
     "StepAges",
-    "StepReport",
-    "ThinkingLimit",
-    "TokenChunk",
+    "EngineOutputs",
+    "ReasoningBudget",
+    "RequestOutput",
     "TokenLogprob",
 ]
 
 
-class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True):
+class ReasoningBudget(msgspec.Struct, frozen=True, array_like=True):
     """How long an answer may think. engine/structured_output/reasoning_budget.py counts."""
 
     budget: int  # tokens of thinking after which it is ended
@@ -62,7 +62,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
     scores_filtered: bool = False  # logprobs are of what bans, bias and penalties leave, not of the raw logits
     num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, told once, with choice 0
-    thinking: ThinkingLimit | None = None
+    thinking: ReasoningBudget | None = None
     repetition: RepetitionLimit | None = None
 
 
@@ -132,7 +132,7 @@ class PromptLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
+class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     """A piece of one choice's answer. The last piece of each choice, and only it, has a finish reason."""
 
     request_id: str
@@ -153,12 +153,12 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine has and does."""
 
     model: str
-    max_context_len: int  # tokens, prompt and answer together
+    max_model_len: int  # tokens, prompt and answer together
     num_running: int  # sequences that hold blocks
     num_waiting: int  # sequences that do not
     num_waiting_tokens: int  # tokens that the waiting ones still have to compute
     num_blocks: int
-    num_idle_blocks: int  # blocks that no running sequence holds
+    num_free_blocks: int  # blocks that no running sequence holds
     num_prefill_tokens: int = 0  # to compute before every sequence has its next token; shared prefixes counted once
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
     block_size: int = 0  # tokens in a block
@@ -166,7 +166,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     collective: str = ""  # what sums over several ranks go over: shared memory, nccl or gloo; "": there is one rank
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
+class Rejection(msgspec.Struct, frozen=True, array_like=True):
     """A request that was not accepted. `kind` is the name of the error class in engine/errors.py."""
 
     request_id: str
@@ -183,12 +183,12 @@ class RequestState(msgspec.Struct, frozen=True, array_like=True):
     state: Literal["running", "finished", "unknown"]  # running: or waiting for it; an engine forgets what has finished
 
 
-class StepReport(msgspec.Struct, frozen=True, array_like=True):
+class EngineOutputs(msgspec.Struct, frozen=True, array_like=True):
     """Everything that one turn of the engine's loop has to tell."""
 
     accepted: tuple[str, ...]  # request ids
-    refused: tuple[Refusal, ...]
-    chunks: tuple[TokenChunk, ...]
+    refused: tuple[Rejection, ...]
+    chunks: tuple[RequestOutput, ...]
     status: EngineStatus
     published: tuple[bytes, ...] = ()  # names of blocks (engine/cache/prefix_cache.py) that can be shared from now on
     forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
@@ -206,7 +206,7 @@ class StepAges(msgspec.Struct, frozen=True, array_like=True):
 class EngineClient(Protocol):
     """An engine, or a cluster of them: the floors above cannot tell."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
         """The answer's chunks. Closing the iterator aborts the request.
 
         The first `anext` returns only once the request has been accepted; before that it raises RequestError,

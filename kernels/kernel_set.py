@@ -21,7 +21,7 @@ from kernels.native.compiler import Compiler, find_compiler
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 from kernels.soft_cap.reference import soft_cap
@@ -50,7 +50,7 @@ class KernelSet:
     name: str
     deterministic: bool  # a row's logits are bitwise the same alone, in any batch and in any chunk
     linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
-    quantised_linear: Callable[..., LinearKernel] | None  # the same of GroupedInts; None: they must be made dense
+    quantized_linear: Callable[..., LinearKernel] | None  # the same of GroupQuantized; None: they must be made dense
     embedding: Callable[..., Tensor]
     add_rms_norm: Callable[..., Tensor]
     square_sums: Callable[..., Tensor]
@@ -59,7 +59,7 @@ class KernelSet:
     gated_activation: Callable[..., Tensor]
     route: Callable[..., tuple[Tensor, Tensor]]
     experts: Callable[..., ExpertsKernel]  # (matrices of each expert, activation) -> the packed experts
-    experts_keep_ints: bool  # these matrices may be GroupedInts
+    experts_keep_ints: bool  # these matrices may be GroupQuantized
     soft_cap: Callable[..., Tensor]
     allow_bits: Callable[..., Tensor]
     allow_only: Callable[..., Tensor]
@@ -116,7 +116,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.paged_attention import triton as paged_attention_triton
     from kernels.penalties import triton as penalties_triton
     from kernels.qkv_rotary import triton as qkv_rotary_triton
-    from kernels.quantized_linear import triton as quantised_linear_triton
+    from kernels.quantized_linear import triton as quantized_linear_triton
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
@@ -130,7 +130,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         _reference_kernels(),
         name="triton",
         linear=linear_cuda.Linear,
-        quantised_linear=partial(quantised_linear_triton.QuantisedLinear, batch_invariant=deterministic),
+        quantized_linear=partial(quantized_linear_triton.QuantizedLinear, batch_invariant=deterministic),
         embedding=embedding_triton.embedding,
         add_rms_norm=rms_norm_triton.add_rms_norm,
         square_sums=square_sums_triton.square_sums,
@@ -164,7 +164,7 @@ def _reference_kernels() -> KernelSet:
         name="reference",
         deterministic=False,
         linear=Linear,
-        quantised_linear=None,
+        quantized_linear=None,
         embedding=embedding,
         add_rms_norm=add_rms_norm,
         square_sums=square_sums,
@@ -208,16 +208,16 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
-    from kernels.quantized_linear import cpu as quantised_linear_cpu
+    from kernels.quantized_linear import cpu as quantized_linear_cpu
     from kernels.rms_norm import cpu as rms_norm_cpu
     from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu
 
     linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
-    quantised_linear = quantised_linear_cpu.build(compiler)
+    quantized_linear = quantized_linear_cpu.build(compiler)
 
-    def any_linear(weight: Tensor | GroupedInts, *more: Any) -> LinearKernel:
-        kernel = quantised_linear if isinstance(weight, GroupedInts) else linear
+    def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> LinearKernel:
+        kernel = quantized_linear if isinstance(weight, GroupQuantized) else linear
         assert kernel is not None
         return kernel(weight, *more)
 
@@ -226,13 +226,13 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         name="compiled",
         deterministic=True,
         linear=linear,
-        quantised_linear=quantised_linear,
+        quantized_linear=quantized_linear,
         add_rms_norm=rms_norm_cpu.build(compiler),
         square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         gated_activation=gate,
         experts=partial(Experts, linear=any_linear, gate=gate),
-        experts_keep_ints=quantised_linear is not None,
+        experts_keep_ints=quantized_linear is not None,
         soft_cap=soft_cap_cpu.build(compiler),
     )

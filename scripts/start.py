@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from engine.cache.host_tier import give_back_unused
+from engine.cache.host_tier import remove_unused
 from kernels.native.private import NotPrivateError, make_file, open_file
 from scripts.environment import ROOT
 
@@ -115,7 +115,7 @@ def _serve(
         with contextlib.redirect_stdout(io.StringIO()):  # Ray tells of the end of its own actors there
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-        give_back_unused()  # of replicas that did not end by themselves
+        remove_unused()  # of replicas that did not end by themselves
 
 
 def _arguments() -> argparse.Namespace:

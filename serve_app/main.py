@@ -49,9 +49,9 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.structured_output.grammar import Vocabulary
     from engine.execution.load import load_executor
     from engine.execution.tensor_parallel_executor import lead
+    from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
     text = load_text_model(model)
@@ -61,12 +61,12 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         return list(text.encode(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
-    settings = model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key
+    settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
     if model.tensor_parallel == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
-        return Engine(alone, *settings, overlap=alone.overlaps, keeper=alone.node_cache)
+        return Engine(alone, *settings, overlap=alone.overlaps, connector=alone.offloading_connector)
     first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
-    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps, keeper=first.blocks)
+    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps, connector=first.blocks)
 
 
 def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:

@@ -1,4 +1,4 @@
-"""Who holds which KV block. Ids only: contents are the KVStore's, hashes the PrefixCache's."""
+"""Who holds which KV block. Ids only: contents are the KVCache's, hashes the PrefixCache's."""
 
 from collections import OrderedDict
 
@@ -18,10 +18,10 @@ class BlockPool:
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
 
     @property
-    def num_idle(self) -> int:
+    def num_free(self) -> int:
         return len(self._idle)
 
-    def is_idle(self, block: int) -> bool:
+    def is_free(self, block: int) -> bool:
         return block in self._idle
 
     def take(self) -> int:

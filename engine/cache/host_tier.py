@@ -28,7 +28,7 @@ from typing import Any
 
 from kernels.native.private import NotPrivateError, make_file, open_file
 
-__all__ = ["HASH_BYTES", "WAYS", "Arena", "ArenaError", "give_back_unused"]
+__all__ = ["HASH_BYTES", "WAYS", "HostTier", "HostTierError", "remove_unused"]
 
 WAYS = 16  # slots of a bucket
 HASH_BYTES = 16
@@ -45,15 +45,15 @@ log = logging.getLogger(__name__)
 Buffers = Iterable[Any]  # pieces of contiguous memory that together are a block
 
 
-class ArenaError(Exception):
+class HostTierError(Exception):
     """There is not so much memory, or it is not ours."""
 
 
-class Arena:
+class HostTier:
     """One process's view of it. Not thread safe. What goes wrong once it is open is logged once and costs hits only."""
 
     def __init__(self, identity: str, piece_bytes: int, num_bytes: int, folder: Path | None = None) -> None:
-        """Opens the memory of that identity for blocks of `piece_bytes`, or makes it. Raises ArenaError.
+        """Opens the memory of that identity for blocks of `piece_bytes`, or makes it. Raises HostTierError.
 
         Memory of other identities that nobody has open is given back.
         """
@@ -64,23 +64,23 @@ class Arena:
         assert self.num_pieces > 0, "there must be room for a bucket"
         self._num_buckets = self.num_pieces // WAYS
         self._path = folder / f"{PREFIX}{identity}-{self.num_pieces}x{piece_bytes}-{LAYOUT}"
-        give_back_unused(folder, but=self._path)
+        remove_unused(folder, but=self._path)
         self._slot_bytes = piece_bytes + HASH_BYTES
         whole = self._num_buckets * BUCKET_BYTES + self.num_pieces * self._slot_bytes
         try:
             self._file: int | None = _open(self._path)
             free = os.statvfs(folder)
         except (OSError, NotPrivateError) as error:
-            raise ArenaError(_explain(error, self._path)) from None
+            raise HostTierError(_explain(error, self._path)) from None
         self._grown_to = os.fstat(self._file).st_size
         self._complaints = _Complaints()
         if self._grown_to == 0 and free.f_bavail * free.f_frsize < whole:
             self.close()
-            raise ArenaError(f"{folder} has no room for {num_bytes} bytes")
+            raise HostTierError(f"{folder} has no room for {num_bytes} bytes")
 
-    def beside(self, identity: str) -> "Arena":
+    def beside(self, identity: str) -> "HostTier":
         """Another one of this size, in the same place."""
-        other = Arena(identity, *self._size)
+        other = HostTier(identity, *self._size)
         other._complaints = self._complaints
         return other
 
@@ -171,7 +171,7 @@ class Arena:
     def _complain(self, reason: str) -> None:
         if not self._complaints.is_made:
             self._complaints.is_made = True
-            log.warning("KV offload (engine.cache.node_bytes) does without: %s", reason)
+            log.warning("KV offload (engine.cache.kv_offloading_bytes) does without: %s", reason)
 
     @contextlib.contextmanager
     def _locked(self, name: bytes, kind: int) -> Iterator[int | None]:
@@ -242,7 +242,7 @@ def _explain(error: Exception, path: Path) -> str:
     return f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def give_back_unused(folder: Path | None = None, but: Path | None = None) -> None:
+def remove_unused(folder: Path | None = None, but: Path | None = None) -> None:
     """Gives all memory of this user back that nobody has open: its last user was killed."""
     for path in (folder or _folder()).glob(f"{PREFIX}*"):
         if path != but:

@@ -9,10 +9,10 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.device.transfer import to_device
 
-__all__ = ["KVStore"]
+__all__ = ["KVCache"]
 
 
-class KVStore:
+class KVCache:
     """`layers[i]` is layer i's (k_cache, v_cache), each [N, G, P, D]. How a block is laid out inside, kernels know.
 
     `by_block[n]` is all of block n, [L, 2, G, P, D].

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
-from engine.cache.host_tier import WAYS, Arena, ArenaError
+from engine.cache.host_tier import WAYS, HostTier, HostTierError
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
-from engine.cache.kv_cache import KVStore
 from engine.parallel.tensor_parallel import TensorParallel
 
-__all__ = ["NodeCache", "identity", "node_cache_of", "open_node_cache", "open_others"]
+__all__ = ["OffloadingConnector", "identity", "offloading_connector_of", "open_offloading_connector", "open_others"]
 
 log = logging.getLogger(__name__)
 
@@ -45,53 +45,55 @@ def _copy(to: Tensor, source: Tensor) -> None:
     to.copy_(source, non_blocking=True)
 
 
-class NodeCache:
-    """The blocks of a KVStore, kept in an arena under their names.
+class OffloadingConnector:
+    """The blocks of a KVCache, kept in a host tier under their names.
 
     Of a device that works on its own a block goes on its way to the host when the step's work is queued, beside that
-    work; a thread writes it into the arena when it has come.
+    work; a thread writes it into the host tier when it has come.
     """
 
-    def __init__(self, kv: KVStore, arena: Arena, passages: "Sequence[Passage]" = ()) -> None:
-        """`passages` are where blocks stop on their way, if the device works on its own; nobody waits for it then."""
-        self.arena = arena
+    def __init__(self, kv: KVCache, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]" = ()) -> None:
+        """`staging_buffers` are where blocks stop on their way, if the device works on its own; nobody waits for it
+        then.
+        """
+        self.host_tier = host_tier
         self._kv = kv
-        self._writer = _Writer(arena, passages) if passages else None
+        self._writer = _Writer(host_tier, staging_buffers) if staging_buffers else None
 
     def holds(self, name: bytes) -> bool:
-        return self.arena.holds(name)
+        return self.host_tier.holds(name)
 
     def load(self, name: bytes, block: int) -> bool:
         """Fills a block before all that is queued from now on. False: it is not there any more."""
         if self._writer is None:
-            return self.arena.read(name, self._kv.buffers(block))
-        passage = self._writer.free_passage()
-        if not self.arena.read(name, [_bytes_of(passage.here)]):
-            self._writer.give_back(passage)
+            return self.host_tier.read(name, self._kv.buffers(block))
+        staging = self._writer.free_staging()
+        if not self.host_tier.read(name, [_bytes_of(staging.here)]):
+            self._writer.give_back(staging)
             return False
-        passage.send(self._kv.by_block[block])
-        self._writer.put(passage)
+        staging.send(self._kv.by_block[block])
+        self._writer.put(staging)
         return True
 
     def save(self, name: bytes, block: int) -> None:
         """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
-        if self.arena.holds(name):
+        if self.host_tier.holds(name):
             return
         if self._writer is None:
-            self.arena.write(name, self._kv.buffers(block))
+            self.host_tier.write(name, self._kv.buffers(block))
             return
-        passage = self._writer.free_passage()
-        passage.fetch(self._kv.by_block[block])
-        self._writer.put(passage, name)
+        staging = self._writer.free_staging()
+        staging.fetch(self._kv.by_block[block])
+        self._writer.put(staging, name)
 
     def close(self) -> None:
         """Blocks that are on their way are kept."""
         if self._writer is not None:
             self._writer.close()
-        self.arena.close()
+        self.host_tier.close()
 
 
-class Passage(Protocol):
+class StagingBuffer(Protocol):
     """Memory for one block on its way to the device or from it."""
 
     here: Tensor  # on the host
@@ -112,48 +114,48 @@ class Passage(Protocol):
 class _Writer:
     """A thread that waits for blocks to come and writes those that came from the device, in order.
 
-    It has a view of the arena for itself, which is not thread safe.
+    It has a view of the host tier for itself, which is not thread safe.
     """
 
-    def __init__(self, arena: Arena, passages: "Sequence[Passage]") -> None:
-        self._arena = arena.beside(arena.identity)
-        self._free: queue.SimpleQueue[Passage] = queue.SimpleQueue()
-        for passage in passages:
-            self._free.put(passage)
-        self._under_way: queue.SimpleQueue[tuple[Passage, bytes] | None] = queue.SimpleQueue()
+    def __init__(self, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]") -> None:
+        self._host_tier = host_tier.beside(host_tier.identity)
+        self._free: queue.SimpleQueue[StagingBuffer] = queue.SimpleQueue()
+        for staging in staging_buffers:
+            self._free.put(staging)
+        self._under_way: queue.SimpleQueue[tuple[StagingBuffer, bytes] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kv-offload", daemon=True)
         self._thread.start()
 
-    def free_passage(self) -> "Passage":
+    def free_staging(self) -> "StagingBuffer":
         """Waits for the oldest block under way where there is none."""
         return self._free.get()
 
-    def give_back(self, passage: "Passage") -> None:
+    def give_back(self, staging: "StagingBuffer") -> None:
         """One that was not used."""
-        self._free.put(passage)
+        self._free.put(staging)
 
-    def put(self, passage: "Passage", name: bytes = b"") -> None:
+    def put(self, staging: "StagingBuffer", name: bytes = b"") -> None:
         """`name` is under what to keep the block; b"": nobody keeps it."""
-        self._under_way.put((passage, name))
+        self._under_way.put((staging, name))
 
     def close(self) -> None:
         self._under_way.put(None)
         self._thread.join()
-        self._arena.close()
+        self._host_tier.close()
 
     def _run(self) -> None:
         while (one := self._under_way.get()) is not None:
-            passage, name = one
+            staging, name = one
             try:
-                passage.wait()
+                staging.wait()
                 if name:
-                    self._arena.write(name, [_bytes_of(passage.here)])
+                    self._host_tier.write(name, [_bytes_of(staging.here)])
             except Exception as error:  # of any kind: the block is computed again, and the engine sees for itself
                 log.warning("a block is not kept for other replicas: %s: %s", type(error).__name__, error)
-            self._free.put(passage)
+            self._free.put(staging)
 
 
-class _CudaPassage:
+class _CudaStagingBuffer:
     """Only what goes on within the device is queued behind the steps; the ways between host and device have streams of
     their own, one for each direction.
 
@@ -164,7 +166,7 @@ class _CudaPassage:
     steps     ...              | staged -> block | the next step may read the block ...
     """
 
-    def __init__(self, kv: KVStore, outward: Any, inward: Any, cuda: Any = torch.cuda, copy: Copy = _copy) -> None:
+    def __init__(self, kv: KVCache, outward: Any, inward: Any, cuda: Any = torch.cuda, copy: Copy = _copy) -> None:
         block = kv.by_block[0]
         pinned = block.device.type == "cuda"
         self.here = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
@@ -199,54 +201,58 @@ def _bytes_of(host: Tensor) -> np.ndarray:
     return host.view(-1).view(torch.uint8).numpy()
 
 
-def open_node_cache(
+def open_offloading_connector(
     model: ModelConfig,
     files: ModelFiles,
     arch: ModelArch,
     kernels: str,
-    kv: KVStore,
+    kv: KVCache,
     cache_key: bytes,
     tp: TensorParallel | None = None,
-) -> NodeCache | None:
+) -> OffloadingConnector | None:
     """None where the config gives it no memory, or the machine has not so much: an engine works without it.
 
     Of several ranks each has its part of the memory; `arch` is the whole model's.
     """
     tp = tp or TensorParallel()
     cache = model.engine.cache
-    if not cache.node_bytes or not cache.prefix_sharing:
+    if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
         return None
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
-    if cache.node_bytes < (least := WAYS * piece_bytes * tp.size):
-        raise ModelError(f"engine.cache.node_bytes is {cache.node_bytes}; {WAYS} blocks of this model take {least}")
+    if cache.kv_offloading_bytes < (least := WAYS * piece_bytes * tp.size):
+        raise ModelError(
+            f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
+        )
     whole = identity(model, files, arch, kernels, kv, cache_key)
     try:
-        return node_cache_of(kv, Arena(_share(whole, tp.rank), piece_bytes, cache.node_bytes // tp.size))
-    except ArenaError as error:
-        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return offloading_connector_of(
+            kv, HostTier(_share(whole, tp.rank), piece_bytes, cache.kv_offloading_bytes // tp.size)
+        )
+    except HostTierError as error:
+        log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
         return None
 
 
-def node_cache_of(kv: KVStore, arena: Arena) -> NodeCache:
-    """As the device needs it. Raises ArenaError."""
+def offloading_connector_of(kv: KVCache, host_tier: HostTier) -> OffloadingConnector:
+    """As the device needs it. Raises HostTierError."""
     if kv.by_block.device.type != "cuda":
-        return NodeCache(kv, arena)
+        return OffloadingConnector(kv, host_tier)
     outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
-    return NodeCache(kv, arena, [_CudaPassage(kv, outward, inward) for _ in range(ON_THE_WAY)])
+    return OffloadingConnector(kv, host_tier, [_CudaStagingBuffer(kv, outward, inward) for _ in range(ON_THE_WAY)])
 
 
-def open_others(first: NodeCache, size: int) -> list[Arena]:
-    """What the ranks from 1 on have, for the first one. Raises ArenaError."""
-    whole = first.arena.identity.removesuffix(_share("", 0))
-    arenas: list[Arena] = []
+def open_others(first: OffloadingConnector, size: int) -> list[HostTier]:
+    """What the ranks from 1 on have, for the first one. Raises HostTierError."""
+    whole = first.host_tier.identity.removesuffix(_share("", 0))
+    host_tiers: list[HostTier] = []
     try:
         for rank in range(1, size):
-            arenas.append(first.arena.beside(_share(whole, rank)))
-    except ArenaError:
-        for arena in arenas:
-            arena.close()
+            host_tiers.append(first.host_tier.beside(_share(whole, rank)))
+    except HostTierError:
+        for host_tier in host_tiers:
+            host_tier.close()
         raise
-    return arenas
+    return host_tiers
 
 
 def _share(whole: str, rank: int) -> str:
@@ -254,12 +260,12 @@ def _share(whole: str, rank: int) -> str:
 
 
 def identity(
-    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVStore, cache_key: bytes
+    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVCache, cache_key: bytes
 ) -> str:
     """Of weights, code and settings: engines with the same one compute the same keys and values for the same tokens."""
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
-    settings = engine.dtype, engine.keep_quantised, engine.deterministic, model.tensor_parallel
+    settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel
     tensors = kernels, str(kv.by_block.dtype), kv.by_block.device.type
     digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
     paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())

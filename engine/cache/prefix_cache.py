@@ -9,28 +9,28 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-__all__ = ["PrefixCache", "chain_hash", "chain_root", "prompt_hashes"]
+__all__ = ["PrefixCache", "hash_block", "root_hash", "hash_blocks"]
 
 DIGEST_BYTES = 16
 
 
-def chain_root(key: bytes, model: str, cache_salt: str) -> bytes:
+def root_hash(key: bytes, model: str, cache_salt: str) -> bytes:
     """The name of the empty prefix: different for each model and salt, so their blocks never meet."""
     identity = f"{len(model)}:{model}:{cache_salt}".encode("utf-8", "surrogatepass")
     return blake2b(identity, key=key[:64], digest_size=DIGEST_BYTES).digest()
 
 
-def chain_hash(key: bytes, parent: bytes, tokens: Sequence[int]) -> bytes:
+def hash_block(key: bytes, parent: bytes, tokens: Sequence[int]) -> bytes:
     """The name of the block that holds `tokens` after the prefix named `parent`."""
     return blake2b(parent + array("I", tokens).tobytes(), key=key[:64], digest_size=DIGEST_BYTES).digest()
 
 
-def prompt_hashes(key: bytes, root: bytes, tokens: Sequence[int], block_size: int) -> list[bytes]:
+def hash_blocks(key: bytes, root: bytes, tokens: Sequence[int], block_size: int) -> list[bytes]:
     """The names of all full blocks of `tokens`."""
     names = []
     name = root
     for stop in range(block_size, len(tokens) + 1, block_size):
-        name = chain_hash(key, name, tokens[stop - block_size : stop])
+        name = hash_block(key, name, tokens[stop - block_size : stop])
         names.append(name)
     return names
 

@@ -31,7 +31,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     window_rope: Rope | None = None  # of layers with a window, where it is another
     unrotated: tuple[int, ...] = ()  # layers that do not rotate
     norm_eps: float
-    max_context_len: int  # tokens
+    max_model_len: int  # tokens
     windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
     tied: bool = False  # the head is the embedding
     qkv_bias: bool = False
@@ -119,7 +119,7 @@ def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
         rope_theta=float(rope["rope_theta"]),
         rope_scaling=scaling,
         norm_eps=config.get("rms_norm_eps", 1e-6),
-        max_context_len=scaled_context_len(context_len, scaling),
+        max_model_len=scaled_context_len(context_len, scaling),
         windows=hub_windows(config),
         tied=config.get("tie_word_embeddings", False),
     )

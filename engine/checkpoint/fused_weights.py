@@ -6,7 +6,7 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["Unfused"]
 
@@ -16,7 +16,7 @@ class Unfused:
 
     def __init__(self, source: TensorSource, arch: ModelArch) -> None:
         self._source = source
-        self._places: dict[str, tuple[str, Part]] = {}  # of each matrix: the tensor that it is in, its rows there
+        self._places: dict[str, tuple[str, Shard]] = {}  # of each matrix: the tensor that it is in, its rows there
         q_dim, kv_dim = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         stacks = {
             "self_attn.qkv_proj": {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim},
@@ -30,7 +30,7 @@ class Unfused:
     def _split(self, name: str, stack: str, rows: dict[str, int]) -> None:
         start = 0
         for part, count in rows.items():
-            self._places[name.replace(stack, part)] = name, Part(0, start, start + count)
+            self._places[name.replace(stack, part)] = name, Shard(0, start, start + count)
             start += count
         found = self._source.shape(name)
         if found[0] != start:
@@ -45,15 +45,15 @@ class Unfused:
         stack, rows = self._places[name]
         return (rows.stop - rows.start, *self._source.shape(stack)[1:])
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         return self._source.read(*self._place(name, part))
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         return self._source.read_matrix(*self._place(name, part))
 
-    def _place(self, name: str, part: Part | None) -> tuple[str, Part | None]:
+    def _place(self, name: str, part: Shard | None) -> tuple[str, Shard | None]:
         if name not in self._places:
             return name, part
         stack, rows = self._places[name]
         assert part is None or part.dim == 0
-        return stack, rows if part is None else Part(0, rows.start + part.start, rows.start + part.stop)
+        return stack, rows if part is None else Shard(0, rows.start + part.start, rows.start + part.stop)

@@ -39,7 +39,7 @@ def _from_gguf(family: str, sizes: Mapping[str, Any], shapes: Mapping[str, tuple
         rope_theta=sizes.get("rope.freq_base", 10000.0),
         rope_scaling=scaling,
         norm_eps=sizes["attention.layer_norm_rms_epsilon"],
-        max_context_len=scaled_context_len(sizes["context_length"], scaling),
+        max_model_len=scaled_context_len(sizes["context_length"], scaling),
         windows=gguf_windows(family, sizes),
         tied="output.weight" not in shapes,
         qkv_bias="blk.0.attn_q.bias" in shapes,

@@ -15,7 +15,7 @@ from engine.errors import ModelError
 
 __all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
 
-# Files that pair neighbouring rows of q and k for rotary, where the hub pairs halves
+# Files that pair neighboring rows of q and k for rotary, where the hub pairs halves
 NEIGHBOURS = ("llama", "smollm3", "granite")
 
 # A tensor's part of a layer by the family's own name for the hub's
@@ -61,7 +61,7 @@ def _gemma3_flags(sizes: Mapping[str, Any]) -> Flags:
         "logit_cap": sizes.get("final_logit_softcapping", 0.0),
         "rope_theta": sizes.get("rope.freq_base", 1_000_000.0),
         "window_rope": Rope(sizes.get("rope.freq_base_swa", 10_000.0)),
-        "max_context_len": sizes["context_length"],  # with the stretched positions
+        "max_model_len": sizes["context_length"],  # with the stretched positions
     }
 
 

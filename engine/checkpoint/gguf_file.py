@@ -22,7 +22,7 @@ __all__ = ["TensorInfo", "read_index", "read_metadata", "read_tensor_infos"]
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
-# tensor type -> name, elements in a quantisation block, bytes of a block
+# tensor type -> name, elements in a quantization block, bytes of a block
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),

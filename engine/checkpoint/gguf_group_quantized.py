@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from engine.checkpoint.gguf_file import TENSOR_TYPES
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["INTS", "grouped_ints"]
 
@@ -26,7 +26,7 @@ class _Numbers:
     bits: int = 4
 
 
-def grouped_ints(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> GroupedInts:
+def grouped_ints(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> GroupQuantized:
     """kind   one of INTS
     data   [num_bytes] uint8, whole blocks
     shape  [O, I] of the matrix
@@ -38,7 +38,7 @@ def grouped_ints(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> Grouped
 
     ints = torch.from_numpy(np.ascontiguousarray(numbers.ints).reshape(shape))
     offsets = None if numbers.offsets is None else groups(numbers.offsets)
-    return GroupedInts(ints, groups(numbers.factors), offsets, numbers.least, numbers.bits)
+    return GroupQuantized(ints, groups(numbers.factors), offsets, numbers.least, numbers.bits)
 
 
 def _q4_0(blocks: np.ndarray) -> _Numbers:

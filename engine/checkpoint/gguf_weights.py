@@ -1,4 +1,4 @@
-"""Tensors of a .gguf file under their hub names, in the hub's row order, dequantised or as integers."""
+"""Tensors of a .gguf file under their hub names, in the hub's row order, dequantized or as integers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, grouped_ints
 from engine.checkpoint.matrix import Matrix, cut
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["GgufSource"]
 
@@ -42,7 +42,7 @@ IN_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
-CHUNK_BLOCKS = 65_536  # quantisation blocks dequantised at once; bounds the scratch memory
+CHUNK_BLOCKS = 65_536  # quantization blocks dequantized at once; bounds the scratch memory
 
 
 class GgufSource:
@@ -61,16 +61,16 @@ class GgufSource:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._infos[name].shape)
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
-        """Blocks of a quantised tensor hang together, so a part is cut from the whole."""
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
+        """Blocks of a quantized tensor hang together, so a part is cut from the whole."""
         info = self._infos[name]
-        tensor = torch.from_numpy(_dequantised(self._path, info)).view(info.shape)
+        tensor = torch.from_numpy(_dequantized(self._path, info)).view(info.shape)
         rows = self._hub_rows(name)
         whole = cut(tensor if rows is None else tensor[rows], part)
         assert isinstance(whole, Tensor)
         return whole
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         info = self._infos[name]
         if info.type not in INTS:
             return self.read(name, part)
@@ -132,7 +132,7 @@ def _bytes(path: Path, info: TensorInfo) -> np.ndarray:
     return data
 
 
-def _dequantised(path: Path, info: TensorInfo) -> np.ndarray:
+def _dequantized(path: Path, info: TensorInfo) -> np.ndarray:
     kind = gguf.GGMLQuantizationType[info.type]
     _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     blocks = _bytes(path, info).reshape(-1, block_bytes)

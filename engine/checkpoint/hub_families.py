@@ -59,7 +59,7 @@ def _gemma3_flags(config: Mapping[str, Any]) -> Flags:
         "attention_cap": 0.0,  # transformers has the key and does not read it
         "qk_norm": True,
         "window_rope": hub_window_rope(config, config["rope_local_base_freq"]),
-        "max_context_len": config["max_position_embeddings"],  # with the stretched positions
+        "max_model_len": config["max_position_embeddings"],  # with the stretched positions
     }
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose queries and keys pair neighbouring dimensions for rotary, seen as those that pair halves."""
+"""Checkpoints whose queries and keys pair neighboring dimensions for rotary, seen as those that pair halves."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["Halves"]
 
@@ -29,11 +29,11 @@ class Halves:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._source.shape(name)
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         tensor = self._source.read(name, part)
         return tensor[self._rows(len(tensor))] if _is_turned(name) else tensor
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         matrix = self._source.read_matrix(name, part)
         if not _is_turned(name):
             return matrix

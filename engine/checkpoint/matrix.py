@@ -5,19 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.parallel.tensor_parallel import Part
-from kernels.quantized_linear.reference import GroupedInts
+from engine.parallel.tensor_parallel import Shard
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Matrix", "cut", "kind_of", "stacked"]
 
-Matrix = Tensor | GroupedInts
+Matrix = Tensor | GroupQuantized
 
 
-def cut(matrix: Matrix, part: Part | None) -> Matrix:
+def cut(matrix: Matrix, part: Shard | None) -> Matrix:
     """A part of it. Where a group would be cut in two, its numbers are dense from then on."""
     if part is None:
         return matrix
-    if isinstance(matrix, GroupedInts):
+    if isinstance(matrix, GroupQuantized):
         if part.dim == 0:
             return matrix.rows(slice(part.start, part.stop))
         columns = matrix.columns(part.start, part.stop)
@@ -36,9 +36,9 @@ def stacked(parts: Sequence[Matrix], dtype: torch.dtype | None = None) -> Matrix
 
 def kind_of(matrix: Matrix) -> object:
     """Equal for matrices that can be stacked as they are."""
-    return matrix.kind if isinstance(matrix, GroupedInts) else None
+    return matrix.kind if isinstance(matrix, GroupQuantized) else None
 
 
 def _stacked(run: list[Matrix]) -> Matrix:
-    ints = [part for part in run if isinstance(part, GroupedInts)]
-    return GroupedInts.stack(ints) if ints else torch.cat([part for part in run if isinstance(part, Tensor)])
+    ints = [part for part in run if isinstance(part, GroupQuantized)]
+    return GroupQuantized.stack(ints) if ints else torch.cat([part for part in run if isinstance(part, Tensor)])

@@ -11,13 +11,13 @@ from engine.checkpoint.gguf_arch import arch_from_gguf
 from engine.checkpoint.gguf_file import read_index
 from engine.checkpoint.gguf_weights import GgufSource
 from engine.checkpoint.interleaved_rows import Halves
+from engine.checkpoint.quantized_weights import QuantizedSource
 from engine.checkpoint.renamed_weights import UsualNames
-from engine.checkpoint.weight_formats import packing_of
-from engine.checkpoint.quantized_weights import QuantisedSource
 from engine.checkpoint.safetensors_weights import SafetensorsSource
 from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weight_formats import packing_of
 from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
 
@@ -36,16 +36,16 @@ def open_weights(
 ) -> Weights:
     if files.kind == "gguf":
         return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
-    quantisation = _config(files).get("quantization_config")
-    if arch.stacked_experts and (quantisation or {}).get("quant_method") == "mxfp4":
-        quantisation = None  # of experts alone: SeparateExperts knows it
-    packing = packing_of(quantisation, dtype) if quantisation else None  # complains before anything is opened
+    quantization = _config(files).get("quantization_config")
+    if arch.stacked_experts and (quantization or {}).get("quant_method") == "mxfp4":
+        quantization = None  # of experts alone: SeparateExperts knows it
+    packing = packing_of(quantization, dtype) if quantization else None  # complains before anything is opened
     plain: TensorSource = UsualNames(SafetensorsSource(files.path))
     if arch.stacked_experts:
         plain = SeparateExperts(plain, device)
     if packing is None:
         return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
-    source = QuantisedSource(plain, packing, device)
+    source = QuantizedSource(plain, packing, device)
     return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
 
 

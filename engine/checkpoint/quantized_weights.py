@@ -1,19 +1,19 @@
-"""Tensors of a quantised hub model, under the names that they have in the original."""
+"""Tensors of a quantized hub model, under the names that they have in the original."""
 
 import torch
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, cut
-from engine.checkpoint.weight_formats import Packing
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weight_formats import Packing
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
-from kernels.quantized_linear.reference import GroupedInts
+from engine.parallel.tensor_parallel import Shard
+from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["QuantisedSource"]
+__all__ = ["QuantizedSource"]
 
 
-class QuantisedSource:
+class QuantizedSource:
     """Matrices are read whole, unpacked on the device, and cut then."""
 
     def __init__(self, files: TensorSource, packing: Packing, device: torch.device) -> None:
@@ -40,17 +40,17 @@ class QuantisedSource:
         found = self._packing.shape(main, self._files.shape(main))
         return self._files.shape(name) if found is None else found
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         if name not in self._mains:
             return self._files.read(name, part)
         matrix = cut(self._whole(name), part)
-        return matrix.dense() if isinstance(matrix, GroupedInts) else matrix
+        return matrix.dense() if isinstance(matrix, GroupQuantized) else matrix
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         return self._files.read(name, part) if name not in self._mains else cut(self._whole(name), part)
 
     def is_bias_of_zeros(self, name: str) -> bool:
-        """Quantisers write them beside matrices that have no bias."""
+        """Quantizers write them beside matrices that have no bias."""
         return name.endswith(".bias") and not self._files.read(name).any()
 
     def _whole(self, name: str) -> Matrix:
@@ -58,7 +58,7 @@ class QuantisedSource:
 
         def read(part: str) -> Tensor:
             if f"{stem}.{part}" not in self._kept:
-                raise ModelError(f"the quantised weights lack {stem}.{part}")
+                raise ModelError(f"the quantized weights lack {stem}.{part}")
             return self._files.read(f"{stem}.{part}").to(self._device)
 
         return self._packing.read(read, lambda part: f"{stem}.{part}" in self._kept)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["UsualNames"]
 
@@ -45,10 +45,10 @@ class UsualNames:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._source.shape(self._names[name])
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         return self._source.read(self._names[name], part)
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         return self._source.read_matrix(self._names[name], part)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["SafetensorsSource"]
 
@@ -27,7 +27,7 @@ class SafetensorsSource:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         """Reads a part's bytes only."""
         tensor: Tensor
         if part is None:
@@ -38,7 +38,7 @@ class SafetensorsSource:
             tensor = self._slice(name)[:, part.start : part.stop]
         return tensor
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         return self.read(name, part)
 
     def _slice(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from engine.checkpoint.dequantize import MXFP4_GROUP, dequantize_mxfp4
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["SeparateExperts"]
 
@@ -66,12 +66,12 @@ class SeparateExperts:
         num_out, num_in = (shape[0], shape[1] * MXFP4_GROUP) if stack.endswith("_blocks") else (shape[1], shape[0])
         return num_out // interleaved, num_in
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         if name not in self._places:
             return self._source.read(self._router.get(name, name), part)
         stack, expert, which = self._places[name]
         if self._last is None or self._last[:2] != (stack, expert):
-            self._last = stack, expert, self._rows(stack, Part(0, expert, expert + 1))
+            self._last = stack, expert, self._rows(stack, Shard(0, expert, expert + 1))
         rows = self._last[2]
         if which or ".gate_up_proj" not in stack:
             self._last = None
@@ -79,12 +79,12 @@ class SeparateExperts:
         assert isinstance(own, Tensor)
         return own.contiguous()
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         if name in self._places:
             return self.read(name, part)
         return self._source.read_matrix(self._router.get(name, name), part)
 
-    def _rows(self, stack: str, expert: Part) -> Tensor:
+    def _rows(self, stack: str, expert: Shard) -> Tensor:
         """[O, I] of a matrix, [O] of a bias."""
         tensor = self._source.read(stack, expert)[0]
         if not stack.endswith("_blocks"):

@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["TensorSource"]
 
@@ -13,9 +13,9 @@ __all__ = ["TensorSource"]
 class TensorSource(Protocol):
     def names(self) -> set[str]: ...
 
-    def read(self, name: str, part: Part | None = None) -> Tensor: ...
+    def read(self, name: str, part: Shard | None = None) -> Tensor: ...
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         """The same, in integers if that is how it is kept."""
         ...
 

@@ -1,4 +1,4 @@
-"""How quantised checkpoints of the hub keep a matrix: in several tensors that stand beside each other.
+"""How quantized checkpoints of the hub keep a matrix: in several tensors that stand beside each other.
 
     GPTQ      qweight [I / 8, O], qzeros [G, O / 8], scales [G, O], g_idx [I]: packed along the inputs (AutoGPTQ)
     AWQ       qweight [I, O / 8], qzeros [G, O / 8], scales [G, O]: along the outputs, in an order of its own (AutoAWQ)
@@ -17,12 +17,12 @@ from torch import Tensor
 from engine.checkpoint.dequantize import dequantize_float8
 from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Packing", "packing_of"]
 
 Parts = Callable[[str], Tensor]  # by name, of one matrix
-AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 eight neighbouring outputs lie
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 eight neighboring outputs lie
 
 
 class Packing(Protocol):
@@ -92,7 +92,7 @@ def _bits(config: Mapping[str, Any]) -> int:
 
 def _unsupported(what: str, supported: str) -> ModelError:
     return ModelError(
-        f"quantised weights: {what} is not supported; supported is {supported}. The original weights or a .gguf file "
+        f"quantized weights: {what} is not supported; supported is {supported}. The original weights or a .gguf file "
         "of this model would do"
     )
 
@@ -180,7 +180,7 @@ class Scaled:
             raise _unsupported("8-bit integers with zero points", "those without")
         num_out, num_in = found_OI.shape
         if found_OI.dtype == torch.int8 and scale.numel() == num_out and num_in % 32 == 0:
-            return GroupedInts(found_OI, scale.view(num_out, 1), None, least=-128, bits=8)
+            return GroupQuantized(found_OI, scale.view(num_out, 1), None, least=-128, bits=8)
         return dequantize_float8(found_OI, scale, self._dtype)
 
 
@@ -197,7 +197,7 @@ def _grouped(
 ) -> Matrix:
     """factor * (code - zero), as integers where a kernel could take them.
 
-    group_of_I   which group an input belongs to, where that may be others than its neighbours'
+    group_of_I   which group an input belongs to, where that may be others than its neighbors'
     """
     num_in, num_groups = codes_OI.shape[1], factors_OG.shape[1]
     group = -(-num_in // num_groups)
@@ -213,4 +213,4 @@ def _grouped(
     shift = middle if is_symmetric or bits == 8 else 0
     offsets_OG = None if is_symmetric else factors_OG * (shift - zeros_OG)
     ints_OI = (codes_OI.contiguous() - shift).view(torch.int8)
-    return GroupedInts(ints_OI, factors_OG, offsets_OG, least=-shift, bits=bits)
+    return GroupQuantized(ints_OI, factors_OG, offsets_OG, least=-shift, bits=bits)

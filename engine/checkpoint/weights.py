@@ -10,8 +10,8 @@ from tqdm import tqdm
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Part
-from kernels.quantized_linear.reference import GroupedInts
+from engine.parallel.tensor_parallel import Shard
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Weights"]
 
@@ -27,7 +27,7 @@ class Weights:
         keeps_ints: bool = False,
         says_nothing: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        """keeps_ints     quantised matrices stay so; else they are widened to `dtype`
+        """keeps_ints     quantized matrices stay so; else they are dequantized to `dtype`
         says_nothing   whether a tensor may be left over
         """
         self._source = source
@@ -39,7 +39,7 @@ class Weights:
         # the bar is for people: a log would only fill up
         self._bar = tqdm(total=len(self._left), desc="weights", unit="tensor", disable=not sys.stderr.isatty())
 
-    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Part | None = None) -> Tensor:
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Shard | None = None) -> Tensor:
         """A tensor that must be there, in this shape, or a part of it.
 
         `dtype` other than the model's for the few that need it.
@@ -47,7 +47,7 @@ class Weights:
         self._tick_off(name, shape)
         return self._source.read(name, part).to(self._device, dtype or self.dtype)
 
-    def take_matrix(self, name: str, *shape: int, part: Part | None = None) -> Matrix:
+    def take_matrix(self, name: str, *shape: int, part: Shard | None = None) -> Matrix:
         """The same of a linear layer."""
         if not self._keeps_ints:
             return self.take(name, *shape, part=part)
@@ -55,10 +55,10 @@ class Weights:
         matrix = self._source.read_matrix(name, part)
         return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
 
-    def ints_again(self, name: str, part: Part | None = None) -> GroupedInts | None:
+    def ints_again(self, name: str, part: Shard | None = None) -> GroupQuantized | None:
         """A matrix that was taken as a tensor, as integers; None where it is not kept so."""
         matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
-        return matrix.to(self._device) if isinstance(matrix, GroupedInts) else None
+        return matrix.to(self._device) if isinstance(matrix, GroupQuantized) else None
 
     def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:

@@ -4,5 +4,6 @@
 
 `load.py` makes an executor of a config. `inline_executor.py` runs one rank, `tensor_parallel_executor.py` several.
 `cuda_graphs.py` with `cuda_graph_cache.py` and `cuda_graph_inputs.py` replays decode steps on a GPU, `warm_up.py`
-computes every kind of step before anybody asks, `cascade_timing.py` measures from where on a shared prefix is read once.
+computes every kind of step before anybody asks, `cascade_timing.py` measures from where on a shared prefix is read
+once.
 """

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
-from engine.model.cascade import CascadeThresholds, PrefixGroup
+from engine.cache.kv_cache import KVCache
 from engine.device.cuda_capture import Capture, CaptureError, Run
-from engine.cache.kv_cache import KVStore
+from engine.model.cascade import CascadeThresholds, PrefixGroup
 from engine.model.decoder import Decoder
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
 __all__ = ["LEAST_CASE", "AttentionTimer", "measure_thresholds"]
 
@@ -53,10 +53,10 @@ class AttentionTimer:
     """Times the attention layers of a decoder on blocks that nobody has written yet."""
 
     def __init__(
-        self, decoder: Decoder, kv: KVStore, max_context_len: int, max_rows: int, device: torch.device, capture: Capture
+        self, decoder: Decoder, kv: KVCache, max_model_len: int, max_rows: int, device: torch.device, capture: Capture
     ) -> None:
         self._decoder, self._kv, self._device, self._capture = decoder, kv, device, capture
-        self._max_context_len, self._max_rows = max_context_len, max_rows
+        self._max_context_len, self._max_rows = max_model_len, max_rows
 
     def __call__(self, rows: int, tokens: int) -> tuple[float, float] | None:
         """Seconds of `rows` sequences that share `tokens`: each for itself, and as a group."""
@@ -67,10 +67,12 @@ class AttentionTimer:
             return None
         shared, own = tuple(range(num_shared)), range(num_shared, needed)
         slices = tuple(
-            SeqSlice(row, tokens + OWN_TOKENS, (0,), (*shared, *own[row * num_own : (row + 1) * num_own]), True)
+            ScheduledSequence(
+                row, tokens + OWN_TOKENS, (0,), (*shared, *own[row * num_own : (row + 1) * num_own]), True
+            )
             for row in range(rows)
         )
-        plan, group = StepPlan(0, slices), PrefixGroup(num_shared * block_size, tuple(range(rows)))
+        plan, group = SchedulerOutput(0, slices), PrefixGroup(num_shared * block_size, tuple(range(rows)))
         apart, together = (ForwardBatch.from_plan(plan, block_size, self._device, groups) for groups in ((), (group,)))
         return self._seconds(apart), self._seconds(together)
 

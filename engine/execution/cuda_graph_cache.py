@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.device.cuda_capture import Capture, CaptureError, Run
 
-__all__ = ["GRAPH_BYTES", "MAX_GRAPHS", "GraphCache", "GraphMemory", "graphs_budget"]
+__all__ = ["GRAPH_BYTES", "MAX_GRAPHS", "CudaGraphCache", "GraphMemory", "graphs_budget"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Graph(NamedTuple):
     num_bytes: int
 
 
-class GraphCache:
+class CudaGraphCache:
     def __init__(
         self,
         capture: Capture,

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
 from engine.model.cascade import PrefixGroup
-from engine.scheduling.scheduler_output import SeqSlice
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence
 from kernels.paged_attention.prefixes import SharedPrefixes
 
-__all__ = ["GraphInputs", "GraphShape"]
+__all__ = ["CudaGraphInputs", "GraphShape"]
 
 
 class GraphShape(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class GraphShape(msgspec.Struct, frozen=True):
         return [size + 1, size, *([self.num_groups + 1, size, size] if self.num_groups else [])]
 
 
-class GraphInputs:
+class CudaGraphInputs:
     """A step is written to host memory first, and goes over in two copies.
 
     The table goes as narrow as the step's longest sequence is, behind the other ints, and is spread on the device:
@@ -52,7 +52,7 @@ class GraphInputs:
         self._rows = torch.arange(largest.num_rows, device=device)
 
     def fill(
-        self, shape: GraphShape, slices: Sequence[SeqSlice], groups: Sequence[PrefixGroup], block_size: int
+        self, shape: GraphShape, slices: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
     ) -> None:
         """`slices` have one token each. What the shape has beyond them is padding."""
         if self._copied is not None:

@@ -3,7 +3,8 @@
 A graph is recorded for a shape, the first time that a step needs it: a number of rows, one of three widths of the block
 table and one of three numbers of groups that share a prefix. Steps in between are padded: rows of padding write
 nowhere, sequences of padding have no queries, groups of padding no members. All graphs read the same inputs, which are
-filled before each replay. How many graphs there are, and what becomes of the others: engine/execution/cuda_graph_cache.py.
+filled before each replay. How many graphs there are, and what becomes of the others:
+engine/execution/cuda_graph_cache.py.
 """
 
 import bisect
@@ -13,14 +14,14 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
-from engine.model.cascade import PrefixGroup
 from engine.device.cuda_capture import Capture, Run, cuda_capture
-from engine.execution.cuda_graph_cache import GraphCache
-from engine.execution.cuda_graph_inputs import GraphInputs, GraphShape
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.execution.cuda_graph_cache import CudaGraphCache
+from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
+from engine.model.cascade import PrefixGroup
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
-__all__ = ["Capture", "DecodeGraphs", "Run", "cuda_capture"]
+__all__ = ["Capture", "CudaGraphs", "Run", "cuda_capture"]
 
 FIRST_ROWS = (1, 2, 4)
 ROWS_STEP = 8  # between sizes above
@@ -31,7 +32,7 @@ WIDTHS = (2048, 8192)
 FEW_GROUPS = 4  # the first number of groups; the second is as many as rows can form
 
 
-class DecodeGraphs:
+class CudaGraphs:
     """Replays steps in which each sequence computes one token, or some with guesses behind it, and samples from each.
 
     A token is a row. Rows of one sequence stand beside each other as if they were several that share their blocks:
@@ -41,7 +42,7 @@ class DecodeGraphs:
     def __init__(
         self,
         hidden: Callable[[ForwardBatch], Tensor],
-        capture: Capture | GraphCache,
+        capture: Capture | CudaGraphCache,
         *,
         max_rows: int,
         max_blocks: int,
@@ -49,11 +50,11 @@ class DecodeGraphs:
         device: torch.device,
     ) -> None:
         """hidden       gives the rows that are sampled from, [R, M]
-        capture      a GraphCache bounds the memory of graphs, too
+        capture      a CudaGraphCache bounds the memory of graphs, too
         max_blocks   what one sequence has at most
         """
         self._hidden = hidden
-        self._graphs = capture if isinstance(capture, GraphCache) else GraphCache(capture)
+        self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
         self._block_size = block_size
         self._max_rows = max_rows
         self._widths = [*(blocks for tokens in WIDTHS if (blocks := -(-tokens // block_size)) < max_blocks), max_blocks]
@@ -62,17 +63,17 @@ class DecodeGraphs:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
         most = self._sizes[-1]
-        self._inputs = GraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device)
+        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device)
 
-    def fits(self, plan: StepPlan) -> bool:
+    def fits(self, plan: SchedulerOutput) -> bool:
         return 0 < sum(len(slice_.tokens) for slice_ in plan.slices) <= self._max_rows and all(
-            slice_.samples and len(slice_.tokens) == 1 + slice_.num_drafts and not slice_.scored
+            slice_.samples and len(slice_.tokens) == 1 + slice_.num_draft_tokens and not slice_.scored
             for slice_ in plan.slices
         )
 
     def hidden(
         self,
-        plan: StepPlan,
+        plan: SchedulerOutput,
         groups: Sequence[PrefixGroup] = (),
         put_tokens: Callable[[Tensor], None] = lambda tokens_T: None,
     ) -> Tensor:
@@ -114,11 +115,11 @@ def _most_groups(num_rows: int) -> int:
     return max(FEW_GROUPS, num_rows // 2)
 
 
-def _rows(slice_: SeqSlice) -> list[SeqSlice]:
+def _rows(slice_: ScheduledSequence) -> list[ScheduledSequence]:
     """Each token for itself."""
     if len(slice_.tokens) == 1:
         return [slice_]
     return [
-        SeqSlice(slice_.seq_id, slice_.start + at, (token,), slice_.blocks, True)
+        ScheduledSequence(slice_.seq_id, slice_.start + at, (token,), slice_.blocks, True)
         for at, token in enumerate(slice_.tokens)
     ]

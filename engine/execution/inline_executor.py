@@ -7,16 +7,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
-from engine.model.cascade import CascadeThresholds, group_by_prefix
-from engine.execution.cuda_graphs import DecodeGraphs
-from engine.cache.kv_cache import KVStore
-from engine.model.decoder import Decoder
-from engine.cache.kv_offload import NodeCache
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.sampling.sampler import Sampler, Sampling
-from engine.parallel.tensor_parallel import TensorParallel
+from engine.cache.kv_cache import KVCache
+from engine.cache.kv_offload import OffloadingConnector
 from engine.device.transfer import to_device
+from engine.execution.cuda_graphs import CudaGraphs
+from engine.model.cascade import CascadeThresholds, group_by_prefix
+from engine.model.decoder import Decoder
+from engine.model.forward_batch import ForwardBatch
+from engine.parallel.tensor_parallel import TensorParallel
+from engine.sampling.sampler import Sampler, Sampling
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 
 __all__ = ["InlineExecutor"]
 
@@ -27,28 +27,28 @@ class InlineExecutor:
     def __init__(
         self,
         decoder: Decoder,
-        kv: KVStore,
+        kv: KVCache,
         sampler: Sampler,
-        max_context_len: int,
+        max_model_len: int,
         device: torch.device,
-        graphs: DecodeGraphs | None = None,
+        graphs: CudaGraphs | None = None,
         overlaps: bool = False,
         cascade: CascadeThresholds | None = None,
         tp: TensorParallel | None = None,
-        node_cache: NodeCache | None = None,
+        offloading_connector: OffloadingConnector | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
         cascade    what so many sequences begin with alike is read once for all of them; None: never
         tp         the ranks that the decoder is divided over; only the first one samples
-        node_cache   of this KV store; closed with the executor
+        offloading_connector   of this KV store; closed with the executor
         """
-        self.node_cache = node_cache
+        self.offloading_connector = offloading_connector
         self.overlaps = overlaps
         self.cascade = cascade
         self.samples = tp is None or tp.rank == 0
         self.vocab_size = decoder.arch.vocab_size
-        self.max_context_len = max_context_len
+        self.max_model_len = max_model_len
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
         self._decoder = decoder
@@ -56,23 +56,23 @@ class InlineExecutor:
         self._sampler = sampler
         self._device = device
         self._graphs = graphs
-        self._begun: tuple[StepPlan, Tensor]
+        self._begun: tuple[SchedulerOutput, Tensor]
         self._sampled: Sampling | None = None
         self._tp = tp or TensorParallel()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         self._kv.copy(plan.copies)
         self._sampler.update(plan)
         if not plan.slices:
-            return StepResult(())
+            return ModelOutput(())
         if not self._sampler.has_grammar(plan):
             return self._sampler.sample(plan, self._forward(plan))
         bits = self._aside.submit(self._sampler.grammar_bits, plan)
         logits_RV = self._forward(plan)
         return self._sampler.sample(plan, logits_RV, bits.result())
 
-    def begin(self, plan: StepPlan) -> None:
+    def begin(self, plan: SchedulerOutput) -> None:
         """Computes the logits. -1 in the plan is the token that the sequence got, or is getting, in the last step."""
         self._kv.copy(plan.copies)
         self._begun = plan, self._forward(plan)
@@ -85,7 +85,7 @@ class InlineExecutor:
         self._sampled = self._sampler.begin(plan, logits_RV, bits)
         return self._sampled
 
-    def follow(self, plan: StepPlan) -> None:
+    def follow(self, plan: SchedulerOutput) -> None:
         """The forward pass alone: what a rank does that does not sample."""
         self._kv.copy(plan.copies)
         self._forward(plan)
@@ -98,7 +98,7 @@ class InlineExecutor:
         """Puts keys and values of all layers into a block that the next step may read."""
         self._kv.fill(block, data)
 
-    def _forward(self, plan: StepPlan) -> Tensor:
+    def _forward(self, plan: SchedulerOutput) -> Tensor:
         """[R, V] logits."""
         groups = group_by_prefix(plan.slices, self.block_size, self.cascade) if self.cascade is not None else []
         if self._graphs is not None and self._graphs.fits(plan):
@@ -108,7 +108,7 @@ class InlineExecutor:
         self._put_sampled(plan, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)
 
-    def _put_sampled(self, plan: StepPlan, tokens_T: Tensor) -> None:
+    def _put_sampled(self, plan: SchedulerOutput, tokens_T: Tensor) -> None:
         """Puts the tokens of the last step in the place of each -1. They need not be known here; rank 0 has them."""
         ends = list(itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices))
         waiting = [
@@ -131,5 +131,5 @@ class InlineExecutor:
         self._aside.shutdown()
         if self._graphs is not None:
             self._graphs.close()
-        if self.node_cache is not None:
-            self.node_cache.close()
+        if self.offloading_connector is not None:
+            self.offloading_connector.close()

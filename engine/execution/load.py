@@ -16,23 +16,23 @@ from functools import partial
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
-from engine.model.cascade import CascadeThresholds
-from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_thresholds
+from engine.cache.kv_cache import KVCache
+from engine.cache.kv_offload import open_offloading_connector
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
-from engine.execution.cuda_graphs import DecodeGraphs
 from engine.errors import ModelError
+from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_thresholds
+from engine.execution.cuda_graph_cache import MAX_GRAPHS, CudaGraphCache, graphs_budget
+from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
-from engine.structured_output.grammar import TokenTable, Vocabulary
-from engine.execution.cuda_graph_cache import MAX_GRAPHS, GraphCache, graphs_budget
-from engine.cache.kv_cache import KVStore
-from engine.model.decoder import Decoder
-from engine.cache.kv_offload import open_node_cache
-from engine.sampling.sampler import Sampler
-from engine.parallel.tensor_parallel import TensorParallel, shard
 from engine.execution.warm_up import Warmable, launch_all, warm_up
+from engine.model.cascade import CascadeThresholds
+from engine.model.decoder import Decoder
+from engine.parallel.tensor_parallel import TensorParallel, shard
+from engine.sampling.sampler import Sampler
+from engine.structured_output.grammar import TokenTable, Vocabulary
 from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
 from kernels.kernel_set import KernelSet, load_kernels
 
@@ -71,7 +71,7 @@ def load_executor(
     compilers = CompilePool(_num_compilers(tp)) if device.type == "cuda" else None
     files = resolve(model.source)
     arch = read_arch(files)
-    max_context_len = _max_context_len(config, arch)
+    max_model_len = _max_context_len(config, arch)
     clock.lap("source")
     kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype)
     if config.deterministic:
@@ -80,20 +80,20 @@ def load_executor(
         compilers.begin_where_cold()  # they import torch while weights are read
     clock.lap("kernels")
     local_arch = shard(arch, tp.size)
-    keeps_ints = config.keep_quantised and kernels.quantized_linear is not None
+    keeps_ints = config.keep_quantized and kernels.quantized_linear is not None
     weights = open_weights(files, arch, dtype, device, keeps_ints)
-    decoder = Decoder(arch, weights, kernels, max_context_len, tp)
+    decoder = Decoder(arch, weights, kernels, max_model_len, tp)
     clock.lap("weights")
-    num_blocks = agree(_num_blocks(config, local_arch, max_context_len, cache_dtype, device))
-    kv = KVStore(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    node_cache = open_node_cache(model, files, arch, kernels.name, kv, cache_key, tp)
+    num_blocks = agree(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
+    kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
+    offloading_connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp)
     clock.lap("cache")
     if compilers is not None:
-        _compile_ahead(compilers, config, decoder, kv, kernels, max_context_len, tp, device)
+        _compile_ahead(compilers, config, decoder, kv, kernels, max_model_len, tp, device)
         clock.lap("compiling")
     cascade = None
     if cascades(config, device):
-        cascade = _measured_thresholds(config, decoder, kv, max_context_len, tp, device)
+        cascade = _measured_thresholds(config, decoder, kv, max_model_len, tp, device)
         clock.lap("cascade")
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
@@ -102,13 +102,13 @@ def load_executor(
         decoder,
         kv,
         sampler,
-        max_context_len,
+        max_model_len,
         device,
-        _graphs(config, decoder, kv, max_context_len, _graph_cache(config, tp, device), device),
+        _graphs(config, decoder, kv, max_model_len, _graph_cache(config, tp, device), device),
         overlaps=_overlaps(config, device),
         cascade=cascade,
         tp=tp,
-        node_cache=node_cache,
+        offloading_connector=offloading_connector,
     )
     if device.type == "cuda":
         sampler.warm_up()
@@ -122,7 +122,7 @@ def load_executor(
         kernels.name,
         num_blocks,
         kv.block_size,
-        max_context_len,
+        max_model_len,
     )
     return executor
 
@@ -141,9 +141,11 @@ def device_of(config: EngineConfig) -> torch.device:
 
 def _overlaps(config: EngineConfig, device: torch.device) -> bool:
     if config.overlap is None:
-        return device.type == "cuda" and not config.scheduler.max_draft_tokens
-    if config.overlap and config.scheduler.max_draft_tokens:
-        raise ModelError("engine.overlap: not together with engine.scheduling.scheduler.max_draft_tokens; leave one of them out")
+        return device.type == "cuda" and not config.scheduler.num_speculative_tokens
+    if config.overlap and config.scheduler.num_speculative_tokens:
+        raise ModelError(
+            "engine.overlap: not together with engine.scheduler.num_speculative_tokens; leave one of them out"
+        )
     return config.overlap
 
 
@@ -156,9 +158,9 @@ def _compile_ahead(
     compilers: CompilePool,
     config: EngineConfig,
     decoder: Decoder,
-    kv: KVStore,
+    kv: KVCache,
     kernels: KernelSet,
-    max_context_len: int,
+    max_model_len: int,
     tp: TensorParallel,
     device: torch.device,
 ) -> None:
@@ -168,8 +170,8 @@ def _compile_ahead(
     """
     cascade = LEAST_CASE if cascades(config, device) else None
     sampler = Sampler(kernels, decoder.arch.vocab_size, device)
-    graphs = _graphs(config, decoder, kv, max_context_len, GraphCache(lambda run: run), device)
-    executor = InlineExecutor(decoder, kv, sampler, max_context_len, device, graphs, cascade=cascade, tp=tp)
+    graphs = _graphs(config, decoder, kv, max_model_len, CudaGraphCache(lambda run: run), device)
+    executor = InlineExecutor(decoder, kv, sampler, max_model_len, device, graphs, cascade=cascade, tp=tp)
 
     is_launching = True
     try:
@@ -188,43 +190,43 @@ def _compile_ahead(
         compilers.close()
 
 
-def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> GraphCache | None:
+def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> CudaGraphCache | None:
     if device.type != "cuda" or not config.cuda_graphs:
         return None
     agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
-    return GraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
+    return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
 
 
 def _graphs(
     config: EngineConfig,
     decoder: Decoder,
-    kv: KVStore,
-    max_context_len: int,
-    cache: GraphCache | None,
+    kv: KVCache,
+    max_model_len: int,
+    cache: CudaGraphCache | None,
     device: torch.device,
-) -> DecodeGraphs | None:
+) -> CudaGraphs | None:
     if cache is None or not config.cuda_graphs:
         return None
-    return DecodeGraphs(
+    return CudaGraphs(
         lambda batch: decoder.hidden(batch, kv),
         cache,
-        max_rows=config.scheduler.max_sequences * (1 + config.scheduler.max_draft_tokens),
-        max_blocks=-(-max_context_len // kv.block_size),
+        max_rows=config.scheduler.max_num_seqs * (1 + config.scheduler.num_speculative_tokens),
+        max_blocks=-(-max_model_len // kv.block_size),
         block_size=kv.block_size,
         device=device,
     )
 
 
 def _measured_thresholds(
-    config: EngineConfig, decoder: Decoder, kv: KVStore, max_context_len: int, tp: TensorParallel, device: torch.device
+    config: EngineConfig, decoder: Decoder, kv: KVCache, max_model_len: int, tp: TensorParallel, device: torch.device
 ) -> CascadeThresholds:
     """Every rank goes by what the first one finds: else they would not call their collectives alike."""
     capture = cuda_capture(device) if config.cuda_graphs else _uncaptured
-    times = AttentionTimer(decoder, kv, max_context_len, config.scheduler.max_sequences, device, capture)
+    times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:
         return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
     except RuntimeError as error:  # out of memory too
-        raise ModelError(f"timing shared prefixes failed ({error}); set engine.model.cascade to off to do without") from error
+        raise ModelError(f"timing shared prefixes failed ({error}); set engine.cascade to off to do without") from error
 
 
 def _uncaptured(run: Run) -> Run:
@@ -252,7 +254,7 @@ def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"the largest step does not fit beside weights and keys and values ({error}); lower "
-            "engine.cache.memory_fraction, or engine.scheduling.scheduler.max_step_tokens or max_sequences"
+            "engine.cache.gpu_memory_utilization, or engine.scheduler.max_num_batched_tokens or max_num_seqs"
         ) from error
     except RuntimeError as error:
         if not config.cuda_graphs:
@@ -285,28 +287,28 @@ def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParall
 
 
 def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:
-    wanted = config.max_context_len or arch.max_context_len
-    if wanted > arch.max_context_len:
-        raise ModelError(f"engine.max_context_len is {wanted}, the model was made for {arch.max_context_len} tokens")
+    wanted = config.max_model_len or arch.max_model_len
+    if wanted > arch.max_model_len:
+        raise ModelError(f"engine.max_model_len is {wanted}, the model was made for {arch.max_model_len} tokens")
     return wanted
 
 
 def _num_blocks(
-    config: EngineConfig, arch: ModelArch, max_context_len: int, cache_dtype: torch.dtype, device: torch.device
+    config: EngineConfig, arch: ModelArch, max_model_len: int, cache_dtype: torch.dtype, device: torch.device
 ) -> int:
     cache = config.cache
     if cache.num_blocks is not None:
         return cache.num_blocks
-    block_bytes = KVStore.block_bytes(arch, cache.block_size, cache_dtype)
-    num_bytes = cache.cache_bytes
+    block_bytes = KVCache.block_bytes(arch, cache.block_size, cache_dtype)
+    num_bytes = cache.kv_cache_memory_bytes
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
     if num_bytes < block_bytes:
         raise ModelError(
             f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
-            "engine.cache.cache_bytes, or on a GPU memory_fraction where others leave room for it"
+            "engine.cache.kv_cache_memory_bytes, or on a GPU gpu_memory_utilization where others leave room for it"
         )
-    most = config.scheduler.max_sequences * -(-max_context_len // cache.block_size)
+    most = config.scheduler.max_num_seqs * -(-max_model_len // cache.block_size)
     return min(num_bytes // block_bytes, most)
 
 
@@ -314,7 +316,7 @@ def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:
     torch.cuda.empty_cache()  # what loading took besides the weights
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
-    return cache_bytes_of(free, total, reserved, config.cache.memory_fraction, _graphs_bytes(config, device))
+    return cache_bytes_of(free, total, reserved, config.cache.gpu_memory_utilization, _graphs_bytes(config, device))
 
 
 def _graphs_bytes(config: EngineConfig, device: torch.device) -> int:

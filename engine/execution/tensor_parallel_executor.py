@@ -14,21 +14,30 @@ import torch.distributed
 from torch import Tensor
 
 from configs.schema import ModelConfig
-from engine.cache.host_tier import ArenaError
+from engine.cache.host_tier import HostTierError
+from engine.cache.kv_offload import open_others
 from engine.errors import ModelError
 from engine.execution.inline_executor import InlineExecutor
-from engine.structured_output.grammar import Vocabulary
 from engine.execution.load import device_of, load_executor
-from engine.cache.kv_offload import open_others
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.parallel.rank_offload import RankBlocks
-from engine.parallel.worker_commands import Follower, Leader, LoadBlock, Meeting, Order, PlanMemory, RankBeat, SaveBlock
-from engine.sampling.sampler import Sampling
+from engine.parallel.rank_offload import RankOffloadingConnector
 from engine.parallel.tensor_parallel import Collective, TensorParallel
+from engine.parallel.worker_commands import (
+    CommandBroadcast,
+    Follower,
+    Leader,
+    LoadBlock,
+    Meeting,
+    Order,
+    RankHeartbeat,
+    SaveBlock,
+)
+from engine.sampling.sampler import Sampling
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.structured_output.grammar import Vocabulary
 from kernels.native.compiler import Compiler, find_compiler
 from kernels.native.segment import remove_abandoned
 
-__all__ = ["RankExecutor", "follow", "lead"]
+__all__ = ["TensorParallelExecutor", "follow", "lead"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +46,7 @@ TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
 GROUP_TIMEOUT_S = 300.0
 
 
-class RankExecutor:
+class TensorParallelExecutor:
     """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
 
     def __init__(
@@ -45,44 +54,44 @@ class RankExecutor:
         local: InlineExecutor,
         leader: Leader,
         group: Collective,
-        memory: PlanMemory | None = None,
-        blocks: RankBlocks | None = None,
-        presence: "Presence | None" = None,
+        memory: CommandBroadcast | None = None,
+        blocks: RankOffloadingConnector | None = None,
+        liveness: "Liveness | None" = None,
     ) -> None:
         """`blocks` are what all ranks keep for other replicas; closed with the executor."""
         self.blocks = blocks
         self.collective = group.name
         self.overlaps = local.overlaps
         self.vocab_size = local.vocab_size
-        self.max_context_len = local.max_context_len
+        self.max_model_len = local.max_model_len
         self.block_size = local.block_size
         self.num_blocks = local.num_blocks
         self._local, self._leader, self._group, self._memory = local, leader, group, memory
-        self._presence = presence or Presence()
+        self._liveness = liveness or Liveness()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         if plan.slices:
             self._leader.send(plan)
-        return self._presence.of_all(self._local.execute(plan))
+        return self._liveness.of_all(self._local.execute(plan))
 
-    def begin(self, plan: StepPlan) -> None:
+    def begin(self, plan: SchedulerOutput) -> None:
         self._leader.send(plan)
         self._local.begin(plan)
 
-    def sample(self) -> "RankSampling":
-        return RankSampling(self._local.sample(), self._presence)
+    def sample(self) -> "PendingRankOutput":
+        return PendingRankOutput(self._local.sample(), self._liveness)
 
     def compile_grammar(self, text: str) -> None:
         self._local.compile_grammar(text)
 
-    def beats(self) -> tuple[RankBeat, ...]:
+    def beats(self) -> tuple[RankHeartbeat, ...]:
         return self._leader.beats()
 
     def lose(self) -> None:
-        self._presence.lose()
+        self._liveness.lose()
 
     def close(self) -> None:
-        self._presence.end()
+        self._liveness.end()
         if self.blocks is not None:
             self.blocks.close()
         self._leader.close()
@@ -92,7 +101,7 @@ class RankExecutor:
             self._memory.close()
 
 
-class Presence:
+class Liveness:
     """Whether all ranks are there. A GPU does not say that a sum broke off: what comes out then means nothing."""
 
     def __init__(self, give_up: Callable[[], None] = lambda: None) -> None:
@@ -108,19 +117,19 @@ class Presence:
     def end(self) -> None:
         self._is_over = True
 
-    def of_all(self, result: StepResult) -> StepResult:
+    def of_all(self, result: ModelOutput) -> ModelOutput:
         """The same, unless it came about without some of them."""
         if self._is_lost:
             raise RuntimeError("a rank is gone")
         return result
 
 
-class RankSampling:
-    def __init__(self, local: Sampling, presence: Presence) -> None:
-        self._local, self._presence = local, presence
+class PendingRankOutput:
+    def __init__(self, local: Sampling, liveness: Liveness) -> None:
+        self._local, self._liveness = local, liveness
 
-    def result(self) -> StepResult:
-        return self._presence.of_all(self._local.result())
+    def result(self) -> ModelOutput:
+        return self._liveness.of_all(self._local.result())
 
 
 def lead(
@@ -131,7 +140,7 @@ def lead(
     vocabulary: Vocabulary | None = None,
     encode: Callable[[bytes], list[int]] | None = None,
     cache_key: bytes = b"",
-) -> RankExecutor:
+) -> TensorParallelExecutor:
     """Loads the first rank and has the others started, each by a call of `start_rank`, which must not block.
 
     host        this node's address, where the other ranks connect
@@ -162,7 +171,7 @@ def lead(
             name = _group_name(host, False)
     leader = Leader(host, size, token, memory)
     if not on_one_node:
-        model = _without_node_cache(model)
+        model = _without_offloading(model)
     meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
 
     def give_up() -> None:
@@ -186,10 +195,10 @@ def lead(
     for one in (group, memory):
         if one is not None:
             one.forget_name()
-    presence = Presence(give_up)
-    leader.watch(presence.lose)
+    liveness = Liveness(give_up)
+    leader.watch(liveness.lose)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
-    return RankExecutor(local, leader, group, memory, _blocks(local, size, leader), presence)
+    return TensorParallelExecutor(local, leader, group, memory, _blocks(local, size, leader), liveness)
 
 
 def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
@@ -204,7 +213,7 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
             memory.give_up()
 
     if meeting.cache_key is None:
-        model = _without_node_cache(model)
+        model = _without_offloading(model)
     tp = TensorParallel(rank, meeting.size, group)
     executor = load_executor(model, tp=tp, agree=follower.agree, cache_key=meeting.cache_key or b"")
     follower.watch(give_up)
@@ -224,30 +233,34 @@ def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
 
 def _obey(order: Order, executor: InlineExecutor, rank: int) -> None:
     match order:
-        case StepPlan():
+        case SchedulerOutput():
             executor.follow(order)
         case SaveBlock(name, block):
-            if executor.node_cache is not None:
-                executor.node_cache.save(name, block)
+            if executor.offloading_connector is not None:
+                executor.offloading_connector.save(name, block)
         case LoadBlock(block, shares):
             executor.fill(block, shares[rank - 1])
 
 
-def _blocks(first: InlineExecutor, size: int, leader: Leader) -> RankBlocks | None:
-    if first.node_cache is None:
+def _blocks(first: InlineExecutor, size: int, leader: Leader) -> RankOffloadingConnector | None:
+    if first.offloading_connector is None:
         return None
     try:
-        return RankBlocks(first.node_cache, open_others(first.node_cache, size), leader.send)
-    except ArenaError as error:
-        log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): %s", error)
+        return RankOffloadingConnector(
+            first.offloading_connector, open_others(first.offloading_connector, size), leader.send
+        )
+    except HostTierError as error:
+        log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
         return None
 
 
-def _without_node_cache(model: ModelConfig) -> ModelConfig:
-    if not model.engine.cache.node_bytes:
+def _without_offloading(model: ModelConfig) -> ModelConfig:
+    if not model.engine.cache.kv_offloading_bytes:
         return model
-    log.warning("no blocks are kept for other replicas (engine.cache.node_bytes): the ranks are on several nodes")
-    cache = msgspec.structs.replace(model.engine.cache, node_bytes=0)
+    log.warning(
+        "no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): the ranks are on several nodes"
+    )
+    cache = msgspec.structs.replace(model.engine.cache, kv_offloading_bytes=0)
     return msgspec.structs.replace(model, engine=msgspec.structs.replace(model.engine, cache=cache))
 
 
@@ -306,20 +319,20 @@ def _group_name(host: str, shares_memory: bool) -> str:
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
-def _memory(name: str, rank: int, size: int) -> PlanMemory | None:
+def _memory(name: str, rank: int, size: int) -> CommandBroadcast | None:
     if not name:
         return None
-    from kernels.shm_broadcast.cpu import SharedBytes
+    from kernels.shm_broadcast.cpu import ShmBroadcast
 
-    return SharedBytes(_compiler(), name, rank, size, TIMEOUT_S)
+    return ShmBroadcast(_compiler(), name, rank, size, TIMEOUT_S)
 
 
 def _group(name: str, rank: int, size: int, on_gpu: bool) -> Collective:
     if name.startswith("tcp://"):
         return TorchGroup(name, rank, size, on_gpu)
-    from kernels.shm_collectives.cpu import SharedSum
+    from kernels.shm_collectives.cpu import ShmCollectives
 
-    return SharedSum(_compiler(), name.removeprefix("shm://"), rank, size, TIMEOUT_S)
+    return ShmCollectives(_compiler(), name.removeprefix("shm://"), rank, size, TIMEOUT_S)
 
 
 def _compiler() -> Compiler:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from configs.schema import SchedulerConfig
 from engine.model.cascade import CascadeThresholds
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
+from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
 from engine.types import SamplingParams
 
 __all__ = ["Launchable", "Warmable", "launch_all", "warm_up"]
@@ -41,17 +41,17 @@ class Warmable(Protocol):
     """engine/execution/inline_executor.py's, which may be one rank of several."""
 
     block_size: int
-    max_context_len: int
+    max_model_len: int
     cascade: CascadeThresholds | None
     samples: bool
 
-    def execute(self, plan: StepPlan) -> object: ...
+    def execute(self, plan: SchedulerOutput) -> object: ...
 
-    def follow(self, plan: StepPlan) -> None: ...
+    def follow(self, plan: SchedulerOutput) -> None: ...
 
 
 class Launchable(Warmable, Protocol):
-    def begin(self, plan: StepPlan) -> None: ...
+    def begin(self, plan: SchedulerOutput) -> None: ...
 
     def sample(self) -> object: ...
 
@@ -60,54 +60,56 @@ def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
     """The steps of `warm_up`, whose results nobody asks for."""
     for number, slices in enumerate(_steps(executor, config)):
         if not executor.samples:
-            executor.follow(StepPlan(number, slices))
+            executor.follow(SchedulerOutput(number, slices))
             continue
         seq_ids = tuple(slice_.seq_id for slice_ in slices)
-        executor.begin(StepPlan(number, slices, _starts(number, seq_ids)))
+        executor.begin(SchedulerOutput(number, slices, _starts(number, seq_ids)))
         executor.sample()
-        executor.execute(StepPlan(number, (), ends=seq_ids))
+        executor.execute(SchedulerOutput(number, (), ends=seq_ids))
 
 
 def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
     """Leaves nothing behind but what was compiled, and graphs."""
     for number, slices in enumerate(_steps(executor, config)):
         if not executor.samples:
-            executor.follow(StepPlan(number, slices))
+            executor.follow(SchedulerOutput(number, slices))
             continue
         seq_ids = tuple(slice_.seq_id for slice_ in slices)
-        executor.execute(StepPlan(number, slices, _starts(number, seq_ids)))
-        executor.execute(StepPlan(number, (), ends=seq_ids))
+        executor.execute(SchedulerOutput(number, slices, _starts(number, seq_ids)))
+        executor.execute(SchedulerOutput(number, (), ends=seq_ids))
 
 
-def _starts(number: int, seq_ids: Sequence[int]) -> tuple[SeqStart, ...]:
-    return tuple(SeqStart(seq_id, GREEDY if number else SAMPLING, 0, (0,), ()) for seq_id in seq_ids)
+def _starts(number: int, seq_ids: Sequence[int]) -> tuple[NewSequence, ...]:
+    return tuple(NewSequence(seq_id, GREEDY if number else SAMPLING, 0, (0,), ()) for seq_id in seq_ids)
 
 
-def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[SeqSlice, ...]]:
-    block_size, context_len = executor.block_size, executor.max_context_len
+def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[ScheduledSequence, ...]]:
+    block_size, context_len = executor.block_size, executor.max_model_len
     all_blocks = (0,) * -(-context_len // block_size)  # tables as wide as they get: what is cut is put together again
-    num_drafts = min(config.max_draft_tokens, context_len - 1)
-    num_seqs = max(1, min(config.max_sequences, config.max_step_tokens // (1 + num_drafts)))
+    num_draft_tokens = min(config.num_speculative_tokens, context_len - 1)
+    num_seqs = max(1, min(config.max_num_seqs, config.max_num_batched_tokens // (1 + num_draft_tokens)))
 
-    def slices(counts: Sequence[int], start: int = 0, num_drafts: int = 0, scored: int = 0) -> tuple[SeqSlice, ...]:
+    def slices(
+        counts: Sequence[int], start: int = 0, num_draft_tokens: int = 0, scored: int = 0
+    ) -> tuple[ScheduledSequence, ...]:
         return tuple(
-            SeqSlice(-1 - at, start, (0,) * count, all_blocks, True, (0,) * scored, num_drafts)
+            ScheduledSequence(-1 - at, start, (0,) * count, all_blocks, True, (0,) * scored, num_draft_tokens)
             for at, count in enumerate(counts)
         )
 
     # single tokens
-    yield slices([1 + num_drafts] * num_seqs, num_drafts=num_drafts)
+    yield slices([1 + num_draft_tokens] * num_seqs, num_draft_tokens=num_draft_tokens)
     for count in (FEW_ROWS, 1):
         if count < num_seqs:
             yield slices([1] * count)
     # chunks of prompts
-    whole, rest = divmod(config.max_step_tokens, context_len)
-    yield slices([*[context_len] * min(whole, config.max_sequences), *([rest] if rest and whole < num_seqs else ())])
-    yield slices([min(3, config.max_step_tokens, context_len)], scored=1)
+    whole, rest = divmod(config.max_num_batched_tokens, context_len)
+    yield slices([*[context_len] * min(whole, config.max_num_seqs), *([rest] if rest and whole < num_seqs else ())])
+    yield slices([min(3, config.max_num_batched_tokens, context_len)], scored=1)
     # those that share a prefix, alone and beside a chunk
     for rows, tokens in executor.cascade.steps[:1] if executor.cascade is not None else ():
         shared = -(-tokens // block_size) * block_size
-        if context_len >= shared + 2 and config.max_step_tokens >= rows + 2:
+        if context_len >= shared + 2 and config.max_num_batched_tokens >= rows + 2:
             yield slices([1] * rows, start=shared)
-            if config.max_sequences > rows:
+            if config.max_num_seqs > rows:
                 yield slices([1] * rows + [2], start=shared)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.weights import Weights
+from engine.model.forward_batch import ForwardBatch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.linears import Linears
 from engine.model.norms import QkNorms
@@ -30,7 +30,7 @@ class Attention:
         self._kernels = kernels
         self._tp = tp
         # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
-        self._window = arch.windows[index] if arch.windows[index] < arch.max_context_len else 0
+        self._window = arch.windows[index] if arch.windows[index] < arch.max_model_len else 0
         self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from engine.scheduling.scheduler_output import SeqSlice
+from engine.scheduling.scheduler_output import ScheduledSequence
 
 __all__ = ["CascadeThresholds", "PrefixGroup", "group_by_prefix"]
 
@@ -16,7 +16,9 @@ class PrefixGroup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CascadeThresholds(msgspec.Struct, frozen=True):
-    """When a group is worth it: where it reaches both numbers of a step. engine/execution/cascade_timing.py measures them."""
+    """When a group is worth it: where it reaches both numbers of a step. engine/execution/cascade_timing.py measures
+    them.
+    """
 
     steps: tuple[tuple[int, int], ...]  # (rows, tokens that they share)
 
@@ -24,7 +26,9 @@ class CascadeThresholds(msgspec.Struct, frozen=True):
         return any(num_rows >= rows and num_tokens >= tokens for rows, tokens in self.steps)
 
 
-def group_by_prefix(slices: Sequence[SeqSlice], block_size: int, thresholds: CascadeThresholds) -> list[PrefixGroup]:
+def group_by_prefix(
+    slices: Sequence[ScheduledSequence], block_size: int, thresholds: CascadeThresholds
+) -> list[PrefixGroup]:
     """Groups of slices with one token each: all but one of a group do without reading what it shares.
 
     A prefix is a multiple of the least tokens of any step, rounded up to whole blocks, and ends before every token of
@@ -75,7 +79,9 @@ def _saved(groups: Groups) -> int:
     return sum(depth * (len(rows) - 1) for depth, rows in groups)
 
 
-def _split(slices: Sequence[SeqSlice], node: _Node, run: int, block_size: int, least_rows: int) -> list[list[int]]:
+def _split(
+    slices: Sequence[ScheduledSequence], node: _Node, run: int, block_size: int, least_rows: int
+) -> list[list[int]]:
     """The node's rows by their next run of blocks, without those that end before it or have too few with them."""
     start, stop = node.depth * run, (node.depth + 1) * run
     by_blocks: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)

@@ -3,25 +3,25 @@
 import torch
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
-from engine.cache.kv_cache import KVStore
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
+from engine.model.forward_batch import ForwardBatch
 from engine.model.linears import linear_of
 from engine.model.norms import LayerNorms, take_norm
 from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Decoder"]
 
 
 class Decoder:
-    """Takes every weight it needs and complains about those left over. Positions reach up to `max_context_len`.
+    """Takes every weight it needs and complains about those left over. Positions reach up to `max_model_len`.
 
     `arch` is the whole model's; of it this rank (`tp`) computes its share.
     """
@@ -31,7 +31,7 @@ class Decoder:
         arch: ModelArch,
         weights: Weights,
         kernels: KernelSet,
-        max_context_len: int,
+        max_model_len: int,
         tp: TensorParallel | None = None,
     ) -> None:
         tp = tp or TensorParallel()
@@ -42,7 +42,7 @@ class Decoder:
         self._embedding_scale = arch.embedding_scale
         if arch.rounds_embedding_scale:
             self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
-        tables = RotaryTables(arch, weights, max_context_len, self._embedding_VM.device)
+        tables = RotaryTables(arch, weights, max_model_len, self._embedding_VM.device)
         self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
         self._norm_M = take_norm(weights, "model.norm", arch.model_dim, arch)
         self._head = linear_of(kernels, [self._head_matrix(weights)], None, torch.float32)
@@ -59,15 +59,15 @@ class Decoder:
         missing = -(-num_tokens // self._tp.size) - head.shape[0]
         if missing == 0:
             return head
-        dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupedInts) else head
+        dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupQuantized) else head
         return torch.nn.functional.pad(dense, (0, 0, 0, missing))
 
-    def forward(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+    def forward(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
         """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
         return self.logits(self.hidden(batch, kv))
 
     @torch.inference_mode()
-    def hidden(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+    def hidden(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
         """The same up to the head: [R, M] in the model's dtype."""
         add_norm, eps = self._kernels.add_rms_norm, self.arch.norm_eps
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
@@ -85,7 +85,7 @@ class Decoder:
         return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M, scale)
 
     @torch.inference_mode()
-    def attend(self, batch: ForwardBatch, kv: KVStore) -> Tensor:
+    def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
         """Attention alone, one layer after the other, [T, M]: of a step what sequences' lengths make slow."""
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
         for layer, cache in zip(self._layers, kv.layers, strict=True):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model.cascade import PrefixGroup
-from engine.scheduling.scheduler_output import StepPlan
 from engine.device.transfer import to_device
+from engine.model.cascade import PrefixGroup
+from engine.scheduling.scheduler_output import SchedulerOutput
 from kernels.paged_attention.prefixes import SharedPrefixes
 
 __all__ = ["ForwardBatch"]
@@ -40,7 +40,7 @@ class ForwardBatch:
 
     @classmethod
     def from_plan(
-        cls, plan: StepPlan, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
+        cls, plan: SchedulerOutput, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
     ) -> "ForwardBatch":
         """`groups` begin with the same blocks."""
         tokens: list[int] = []
@@ -59,7 +59,7 @@ class ForwardBatch:
             lens.append(stop)
             rows += range(starts[-2], starts[-2] + len(slice_.scored))
             if slice_.samples:
-                rows += range(len(tokens) - 1 - slice_.num_drafts, len(tokens))
+                rows += range(len(tokens) - 1 - slice_.num_draft_tokens, len(tokens))
         # in numpy: a tensor of lists takes milliseconds where rows and blocks are many
         table = np.full((len(plan.slices), max(len(slice_.blocks) for slice_ in plan.slices)), -1, np.int32)
         for row, slice_ in zip(table, plan.slices, strict=True):

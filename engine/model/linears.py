@@ -8,9 +8,9 @@ from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, kind_of, stacked
 from engine.checkpoint.weights import Weights
-from engine.parallel.tensor_parallel import Part, TensorParallel
+from engine.parallel.tensor_parallel import Shard, TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Linears", "linear_of"]
 
@@ -24,7 +24,7 @@ class Linears:
         self._at = at
         self._tp = tp
 
-    def cut_by_outputs(self, parts: dict[str, tuple[int, Part]], in_dim: int, bias: bool) -> LinearKernel:
+    def cut_by_outputs(self, parts: dict[str, tuple[int, Shard]], in_dim: int, bias: bool) -> LinearKernel:
         """One matrix of several, stacked, of each this rank's rows."""
         matrices = [
             self._weights.take_matrix(f"{self._at}.{name}.weight", dim, in_dim, part=part)
@@ -35,7 +35,7 @@ class Linears:
         ]
         return linear_of(self._kernels, matrices, torch.cat(biases) if biases else None)
 
-    def cut_by_inputs(self, name: str, out_dim: int, in_dim: int, part: Part, bias: bool) -> LinearKernel:
+    def cut_by_inputs(self, name: str, out_dim: int, in_dim: int, part: Shard, bias: bool) -> LinearKernel:
         """This rank's columns; the first rank adds the bias."""
         matrix = self._weights.take_matrix(f"{self._at}.{name}.weight", out_dim, in_dim, part=part)
         bias_M = self._weights.take(f"{self._at}.{name}.bias", out_dim) if bias else None
@@ -50,7 +50,7 @@ def linear_of(
 ) -> LinearKernel:
     """x -> x @ weight.T + bias, where the weight is the parts one below the other.
 
-    Neighbours of one kind become one matrix; `kernels` must have a quantised_linear if there are integers.
+    Neighbours of one kind become one matrix; `kernels` must have a quantized_linear if there are integers.
     """
     runs = [stacked(list(run)) for _, run in groupby(parts, kind_of)]
     num_out = [run.shape[0] for run in runs]
@@ -60,7 +60,7 @@ def linear_of(
 
 
 def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype: torch.dtype | None) -> LinearKernel:
-    if not isinstance(matrix, GroupedInts):
+    if not isinstance(matrix, GroupQuantized):
         return kernels.linear(matrix, bias_O, out_dtype)
     assert kernels.quantized_linear is not None
     return kernels.quantized_linear(matrix, bias_O, out_dtype)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.weights import Weights
-from engine.parallel.tensor_parallel import Part, TensorParallel
+from engine.parallel.tensor_parallel import Shard, TensorParallel
 from kernels.kernel_set import KernelSet
 
 __all__ = ["LayerNorms", "QkNorms", "take_norm"]
@@ -23,7 +23,7 @@ NAMES = {
 }
 
 
-def take_norm(weights: Weights, name: str, size: int, arch: ModelArch, part: Part | None = None) -> Tensor:
+def take_norm(weights: Weights, name: str, size: int, arch: ModelArch, part: Shard | None = None) -> Tensor:
     """The weights of a norm as they are meant, fp32."""
     weight = weights.take(f"{name}.weight", size, dtype=torch.float32, part=part)
     return weight + arch.norm_offset if arch.norm_offset else weight
@@ -48,8 +48,8 @@ class QkNorms:
         weights: Weights,
         kernels: KernelSet,
         at: str,
-        q_rows: Part,
-        kv_rows: Part,
+        q_rows: Shard,
+        kv_rows: Shard,
         tp: TensorParallel,
     ) -> None:
         self.q_norm: Tensor | None = None

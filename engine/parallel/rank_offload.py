@@ -2,33 +2,33 @@
 
 from collections.abc import Callable, Sequence
 
-from engine.cache.host_tier import Arena
-from engine.cache.kv_offload import NodeCache
+from engine.cache.host_tier import HostTier
+from engine.cache.kv_offload import OffloadingConnector
 from engine.parallel.worker_commands import LoadBlock, Order, SaveBlock
 
-__all__ = ["RankBlocks"]
+__all__ = ["RankOffloadingConnector"]
 
 
-class RankBlocks:
-    """The first rank's. Each rank keeps its share of a block in an arena of its own; a block is there if all shares
+class RankOffloadingConnector:
+    """The first rank's. Each rank keeps its share of a block in a host tier of its own; a block is there if all shares
     are.
 
     Other replicas may take the place of a share at any time, so the first rank copies those of all ranks before it
     says that there is a block, and hands them on with the order to load it.
     """
 
-    def __init__(self, own: NodeCache, others: Sequence[Arena], send: Callable[[Order], None]) -> None:
-        """`others` are the arenas of the ranks from 1 on; they are closed with this. `send` reaches these ranks, in
+    def __init__(self, own: OffloadingConnector, others: Sequence[HostTier], send: Callable[[Order], None]) -> None:
+        """`others` are the host tiers of the ranks from 1 on; they are closed with this. `send` reaches these ranks, in
         order with the steps."""
         self._own = own
         self._others = others
         self._send = send
 
     def holds(self, name: bytes) -> bool:
-        return self._own.holds(name) and all(arena.holds(name) for arena in self._others)
+        return self._own.holds(name) and all(host_tier.holds(name) for host_tier in self._others)
 
     def load(self, name: bytes, block: int) -> bool:
-        shares = [_read(arena, name) for arena in self._others]
+        shares = [_read(host_tier, name) for host_tier in self._others]
         if any(share is None for share in shares) or not self._own.load(name, block):
             return False
         self._send(LoadBlock(block, tuple(share for share in shares if share is not None)))
@@ -40,10 +40,10 @@ class RankBlocks:
             self._send(SaveBlock(name, block))
 
     def close(self) -> None:
-        for arena in self._others:
-            arena.close()
+        for host_tier in self._others:
+            host_tier.close()
 
 
-def _read(arena: Arena, name: bytes) -> bytes | None:
-    share = bytearray(arena.piece_bytes)
-    return bytes(share) if arena.read(name, [share]) else None
+def _read(host_tier: HostTier, name: bytes) -> bytes | None:
+    share = bytearray(host_tier.piece_bytes)
+    return bytes(share) if host_tier.read(name, [share]) else None

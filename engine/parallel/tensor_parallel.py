@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["Collective", "Part", "TensorParallel", "shard"]
+__all__ = ["Collective", "Shard", "TensorParallel", "shard"]
 
 
 class Collective(Protocol):
@@ -35,7 +35,7 @@ class Collective(Protocol):
     def close(self) -> None: ...
 
 
-class Part(msgspec.Struct, frozen=True):
+class Shard(msgspec.Struct, frozen=True):
     """[start, stop) of a tensor's dimension `dim`."""
 
     dim: int
@@ -75,24 +75,24 @@ class TensorParallel:
         parts = self.group.gather(x_RV)
         return x_RV if parts is None else parts.transpose(0, 1).flatten(1)[:, :num_columns]
 
-    def rows(self, count: int, unit: int = 1) -> Part:
+    def rows(self, count: int, unit: int = 1) -> Shard:
         """This rank's share of `count` units of `unit` rows."""
         return self._share(0, count, unit)
 
-    def columns(self, count: int, unit: int = 1) -> Part:
+    def columns(self, count: int, unit: int = 1) -> Shard:
         return self._share(1, count, unit)
 
-    def kv_rows(self, num_kv_heads: int, head_dim: int) -> Part:
+    def kv_rows(self, num_kv_heads: int, head_dim: int) -> Shard:
         """This rank's KV heads; several ranks have the same one where there are too few."""
         if num_kv_heads >= self.size:
             return self.rows(num_kv_heads, head_dim)
         head = self.rank * num_kv_heads // self.size
-        return Part(0, head * head_dim, (head + 1) * head_dim)
+        return Shard(0, head * head_dim, (head + 1) * head_dim)
 
-    def _share(self, dim: int, count: int, unit: int) -> Part:
+    def _share(self, dim: int, count: int, unit: int) -> Shard:
         each = -(-count // self.size)
         start, stop = min(count, self.rank * each), min(count, (self.rank + 1) * each)
-        return Part(dim, start * unit, stop * unit)
+        return Shard(dim, start * unit, stop * unit)
 
 
 def shard(arch: ModelArch, size: int) -> ModelArch:

@@ -11,8 +11,9 @@ is not encrypted, but every frame is followed by its MAC (`Channel`): who sits o
 none. When a connection ends, the rest of the replica must not wait for it:
 `on_loss` is called.
 
-Once the replica is loaded, every rank sends a heartbeat each BEAT_S: the age of its last finished step. A rank that is
-stopped keeps its connection and sends none; who is to be given up, and when, is for engine/runtime/watchdog.py to say.
+Once the replica is loaded, every rank sends a heartbeat each HEARTBEAT_S: the age of its last finished step. A rank
+that is stopped keeps its connection and sends none; who is to be given up, and when, is for engine/runtime/watchdog.py
+to say.
 """
 
 import contextlib
@@ -28,9 +29,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine.scheduling.scheduler_output import StepPlan
+from engine.scheduling.scheduler_output import SchedulerOutput
 
-__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "PlanMemory", "RankBeat", "SaveBlock"]
+__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "CommandBroadcast", "RankHeartbeat", "SaveBlock"]
 
 
 class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -47,15 +48,15 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
     shares: tuple[bytes, ...]  # of the ranks from 1 on
 
 
-class RankBeat(NamedTuple):
+class RankHeartbeat(NamedTuple):
     """What was heard of a rank last."""
 
-    num_beats: int  # up to now
+    num_heartbeats: int  # up to now
     age_s: float  # of the step that it computes, when it sent the last one; 0: it waits for the next
 
 
-BEAT_S = 0.25  # between two heartbeats of a rank
-BEAT = struct.Struct(">d")  # age of its last finished step
+HEARTBEAT_S = 0.25  # between two heartbeats of a rank
+HEARTBEAT = struct.Struct(">d")  # age of its last finished step
 HELLO_S = 5.0  # for the proofs; whoever takes longer is a stranger
 MAX_STRANGERS = 32  # that are heard at the same time; of more the oldest is cut off
 NONCE_BYTES = PROOF_BYTES = 32
@@ -65,10 +66,10 @@ TAG_BYTES = 16
 MAX_NUMBER_BYTES = 20
 MAX_ORDER_BYTES = 1 << 30
 
-Order = StepPlan | SaveBlock | LoadBlock
+Order = SchedulerOutput | SaveBlock | LoadBlock
 
 
-class PlanMemory(Protocol):
+class CommandBroadcast(Protocol):
     """Takes frames from the first rank to the others. A rank that is gone is a RuntimeError."""
 
     def send(self, data: bytes) -> None: ...
@@ -97,11 +98,11 @@ class Meeting(msgspec.Struct, frozen=True):
 class Leader:
     """The first rank's end. Ranks may join from its construction on, until all have."""
 
-    def __init__(self, host: str, size: int, token: str, memory: PlanMemory | None = None) -> None:
+    def __init__(self, host: str, size: int, token: str, memory: CommandBroadcast | None = None) -> None:
         self._memory = memory
         self._rendezvous = _Rendezvous(host, size, token)
         self._ranks: list[Channel] = []
-        self._beats: list[RankBeat] = []
+        self._beats: list[RankHeartbeat] = []
         self.port: int = self._rendezvous.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
@@ -119,20 +120,20 @@ class Leader:
 
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Listens to the ranks' heartbeats. Calls `on_loss`, in another thread, when a rank's connection ends."""
-        self._beats = [RankBeat(0, 0.0) for _ in self._ranks]
+        self._beats = [RankHeartbeat(0, 0.0) for _ in self._ranks]
         for index, rank in enumerate(self._ranks):
             listen = threading.Thread(target=self._listen, args=(index, rank, on_loss), name="rank-listen", daemon=True)
             listen.start()
 
-    def beats(self) -> tuple[RankBeat, ...]:
+    def beats(self) -> tuple[RankHeartbeat, ...]:
         """Of the ranks from 1 on; () until they are watched. In any thread."""
         return tuple(self._beats)
 
     def _listen(self, index: int, rank: "Channel", on_loss: Callable[[], None]) -> None:
         with contextlib.suppress(OSError, struct.error):
             while True:
-                (age_s,) = BEAT.unpack(rank.receive(BEAT.size))
-                self._beats[index] = RankBeat(self._beats[index].num_beats + 1, age_s)
+                (age_s,) = HEARTBEAT.unpack(rank.receive(HEARTBEAT.size))
+                self._beats[index] = RankHeartbeat(self._beats[index].num_heartbeats + 1, age_s)
         on_loss()
 
     def send(self, order: Order) -> None:
@@ -234,7 +235,9 @@ class _Rendezvous:
 class Follower:
     """Another rank's end. Raises TimeoutError or ConnectionError if the first rank cannot be reached."""
 
-    def __init__(self, meeting: Meeting, rank: int, memory: PlanMemory | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, meeting: Meeting, rank: int, memory: CommandBroadcast | None = None, timeout_s: float = 600.0
+    ) -> None:
         self._memory = memory
         self._channel = _join(meeting, rank, timeout_s)
         self._socket = self._channel.socket
@@ -258,9 +261,9 @@ class Follower:
 
     def _keep_beating(self) -> None:
         with contextlib.suppress(OSError):
-            while not self._is_over.wait(BEAT_S):
+            while not self._is_over.wait(HEARTBEAT_S):
                 began_s = self._began_s
-                self._channel.send(BEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
+                self._channel.send(HEARTBEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
 
     def orders(self) -> Iterator[Order]:
         """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""

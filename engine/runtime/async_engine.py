@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from engine.engine import Engine
-from engine.runtime.engine_thread import Abort, EngineThread, Submit
 from engine.errors import EngineFailed, UnknownModel
-from engine.runtime.output_queue import Mailboxes
-from engine.types import EngineStatus, GenerateRequest, StepReport, TokenChunk
+from engine.runtime.engine_thread import Abort, EngineThread, Submit
+from engine.runtime.output_queue import OutputQueues
+from engine.types import EngineOutputs, EngineStatus, GenerateRequest, RequestOutput
 
 __all__ = ["AsyncEngine"]
 
@@ -17,26 +17,26 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._loop = asyncio.get_running_loop()
-        self._mailboxes = Mailboxes()
+        self._output_queues = OutputQueues()
         self._model = engine.model
         self._thread = EngineThread(engine, self._deliver)
         self._thread.start()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
-        mailbox = self._mailboxes.open(request.request_id)
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+        output_queue = self._output_queues.open(request.request_id)
         try:
             self._thread.send(Submit(request))
-            await mailbox.accepted()
+            await output_queue.accepted()
             open_choices = {i for i in range(request.n) if not request.resume or request.resume[i] is not None}
             while open_choices:
-                chunk = await mailbox.next()
+                chunk = await output_queue.next()
                 if chunk.finish_reason is not None:
                     open_choices.discard(chunk.index)
                 if chunk.finish_reason == "error":
                     raise EngineFailed(chunk.error or "the engine failed")
                 yield chunk
         finally:
-            self._mailboxes.close(request.request_id)
+            self._output_queues.close(request.request_id)
             self._thread.send(Abort(request.request_id))
 
     def stop_choice(self, request_id: str, index: int) -> None:
@@ -52,6 +52,6 @@ class AsyncEngine:
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.close)
 
-    def _deliver(self, report: StepReport) -> None:
+    def _deliver(self, report: EngineOutputs) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._mailboxes.deliver, report)
+            self._loop.call_soon_threadsafe(self._output_queues.deliver, report)

@@ -11,9 +11,9 @@ import msgspec
 
 from engine.engine import Engine
 from engine.errors import MantaError, Overloaded, RequestError
-from engine.parallel.worker_commands import RankBeat
+from engine.parallel.worker_commands import RankHeartbeat
 from engine.runtime.step_times import StepTimes
-from engine.types import EngineStatus, GenerateRequest, Refusal, RequestState, StepReport, TokenChunk
+from engine.types import EngineOutputs, EngineStatus, GenerateRequest, Rejection, RequestOutput, RequestState
 
 __all__ = ["Abort", "Ask", "EngineThread", "Submit"]
 
@@ -53,7 +53,7 @@ class EngineThread:
     nothing is accepted any more.
     """
 
-    def __init__(self, engine: Engine, deliver: Callable[[StepReport], None]) -> None:
+    def __init__(self, engine: Engine, deliver: Callable[[EngineOutputs], None]) -> None:
         self._engine = engine
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -84,9 +84,9 @@ class EngineThread:
         """Whether a step as large as the one that is computed now has finished before."""
         return self._step_times.knows(self._engine.step_tokens)
 
-    def rank_beats(self) -> tuple[RankBeat, ...]:
+    def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each further rank."""
-        return self._engine.rank_beats()
+        return self._engine.rank_heartbeats()
 
     def declare_hung(self, message: str) -> None:
         """Nobody waits for the step any more, and nothing is accepted. In any thread."""
@@ -121,24 +121,24 @@ class EngineThread:
                 turn.chunks += engine.fail("the engine failed")
                 asked = [one.request.request_id for one in commands if isinstance(one, Submit | _Prepared)]
                 lost = dict.fromkeys(id_ for id_ in (*asked, *self._preparing) if not turn.has_answered(id_))
-                turn.refused += [Refusal(id_, "Unavailable", "the engine has failed") for id_ in lost]
+                turn.refused += [Rejection(id_, "Unavailable", "the engine has failed") for id_ in lost]
                 self._preparing.clear()
             if not open_:
                 turn.chunks += engine.fail("the engine is shutting down")
                 ending = "the engine is shutting down"
-                turn.refused += [Refusal(id_, "Unavailable", ending) for id_ in self._preparing]
+                turn.refused += [Rejection(id_, "Unavailable", ending) for id_ in self._preparing]
                 self._preparing.clear()
             self.num_steps += 1
             self.status = engine.status()
-            published, forgotten = engine.scheduling.scheduler.blocks.take_changes()
+            published, forgotten = engine.scheduler.blocks.take_kv_events()
             states = tuple(self._state(one.request_id) for one in commands if isinstance(one, Ask))
             if turn.accepted or turn.refused or turn.chunks or published or forgotten or states:
                 told = tuple(turn.accepted), tuple(turn.refused), tuple(turn.chunks)
-                self._deliver(StepReport(*told, self.status, published, forgotten, states))
+                self._deliver(EngineOutputs(*told, self.status, published, forgotten, states))
         self._compiler.shutdown(cancel_futures=True)
         engine.close()
 
-    def _step(self) -> list[TokenChunk]:
+    def _step(self) -> list[RequestOutput]:
         began_s = time.monotonic()
         self.is_in_step = self._engine.has_work
         try:
@@ -182,11 +182,11 @@ class EngineThread:
             self._inbox.put(_Prepared(request))
 
     def _answer(self, request: GenerateRequest, turn: "_Turn") -> None:
-        refusal = self._submit(request)
-        if refusal is None:
+        rejection = self._submit(request)
+        if rejection is None:
             turn.accepted.append(request.request_id)
         else:
-            turn.refused.append(refusal)
+            turn.refused.append(rejection)
 
     def _state(self, request_id: str) -> RequestState:
         is_known = self._engine.is_running(request_id) or request_id in self._preparing
@@ -200,19 +200,19 @@ class EngineThread:
             except queue.Empty:
                 return commands
 
-    def _submit(self, request: GenerateRequest) -> Refusal | None:
+    def _submit(self, request: GenerateRequest) -> Rejection | None:
         if self.failure is not None:
-            return Refusal(request.request_id, "Unavailable", "the engine has failed")
+            return Rejection(request.request_id, "Unavailable", "the engine has failed")
         if request.request_id in self._preparing:
-            return Refusal(request.request_id, "RequestError", "a request with this id is running", "request_id")
+            return Rejection(request.request_id, "RequestError", "a request with this id is running", "request_id")
         try:
             self._engine.submit(request)
         except RequestError as error:
-            return Refusal(request.request_id, type(error).__name__, str(error), error.param)
+            return Rejection(request.request_id, type(error).__name__, str(error), error.param)
         except Overloaded as error:
-            return Refusal(request.request_id, "Overloaded", str(error), None, error.retry_after_s)
+            return Rejection(request.request_id, "Overloaded", str(error), None, error.retry_after_s)
         except MantaError as error:
-            return Refusal(request.request_id, "Unavailable", str(error))
+            return Rejection(request.request_id, "Unavailable", str(error))
         return None
 
 
@@ -221,8 +221,8 @@ class _Turn:
 
     def __init__(self) -> None:
         self.accepted: list[str] = []
-        self.refused: list[Refusal] = []
-        self.chunks: list[TokenChunk] = []
+        self.refused: list[Rejection] = []
+        self.chunks: list[RequestOutput] = []
 
     def has_answered(self, request_id: str) -> bool:
         return request_id in self.accepted or any(one.request_id == request_id for one in self.refused)

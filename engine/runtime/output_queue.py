@@ -5,17 +5,17 @@ import time
 from collections.abc import Iterator
 
 from engine.errors import ContextTooLong, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
-from engine.types import Refusal, StepReport, TokenChunk
+from engine.types import EngineOutputs, Rejection, RequestOutput
 
-__all__ = ["Mailbox", "Mailboxes", "refusal_error"]
+__all__ = ["OutputQueue", "OutputQueues", "rejection_error"]
 
 
-class Mailbox:
+class OutputQueue:
     """What has arrived for one request and was not read yet. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._chunks: asyncio.Queue[TokenChunk | MantaError] = asyncio.Queue()
+        self._chunks: asyncio.Queue[RequestOutput | MantaError] = asyncio.Queue()
         self.heard_s = time.monotonic()  # when something came for it last, or a word about it
         self.asked_s: float | None = None  # when the engine was asked what has become of it, if it has not said
         self.has_failed = False  # nothing more will come
@@ -24,7 +24,7 @@ class Mailbox:
         """Returns once the engine has accepted the request; raises what it was refused with."""
         await self._accepted
 
-    async def next(self) -> TokenChunk:
+    async def next(self) -> RequestOutput:
         """The next chunk. Raises what the connection to the engine ended with."""
         item = await self._chunks.get()
         if isinstance(item, MantaError):
@@ -46,65 +46,65 @@ class Mailbox:
             self._accepted.exception()  # the reader may be gone: do not warn
         self._chunks.put_nowait(error)
 
-    def put(self, chunk: TokenChunk) -> None:
+    def put(self, chunk: RequestOutput) -> None:
         self.hear()
         self.accept()
         self._chunks.put_nowait(chunk)
 
 
-class Mailboxes:
+class OutputQueues:
     """The open requests of one engine, by id."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Mailbox] = {}
+        self._by_id: dict[str, OutputQueue] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def open(self, request_id: str) -> Mailbox:
+    def open(self, request_id: str) -> OutputQueue:
         if request_id in self._by_id:
             raise RequestError("a request with this id is running", param="request_id")
-        mailbox = self._by_id[request_id] = Mailbox()
-        return mailbox
+        output_queue = self._by_id[request_id] = OutputQueue()
+        return output_queue
 
     def close(self, request_id: str) -> None:
         self._by_id.pop(request_id, None)
 
-    def deliver(self, report: StepReport) -> None:
+    def deliver(self, report: EngineOutputs) -> None:
         for request_id in report.accepted:
             if request_id in self._by_id:
                 self._by_id[request_id].hear()
                 self._by_id[request_id].accept()
-        for refusal in report.refused:
-            if refusal.request_id in self._by_id:
-                self._by_id[refusal.request_id].refuse(refusal_error(refusal))
+        for rejection in report.refused:
+            if rejection.request_id in self._by_id:
+                self._by_id[rejection.request_id].refuse(rejection_error(rejection))
         for chunk in report.chunks:
             if chunk.request_id in self._by_id:
                 self._by_id[chunk.request_id].put(chunk)
 
-    def get(self, request_id: str) -> Mailbox | None:
+    def get(self, request_id: str) -> OutputQueue | None:
         return self._by_id.get(request_id)
 
-    def silent_since(self, then_s: float) -> Iterator[tuple[str, Mailbox]]:
+    def silent_since(self, then_s: float) -> Iterator[tuple[str, OutputQueue]]:
         """Those for which nothing came since some moment, and may."""
         return ((id_, box) for id_, box in self._by_id.items() if box.heard_s < then_s and not box.has_failed)
 
     def fail(self, error: MantaError) -> None:
         """Every open request ends with `error`."""
-        for mailbox in self._by_id.values():
-            mailbox.refuse(error)
+        for output_queue in self._by_id.values():
+            output_queue.refuse(error)
 
 
-def refusal_error(refusal: Refusal) -> MantaError:
-    """The error that a refusal stands for."""
-    match refusal.kind:
+def rejection_error(rejection: Rejection) -> MantaError:
+    """The error that a rejection stands for."""
+    match rejection.kind:
         case "ContextTooLong":
-            return ContextTooLong(refusal.message, refusal.param)
+            return ContextTooLong(rejection.message, rejection.param)
         case "UnknownModel":
-            return UnknownModel(refusal.message, refusal.param)
+            return UnknownModel(rejection.message, rejection.param)
         case "RequestError":
-            return RequestError(refusal.message, refusal.param)
+            return RequestError(rejection.message, rejection.param)
         case "Overloaded":
-            return Overloaded(refusal.message, refusal.retry_after_s)
+            return Overloaded(rejection.message, rejection.retry_after_s)
         case _:
-            return Unavailable(refusal.message, refusal.retry_after_s)
+            return Unavailable(rejection.message, rejection.retry_after_s)

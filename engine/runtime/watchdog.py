@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from engine.parallel.worker_commands import RankBeat
+from engine.parallel.worker_commands import RankHeartbeat
 from engine.types import StepAges
 
 __all__ = ["Watched", "Watchdog"]
@@ -22,16 +22,16 @@ class Watched(Protocol):
     @property
     def is_step_known(self) -> bool: ...
 
-    def rank_beats(self) -> tuple[RankBeat, ...]: ...
+    def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]: ...
 
 
 class Watchdog:
     """Looks once in each heartbeat. It counts what it has seen of a wait: a process that was stopped as a whole, or
     whose machine was, has not waited meanwhile.
 
-    An engine hangs when its step takes longer than `limit_s` (engine/runtime/step_times.py). A rank counts as stopped when
-    nothing is heard of it for RANK_SILENCE_S while there is work. Where a step of the size is the first one, a rank may
-    compile kernels and be silent for as long as the step may take.
+    An engine hangs when its step takes longer than `limit_s` (engine/runtime/step_times.py). A rank counts as stopped
+    when nothing is heard of it for RANK_SILENCE_S while there is work. Where a step of the size is the first one, a
+    rank may compile kernels and be silent for as long as the step may take.
     """
 
     def __init__(self, watched: Watched, period_s: float) -> None:
@@ -44,12 +44,12 @@ class Watchdog:
 
     def look(self, now_s: float) -> StepAges:
         """How old the last steps are now."""
-        watched, beats = self._watched, self._watched.rank_beats()
+        watched, beats = self._watched, self._watched.rank_heartbeats()
         passed_s = min(now_s - self._last_s, self._longest_s) if self._last_s is not None else 0.0
         self._last_s = now_s
         self._ranks += [_Wait() for _ in beats[len(self._ranks) :]]
         # one that has sent none yet is still loading
-        heard = [beat.num_beats or None for beat in beats]
+        heard = [beat.num_heartbeats or None for beat in beats]
         silences_s = [wait.look(count, passed_s) for wait, count in zip(self._ranks, heard, strict=True)]
         engine_s = self._engine.look(watched.num_steps if watched.is_in_step else None, passed_s)
         limit_s = watched.limit_s

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.structured_output.grammar import TokenTable
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.sampling.sampling_state import SamplingState
 from engine.device.transfer import HostCopy, to_device
+from engine.sampling.sampling_state import SamplingState
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.structured_output.grammar import TokenTable
 from engine.types import PromptLogprob, TokenLogprob
 from kernels.kernel_set import KernelSet
 
@@ -39,7 +39,7 @@ class Sampler:
         self._device = device
         self._states: dict[int, SamplingState] = {}
 
-    def update(self, plan: StepPlan) -> None:
+    def update(self, plan: SchedulerOutput) -> None:
         """Forgets the sequences that ended and learns about those that start."""
         for seq_id in plan.ends:
             self._states.pop(seq_id, None)
@@ -51,10 +51,10 @@ class Sampler:
         if self._table is not None:
             self._table.compiled(text)
 
-    def has_grammar(self, plan: StepPlan) -> bool:
+    def has_grammar(self, plan: SchedulerOutput) -> bool:
         return any(state.matcher for state in self._sampling(plan))
 
-    def grammar_bits(self, plan: StepPlan) -> Tensor:
+    def grammar_bits(self, plan: SchedulerOutput) -> Tensor:
         """[R, ceil(V / 32)] int32, 1 means allowed. Can run while the model does."""
         states = self._sampling(plan)
         bits = np.full((len(states), -(-self._vocab_size // 32)), -1, dtype=np.int32)
@@ -68,7 +68,7 @@ class Sampler:
         words = torch.zeros((1, -(-self._vocab_size // 32)), dtype=torch.int32, device=self._device)
         self._kernels.allow_bits(logits, words)
 
-    def sample(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> StepResult:
+    def sample(self, plan: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> ModelOutput:
         """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
 
         The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
@@ -77,7 +77,7 @@ class Sampler:
         return self.begin(plan, logits_RV, bits).result()
 
     @torch.inference_mode()
-    def begin(self, plan: StepPlan, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
+    def begin(self, plan: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
         """The same, whose result can be asked for later: once, and before the next one is begun."""
         states = self._sampling(plan)
         scores: list[ReadScores] = []
@@ -90,20 +90,20 @@ class Sampler:
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        ahead = [at for slice_ in plan.slices if slice_.samples for at in range(1 + slice_.num_drafts)]
+        ahead = [at for slice_ in plan.slices if slice_.samples for at in range(1 + slice_.num_draft_tokens)]
         chosen_R = self._settle(self._force(self._choose(filtered_RV, states, ahead), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
-        if any(slice_.num_drafts for slice_ in plan.slices):
+        if any(slice_.num_draft_tokens for slice_ in plan.slices):
             counts, kept = _kept(plan, chosen_R.tolist())
             rows = self._ints(kept)
             chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
         return Sampling(plan, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
-    def _sampling(self, plan: StepPlan) -> list[SamplingState]:
+    def _sampling(self, plan: SchedulerOutput) -> list[SamplingState]:
         """The state of each row that is sampled from."""
         slices = (slice_ for slice_ in plan.slices if slice_.samples)
-        return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_drafts)]
+        return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_draft_tokens)]
 
     def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels = self._kernels
@@ -194,7 +194,7 @@ class Sampler:
 
         return read
 
-    def _score(self, plan: StepPlan, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
+    def _score(self, plan: SchedulerOutput, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
         """What the prompts' tokens got, to be read later, and the rows that are sampled from."""
         scores: list[ReadScores] = []
         at = 0
@@ -205,7 +205,7 @@ class Sampler:
                 most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
                 # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
                 scores.append(self._scores_of(logits_RV[at:stop].clone(), slice_.scored, most))
-            num_sampled = slice_.samples * (1 + slice_.num_drafts)
+            num_sampled = slice_.samples * (1 + slice_.num_draft_tokens)
             sampled += range(stop, stop + num_sampled)
             at = stop + num_sampled
         return scores, logits_RV[self._ints(sampled)]
@@ -249,7 +249,7 @@ class Sampling:
 
     def __init__(
         self,
-        plan: StepPlan,
+        plan: SchedulerOutput,
         states: list[SamplingState],
         tokens: Tensor,
         read_logprobs: "ReadLogprobs",
@@ -263,7 +263,7 @@ class Sampling:
         self._slices_states = [] if not states else list(dict.fromkeys(states))
         self._read_scores, self._counts = read_scores, counts
 
-    def result(self) -> StepResult:
+    def result(self) -> ModelOutput:
         """Waits for it. From then on the sequences have these tokens."""
         tokens = tuple(self._copy.tolist())
         logprobs = self._read_logprobs()
@@ -271,24 +271,24 @@ class Sampling:
             state.append(token)
         failed = tuple(state.failure for state in self._slices_states)
         scores = tuple(read() for read in self._read_scores)
-        return StepResult(tokens, logprobs, failed if any(failed) else (), scores, self._counts)
+        return ModelOutput(tokens, logprobs, failed if any(failed) else (), scores, self._counts)
 
 
 def _no_logprobs() -> tuple[TokenLogprob | None, ...]:
     return ()
 
 
-def _kept(plan: StepPlan, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
+def _kept(plan: SchedulerOutput, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
     """How many tokens each sampling slice gets, and the rows that they are chosen from."""
     counts: list[int] = []
     kept: list[int] = []
     first = 0
     for slice_ in (slice_ for slice_ in plan.slices if slice_.samples):
-        drafts = slice_.tokens[len(slice_.tokens) - slice_.num_drafts :]
+        drafts = slice_.tokens[len(slice_.tokens) - slice_.num_draft_tokens :]
         right = (draft == token for draft, token in zip(drafts, chosen[first:], strict=False))
         counts.append(1 + sum(itertools.takewhile(bool, right)))
         kept += range(first, first + counts[-1])
-        first += 1 + slice_.num_drafts
+        first += 1 + slice_.num_draft_tokens
     return tuple(counts), kept
 
 

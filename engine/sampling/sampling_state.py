@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.scheduling.scheduler_output import NewSequence
 from engine.structured_output.grammar import GrammarError, Matcher, TokenTable
 from engine.structured_output.reasoning_budget import Thinking
-from engine.scheduling.scheduler_output import SeqStart
 from engine.types import SamplingParams
 
 __all__ = ["SamplingState"]
@@ -16,7 +16,7 @@ __all__ = ["SamplingState"]
 class SamplingState:
     """One sequence's. Token ids outside the vocabulary are dropped here, once."""
 
-    def __init__(self, start: SeqStart, vocab_size: int, table: TokenTable | None) -> None:
+    def __init__(self, start: NewSequence, vocab_size: int, table: TokenTable | None) -> None:
         params = start.sampling
         self.is_fitted = start.grammar is not None and start.grammar.fit is not None
         self.failure: str | None = None  # why the grammar cannot be followed any more
@@ -85,7 +85,7 @@ class SamplingState:
             return self._bad_tokens + stops
         return (*self._bad_tokens, *stops, *endings)
 
-    def _match(self, start: SeqStart, table: TokenTable | None) -> Matcher | None:
+    def _match(self, start: NewSequence, table: TokenTable | None) -> Matcher | None:
         if start.grammar is None:
             return None
         try:

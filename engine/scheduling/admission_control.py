@@ -11,14 +11,14 @@ MAX_BEAMS = 64
 MAX_CHOICES = 4096  # of one request; they are made at once, and everybody waits for it
 
 
-def validate(request: GenerateRequest, max_context_len: int, vocab_size: int) -> None:
+def validate(request: GenerateRequest, max_model_len: int, vocab_size: int) -> None:
     """Raises RequestError or ContextTooLong, which name the field."""
     num_tokens = len(request.prompt)
     if num_tokens == 0:
         raise RequestError("the prompt is empty", param="messages")
-    if num_tokens >= max_context_len:
+    if num_tokens >= max_model_len:
         raise ContextTooLong(
-            f"This model's maximum context length is {max_context_len} tokens for prompt and answer together, "
+            f"This model's maximum context length is {max_model_len} tokens for prompt and answer together, "
             f"and the prompt has {num_tokens}: shorten it",
             param="messages",
         )
@@ -35,14 +35,14 @@ def validate(request: GenerateRequest, max_context_len: int, vocab_size: int) ->
     if request.resume and all(tokens is None for tokens in request.resume):
         raise RequestError("nothing is left to resume", param="resume")
     for tokens in request.resume:
-        if tokens and num_tokens + len(tokens) >= max_context_len:
+        if tokens and num_tokens + len(tokens) >= max_model_len:
             raise ContextTooLong("nothing can be added to a full context", param="resume")
 
 
 def check_queue(request: GenerateRequest, scheduler: Scheduler) -> None:
     """Raises Overloaded when a queue is full; an empty queue takes anything."""
     config = scheduler.config
-    free = config.max_sequences - len(scheduler.running)  # so many start with the next step, they do not wait
+    free = config.max_num_seqs - len(scheduler.running)  # so many start with the next step, they do not wait
     queued = max(0, len(scheduler.waiting) - free)
     # a request may bring more choices than the queue holds; it is refused only behind others
     if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:

@@ -3,7 +3,7 @@
 import msgspec
 
 from engine.scheduling.beam_search import BeamSearch
-from engine.types import GenerateRequest, TokenChunk, TokenLogprob
+from engine.types import GenerateRequest, RequestOutput, TokenLogprob
 
 __all__ = ["BeamRequest", "one_step_of"]
 
@@ -24,10 +24,10 @@ class BeamRequest:
             min(sampling.max_tokens, room),
         )
 
-    def chunks(self, cached_tokens: int) -> list[TokenChunk]:
+    def chunks(self, cached_tokens: int) -> list[RequestOutput]:
         """The answers, when the search is over."""
         return [
-            TokenChunk(
+            RequestOutput(
                 request_id=self.request.request_id,
                 index=index,
                 start=0,

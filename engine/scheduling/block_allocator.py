@@ -6,13 +6,13 @@ Full blocks are named (engine/cache/prefix_cache.py) as they fill, so that whoev
 from typing import Protocol
 
 from engine.cache.block_pool import BlockPool
-from engine.cache.prefix_cache import PrefixCache, chain_hash
+from engine.cache.prefix_cache import PrefixCache, hash_block
 from engine.scheduling.sequence import Sequence
 
-__all__ = ["BlockKeeper", "SequenceBlocks"]
+__all__ = ["KVConnector", "BlockAllocator"]
 
 
-class BlockKeeper(Protocol):
+class KVConnector(Protocol):
     """Where named blocks are kept besides the cache: engine/cache/kv_offload.py."""
 
     def holds(self, name: bytes) -> bool: ...
@@ -24,18 +24,23 @@ class BlockKeeper(Protocol):
     def save(self, name: bytes, block: int) -> None: ...
 
 
-class SequenceBlocks:
+class BlockAllocator:
     """Gives blocks to sequences and takes them back. Who gets them in which order the scheduler decides."""
 
     def __init__(
-        self, num_blocks: int, block_size: int, prefix_sharing: bool, cache_key: bytes, keeper: BlockKeeper | None
+        self,
+        num_blocks: int,
+        block_size: int,
+        enable_prefix_caching: bool,
+        cache_key: bytes,
+        connector: KVConnector | None,
     ) -> None:
         self.block_size = block_size
         self.pool = BlockPool(num_blocks)
         self.cache = PrefixCache()
-        self._prefix_sharing = prefix_sharing
+        self._enable_prefix_caching = enable_prefix_caching
         self._cache_key = cache_key
-        self._keeper = keeper if prefix_sharing else None
+        self._connector = connector if enable_prefix_caching else None
         self._filling: dict[bytes, int] = {}  # name of a prompt block not published yet -> seq_id that will fill it
         self._changes: dict[bytes, bool] = {}  # name -> whether it is published, since changes were last taken
 
@@ -47,7 +52,7 @@ class SequenceBlocks:
 
     def room(self, seq: Sequence) -> int:
         """Tokens that it could compute with its blocks and all idle ones."""
-        return (len(seq.blocks) + self.pool.num_idle) * self.block_size - seq.num_computed
+        return (len(seq.blocks) + self.pool.num_free) * self.block_size - seq.num_computed
 
     def find(self, seq: Sequence) -> list[int]:
         """The published blocks that a waiting sequence can share."""
@@ -55,7 +60,7 @@ class SequenceBlocks:
 
     def num_needed(self, found: list[int], stop: int) -> int:
         """Idle blocks that a sequence needs to share `found` and to compute up to position `stop`."""
-        return self.count(stop) - len(found) + sum(map(self.pool.is_idle, found))
+        return self.count(stop) - len(found) + sum(map(self.pool.is_free, found))
 
     def usable(self, seq: Sequence) -> list[bytes]:
         """The names under which a sequence may look for blocks."""
@@ -68,7 +73,7 @@ class SequenceBlocks:
         """Of these, what nobody has and no running sequence is about to compute."""
         names = self.usable(seq)
         at = len(self.cache.find(names))
-        while self._keeper is not None and at < len(names) and self._keeper.holds(names[at]):
+        while self._connector is not None and at < len(names) and self._connector.holds(names[at]):
             at += 1
         return [name for name in names[at:] if name not in self._filling]
 
@@ -89,10 +94,10 @@ class SequenceBlocks:
         for block in found:
             self.pool.share(block)
         seq.blocks = list(found)
-        num_restored = self._restore(seq, self._keeper) if self._keeper is not None and may_restore else 0
+        num_restored = self._restore(seq, self._connector) if self._connector is not None and may_restore else 0
         seq.num_computed = len(seq.blocks) * self.block_size
-        seq.num_published = len(seq.blocks)
-        for name in seq.hashes[seq.num_published :] if self._prefix_sharing else ():
+        seq.num_cached_blocks = len(seq.blocks)
+        for name in seq.hashes[seq.num_cached_blocks :] if self._enable_prefix_caching else ():
             self._filling.setdefault(name, seq.seq_id)
         return num_restored
 
@@ -105,7 +110,7 @@ class SequenceBlocks:
         for block in child.blocks:
             self.pool.share(block)
         child.num_computed = parent.num_computed
-        child.num_published = parent.num_published
+        child.num_cached_blocks = parent.num_cached_blocks
         if parent.num_computed % self.block_size == 0:
             return None
         child.blocks.append(self._take())
@@ -113,54 +118,54 @@ class SequenceBlocks:
 
     def cover(self, seq: Sequence, num_tokens: int) -> None:
         """Takes what it lacks for its first `num_tokens`, as long as there are idle blocks."""
-        while len(seq.blocks) < self.count(num_tokens) and self.pool.num_idle > 0:
+        while len(seq.blocks) < self.count(num_tokens) and self.pool.num_free > 0:
             seq.blocks.append(self._take())
 
     def publish(self, seq: Sequence) -> None:
         """Names the blocks that have become full."""
-        if not self._prefix_sharing:
+        if not self._enable_prefix_caching:
             return
-        while (seq.num_published + 1) * self.block_size <= seq.num_computed:
-            at = seq.num_published
+        while (seq.num_cached_blocks + 1) * self.block_size <= seq.num_computed:
+            at = seq.num_cached_blocks
             if at == len(seq.hashes):
                 parent = seq.hashes[-1] if seq.hashes else seq.root
                 tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
-                seq.hashes.append(chain_hash(self._cache_key, parent, tokens))
+                seq.hashes.append(hash_block(self._cache_key, parent, tokens))
             name = seq.hashes[at]
             if self.cache.publish(name, seq.blocks[at]):
                 self._changes[name] = True
-                if self._keeper is not None:
-                    self._keeper.save(name, seq.blocks[at])
+                if self._connector is not None:
+                    self._connector.save(name, seq.blocks[at])
             self._end_filling(seq, name)
-            seq.num_published += 1
+            seq.num_cached_blocks += 1
 
     def release(self, seq: Sequence) -> None:
         """Takes all its blocks away; what is named can still be found."""
-        for name in seq.hashes[seq.num_published :]:
+        for name in seq.hashes[seq.num_cached_blocks :]:
             self._end_filling(seq, name)
         for block in reversed(seq.blocks):  # the end of a prefix goes before its beginning
             self.pool.release(block, worth_finding=self.cache.holds(block))
         seq.blocks = []
-        seq.num_computed = seq.num_published = 0
+        seq.num_computed = seq.num_cached_blocks = 0
 
-    def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    def take_kv_events(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """The names published and forgotten since the last call: the state now, not every step towards it."""
         changes, self._changes = self._changes, {}
         published = tuple(name for name, is_published in changes.items() if is_published)
         return published, tuple(name for name, is_published in changes.items() if not is_published)
 
-    def _restore(self, seq: Sequence, keeper: BlockKeeper) -> int:
+    def _restore(self, seq: Sequence, connector: KVConnector) -> int:
         num_restored = 0
         for name in self.usable(seq)[len(seq.blocks) :]:
             found = self.cache.find([name])
-            if self.pool.num_idle < 2 or not (found or keeper.holds(name)):
+            if self.pool.num_free < 2 or not (found or connector.holds(name)):
                 break
             if found:
                 self.pool.share(found[0])
                 seq.blocks += found
                 continue
             block = self._take()
-            if not keeper.load(name, block):
+            if not connector.load(name, block):
                 self.pool.release(block, worth_finding=False)
                 break
             seq.blocks.append(block)
@@ -190,5 +195,5 @@ class SequenceBlocks:
         for seq in running:
             assert len(seq.blocks) * self.block_size >= seq.num_computed
             assert len(set(seq.blocks)) == len(seq.blocks)
-            if self._prefix_sharing:
-                assert seq.num_published == seq.num_computed // self.block_size
+            if self._enable_prefix_caching:
+                assert seq.num_cached_blocks == seq.num_computed // self.block_size

@@ -6,10 +6,10 @@ change, the number of steps does.
 
 from collections.abc import Sequence
 
-__all__ = ["Drafts"]
+__all__ = ["NgramProposer"]
 
 
-class Drafts:
+class NgramProposer:
     """One sequence's guesses. What it has seen it finds at once, however long the sequence is."""
 
     __slots__ = ("_next", "_num_seen", "_size")

@@ -1,10 +1,10 @@
 """Decides what the next step computes. Knows no tensor.
 
-There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served
-in the order (priority, virtual start, arrival): tenants have their turns (engine/scheduling/fair_queueing.py). Every sequence that
-lacks a single token (a decode) has one token of the budget set aside; longer ones share what is left in chunks. When
-blocks run out, the last sequence in that order loses its own and computes them again later, so the first one always
-gets on and nothing starves within a priority.
+There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served in
+the order (priority, virtual start, arrival): tenants have their turns (engine/scheduling/fair_queueing.py). Every
+sequence that lacks a single token (a decode) has one token of the budget set aside; longer ones share what is left in
+chunks. When blocks run out, the last sequence in that order loses its own and computes them again later, so the first
+one always gets on and nothing starves within a priority.
 """
 
 import bisect
@@ -12,11 +12,11 @@ import itertools
 import time
 
 from configs.schema import SchedulerConfig
-from engine.scheduling.ngram_proposer import Drafts
+from engine.scheduling.block_allocator import BlockAllocator, KVConnector
 from engine.scheduling.fair_queueing import VirtualClock
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan, StepResult
+from engine.scheduling.ngram_proposer import NgramProposer
+from engine.scheduling.scheduler_output import ModelOutput, NewSequence, ScheduledSequence, SchedulerOutput
 from engine.scheduling.sequence import PENDING, Sequence
-from engine.scheduling.block_allocator import BlockKeeper, SequenceBlocks
 from engine.scheduling.waiting_queue import WaitingQueue
 
 __all__ = ["Scheduler"]
@@ -32,19 +32,19 @@ class Scheduler:
         config: SchedulerConfig,
         num_blocks: int,
         block_size: int,
-        prefix_sharing: bool,
+        enable_prefix_caching: bool,
         cache_key: bytes,
-        max_context_len: int,
-        keeper: BlockKeeper | None = None,
+        max_model_len: int,
+        connector: KVConnector | None = None,
     ) -> None:
         self.config = config
-        self.max_context_len = max_context_len
-        self.blocks = SequenceBlocks(num_blocks, block_size, prefix_sharing, cache_key, keeper)
+        self.max_model_len = max_model_len
+        self.blocks = BlockAllocator(num_blocks, block_size, enable_prefix_caching, cache_key, connector)
         self.queue = WaitingQueue(self.blocks)
         self.running: list[Sequence] = []  # sorted by order; these hold blocks
         self.num_preemptions = 0
         self.clock = VirtualClock()
-        self._starts: list[SeqStart] = []
+        self._starts: list[NewSequence] = []
         self._ends: list[int] = []
         self._copies: list[tuple[int, int]] = []
         self._step = 0
@@ -79,8 +79,8 @@ class Scheduler:
         copy, the child waits and computes its tokens again.
         """
         has_part = parent.num_computed % self.blocks.block_size > 0
-        is_full = len(self.running) >= self.config.max_sequences
-        if is_full or not parent.blocks or (has_part and self.blocks.pool.num_idle == 0):
+        is_full = len(self.running) >= self.config.max_num_seqs
+        if is_full or not parent.blocks or (has_part and self.blocks.pool.num_free == 0):
             self.add(child)
             return
         copy = self.blocks.fork(parent, child)
@@ -98,7 +98,7 @@ class Scheduler:
 
     # -- one step
 
-    def schedule(self) -> StepPlan:
+    def schedule(self) -> SchedulerOutput:
         """What the next step computes. Blocks are assigned; nothing is computed yet."""
         slices = self._assign()
         while not slices and self.running and not all(seq.is_held for seq in self.waiting):
@@ -107,20 +107,20 @@ class Scheduler:
             self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
             slices = self._assign()
         if not slices:
-            return StepPlan(self._step, ())
-        if self.config.max_draft_tokens:
-            slices = self._guess(slices)
-        plan = StepPlan(
+            return SchedulerOutput(self._step, ())
+        if self.config.num_speculative_tokens:
+            slices = self._add_draft_tokens(slices)
+        plan = SchedulerOutput(
             self._step, tuple(slices), tuple(self._starts), copies=tuple(self._copies), ends=tuple(self._ends)
         )
         self._step += 1
         self._starts, self._ends, self._copies = [], [], []
         return plan
 
-    def _assign(self) -> list[SeqSlice]:
-        slices: list[SeqSlice] = []
+    def _assign(self) -> list[ScheduledSequence]:
+        slices: list[ScheduledSequence] = []
         self._make_room()
-        budget = self.config.max_step_tokens
+        budget = self.config.max_num_batched_tokens
         rows = SCORED_ROWS
         ready = [seq for seq in self.running if not seq.is_held and not self._may_end(seq)]
         reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
@@ -136,7 +136,7 @@ class Scheduler:
                 rows -= count if seq.lacks_scores else 0
                 slices.append(self._slice(seq, count))
         for seq in list(self.waiting):
-            if budget == 0 or len(self.running) >= self.config.max_sequences:
+            if budget == 0 or len(self.running) >= self.config.max_num_seqs:
                 break
             if seq.is_held or seq.is_pending:
                 continue
@@ -150,26 +150,26 @@ class Scheduler:
             slices.append(self._slice(seq, count))
         return slices
 
-    def _guess(self, slices: list[SeqSlice]) -> list[SeqSlice]:
+    def _add_draft_tokens(self, slices: list[ScheduledSequence]) -> list[ScheduledSequence]:
         """Decodes with guesses behind them, as far as budget and idle blocks are left over."""
-        budget = self.config.max_step_tokens - sum(len(piece.tokens) for piece in slices)
+        budget = self.config.max_num_batched_tokens - sum(len(piece.tokens) for piece in slices)
         by_id = {seq.seq_id: seq for seq in self.running}
         out = []
         for piece in slices:
             seq = by_id[piece.seq_id]
-            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.may_be_guessed and not seq.is_pending:
+            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.can_speculate and not seq.is_pending:
                 room = self.blocks.room(seq) - seq.num_uncomputed
-                left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len) - len(seq.tokens)
+                left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
                 if seq.drafts is None:
-                    seq.drafts = Drafts(self.config.draft_ngram)
-                drafts = seq.drafts.propose(seq.tokens, min(self.config.max_draft_tokens, budget, room, left - 1))
+                    seq.drafts = NgramProposer(self.config.prompt_lookup_min)
+                drafts = seq.drafts.propose(seq.tokens, min(self.config.num_speculative_tokens, budget, room, left - 1))
                 self.blocks.cover(seq, len(seq.tokens) + len(drafts))
                 budget -= len(drafts)
                 piece = self._slice(seq, 1, drafts)
             out.append(piece)
         return out
 
-    def expect(self, plan: StepPlan) -> None:
+    def expect(self, plan: SchedulerOutput) -> None:
         """Books what a step computes that has begun. What it samples is PENDING until `settle`.
 
         One step may be planned in between: sequences that may end with the token they wait for have no part in it.
@@ -178,11 +178,11 @@ class Scheduler:
         for piece in plan.slices:
             seq = by_id.get(piece.seq_id)
             if seq is not None:  # else it was removed meanwhile
-                seq.num_computed += len(piece.tokens) - piece.num_drafts
+                seq.num_computed += len(piece.tokens) - piece.num_draft_tokens
                 if piece.samples:
                     seq.tokens.append(PENDING)
 
-    def settle(self, plan: StepPlan, result: StepResult) -> list[Sequence | None]:
+    def settle(self, plan: SchedulerOutput, result: ModelOutput) -> list[Sequence | None]:
         """Books what a step sampled. Returns the sequences that got tokens, in the result's order; None: removed."""
         by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
         sampled = []
@@ -205,18 +205,18 @@ class Scheduler:
 
     def _may_end(self, seq: Sequence) -> bool:
         """It waits for a token, and what follows depends on which one it is, or is nothing."""
-        most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_context_len)
+        most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len)
         return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
-    def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> SeqSlice:
+    def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> ScheduledSequence:
         stop = seq.num_computed + count
-        return SeqSlice(
+        return ScheduledSequence(
             seq_id=seq.seq_id,
             start=seq.num_computed,
             tokens=(*seq.tokens[seq.num_computed : stop], *drafts),
             blocks=tuple(seq.blocks),
             samples=stop == len(seq.tokens),
-            num_drafts=len(drafts),
+            num_draft_tokens=len(drafts),
             scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
         )
 
@@ -226,7 +226,7 @@ class Scheduler:
         Returns for how many tokens there are blocks.
         """
         stop = seq.num_computed + count
-        while self.blocks.count(stop) - len(seq.blocks) > self.blocks.pool.num_idle and self.running[-1] is not seq:
+        while self.blocks.count(stop) - len(seq.blocks) > self.blocks.pool.num_free and self.running[-1] is not seq:
             self._preempt(self.running[-1])
         self.blocks.cover(seq, stop)
         return min(count, len(seq.blocks) * self.blocks.block_size - seq.num_computed)
@@ -237,7 +237,7 @@ class Scheduler:
             return 0
         found = self.blocks.find(seq)
         stop = min(len(seq.tokens), len(found) * self.blocks.block_size + budget)
-        if self.blocks.num_needed(found, stop) > self.blocks.pool.num_idle:
+        if self.blocks.num_needed(found, stop) > self.blocks.pool.num_free:
             return 0
         self.queue.remove(seq)
         self.clock.served(seq.virtual_start)
@@ -253,9 +253,9 @@ class Scheduler:
         self._starts.append(self._start(seq))
         return count
 
-    def _start(self, seq: Sequence) -> SeqStart:
+    def _start(self, seq: Sequence) -> NewSequence:
         request = seq.request
-        return SeqStart(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
+        return NewSequence(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
 
     def _make_room(self) -> None:
         """Running sequences give way to a waiting one of better priority, before the step is planned."""
@@ -264,9 +264,9 @@ class Scheduler:
         first = self.waiting[0]
         while self.running and self.running[-1].order[0] > first.order[0]:
             found = self.blocks.find(first)
-            stop = min(len(first.tokens), len(found) * self.blocks.block_size + self.config.max_step_tokens)
-            fits = self.blocks.num_needed(found, stop) <= self.blocks.pool.num_idle
-            if fits and len(self.running) < self.config.max_sequences:
+            stop = min(len(first.tokens), len(found) * self.blocks.block_size + self.config.max_num_batched_tokens)
+            fits = self.blocks.num_needed(found, stop) <= self.blocks.pool.num_free
+            if fits and len(self.running) < self.config.max_num_seqs:
                 return
             self._preempt(self.running[-1])
 
@@ -287,7 +287,7 @@ class Scheduler:
         self.queue.check()
         assert self.running == sorted(self.running, key=_order)
         assert all(seq.num_computed < len(seq.tokens) for seq in self.running)
-        assert len(self.running) <= self.config.max_sequences
+        assert len(self.running) <= self.config.max_num_seqs
 
 
 def _order(seq: Sequence) -> tuple[int, int, int]:

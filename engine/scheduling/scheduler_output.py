@@ -4,10 +4,10 @@ import msgspec
 
 from engine.types import Grammar, PromptLogprob, SamplingParams, TokenLogprob
 
-__all__ = ["SeqSlice", "SeqStart", "StepPlan", "StepResult"]
+__all__ = ["ScheduledSequence", "NewSequence", "SchedulerOutput", "ModelOutput"]
 
 
-class SeqStart(msgspec.Struct, frozen=True, array_like=True):
+class NewSequence(msgspec.Struct, frozen=True, array_like=True):
     """A sequence that samples for the first time (or again after it lost its blocks)."""
 
     seq_id: int
@@ -18,7 +18,7 @@ class SeqStart(msgspec.Struct, frozen=True, array_like=True):
     grammar: Grammar | None = None
 
 
-class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
+class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
     """A sequence's part of one step.
 
     known 10, computed 6, budget 3, block size 4:
@@ -33,18 +33,18 @@ class SeqSlice(msgspec.Struct, frozen=True, array_like=True):
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the prompt's tokens after the first positions, where their logprobs are wanted
-    num_drafts: int = 0  # of `tokens`, guesses at the end; the rows before and after each one are sampled from
+    num_draft_tokens: int = 0  # of `tokens`, guesses at the end; the rows before and after each one are sampled from
 
 
-class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     step: int
-    slices: tuple[SeqSlice, ...]
-    starts: tuple[SeqStart, ...] = ()  # sampling state to make before this step, after `ends`
+    slices: tuple[ScheduledSequence, ...]
+    starts: tuple[NewSequence, ...] = ()  # sampling state to make before this step, after `ends`
     ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step, first of all
     copies: tuple[tuple[int, int], ...] = ()  # blocks to copy before this step, from and to, one after the other
 
 
-class StepResult(msgspec.Struct, frozen=True, array_like=True):
+class ModelOutput(msgspec.Struct, frozen=True, array_like=True):
     """What the sampling slices got, in the plan's order. A slice with drafts gets those that held, and one more."""
 
     tokens: tuple[int, ...]

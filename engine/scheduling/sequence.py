@@ -2,7 +2,7 @@
 
 import time
 
-from engine.scheduling.ngram_proposer import Drafts
+from engine.scheduling.ngram_proposer import NgramProposer
 from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["PENDING", "Sequence"]
@@ -27,7 +27,7 @@ class Sequence:
         "is_held",
         "num_computed",
         "num_missing",
-        "num_published",
+        "num_cached_blocks",
         "num_scored",
         "order",
         "prompt_len",
@@ -65,7 +65,7 @@ class Sequence:
         self.num_computed = 0
         self.num_missing = 0  # while it waits: tokens that it will have to compute, as far as is known
         self.is_held = False  # waits for the other beams of its search
-        self.num_published = 0  # full blocks that publish() has seen
+        self.num_cached_blocks = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
         self.restored_tokens = 0  # of these, what came from elsewhere
@@ -74,7 +74,7 @@ class Sequence:
         wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
-        self.drafts: Drafts | None = None  # made with the first guess
+        self.drafts: NgramProposer | None = None  # made with the first guess
         # who goes first: engine/scheduling/fair_queueing.py says what a virtual start is; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
 
@@ -96,7 +96,7 @@ class Sequence:
         return self.tokens[-1] == PENDING
 
     @property
-    def may_be_guessed(self) -> bool:
+    def can_speculate(self) -> bool:
         """What is chosen at a position depends on nothing but logits and position."""
         sampling, request = self.request.sampling, self.request
         return (

@@ -2,8 +2,8 @@
 
 import bisect
 
+from engine.scheduling.block_allocator import BlockAllocator
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.block_allocator import SequenceBlocks
 
 __all__ = ["WaitingQueue"]
 
@@ -11,7 +11,7 @@ __all__ = ["WaitingQueue"]
 class WaitingQueue:
     """In the order in which they are served, (priority, virtual start, arrival)."""
 
-    def __init__(self, blocks: SequenceBlocks) -> None:
+    def __init__(self, blocks: BlockAllocator) -> None:
         self.sequences: list[Sequence] = []
         self.num_tokens = 0  # all that they lack
         self.num_missing_tokens = 0  # of these, what no prefix will save, as far as is known

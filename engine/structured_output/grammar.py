@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.structured_output.grammar_start import Beginning
-from engine.structured_output.shortest_completion import EndFinder
 from engine.structured_output.output_budget import Fitting
+from engine.structured_output.shortest_completion import EndFinder
 from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]

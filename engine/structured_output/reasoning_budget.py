@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from engine.structured_output.token_marker import Marker
-from engine.types import ThinkingLimit
+from engine.types import ReasoningBudget
 
 __all__ = ["Thinking"]
 
@@ -18,7 +18,7 @@ class Thinking:
 
     __slots__ = ("_budget", "_inside", "_marker", "_num_tokens", "_then")
 
-    def __init__(self, limit: ThinkingLimit, output: Iterable[int] = (), words: Sequence[bytes] = ()) -> None:
+    def __init__(self, limit: ReasoningBudget, output: Iterable[int] = (), words: Sequence[bytes] = ()) -> None:
         """`words` is what each token id stands for: other tokens that spell a marker are it too."""
         ends = Marker(limit.ends, words)
         self._inside = not limit.begins

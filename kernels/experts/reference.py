@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.gated_activation.reference import Activation, gated_activation
 from kernels.linear.reference import Linear
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Expert", "Experts", "route"]
 
@@ -31,11 +31,11 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 class Expert(NamedTuple):
     """Gate and up stacked [2 F, M], down [M, F]; all experts of a block have biases, or none has.
 
-    Matrices may be GroupedInts where the kernels' `linear` takes them.
+    Matrices may be GroupQuantized where the kernels' `linear` takes them.
     """
 
-    gate_up: Tensor | GroupedInts
-    down: Tensor | GroupedInts
+    gate_up: Tensor | GroupQuantized
+    down: Tensor | GroupQuantized
     gate_up_bias: Tensor | None = None
     down_bias: Tensor | None = None
 

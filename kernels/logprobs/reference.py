@@ -1,7 +1,7 @@
 """Log probabilities of few tokens.
 
 From torch's log_softmax, which reduces each row alone. Its logsumexp shares the sum of a row out among threads, other
-ones for another number of rows: the last bit then depends on a token's neighbours in the batch.
+ones for another number of rows: the last bit then depends on a token's neighbors in the batch.
 """
 
 from torch import Tensor

@@ -21,7 +21,7 @@ static inline uint32_t bits_of(float x) {
 
 static inline float widen(bf16 x) { return float_of((uint32_t)x << 16); }
 
-/* Two neighbouring bfloat16 are one word: the first in the low half. */
+/* Two neighboring bfloat16 are one word: the first in the low half. */
 static inline float first_of(uint32_t pair) { return float_of(pair << 16); }
 static inline float second_of(uint32_t pair) { return float_of(pair & 0xFFFF0000u); }
 

@@ -1,6 +1,6 @@
 /* Attention over packed blocks (drawn in qkv_rotary/cpu.c).
  *
- * A task is one KV head and a few neighbouring queries of one sequence; its rows are these queries times the heads of
+ * A task is one KV head and a few neighboring queries of one sequence; its rows are these queries times the heads of
  * the group, so that a block is read once for all of them. Each row goes its own way through the numbers:
  * scores of all its keys, largest score, exponentials, their sum, values, always from the first key to the last.
  * What the other rows are changes nothing, so a row is bitwise the same in any batch and any chunk.

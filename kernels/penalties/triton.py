@@ -31,7 +31,7 @@ def penalties(
 
 @triton.jit(do_not_specialize=["num_entries"])
 def _penalise(
-    rows, tokens, counts, presence, frequency, repetition, out, num_entries, V: tl.constexpr, BLOCK_E: tl.constexpr
+    rows, tokens, counts, liveness, frequency, repetition, out, num_entries, V: tl.constexpr, BLOCK_E: tl.constexpr
 ):
     entry, there, row, at = load_entries(rows, tokens, num_entries, V, BLOCK_E)
     logit = tl.load(out + at, mask=there, other=0.0)
@@ -39,5 +39,5 @@ def _penalise(
     count = tl.load(counts + entry, mask=there, other=0.0)
     logit = tl.where(logit > 0, tl.div_rn(logit, factor), logit * factor)
     logit -= tl.load(frequency + row, mask=there, other=0.0) * count
-    logit -= tl.where(count > 0, tl.load(presence + row, mask=there, other=0.0), 0.0)
+    logit -= tl.where(count > 0, tl.load(liveness + row, mask=there, other=0.0), 0.0)
     tl.store(out + at, logit, mask=there)

@@ -1,8 +1,8 @@
 /* Norms, rotary and the write to the cache, one pass over a token's heads.
  *
  * A block of one KV head in the cache, P slots of D values:
- *   keys    [D / 2][P][2]   two neighbouring dimensions of a slot are one word, 16 slots one vector of scores
- *   values  [P / 2][D][2]   two neighbouring slots of a dimension are one word
+ *   keys    [D / 2][P][2]   two neighboring dimensions of a slot are one word, 16 slots one vector of scores
+ *   values  [P / 2][D][2]   two neighboring slots of a dimension are one word
  * paged_attention reads what is written here. */
 
 #include "lanes.h"

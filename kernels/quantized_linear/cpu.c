@@ -1,4 +1,4 @@
-/* x @ weight.T where the weight has 4 or 8 bits: integers in groups of 32 neighbouring inputs, each group of an output
+/* x @ weight.T where the weight has 4 or 8 bits: integers in groups of 32 neighboring inputs, each group of an output
  * with a factor and an offset, weight = factor * integer + offset. Integers are exact in bfloat16, so that nothing of
  * the weight is rounded. One sum per output and group, over the inputs in order, then one over the groups in order,
  * whatever the number of rows: a row's result is bitwise the same in any batch.
@@ -150,7 +150,7 @@ static void sum_groups(const bf16 *x, int64_t num_sums, float *x_sums) {
 /* x [T, I] bf16, I a multiple of 32; bias [O] fp32 or NULL; out [T, O], bf16 or fp32; x_sums scratch [T, I / 32].
  * `least` is the integer that code 0 of 4 bits stands for; 8 bits are the integer itself. `weight` is followed by a
  * byte that may be read. */
-void quantised_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *out, float *x_sums,
+void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *out, float *x_sums,
                       int64_t out_is_float, int64_t bits, int64_t least, int64_t has_offsets, int64_t num_rows,
                       int64_t num_in, int64_t num_out, int64_t num_threads) {
     int packed = bits == 4 ? FOUR_BITS : EIGHT_BITS;

@@ -4,7 +4,7 @@ Supports bfloat16 rows, and x86-64 with avx512_bf16. A step of one row reads a t
 half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers
 take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of 8
 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried: with AVX2 it took twice as long
-as bfloat16's with one row of 4 bits and 1.3 times with 64, so that there weights are widened.
+as bfloat16's with one row of 4 bits and 1.3 times with 64, so that there weights are dequantized.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
 
@@ -24,29 +24,29 @@ PANEL = 64  # outputs that are packed together
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
 
 
-def build(compiler: Compiler) -> "Callable[..., QuantisedLinear] | None":
+def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
     """None where this CPU lacks what it takes."""
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
-    library.quantised_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
-    library.quantised_linear.restype = None
+    library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
+    library.quantized_linear.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
 
-    def quantised_linear(
-        weight: GroupedInts, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
-    ) -> QuantisedLinear:
-        return QuantisedLinear(library, weight, bias_O, out_dtype or torch.bfloat16)
+    def quantized_linear(
+        weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
+    ) -> QuantizedLinear:
+        return QuantizedLinear(library, weight, bias_O, out_dtype or torch.bfloat16)
 
-    return quantised_linear
+    return quantized_linear
 
 
-class QuantisedLinear:
+class QuantizedLinear:
     def __init__(
-        self, library: ctypes.CDLL, weight: GroupedInts, bias_O: Tensor | None, out_dtype: torch.dtype
+        self, library: ctypes.CDLL, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
     ) -> None:
-        self._function = library.quantised_linear
+        self._function = library.quantized_linear
         self._num_out, self._num_in = weight.shape
         self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
         packed = _packed(weight)
@@ -79,7 +79,7 @@ class QuantisedLinear:
         return out_TO
 
 
-def _packed(weight: GroupedInts) -> Tensor:
+def _packed(weight: GroupQuantized) -> Tensor:
     """[panels, groups, bytes of a record], as cpu.c draws it."""
     num_groups = weight.shape[1] // GROUP
     repeats = weight.group // GROUP

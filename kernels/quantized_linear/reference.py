@@ -8,11 +8,11 @@ from torch import Tensor
 
 from kernels.linear.reference import Linear
 
-__all__ = ["GroupedInts", "QuantisedLinear"]
+__all__ = ["GroupQuantized", "QuantizedLinear"]
 
 
 @dataclass(frozen=True)
-class GroupedInts:
+class GroupQuantized:
     """weight = factor * integer + offset. Neighbouring inputs of an output share a factor and an offset: a group.
 
     ints_OI     [O, I] int8, in [least, least + 2^bits); of 8 bits all there are
@@ -40,15 +40,15 @@ class GroupedInts:
         weight = self.ints_OI.view(*self.factors_OG.shape, -1) * self.factors_OG[:, :, None]
         return (weight if self.offsets_OG is None else weight + self.offsets_OG[:, :, None]).view(self.shape)
 
-    def to(self, device: torch.device) -> "GroupedInts":
+    def to(self, device: torch.device) -> "GroupQuantized":
         offsets = None if self.offsets_OG is None else self.offsets_OG.to(device)
         return replace(self, ints_OI=self.ints_OI.to(device), factors_OG=self.factors_OG.to(device), offsets_OG=offsets)
 
-    def rows(self, index: Tensor | slice) -> "GroupedInts":
+    def rows(self, index: Tensor | slice) -> "GroupQuantized":
         offsets = None if self.offsets_OG is None else self.offsets_OG[index]
         return replace(self, ints_OI=self.ints_OI[index], factors_OG=self.factors_OG[index], offsets_OG=offsets)
 
-    def columns(self, start: int, stop: int) -> "GroupedInts | None":
+    def columns(self, start: int, stop: int) -> "GroupQuantized | None":
         """None where a group would be cut."""
         if start % self.group or stop % self.group:
             return None
@@ -64,11 +64,11 @@ class GroupedInts:
         return self.bits, self.least, self.group, self.offsets_OG is None
 
     @staticmethod
-    def stack(parts: "Sequence[GroupedInts]") -> "GroupedInts":
+    def stack(parts: "Sequence[GroupQuantized]") -> "GroupQuantized":
         """One below the other; all of one kind."""
         assert len({part.kind for part in parts}) == 1
         offsets = [part.offsets_OG for part in parts if part.offsets_OG is not None]
-        return GroupedInts(
+        return GroupQuantized(
             torch.cat([part.ints_OI for part in parts]),
             torch.cat([part.factors_OG for part in parts]),
             torch.cat(offsets) if offsets else None,
@@ -77,14 +77,16 @@ class GroupedInts:
         )
 
 
-class QuantisedLinear:
+class QuantizedLinear:
     """x -> x @ weight.T + bias, of a weight that nobody rounds.
 
     bias_O     [O] or None
     out_dtype  of what it returns; x's if None
     """
 
-    def __init__(self, weight: GroupedInts, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
+    ) -> None:
         self._linear = Linear(weight.dense(), None if bias_O is None else bias_O.float())
         self._out_dtype = out_dtype
 

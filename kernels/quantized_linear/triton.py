@@ -1,8 +1,8 @@
 """Weights of 4 and 8 bits in Triton: read once as they are, made bfloat16 or float16 in registers, where integers are
 exact.
 
-Few rows are multiplied with the integers, group by group, and sums that are cut by inputs are merged in order; the
-cuts follow from the weight's shape alone. Many rows pay for the unpacking: for them the matrix is widened first, which
+Few rows are multiplied with the integers, group by group, and sums that are cut by inputs are merged in order; the cuts
+follow from the weight's shape alone. Many rows pay for the unpacking: for them the matrix is dequantized first, which
 rounds its numbers, and left to the library. Where rows must be the same in any batch there is one way for all.
 
 weight, packed: of 4 bits 128 inputs are 16 rows of int32; row w has in its bits [4 n, 4 n + 4) the codes of input
@@ -20,19 +20,19 @@ from torch.nn.functional import pad
 
 from kernels.launch import measured
 from kernels.linear.cuda import Linear
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["QuantisedLinear", "launch"]
+__all__ = ["QuantizedLinear", "launch"]
 
 CHUNK = 128  # inputs that are packed together
 NUM_PROGRAMS = 264  # what fills a large device twice: sums are cut until there are so many
-MANY_ROWS = 64  # from there on the matrix is widened
+MANY_ROWS = 64  # from there on the matrix is dequantized
 
 
-class QuantisedLinear:
+class QuantizedLinear:
     def __init__(
         self,
-        weight: GroupedInts,
+        weight: GroupQuantized,
         bias_O: Tensor | None = None,
         out_dtype: torch.dtype | None = None,
         batch_invariant: bool = False,
@@ -94,7 +94,7 @@ class QuantisedLinear:
         )  # fmt: skip
         return weight_OI
 
-    def _by_group(self, weight: GroupedInts, of_groups_OG: Tensor) -> Tensor:
+    def _by_group(self, weight: GroupQuantized, of_groups_OG: Tensor) -> Tensor:
         """[G, O] for groups of `self._group` inputs, zeros behind the last of them up to a whole chunk."""
         repeated = of_groups_OG.repeat_interleave(weight.group // self._group, dim=1)
         num_groups = triton.cdiv(triton.cdiv(self._num_in, CHUNK) * CHUNK, self._group)

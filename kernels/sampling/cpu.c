@@ -54,7 +54,7 @@ static float largest_of(const float *row, int64_t num_tokens) {
     return largest;
 }
 
-/* Of every 16 neighbours take the largest. The k-th largest of these has at least k logits that reach it. */
+/* Of every 16 neighbors take the largest. The k-th largest of these has at least k logits that reach it. */
 static float bound_of_top_k(const float *row, int64_t num_tokens, int64_t k, Candidate *list, Candidate *spare) {
     int64_t count = num_tokens / LANES;
     if (k > count) return -INFINITY;

@@ -7,13 +7,13 @@ from pathlib import Path
 from kernels.native.compiler import Compiler
 from kernels.native.segment import Segment
 
-__all__ = ["SharedBytes"]
+__all__ = ["ShmBroadcast"]
 
 LINE = 64
 CAPACITY = 1 << 20  # bytes of one piece; longer messages go in several
 
 
-class SharedBytes:
+class ShmBroadcast:
     """One rank's end. Rank 0 sends, every other rank receives everything, in order.
 
     A call raises RuntimeError when a rank is gone (`give_up`).

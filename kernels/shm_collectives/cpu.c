@@ -50,7 +50,7 @@ static int exchange(char *segment, int64_t rank, int64_t size, int64_t capacity,
 }
 
 /* x [n], summed in place over all ranks; bf16 is added in fp32 and rounded once */
-int shared_sum(char *segment, int64_t rank, int64_t size, int64_t capacity, void *x, int64_t num_values,
+int shm_collectives(char *segment, int64_t rank, int64_t size, int64_t capacity, void *x, int64_t num_values,
                int64_t is_float, double timeout_s) {
     int64_t width = is_float ? 4 : 2, most = capacity / width;
     for (int64_t start = 0; start < num_values; start += most) {

@@ -11,13 +11,13 @@ from torch import Tensor
 from kernels.native.compiler import Compiler
 from kernels.native.segment import Segment
 
-__all__ = ["SharedSum"]
+__all__ = ["ShmCollectives"]
 
 LINE = 64
 CAPACITY = 1 << 20  # bytes of one piece; larger tensors go in several
 
 
-class SharedSum:
+class ShmCollectives:
     """One rank's end. All ranks must make the same calls with the same shapes, in the same order.
 
     A call raises RuntimeError when a rank is gone (`give_up`) or does not come within `timeout_s`.
@@ -31,7 +31,7 @@ class SharedSum:
         self._segment = Segment(name, LINE * (1 + size) + 2 * size * CAPACITY, is_maker=rank == 0)
         self._lock = threading.Lock()  # between giving up and closing
         library = compiler.load(Path(__file__).with_name("cpu.c"))
-        self._sum, self._gather, self._give_up = library.shared_sum, library.shared_gather, library.give_up
+        self._sum, self._gather, self._give_up = library.shm_collectives, library.shared_gather, library.give_up
         place: list[Any] = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
         self._sum.argtypes = [*place, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_double]
         self._gather.argtypes = [*place, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_double]

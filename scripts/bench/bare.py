@@ -26,7 +26,13 @@ def work(model: ModelConfig, clients: int, rounds: int, max_tokens: int, begin: 
     from engine.types import GenerateRequest, SamplingParams
 
     executor = load_executor(model)
-    engine = Engine(executor, model.name, model.engine.scheduling.scheduler, model.engine.cache, keeper=executor.node_cache)
+    engine = Engine(
+        executor,
+        model.name,
+        model.engine.scheduler,
+        model.engine.cache,
+        connector=executor.offloading_connector,
+    )
     rng = random.Random(os.getpid())
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
 

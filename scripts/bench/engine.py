@@ -19,7 +19,7 @@ from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
+from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
 from engine.types import SamplingParams
 from scripts.bench.record import percentiles, print_json
 
@@ -36,8 +36,8 @@ def main() -> None:
         engine=EngineConfig(
             dtype=options.dtype,
             num_threads=options.threads,
-            keep_quantised=False,  # the floor counts weights of the dtype
-            cache=CacheConfig(cache_bytes=options.cache_bytes),
+            keep_quantized=False,  # the floor counts weights of the dtype
+            cache=CacheConfig(kv_cache_memory_bytes=options.kv_cache_memory_bytes),
         ),
     )
     started = time.perf_counter()
@@ -81,18 +81,18 @@ def _measure(
     prompts = [tuple((37 * i + 11 * s) % executor.vocab_size for i in range(context)) for s in range(batch)]
     started = time.perf_counter()
     for s, prompt in enumerate(prompts):
-        executor.execute(StepPlan(0, (SeqSlice(s, 0, prompt, blocks[s], False),)))
+        executor.execute(SchedulerOutput(0, (ScheduledSequence(s, 0, prompt, blocks[s], False),)))
     prefill_s = time.perf_counter() - started
-    starts = tuple(SeqStart(s, sampling, s, prompt, ()) for s, prompt in enumerate(prompts))
+    starts = tuple(NewSequence(s, sampling, s, prompt, ()) for s, prompt in enumerate(prompts))
     tokens: tuple[int, ...] = (1,) * batch
     times = []
     for step in range(options.steps):
-        slices = tuple(SeqSlice(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
+        slices = tuple(ScheduledSequence(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
         started = time.perf_counter()
-        tokens = executor.execute(StepPlan(step, slices, starts if step == 0 else ())).tokens
+        tokens = executor.execute(SchedulerOutput(step, slices, starts if step == 0 else ())).tokens
         times.append(time.perf_counter() - started)
         bar.update()
-    executor.execute(StepPlan(0, (), (), tuple(range(batch))))
+    executor.execute(SchedulerOutput(0, (), (), tuple(range(batch))))
     step_ms = percentiles(times)
     return {
         "batch": batch,

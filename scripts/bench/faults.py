@@ -52,7 +52,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "n = 3": {"temperature": 1.0, "seed": 3, "n": 3, "max_tokens": 60},
     "logprobs": {"temperature": 0.7, "seed": 9, "logprobs": True, "top_logprobs": 3, "max_tokens": 60},
     "min_tokens": {"temperature": 1.0, "seed": 2, "min_tokens": 60, "max_tokens": 90},
-    "stop": {"temperature": 0, "stop": ["lighthouse keeper", "\n\n"], "max_tokens": 120},
+    "stop": {"temperature": 0, "stop": ["lighthouse connector", "\n\n"], "max_tokens": 120},
     "schema": {
         "temperature": 1.2,
         "seed": 4,

@@ -1,8 +1,9 @@
 """A fleet of replicas in simulated time: real schedulers and prefix caches, real routing, no processes and no sleeping.
 
 A discrete-event loop over three kinds of events: a request arrives and is placed; a replica ends a step; a report
-reaches the ingress. What the ingress believes (`cluster.replica_state`) lags behind the truth by a step and the network, as on
-the wire: a report is made at the end of a step, and a request that is placed during one waits for the next.
+reaches the ingress. What the ingress believes (`cluster.replica_state`) lags behind the truth by a step and the
+network, as on the wire: a report is made at the end of a step, and a request that is placed during one waits for the
+next.
 """
 
 import heapq
@@ -13,14 +14,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cluster.replica_state import Belief
+from cluster.replica_state import ReplicaState
 from cluster.router import Router
 from configs.schema import RoutingConfig, SchedulerConfig
+from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.engine import Engine
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.cache.prefix_cache import chain_root, prompt_hashes
 from engine.scheduling.scheduler import Scheduler
-from engine.types import GenerateRequest, SamplingParams, StepReport
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.types import EngineOutputs, GenerateRequest, SamplingParams
 
 __all__ = ["Hardware", "Outcome", "Workload", "capacity", "requests_of", "simulate"]
 
@@ -75,7 +76,7 @@ def capacity(hardware: Hardware, workload: Workload) -> float:
     take the places of the finished ones.
     """
     suffix, output = (sum(bounds) / 2 for bounds in (workload.suffix_len, workload.output_len))
-    sequences = hardware.scheduler.max_sequences
+    sequences = hardware.scheduler.max_num_seqs
     starts = sequences / output  # per step
     return starts / (hardware.step_s + hardware.token_s * (sequences + starts * suffix))
 
@@ -86,7 +87,7 @@ def requests_of(workload: Workload, per_s: float, block_size: int) -> list[Arriv
     prefixes = [(1 + k,) * rng.randint(*workload.prefix_len) for k in range(workload.num_prefixes)]
     weights = [(1 + k) ** -workload.zipf for k in range(workload.num_prefixes)]
     num_sessions = workload.sessions_per_prefix * workload.num_prefixes
-    root = chain_root(KEY, MODEL, "")
+    root = root_hash(KEY, MODEL, "")
     arrivals, now_s = [], 0.0
     for number in range(workload.num_requests):
         now_s += rng.expovariate(per_s)
@@ -100,7 +101,7 @@ def requests_of(workload: Workload, per_s: float, block_size: int) -> list[Arriv
             sampling=SamplingParams(max_tokens=rng.randint(*workload.output_len), temperature=0.0),
             session=f"{k}-{session}",
         )
-        names = prompt_hashes(KEY, root, request.prompt, block_size)
+        names = hash_blocks(KEY, root, request.prompt, block_size)
         arrivals.append(Arrival(now_s, request, names, len(prefixes[k])))
     return arrivals
 
@@ -116,15 +117,15 @@ class _NoExecutor:
     """Computes nothing, and says how much it would have been."""
 
     vocab_size = 2**31
-    max_context_len = 2**20
+    max_model_len = 2**20
 
     def __init__(self, hardware: Hardware) -> None:
         self.block_size, self.num_blocks = hardware.block_size, hardware.num_blocks
         self.num_tokens = 0  # of the last step
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         self.num_tokens = sum(len(piece.tokens) for piece in plan.slices)
-        return StepResult((0,) * sum(piece.samples for piece in plan.slices))
+        return ModelOutput((0,) * sum(piece.samples for piece in plan.slices))
 
     def close(self) -> None: ...
 
@@ -140,13 +141,13 @@ class _Replica:
         self.sent: deque[Arrival] = deque()  # on their way
 
     @property
-    def is_idle(self) -> bool:
+    def is_free(self) -> bool:
         return self.busy_until_s is None and not self.inbox and not self.sent
 
     @property
     def has_queue(self) -> bool:
         """Somebody waits there for a first token."""
-        scheduler = self.engine.scheduling.scheduler
+        scheduler = self.engine.scheduler
         return bool(self.inbox or self.sent or scheduler.waiting or scheduler.num_prefill_tokens)
 
 
@@ -158,7 +159,7 @@ class _Fleet:
         self.arrivals = arrivals
         self.router = Router(routing, random.Random(seed))
         self.replicas = [_Replica(hardware) for _ in range(num_replicas)]
-        self.beliefs = [Belief(replica.engine.status(), hardware.block_size) for replica in self.replicas]
+        self.beliefs = [ReplicaState(replica.engine.status(), hardware.block_size) for replica in self.replicas]
         self.ids = [f"replica-{index}" for index in range(num_replicas)]
         self.events: list[tuple[float, int, object]] = []  # when, a number that breaks ties, what
         self.numbers = itertools.count()
@@ -183,7 +184,7 @@ class _Fleet:
                     replica.inbox.append(replica.sent.popleft())
                     if replica.busy_until_s is None:
                         self.step(now_s, index)
-                case (int() as index, StepReport() as report):
+                case (int() as index, EngineOutputs() as report):
                     self.beliefs[index].heard(report)
                 case int() as index:
                     self.replicas[index].busy_until_s = None
@@ -221,30 +222,30 @@ class _Fleet:
                 number = int(chunk.request_id)
                 self.outcome.first_token_s[number] = told_s - self.arrivals[number].at_s
                 self.outcome.cached_tokens += chunk.cached_tokens
-        changes = replica.engine.scheduling.scheduler.blocks.take_changes()
+        changes = replica.engine.scheduler.blocks.take_kv_events()
         replica.busy_until_s = end_s
         self.at(end_s, index)
-        self.at(told_s, (index, StepReport(tuple(accepted), (), tuple(chunks), replica.engine.status(), *changes)))
+        self.at(told_s, (index, EngineOutputs(tuple(accepted), (), tuple(chunks), replica.engine.status(), *changes)))
 
     def judge(self, now_s: float, arrival: Arrival, chosen: int) -> None:
         """Counts a request that is placed behind others while a replica is idle."""
-        idle = [replica for replica in self.replicas if replica.is_idle]
+        idle = [replica for replica in self.replicas if replica.is_free]
         if not idle or not self.replicas[chosen].has_queue:
             return
         self.outcome.num_queued_beside_idle += 1
         there_s = min(self.expected_s(now_s, arrival, replica) for replica in idle)
         here_s = self.expected_s(now_s, arrival, self.replicas[chosen])
-        slack_s = self.hardware.step_s + self.hardware.token_s * self.hardware.scheduler.max_step_tokens
+        slack_s = self.hardware.step_s + self.hardware.token_s * self.hardware.scheduler.max_num_batched_tokens
         self.outcome.num_unwise += here_s > there_s + slack_s
 
     def expected_s(self, now_s: float, arrival: Arrival, replica: _Replica) -> float:
         """To the first token there, knowing everything but what comes later."""
-        hardware, scheduler = self.hardware, replica.engine.scheduling.scheduler
+        hardware, scheduler = self.hardware, replica.engine.scheduler
         num_tokens, coming = scheduler_backlog(scheduler)
         for one in [*replica.inbox, *replica.sent, arrival]:
             num_tokens += uncomputed(one.names, len(one.request.prompt), scheduler, coming)
         num_decodes = sum(seq.num_uncomputed == 1 for seq in scheduler.running)
-        num_steps = -(-num_tokens // max(1, hardware.scheduler.max_step_tokens - num_decodes))
+        num_steps = -(-num_tokens // max(1, hardware.scheduler.max_num_batched_tokens - num_decodes))
         rest_s = max(0.0, replica.busy_until_s - now_s) if replica.busy_until_s is not None else 0.0
         return rest_s + num_steps * (hardware.step_s + num_decodes * hardware.token_s) + num_tokens * hardware.token_s
 
@@ -252,7 +253,7 @@ class _Fleet:
 def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
     """Tokens to compute before all that run or wait there decode, and the names of the blocks that this fills."""
     num_tokens = sum(seq.num_uncomputed - 1 for seq in scheduler.running)
-    coming = {name for seq in scheduler.running for name in seq.hashes[seq.num_published :]}
+    coming = {name for seq in scheduler.running for name in seq.hashes[seq.num_cached_blocks :]}
     for seq in scheduler.waiting:
         num_tokens += uncomputed(seq.hashes, len(seq.tokens), scheduler, coming)
     return num_tokens, coming

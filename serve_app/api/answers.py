@@ -48,13 +48,13 @@ class ModelStatus(BaseModel):
     """All replicas of a model together."""
 
     model: str
-    max_context_len: int  # tokens, prompt and answer together
+    max_model_len: int  # tokens, prompt and answer together
     num_running: int  # sequences that hold blocks
     num_waiting: int
     num_waiting_tokens: int
     num_prefill_tokens: int
     num_blocks: int
-    num_idle_blocks: int
+    num_free_blocks: int
     first_token_s: float  # mean of the last half minute, of the slowest replica; 0: nothing came
     collective: str  # what ranks add up over: shared memory, nccl or gloo; "": there is one rank
 

@@ -15,7 +15,7 @@ def check_limits(fields: GenerationFields, limits: ApiConfig, num_tokens: int) -
         if fields.stream:
             raise RequestError("prompt_logprobs: not with stream", param="prompt_logprobs")
         count = num_tokens if fields.prompt_logprobs < 0 else fields.prompt_logprobs
-        at_most("prompt_logprobs", count, limits.max_top_logprobs)
+        at_most("prompt_logprobs", count, limits.max_logprobs)
     at_most("n", fields.n, limits.max_choices)
     at_most("stop", len(fields.stops), limits.max_stop, "strings")
     for stop in fields.stops:

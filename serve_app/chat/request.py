@@ -39,16 +39,16 @@ class PreparedChat(msgspec.Struct, frozen=True):
 
 
 def prepare_chat(
-    chat: ChatRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+    chat: ChatRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_model_len: int
 ) -> PreparedChat:
     """Raises RequestError for everything that the client can get wrong.
 
-    max_context_len   tokens that the engine takes, prompt and answer together
+    max_model_len   tokens that the engine takes, prompt and answer together
     """
     _check(chat, limits)
     check_limits(chat, limits, model.vocabulary.num_tokens)
     chat = in_words_of_tools(chat)
-    return _prepared(chat, _tools(chat, limits), {}, model, limits, fresh, max_context_len)
+    return _prepared(chat, _tools(chat, limits), {}, model, limits, fresh, max_model_len)
 
 
 def _tools(chat: ChatRequest, limits: ApiConfig) -> ToolUse:
@@ -65,7 +65,7 @@ def _prepared(
     model: TextModel,
     limits: ApiConfig,
     fresh: Fresh,
-    max_context_len: int,
+    max_model_len: int,
     num_prompts: int = 1,
 ) -> PreparedChat:
     """`constraints` are those that were made for other conversations with the same options."""
@@ -73,7 +73,7 @@ def _prepared(
     messages = conversation(chat.messages, limits)
     if given is None:
         prompt = chat_prompt(chat, messages, tools.shown, model, limits)
-        check_text_fits(prompt, chat, model, max_context_len, param="messages")
+        check_text_fits(prompt, chat, model, max_model_len, param="messages")
         tokens = model.encode(prompt, add_special_tokens=bool(chat.add_special_tokens))
     else:
         prompt = model.tokenizer.decode(given, skip_special_tokens=False)
@@ -94,7 +94,7 @@ def _prepared(
         model,
         fresh,
         wanted,
-        max_context_len,
+        max_model_len,
         starts_text=starts_text,
         parse=parse,
         constraint=constraints[place],
@@ -105,7 +105,7 @@ def _prepared(
 
 
 def prepare_chat_batch(
-    batch: ChatBatchRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+    batch: ChatBatchRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_model_len: int
 ) -> list[PreparedChat]:
     """One prepared chat for each conversation. Raises RequestError."""
     prompt_logprobs = ("prompt_logprobs", batch.prompt_logprobs is not None)
@@ -122,7 +122,7 @@ def prepare_chat_batch(
     tools = _tools(first, limits)
     constraints: Constraints = {}
     return [
-        _prepared(chat, tools, constraints, model, limits, part_of(fresh, position), max_context_len, len(chats))
+        _prepared(chat, tools, constraints, model, limits, part_of(fresh, position), max_model_len, len(chats))
         for position, chat in enumerate(chats)
     ]
 
@@ -139,7 +139,7 @@ def chat_prompt(
     template = model.template if chat.chat_template is None else model.with_template(chat.chat_template)
     if template is None:
         raise RequestError(f"model {model.name!r} has no chat template; use /v1/completions", param="model")
-    if model.tool_format == GENERIC:
+    if model.tool_call_parser == GENERIC:
         messages, tools = with_tools_in_text(messages, tools), []
     return template.render(
         messages,
@@ -186,7 +186,7 @@ def _form_or_calls(
         return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
     if not tools.schemas:
         return form
-    constraint = tool_constraint(tools, model.tool_format, model.vocabulary, form)
+    constraint = tool_constraint(tools, model.tool_call_parser, model.vocabulary, form)
     at_most("tools", constraint.num_bytes, limits.max_grammar_bytes, "bytes, as compiled")
     return constraint
 
@@ -199,15 +199,15 @@ def _in_channels(parse: ParseRules, constraint: Constraint) -> Constraint:
 
 
 def _parse_rules(chat: ChatRequest, tools: ToolUse, prompt: str, model: TextModel) -> ParseRules | None:
-    if model.think_format is None and not tools.schemas:
+    if model.reasoning_parser is None and not tools.schemas:
         return None
-    place = model.think_format.place_after(prompt) if model.think_format is not None else "after"
+    place = model.reasoning_parser.place_after(prompt) if model.reasoning_parser is not None else "after"
     return ParseRules(
-        think=model.think_format,
+        think=model.reasoning_parser,
         place="after" if chat.continue_final_message and place == "before" else place,
         shows_thinking=chat.shows_thinking,
         keeps_markers=chat.merges_thinking,
-        tools=model.tool_format if tools.schemas else None,
+        tools=model.tool_call_parser if tools.schemas else None,
         tool_schemas=tools.schemas,
         max_calls=tools.max_calls,
         forced=tools.forced,
@@ -221,7 +221,7 @@ def _opens_answer(chat: ChatFields) -> bool:
 def _check(chat: ChatRequest, limits: ApiConfig) -> None:
     if chat.top_logprobs and not chat.logprobs:
         raise RequestError("top_logprobs: needs logprobs to be true", param="top_logprobs")
-    at_most("top_logprobs", chat.top_logprobs, limits.max_top_logprobs)
+    at_most("top_logprobs", chat.top_logprobs, limits.max_logprobs)
 
 
 def _check_template(chat: ChatFields, limits: ApiConfig) -> None:

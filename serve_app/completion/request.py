@@ -24,13 +24,13 @@ class PreparedCompletion(msgspec.Struct, frozen=True):
 
 
 def prepare_completion(
-    fields: CompletionRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+    fields: CompletionRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_model_len: int
 ) -> PreparedCompletion:
     """Raises RequestError for everything that the client can get wrong."""
     check_limits(fields, limits, model.vocabulary.num_tokens)
     prompts = fields.prompts
     at_most("prompt", len(prompts) * fields.n, limits.max_choices, "choices of all prompts")
-    at_most("logprobs", fields.logprobs or 0, limits.max_top_logprobs)
+    at_most("logprobs", fields.logprobs or 0, limits.max_logprobs)
     if fields.suffix:
         raise RequestError("suffix: this model cannot fill in before a suffix", param="suffix")
     if fields.max_tokens == 0 and not fields.echo:
@@ -38,7 +38,7 @@ def prepare_completion(
     scored = fields.echo and fields.logprobs is not None
     if fields.use_beam_search and (scored or fields.max_tokens == 0):
         raise RequestError("echo: with use_beam_search neither logprobs nor max_tokens 0", param="echo")
-    tokens = [_prompt(prompt, fields, model, max_context_len) for prompt in prompts]
+    tokens = [_prompt(prompt, fields, model, max_model_len) for prompt in prompts]
     # the engine has no answer without a token
     wanted = Wanted(
         max(1, fields.max_tokens),
@@ -50,7 +50,7 @@ def prepare_completion(
     )
     constraint = constraint_of(fields, limits)
     generations = [
-        prepare(fields, prompt, model, part, wanted, max_context_len, starts_text=False, constraint=constraint)
+        prepare(fields, prompt, model, part, wanted, max_model_len, starts_text=False, constraint=constraint)
         for prompt, part in zip(tokens, _parts(fresh, len(tokens)), strict=True)
     ]
     echoes = [
@@ -68,12 +68,12 @@ def _parts(fresh: Fresh, num_prompts: int) -> Sequence[Fresh]:
 
 
 def _prompt(
-    prompt: str | list[int], fields: CompletionRequest, model: TextModel, max_context_len: int
+    prompt: str | list[int], fields: CompletionRequest, model: TextModel, max_model_len: int
 ) -> tuple[int, ...]:
     if isinstance(prompt, list):
         check_ids("prompt", prompt, model.vocabulary.num_tokens)
         return tuple(prompt)
-    check_text_fits(prompt, fields, model, max_context_len, param="prompt")
+    check_text_fits(prompt, fields, model, max_model_len, param="prompt")
     tokens = model.encode(prompt, add_special_tokens=fields.add_special_tokens)
     if not tokens:
         raise RequestError("prompt: it has no tokens", param="prompt")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.types import PromptLogprob, TokenChunk, TokenLogprob
+from engine.types import PromptLogprob, RequestOutput, TokenLogprob
 from serve_app.generation.answer_parser import AnswerParser, ParseRules
 from serve_app.grammar.constraint import Constraint
 from serve_app.text.detokenizer import Detokenizer
@@ -66,7 +66,7 @@ class Choice:
         self._stops = StopStrings(rules.stops, include=rules.include_stop)
         self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
 
-    def push(self, chunk: TokenChunk) -> Delta:
+    def push(self, chunk: RequestOutput) -> Delta:
         """What the chunk adds. Where a stop string ends in it, later tokens do not count."""
         tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
@@ -83,7 +83,7 @@ class Choice:
             self._finish(delta, tokens[-1] if ends_in_token else None)
         return delta
 
-    def _take(self, delta: Delta, chunk: TokenChunk, position: int, said: int | None) -> None:
+    def _take(self, delta: Delta, chunk: RequestOutput, position: int, said: int | None) -> None:
         """Adds one token. `said` is None for a token that ends the answer and is not part of it."""
         self.num_tokens += 1
         parser = self._parser

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from engine.errors import EngineFailed, RequestError
-from engine.types import EngineClient, GenerateRequest, TokenChunk
+from engine.types import EngineClient, GenerateRequest, RequestOutput
 from serve_app.generation.choice import Choice, Delta, TextRules
 from serve_app.text.vocabulary import Vocabulary
 
@@ -52,7 +52,7 @@ class Reply:
 
         Raises what `EngineClient.generate` raises before the first delta, and EngineFailed.
         """
-        chunks = cast("AsyncGenerator[TokenChunk]", client.generate(self._request))
+        chunks = cast("AsyncGenerator[RequestOutput]", client.generate(self._request))
         async with aclosing(chunks):
             async for chunk in chunks:
                 delta = self._push(chunk)
@@ -82,7 +82,7 @@ class Reply:
             self._num_migrations,
         )
 
-    def _push(self, chunk: TokenChunk) -> Delta | None:
+    def _push(self, chunk: RequestOutput) -> Delta | None:
         if chunk.finish_reason == "error":
             raise EngineFailed(chunk.error or "the engine failed")
         if chunk.finish_reason == "grammar":

@@ -5,7 +5,7 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import BeamParams, Fit, GenerateRequest, Grammar, ThinkingLimit
+from engine.types import BeamParams, Fit, GenerateRequest, Grammar, ReasoningBudget
 from serve_app.api.requests import GenerationFields
 from serve_app.generation.answer_parser import ParseRules
 from serve_app.generation.choice import TextRules
@@ -67,7 +67,7 @@ def prepare(
     model: TextModel,
     fresh: Fresh,
     wanted: Wanted,
-    max_context_len: int,
+    max_model_len: int,
     *,
     starts_text: bool = True,
     parse: ParseRules | None = None,
@@ -75,7 +75,7 @@ def prepare(
 ) -> Prepared:
     """Raises RequestError.
 
-    max_context_len   tokens that the engine takes, prompt and answer together
+    max_model_len   tokens that the engine takes, prompt and answer together
     starts_text       the answer does not go on in the middle of a line of the prompt
     """
     if wanted.max_tokens is not None and fields.min_tokens > wanted.max_tokens:
@@ -86,8 +86,8 @@ def prepare(
         raise RequestError("use_beam_search: cannot be held to a format or a tool", param="use_beam_search")
     if constraint is not None and constraint.fits:
         _check_fits(fields, model)
-    prompt = truncated(prompt, fields, wanted.max_tokens, max_context_len)
-    max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_context_len, wanted.prompt_field)
+    prompt = truncated(prompt, fields, wanted.max_tokens, max_model_len)
+    max_tokens = room_for_answer(len(prompt), wanted.max_tokens, wanted.field, max_model_len, wanted.prompt_field)
     if wanted.max_tokens is None and model.defaults.max_new_tokens is not None:
         max_tokens = min(max_tokens, max(model.defaults.max_new_tokens, fields.min_tokens))
     sampling = sampling_params(
@@ -141,14 +141,14 @@ def _opens_thinking(parse: ParseRules | None, model: TextModel) -> tuple[int, ..
     return model.encode(parse.think.opens)
 
 
-def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ThinkingLimit | None:
+def _thinking_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ReasoningBudget | None:
     """None where the answer does not think."""
     if parse is None or parse.think is None or parse.place == "after":
         return None
     begins_inside = parse.place == "inside" or parse.think.always
     begins = () if begins_inside else model.encode(parse.think.opens)
     ends = model.encode(parse.think.closes)
-    return ThinkingLimit(budget, ends, begins)
+    return ReasoningBudget(budget, ends, begins)
 
 
 def _check_logprobs(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from engine.errors import RequestError
-from engine.types import RepetitionLimit, SamplingParams, ThinkingLimit
+from engine.types import ReasoningBudget, RepetitionLimit, SamplingParams
 from serve_app.api.requests import RepetitionDetection, SamplingFields
 from serve_app.model.text_model import TextModel
 
@@ -21,7 +21,7 @@ def sampling_params(
     max_tokens: int,
     num_logprobs: int | None,
     seed: int,
-    thinking: ThinkingLimit | None = None,
+    thinking: ReasoningBudget | None = None,
     num_prompt_logprobs: int | None = None,
 ) -> SamplingParams:
     """`seed` is for a request that names none: an answer that moves to another replica must go on exactly.

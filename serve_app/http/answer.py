@@ -1,6 +1,6 @@
 """The HTTP answers that run a request: one streams, one is sent at once.
 
-Both wait for the engine's first output before they say anything, so that a refusal is a proper 4xx or 5xx, and both
+Both wait for the engine's first output before they say anything, so that a rejection is a proper 4xx or 5xx, and both
 abort the request as soon as the client is gone.
 """
 

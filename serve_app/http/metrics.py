@@ -90,7 +90,7 @@ class Metrics:
         for status in statuses:
             page.add("num_requests_running", "gauge", status.model, status.num_running)
             page.add("num_requests_waiting", "gauge", status.model, status.num_waiting)
-            in_use = 1.0 - status.num_idle_blocks / status.num_blocks if status.num_blocks else 0.0
+            in_use = 1.0 - status.num_free_blocks / status.num_blocks if status.num_blocks else 0.0
             page.add("kv_cache_usage_perc", "gauge", status.model, in_use)
             cache = f'block_size="{status.block_size}",num_gpu_blocks="{status.num_blocks}"'
             page.add("cache_config_info", "gauge", status.model, 1, label=cache)

@@ -41,7 +41,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
     kind: str  # the wire model, as module:name
     prepare: str  # as module:name
     fresh: Fresh
-    max_context_len: int
+    max_model_len: int
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -62,11 +62,11 @@ def prepared_here(
     model: TextModel,
     limits: ApiConfig,
     fresh: Fresh,
-    max_context_len: int,
+    max_model_len: int,
 ) -> tuple[F, T]:
     """Checked fields, and what `prepare` makes of them. Raises RequestError."""
     fields = validate(kind, payload, max_items(limits))
-    return fields, prepare(fields, model, limits, fresh, max_context_len)
+    return fields, prepare(fields, model, limits, fresh, max_model_len)
 
 
 class Preparation:
@@ -88,10 +88,10 @@ class Preparation:
         prepare: Prepare[F, T],
         model: TextModel,
         fresh: Fresh,
-        max_context_len: int,
+        max_model_len: int,
     ) -> tuple[F, T]:
         """As `prepared_here`, the fields without what is large. Raises RequestError also for what takes too much."""
-        task = _Task(body, name_of(kind), name_of(prepare), fresh, max_context_len)
+        task = _Task(body, name_of(kind), name_of(prepare), fresh, max_model_len)
         data = msgspec.msgpack.encode(task)
         try:
             answer = await self._workers.run(name_of(prepare_task), self._keys[model.name], data)
@@ -124,7 +124,7 @@ def prepare_task(loaded: _Loaded, data: bytes) -> bytes:
     try:
         payload = parse_object(task.body)
         fields, prepared = prepared_here(
-            payload, kind, prepare, loaded.model, loaded.limits, task.fresh, task.max_context_len
+            payload, kind, prepare, loaded.model, loaded.limits, task.fresh, task.max_model_len
         )
     except RequestError as error:
         return values.dumps(_Fault(str(error), error.param, isinstance(error, ContextTooLong)))

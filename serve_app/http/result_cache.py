@@ -15,7 +15,7 @@ from typing import cast
 import msgspec
 
 from configs.schema import ApiConfig
-from engine.types import EngineClient, EngineStatus, GenerateRequest, TokenChunk
+from engine.types import EngineClient, EngineStatus, GenerateRequest, RequestOutput
 from serve_app.generation.choice import Delta
 from serve_app.generation.reply import Usage
 from serve_app.generation.request import Prepared
@@ -23,7 +23,7 @@ from serve_app.http.answer import Run
 
 __all__ = ["ResultCache"]
 
-Chunks = list[tuple[int, TokenChunk]]  # which of the requests that are answered together, and what it got
+Chunks = list[tuple[int, RequestOutput]]  # which of the requests that are answered together, and what it got
 Headers = dict[str, str]
 decoder = msgspec.msgpack.Decoder(Chunks)
 
@@ -138,9 +138,9 @@ class _Listening:
         self._client, self._ids = client, ids
         self.chunks: Chunks = []
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         place = self._ids.index(request.request_id)
-        async with aclosing(cast("AsyncGenerator[TokenChunk]", self._client.generate(request))) as chunks:
+        async with aclosing(cast("AsyncGenerator[RequestOutput]", self._client.generate(request))) as chunks:
             async for chunk in chunks:
                 self.chunks.append((place, msgspec.structs.replace(chunk, request_id="", num_migrations=0)))
                 yield chunk
@@ -158,7 +158,7 @@ class _Remembering:
     def __init__(self, client: EngineClient, ids: Sequence[str], chunks: Chunks) -> None:
         self._client, self._ids, self._chunks = client, ids, chunks
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         place = self._ids.index(request.request_id)
         for of, chunk in self._chunks:
             if of == place:

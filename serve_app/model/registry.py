@@ -38,7 +38,7 @@ class Registry:
 
     def card(self, id_: str) -> ModelCard:
         model = self.resolve(id_)
-        max_len = self._context_lens.get(model.name, model.max_context_len)
+        max_len = self._context_lens.get(model.name, model.max_model_len)
         return ModelCard(id=id_, created=self._created, root=model.name, max_model_len=max_len)
 
     async def context_len(self, model: TextModel) -> int:
@@ -46,10 +46,10 @@ class Registry:
         if model.name not in self._context_lens:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
-                    told = (await self._client.status(model.name)).max_context_len
+                    told = (await self._client.status(model.name)).max_model_len
             except Exception:  # not asked for its own sake: a dead engine is met again, and told, at `generate`
-                return model.max_context_len
-            self._context_lens[model.name] = min(told, model.max_context_len)
+                return model.max_model_len
+            self._context_lens[model.name] = min(told, model.max_model_len)
         return self._context_lens[model.name]
 
     async def check_engines(self) -> None:

@@ -42,13 +42,13 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     marked_vocabulary: Vocabulary  # the same, showing the markers of thinking and tool calls
-    think_format: ThinkFormat | None
-    tool_format: ToolFormat
+    reasoning_parser: ThinkFormat | None
+    tool_call_parser: ToolFormat
     template: ChatTemplate | None  # base models have none
     template_variables: Mapping[str, str]  # bos_token and its like
     eos_ids: tuple[int, ...]
     defaults: SamplingDefaults
-    max_context_len: int  # tokens, prompt and answer together
+    max_model_len: int  # tokens, prompt and answer together
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Token ids. Lets other threads run meanwhile, which `Tokenizer.encode` does not."""
@@ -79,21 +79,21 @@ def build_text_model(
 ) -> TextModel:
     """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
     vocabulary = read_vocabulary(tokenizer)
-    think_format = _think_format(model.think_format, template or "")
-    tool_format = _tool_format(model.tool_format, template or "")
-    think_markers = (think_format.opens, think_format.closes) if think_format is not None else ()
+    reasoning_parser = _think_format(model.reasoning_parser, template or "")
+    tool_call_parser = _tool_format(model.tool_call_parser, template or "")
+    think_markers = (reasoning_parser.opens, reasoning_parser.closes) if reasoning_parser is not None else ()
     return TextModel(
         name=model.name,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        marked_vocabulary=vocabulary.showing((*tool_format.markers, *think_markers)),
-        think_format=think_format,
-        tool_format=tool_format,
+        marked_vocabulary=vocabulary.showing((*tool_call_parser.markers, *think_markers)),
+        reasoning_parser=reasoning_parser,
+        tool_call_parser=tool_call_parser,
         template=compile_template(template, template_variables) if template else None,
         template_variables=template_variables,
         eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
         defaults=defaults,
-        max_context_len=_context_len(model, made_for),
+        max_model_len=_context_len(model, made_for),
     )
 
 
@@ -144,7 +144,7 @@ def _think_format(name: str | None, template: str) -> ThinkFormat | None:
     if name is None:
         return find_think_format(template)
     if name != "none" and name not in THINK_FORMATS:
-        raise ModelError(f"think_format {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
+        raise ModelError(f"reasoning_parser {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
     return THINK_FORMATS.get(name)
 
 
@@ -152,14 +152,14 @@ def _tool_format(name: str | None, template: str) -> ToolFormat:
     if name is None:
         return find_tool_format(template)
     if name not in TOOL_FORMATS:
-        raise ModelError(f"tool_format {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
+        raise ModelError(f"tool_call_parser {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
     return TOOL_FORMATS[name]
 
 
 def _context_len(model: ModelConfig, made_for: int | None) -> int:
-    wanted = model.engine.max_context_len
+    wanted = model.engine.max_model_len
     if made_for is None and wanted is None:
-        raise ModelError("nothing says how long its context is; set engine.max_context_len")
+        raise ModelError("nothing says how long its context is; set engine.max_model_len")
     return min(length for length in (wanted, made_for) if length is not None)
 
 

@@ -37,9 +37,7 @@ def _answer(document: bytes) -> Response:
 # both give JSON: of millions of tokens it is written where they are made, in a worker
 
 
-def _tokenize(
-    fields: TokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
-) -> bytes:
+def _tokenize(fields: TokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_model_len: int) -> bytes:
     if (fields.prompt is None) == (fields.messages is None):
         raise RequestError("prompt: send either a prompt or messages", param="prompt")
     if fields.messages is not None:
@@ -50,12 +48,12 @@ def _tokenize(
     else:
         tokens = model.encode(fields.prompt or "", add_special_tokens=fields.add_special_tokens is not False)
     strings = [model.tokenizer.id_to_token(token) or "" for token in tokens] if fields.return_token_strs else None
-    answer = TokenizeAnswer(count=len(tokens), max_model_len=max_context_len, tokens=list(tokens), token_strs=strings)
+    answer = TokenizeAnswer(count=len(tokens), max_model_len=max_model_len, tokens=list(tokens), token_strs=strings)
     return answer.model_dump_json().encode()
 
 
 def _detokenize(
-    fields: DetokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_context_len: int
+    fields: DetokenizeRequest, model: TextModel, limits: ApiConfig, fresh: Fresh, max_model_len: int
 ) -> bytes:
     check_ids("tokens", fields.tokens, model.vocabulary.num_tokens)
     text = model.tokenizer.decode(fields.tokens, skip_special_tokens=False)

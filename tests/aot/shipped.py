@@ -12,7 +12,7 @@ from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
 from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
-from kernels.quantized_linear import triton as quantised_linear
+from kernels.quantized_linear import triton as quantized_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import triton as sampling
@@ -48,7 +48,7 @@ QUANTISED_LINEARS = {
 
 def shipped():
     """name -> (kernel, types, constants, launch)"""
-    linears = _linears() | _quantised_linears()
+    linears = _linears() | _quantized_linears()
     return attention() | _layers("bf16") | linears | _experts() | _sampling() | _filters() | _logits()
 
 
@@ -117,7 +117,7 @@ def _linears():
     return cases
 
 
-def _quantised_linears():
+def _quantized_linears():
     cases = {}
     for name, (num_out, num_in, bits, group, offsets) in QUANTISED_LINEARS.items():
         plain = {"num_warps": 4, "num_stages": 3}
@@ -127,23 +127,23 @@ def _quantised_linears():
         numbers |= {} if offsets else {"offsets": None}
         types = {"x": "*bf16", "words": "*i32", "factors": "*fp32", "offsets": "*fp32", "num_rows": "i32"}
         for num_rows in (1, 32):
-            launch = quantised_linear.launch(num_rows, num_out, num_in, DEVICE)
+            launch = quantized_linear.launch(num_rows, num_out, num_in, DEVICE)
             out = "*bf16" if launch["SPLITS"] == 1 else "*fp32"
-            cases[f"quantised linear, {name}, {num_rows} rows"] = (
-                quantised_linear._multiply,
+            cases[f"quantized linear, {name}, {num_rows} rows"] = (
+                quantized_linear._multiply,
                 {**types, "out": out},
                 {**shape, **numbers, "BIAS": False, "bias": None},
                 launch,
             )
         merged = {"parts": "*fp32", "out": "*bf16", "num_rows": "i32"}
-        cases[f"merge of a quantised linear, {name}"] = (
-            quantised_linear._merge,
+        cases[f"merge of a quantized linear, {name}"] = (
+            quantized_linear._merge,
             merged,
             {"BIAS": False, "bias": None, "NUM_OUT": num_out, "SPLITS": launch["SPLITS"], "BLOCK_O": 512},
             plain,
         )
         cases[f"widen, {name}"] = (
-            quantised_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 32}, plain
+            quantized_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 32}, plain
         )  # fmt: skip
     return cases
 
@@ -234,7 +234,7 @@ def _filters():
 def _logits():
     """Single entries, and log probabilities."""
     plain = {"num_warps": 4, "num_stages": 3}
-    floats = ("logits", "bias", "counts", "presence", "frequency", "repetition", "out", "stats", "chosen_out")
+    floats = ("logits", "bias", "counts", "liveness", "frequency", "repetition", "out", "stats", "chosen_out")
     ints = ("rows", "tokens", "chosen", "best", "ids_out")
     types = dict.fromkeys((*floats, "values_out"), "*fp32") | dict.fromkeys(ints, "*i64")
     types |= {"num_entries": "i32", "limited": "*u1"}

@@ -108,7 +108,7 @@ class Compilers:
 def compiled_at_start(compilers, tp=None, kernels=None):
     cpu = torch.device("cpu")
     model = RandomModel(TINY, triton_kernels(), 64, torch.bfloat16, cpu)
-    config = EngineConfig(scheduler=SchedulerConfig(max_sequences=8, max_step_tokens=64))
+    config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64))
     _compile_ahead(
         compilers, config, model.decoder, model.kv, kernels or triton_kernels(), 512, tp or TensorParallel(), cpu
     )

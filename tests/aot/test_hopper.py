@@ -32,7 +32,7 @@ def test_it_compiles_for_hopper_as_well_as_recorded(case):
         assert found["mma"] + found["wgmma"] > 0
     if launch.get("BLOCK_M", 0) >= 64 and case.startswith(("shared", "ragged")):
         assert found["wgmma"] > 0
-    if case.startswith("quantised linear"):
+    if case.startswith("quantized linear"):
         assert found["mma"] > 0 and found["async"] > 0
     if case.startswith(("linear", "experts")):
         assert found["wgmma"] > 0 and found["async"] > 0

@@ -10,13 +10,13 @@ import torch
 pytest.importorskip("triton")
 
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.model.cascade import CascadeThresholds
-from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
-from engine.execution.cuda_graphs import DecodeGraphs
 from engine.engine import Engine
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
-from engine.types import GenerateRequest, SamplingParams
+from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
+from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.warm_up import launch_all, warm_up
+from engine.model.cascade import CascadeThresholds
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
+from engine.types import GenerateRequest, SamplingParams
 from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
     model = RandomModel(TINY, triton_kernels(), 8, torch.bfloat16, CPU)
-    graphs = DecodeGraphs(
+    graphs = CudaGraphs(
         lambda batch: model.decoder.hidden(batch, model.kv),
         lambda run: run,
         max_rows=40,
@@ -39,8 +39,8 @@ def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
         known = None
         for num_rows in (40, 1, 2, 3, 8, 17):
             for num_blocks in (2048, 17, 60):
-                piece = SeqSlice(0, 0, (1,), (0,) * num_blocks, True)
-                graphs.hidden(StepPlan(0, (piece,) * num_rows))
+                piece = ScheduledSequence(0, 0, (1,), (0,) * num_blocks, True)
+                graphs.hidden(SchedulerOutput(0, (piece,) * num_rows))
                 known = known or set(found)
     assert found == known
 
@@ -59,7 +59,9 @@ def test_any_number_of_log_probabilities_is_of_the_same_code():
 def test_the_start_launches_what_was_compiled_ahead_of_it(deterministic, four_bits, graphs, max_drafts):
     """The timing of shared prefixes, and the warm-up with what was found, of other numbers of rows."""
     model = RandomModel(TINY, _choosing(triton_kernels(deterministic)), 3000, torch.bfloat16, CPU, four_bits=four_bits)
-    config = SchedulerConfig(max_sequences=70, max_step_tokens=200, max_draft_tokens=max_drafts, draft_ngram=1)
+    config = SchedulerConfig(
+        max_num_seqs=70, max_num_batched_tokens=200, num_speculative_tokens=max_drafts, prompt_lookup_min=1
+    )
     max_rows = 70 * (1 + max_drafts) if graphs else 0
     with launches() as ahead:
         executor = model.executor_of(max_rows, None if deterministic else LEAST_CASE)
@@ -90,7 +92,9 @@ def poisoned():
 def test_what_is_launched_ahead_is_no_index_of_anything(poisoned, max_drafts):
     """On a card it would be an access to memory that is not there, and the end of the process."""
     model = RandomModel(TINY, triton_kernels(), 300, torch.bfloat16, CPU)
-    config = SchedulerConfig(max_sequences=20, max_step_tokens=100, max_draft_tokens=max_drafts, draft_ngram=1)
+    config = SchedulerConfig(
+        max_num_seqs=20, max_num_batched_tokens=100, num_speculative_tokens=max_drafts, prompt_lookup_min=1
+    )
     executor = model.executor_of(60, LEAST_CASE)
     pair = [Expert(torch.zeros(96, 32), torch.zeros(32, 48)) for _ in range(4)]
     with launches() as found:
@@ -137,7 +141,9 @@ def test_serving_launches_what_was_compiled_at_the_start(deterministic, four_bit
     kernels = _choosing(triton_kernels(deterministic))
     odd = msgspec.structs.replace(TINY, vocab_size=301)  # most rows of logits begin at no multiple of 16 bytes
     model = RandomModel(odd, kernels, 3000, torch.bfloat16, CPU, four_bits=four_bits)
-    config = SchedulerConfig(max_sequences=70, max_step_tokens=200, max_draft_tokens=max_drafts, draft_ngram=1)
+    config = SchedulerConfig(
+        max_num_seqs=70, max_num_batched_tokens=200, num_speculative_tokens=max_drafts, prompt_lookup_min=1
+    )
     executor = model.executor_of(
         70 * (1 + max_drafts) if graphs else 0, cascade=None if deterministic else CascadeThresholds(((8, 256),))
     )

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
-from engine.model.cascade import CascadeThresholds
-from engine.execution.cuda_graphs import DecodeGraphs
+from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
-from engine.types import SamplingParams
 from engine.execution.warm_up import SAMPLING
+from engine.model.cascade import CascadeThresholds
+from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
+from engine.types import SamplingParams
 from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel
@@ -52,7 +52,7 @@ def captured(run):
 
 def executor_of(deterministic=False, four_bits=False):
     model = RandomModel(TINY, triton_kernels(deterministic), 64, torch.bfloat16, META, four_bits=four_bits)
-    graphs = DecodeGraphs(
+    graphs = CudaGraphs(
         lambda batch: model.decoder.hidden(batch, model.kv),
         captured,
         max_rows=80,
@@ -64,7 +64,7 @@ def executor_of(deterministic=False, four_bits=False):
 
 
 def start(seq_id, sampling):
-    return SeqStart(seq_id, sampling, 1, (1, 2, 3), ())
+    return NewSequence(seq_id, sampling, 1, (1, 2, 3), ())
 
 
 @pytest.mark.parametrize("num_rows", [1, 20, 70])
@@ -73,13 +73,13 @@ def start(seq_id, sampling):
 def test_steps_are_queued_without_looking_at_the_one_before(sampling, deterministic, four_bits, num_rows):
     executor = executor_of(deterministic, four_bits)
     blocks = tuple(range(20))
-    chunks = tuple(SeqSlice(s, 0, (1, 2, 3), blocks, True, scored=(2, 3)) for s in range(num_rows))
-    decodes = tuple(SeqSlice(s, 3, (-1,), blocks, True) for s in range(num_rows))
+    chunks = tuple(ScheduledSequence(s, 0, (1, 2, 3), blocks, True, scored=(2, 3)) for s in range(num_rows))
+    decodes = tuple(ScheduledSequence(s, 3, (-1,), blocks, True) for s in range(num_rows))
     with launches():
-        executor.begin(StepPlan(0, chunks, tuple(start(s, sampling) for s in range(num_rows))))
+        executor.begin(SchedulerOutput(0, chunks, tuple(start(s, sampling) for s in range(num_rows))))
         for step in range(1, 4):
             executor.sample()
-            executor.begin(StepPlan(step, decodes))
+            executor.begin(SchedulerOutput(step, decodes))
         sampling = executor.sample()
     assert sampling.tokens.device == META and sampling.tokens.shape == (num_rows,)
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -89,18 +89,22 @@ def test_steps_are_queued_without_looking_at_the_one_before(sampling, determinis
 
 def test_steps_with_shared_prefixes_and_chunks_are_queued_too():
     executor, blocks = executor_of(), tuple(range(20))
-    shared = [SeqSlice(s, 300, (1,), blocks, True) for s in range(9)]
+    shared = [ScheduledSequence(s, 300, (1,), blocks, True) for s in range(9)]
     with launches() as found:
-        executor.begin(StepPlan(0, tuple(shared), tuple(start(s, GREEDY) for s in range(9))))
+        executor.begin(SchedulerOutput(0, tuple(shared), tuple(start(s, GREEDY) for s in range(9))))
         executor.sample()
-        executor.begin(StepPlan(1, (*(replace_token(one) for one in shared), SeqSlice(9, 0, (4, 5), blocks, False))))
+        executor.begin(
+            SchedulerOutput(
+                1, (*(replace_token(one) for one in shared), ScheduledSequence(9, 0, (4, 5), blocks, False))
+            )
+        )
         executor.sample()
     assert {"_shared", "_ragged"} <= {variant.name for variant in found}
     executor.close()
 
 
 def replace_token(piece):
-    return SeqSlice(piece.seq_id, piece.start + 1, (-1,), piece.blocks, True)
+    return ScheduledSequence(piece.seq_id, piece.start + 1, (-1,), piece.blocks, True)
 
 
 def test_blocks_are_copied_without_waiting():

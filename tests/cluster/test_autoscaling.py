@@ -58,12 +58,12 @@ def test_a_recorded_day_is_followed() -> None:
 def test_serve_asks_by_name() -> None:
     status = EngineStatus(
         model="m",
-        max_context_len=1,
+        max_model_len=1,
         num_running=30,
         num_waiting=2,
         num_waiting_tokens=0,
         num_blocks=100,
-        num_idle_blocks=60,
+        num_free_blocks=60,
     )
     metrics: dict[str, dict[str, float]] = {}
     for replica in ("a", "b"):
@@ -79,8 +79,8 @@ def scaled(ray_cluster: None) -> Iterator[str]:
     scaling = {
         "min_replicas": 0,
         "max_replicas": 3,
-        "target_sequences": 4,
-        "look_back_s": 1.0,
+        "target_ongoing_requests": 4,
+        "look_back_period_s": 1.0,
         "upscale_delay_s": 0.5,
         "downscale_delay_s": 1.0,
         "downscale_to_zero_delay_s": 1.0,

@@ -10,20 +10,20 @@ import pytest
 
 from configs.schema import SchedulerConfig
 from engine.errors import ContextTooLong, EngineFailed, Overloaded, Unavailable, UnknownModel
-from engine.scheduling.scheduler_output import StepPlan, StepResult
-from engine.types import EngineClient, GenerateRequest, TokenChunk
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.types import EngineClient, GenerateRequest, RequestOutput
 from tests.cluster.local import WIRE, local_cluster
 from tests.engine.toy import ToyExecutor, recompute, request
 
 
-async def collect(client: EngineClient, asked: GenerateRequest) -> dict[int, list[TokenChunk]]:
-    chunks: dict[int, list[TokenChunk]] = {index: [] for index in range(asked.n)}
+async def collect(client: EngineClient, asked: GenerateRequest) -> dict[int, list[RequestOutput]]:
+    chunks: dict[int, list[RequestOutput]] = {index: [] for index in range(asked.n)}
     async for chunk in client.generate(asked):
         chunks[chunk.index].append(chunk)
     return chunks
 
 
-def assert_is(chunks: dict[int, list[TokenChunk]], asked: GenerateRequest) -> None:
+def assert_is(chunks: dict[int, list[RequestOutput]], asked: GenerateRequest) -> None:
     for index in range(asked.n):
         output, reason = recompute(asked, index)
         assert [token for chunk in chunks[index] for token in chunk.tokens] == output
@@ -115,7 +115,7 @@ async def test_a_stopped_choice_frees_its_blocks_and_the_other_goes_on() -> None
 
 
 async def test_refusals_name_the_fault() -> None:
-    async with local_cluster(1, scheduler=SchedulerConfig(max_queued_requests=1, max_sequences=1)) as cluster:
+    async with local_cluster(1, scheduler=SchedulerConfig(max_queued_requests=1, max_num_seqs=1)) as cluster:
         with pytest.raises(ContextTooLong):
             await collect(cluster.client, request("a", [1] * 1000))
         with pytest.raises(UnknownModel):
@@ -130,7 +130,7 @@ async def test_refusals_name_the_fault() -> None:
 
 
 async def test_a_full_replica_leaves_its_requests_to_the_other() -> None:
-    async with local_cluster(2, scheduler=SchedulerConfig(max_queued_requests=1, max_sequences=1)) as cluster:
+    async with local_cluster(2, scheduler=SchedulerConfig(max_queued_requests=1, max_num_seqs=1)) as cluster:
         asked = [request(f"r{i}", [i], max_tokens=50) for i in range(4)]
         for one, chunks in zip(
             asked, await asyncio.gather(*(collect(cluster.client, one) for one in asked)), strict=True
@@ -165,7 +165,7 @@ async def test_requests_go_where_their_prefix_is() -> None:
 
 
 async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
-    scheduler = SchedulerConfig(max_step_tokens=32)
+    scheduler = SchedulerConfig(max_num_batched_tokens=32)
     async with local_cluster(2, scheduler=scheduler) as cluster:
         asked = [
             request(f"r{i}", [i % 3] * 60 + [i % 50, i % 7] * 5, max_tokens=40) for i in range(80)
@@ -201,7 +201,7 @@ class Hanging(ToyExecutor):
         self.hangs_at: int | None = None
         self.goes_on = threading.Event()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         if self.hangs_at is not None and plan.step >= self.hangs_at:
             self.goes_on.wait(30)
         return super().execute(plan)

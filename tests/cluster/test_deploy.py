@@ -108,7 +108,7 @@ def test_prometheus_finds_vllms_names(echo: None) -> None:
     assert counted >= num_tokens
 
 
-# what is there on some clusters alone: with GPUs, with engine.cache.node_bytes, with too few blocks
+# what is there on some clusters alone: with GPUs, with engine.cache.kv_offloading_bytes, with too few blocks
 SOMETIMES = {
     "ray_node_gpus_utilization",
     "ray_node_gram_used",

@@ -16,7 +16,7 @@ from cluster.replicas import Replicas
 from cluster.wire import Challenge, FromReplica, Hello, Report, Seal, encode, read_frame
 from engine.engine import Engine
 from engine.errors import EngineFailed, MantaError, Unavailable
-from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.types import GenerateRequest
 from tests.cluster.local import SECRET, WIRE, LocalCluster, _nobody_to_ask, local_cluster, new_router
 from tests.cluster.test_client import assert_is, collect
@@ -151,7 +151,7 @@ async def test_a_request_that_its_replica_does_not_know_moves() -> None:
         engine = cluster.servers[address].engine_thread._engine
         (known,) = engine._choices
         choices = engine._choices[known]
-        engine.scheduling.scheduler.remove(choices[0])  # as a fault of ours might: gone without a word
+        engine.scheduler.remove(choices[0])  # as a fault of ours might: gone without a word
         del engine._choices[known]
         assert connection.open
         assert_is(await asyncio.wait_for(running, 4), asked)
@@ -166,7 +166,7 @@ class HangingExecutor(ToyExecutor):
         self.let_go = threading.Event()
         self.hangs = threading.Event()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         if plan.step == 1:
             self.hangs.set()
             assert self.let_go.wait(30)

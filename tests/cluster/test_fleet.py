@@ -68,7 +68,7 @@ def test_the_engine_counts_a_shared_prefix_once_in_its_queue() -> None:
     while engine.has_work:
         engine.step()
         engine.check()
-    assert engine.execution.inline_executor.num_computed == 13 + 2  # type: ignore[attr-defined]
+    assert engine.executor.num_computed == 13 + 2  # type: ignore[attr-defined]
     assert engine.status().num_prefill_tokens == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.server import _Connection
 from cluster.wire import TAG_BYTES, Report, Seal
 from engine.errors import RequestError
-from engine.types import StepReport, TokenChunk
+from engine.types import EngineOutputs, RequestOutput
 from tests.cluster.local import WIRE, local_cluster
 from tests.cluster.test_client import assert_is, collect
 from tests.engine.toy import request
@@ -54,9 +54,9 @@ async def test_a_request_that_is_too_large_is_refused_and_others_go_on():
 async def test_a_report_is_split_and_tells_the_same(max_bytes):
     async with local_cluster(1) as cluster:
         status = await cluster.client.status("toy")
-    chunks = tuple(TokenChunk(f"r{i}", 0, 0, tuple(range(100))) for i in range(40))
+    chunks = tuple(RequestOutput(f"r{i}", 0, 0, tuple(range(100))) for i in range(40))
     names = [tuple(bytes([kind, number]) * 16 for number in range(200)) for kind in (0, 1)]
-    whole = StepReport(("a", "b"), (), chunks, status, names[0], names[1])
+    whole = EngineOutputs(("a", "b"), (), chunks, status, names[0], names[1])
     writer = Writer()
     _Connection(0, writer, SEAL, max_bytes).report(whole)
     frames = writer.frames
@@ -75,8 +75,8 @@ async def test_a_chunk_that_is_too_large_alone_ends_its_request():
     async with local_cluster(1) as cluster:
         status = await cluster.client.status("toy")
     writer = Writer()
-    chunk = TokenChunk("r", 0, 3, tuple(range(10_000)))
-    _Connection(0, writer, SEAL, 5_000).report(StepReport((), (), (chunk,), status))
+    chunk = RequestOutput("r", 0, 3, tuple(range(10_000)))
+    _Connection(0, writer, SEAL, 5_000).report(EngineOutputs((), (), (chunk,), status))
     (frame,) = writer.frames
     (end,) = frame.chunks
     assert (end.request_id, end.start, end.tokens, end.finish_reason) == ("r", 3, (), "error")

@@ -9,11 +9,11 @@ import pytest
 
 import cluster.metrics
 from cluster.metrics import ReplicaMetrics
-from engine.types import EngineStatus, StepReport, TokenChunk
+from engine.types import EngineOutputs, EngineStatus, RequestOutput
 from tests.engine.toy import request
 
 IDLE = EngineStatus(
-    model="toy", max_context_len=99, num_running=0, num_waiting=0, num_waiting_tokens=0, num_blocks=4, num_idle_blocks=4
+    model="toy", max_model_len=99, num_running=0, num_waiting=0, num_waiting_tokens=0, num_blocks=4, num_free_blocks=4
 )
 
 
@@ -51,8 +51,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Any:
     return found, clock
 
 
-def report(*chunks: TokenChunk, **status: Any) -> StepReport:
-    return StepReport((), (), chunks, msgspec.structs.replace(IDLE, **status))
+def report(*chunks: RequestOutput, **status: Any) -> EngineOutputs:
+    return EngineOutputs((), (), chunks, msgspec.structs.replace(IDLE, **status))
 
 
 def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
@@ -60,11 +60,11 @@ def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
     metrics = ReplicaMetrics("toy")
     metrics.submitted("a", request("a", [1] * 20, n=2))
     clock.now_s += 3
-    metrics.reported(report(TokenChunk("a", 0, 0, (1,), queued_s=1.0), TokenChunk("a", 1, 0, (1,), queued_s=2.5)))
+    metrics.reported(report(RequestOutput("a", 0, 0, (1,), queued_s=1.0), RequestOutput("a", 1, 0, (1,), queued_s=2.5)))
     clock.now_s += 4
-    metrics.reported(report(TokenChunk("a", 0, 1, (1, 2), "stop", queued_s=1.0)))
+    metrics.reported(report(RequestOutput("a", 0, 1, (1, 2), "stop", queued_s=1.0)))
     clock.now_s += 1
-    metrics.reported(report(TokenChunk("a", 1, 1, (1,), "length", queued_s=2.5)))
+    metrics.reported(report(RequestOutput("a", 1, 1, (1,), "length", queued_s=2.5)))
     assert found["time_to_first_token_seconds"] == [3, 3]
     assert found["request_queue_time_seconds"] == [1, 2.5]
     assert found["request_prefill_time_seconds"] == [2, 0.5]
@@ -90,7 +90,7 @@ def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> Non
     found, _ = told
     metrics = ReplicaMetrics("toy", has_node_cache)
     metrics.submitted("a", request("a", [1] * 100))
-    metrics.reported(report(TokenChunk("a", 0, 0, (1,), "stop", cached_tokens=80, restored_tokens=48)))
+    metrics.reported(report(RequestOutput("a", 0, 0, (1,), "stop", cached_tokens=80, restored_tokens=48)))
     assert found["prefix_cache_queries"] == [100] and found["prefix_cache_hits"] == [80]
     assert found["external_prefix_cache_queries"] == ([100 - 32] if has_node_cache else [])
     assert found["external_prefix_cache_hits"] == ([48] if has_node_cache else [])

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from cluster.replica_state import Belief
+from cluster.replica_state import ReplicaState
 from cluster.router import Router
-from cluster.routing import Load, cheapest, costs_of, home, is_overloaded, less_of_two, next_in_turn
+from cluster.routing import Load, cheapest, costs_of, home, is_overloaded, power_of_two_choices, round_robin
 from configs.schema import RoutingConfig
-from engine.types import EngineStatus, Refusal, StepReport, TokenChunk
+from engine.types import EngineOutputs, EngineStatus, Rejection, RequestOutput
 from tests.cluster.local import local_cluster
 from tests.cluster.test_client import assert_is, collect
 from tests.engine.toy import request
@@ -53,21 +53,21 @@ def test_where_everybody_is_busy_a_held_prefix_is_worth_a_longer_wait() -> None:
 def test_of_two_replicas_the_one_with_fewer_requests_is_taken() -> None:
     rng = random.Random(0)
     loads = [Load(1, 0, i) for i in range(6)]
-    taken = Counter(less_of_two(loads, rng) for _ in range(6000))
+    taken = Counter(power_of_two_choices(loads, rng) for _ in range(6000))
     assert taken[5] == 0, "the fullest wins against nobody"
     for i in range(5):  # wins against the 5 - i fuller ones: so many of the 15 pairs
         assert abs(taken[i] / 6000 - (5 - i) / 15) < 0.03
-    assert less_of_two(loads[:1], rng) == 0
+    assert power_of_two_choices(loads[:1], rng) == 0
 
 
 def test_everybody_has_a_turn_while_replicas_come_and_go() -> None:
     last, seen = "", []
     for _ in range(16):
-        last = IDS[next_in_turn(IDS, last)]
+        last = IDS[round_robin(IDS, last)]
         seen.append(last)
     assert seen == sorted(IDS) * 2
-    assert IDS[next_in_turn(IDS, "replica-5x")] == "replica-6"
-    assert next_in_turn(IDS[:3], "replica-7") == 0
+    assert IDS[round_robin(IDS, "replica-5x")] == "replica-6"
+    assert round_robin(IDS[:3], "replica-7") == 0
 
 
 def test_sessions_spread_evenly_and_only_those_of_a_lost_replica_move() -> None:
@@ -101,32 +101,32 @@ def test_a_session_stays_at_home_unless_that_is_overloaded(policy: str) -> None:
 def test_what_was_sent_counts_until_the_replica_counts_it_itself() -> None:
     status = EngineStatus(
         model="toy",
-        max_context_len=100,
+        max_model_len=100,
         num_running=0,
         num_waiting=0,
         num_waiting_tokens=0,
         num_blocks=9,
-        num_idle_blocks=9,
+        num_free_blocks=9,
     )
-    belief = Belief(status, 4, [b"a"])
+    belief = ReplicaState(status, 4, [b"a"])
     names = [b"a", b"b", b"c"]
     assert belief.load(13, names) == Load(9, 0, 0)
     belief.sent("r", 9, names)
     assert belief.load(13, names) == Load(1, 9, 1), "its blocks will be there"
     assert belief.load(13, [b"a", b"x", b"c"]) == Load(9, 9, 1)
-    belief.heard(StepReport((), (), (), status))  # of a step that began before it came
+    belief.heard(EngineOutputs((), (), (), status))  # of a step that began before it came
     assert belief.load(13, names) == Load(1, 9, 1)
     busy = replace(status, num_running=1, num_prefill_tokens=5)
-    belief.heard(StepReport(("r",), (), (), busy, (b"b",)))
+    belief.heard(EngineOutputs(("r",), (), (), busy, (b"b",)))
     assert belief.load(13, names) == Load(1, 5, 1)
-    belief.heard(StepReport((), (), (TokenChunk("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
+    belief.heard(EngineOutputs((), (), (RequestOutput("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
     assert belief.load(13, names) == Load(9, 5, 1), "b is gone again"
     for ended in ("stopped", "refused"):
         belief.sent(ended, 9, names)
         if ended == "stopped":
             belief.stopped(ended)
         else:
-            belief.heard(StepReport((), (Refusal(ended, "Overloaded", "full"),), (), busy))
+            belief.heard(EngineOutputs((), (Rejection(ended, "Overloaded", "full"),), (), busy))
         assert belief.load(13, names) == Load(9, 5, 1)
 
 

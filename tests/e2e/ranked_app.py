@@ -12,7 +12,7 @@ def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: R
     from engine.execution.tensor_parallel_executor import lead
 
     first = lead(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
-    return Engine(first, model.name, model.engine.scheduling.scheduler, model.engine.cache, cache_key, first.collective)
+    return Engine(first, model.name, model.engine.scheduler, model.engine.cache, cache_key, first.collective)
 
 
 def follow_ranked(model: ModelConfig, rank: int, meeting: Meeting) -> None:

@@ -26,10 +26,10 @@ INGRESS, REPLICA, CONTROLLER = f"{APP}#Ingress", f"{APP}#Replica-toy", "SERVE_CO
 strike = partial(struck, APP, max_tokens=300)  # some four seconds of a stream
 
 
-def deploy(max_step_tokens: int) -> None:
+def deploy(max_num_batched_tokens: int) -> None:
     model = {"name": "toy", "source": "none", "num_replicas": 2, "resources": {"num_cpus": 0.1}}
     document = {
-        "models": [model | {"engine": {"scheduler": {"max_step_tokens": max_step_tokens}}}],
+        "models": [model | {"engine": {"scheduler": {"max_num_batched_tokens": max_num_batched_tokens}}}],
         "wire": {"bind": "127.0.0.1"},
         "ingress": {"num_replicas": 2, "drain_s": 60},
     }
@@ -47,7 +47,7 @@ def app(ray_cluster: None) -> Iterator[None]:
 def is_free() -> bool:
     """Whether both replicas are there and no block of them is held."""
     told = status(APP)
-    return told is not None and told["num_running"] == 0 and told["num_idle_blocks"] == told["num_blocks"] == 1024
+    return told is not None and told["num_running"] == 0 and told["num_free_blocks"] == told["num_blocks"] == 1024
 
 
 @pytest.fixture(autouse=True)

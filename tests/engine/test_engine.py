@@ -10,7 +10,7 @@ import pytest
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
-from engine.types import GenerateRequest, TokenChunk
+from engine.types import GenerateRequest, RequestOutput
 from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, recompute, request
 
 
@@ -18,19 +18,19 @@ def make(
     sharing: bool = True,
     toy: ToyExecutor | None = None,
     overlap: bool = False,
-    keeper: ToyKeeper | None = None,
+    connector: ToyKeeper | None = None,
     **scheduler: int,
 ) -> Engine:
-    config, cache = SchedulerConfig(**scheduler), CacheConfig(prefix_sharing=sharing)
+    config, cache = SchedulerConfig(**scheduler), CacheConfig(enable_prefix_caching=sharing)
     toy = toy or ToyExecutor()
-    if keeper is not None:
-        keeper.toy = toy
-    return Engine(toy, "toy", config, cache, cache_key=b"k", overlap=overlap, keeper=keeper)
+    if connector is not None:
+        connector.toy = toy
+    return Engine(toy, "toy", config, cache, cache_key=b"k", overlap=overlap, connector=connector)
 
 
-def run(engine: Engine) -> dict[tuple[str, int], list[TokenChunk]]:
+def run(engine: Engine) -> dict[tuple[str, int], list[RequestOutput]]:
     """Every chunk until nothing is left to do, by request and choice."""
-    chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
+    chunks: dict[tuple[str, int], list[RequestOutput]] = defaultdict(list)
     while engine.has_work:
         for chunk in engine.step():
             chunks[chunk.request_id, chunk.index].append(chunk)
@@ -38,7 +38,7 @@ def run(engine: Engine) -> dict[tuple[str, int], list[TokenChunk]]:
     return chunks
 
 
-def assert_is(chunks: list[TokenChunk], asked: GenerateRequest, index: int = 0, skip: int = 0) -> None:
+def assert_is(chunks: list[RequestOutput], asked: GenerateRequest, index: int = 0, skip: int = 0) -> None:
     """Asserts that the chunks are exactly one choice's answer, from its token `skip` on."""
     output, reason = recompute(asked, index)
     assert [token for chunk in chunks for token in chunk.tokens] == output[skip:]
@@ -59,7 +59,7 @@ def test_a_grammar_that_fails_ends_its_choice_after_the_tokens_it_has_told(overl
         for index in range(one.n):
             assert_is(chunks[one.request_id, index], one, index)
     assert engine.status().num_preemptions > 10
-    assert engine.scheduling.scheduler.blocks.pool.num_idle == toy.num_blocks
+    assert engine.scheduler.blocks.pool.num_free == toy.num_blocks
 
 
 def test_one_request_in_three_lines() -> None:
@@ -80,14 +80,14 @@ def test_random_traffic_equals_full_recompute(
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
     num_held = num_unknown = 0
-    keeper = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
+    connector = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         toy = ToyExecutor(num_tokens // block_size, block_size)
-        sizes = {"max_step_tokens": budget, "max_sequences": rng.choice([1, 3, 16])}
-        engine = make(sharing, toy, overlap, keeper, **sizes, max_draft_tokens=max_drafts, draft_ngram=1)
+        sizes = {"max_num_batched_tokens": budget, "max_num_seqs": rng.choice([1, 3, 16])}
+        engine = make(sharing, toy, overlap, connector, **sizes, num_speculative_tokens=max_drafts, prompt_lookup_min=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
         asked: dict[str, GenerateRequest] = {}
-        chunks: dict[tuple[str, int], list[TokenChunk]] = defaultdict(list)
+        chunks: dict[tuple[str, int], list[RequestOutput]] = defaultdict(list)
         aborted: set[str] = set()
         while len(asked) < 25 or engine.has_work:
             if len(asked) < 25 and rng.random() < 0.4:
@@ -122,12 +122,12 @@ def test_random_traffic_equals_full_recompute(
         num_held += toy.num_held
         num_unknown += toy.num_unknown
         assert toy.widest <= budget
-        assert engine.scheduling.scheduler.blocks.pool.num_idle == toy.num_blocks
+        assert engine.scheduler.blocks.pool.num_free == toy.num_blocks
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
-    if keeper is not None and sharing and block_size < 16:
-        assert keeper.num_loaded > 4 and keeper.num_gone > 0
+    if connector is not None and sharing and block_size < 16:
+        assert connector.num_loaded > 4 and connector.num_gone > 0
 
 
 def _fields(one: GenerateRequest) -> dict[str, object]:
@@ -135,7 +135,7 @@ def _fields(one: GenerateRequest) -> dict[str, object]:
 
 
 def test_every_chunk_says_how_long_its_sequence_waited() -> None:
-    engine = make(max_sequences=1)
+    engine = make(max_num_seqs=1)
     for name in ("first", "second"):
         engine.submit(request(name, [1] * 10, max_tokens=5))
     time.sleep(0.05)
@@ -170,28 +170,28 @@ def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> Non
 
 
 def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
-    asked, keeper = request("a", list(range(41)), max_tokens=10), ToyKeeper()
-    engine = make(keeper=keeper)
+    asked, connector = request("a", list(range(41)), max_tokens=10), ToyKeeper()
+    engine = make(connector=connector)
     engine.submit(asked)
     assert_is(run(engine)["a", 0], asked)
     moved, toy = GenerateRequest(**{**_fields(asked), "resume": (tuple(recompute(asked)[0][:5]),)}), ToyExecutor()
-    engine = make(toy=toy, keeper=keeper)
+    engine = make(toy=toy, connector=connector)
     engine.submit(moved)
     assert engine.status().num_prefill_tokens == 2  # of 46 known tokens; the last block is not full
     chunks = run(engine)["a", 0]
     assert_is(chunks, asked, skip=5)
-    assert chunks[0].cached_tokens == 41 and keeper.num_loaded == 11
+    assert chunks[0].cached_tokens == 41 and connector.num_loaded == 11
     assert toy.num_computed == 50 - 44
-    assert engine.scheduling.scheduler.blocks.take_changes()[0] != (), "the router is not told"
+    assert engine.scheduler.blocks.take_kv_events()[0] != (), "the router is not told"
 
 
 def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:
-    asked, keeper = request("a", list(range(30)), max_tokens=2), ToyKeeper()
+    asked, connector = request("a", list(range(30)), max_tokens=2), ToyKeeper()
     for num_blocks in (64, 8):
-        engine = make(toy=ToyExecutor(num_blocks=num_blocks), keeper=keeper)
+        engine = make(toy=ToyExecutor(num_blocks=num_blocks), connector=connector)
         engine.submit(asked)
         assert_is(run(engine)["a", 0], asked)
-    assert keeper.num_loaded == 7
+    assert connector.num_loaded == 7
 
 
 def test_choices_share_the_blocks_of_their_prompt() -> None:
@@ -235,7 +235,7 @@ def test_resume_continues_exactly_where_the_other_engine_stopped() -> None:
 
 
 def test_decodes_go_on_while_a_long_prompt_is_computed() -> None:
-    engine = make(max_step_tokens=8, toy=ToyExecutor(num_blocks=256))
+    engine = make(max_num_batched_tokens=8, toy=ToyExecutor(num_blocks=256))
     engine.submit(request("short", [1, 2], max_tokens=50))
     engine.step()
     engine.submit(request("long", list(range(40)), max_tokens=2))
@@ -244,7 +244,7 @@ def test_decodes_go_on_while_a_long_prompt_is_computed() -> None:
 
 
 def test_better_priority_runs_first() -> None:
-    engine = make(max_sequences=1)
+    engine = make(max_num_seqs=1)
     base = _fields(request("", [1, 2, 3], max_tokens=5))
     for name, priority in [("late", 5), ("normal", 0), ("urgent", -5)]:
         engine.submit(GenerateRequest(**{**base, "request_id": name, "priority": priority}))
@@ -272,14 +272,14 @@ def test_closing_the_generator_frees_the_blocks() -> None:
     engine = make(sharing=False)
     stream = engine.generate(request("a", list(range(20)), max_tokens=50))
     next(stream)
-    assert engine.status().num_idle_blocks < 64
+    assert engine.status().num_free_blocks < 64
     stream.close()
-    assert engine.status().num_idle_blocks == 64
+    assert engine.status().num_free_blocks == 64
     assert not engine.has_work
 
 
 def test_full_queues_refuse_and_change_nothing() -> None:
-    engine = make(max_queued_requests=1, max_sequences=1, max_queued_tokens=30)
+    engine = make(max_queued_requests=1, max_num_seqs=1, max_queued_tokens=30)
     engine.submit(request("a", [1] * 25))
     with pytest.raises(Overloaded):
         engine.submit(request("b", [1] * 6))
@@ -328,4 +328,4 @@ def test_fail_ends_everybody_once() -> None:
     assert sorted((chunk.request_id, chunk.index) for chunk in ended) == [("a", 0), ("a", 1), ("b", 0)]
     assert all(chunk.finish_reason == "error" and chunk.error == "the device is gone" for chunk in ended)
     engine.check()
-    assert engine.status().num_idle_blocks == 64
+    assert engine.status().num_free_blocks == 64

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from engine.engine import derived_seed
-from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams
 
 VOCAB_SIZE = 50
@@ -23,12 +23,12 @@ class ToyExecutor:
     vocab_size = VOCAB_SIZE
 
     def __init__(
-        self, num_blocks: int = 64, block_size: int = 4, max_context_len: int = 1000, step_s: float = 0.0
+        self, num_blocks: int = 64, block_size: int = 4, max_model_len: int = 1000, step_s: float = 0.0
     ) -> None:
         self.step_s = step_s  # so that there is a middle of a stream
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.max_context_len = max_context_len
+        self.max_model_len = max_model_len
         self.slots: list[int | None] = [None] * (num_blocks * block_size)
         self.seeds: dict[int, int] = {}
         self.grammar_ends: dict[int, int] = {}  # sequence -> the position at which its grammar fails
@@ -36,14 +36,14 @@ class ToyExecutor:
         self.num_held = 0  # drafts that were right
         self.num_unknown = 0  # tokens that a plan did not know
         self.last: dict[int, int] = {}
-        self.begun: StepPlan
-        self.unread: StepPlan | None = None  # the step that is being sampled
+        self.begun: SchedulerOutput
+        self.unread: SchedulerOutput | None = None  # the step that is being sampled
         self.widest = 0
         self.most_scored = 0
         self.fails_at: int | None = None
         self.closed = False
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         time.sleep(self.step_s)
         if self.fails_at == plan.step:
             raise RuntimeError("toy failure")
@@ -73,7 +73,7 @@ class ToyExecutor:
             if piece.samples:
                 counts.append(0)
                 failed.append("toy grammar" if self.grammar_ends.get(piece.seq_id) == stop else None)
-                drafts = piece.tokens[len(piece.tokens) - piece.num_drafts :]
+                drafts = piece.tokens[len(piece.tokens) - piece.num_draft_tokens :]
                 for ahead, draft in enumerate((*drafts, None)):
                     known = read[: stop - len(drafts) + ahead]
                     tokens.append(next_token(known, self.seeds[piece.seq_id]))
@@ -82,11 +82,11 @@ class ToyExecutor:
                         break
                 self.num_held += counts[-1] - 1
         self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in plan.slices))
-        return StepResult(
+        return ModelOutput(
             tuple(tokens), failed=tuple(failed) if any(failed) else (), scores=tuple(scores), counts=tuple(counts)
         )
 
-    def begin(self, plan: StepPlan) -> None:
+    def begin(self, plan: SchedulerOutput) -> None:
         """Tokens that the plan does not know are those of the last step."""
         slices = tuple(
             msgspec.structs.replace(piece, tokens=(*piece.tokens[:-1], self.last[piece.seq_id]))
@@ -141,10 +141,10 @@ class ToyKeeper:
 
 
 class ToySampled:
-    def __init__(self, toy: ToyExecutor, result: StepResult) -> None:
+    def __init__(self, toy: ToyExecutor, result: ModelOutput) -> None:
         self._toy, self._result = toy, result
 
-    def result(self) -> StepResult:
+    def result(self) -> ModelOutput:
         self._toy.unread = None
         return self._result
 

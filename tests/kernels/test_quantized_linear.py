@@ -3,20 +3,20 @@ import torch
 
 from kernels.native.compiler import find_compiler
 from kernels.quantized_linear import cpu, reference
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 COMPILER = find_compiler()
 COMPILED = cpu.build(COMPILER) if COMPILER else None
-KINDS = {"reference": reference.QuantisedLinear, **({"compiled": COMPILED} if COMPILED else {})}
+KINDS = {"reference": reference.QuantizedLinear, **({"compiled": COMPILED} if COMPILED else {})}
 
 needs_compiled = pytest.mark.skipif(COMPILED is None, reason="needs a C compiler and a CPU with avx512_bf16")
 
 
 def random_ints(
     num_out: int, num_in: int, least: int = 0, offsets: bool = True, group: int = 32, bits: int = 4
-) -> GroupedInts:
+) -> GroupQuantized:
     groups = num_out, num_in // group
-    return GroupedInts(
+    return GroupQuantized(
         torch.randint(least, least + (1 << bits), (num_out, num_in)).to(torch.int8),
         torch.rand(groups) * 0.1,
         torch.randn(groups) if offsets else None,
@@ -82,4 +82,4 @@ def test_rows_columns_and_stacks_are_those_of_the_dense_matrix():
     assert torch.equal(weight.rows(order).dense(), dense[order])
     assert torch.equal(weight.columns(64, 192).dense(), dense[:, 64:192])
     assert weight.columns(32, 128) is None  # would cut a group
-    assert torch.equal(GroupedInts.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))
+    assert torch.equal(GroupQuantized.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from kernels.native.compiler import find_compiler
-from kernels.shm_collectives.cpu import CAPACITY, SharedSum
+from kernels.shm_collectives.cpu import CAPACITY, ShmCollectives
 
 COMPILER = find_compiler()
 pytestmark = [pytest.mark.skipif(COMPILER is None, reason="needs a C compiler"), pytest.mark.timeout(60)]
 
 
 @pytest.fixture(params=[2, 3])
-def ranks(request: pytest.FixtureRequest) -> Iterator[list[SharedSum]]:
+def ranks(request: pytest.FixtureRequest) -> Iterator[list[ShmCollectives]]:
     assert COMPILER is not None
     name = f"manta-test-{secrets.token_hex(6)}"
-    ranks = [SharedSum(COMPILER, name, rank, request.param, 1.0) for rank in range(request.param)]
+    ranks = [ShmCollectives(COMPILER, name, rank, request.param, 1.0) for rank in range(request.param)]
     ranks[0].forget_name()
     yield ranks
     for rank in ranks:
@@ -28,7 +28,7 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[list[SharedSum]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_ranks_get_the_sum_and_the_first_one_all_parts(ranks: list[SharedSum], dtype: torch.dtype) -> None:
+def test_all_ranks_get_the_sum_and_the_first_one_all_parts(ranks: list[ShmCollectives], dtype: torch.dtype) -> None:
     most = CAPACITY // dtype.itemsize
     with ThreadPoolExecutor(len(ranks)) as pool:
         for count in (1, 17, most - 1, most, most + 1, 2 * most + 33):
@@ -42,12 +42,12 @@ def test_all_ranks_get_the_sum_and_the_first_one_all_parts(ranks: list[SharedSum
             assert all(torch.equal(part, parts[0]) for part in parts)
 
 
-def test_nobody_waits_for_a_rank_that_is_gone(ranks: list[SharedSum]) -> None:
+def test_nobody_waits_for_a_rank_that_is_gone(ranks: list[ShmCollectives]) -> None:
     threading.Timer(0.1, ranks[-1].give_up).start()
     with pytest.raises(RuntimeError, match="gone"):
         ranks[0].sum(torch.ones(3))
 
 
-def test_a_rank_that_does_not_come_is_an_error(ranks: list[SharedSum]) -> None:
+def test_a_rank_that_does_not_come_is_an_error(ranks: list[ShmCollectives]) -> None:
     with pytest.raises(RuntimeError, match="does not answer"):
         ranks[0].sum(torch.ones(3))

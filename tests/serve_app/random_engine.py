@@ -3,9 +3,9 @@
 import torch
 
 from engine.engine import Engine
-from engine.structured_output.grammar import TokenTable, Vocabulary
-from engine.scheduling.scheduler_output import StepPlan, StepResult
 from engine.sampling.sampler import Sampler
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.structured_output.grammar import TokenTable, Vocabulary
 from kernels.kernel_set import load_kernels
 from serve_app.model.text_model import TextModel
 
@@ -22,18 +22,18 @@ class RandomExecutor:
     def __init__(self, model: TextModel) -> None:
         cpu = torch.device("cpu")
         self.vocab_size = model.vocabulary.num_tokens
-        self.max_context_len = model.max_context_len
+        self.max_model_len = model.max_model_len
         self.block_size = 16
         self.num_blocks = 1024
         self._sampler = Sampler(load_kernels(cpu, torch.float32), self.vocab_size, cpu, table_of(model))
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         self._sampler.update(plan)
         rows = [torch.empty(0, self.vocab_size)]
         for piece in plan.slices:
             places = [
                 *range(len(piece.scored)),
-                *range(len(piece.tokens) - (1 + piece.num_drafts) * piece.samples, len(piece.tokens)),
+                *range(len(piece.tokens) - (1 + piece.num_draft_tokens) * piece.samples, len(piece.tokens)),
             ]
             rows += [self.noise(piece.start + place + 1, piece.tokens[place])[None] for place in places]
         bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None

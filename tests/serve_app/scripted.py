@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from configs.schema import ApiConfig, Config, ModelConfig
-from engine.types import EngineClient, EngineStatus, GenerateRequest, TokenChunk, TokenLogprob
+from engine.types import EngineClient, EngineStatus, GenerateRequest, RequestOutput, TokenLogprob
 from serve_app import app
 from serve_app.model.text_model import TextModel
 from serve_app.tenants.key_store import KeyStore
@@ -29,22 +29,22 @@ def build_app(
 class ScriptedClient:
     """Plays `script` for every request; an exception in it is raised, a float is a pause in seconds."""
 
-    def __init__(self, script: Iterable[TokenChunk | Exception | float] = (), max_context_len: int = 512) -> None:
+    def __init__(self, script: Iterable[RequestOutput | Exception | float] = (), max_model_len: int = 512) -> None:
         self.script = list(script)
-        self.max_context_len = max_context_len
+        self.max_model_len = max_model_len
         self.requests: list[GenerateRequest] = []
         self.stopped: list[tuple[str, int]] = []
         self.num_closed = 0
         self.closed = asyncio.Event()
         self.healthy = True
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
         self.requests.append(request)
         try:
             for item in self.script:
                 if isinstance(item, Exception):
                     raise item
-                if isinstance(item, TokenChunk):
+                if isinstance(item, RequestOutput):
                     yield msgspec.structs.replace(item, request_id=request.request_id)
                 else:
                     await asyncio.sleep(item)
@@ -60,12 +60,12 @@ class ScriptedClient:
             raise ConnectionError("gone")
         return EngineStatus(
             model=model,
-            max_context_len=self.max_context_len,
+            max_model_len=self.max_model_len,
             num_running=0,
             num_waiting=0,
             num_waiting_tokens=0,
             num_blocks=1,
-            num_idle_blocks=1,
+            num_free_blocks=1,
             block_size=16,
         )
 
@@ -79,7 +79,7 @@ def says(
     sizes: Sequence[int] = (1,),
     logprobs: bool = False,
     cached: int = 0,
-) -> list[TokenChunk]:
+) -> list[RequestOutput]:
     """One choice's chunks: a token per byte, `sizes` of them at a time in turn, the end-of-sequence token last."""
     tokens = byte_tokens(text) + ((2,) if eos and finish == "stop" else ())
     chunks = []
@@ -88,7 +88,9 @@ def says(
         piece = tokens[start : start + sizes[len(chunks) % len(sizes)]]
         last = start + len(piece) == len(tokens)
         told = tuple(TokenLogprob(t, -0.5, ((t, -0.5), (t + 1, -1.5), (2, float("-inf")))) for t in piece)
-        chunks.append(TokenChunk("", index, start, piece, finish if last else None, told if logprobs else None, cached))
+        chunks.append(
+            RequestOutput("", index, start, piece, finish if last else None, told if logprobs else None, cached)
+        )
         start += len(piece)
     return chunks
 

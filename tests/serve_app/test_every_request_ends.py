@@ -16,14 +16,14 @@ from cluster.client import ClusterClient
 from cluster.replicas import Replicas
 from cluster.server import WireServer
 from engine.engine import Engine
-from engine.scheduling.scheduler_output import StepPlan, StepResult
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from tests.cluster.local import SECRET, WIRE, _nobody_to_ask, new_router
 from tests.serve_app.random_engine import RandomExecutor
 from tests.serve_app.schemas import random_schema
 from tests.serve_app.scripted import build_app, chat, config, events, talking_to
 from tests.serve_app.toy import toy_model
 
-MODEL = toy_model(max_context_len=4096)
+MODEL = toy_model(max_model_len=4096)
 LIMIT_S = 15.0  # 40 tokens take a tenth of a second
 ENDS = {"stop", "length", "tool_calls"}
 
@@ -36,7 +36,7 @@ class FailingExecutor(RandomExecutor):
         self._chance, self._rng = chance, rng
         self._held: set[int] = set()  # sequences with a grammar
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         self._held |= {start.seq_id for start in plan.starts if start.grammar is not None}
         result = super().execute(plan)
         sampled = [piece.seq_id for piece in plan.slices if piece.samples]

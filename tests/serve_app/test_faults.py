@@ -15,7 +15,7 @@ SMALL = ApiConfig(
     max_stop=2,
     max_stop_chars=8,
     max_logit_bias=2,
-    max_top_logprobs=5,
+    max_logprobs=5,
 )
 
 
@@ -259,7 +259,7 @@ async def test_an_answer_that_breaks_off_is_500(script):
 async def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_clients_look_for(length, stream):
     """LiteLLM, and the agents built on it, know a full context by these words, and then shorten the chat."""
     told = "This model's maximum context length is 40 tokens"
-    async with serving(ScriptedClient(says("x"), max_context_len=40)) as http:
+    async with serving(ScriptedClient(says("x"), max_model_len=40)) as http:
         error = fault(await http.post(URL, json=chat("y" * length, stream=stream)), 400)
         assert error["message"].startswith(told) and error["param"] == "messages"
         asked = {"prompt": "y" * length, "stream": stream}

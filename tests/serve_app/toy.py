@@ -66,7 +66,7 @@ def sentencepiece_metadata(*, add_space_prefix: bool = True) -> dict[str, Any]:
 def toy_model(
     name: str = "toy",
     template: str | None = CHATML,
-    max_context_len: int = 512,
+    max_model_len: int = 512,
     kept: Sequence[str] = (),
     **changes: Any,
 ) -> TextModel:
@@ -78,7 +78,7 @@ def toy_model(
         {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         [2],
         SamplingDefaults(),
-        max_context_len,
+        max_model_len,
     )
     return msgspec.structs.replace(model, **changes)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention.prefixes import SharedPrefixes
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Attention", "make_attention", "random_ints"]
 
@@ -142,11 +142,11 @@ def make_attention(
     )
 
 
-def random_ints(num_out: int, num_in: int, group: int, device: torch.device) -> GroupedInts:
+def random_ints(num_out: int, num_in: int, group: int, device: torch.device) -> GroupQuantized:
     """A matrix of 4 bits with offsets."""
     ints = torch.randint(16, (num_out, num_in), dtype=torch.int8, device=device)
     factors = torch.rand((num_out, num_in // group), device=device) * 0.01
-    return GroupedInts(ints, factors, -8 * factors + torch.randn_like(factors) * 0.01, least=0)
+    return GroupQuantized(ints, factors, -8 * factors + torch.randn_like(factors) * 0.01, least=0)
 
 
 def _one_group(seq_lens_S: Tensor, shared: int) -> SharedPrefixes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.model.forward_batch import ForwardBatch
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
@@ -68,7 +68,7 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool, full: bool = Tru
         if kernels.name == "triton":
             matrix = (20, 256, 96) if tiny else LINEAR
             for deterministic in (True, False):
-                yield unit(_quantised_linear, triton_kernels(deterministic), *matrix, dtype, device)
+                yield unit(_quantized_linear, triton_kernels(deterministic), *matrix, dtype, device)
             yield unit(_linear, triton_kernels(True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
         if dtype == torch.bfloat16:
             if kernels.name == "triton":
@@ -283,7 +283,7 @@ def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torc
     return {**row, "batch_invariant": same, "ok": row["ok"] and same}
 
 
-def _quantised_linear(
+def _quantized_linear(
     kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device
 ) -> Row:
     """Few rows and many, which go different ways unless any batch must give the same."""
@@ -308,10 +308,10 @@ def _model(device: torch.device, tiny: bool) -> Row:
 
     def step(*pieces: tuple[int, int, int]) -> Tensor:
         slices = tuple(
-            SeqSlice(seq, start, tuple(tokens[start:stop]), tuple(range(seq * width, (seq + 1) * width)), True)
+            ScheduledSequence(seq, start, tuple(tokens[start:stop]), tuple(range(seq * width, (seq + 1) * width)), True)
             for seq, start, stop in pieces
         )
-        batch = ForwardBatch.from_plan(StepPlan(0, slices), 16, device)
+        batch = ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, device)
         return model.decoder.forward(batch, model.kv)[:1]
 
     expected = step((0, 0, length)), step((0, length, length + 1))

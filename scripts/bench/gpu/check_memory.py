@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from engine.cache.host_tier import WAYS, Arena
+from engine.cache.host_tier import WAYS, HostTier
+from engine.cache.kv_cache import KVCache
+from engine.cache.kv_offload import offloading_connector_of
 from engine.checkpoint.dequantize import dequantize_float8, dequantize_mxfp4
-from engine.cache.kv_cache import KVStore
-from engine.cache.kv_offload import node_cache_of
 from scripts.bench.gpu.random_model import LLAMA_8B, TINY
 from scripts.bench.gpu.units import Row, Unit, unit
 
@@ -25,14 +25,14 @@ def check_memory(device: torch.device, tiny: bool) -> Iterator[Unit]:
 def _offload(device: torch.device, tiny: bool) -> Row:
     """Blocks that are overwritten as soon as they were given away, and read into others while a product is computed."""
     arch, count = (TINY, 5) if tiny else (LLAMA_8B, 100)
-    kv = KVStore(arch, 2 * count, 16, torch.bfloat16, device)
+    kv = KVCache(arch, 2 * count, 16, torch.bfloat16, device)
     kv.by_block.copy_(torch.randn(kv.by_block.shape, device=device))
     expected = kv.by_block[:count].clone()
     block_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
     busy = torch.randn((64, 64) if tiny else (8192, 8192), device=device).bfloat16()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         room = max(4 * count, 16 * WAYS) * block_bytes  # so much that no set of ways is full
-        cache = node_cache_of(kv, Arena("check", block_bytes, room, Path(folder)))
+        cache = offloading_connector_of(kv, HostTier("check", block_bytes, room, Path(folder)))
         began_s = time.perf_counter()
         for block in range(count):
             busy @ busy

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from configs.schema import CacheConfig, SchedulerConfig
-from engine.model.forward_batch import ForwardBatch
-from engine.model.cascade import CascadeThresholds
-from engine.execution.cascade_timing import AttentionTimer, measure_thresholds
 from engine.engine import Engine
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
-from engine.types import GenerateRequest, SamplingParams
+from engine.execution.cascade_timing import AttentionTimer, measure_thresholds
 from engine.execution.warm_up import launch_all, warm_up
+from engine.model.cascade import CascadeThresholds
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
+from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.engine_peers import time_engine_peers
@@ -115,18 +115,18 @@ def start_row(kernels: KernelSet, device: torch.device, tiny: bool) -> Row:
     return {**row, "all_s": round(time.perf_counter() - began_s, 2), "first_step_ms": first["step_ms"]}
 
 
-def _start(make: MakeModel, max_sequences: int, max_step_tokens: int) -> Row:
+def _start(make: MakeModel, max_num_seqs: int, max_num_batched_tokens: int) -> Row:
     """What stands between weights on the device and the first answer, with whatever Triton's cache has."""
     began_s = time.perf_counter()
     model = make()
     _wait(model.device)
     made_s = time.perf_counter()
-    config = SchedulerConfig(max_step_tokens=max_step_tokens, max_sequences=max_sequences)
+    config = SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs)
     eager = model.executor_of(0)
     num_variants = compile_ahead(lambda: launch_all(eager, config), model.device)
     eager.close()
     compiled_s = time.perf_counter()
-    executor = model.executor_of(max_sequences)
+    executor = model.executor_of(max_num_seqs)
     warm_up(executor, config)
     _wait(model.device)
     warm_s = time.perf_counter()
@@ -192,7 +192,7 @@ def _graph_memory(make: MakeModel, batches: list[int], context: int) -> Iterator
 
 def _thresholds(make: MakeModel, sharing: int) -> Row:
     model = make()
-    timer = AttentionTimer(model.decoder, model.kv, model.max_context_len, sharing, model.device, model.capture())
+    timer = AttentionTimer(model.decoder, model.kv, model.max_model_len, sharing, model.device, model.capture())
     return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
 
 
@@ -282,9 +282,9 @@ def _prefill(engine: Engine, left: int) -> None:
 def _engine(executor: Any, prompts: list[tuple[int, ...]], max_tokens: int, overlap: bool) -> Engine:
     batch = len(prompts)
     shares = len({prompt[:BLOCK_SIZE] for prompt in prompts}) == 1 and batch > 1
-    config = SchedulerConfig(max_step_tokens=CHUNK, max_sequences=batch, max_queued_tokens=10**9)
+    config = SchedulerConfig(max_num_batched_tokens=CHUNK, max_num_seqs=batch, max_queued_tokens=10**9)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    engine = Engine(executor, "random", config, CacheConfig(prefix_sharing=shares), overlap=overlap)
+    engine = Engine(executor, "random", config, CacheConfig(enable_prefix_caching=shares), overlap=overlap)
     for number, prompt in enumerate(prompts):
         engine.submit(GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling))
     return engine
@@ -294,7 +294,7 @@ def _forward(model: RandomModel, batch: int, context: int) -> Work:
     """One token of each sequence, as far as the logits."""
     width = -(-(context + 1) // BLOCK_SIZE)
     blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
-    plan = StepPlan(0, tuple(SeqSlice(s, context, (1,), owned, True) for s, owned in enumerate(blocks)))
+    plan = SchedulerOutput(0, tuple(ScheduledSequence(s, context, (1,), owned, True) for s, owned in enumerate(blocks)))
     step = ForwardBatch.from_plan(plan, BLOCK_SIZE, model.device)
     return lambda: model.decoder.forward(step, model.kv)
 

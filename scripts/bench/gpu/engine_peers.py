@@ -93,7 +93,7 @@ def _random_llama(arch: ModelArch, device: torch.device) -> Any:
         num_attention_heads=arch.num_heads,
         num_key_value_heads=arch.num_kv_heads,
         head_dim=arch.head_dim,
-        max_position_embeddings=min(arch.max_context_len, 8192),
+        max_position_embeddings=min(arch.max_model_len, 8192),
         rms_norm_eps=arch.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
     )

@@ -170,7 +170,7 @@ def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         yield _experts(kernels, tokens, device, tiny)
     for tokens in [2] if tiny else [1, 32, 64, 256, 4096]:
         if kernels.quantized_linear is not None:
-            yield from _quantised_linears(kernels, tokens, device)
+            yield from _quantized_linears(kernels, tokens, device)
     for tokens in [2] if tiny else [1, 32, 256]:
         yield from (case for case in linear_cases(kernels, tokens, device, tiny) if case.name != "linear")
     for prefix in [64] if tiny else [1024, 8192]:
@@ -201,7 +201,7 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         yield from linear_cases(kernels, tokens, device, tiny)
         yield _experts(kernels, tokens, device, tiny)
         if kernels.quantized_linear is not None:
-            yield from _quantised_linears(kernels, tokens, device)
+            yield from _quantized_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
         yield from sampling_cases(kernels, rows, 1000 if tiny else 128_256, device)
 
@@ -335,22 +335,22 @@ def linear_cases(kernels: KernelSet, tokens: int, device: torch.device, tiny: bo
             yield Case(name, f"{tokens} x {num_in} x {num_out}", make, num_bytes, num_flops, op=op)
 
 
-def _quantised_linears(kernels: KernelSet, tokens: int, device: torch.device) -> Iterator[Case]:
+def _quantized_linears(kernels: KernelSet, tokens: int, device: torch.device) -> Iterator[Case]:
     """In groups of 128 with offsets, as AWQ has them. Its peer is the same matrix in bfloat16, the library's."""
     for num_out, num_in in LINEARS[:-1] if device.type == "cuda" else [(96, 256)]:
         num_flops, num_numbers = 2 * tokens * num_in * num_out, num_out * num_in
         yield Case(
             "linear, 4 bits",
             f"{tokens} x {num_in} x {num_out}",
-            partial(_quantised_linear, kernels, tokens, num_in, num_out, device),
+            partial(_quantized_linear, kernels, tokens, num_in, num_out, device),
             num_numbers // 2 + num_numbers // 128 * 8 + 2 * tokens * (num_in + num_out),
             num_flops,
-            op="quantised_linear",
+            op="quantized_linear",
             peers={"bfloat16": partial(_several, partial(_linear, kernels, tokens, num_in, num_out, device))},
         )
 
 
-def _quantised_linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
+def _quantized_linear(kernels: KernelSet, tokens: int, num_in: int, num_out: int, device: torch.device) -> Work:
     assert kernels.quantized_linear is not None
     x = torch.randn((tokens, num_in), device=device, dtype=torch.bfloat16)
     linear = kernels.quantized_linear(random_ints(num_out, num_in, 128, device))

@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from engine.model.cascade import CascadeThresholds
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.weights import Weights
 from engine.device.cuda_capture import Capture, CudaMemory, cuda_capture
-from engine.execution.cuda_graphs import DecodeGraphs
+from engine.execution.cuda_graph_cache import CudaGraphCache, graphs_budget
+from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
-from engine.execution.cuda_graph_cache import GraphCache, graphs_budget
-from engine.cache.kv_cache import KVStore
+from engine.model.cascade import CascadeThresholds
 from engine.model.decoder import Decoder
+from engine.parallel.tensor_parallel import Shard
 from engine.sampling.sampler import Sampler
-from engine.parallel.tensor_parallel import Part
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.cases import random_ints
 
@@ -31,7 +31,7 @@ LLAMA_8B = ModelArch(
     rotary_dim=128,
     rope_theta=500_000.0,
     norm_eps=1e-5,
-    max_context_len=131_072,
+    max_model_len=131_072,
     windows=(0,) * 32,
 )
 TINY = ModelArch(
@@ -45,7 +45,7 @@ TINY = ModelArch(
     rotary_dim=16,
     rope_theta=10_000.0,
     norm_eps=1e-5,
-    max_context_len=512,
+    max_model_len=512,
     windows=(0, 24),
     qk_norm=True,
 )
@@ -68,35 +68,35 @@ class RandomModel:
         """four_bits   linear layers are integers in groups, but for the head"""
         weights = Weights(_RandomTensors(arch, dtype, device), dtype, device, keeps_ints=four_bits)
         self.device = device
-        self.decoder = Decoder(arch, weights, kernels, min(arch.max_context_len, MAX_CONTEXT_LEN))
-        self.kv = KVStore(arch, num_blocks, BLOCK_SIZE, dtype, device)
+        self.decoder = Decoder(arch, weights, kernels, min(arch.max_model_len, MAX_CONTEXT_LEN))
+        self.kv = KVCache(arch, num_blocks, BLOCK_SIZE, dtype, device)
         for cache in (cache for layer in self.kv.layers for cache in layer):
             cache.zero_()  # a step is timed on blocks that nobody wrote
         self.sampler = Sampler(kernels, arch.vocab_size, device)
-        self.max_context_len = min(arch.max_context_len, MAX_CONTEXT_LEN)
+        self.max_model_len = min(arch.max_model_len, MAX_CONTEXT_LEN)
         self.executor = self.executor_of(0)
 
-    def executor_of(self, max_sequences: int, cascade: CascadeThresholds | None = None) -> InlineExecutor:
-        """Steps of up to `max_sequences` single tokens are replayed; 0: none is."""
+    def executor_of(self, max_num_seqs: int, cascade: CascadeThresholds | None = None) -> InlineExecutor:
+        """Steps of up to `max_num_seqs` single tokens are replayed; 0: none is."""
         graphs = None
-        if max_sequences:
-            graphs = DecodeGraphs(
+        if max_num_seqs:
+            graphs = CudaGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
                 self._graph_cache(),
-                max_rows=max_sequences,
-                max_blocks=-(-self.max_context_len // BLOCK_SIZE),
+                max_rows=max_num_seqs,
+                max_blocks=-(-self.max_model_len // BLOCK_SIZE),
                 block_size=BLOCK_SIZE,
                 device=self.device,
             )
-        places = self.decoder, self.kv, self.sampler, self.max_context_len, self.device
+        places = self.decoder, self.kv, self.sampler, self.max_model_len, self.device
         return InlineExecutor(*places, graphs, cascade=cascade)
 
-    def _graph_cache(self) -> GraphCache:
+    def _graph_cache(self) -> CudaGraphCache:
         """Bounded as in serving."""
         if self.device.type != "cuda":
-            return GraphCache(self.capture())
+            return CudaGraphCache(self.capture())
         memory, total_bytes = CudaMemory(self.device), torch.cuda.mem_get_info(self.device)[1]
-        return GraphCache(self.capture(), memory, graphs_budget(total_bytes))
+        return CudaGraphCache(self.capture(), memory, graphs_budget(total_bytes))
 
     def capture(self) -> Capture:
         return cuda_capture(self.device) if self.device.type == "cuda" else lambda run: run
@@ -116,7 +116,7 @@ class _RandomTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
         shape = self._shapes[name]
         if len(shape) == 1:
             return torch.ones(shape, device=self._device)
@@ -124,7 +124,7 @@ class _RandomTensors:
         whole.normal_(0.0, shape[1] ** -0.5, generator=self._random)
         return whole if part is None else whole.narrow(part.dim, part.start, part.stop - part.start)
 
-    def read_matrix(self, name: str, part: Part | None = None) -> Matrix:
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         num_out, num_in = self._shapes[name]
         return cut(random_ints(num_out, num_in, 128 if num_in % 128 == 0 else 32, self._device), part)
 

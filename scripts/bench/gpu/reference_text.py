@@ -42,7 +42,7 @@ def _compare(carried: Path) -> Iterator[Row]:
 
 def greedy_answers(source: str, prompts: list[list[int]], max_tokens: int) -> list[dict[str, Any]]:
     """Of each prompt's answer the tokens, and how much likelier each was than the second, in nats."""
-    config = EngineConfig(scheduler=SchedulerConfig(max_sequences=len(prompts)), max_context_len=2048)
+    config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=len(prompts)), max_model_len=2048)
     model = ModelConfig(name="model", source=source, engine=config)
     executor = load_executor(model)
     engine = Engine(executor, model.name, config.scheduler, config.cache)

@@ -77,8 +77,8 @@ def copies(num_bytes: int, device: torch.device) -> int:
     """How many buffers of a size exceed the cache three times."""
     if device.type != "cuda":
         return 1
-    cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-    return min(64, max(1, -(-3 * cache_bytes // max(1, num_bytes))))
+    kv_cache_memory_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(64, max(1, -(-3 * kv_cache_memory_bytes // max(1, num_bytes))))
 
 
 def _wall_us(work: Work) -> float:

@@ -73,7 +73,7 @@ SEARCHES = [
         {"BLOCK_T": (16, 32, 64), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
     ),
     Search(
-        "quantised_linear.triton",
+        "quantized_linear.triton",
         "T=",
         {"BLOCK_O": (32, 64, 128), "SPLITS": (1, 2, 4, 8), "num_warps": (2, 4, 8), "num_stages": (2, 3, 4)},
     ),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from engine.cache.host_tier import HASH_BYTES, WAYS, Arena, ArenaError
+from engine.cache.host_tier import HASH_BYTES, WAYS, HostTier, HostTierError
 
 PIECE = 4096
 
@@ -17,67 +17,67 @@ def name(number):
     return number.to_bytes(8, "little") * (HASH_BYTES // 8)
 
 
-def put(arena, number, value=None):
-    return arena.write(name(number), [bytes([number % 251 if value is None else value]) * PIECE])
+def put(host_tier, number, value=None):
+    return host_tier.write(name(number), [bytes([number % 251 if value is None else value]) * PIECE])
 
 
-def get(arena, number):
+def get(host_tier, number):
     """What every byte of it is."""
     block = bytearray(PIECE)
-    if not arena.read(name(number), [block]):
+    if not host_tier.read(name(number), [block]):
         return None
     assert len(set(block)) == 1
     return block[0]
 
 
 @pytest.fixture
-def arena(tmp_path):
-    arena = Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
-    yield arena
-    arena.close()
+def host_tier(tmp_path):
+    host_tier = HostTier("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    yield host_tier
+    host_tier.close()
 
 
-def test_what_was_written_is_found_and_nothing_else(arena):
-    assert all(put(arena, number) for number in range(20))
-    assert [get(arena, number) for number in range(20)] == list(range(20))
-    assert not arena.holds(name(20)) and get(arena, 20) is None
-    assert not put(arena, 3, value=99) and get(arena, 3) == 3  # it is there already
+def test_what_was_written_is_found_and_nothing_else(host_tier):
+    assert all(put(host_tier, number) for number in range(20))
+    assert [get(host_tier, number) for number in range(20)] == list(range(20))
+    assert not host_tier.holds(name(20)) and get(host_tier, 20) is None
+    assert not put(host_tier, 3, value=99) and get(host_tier, 3) == 3  # it is there already
 
 
-def test_a_name_that_reaches_over_two_others_is_not_there(arena):
-    put(arena, 0), put(arena, 4)
-    assert not arena.holds(name(0)[8:] + name(4)[:8])
+def test_a_name_that_reaches_over_two_others_is_not_there(host_tier):
+    put(host_tier, 0), put(host_tier, 4)
+    assert not host_tier.holds(name(0)[8:] + name(4)[:8])
 
 
-def test_the_piece_that_was_used_longest_ago_makes_room(arena):
+def test_the_piece_that_was_used_longest_ago_makes_room(host_tier):
     same_bucket = [4 * at for at in range(WAYS + 1)]
     for number in same_bucket[:WAYS]:
-        put(arena, number)
-    get(arena, same_bucket[0])
-    put(arena, same_bucket[WAYS])
-    assert [number for number in same_bucket if not arena.holds(name(number))] == [same_bucket[1]]
+        put(host_tier, number)
+    get(host_tier, same_bucket[0])
+    put(host_tier, same_bucket[WAYS])
+    assert [number for number in same_bucket if not host_tier.holds(name(number))] == [same_bucket[1]]
 
 
-def test_two_processes_share_it_and_the_last_one_gives_it_back(arena, tmp_path):
-    other = Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
-    put(arena, 7)
+def test_two_processes_share_it_and_the_last_one_gives_it_back(host_tier, tmp_path):
+    other = HostTier("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    put(host_tier, 7)
     assert get(other, 7) == 7
     other.close()
-    assert get(arena, 7) == 7 and len(list(tmp_path.iterdir())) == 1
-    again = Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    assert get(host_tier, 7) == 7 and len(list(tmp_path.iterdir())) == 1
+    again = HostTier("one", PIECE, 4 * WAYS * PIECE, tmp_path)
     assert get(again, 7) == 7
     again.close()
 
 
 def test_the_last_one_gives_it_back(tmp_path):
-    Arena("one", PIECE, WAYS * PIECE, tmp_path).close()
+    HostTier("one", PIECE, WAYS * PIECE, tmp_path).close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_nobody_has_open_is_given_back_to_others(arena, tmp_path):
+def test_memory_that_nobody_has_open_is_given_back_to_others(host_tier, tmp_path):
     left = tmp_path / "manta-blocks-old-16x4096"
     left.write_bytes(bytes(100))
-    other = Arena("two", PIECE, WAYS * PIECE, tmp_path)
+    other = HostTier("two", PIECE, WAYS * PIECE, tmp_path)
     assert not left.exists() and len(list(tmp_path.iterdir())) == 2
     other.close()
 
@@ -85,17 +85,17 @@ def test_memory_that_nobody_has_open_is_given_back_to_others(arena, tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from engine.cache.host_tier import Arena
+from engine.cache.host_tier import HostTier
 from tests.engine.cache.test_host_tier import PIECE, WAYS, name, put
-arena = Arena("one", PIECE, 4 * WAYS * PIECE, Path(sys.argv[1]))
-put(arena, 5)
+host tier = HostTier("one", PIECE, 4 * WAYS * PIECE, Path(sys.argv[1]))
+put(host tier, 5)
 
 def pieces():
     yield bytes(100)
     print("in it", flush=True)
     sys.stdin.read()
 
-arena.write(name(9), pieces())
+host tier.write(name(9), pieces())
 """
 
 
@@ -111,24 +111,24 @@ def writer(tmp_path):
     process.communicate()
 
 
-def test_nobody_waits_for_a_process_that_is_stopped(arena, writer):
+def test_nobody_waits_for_a_process_that_is_stopped(host_tier, writer):
     os.kill(writer.pid, signal.SIGSTOP)
     began_s = time.monotonic()
-    assert get(arena, 9) is None and not put(arena, 9) and get(arena, 5) is None  # all of one bucket
-    assert put(arena, 6) and get(arena, 6) == 6
+    assert get(host_tier, 9) is None and not put(host_tier, 9) and get(host_tier, 5) is None  # all of one bucket
+    assert put(host_tier, 6) and get(host_tier, 6) == 6
     assert time.monotonic() - began_s < 0.5
 
 
-def test_what_a_killed_process_wrote_stays_and_what_it_was_writing_is_not_there(arena, writer):
+def test_what_a_killed_process_wrote_stays_and_what_it_was_writing_is_not_there(host_tier, writer):
     writer.kill()
     writer.wait()
-    assert get(arena, 5) == 5 and get(arena, 9) is None
-    assert put(arena, 9) and get(arena, 9) == 9
+    assert get(host_tier, 5) == 5 and get(host_tier, 9) is None
+    assert put(host_tier, 9) and get(host_tier, 9) == 9
 
 
 def test_too_little_memory_says_so(tmp_path):
-    with pytest.raises(ArenaError, match="no room for"):
-        Arena("one", PIECE, 1 << 50, tmp_path)
+    with pytest.raises(HostTierError, match="no room for"):
+        HostTier("one", PIECE, 1 << 50, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -142,41 +142,43 @@ def complaints(caplog):
 
 
 @pytest.mark.parametrize("left", [0, 100, 4096, 5000, 100_000])
-def test_a_file_that_is_truncated_while_in_use_costs_hits_only(arena, tmp_path, caplog, left):
+def test_a_file_that_is_truncated_while_in_use_costs_hits_only(host_tier, tmp_path, caplog, left):
     for number in range(20):
-        assert put(arena, number)
+        assert put(host_tier, number)
     os.truncate(path_of(tmp_path), left)
-    found = [get(arena, number) for number in range(20)]
+    found = [get(host_tier, number) for number in range(20)]
     assert all(value in (number, None) for number, value in enumerate(found)) and None in found
     for number in range(20, 30):
-        assert put(arena, number) and get(arena, number) == number  # it goes on
-    found = [get(arena, number) for number in range(20)]  # what was lost reads as zeros now, and is no block
+        assert put(host_tier, number) and get(host_tier, number) == number  # it goes on
+    found = [get(host_tier, number) for number in range(20)]  # what was lost reads as zeros now, and is no block
     assert all(value in (number, None) for number, value in enumerate(found)) and None in found
-    assert all(put(arena, number) for number, value in enumerate(found) if value is None)
-    assert [get(arena, number) for number in range(30)] == list(range(30))
+    assert all(put(host_tier, number) for number, value in enumerate(found) if value is None)
+    assert [get(host_tier, number) for number in range(30)] == list(range(30))
     assert len(complaints(caplog)) == 1 and "somebody truncated it" in complaints(caplog)[0]
 
 
-def test_a_file_that_is_truncated_between_a_look_and_the_copy_is_a_miss(arena, tmp_path):
-    put(arena, 3)
-    assert arena.holds(name(3))
+def test_a_file_that_is_truncated_between_a_look_and_the_copy_is_a_miss(host_tier, tmp_path):
+    put(host_tier, 3)
+    assert host_tier.holds(name(3))
 
     def buffers():
-        os.truncate(path_of(tmp_path), arena.num_pieces // WAYS * 400)  # the buckets stay
+        os.truncate(path_of(tmp_path), host_tier.num_pieces // WAYS * 400)  # the buckets stay
         yield bytearray(PIECE)
 
-    assert not arena.read(name(3), buffers())
-    assert not arena.holds(name(3)), "nobody would keep it again"
+    assert not host_tier.read(name(3), buffers())
+    assert not host_tier.holds(name(3)), "nobody would keep it again"
 
 
-def test_a_file_that_was_replaced_is_let_go(arena, tmp_path, caplog):
-    put(arena, 3)
+def test_a_file_that_was_replaced_is_let_go(host_tier, tmp_path, caplog):
+    put(host_tier, 3)
     path = path_of(tmp_path)
     path.unlink()
-    successor = Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    successor = HostTier("one", PIECE, 4 * WAYS * PIECE, tmp_path)
     assert put(successor, 4)
-    assert not put(arena, 5) and get(arena, 3) is None and not arena.holds(name(4)) and not put(arena, 6)
-    arena.close()
+    assert (
+        not put(host_tier, 5) and get(host_tier, 3) is None and not host_tier.holds(name(4)) and not put(host_tier, 6)
+    )
+    host_tier.close()
     assert path.exists() and get(successor, 4) == 4  # it is not the one who gives that back
     assert len(complaints(caplog)) == 1 and "removed or replaced it" in complaints(caplog)[0]
     successor.close()
@@ -185,10 +187,10 @@ def test_a_file_that_was_replaced_is_let_go(arena, tmp_path, caplog):
 FULL = """
 import resource, sys
 from pathlib import Path
-from engine.cache.host_tier import Arena
+from engine.cache.host_tier import HostTier
 from tests.engine.cache.test_host_tier import PIECE, WAYS, get, put
 folder = Path(sys.argv[1])
-arena = Arena("one", PIECE, 4 * WAYS * PIECE, folder)
+host tier = HostTier("one", PIECE, 4 * WAYS * PIECE, folder)
 kept = 0
 if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8 * PIECE, 8 * PIECE))
@@ -197,11 +199,11 @@ else:
     while free.write(bytes(100_000)) == 100_000 and free.tell() < 150_000:
         pass
 for number in range(64):
-    kept += put(arena, number)
+    kept += put(host tier, number)
 assert 0 < kept < 64, kept
-assert sum(get(arena, number) == number for number in range(64)) == kept
-assert not put(arena, 100), "it is full"
-arena.close()
+assert sum(get(host tier, number) == number for number in range(64)) == kept
+assert not put(host tier, 100), "it is full"
+host tier.close()
 print("went on")
 """
 
@@ -269,12 +271,12 @@ def in_its_place(kind, path, tmp_path):
         ),
     ],
 )
-def test_what_is_not_ours_is_not_used(arena, tmp_path, kind, said):
+def test_what_is_not_ours_is_not_used(host_tier, tmp_path, kind, said):
     path = path_of(tmp_path)
-    arena.close()
+    host_tier.close()
     in_its_place(kind, path, tmp_path)
-    with pytest.raises(ArenaError, match=f"{re.escape(str(path))}: {said}"):
-        Arena("one", PIECE, 4 * WAYS * PIECE, tmp_path)
+    with pytest.raises(HostTierError, match=f"{re.escape(str(path))}: {said}"):
+        HostTier("one", PIECE, 4 * WAYS * PIECE, tmp_path)
     assert kind != "symlink" or path.resolve().read_bytes() == b"precious"
 
 
@@ -282,9 +284,9 @@ def test_what_is_not_ours_is_not_used(arena, tmp_path, kind, said):
 def test_others_have_no_access_whatever_the_umask_is(tmp_path, umask):
     before = os.umask(umask)
     try:
-        arena = Arena("one", PIECE, WAYS * PIECE, tmp_path)
+        host_tier = HostTier("one", PIECE, WAYS * PIECE, tmp_path)
         assert path_of(tmp_path).stat().st_mode & 0o777 == 0o600
-        Arena("one", PIECE, WAYS * PIECE, tmp_path).close()
-        arena.close()
+        HostTier("one", PIECE, WAYS * PIECE, tmp_path).close()
+        host_tier.close()
     finally:
         os.umask(before)

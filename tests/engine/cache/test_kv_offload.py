@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
-from engine.cache.host_tier import Arena
+from engine.cache.host_tier import HostTier
+from engine.cache.kv_cache import KVCache
+from engine.cache.kv_offload import OffloadingConnector, _CudaStagingBuffer, identity
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.cache.kv_cache import KVStore
 from engine.execution.load import load_executor
-from engine.cache.kv_offload import NodeCache, _CudaPassage, identity
 from engine.types import GenerateRequest, SamplingParams
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import oracle
@@ -37,14 +37,14 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def make(folder, tmp_path, monkeypatch):
     """Makes engines of one node, whose memory is a folder of this test's."""
-    monkeypatch.setattr("engine.cache.kv_offload.Arena.__init__.__defaults__", (tmp_path,))
+    monkeypatch.setattr("engine.cache.kv_offload.HostTier.__init__.__defaults__", (tmp_path,))
     made = []
 
     def make(**cache):
-        settings = CacheConfig(**{"num_blocks": 40, "node_bytes": NODE_BYTES, **cache})
+        settings = CacheConfig(**{"num_blocks": 40, "kv_offloading_bytes": NODE_BYTES, **cache})
         config = EngineConfig(device="cpu", num_threads=1, cache=settings)
         executor = load_executor(ModelConfig(name="m", source=str(folder), engine=config), cache_key=b"k")
-        made.append(Engine(executor, "m", config.scheduler, settings, b"k", keeper=executor.node_cache))
+        made.append(Engine(executor, "m", config.scheduler, settings, b"k", connector=executor.offloading_connector))
         return made[-1]
 
     yield make
@@ -62,7 +62,7 @@ def answer(engine, prompt=PROMPT, **more):
 
 
 def test_one_engine_finds_what_another_one_computed(make):
-    alone, _ = answer(make(node_bytes=0))
+    alone, _ = answer(make(kv_offloading_bytes=0))
     first, second = make(), make()
     assert answer(first)[1] == 0
     found, num_cached = answer(second)
@@ -87,7 +87,7 @@ def test_what_the_node_gave_is_told_apart(make):
 
 @pytest.mark.skipif(find_compiler() is None, reason="without a C compiler logits depend on the chunks")
 def test_logits_are_bitwise_those_of_an_engine_that_computed_all(make):
-    alone, _ = answer(make(node_bytes=0))
+    alone, _ = answer(make(kv_offloading_bytes=0))
     first, second = make(), make()
     answer(first)
     assert answer(second)[0] == alone
@@ -125,7 +125,7 @@ class SlowPassage:
 @pytest.fixture
 def kv(folder):
     """Six blocks, each full of its number."""
-    kv = KVStore(read_arch(resolve(str(folder))), 6, 16, torch.bfloat16, torch.device("cpu"))
+    kv = KVCache(read_arch(resolve(str(folder))), 6, 16, torch.bfloat16, torch.device("cpu"))
     for block in range(6):
         kv.by_block[block] = float(block)
     return kv
@@ -136,7 +136,7 @@ NAMES = [bytes([number]) * 16 for number in range(6)]
 
 def arena_of(kv, folder):
     size = kv.by_block[0].numel() * 2
-    return Arena("one", size, 16 * size, folder)
+    return HostTier("one", size, 16 * size, folder)
 
 
 def wait_for(cache, name):
@@ -147,46 +147,46 @@ def wait_for(cache, name):
 
 
 def test_blocks_pass_through_memory_that_is_used_again_only_when_they_have_come(kv, tmp_path):
-    passages = [SlowPassage(kv) for _ in range(2)]
-    cache = NodeCache(kv, arena_of(kv, tmp_path), passages)
+    staging_buffers = [SlowPassage(kv) for _ in range(2)]
+    cache = OffloadingConnector(kv, arena_of(kv, tmp_path), staging_buffers)
     for block in (0, 1):
         cache.save(NAMES[block], block)
     assert not cache.holds(NAMES[0]) and not cache.holds(NAMES[1])  # on their way
     third = threading.Thread(target=cache.save, args=(NAMES[2], 2))
     third.start()
     third.join(0.1)
-    assert third.is_alive()  # both passages are taken
-    passages[0].comes.set()
+    assert third.is_alive()  # both staging buffers are taken
+    staging_buffers[0].comes.set()
     third.join(10)
     assert cache.holds(NAMES[0]) and not cache.holds(NAMES[1])
-    passages[1].comes.set()
+    staging_buffers[1].comes.set()
     wait_for(cache, NAMES[1])
     assert cache.load(NAMES[0], 5)
     assert (kv.by_block[5] == 0).all()
-    for passage in passages:
-        passage.comes.set()
+    for staging in staging_buffers:
+        staging.comes.set()
     wait_for(cache, NAMES[2])
-    for _ in range(3):  # a miss loses no passage
+    for _ in range(3):  # a miss loses no staging buffer
         assert not cache.load(NAMES[4], 3) and (kv.by_block[3] == 3).all()
     cache.save(NAMES[3], 3)
-    for passage in passages:
-        passage.comes.set()
+    for staging in staging_buffers:
+        staging.comes.set()
     cache.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_block_that_does_not_come_costs_no_other(kv, tmp_path, caplog):
-    passage = SlowPassage(kv)
-    cache = NodeCache(kv, arena_of(kv, tmp_path), [passage])
+    staging = SlowPassage(kv)
+    cache = OffloadingConnector(kv, arena_of(kv, tmp_path), [staging])
 
     def fail():
         raise RuntimeError("an illegal memory access was encountered")
 
-    passage.wait, wait = fail, passage.wait
+    staging.wait, wait = fail, staging.wait
     cache.save(NAMES[0], 0)
-    cache._writer.give_back(cache._writer.free_passage())  # it is free again
-    passage.wait = wait
-    passage.comes.set()
+    cache._writer.give_back(cache._writer.free_staging())  # it is free again
+    staging.wait = wait
+    staging.comes.set()
     cache.save(NAMES[1], 1)
     wait_for(cache, NAMES[1])
     assert not cache.holds(NAMES[0]) and "illegal memory access" in caplog.text
@@ -261,42 +261,42 @@ def orders(device):
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_saved_as_it_was_though_steps_use_it_again_at_once(kv, order):
     device = Device()
-    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
-    passage.fetch(kv.by_block[4])
+    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
+    staging.fetch(kv.by_block[4])
     device.copy(kv.by_block[4], torch.full_like(kv.by_block[4], 9.0))  # the next step's
     device.run(*list(orders(device))[order])
-    passage.wait()
-    assert (passage.here == 4).all() and (kv.by_block[4] == 9).all()
+    staging.wait()
+    assert (staging.here == 4).all() and (kv.by_block[4] == 9).all()
 
 
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_over(kv, order):
     device = Device()
-    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
+    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
     last, following = torch.zeros_like(kv.by_block[0]), torch.zeros_like(kv.by_block[0])
     device.copy(last, kv.by_block[2])  # who had the block before
-    passage.here.fill_(7.0)
-    passage.send(kv.by_block[2])
+    staging.here.fill_(7.0)
+    staging.send(kv.by_block[2])
     device.copy(following, kv.by_block[2])
     device.run(*list(orders(device))[order])
-    passage.wait()
+    staging.wait()
     assert (last == 2).all() and (following == 7).all()
 
 
 def test_steps_do_not_wait_for_the_way_to_the_host(kv):
     device = Device()
-    passage = _CudaPassage(kv, device.outward, device.inward, device, device.copy)
-    passage.fetch(kv.by_block[4])
+    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
+    staging.fetch(kv.by_block[4])
     device.steps.run()
     assert not device.steps.queue and device.outward.queue
     with pytest.raises(AssertionError, match="wait for ever"):
-        passage.wait()
+        staging.wait()
 
 
 def test_other_salts_and_switched_off_sharing_find_nothing(make):
     answer(make())
     assert answer(make(), cache_salt="other")[1] == 0
-    assert answer(make(prefix_sharing=False))[1] == 0
+    assert answer(make(enable_prefix_caching=False))[1] == 0
 
 
 def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_path):
@@ -304,7 +304,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
     arch = read_arch(files)
 
     def name(key=b"k", arch=arch, dtype=torch.bfloat16, kernels="compiled", **engine):
-        kv = KVStore(arch, 2, 16, dtype, torch.device("cpu"))
+        kv = KVCache(arch, 2, 16, dtype, torch.device("cpu"))
         model = ModelConfig(name="m", source=str(folder), engine=EngineConfig(**engine))
         return identity(model, files, arch, kernels, kv, key)
 
@@ -313,7 +313,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
         name(arch=msgspec.structs.replace(arch, rope_theta=2.0)),
         name(dtype=torch.float32),
         name(kernels="reference"),
-        name(keep_quantised=False),
+        name(keep_quantized=False),
         name(deterministic=False),
     ]
     before = name()
@@ -322,19 +322,19 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
 
 
 def test_too_little_memory_for_a_bucket_is_an_error_with_the_key(make):
-    with pytest.raises(ModelError, match=r"engine\.cache\.node_bytes is 5; 16 blocks of this model take \d+"):
-        make(node_bytes=5)
+    with pytest.raises(ModelError, match=r"engine\.cache\.kv_offloading_bytes is 5; 16 blocks of this model take \d+"):
+        make(kv_offloading_bytes=5)
 
 
 def test_an_engine_works_without_where_the_machine_has_not_so_much_memory(make, caplog):
-    engine = make(node_bytes=1 << 50)
+    engine = make(kv_offloading_bytes=1 << 50)
     assert len(answer(engine)[0]) == 30
-    assert "(engine.cache.node_bytes)" in caplog.text and "has no room for" in caplog.text
+    assert "(engine.cache.kv_offloading_bytes)" in caplog.text and "has no room for" in caplog.text
 
 
 @pytest.mark.parametrize("left", [0, 10_000])
 def test_an_engine_goes_on_when_somebody_truncates_the_memory(make, tmp_path, caplog, left):
-    alone, _ = answer(make(node_bytes=0))
+    alone, _ = answer(make(kv_offloading_bytes=0))
     first, second = make(), make()
     answer(first)
     (path,) = tmp_path.iterdir()
@@ -347,7 +347,7 @@ def test_an_engine_goes_on_when_somebody_truncates_the_memory(make, tmp_path, ca
 
 
 def test_an_engine_works_without_where_others_can_write_to_the_memory(make, tmp_path, caplog):
-    alone, _ = answer(make(node_bytes=0))
+    alone, _ = answer(make(kv_offloading_bytes=0))
     first = make()
     (path,) = tmp_path.iterdir()
     first.close()

@@ -7,7 +7,7 @@ import torch
 
 from engine.checkpoint.dequantize import CPU_CHUNK, dequantize_float8, dequantize_mxfp4
 from engine.checkpoint.stacked_experts import SeparateExperts
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 
 CPU = torch.device("cpu")
 NUMBERS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
@@ -98,7 +98,7 @@ def test_an_experts_stack_is_read_once_for_all_that_is_in_it():
     source = SeparateExperts(files, CPU)
     for expert in range(2):
         rows = plain_mxfp4(blocks[expert], scales[expert])
-        part = Part(0, 1, 3)
+        part = Shard(0, 1, 3)
         gate = source.read(f"{stem}.{expert}.gate_proj.weight", part)
         up = source.read(f"{stem}.{expert}.up_proj.weight", part)
         assert torch.equal(gate.float(), rows[0::2][1:3])

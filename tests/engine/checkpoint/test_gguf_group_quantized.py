@@ -14,7 +14,7 @@ KEEPS_INTS = COMPILER is not None and cpu.build(COMPILER) is not None
 
 
 @pytest.mark.parametrize("kind", INTS)
-def test_integers_are_what_the_package_dequantises(kind):
+def test_integers_are_what_the_package_dequantizes(kind):
     blocks = random_blocks(gguf.GGMLQuantizationType[kind], 24 * 512)
     ints = grouped_ints(kind, blocks.reshape(-1), (24, 512))
     expected = gguf.quants.dequantize(blocks.reshape(24, -1), gguf.GGMLQuantizationType[kind])
@@ -31,35 +31,35 @@ EXPERTS = [
 
 
 @pytest.fixture(scope="module", params=["llama", "phi3", "qwen3 moe"])
-def quantised(request, tmp_path_factory):
+def quantized(request, tmp_path_factory):
     """A file of which q and k are of another type than v, or all three in one tensor, or a layer's experts, and its
     weights' exact logits."""
     model = oracle(f"{request.param} whole groups")
     family = request.param.replace(" ", "")
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
 
-    def quantise(tensors):
+    def quantize(tensors):
         for name, (array, _) in tensors.items():
             if name.startswith("blk.") and array.ndim >= 2 and "gate_inp" not in name:
                 kind = gguf.GGMLQuantizationType.Q4_0 if "attn_v" in name else gguf.GGMLQuantizationType.Q4_1
                 tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
 
-    write(model, path, family, quantise, EXPERTS if family == "qwen3moe" else ())
-    rows = Runner(path)  # in float32: widened, nothing rounded
+    write(model, path, family, quantize, EXPERTS if family == "qwen3moe" else ())
+    rows = Runner(path)  # in float32: dequantized, nothing rounded
     return path, rows.logits(TOKENS, 1)
 
 
 @pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
-def test_a_file_of_4_bits_gives_its_logits_with_less_rounding_than_widened(quantised):
-    path, exact = quantised
-    kept, widened = Runner(path, torch.bfloat16, 16), Runner(path, torch.bfloat16, 16, keeps_ints=False)
-    kept_error, widened_error = (error(one.logits(TOKENS, 1), exact) for one in (kept, widened))
+def test_a_file_of_4_bits_gives_its_logits_with_less_rounding_than_widened(quantized):
+    path, exact = quantized
+    kept, dequantized = Runner(path, torch.bfloat16, 16), Runner(path, torch.bfloat16, 16, keeps_ints=False)
+    kept_error, widened_error = (error(one.logits(TOKENS, 1), exact) for one in (kept, dequantized))
     assert kept_error < widened_error < 0.1
 
 
 @pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
 @pytest.mark.parametrize("chunk", [1, 3, 7])
-def test_chunks_change_nothing_in_a_model_of_4_bits(quantised, chunk):
-    runner = Runner(quantised[0], torch.bfloat16, 16)
+def test_chunks_change_nothing_in_a_model_of_4_bits(quantized, chunk):
+    runner = Runner(quantized[0], torch.bfloat16, 16)
     last = [min(start + chunk, 40) - 1 for start in range(0, 40, chunk)]
     assert torch.equal(runner.logits(TOKENS, chunk), runner.logits(TOKENS, 1)[last])

@@ -54,7 +54,7 @@ def gguf_name(name, family):
     return f"{layer}{part}.{kind}"
 
 
-def neighbours(weight, num_heads):
+def neighbors(weight, num_heads):
     """The row order of llama files, the way their converter makes it."""
     return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
@@ -111,9 +111,9 @@ def write(model, path, family, change=lambda tensors: None, pairs=()):
             continue
         array = tensor.float().numpy()
         if family in NEIGHBOURS and "q_proj" in name:
-            array = neighbours(array, config.num_attention_heads)
+            array = neighbors(array, config.num_attention_heads)
         if family in NEIGHBOURS and "k_proj" in name:
-            array = neighbours(array, config.num_key_value_heads)
+            array = neighbors(array, config.num_key_value_heads)
         if "gemma" in family and "norm" in name:
             array = array + 1
         tensors[gguf_name(name, family)] = (array, gguf.GGMLQuantizationType.F32)
@@ -262,7 +262,7 @@ def test_factors_of_long_contexts_are_read_with_the_weights(tmp_path):
     ]
     path = write(model, tmp_path / "tiny.gguf", "phi3", lambda tensors: tensors.update(factors), pairs)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
-    short = Runner(path, max_context_len=32).logits(TOKENS[:32], 32)
+    short = Runner(path, max_model_len=32).logits(TOKENS[:32], 32)
     assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
 
 
@@ -286,9 +286,9 @@ def random_blocks(kind, num_values):
 
 
 @pytest.mark.parametrize("kind", QUANTISABLE + DEQUANTISABLE)
-def test_every_quantisation_is_read_as_the_package_reads_it(kind, tmp_path):
+def test_every_quantization_is_read_as_the_package_reads_it(kind, tmp_path):
     from engine.checkpoint.gguf_file import read_tensor_infos
-    from engine.checkpoint.gguf_weights import _dequantised
+    from engine.checkpoint.gguf_weights import _dequantized
 
     kind = gguf.GGMLQuantizationType[kind]
     values = np.random.default_rng(1).standard_normal((24, 512), np.float32)
@@ -307,30 +307,30 @@ def test_every_quantisation_is_read_as_the_package_reads_it(kind, tmp_path):
     writer.close()
     (info,) = read_tensor_infos(tmp_path / "tiny.gguf")
     assert (info.type, info.shape) == (kind.name, (24, 512))
-    assert np.array_equal(_dequantised(tmp_path / "tiny.gguf", info).reshape(24, 512), expected)
+    assert np.array_equal(_dequantized(tmp_path / "tiny.gguf", info).reshape(24, 512), expected)
 
 
-def test_a_quantised_file_gives_the_logits_of_its_dequantised_weights(tmp_path):
+def test_a_quantized_file_gives_the_logits_of_its_dequantized_weights(tmp_path):
     model = oracle("llama wide heads")  # rows of 80 values are no whole blocks: down stays fp32
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.shape[-1] % 32 == 0 and parameter.dim() == 2:
                 rows = parameter.numpy()
                 heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
-                rows = neighbours(rows, heads) if heads else rows
+                rows = neighbors(rows, heads) if heads else rows
                 kind = gguf.GGMLQuantizationType.Q4_1
                 rows = gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind)
                 if heads:
                     rows = rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(rows)))
 
-    def quantise(tensors):
+    def quantize(tensors):
         for name, (array, _) in tensors.items():
             if array.shape[-1] % 32 == 0 and array.ndim == 2:
                 kind = gguf.GGMLQuantizationType.Q4_1
                 tensors[name] = (gguf.quants.quantize(np.ascontiguousarray(array), kind), kind)
 
-    path = write(model, tmp_path / "tiny.gguf", "llama", quantise)
+    path = write(model, tmp_path / "tiny.gguf", "llama", quantize)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints written as the hub's quantisers write them, against transformers with the numbers that they stand for."""
+"""Checkpoints written as the hub's quantizers write them, against transformers with the numbers that they stand for."""
 
 import json
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint.matrix import Part
+from engine.checkpoint.matrix import Shard
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from kernels.kernel_set import load_kernels
-from kernels.quantized_linear.reference import GroupedInts
+from kernels.quantized_linear.reference import GroupQuantized
 from tests.engine.model.tiny import CPU, Runner, error, oracle, oracle_logits
 
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -178,7 +178,7 @@ def write(model, folder, pack, config, change=lambda tensors: None):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_quantised_checkpoint_gives_transformers_logits(form, tmp_path):
+def test_a_quantized_checkpoint_gives_transformers_logits(form, tmp_path):
     model = oracle("llama whole groups")
     torch.manual_seed(0)
     write(model, tmp_path, *FORMS[form])
@@ -199,14 +199,14 @@ def test_matrices_of_4_and_8_bits_stay_so_and_can_be_cut(form, tmp_path):
         return weights.take_matrix(Q_PROJ, 64, 64, part=part)
 
     matrix = read()
-    assert isinstance(matrix, GroupedInts) == (form in KEPT)
+    assert isinstance(matrix, GroupQuantized) == (form in KEPT)
     for found, expected in (
         (matrix, whole),
-        (read(Part(0, 16, 48)), whole[16:48]),
-        (read(Part(1, 32, 64)), whole[:, 32:]),
+        (read(Shard(0, 16, 48)), whole[16:48]),
+        (read(Shard(1, 32, 64)), whole[:, 32:]),
     ):
-        dense = found.dense() if isinstance(found, GroupedInts) else found.float()
-        assert error(dense, expected) < (1e-6 if isinstance(found, GroupedInts) else 1e-2)
+        dense = found.dense() if isinstance(found, GroupQuantized) else found.float()
+        assert error(dense, expected) < (1e-6 if isinstance(found, GroupQuantized) else 1e-2)
 
 
 def test_biases_of_zeros_are_passed_over_and_others_are_not(tmp_path):
@@ -236,8 +236,8 @@ def test_bfloat16_uses_a_kernel_of_4_bits_where_there_is_one(tmp_path):
         pytest.skip("needs a C compiler and a CPU with avx512_bf16")
     model = oracle("llama whole groups")
     write(model, tmp_path, *FORMS["awq"])
-    kept, widened = (
+    kept, dequantized = (
         Runner(tmp_path, torch.bfloat16, 16, keeps_ints=keeps).logits(TOKENS, 1) for keeps in (True, False)
     )
     exact = oracle_logits(model, TOKENS)
-    assert error(kept, exact) < error(widened, exact)
+    assert error(kept, exact) < error(dequantized, exact)

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from engine.model.cascade import CascadeThresholds
-from engine.execution.cascade_timing import ROWS, TOKENS, AttentionTimer, measure_thresholds
 from engine.device.cuda_capture import CaptureError
+from engine.execution.cascade_timing import ROWS, TOKENS, AttentionTimer, measure_thresholds
+from engine.model.cascade import CascadeThresholds
 from kernels.kernel_set import load_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
 

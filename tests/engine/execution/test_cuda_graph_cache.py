@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.device.cuda_capture import CaptureError, Run
-from engine.execution.cuda_graph_cache import GRAPH_BYTES, MAX_FAILURES, RETRY_CALLS, GraphCache, graphs_budget
+from engine.execution.cuda_graph_cache import GRAPH_BYTES, MAX_FAILURES, RETRY_CALLS, CudaGraphCache, graphs_budget
 from engine.parallel.tensor_parallel import TensorParallel
 
 MB = 1 << 20
@@ -45,13 +45,13 @@ class Card:
         return replay
 
 
-def ask(cache: GraphCache, shape: int) -> int:
+def ask(cache: CudaGraphCache, shape: int) -> int:
     return int(cache.run(shape, lambda: torch.tensor(shape)))
 
 
 def test_the_least_recently_used_graph_is_evicted() -> None:
     card = Card()
-    cache = GraphCache(card.capture, card, budget_bytes=3 * GRAPH_BYTES)
+    cache = CudaGraphCache(card.capture, card, budget_bytes=3 * GRAPH_BYTES)
     for shape in (1, 2, 3, 1, 4):
         assert ask(cache, shape) == shape
     assert cache.shapes == (1, 4) and card.num_recorded == 4, "3 x 24 MiB are 2 x 30 MiB"
@@ -62,7 +62,7 @@ def test_the_least_recently_used_graph_is_evicted() -> None:
 def test_the_budget_is_kept_by_what_graphs_were_measured_to_take() -> None:
     for graph_bytes, most in ((6 * MB, 20), (40 * MB, 3), (0, 30)):
         card = Card(graph_bytes=graph_bytes)
-        cache = GraphCache(card.capture, card, budget_bytes=120 * MB)
+        cache = CudaGraphCache(card.capture, card, budget_bytes=120 * MB)
         for shape in range(30):
             assert ask(cache, shape) == shape
         assert cache.shapes == tuple(range(30 - most, 30))
@@ -70,7 +70,7 @@ def test_the_budget_is_kept_by_what_graphs_were_measured_to_take() -> None:
 
 def test_what_libraries_take_at_the_first_graph_is_not_held_against_the_others() -> None:
     card = Card(graph_bytes=900 * MB)
-    cache = GraphCache(card.capture, card, budget_bytes=240 * MB)
+    cache = CudaGraphCache(card.capture, card, budget_bytes=240 * MB)
     for shape in range(12):
         ask(cache, shape)
         card.graph_bytes = 20 * MB
@@ -80,7 +80,7 @@ def test_what_libraries_take_at_the_first_graph_is_not_held_against_the_others()
 def test_a_shape_that_cannot_be_recorded_runs_eagerly_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
     card = Card()
     card.fails = {2}
-    cache = GraphCache(card.capture, card)
+    cache = CudaGraphCache(card.capture, card)
     assert [ask(cache, shape) for shape in (1, 2, 2, 3, 2)] == [1, 2, 2, 3, 2]
     assert cache.shapes == (1, 3)
     assert caplog.text.count("no CUDA graph for 2") == 1, "it was tried again"
@@ -89,7 +89,7 @@ def test_a_shape_that_cannot_be_recorded_runs_eagerly_from_then_on(caplog: pytes
 def test_captures_that_fail_one_after_the_other_are_given_up() -> None:
     card = Card()
     card.fails = set(range(10, 30))
-    cache = GraphCache(card.capture, card)
+    cache = CudaGraphCache(card.capture, card)
     assert [ask(cache, shape) for shape in (1, *range(10, 30), 2, 1)] == [1, *range(10, 30), 2, 1]
     assert cache.shapes == (1,) and card.num_recorded == 1
     assert MAX_FAILURES < 20
@@ -97,7 +97,7 @@ def test_captures_that_fail_one_after_the_other_are_given_up() -> None:
 
 def test_too_little_memory_leaves_a_shape_eager_for_a_while() -> None:
     card = Card(free=500 * MB)
-    cache = GraphCache(card.capture, card)
+    cache = CudaGraphCache(card.capture, card)
     assert ask(cache, 1) == 1 and not cache.shapes
     card.free = 4096 * MB
     for _ in range(RETRY_CALLS - 1):
@@ -110,7 +110,7 @@ def test_too_little_memory_leaves_a_shape_eager_for_a_while() -> None:
 def test_memory_that_ends_before_a_capture_leaves_a_shape_eager() -> None:
     card = Card()
     card.fails, card.error = {1}, torch.OutOfMemoryError("tried to allocate 3 GiB")
-    cache = GraphCache(card.capture, card)
+    cache = CudaGraphCache(card.capture, card)
     assert ask(cache, 1) == 1 and not cache.shapes
 
 
@@ -118,12 +118,12 @@ def test_what_goes_wrong_otherwise_ends_the_step() -> None:
     card = Card()
     card.fails, card.error = {1}, RuntimeError("an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        ask(GraphCache(card.capture, card), 1)
+        ask(CudaGraphCache(card.capture, card), 1)
 
 
 def test_a_closed_cache_holds_no_graph() -> None:
     card = Card()
-    cache = GraphCache(card.capture, card)
+    cache = CudaGraphCache(card.capture, card)
     ask(cache, 1)
     cache.close()
     assert not cache.shapes
@@ -166,14 +166,14 @@ def test_ranks_replay_the_same_shapes_whatever_each_of_them_could() -> None:
     """One has less memory for graphs, one fails to record a shape, one is short of memory for a while."""
     sums, cards = Sums(3), [Card(), Card(graph_bytes=50 * MB), Card()]
     cards[0].fails = {5}
-    caches: list[GraphCache] = []
+    caches: list[CudaGraphCache] = []
     for rank, card in enumerate(cards):
         tp = TensorParallel(rank, 3, sums)
 
         def agree(number: int, tp: TensorParallel = tp) -> int:
             return tp.least(number, 72, CPU)
 
-        caches.append(GraphCache(card.capture, card, 200 * MB, agree))
+        caches.append(CudaGraphCache(card.capture, card, 200 * MB, agree))
     found: list[list[tuple[object, ...]]] = [[], [], []]
 
     def rank_does(rank: int) -> None:

@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.model.forward_batch import ForwardBatch
-from engine.model.cascade import PrefixGroup
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.device.cuda_capture import CaptureError, Run
-from engine.execution.cuda_graphs import DecodeGraphs
 from engine.engine import Engine
-from engine.execution.inline_executor import InlineExecutor
 from engine.execution.cuda_graph_cache import MAX_GRAPHS
-from engine.execution.cuda_graph_inputs import GraphInputs, GraphShape
-from engine.cache.kv_cache import KVStore
+from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
+from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
+from engine.model.cascade import PrefixGroup
 from engine.model.decoder import Decoder
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
 from engine.sampling.sampler import Sampler
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams
 from kernels.kernel_set import load_kernels
 from tests.engine.parallel.test_ranks import tiny
@@ -60,7 +60,7 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
     arch = read_arch(files)
     chosen = load_kernels(CPU, dtype) if kernels == "fast" else load_kernels(torch.device("meta"), dtype)
     decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), chosen, 256)
-    kv = KVStore(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
+    kv = KVCache(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
     for cache in (one for layer in kv.layers for one in layer):
         cache.fill_(torch.nan)  # whatever is read without having been written is seen
     graphs = None
@@ -70,7 +70,7 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
             recorder.look_at(batch)
             return decoder.hidden(batch, kv)
 
-        graphs = DecodeGraphs(
+        graphs = CudaGraphs(
             hidden,
             recorder,
             max_rows=MAX_ROWS,
@@ -78,7 +78,7 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
             block_size=BLOCK_SIZE,
             device=CPU,
         )
-        graphs.hidden(StepPlan(0, (SeqSlice(0, 0, (1,), (5,), True),) * 3))
+        graphs.hidden(SchedulerOutput(0, (ScheduledSequence(0, 0, (1,), (5,), True),) * 3))
         rest = [cache[block] for layer in kv.layers for cache in layer for block in range(NUM_BLOCKS) if block != 5]
         assert all(block.isnan().all() for block in rest), "padding was written"
     return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
@@ -89,9 +89,9 @@ def answers(
 ) -> list[tuple[list[int], list[float]]]:
     """Tokens and log probabilities of a crowd that comes and goes."""
     config = SchedulerConfig(
-        max_sequences=MAX_SEQUENCES, max_step_tokens=60, max_draft_tokens=max_drafts, draft_ngram=1
+        max_num_seqs=MAX_SEQUENCES, max_num_batched_tokens=60, num_speculative_tokens=max_drafts, prompt_lookup_min=1
     )
-    engine = Engine(executor, "tiny", config, CacheConfig(prefix_sharing=False), overlap=overlap)
+    engine = Engine(executor, "tiny", config, CacheConfig(enable_prefix_caching=False), overlap=overlap)
     rng = random.Random(3)
     found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
     asked = 0
@@ -147,7 +147,7 @@ def test_a_closed_executor_holds_no_graph(tmp_path: Path) -> None:
 
 def test_crowds_of_any_size_and_length_are_few_shapes() -> None:
     """Where a graph takes 24 MiB, those of the old table's ten widths took 8 GiB."""
-    graphs = DecodeGraphs(
+    graphs = CudaGraphs(
         lambda batch: batch.tokens_T, lambda run: run, max_rows=256, max_blocks=8192, block_size=16, device=CPU
     )
     shapes = set()
@@ -161,13 +161,13 @@ def test_crowds_of_any_size_and_length_are_few_shapes() -> None:
 
 
 def test_a_step_is_as_wide_as_its_longest_sequence_and_its_graph_may_be_wider() -> None:
-    inputs = GraphInputs(GraphShape(4, 9, 4), CPU)
+    inputs = CudaGraphInputs(GraphShape(4, 9, 4), CPU)
     for shape, tables in (
         (GraphShape(4, 9, 0), [(1, 2, 3, 4, 5, 6, 7, 8, 9), (11,), (21, 22)]),
         (GraphShape(4, 9, 0), [(31, 32), (41,)]),
         (GraphShape(2, 5, 4), [(51,), (61, 62, 63)]),
     ):
-        slices = [SeqSlice(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
+        slices = [ScheduledSequence(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
         inputs.fill(shape, slices, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
         batch = inputs.batch(shape)
         assert batch.block_table_SW.shape == (shape.num_rows, shape.width) and batch.block_table_SW.is_contiguous()
@@ -189,19 +189,19 @@ def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("piece", "fits"),
     [
-        (SeqSlice(0, 3, (1,), (0,), True), True),
-        (SeqSlice(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
-        (SeqSlice(0, 0, (1, 2), (0,), True), False),
-        (SeqSlice(0, 0, (1, 2), (0,), True, num_drafts=1), True),
-        (SeqSlice(0, 0, (1, 2, 3), (0,), True, num_drafts=1), False),
-        (SeqSlice(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
+        (ScheduledSequence(0, 3, (1,), (0,), True), True),
+        (ScheduledSequence(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
+        (ScheduledSequence(0, 0, (1, 2), (0,), True), False),
+        (ScheduledSequence(0, 0, (1, 2), (0,), True, num_draft_tokens=1), True),
+        (ScheduledSequence(0, 0, (1, 2, 3), (0,), True, num_draft_tokens=1), False),
+        (ScheduledSequence(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
     ],
 )
-def test_only_tokens_that_are_sampled_from_are_replayed(piece: SeqSlice, fits: bool) -> None:
-    graphs = DecodeGraphs(lambda batch: batch.tokens_T, Recorder(), max_rows=2, max_blocks=4, block_size=4, device=CPU)
-    assert graphs.fits(StepPlan(0, (piece,))) is fits
-    assert not graphs.fits(StepPlan(0, (piece,) * 3))
-    assert not graphs.fits(StepPlan(0, ()))
+def test_only_tokens_that_are_sampled_from_are_replayed(piece: ScheduledSequence, fits: bool) -> None:
+    graphs = CudaGraphs(lambda batch: batch.tokens_T, Recorder(), max_rows=2, max_blocks=4, block_size=4, device=CPU)
+    assert graphs.fits(SchedulerOutput(0, (piece,))) is fits
+    assert not graphs.fits(SchedulerOutput(0, (piece,) * 3))
+    assert not graphs.fits(SchedulerOutput(0, ()))
 
 
 def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
@@ -212,10 +212,10 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
         seen.append(batch)
         return batch.tokens_T
 
-    graphs = DecodeGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
+    graphs = CudaGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
     for count in range(1, 20):
-        slices = tuple(SeqSlice(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
-        graphs.hidden(StepPlan(0, slices), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
+        slices = tuple(ScheduledSequence(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
+        graphs.hidden(SchedulerOutput(0, slices), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
     assert {batch.seq_lens_S.numel() for batch in seen} == {1, 2, 4, 8, 16, 24}
     shared = [tensor for batch in seen if batch.prefixes is not None for tensor in vars(batch.prefixes).values()]
     own = [tensor for batch in seen for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)]

@@ -31,21 +31,21 @@ def load(folder, **changes):
 
 
 def test_what_the_engine_needs_to_know_is_there(folder):
-    executor = load(folder, max_context_len=100, cache=CacheConfig(block_size=8, num_blocks=30))
-    assert (executor.vocab_size, executor.max_context_len) == (97, 100)
+    executor = load(folder, max_model_len=100, cache=CacheConfig(block_size=8, num_blocks=30))
+    assert (executor.vocab_size, executor.max_model_len) == (97, 100)
     assert (executor.block_size, executor.num_blocks) == (8, 30)
 
 
 def test_the_cache_is_no_larger_than_all_sequences_can_use(folder):
-    executor = load(folder, scheduler=SchedulerConfig(max_sequences=3))
+    executor = load(folder, scheduler=SchedulerConfig(max_num_seqs=3))
     assert executor.num_blocks == 3 * 256 // 16
 
 
 def test_cache_bytes_bound_the_cache(folder):
     block_bytes = 2 * 3 * 2 * 16 * 12 * 2  # k and v, layers, KV heads, slots, dim, bytes
-    assert load(folder, cache=CacheConfig(cache_bytes=10 * block_bytes + 5)).num_blocks == 10
+    assert load(folder, cache=CacheConfig(kv_cache_memory_bytes=10 * block_bytes + 5)).num_blocks == 10
     with pytest.raises(ModelError, match="one block takes"):
-        load(folder, cache=CacheConfig(cache_bytes=block_bytes - 1))
+        load(folder, cache=CacheConfig(kv_cache_memory_bytes=block_bytes - 1))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_graphs_take_is_left_for_them():
 
 def test_a_context_longer_than_the_models_is_refused(folder):
     with pytest.raises(ModelError, match="made for 256 tokens"):
-        load(folder, max_context_len=257)
+        load(folder, max_model_len=257)
 
 
 def test_odd_blocks_are_refused(folder):
@@ -113,7 +113,7 @@ def test_the_engine_generates_the_same_alone_and_in_a_crowd(folder, dtype):
             request_id=str(i), model="tiny", prompt=tuple(range(1 + i, 20 + 5 * i)), sampling=sampling
         )
 
-    crowd = Engine(load(folder, dtype=dtype), "tiny", SchedulerConfig(max_step_tokens=40))
+    crowd = Engine(load(folder, dtype=dtype), "tiny", SchedulerConfig(max_num_batched_tokens=40))
     for i in range(5):
         crowd.submit(request(i))
     tokens = {str(i): [] for i in range(5)}

@@ -8,9 +8,9 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor, warm_up_or_explain
-from engine.scheduling.scheduler_output import StepPlan
-from engine.types import GenerateRequest, SamplingParams
 from engine.execution.warm_up import warm_up
+from engine.scheduling.scheduler_output import SchedulerOutput
+from engine.types import GenerateRequest, SamplingParams
 from tests.engine.parallel.test_ranks import tiny
 
 
@@ -29,10 +29,10 @@ def answer(executor: InlineExecutor, config: SchedulerConfig) -> list[int]:
 @pytest.mark.parametrize(
     "scheduler",
     [
-        {"max_step_tokens": 512, "max_sequences": 40},
-        {"max_step_tokens": 10, "max_sequences": 40},
-        {"max_step_tokens": 1, "max_sequences": 1},
-        {"max_step_tokens": 64, "max_sequences": 20, "max_draft_tokens": 3},
+        {"max_num_batched_tokens": 512, "max_num_seqs": 40},
+        {"max_num_batched_tokens": 10, "max_num_seqs": 40},
+        {"max_num_batched_tokens": 1, "max_num_seqs": 1},
+        {"max_num_batched_tokens": 64, "max_num_seqs": 20, "num_speculative_tokens": 3},
     ],
 )
 def test_answers_after_it_are_those_of_an_engine_without(tmp_path: Path, scheduler: dict[str, int]) -> None:
@@ -45,12 +45,12 @@ def test_answers_after_it_are_those_of_an_engine_without(tmp_path: Path, schedul
 class Failing:
     """A card on which nothing works."""
 
-    block_size, max_context_len, cascade, samples = 16, 512, None, True
+    block_size, max_model_len, cascade, samples = 16, 512, None, True
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def execute(self, plan: StepPlan) -> None:
+    def execute(self, plan: SchedulerOutput) -> None:
         raise self.error
 
     follow = execute
@@ -59,7 +59,7 @@ class Failing:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (torch.OutOfMemoryError("tried to allocate 3 GiB"), "tried to allocate 3 GiB.*lower .*memory_fraction"),
+        (torch.OutOfMemoryError("tried to allocate 3 GiB"), "tried to allocate 3 GiB.*lower .*gpu_memory_utilization"),
         (RuntimeError("capture was invalidated"), "capture was invalidated.*engine.cuda_graphs to false"),
     ],
 )

@@ -3,9 +3,9 @@ import random
 import pytest
 import torch
 
-from engine.model.forward_batch import ForwardBatch
 from engine.model.cascade import CascadeThresholds, PrefixGroup, group_by_prefix
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
 USUAL = CascadeThresholds(((8, 256),))
 
@@ -13,7 +13,7 @@ USUAL = CascadeThresholds(((8, 256),))
 def decode(blocks, block_size, own_tokens=1):
     """A sequence whose next token lies behind so many blocks."""
     start = len(blocks) * block_size + own_tokens - 1
-    return SeqSlice(0, start, (7,), (*blocks, 99), True)
+    return ScheduledSequence(0, start, (7,), (*blocks, 99), True)
 
 
 def partitions(rows):
@@ -118,13 +118,13 @@ def test_rows_are_not_taken_from_a_group_for_one_that_is_not_worth_it():
 
 def test_the_block_that_is_written_is_not_shared():
     """As after a fork, before the first token of its own."""
-    slices = [SeqSlice(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
+    slices = [ScheduledSequence(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
     assert group_by_prefix(slices, 16, USUAL) == []
 
 
 def test_chunks_are_in_no_group():
     slices = [decode(range(16), 16) for _ in range(9)]
-    slices[3] = SeqSlice(0, 256, (7, 8), slices[3].blocks, True)
+    slices[3] = ScheduledSequence(0, 256, (7, 8), slices[3].blocks, True)
     assert group_by_prefix(slices, 16, USUAL) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
 
 
@@ -136,7 +136,7 @@ def test_a_very_long_prefix_is_no_deep_recursion():
 def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
     slices = [decode(range(20), 16) for _ in range(9)]
     slices.insert(2, decode(range(100, 120), 16))
-    plan = StepPlan(0, tuple(slices))
+    plan = SchedulerOutput(0, tuple(slices))
     device = torch.device("cpu")
     assert ForwardBatch.from_plan(plan, 16, device).prefixes is None
     prefixes = ForwardBatch.from_plan(plan, 16, device, group_by_prefix(slices, 16, USUAL)).prefixes

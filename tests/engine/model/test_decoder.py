@@ -134,7 +134,7 @@ def test_an_unknown_model_says_what_is_known(folder, change, message):
 def test_factors_of_a_long_context_follow_from_how_long_it_may_get(tmp_path):
     model = oracle("phi3 longrope")
     model.save_pretrained(tmp_path)
-    short, long = (Runner(tmp_path, max_context_len=most).logits(TOKENS[:32], 7)[-1:] for most in (32, 33))
+    short, long = (Runner(tmp_path, max_model_len=most).logits(TOKENS[:32], 7)[-1:] for most in (32, 33))
     assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
     assert error(long, oracle_logits(model, TOKENS)[31:32]) < 1e-4
     assert error(short, long) > 1e-2

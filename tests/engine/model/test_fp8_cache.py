@@ -95,7 +95,7 @@ def test_scales_that_mean_nothing_are_refused(scaled, scale):
 
 
 def load(folder, dtype="fp8", **changes):
-    cache = CacheConfig(cache_bytes=40_000, dtype=dtype)
+    cache = CacheConfig(kv_cache_memory_bytes=40_000, dtype=dtype)
     config = EngineConfig(**{"device": "cpu", "num_threads": 1, "cache": cache, **changes})
     return load_executor(ModelConfig(name="tiny", source=str(folder), engine=config))
 

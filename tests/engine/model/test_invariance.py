@@ -147,7 +147,9 @@ def expected(folder):
     return {request.request_id: run(make_engine(folder), [request])[0][request.request_id] for request in requests()}
 
 
-@pytest.mark.parametrize("scheduler", [{}, {"max_step_tokens": 3}, {"max_step_tokens": 37, "max_sequences": 4}])
+@pytest.mark.parametrize(
+    "scheduler", [{}, {"max_num_batched_tokens": 3}, {"max_num_batched_tokens": 37, "max_num_seqs": 4}]
+)
 def test_a_deterministic_engine_gives_the_same_logits_in_any_batch_and_chunks(folder, expected, scheduler):
     assert all(len(answer) == ANSWER_LEN and len(answer[0][1]) == 97 for answer in expected.values())
     engine = make_engine(folder, **scheduler)
@@ -158,7 +160,7 @@ def test_a_deterministic_engine_gives_the_same_logits_in_any_batch_and_chunks(fo
 
 @pytest.mark.parametrize("as_prompt", [True, False], ids=["sent tokens as prompt", "resumed"])
 def test_a_deterministic_engine_goes_on_with_the_same_logits(folder, expected, as_prompt):
-    engine = make_engine(folder, max_step_tokens=29)
+    engine = make_engine(folder, max_num_batched_tokens=29)
     run(engine, requests()[:3])
     asked, rest = [], {}
     for at, request in enumerate(requests()):

@@ -5,27 +5,27 @@ import torch
 
 from engine.checkpoint.matrix import cut
 from engine.model.linears import linear_of
-from engine.parallel.tensor_parallel import Part
+from engine.parallel.tensor_parallel import Shard
 from kernels.kernel_set import load_kernels
-from kernels.quantized_linear.reference import GroupedInts, QuantisedLinear
+from kernels.quantized_linear.reference import GroupQuantized, QuantizedLinear
 from tests.kernels.test_quantized_linear import random_ints
 
-KERNELS = replace(load_kernels(torch.device("meta"), torch.bfloat16), quantised_linear=QuantisedLinear)
+KERNELS = replace(load_kernels(torch.device("meta"), torch.bfloat16), quantized_linear=QuantizedLinear)
 
 
 def dense(matrix):
-    return matrix.dense() if isinstance(matrix, GroupedInts) else matrix.float()
+    return matrix.dense() if isinstance(matrix, GroupQuantized) else matrix.float()
 
 
 @pytest.mark.parametrize(
-    "part, stays", [(Part(0, 5, 9), True), (Part(1, 64, 128), True), (Part(1, 16, 128), False), (None, True)]
+    "part, stays", [(Shard(0, 5, 9), True), (Shard(1, 64, 128), True), (Shard(1, 16, 128), False), (None, True)]
 )
 def test_a_part_has_the_same_numbers_and_stays_integers_if_no_group_is_cut(part, stays):
     whole = random_ints(12, 128)
     found = cut(whole, part)
     expected = whole.dense() if part is None else whole.dense().narrow(part.dim, part.start, part.stop - part.start)
     assert torch.equal(dense(found), expected)
-    assert isinstance(found, GroupedInts) == stays
+    assert isinstance(found, GroupQuantized) == stays
 
 
 @pytest.mark.parametrize("bias", [True, False])

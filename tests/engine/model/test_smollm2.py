@@ -39,7 +39,7 @@ def oracle():
         num_hidden_layers=arch.num_layers,
         num_attention_heads=arch.num_heads,
         num_key_value_heads=arch.num_kv_heads,
-        max_position_embeddings=arch.max_context_len,
+        max_position_embeddings=arch.max_model_len,
         rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
         rms_norm_eps=arch.norm_eps,
         tie_word_embeddings=True,

@@ -5,13 +5,13 @@ import threading
 import pytest
 import torch
 
-from engine.model.forward_batch import ForwardBatch
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.cache.kv_cache import KVStore
 from engine.model.decoder import Decoder
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
 from engine.parallel.tensor_parallel import TensorParallel, shard
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, Runner, error, oracle
 
@@ -65,10 +65,10 @@ def logits_of_ranks(folder, size, pieces):
         try:
             tp = TensorParallel(rank, size, threads.of(rank))
             decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
-            kv = KVStore(shard(arch, size), 10, 4, torch.float32, CPU)
+            kv = KVCache(shard(arch, size), 10, 4, torch.float32, CPU)
             for start, stop in pieces:
-                slice_ = SeqSlice(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
-                out = decoder.forward(ForwardBatch.from_plan(StepPlan(0, (slice_,)), 4, CPU), kv)
+                slice_ = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
+                out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (slice_,)), 4, CPU), kv)
                 if rank == 0:
                     found.append(out)
         except BaseException as error:
@@ -103,6 +103,6 @@ def logits_of_ranks(folder, size, pieces):
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
     oracle(name).save_pretrained(tmp_path)
-    alone = Runner(tmp_path, max_context_len=64)
+    alone = Runner(tmp_path, max_model_len=64)
     expected = torch.cat([alone.step([(0, 0, TOKENS[:30])]), alone.step([(0, 30, TOKENS[30:])])])
     assert error(logits_of_ranks(tmp_path, size, [(0, 30), (30, 40)]), expected) < 1e-5

@@ -6,12 +6,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from engine.model.forward_batch import ForwardBatch
+from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.cache.kv_cache import KVStore
 from engine.model.decoder import Decoder
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import KernelSet, load_kernels
 
 SIZES = {
@@ -197,7 +197,7 @@ class Runner:
         kernels: KernelSet | None = None,
         cache_dtype: torch.dtype | None = None,
         keeps_ints: bool = True,
-        max_context_len: int = 256,
+        max_model_len: int = 256,
     ) -> None:
         files = resolve(str(path))
         arch = read_arch(files)
@@ -206,19 +206,19 @@ class Runner:
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
         keeps_ints = keeps_ints and kernels.quantized_linear is not None
         weights = open_weights(files, arch, dtype, CPU, keeps_ints)
-        self.decoder = Decoder(arch, weights, kernels, max_context_len)
-        self.kv = KVStore(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
+        self.decoder = Decoder(arch, weights, kernels, max_model_len)
+        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
         slices = tuple(
-            SeqSlice(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True)
+            ScheduledSequence(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True)
             for seq, start, tokens in pieces
         )
-        return self.decoder.forward(ForwardBatch.from_plan(StepPlan(0, slices), self.block_size, CPU), self.kv)
+        return self.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, slices), self.block_size, CPU), self.kv)
 
     def blocks(self, seq: int, num_tokens: int) -> tuple[int, ...]:
-        # neighbouring sequences share no run of blocks: block w of sequence s is w * 20 + s
+        # neighboring sequences share no run of blocks: block w of sequence s is w * 20 + s
         return tuple(w * 20 + seq for w in range(-(-num_tokens // self.block_size)))
 
     def logits(self, tokens: list[int], chunk: int) -> Tensor:

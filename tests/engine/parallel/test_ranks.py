@@ -19,14 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine import ranks
 from engine.cache.host_tier import WAYS
+from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.engine import Engine
 from engine.errors import ModelError
-from engine.structured_output.grammar import Vocabulary
 from engine.execution.load import load_executor
-from engine.scheduling.scheduler_output import StepResult
-from engine.cache.prefix_cache import chain_root, prompt_hashes
+from engine.execution.tensor_parallel_executor import TensorParallelExecutor, follow, lead
 from engine.parallel.worker_commands import Meeting
-from engine.execution.tensor_parallel_executor import RankExecutor, follow, lead
+from engine.scheduling.scheduler_output import ModelOutput
+from engine.structured_output.grammar import Vocabulary
 from engine.types import GenerateRequest, SamplingParams
 
 SIZES = {
@@ -59,7 +59,9 @@ def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
 
 
 @contextmanager
-def led(model: ModelConfig, vocabulary: Vocabulary | None = None) -> Iterator[tuple[RankExecutor, list[BaseProcess]]]:
+def led(
+    model: ModelConfig, vocabulary: Vocabulary | None = None
+) -> Iterator[tuple[TensorParallelExecutor, list[BaseProcess]]]:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
 
@@ -165,13 +167,13 @@ def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
 
 def test_a_result_without_a_rank_that_is_lost_is_none() -> None:
     given_up: list[bool] = []
-    presence = ranks.Presence(lambda: given_up.append(True))
-    result = StepResult((1,))
-    assert presence.of_all(result) is result
-    presence.lose()
+    liveness = ranks.Liveness(lambda: given_up.append(True))
+    result = ModelOutput((1,))
+    assert liveness.of_all(result) is result
+    liveness.lose()
     with pytest.raises(RuntimeError, match="a rank is gone"):
-        presence.of_all(result)
-    over = ranks.Presence(lambda: given_up.append(True))
+        liveness.of_all(result)
+    over = ranks.Liveness(lambda: given_up.append(True))
     over.end()
     over.lose()  # as every rank is when the replica ends
     assert over.of_all(result) is result and given_up == [True]
@@ -259,13 +261,13 @@ def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, si
     source = tiny(tmp_path, "llama")
     alone = told(Engine(load_executor(config_of(source, 1)), "tiny"), "alone")
     before = set(Path("/dev/shm").glob("manta-*"))
-    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, node_bytes=1 << 21))
+    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, size), engine=keeping)
     with led(model) as (first, _):
-        engines = [Engine(first, "tiny", cache=keeping.cache, keeper=first.blocks)]
+        engines = [Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)]
         assert told(engines[0], "first")[2:] == (0, 0)
         with led(model) as (second, processes):
-            engines.append(Engine(second, "tiny", cache=keeping.cache, keeper=second.blocks))
+            engines.append(Engine(second, "tiny", cache=keeping.cache, connector=second.blocks))
             tokens, logprobs, num_cached, num_restored = told(engines[1], "second")
             assert (num_cached, num_restored) == (80, 80)
             assert tokens == alone[0] and logprobs == pytest.approx(alone[1], abs=1e-4)
@@ -281,12 +283,12 @@ def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, si
 @pytest.mark.timeout(120)
 def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
-    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=12, node_bytes=1 << 21))
+    keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=12, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, 2), engine=keeping)
     with led(model) as (first, _):
-        engine = Engine(first, "tiny", cache=keeping.cache, keeper=first.blocks)
+        engine = Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)
         expected = told(engine, "first")
-        names = prompt_hashes(b"", chain_root(b"", "tiny", ""), PROMPT, 16)
+        names = hash_blocks(b"", root_hash(b"", "tiny", ""), PROMPT, 16)
         assert first.blocks is not None and all(map(first.blocks.holds, names))
         told(engine, "other", PROMPT[::-1] * 2)  # takes all blocks
         (other,) = first.blocks._others
@@ -301,7 +303,7 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
 
 
 def test_ranks_on_several_nodes_keep_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    cache = CacheConfig(num_blocks=16, node_bytes=1 << 21)
+    cache = CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21)
     model = ModelConfig(name="tiny", source="none", engine=EngineConfig(cache=cache))
-    assert ranks._without_node_cache(model).engine.cache.node_bytes == 0
+    assert ranks._without_offloading(model).engine.cache.kv_offloading_bytes == 0
     assert "the ranks are on several nodes" in caplog.text

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from engine import rank_link
-from engine.scheduling.scheduler_output import StepPlan
 from engine.parallel.worker_commands import HELLO, NONCE_BYTES, Follower, Leader, LoadBlock, Meeting, SaveBlock
+from engine.scheduling.scheduler_output import SchedulerOutput
 
 TOKEN = "a token"
 SIZE = 3
@@ -187,7 +187,7 @@ def test_nobody_takes_the_place_of_a_rank_that_has_come(leader: Leader, join: Jo
         assert [one.result() for one in agreed] == [50, 50]
     with pytest.raises(OSError):
         again.agree(1)
-    orders = [SaveBlock(b"name", 7), StepPlan(step=1, slices=()), LoadBlock(3, (b"share",))]
+    orders = [SaveBlock(b"name", 7), SchedulerOutput(step=1, slices=()), LoadBlock(3, (b"share",))]
     for order in orders:
         leader.send(order)
     for one in (first, other):
@@ -229,11 +229,11 @@ def test_the_first_rank_hears_how_old_the_others_steps_are(leader: Leader, join:
     leader.send(SaveBlock(b"name", 7))
     next(orders)  # and it does not come for another one
     deadline_s = time.monotonic() + 5
-    while not all(beat.num_beats > 2 for beat in leader.beats()):
+    while not all(beat.num_heartbeats > 2 for beat in leader.beats()):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
     busy, idle = leader.beats()
-    assert busy.age_s > rank_link.BEAT_S and idle.age_s == 0.0
+    assert busy.age_s > rank_link.HEARTBEAT_S and idle.age_s == 0.0
     assert not lost.is_set()
     followers[2].close()
     assert lost.wait(5)

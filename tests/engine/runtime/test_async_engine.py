@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from configs.schema import SchedulerConfig
-from engine.runtime.async_engine import AsyncEngine
 from engine.engine import Engine
 from engine.errors import ContextTooLong, EngineFailed, Overloaded, Unavailable, UnknownModel
+from engine.runtime.async_engine import AsyncEngine
 from engine.types import GenerateRequest
 from tests.engine.toy import ToyExecutor, recompute, request
 
@@ -41,11 +41,11 @@ async def test_closing_the_iterator_frees_the_blocks(client: AsyncEngine) -> Non
     await anext(stream)
     await stream.aclose()
     for _ in range(1000):
-        if (await client.status("toy")).num_idle_blocks == 256:
+        if (await client.status("toy")).num_free_blocks == 256:
             break
         await asyncio.sleep(0.005)
     assert (await client.status("toy")).num_running == 0
-    assert (await client.status("toy")).num_idle_blocks == 256
+    assert (await client.status("toy")).num_free_blocks == 256
 
 
 async def test_a_stopped_choice_ends_and_the_other_goes_on(client: AsyncEngine) -> None:

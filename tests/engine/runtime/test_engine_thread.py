@@ -100,8 +100,8 @@ def test_one_that_is_aborted_meanwhile_is_never_begun(running):
 def test_a_second_one_with_the_same_id_is_refused(running):
     running.submit_slow()
     running.submit("slow", max_tokens=5)
-    (refusal,) = running.until(refusals_of("slow"))
-    assert refusal.kind == "RequestError" and refusal.param == "request_id"
+    (rejection,) = running.until(refusals_of("slow"))
+    assert rejection.kind == "RequestError" and rejection.param == "request_id"
     running.executor.may_go_on.set()
     assert running.until(ends_of("slow"))
 
@@ -117,8 +117,8 @@ def test_one_that_waits_when_the_engine_fails_is_refused(running):
     running.submit_slow()
     running.executor.fails_at = 0
     running.submit("other", max_tokens=3)
-    (refusal,) = running.until(refusals_of("slow"))
-    assert refusal.kind == "Unavailable"
+    (rejection,) = running.until(refusals_of("slow"))
+    assert rejection.kind == "Unavailable"
 
 
 def test_one_that_waits_when_the_engine_ends_is_refused():
@@ -126,8 +126,8 @@ def test_one_that_waits_when_the_engine_ends_is_refused():
     running.submit_slow()
     closing = threading.Thread(target=running.thread.close)
     closing.start()
-    (refusal,) = running.until(refusals_of("slow"))
-    assert refusal.kind == "Unavailable" and "shutting down" in refusal.message
+    (rejection,) = running.until(refusals_of("slow"))
+    assert rejection.kind == "Unavailable" and "shutting down" in rejection.message
     running.executor.may_go_on.set()
     closing.join(WAIT_S)
     assert not closing.is_alive()

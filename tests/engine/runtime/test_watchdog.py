@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine.parallel.worker_commands import RankBeat
-from engine.types import StepAges
+from engine.parallel.worker_commands import RankHeartbeat
 from engine.runtime.watchdog import Watchdog
+from engine.types import StepAges
 
 PERIOD_S = 0.25
 
@@ -17,8 +17,8 @@ class Fake:
         self.limit_s, self.is_step_known = 8.0, True
         self.count, self.age_s = 3, 0.0
 
-    def rank_beats(self) -> tuple[RankBeat, ...]:
-        return (RankBeat(self.count, self.age_s),)
+    def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
+        return (RankHeartbeat(self.count, self.age_s),)
 
 
 class Watch:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
 from engine.sampling.sampler import Sampler
+from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
 from engine.types import SamplingParams
 from kernels.kernel_set import load_kernels
 
@@ -18,20 +18,20 @@ def params(**changes) -> SamplingParams:
 class Rows:
     """Sequences that are all in every step; `sample` gives each one a row of logits."""
 
-    def __init__(self, *starts: SeqStart) -> None:
+    def __init__(self, *starts: NewSequence) -> None:
         self.sampler = Sampler(KERNELS, VOCAB, CPU)
         self.starts = starts
-        self.sampler.update(StepPlan(0, (), starts))
+        self.sampler.update(SchedulerOutput(0, (), starts))
         self.result = None
 
     def sample(self, *rows: torch.Tensor) -> list[int]:
-        slices = tuple(SeqSlice(start.seq_id, 0, (1,), (0,), True) for start in self.starts)
-        self.result = self.sampler.sample(StepPlan(0, slices), torch.stack(rows))
+        slices = tuple(ScheduledSequence(start.seq_id, 0, (1,), (0,), True) for start in self.starts)
+        self.result = self.sampler.sample(SchedulerOutput(0, slices), torch.stack(rows))
         return list(self.result.tokens)
 
 
-def start(seq_id=0, seed=0, prompt=(1, 2), output=(), **changes) -> SeqStart:
-    return SeqStart(seq_id, params(**changes), seed, tuple(prompt), tuple(output))
+def start(seq_id=0, seed=0, prompt=(1, 2), output=(), **changes) -> NewSequence:
+    return NewSequence(seq_id, params(**changes), seed, tuple(prompt), tuple(output))
 
 
 def falling() -> torch.Tensor:
@@ -161,9 +161,9 @@ def test_impossible_tokens_have_a_floor():
 
 def test_ends_go_before_starts():
     sampler = Sampler(KERNELS, VOCAB, CPU)
-    sampler.update(StepPlan(0, (), (start(3, temperature=0.0),)))
-    sampler.update(StepPlan(1, (), (start(3, temperature=0.0, output=(4,)),), ends=(3,)))
-    plan = StepPlan(1, (SeqSlice(3, 0, (1,), (0,), True),))
+    sampler.update(SchedulerOutput(0, (), (start(3, temperature=0.0),)))
+    sampler.update(SchedulerOutput(1, (), (start(3, temperature=0.0, output=(4,)),), ends=(3,)))
+    plan = SchedulerOutput(1, (ScheduledSequence(3, 0, (1,), (0,), True),))
     assert sampler.sample(plan, falling()[None]).tokens == (0,)
-    sampler.update(StepPlan(2, (), (), ends=(3, 99)))
+    sampler.update(SchedulerOutput(2, (), (), ends=(3, 99)))
     assert not sampler._states

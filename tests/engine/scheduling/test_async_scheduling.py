@@ -13,18 +13,18 @@ from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConf
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.inline_executor import InlineExecutor
-from engine.structured_output.grammar import Vocabulary
 from engine.execution.load import load_executor
-from engine.execution.tensor_parallel_executor import RankExecutor
+from engine.execution.tensor_parallel_executor import TensorParallelExecutor
+from engine.structured_output.grammar import Vocabulary
 from engine.types import (
     BeamParams,
     Fit,
     GenerateRequest,
     Grammar,
+    ReasoningBudget,
     RepetitionLimit,
+    RequestOutput,
     SamplingParams,
-    ThinkingLimit,
-    TokenChunk,
 )
 from tests.engine.parallel.test_ranks import led, tiny
 
@@ -58,7 +58,7 @@ def requests() -> list[GenerateRequest]:
         {"bad_words": ((7, 8), (9,)), "logit_bias": ((7, 4.0), (8, 4.0)), "seed": 1},
         {"temperature": 0.0, "stop_token_ids": (7,), "logit_bias": ((7, 3.0),), "min_tokens": 5},
         {"num_prompt_logprobs": 2, "num_logprobs": 0, "seed": 2},
-        {"thinking": ThinkingLimit(3, (7, 8)), "seed": 3},
+        {"thinking": ReasoningBudget(3, (7, 8)), "seed": 3},
         {"repetition": RepetitionLimit(1, 3, 3), "temperature": 0.0},
         {"grammar": Grammar(SCHEMA), "stop_token_ids": (END,), "seed": 5},
         {"grammar": Grammar(SCHEMA, (7,)), "stop_token_ids": (END,), "logit_bias": ((7, 9.0),), "seed": 6},
@@ -76,15 +76,17 @@ def requests() -> list[GenerateRequest]:
     return asked
 
 
-def answers(executor: InlineExecutor | RankExecutor, overlap: bool, seed: int) -> dict[tuple[str, int], list[Any]]:
+def answers(
+    executor: InlineExecutor | TensorParallelExecutor, overlap: bool, seed: int
+) -> dict[tuple[str, int], list[Any]]:
     """Everything that is told of each choice, of requests that come in some order and are sometimes given up."""
-    scheduler = SchedulerConfig(max_step_tokens=24, max_sequences=6)
+    scheduler = SchedulerConfig(max_num_batched_tokens=24, max_num_seqs=6)
     engine = Engine(executor, "tiny", scheduler, CacheConfig(), b"k", overlap=overlap)
     rng = random.Random(seed)
     waiting = [*requests(), *(msgspec.structs.replace(one, request_id=f"again {one.request_id}") for one in requests())]
     rng.shuffle(waiting)
     given_up = {one.request_id for one in rng.sample(waiting, 4)}
-    found: dict[tuple[str, int], list[TokenChunk]] = {}
+    found: dict[tuple[str, int], list[RequestOutput]] = {}
     while waiting or engine.has_work:
         for _ in range(min(len(waiting), rng.randint(0, 3))):
             engine.submit(waiting.pop())
@@ -94,7 +96,7 @@ def answers(executor: InlineExecutor | RankExecutor, overlap: bool, seed: int) -
                 engine.abort(chunk.request_id)
         engine.check()
     engine.step()  # what was begun for nobody
-    assert engine.status().num_idle_blocks == engine.status().num_blocks
+    assert engine.status().num_free_blocks == engine.status().num_blocks
     return {
         key: [
             [token for chunk in chunks for token in chunk.tokens],
@@ -137,6 +139,6 @@ def compare(plain: dict[tuple[str, int], list[Any]], overlapped: dict[tuple[str,
 
 def test_what_cannot_overlap_is_refused(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
-    with pytest.raises(ModelError, match="max_draft_tokens"):
-        load_executor(config_of(source, overlap=True, scheduler=SchedulerConfig(max_draft_tokens=2)))
+    with pytest.raises(ModelError, match="num_speculative_tokens"):
+        load_executor(config_of(source, overlap=True, scheduler=SchedulerConfig(num_speculative_tokens=2)))
     assert not load_executor(config_of(source)).overlaps

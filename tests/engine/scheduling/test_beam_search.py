@@ -10,9 +10,9 @@ import torch
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import RequestError
-from engine.scheduling.scheduler_output import StepPlan, StepResult
 from engine.sampling.sampler import Sampler
-from engine.types import BeamParams, GenerateRequest, SamplingParams, TokenChunk, TokenLogprob
+from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.types import BeamParams, GenerateRequest, RequestOutput, SamplingParams, TokenLogprob
 from kernels.kernel_set import load_kernels
 from tests.engine.toy import ToyExecutor
 
@@ -31,7 +31,7 @@ def logprobs_after(tokens: list[int | None]) -> list[float]:
 class BeamToyExecutor(ToyExecutor):
     vocab_size = VOCAB_SIZE
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         super().execute(plan)
         logprobs = []
         for piece in plan.slices:
@@ -41,7 +41,7 @@ class BeamToyExecutor(ToyExecutor):
                 known = [self.slots[piece.blocks[at // size] * size + at % size] for at in range(stop)]
                 ranked = sorted(enumerate(logprobs_after(known)), key=lambda one: (-one[1], one[0]))
                 logprobs.append(TokenLogprob(ranked[0][0], ranked[0][1], tuple(ranked)))
-        return StepResult(tuple(one.token for one in logprobs), tuple(logprobs))
+        return ModelOutput(tuple(one.token for one in logprobs), tuple(logprobs))
 
 
 class SampledExecutor(ToyExecutor):
@@ -54,7 +54,7 @@ class SampledExecutor(ToyExecutor):
         cpu = torch.device("cpu")
         self._sampler = Sampler(load_kernels(cpu, torch.float32), VOCAB_SIZE, cpu)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
         super().execute(plan)
         self._sampler.update(plan)
         rows = [torch.empty(0, VOCAB_SIZE)]
@@ -67,7 +67,7 @@ class SampledExecutor(ToyExecutor):
 
 
 def filtered_after(asked: GenerateRequest, output: list[int]) -> list[float]:
-    """Log probabilities of what bans, bias and the presence penalty leave."""
+    """Log probabilities of what bans, bias and the liveness penalty leave."""
     sampling = asked.sampling
     scores = logprobs_after([*asked.prompt, *output])
     for token, value in sampling.logit_bias:
@@ -128,8 +128,8 @@ def ask(name: str, prompt: list[int], beam: BeamParams, n: int, max_tokens: int 
 def test_beams_are_those_of_the_definition(block_size: int, num_blocks: int, sharing: bool) -> None:
     rng = random.Random(block_size + num_blocks)
     toy = BeamToyExecutor(num_blocks, block_size)
-    scheduler = SchedulerConfig(max_step_tokens=16, max_sequences=9)
-    engine = Engine(toy, "toy", scheduler, CacheConfig(prefix_sharing=sharing))
+    scheduler = SchedulerConfig(max_num_batched_tokens=16, max_num_seqs=9)
+    engine = Engine(toy, "toy", scheduler, CacheConfig(enable_prefix_caching=sharing))
     asked = {}
     for i in range(12):
         width = rng.choice([1, 2, 4])
@@ -137,7 +137,7 @@ def test_beams_are_those_of_the_definition(block_size: int, num_blocks: int, sha
         prompt = [rng.randrange(2, VOCAB_SIZE) for _ in range(rng.randint(1, 20))]
         asked[f"r{i}"] = ask(f"r{i}", prompt, beam, rng.randint(1, width), min_tokens=rng.choice([0, 3]))
         engine.submit(asked[f"r{i}"])
-    chunks: dict[str, list[TokenChunk]] = {name: [] for name in asked}
+    chunks: dict[str, list[RequestOutput]] = {name: [] for name in asked}
     for _ in range(5000):
         if not engine.has_work:
             break
@@ -148,7 +148,7 @@ def test_beams_are_those_of_the_definition(block_size: int, num_blocks: int, sha
     for name, one in asked.items():
         assert [chunk.index for chunk in chunks[name]] == list(range(one.n))
         assert [(list(chunk.tokens), chunk.finish_reason) for chunk in chunks[name]] == search(one)
-    assert engine.status().num_idle_blocks == num_blocks
+    assert engine.status().num_free_blocks == num_blocks
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def test_beams_tell_log_probabilities_and_can_be_aborted() -> None:
     engine.step()
     engine.abort("b")
     engine.check()
-    assert engine.status().num_idle_blocks == 200
+    assert engine.status().num_free_blocks == 200
     with pytest.raises(RequestError):
         engine.submit(ask("c", [5], BeamParams(1), n=2))

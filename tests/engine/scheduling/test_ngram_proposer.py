@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from configs.schema import SchedulerConfig
-from engine.scheduling.ngram_proposer import Drafts
 from engine.engine import Engine
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams, TokenChunk
+from engine.scheduling.ngram_proposer import NgramProposer
+from engine.types import GenerateRequest, RequestOutput, SamplingParams
 from tests.engine.parallel.test_ranks import config_of, tiny
 
 
@@ -18,7 +18,7 @@ from tests.engine.parallel.test_ranks import config_of, tiny
 def test_a_guess_is_what_followed_the_same_tokens_the_last_time(size: int) -> None:
     rng = random.Random(size)
     for _ in range(20):
-        drafts, tokens = Drafts(size), list[int]()
+        drafts, tokens = NgramProposer(size), list[int]()
         for _ in range(60):
             tokens += [rng.randrange(4) for _ in range(rng.randint(1, 3))]
             ends = [at for at in range(size, len(tokens)) if tokens[at - size : at] == tokens[-size:]]
@@ -27,12 +27,14 @@ def test_a_guess_is_what_followed_the_same_tokens_the_last_time(size: int) -> No
             assert len(drafts.propose(tokens, 0)) == 0
 
 
-def answers(executor: object, asked: list[GenerateRequest], max_drafts: int) -> tuple[dict[str, list[TokenChunk]], int]:
-    config = SchedulerConfig(max_draft_tokens=max_drafts, draft_ngram=2)
+def answers(
+    executor: object, asked: list[GenerateRequest], max_drafts: int
+) -> tuple[dict[str, list[RequestOutput]], int]:
+    config = SchedulerConfig(num_speculative_tokens=max_drafts, prompt_lookup_min=2)
     engine = Engine(executor, "tiny", config)  # type: ignore[arg-type]
     for one in asked:
         engine.submit(one)
-    chunks: dict[str, list[TokenChunk]] = {one.request_id: [] for one in asked}
+    chunks: dict[str, list[RequestOutput]] = {one.request_id: [] for one in asked}
     num_steps = 0
     while engine.has_work:
         num_steps += 1
@@ -77,11 +79,11 @@ def test_a_model_that_is_guessed_says_the_same(tmp_path: Path, sampling: dict[st
         assert num_guessed < 0.8 * num_plain, "no guess was right"
 
 
-def joined(chunks: list[TokenChunk]) -> list[int]:
+def joined(chunks: list[RequestOutput]) -> list[int]:
     return [token for chunk in chunks for token in chunk.tokens]
 
 
-def told(chunks: list[TokenChunk]) -> list[float]:
+def told(chunks: list[RequestOutput]) -> list[float]:
     """Every log probability, in its order."""
     of_tokens = [one for chunk in chunks for one in chunk.logprobs or ()]
     of_prompt = [one.logprob for chunk in chunks for one in chunk.prompt_logprobs or ()]

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from configs.schema import CacheConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.load import load_executor
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
 from engine.sampling.sampler import Sampler
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams
 from tests.engine.parallel.test_ranks import config_of, tiny
 from tests.engine.sampling.test_sampler import CPU, KERNELS, VOCAB, start
@@ -35,7 +35,7 @@ def run(engine):
 def test_every_prompt_is_scored_once_and_whole(num_tokens, budget):
     rng = random.Random(budget)
     toy = ToyExecutor(num_tokens // 4, 4)
-    engine = Engine(toy, "toy", SchedulerConfig(max_step_tokens=budget), CacheConfig(), b"k")
+    engine = Engine(toy, "toy", SchedulerConfig(max_num_batched_tokens=budget), CacheConfig(), b"k")
     shared, asked = [rng.randrange(VOCAB_SIZE) for _ in range(70)], {}
     for i in range(14):
         prompt = shared[: rng.choice([0, 40, 70])] + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 20))]
@@ -50,7 +50,7 @@ def test_every_prompt_is_scored_once_and_whole(num_tokens, budget):
             assert told == [expected(one.prompt) if wants else None] + [None] * 8
             assert [token for chunk in chunks[name, index] for token in chunk.tokens] == recompute(one, index)[0]
     assert 0 < toy.most_scored <= 64
-    assert engine.scheduling.scheduler.blocks.pool.num_idle == toy.num_blocks
+    assert engine.scheduler.blocks.pool.num_free == toy.num_blocks
 
 
 def test_an_answer_that_moved_does_not_tell_them_again():
@@ -73,12 +73,12 @@ def test_scores_are_raw_and_leave_the_choice_alone():
     sampler = Sampler(KERNELS, VOCAB, CPU)
     starts = (start(0, temperature=0.0, num_prompt_logprobs=2, logit_bias=((9, 90.0),)), start(1, temperature=0.0))
     slices = (
-        SeqSlice(1, 0, (1,), (0,), True),
-        SeqSlice(0, 0, (4, 5, 6), (1,), True, scored=(5, 6)),
+        ScheduledSequence(1, 0, (1,), (0,), True),
+        ScheduledSequence(0, 0, (4, 5, 6), (1,), True, scored=(5, 6)),
     )
-    sampler.update(StepPlan(0, (), starts))
+    sampler.update(SchedulerOutput(0, (), starts))
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
-    result = sampler.sample(StepPlan(0, slices), logits)
+    result = sampler.sample(SchedulerOutput(0, slices), logits)
     assert result.tokens == (int(logits[0].argmax()), 9)
     logprobs = logits.log_softmax(-1)
     for row, token, entry in zip((1, 2), (5, 6), result.scores[0], strict=True):
@@ -87,13 +87,13 @@ def test_scores_are_raw_and_leave_the_choice_alone():
         assert entry.logprob == pytest.approx(logprobs[row, token].item(), abs=1e-5)
         assert [one for one, _ in entry.top] == order[:2]
         assert [value for _, value in entry.top] == pytest.approx(logprobs[row, order[:2]].tolist(), abs=1e-5)
-    unfinished = StepPlan(1, (SeqSlice(0, 0, (4, 5), (1,), False, scored=(5, 6)),))
+    unfinished = SchedulerOutput(1, (ScheduledSequence(0, 0, (4, 5), (1,), False, scored=(5, 6)),))
     assert sampler.sample(unfinished, logits[1:3]).scores == result.scores
 
 
 def test_a_real_models_are_those_of_transformers(tmp_path):
     executor = load_executor(config_of(tiny(tmp_path, "llama"), 1))
-    engine = Engine(executor, "tiny", SchedulerConfig(max_step_tokens=7), CacheConfig(), b"k")
+    engine = Engine(executor, "tiny", SchedulerConfig(max_num_batched_tokens=7), CacheConfig(), b"k")
     prompt = [(i * 37) % 203 for i in range(40)]
     sampling = SamplingParams(max_tokens=3, num_prompt_logprobs=2)
     for name in ("cold", "warm"):

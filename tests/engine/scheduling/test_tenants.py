@@ -10,8 +10,8 @@ from engine.types import GenerateRequest, SamplingParams
 from tests.engine.toy import ToyExecutor
 
 
-def make(max_sequences: int = 1, max_queued_requests: int = 100) -> Engine:
-    scheduler = SchedulerConfig(max_sequences=max_sequences, max_queued_requests=max_queued_requests)
+def make(max_num_seqs: int = 1, max_queued_requests: int = 100) -> Engine:
+    scheduler = SchedulerConfig(max_num_seqs=max_num_seqs, max_queued_requests=max_queued_requests)
     return Engine(ToyExecutor(), "toy", scheduler, CacheConfig(), b"key")
 
 
@@ -80,7 +80,7 @@ def test_no_tenant_fills_the_queue_alone() -> None:
 
 def test_what_a_tenant_gets_does_not_depend_on_the_others() -> None:
     """Turns change when, never what."""
-    alone, crowd = make(), make(max_sequences=3)
+    alone, crowd = make(), make(max_num_seqs=3)
     wanted = msgspec.structs.replace(request("x", "modest"), sampling=SamplingParams(max_tokens=9))
     alone.submit(wanted)
     for index in range(6):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
-from engine.structured_output.grammar import TokenTable, Vocabulary
-from engine.scheduling.scheduler_output import SeqSlice, SeqStart, StepPlan
 from engine.sampling.sampler import Sampler
+from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
+from engine.structured_output.grammar import TokenTable, Vocabulary
 from engine.types import Grammar, SamplingParams
 from kernels.kernel_set import load_kernels
 
@@ -31,15 +31,18 @@ def table() -> TokenTable:
 def answer(
     table: TokenTable, params: SamplingParams, seed: int, grammar: Grammar | None = GRAMMAR
 ) -> tuple[str, object]:
-    """The text of one answer to random logits, alternating with a neighbour that has no grammar."""
+    """The text of one answer to random logits, alternating with a neighbor that has no grammar."""
     cpu = torch.device("cpu")
     sampler = Sampler(load_kernels(cpu, torch.float32), len(TOKENS), cpu, table)
     noise = torch.Generator().manual_seed(seed)
-    starts = (SeqStart(0, SamplingParams(max_tokens=1), seed, (1,), ()), SeqStart(1, params, seed, (1,), (), grammar))
+    starts = (
+        NewSequence(0, SamplingParams(max_tokens=1), seed, (1,), ()),
+        NewSequence(1, params, seed, (1,), (), grammar),
+    )
     output: list[int] = []
     for step in range(200):
-        slices = tuple(SeqSlice(i, step, (1,), (0,), samples=True) for i in range(2))
-        plan = StepPlan(step, slices, starts if step == 0 else ())
+        slices = tuple(ScheduledSequence(i, step, (1,), (0,), samples=True) for i in range(2))
+        plan = SchedulerOutput(step, slices, starts if step == 0 else ())
         sampler.update(plan)
         bits = sampler.grammar_bits(plan) if sampler.has_grammar(plan) else None
         result = sampler.sample(plan, torch.randn(2, len(TOKENS), generator=noise) * 3, bits)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from engine.structured_output.reasoning_budget import Thinking
-from engine.types import ThinkingLimit
+from engine.types import ReasoningBudget
 from tests.engine.sampling.test_sampler import Rows, falling, start
 
 ENDS = (9, 8)
@@ -26,7 +26,7 @@ def where(tokens, marker):
 @pytest.mark.parametrize("budget", [0, 1, 4])
 @pytest.mark.parametrize("begins", [(), (7,), (7, 6)])
 def test_thinking_ends_by_its_budget(budget, begins):
-    limit = ThinkingLimit(budget, ENDS, begins)
+    limit = ReasoningBudget(budget, ENDS, begins)
     for seed in range(200):
         rng = random.Random(seed)
         said = say(limit, lambda: rng.randrange(5, 10), 60)  # noqa: B023
@@ -42,7 +42,7 @@ def test_thinking_ends_by_its_budget(budget, begins):
 
 
 def test_an_answer_that_moves_ends_its_thinking_at_the_same_place():
-    limit = ThinkingLimit(5, ENDS, (7,))
+    limit = ReasoningBudget(5, ENDS, (7,))
     for seed in range(50):
         rng = random.Random(seed)
         draws = [rng.randrange(5, 10) for _ in range(40)]
@@ -55,12 +55,12 @@ def test_an_answer_that_moves_ends_its_thinking_at_the_same_place():
 
 
 def test_an_ending_that_was_begun_is_finished():
-    assert Thinking(ThinkingLimit(2, ENDS), (1, 9)).forced == 8
-    assert Thinking(ThinkingLimit(2, ENDS), (1, 9, 8)).forced is None
+    assert Thinking(ReasoningBudget(2, ENDS), (1, 9)).forced == 8
+    assert Thinking(ReasoningBudget(2, ENDS), (1, 9, 8)).forced is None
 
 
 def test_the_forced_token_wins_over_everything_and_only_in_its_row():
-    limit = ThinkingLimit(2, (31,))
+    limit = ReasoningBudget(2, (31,))
     rows = Rows(
         start(0, temperature=0.0, thinking=limit, allowed_token_ids=(0, 1), bad_words=((31,),)),
         start(1, temperature=0.0),

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from engine.model.forward_batch import ForwardBatch
+from engine.execution.cuda_graphs import CudaGraphs
 from engine.model.cascade import CascadeThresholds, group_by_prefix
-from engine.execution.cuda_graphs import DecodeGraphs
-from engine.scheduling.scheduler_output import SeqSlice, StepPlan
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels, triton_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
 from tests.engine.checkpoint.test_quantized_weights import FORMS, write
@@ -26,16 +26,19 @@ def test_a_model_of_triton_kernels_gives_the_references_logits(models):
     tokens = torch.randint(300, (50,), generator=rng).tolist()
     blocks = [(3, 1, 7), (2, 9), (11, 0, 4, 5)]
     plans = [
-        [SeqSlice(0, 0, tuple(tokens[:40]), blocks[0], True), SeqSlice(1, 0, tuple(tokens[5:10]), blocks[1], True)],
         [
-            SeqSlice(0, 40, tuple(tokens[:1]), blocks[0], True),
-            SeqSlice(1, 5, tuple(tokens[:1]), blocks[1], True),
-            SeqSlice(2, 0, tuple(tokens), blocks[2], True),
+            ScheduledSequence(0, 0, tuple(tokens[:40]), blocks[0], True),
+            ScheduledSequence(1, 0, tuple(tokens[5:10]), blocks[1], True),
         ],
-        [SeqSlice(s, at, (7,), blocks[s], True) for s, at in enumerate((41, 6, 50))],
+        [
+            ScheduledSequence(0, 40, tuple(tokens[:1]), blocks[0], True),
+            ScheduledSequence(1, 5, tuple(tokens[:1]), blocks[1], True),
+            ScheduledSequence(2, 0, tuple(tokens), blocks[2], True),
+        ],
+        [ScheduledSequence(s, at, (7,), blocks[s], True) for s, at in enumerate((41, 6, 50))],
     ]
     for step, slices in enumerate(plans):
-        batch = ForwardBatch.from_plan(StepPlan(step, tuple(slices)), 16, CPU)
+        batch = ForwardBatch.from_plan(SchedulerOutput(step, tuple(slices)), 16, CPU)
         ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
         assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
 
@@ -52,11 +55,14 @@ def test_a_model_of_4_bits_gives_the_references_logits(deterministic, tmp_path):
 def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
     ours = models[0]
     blocks = [(3, 1, 7), (3, 1, 9), (3, 1, 0)]
-    start = [SeqSlice(s, 32 if s else 0, tuple(range(9 if s else 37)), owned, True) for s, owned in enumerate(blocks)]
+    start = [
+        ScheduledSequence(s, 32 if s else 0, tuple(range(9 if s else 37)), owned, True)
+        for s, owned in enumerate(blocks)
+    ]
     for slice_ in start:
-        ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, (slice_,)), 16, CPU), ours.kv)
-    slices = [SeqSlice(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
-    plan = StepPlan(1, tuple(slices))
+        ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (slice_,)), 16, CPU), ours.kv)
+    slices = [ScheduledSequence(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
+    plan = SchedulerOutput(1, tuple(slices))
     plain = ForwardBatch.from_plan(plan, 16, CPU)
     grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(slices, 16, CascadeThresholds(((2, 32),))))
     assert plain.prefixes is None and grouped.prefixes.shared_lens_S.tolist() == [32, 32, 32]
@@ -69,17 +75,19 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
     ours = models[0]
     blocks = [(3, 1), (3, 7), (3, 9), (0, 2), (0, 4), (5, 6), (8, 10)]
     for s, owned in enumerate(blocks):
-        prompt = SeqSlice(s, 0, tuple(range(owned[0], owned[0] + 20 + s)), owned, True)
-        ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, (prompt,)), 16, CPU), ours.kv)
-    slices = [SeqSlice(s, 20 + s, (s,), owned, True) for s, owned in enumerate(blocks)]
-    slices.insert(1, SeqSlice(7, 26, (6, 9), (8, 10), True, num_drafts=1))  # as its last one, one token further
-    plan, seen = StepPlan(1, tuple(slices)), []
+        prompt = ScheduledSequence(s, 0, tuple(range(owned[0], owned[0] + 20 + s)), owned, True)
+        ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (prompt,)), 16, CPU), ours.kv)
+    slices = [ScheduledSequence(s, 20 + s, (s,), owned, True) for s, owned in enumerate(blocks)]
+    slices.insert(
+        1, ScheduledSequence(7, 26, (6, 9), (8, 10), True, num_draft_tokens=1)
+    )  # as its last one, one token further
+    plan, seen = SchedulerOutput(1, tuple(slices)), []
 
     def hidden(batch):
         seen.append(batch)
         return ours.decoder.hidden(batch, ours.kv)
 
-    graphs = DecodeGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
+    graphs = CudaGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
     groups = group_by_prefix(slices, 16, CascadeThresholds(((2, 16),)))
     assert [group.rows for group in groups] == [(0, 2, 3), (4, 5)]
     together = ours.decoder.logits(graphs.hidden(plan, groups))
@@ -94,10 +102,10 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
 def test_rows_and_sequences_of_padding_change_no_logits(models):
     """As a CUDA graph for four sequences would run two: fixed shapes, a table as wide as it ever gets."""
     ours = models[0]
-    slices = tuple(SeqSlice(s, 0, (s + 1,) * 5, (s, 5 + s), True) for s in range(2))
-    ours.decoder.forward(ForwardBatch.from_plan(StepPlan(0, slices), 16, CPU), ours.kv)
-    slices = tuple(SeqSlice(s, 5, (9,), (s, 5 + s), True) for s in range(2))
-    batch = ForwardBatch.from_plan(StepPlan(1, slices), 16, CPU)
+    slices = tuple(ScheduledSequence(s, 0, (s + 1,) * 5, (s, 5 + s), True) for s in range(2))
+    ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, CPU), ours.kv)
+    slices = tuple(ScheduledSequence(s, 5, (9,), (s, 5 + s), True) for s in range(2))
+    batch = ForwardBatch.from_plan(SchedulerOutput(1, slices), 16, CPU)
     alone = ours.decoder.forward(batch, ours.kv)
     padded = ForwardBatch(
         tokens_T=pad(batch.tokens_T, (0, 2)),
@@ -119,11 +127,11 @@ def test_deterministic_kernels_give_the_same_logits_in_any_batch_and_chunks():
     blocks, others = (3, 1, 7), (2, 9)
 
     def step(*slices):
-        batch = ForwardBatch.from_plan(StepPlan(0, slices), 16, CPU)
+        batch = ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, CPU)
         return model.decoder.forward(batch, model.kv)
 
     def piece(seq, start, stop, where):
-        return SeqSlice(seq, start, tuple(tokens[start:stop]), where, True)
+        return ScheduledSequence(seq, start, tuple(tokens[start:stop]), where, True)
 
     whole, decoded = step(piece(0, 0, 35, blocks)), step(piece(0, 35, 36, blocks))
     step(piece(1, 0, 5, others), piece(0, 0, 20, blocks))

@@ -13,6 +13,6 @@ TOKENS = torch.randint(97, (12,), generator=torch.Generator().manual_seed(6)).to
 def test_triton_kernels_give_transformers_logits(name, tmp_path):
     model = oracle(name)
     model.save_pretrained(tmp_path)
-    runner = Runner(tmp_path, block_size=16, kernels=triton_kernels(), max_context_len=16)
+    runner = Runner(tmp_path, block_size=16, kernels=triton_kernels(), max_model_len=16)
     out = torch.cat([runner.step([(0, 0, TOKENS[:11])]), runner.step([(0, 11, TOKENS[11:])])])
     assert error(out, oracle_logits(model, TOKENS)[10:]) < 1e-4

@@ -45,8 +45,8 @@ async def test_the_engine_is_asked_what_it_is_asked_with_tools(older):
 
 
 async def test_a_batch_takes_functions_too():
-    client = ScriptedClient(says(CALL), max_context_len=4096)
-    async with serving(client, models={"toy": toy_model(template=HERMES, max_context_len=4096)}) as http:
+    client = ScriptedClient(says(CALL), max_model_len=4096)
+    async with serving(client, models={"toy": toy_model(template=HERMES, max_model_len=4096)}) as http:
         body = {"messages": [[{"role": "user", "content": "x"}]] * 2, "functions": [FUNCTION]}
         answer = await http.post("/v1/chat/completions/batch", json=body)
     assert all(choice["message"]["function_call"] for choice in answer.json()["choices"])
@@ -93,8 +93,8 @@ async def test_wrong_functions_are_named(fields, param):
 
 
 async def test_the_sdks_round_trip_of_functions_runs():
-    client = ScriptedClient(says(CALL), max_context_len=4096)
-    async with sdk(client, model=toy_model(template=HERMES, max_context_len=4096)) as public:
+    client = ScriptedClient(says(CALL), max_model_len=4096)
+    async with sdk(client, model=toy_model(template=HERMES, max_model_len=4096)) as public:
         question = {"role": "user", "content": "Paris?"}
         first = await public.chat.completions.create(model="toy", messages=[question], functions=[FUNCTION])
         message = first.choices[0].message

@@ -4,7 +4,7 @@ import pytest
 
 from engine.runtime.async_engine import AsyncEngine
 from engine.structured_output.grammar import TokenTable, Vocabulary
-from engine.types import Grammar, TokenChunk
+from engine.types import Grammar, RequestOutput
 from tests.serve_app.chat.test_tools import THINKING, WEATHER
 from tests.serve_app.random_engine import random_engine
 from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, events, says, serving, talking_to
@@ -137,7 +137,7 @@ async def test_a_rule_of_three_thousand_alternatives_is_followed():
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_same_in_the_middle_of_an_answer(stream):
-    script = [*says("aa", finish=None), TokenChunk("", 0, 2, (), "grammar", error="too many expressions")]
+    script = [*says("aa", finish=None), RequestOutput("", 0, 2, (), "grammar", error="too many expressions")]
     _, answer = await post(script, guided_regex="a+", stream=stream)
     fault = events(answer.text)[-2]["error"] if stream else answer.json()["error"]
     assert (answer.status_code, fault["code"], fault["param"]) == (200 if stream else 400, 400, "guided_regex")

@@ -38,9 +38,9 @@ def prompt_of(client):
     return toy_model().tokenizer.decode(list(client.requests[0].prompt), skip_special_tokens=False)
 
 
-async def post(text, template=HERMES, max_context_len=4096, **fields):
-    client = ScriptedClient(says(text) if isinstance(text, str) else text, max_context_len=max_context_len)
-    model = toy_model(template=template, max_context_len=max_context_len)
+async def post(text, template=HERMES, max_model_len=4096, **fields):
+    client = ScriptedClient(says(text) if isinstance(text, str) else text, max_model_len=max_model_len)
+    model = toy_model(template=template, max_model_len=max_model_len)
     async with serving(client, models={"toy": model}) as http:
         return client, await http.post(URL, json=chat(**fields))
 
@@ -168,8 +168,8 @@ async def test_wrong_tools_are_named(fields, param):
 async def test_arguments_of_an_earlier_turn_that_are_no_object_are_shown_as_they_are(arguments):
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
-    client = ScriptedClient(says("x"), max_context_len=100_000)
-    async with serving(client, models={"toy": toy_model(template=CHATML, max_context_len=100_000)}) as http:
+    client = ScriptedClient(says("x"), max_model_len=100_000)
+    async with serving(client, models={"toy": toy_model(template=CHATML, max_model_len=100_000)}) as http:
         answer = await http.post("/v1/chat/completions", json={"messages": messages})
     assert answer.status_code == 200, answer.text
     shown = json.dumps(arguments, ensure_ascii=False)
@@ -195,8 +195,8 @@ async def test_no_tools_are_as_good_as_none():
 
 
 async def test_the_specifications_round_trip_runs_as_written():
-    client = ScriptedClient(says(CALL), max_context_len=4096)
-    model = toy_model(template=HERMES, max_context_len=4096)
+    client = ScriptedClient(says(CALL), max_model_len=4096)
+    model = toy_model(template=HERMES, max_model_len=4096)
     async with sdk(client, model=model) as public:
         question = {"role": "user", "content": "What's the weather in Boston?"}
         response = await public.chat.completions.create(
@@ -219,8 +219,8 @@ async def test_the_specifications_round_trip_runs_as_written():
 
 async def test_the_sdks_stream_helper_takes_the_calls():
     tool = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
-    model = toy_model(template=HERMES, max_context_len=4096)
-    async with sdk(ScriptedClient(says(CALL + CALL), max_context_len=4096), model=model) as public:
+    model = toy_model(template=HERMES, max_model_len=4096)
+    async with sdk(ScriptedClient(says(CALL + CALL), max_model_len=4096), model=model) as public:
         async with public.chat.completions.stream(
             model="toy", messages=[{"role": "user", "content": "x"}], tools=[tool]
         ) as stream:

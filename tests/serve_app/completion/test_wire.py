@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from engine.types import TokenChunk
+from engine.types import RequestOutput
 from tests.serve_app.scripted import ScriptedClient, events, says, serving
 from tests.serve_app.toy import byte_tokens, toy_model
 
@@ -134,7 +134,7 @@ async def test_wrong_fields_are_named(fields, param):
 
 
 async def test_one_prompt_that_fails_ends_the_others():
-    client = ScriptedClient([TokenChunk("", 0, 0, (5,)), RuntimeError("x")])
+    client = ScriptedClient([RequestOutput("", 0, 0, (5,)), RuntimeError("x")])
     async with serving(client) as http:
         answer = await http.post(URL, json={"prompt": ["a", "b", "c"]})
     assert answer.status_code == 500

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from configs.schema import ApiConfig
-from engine.runtime.async_engine import AsyncEngine
 from engine.engine import Engine
+from engine.runtime.async_engine import AsyncEngine
 from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
 from serve_app.api.constraint_fields import ConstraintFields
@@ -246,18 +246,18 @@ async def test_a_prompt_leaves_less_room_for_the_answer(http) -> None:
 @pytest.mark.parametrize("format_", [name for name in TOOL_FORMATS if name != "harmony"])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "grow"}}])
 async def test_a_forced_call_fits(format_, choice) -> None:
-    model = toy_model(tool_format=TOOL_FORMATS[format_])
+    model = toy_model(tool_call_parser=TOOL_FORMATS[format_])
     client = AsyncEngine(random_engine(model))
     tool = {"type": "function", "function": {"name": "grow", "parameters": NODE}}
     tool["function"]["parameters"] = {**NODE, "properties": {**NODE["properties"], "parts": {"type": "boolean"}}}
     fields = {**FIT, "tools": [tool], "tool_choice": choice, "temperature": 1.5}
     async with talking_to(build_app(client, config(), {"toy": model})) as http:
-        refusal = (await post(http, max_tokens=1, **fields)).json()["error"]
+        rejection = (await post(http, max_tokens=1, **fields)).json()["error"]
         if not isinstance(TOOL_FORMATS[format_].arguments, str):  # free text between markers: no short end is found
-            assert refusal["param"] == "structured_outputs.fit"
+            assert rejection["param"] == "structured_outputs.fit"
             await client.close()
             return
-        fewest = next(int(word) for word in refusal["message"].split() if word.isdigit())
+        fewest = next(int(word) for word in rejection["message"].split() if word.isdigit())
         for seed in range(4):
             body = (await post(http, max_tokens=fewest + seed * seed, seed=seed, **fields)).json()
             one = body["choices"][0]

@@ -20,7 +20,7 @@ async def test_of_several_schemas_that_take_too_long_the_largest_is_named():
     functions = [{"name": f"f{n}", "parameters": schema} for n, schema in enumerate(schemas)]
     tools = [{"type": "function", "function": function} for function in functions]
     body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": "required"}
-    model = toy_model(max_context_len=4096)
+    model = toy_model(max_model_len=4096)
     prepared = prepare_chat(ChatRequest.model_validate(body), model, ApiConfig(), draw("x"), 4096)
     with pytest.raises(RequestError, match=r"^tools: to compile it takes .* the largest schema is tools\.1\.function"):
         await GrammarChecks({model.name: model}, Slow()).check(prepared.generation)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from configs.schema import ApiConfig
-from engine.types import PromptLogprob, RepetitionLimit, ThinkingLimit
+from engine.types import PromptLogprob, ReasoningBudget, RepetitionLimit
 from serve_app.text.thinking import ThinkFormat
 from tests.serve_app.scripted import ScriptedClient, chat, events, says, serving
 from tests.serve_app.toy import toy_model
@@ -34,15 +34,15 @@ async def refused(fields, **options):
 @pytest.mark.parametrize(
     ("format_", "limit"),
     [
-        (THINK, ThinkingLimit(5, (1,), (3,))),
-        (msgspec.structs.replace(THINK, always=True), ThinkingLimit(5, (1,))),
-        (msgspec.structs.replace(THINK, opens="assistant"), ThinkingLimit(5, (1,))),  # the template writes it
+        (THINK, ReasoningBudget(5, (1,), (3,))),
+        (msgspec.structs.replace(THINK, always=True), ReasoningBudget(5, (1,))),
+        (msgspec.structs.replace(THINK, opens="assistant"), ReasoningBudget(5, (1,))),  # the template writes it
         (msgspec.structs.replace(THINK, closes="assistant"), None),
         (None, None),
     ],
 )
 async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
-    model = toy_model(think_format=format_)
+    model = toy_model(reasoning_parser=format_)
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == limit
     assert (await asked({"thinking_token_budget": -1}, model=model)).thinking is None
     for same in ({"thinking_budget_tokens": 5}, {"reasoning": {"max_tokens": 5}}):  # llama.cpp's, SGLang's
@@ -50,10 +50,10 @@ async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
 
 
 async def test_markers_without_tokens_of_their_own_are_written_in_several():
-    model = toy_model(think_format=ThinkFormat("think", "<think>", "</think>"))
+    model = toy_model(reasoning_parser=ThinkFormat("think", "<think>", "</think>"))
     opens, closes = (model.encode(text) for text in ("<think>", "</think>"))
     assert len(closes) > 1
-    assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == ThinkingLimit(5, closes, opens)
+    assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == ReasoningBudget(5, closes, opens)
     assert await refused({"thinking_token_budget": -2}) == "thinking_token_budget"
 
 
@@ -131,7 +131,7 @@ async def test_the_prompts_log_probabilities_are_told_once():
 
 
 async def test_minus_one_is_the_whole_vocabulary_where_that_may_be_told():
-    api = ApiConfig(max_top_logprobs=1000)
+    api = ApiConfig(max_logprobs=1000)
     num_tokens = toy_model().vocabulary.num_tokens
     assert (await asked({"prompt_logprobs": -1}, api=api)).num_prompt_logprobs == num_tokens
 

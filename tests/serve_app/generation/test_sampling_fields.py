@@ -4,7 +4,7 @@ from tests.serve_app.scripted import ScriptedClient, chat, says, serving
 from tests.serve_app.toy import toy_model
 
 LONG = 100_000
-MODELS = {"toy": toy_model(max_context_len=LONG)}
+MODELS = {"toy": toy_model(max_model_len=LONG)}
 
 
 @pytest.mark.parametrize("top_p", [0, 0.0])
@@ -20,7 +20,7 @@ async def test_top_p_of_zero_asks_for_the_most_likely_token(top_p):
 
 
 async def test_log_probabilities_are_bounded_by_their_product():
-    client = ScriptedClient(says("ok"), max_context_len=LONG)
+    client = ScriptedClient(says("ok"), max_model_len=LONG)
     many = {"n": 128, "max_tokens": 8000, "logprobs": True, "top_logprobs": 20}
     async with serving(client, models=MODELS) as http:
         refused = await http.post("/v1/chat/completions", json=chat(**many))
@@ -31,7 +31,7 @@ async def test_log_probabilities_are_bounded_by_their_product():
 
 
 async def test_prompts_log_probabilities_are_bounded_by_their_product():
-    client = ScriptedClient(says("ok"), max_context_len=LONG)
+    client = ScriptedClient(says("ok"), max_model_len=LONG)
     async with serving(client, models=MODELS) as http:
         answer = await http.post("/v1/completions", json={"prompt": [5] * 60_000, "prompt_logprobs": 20})
     error = answer.json()["error"]

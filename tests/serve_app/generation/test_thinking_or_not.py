@@ -134,7 +134,7 @@ async def test_thinking_leaves_room_for_a_document_that_must_fit(http, budget):
 async def test_markers_of_plain_text_are_told_from_the_document(fields, opened):
     format_ = THINK_FORMATS["granite"]
     template = CHATML + format_.opens if opened else CHATML
-    model = toy_model(template=template, think_format=format_, max_context_len=1024)
+    model = toy_model(template=template, reasoning_parser=format_, max_model_len=1024)
     assert len(model.encode(format_.closes)) > 10
     client, num_thoughts, num_finished = AsyncEngine(random_engine(model)), 0, 0
     first = str(model.encode(format_.opens)[0])

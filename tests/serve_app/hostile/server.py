@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import uvicorn
 
 from configs.schema import ApiConfig, Config, ModelConfig
-from engine.types import EngineStatus, GenerateRequest, TokenChunk
+from engine.types import EngineStatus, GenerateRequest, RequestOutput
 from serve_app.app import build_app
 from serve_app.tenants.key_store import KeyStore
 from serve_app.workers.pool import WorkerPool
@@ -23,21 +23,21 @@ MEMORY_BYTES = 4 << 30  # of address space: a thread's stack counts, most of it 
 
 
 class Engine:
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
         if request.sampling.max_tokens != ENDLESS:
             for index in range(request.n):
-                yield TokenChunk(request.request_id, index, 0, byte_tokens("1"), "length")
+                yield RequestOutput(request.request_id, index, 0, byte_tokens("1"), "length")
             return
         for start in range(ENDLESS):
-            yield TokenChunk(request.request_id, 0, start, byte_tokens("x"))
+            yield RequestOutput(request.request_id, 0, start, byte_tokens("x"))
             await asyncio.sleep(0.02)
 
     def stop_choice(self, request_id: str, index: int) -> None:
         """It stops by itself."""
 
     async def status(self, model: str) -> EngineStatus:
-        counts = dict.fromkeys(("num_running", "num_waiting", "num_waiting_tokens", "num_blocks", "num_idle_blocks"), 0)
-        return EngineStatus(model=model, max_context_len=8192, block_size=16, **counts)
+        counts = dict.fromkeys(("num_running", "num_waiting", "num_waiting_tokens", "num_blocks", "num_free_blocks"), 0)
+        return EngineStatus(model=model, max_model_len=8192, block_size=16, **counts)
 
 
 async def main() -> None:
@@ -45,7 +45,7 @@ async def main() -> None:
     api = ApiConfig(trust_request_chat_template=True)
     config = Config(models=(ModelConfig(name="toy", source="unused"),), api=api)
     workers = WorkerPool()
-    app = build_app(Engine(), config, {"toy": toy_model(max_context_len=8192)}, workers, KeyStore(config, {}))
+    app = build_app(Engine(), config, {"toy": toy_model(max_model_len=8192)}, workers, KeyStore(config, {}))
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, lifespan="off", access_log=False, log_config=None))
     serving = asyncio.create_task(server.serve())
     while not server.started:

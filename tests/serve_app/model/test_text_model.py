@@ -39,7 +39,7 @@ def test_a_folder_gives_tokenizer_template_ends_and_defaults(folder):
     assert model.eos_ids == (2, 0)
     assert (model.defaults.temperature, model.defaults.top_k, model.defaults.top_p) == (0.6, 20, 1.0)
     assert model.defaults.max_new_tokens == 77
-    assert model.max_context_len == 256
+    assert model.max_model_len == 256
     assert model.template.render([{"role": "user", "content": "x"}]) == "<|im_start|>user\nx<|im_end|>\n"
 
 
@@ -50,8 +50,8 @@ def test_a_template_may_lie_in_its_own_file(folder):
 
 
 def test_the_config_may_shorten_the_context(folder):
-    engine = EngineConfig(max_context_len=100)
-    assert load_text_model(ModelConfig(name="m", source=str(folder), engine=engine)).max_context_len == 100
+    engine = EngineConfig(max_model_len=100)
+    assert load_text_model(ModelConfig(name="m", source=str(folder), engine=engine)).max_model_len == 100
 
 
 def test_a_folder_without_tokenizer_is_an_error_that_names_it(folder):
@@ -66,7 +66,7 @@ def test_the_quickstart_model_loads_without_torch_and_tokenizes_like_llama_cpp()
         "import sys; from configs.schema import ModelConfig; from serve_app.model.text_model import load_text_model\n"
         f"model = load_text_model(ModelConfig(name='m', source={SMOLLM!r}))\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
-        "assert model.eos_ids == (2,) and model.max_context_len == 8192\n"
+        "assert model.eos_ids == (2,) and model.max_model_len == 8192\n"
         "print(model.encode('x  2020'))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

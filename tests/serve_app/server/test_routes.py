@@ -7,7 +7,7 @@ from tests.serve_app.toy import toy_model
 
 
 async def test_models_are_listed_under_all_their_names():
-    async with serving(ScriptedClient(says("x"), max_context_len=100)) as http:
+    async with serving(ScriptedClient(says("x"), max_model_len=100)) as http:
         await http.post("/v1/chat/completions", json=chat())
         body = (await http.get("/v1/models")).json()
     assert body["object"] == "list"
