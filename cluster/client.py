@@ -78,12 +78,12 @@ class ClusterClient:
                         if chunk.finish_reason == "error":
                             raise ReplicaLost(chunk.error or "the engine failed")
                         try:
-                            news = in_flight.note(chunk)
+                            fresh = in_flight.record(chunk)
                         except ValueError as error:  # what is missing is asked of another replica, or again of this
                             raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
-                        if news is not None:
+                        if fresh is not None:
                             num_failures = 0
-                            yield news
+                            yield fresh
                 except ReplicaLost as error:
                     num_failures += not error.is_planned
                     if num_failures >= MAX_FAILURES:
@@ -107,7 +107,7 @@ class ClusterClient:
         links = self._replicas_of(model).up
         if not links:
             raise Unavailable(f"no replica of {model!r} is up")
-        statuses = [link.belief.status for link in links]
+        statuses = [link.replica_state.status for link in links]
         return EngineStatus(
             model=model,
             max_model_len=min(status.max_model_len for status in statuses),
@@ -128,7 +128,7 @@ class ClusterClient:
             raise UnknownModel(f"the model {model!r} is not served", param="model")
         return self._replicas[model]
 
-    def _names(self, request: GenerateRequest, block_size: int) -> list[bytes]:
+    def _block_hashes(self, request: GenerateRequest, block_size: int) -> list[bytes]:
         """The names that the prompt's full blocks have on every replica."""
         root = root_hash(self._cache_key, request.model, request.cache_salt)
         return hash_blocks(self._cache_key, root, request.prompt, block_size)
@@ -140,28 +140,28 @@ class ClusterClient:
         """
         self._in_flight[request_id] = (in_flight, None)
         deadline_s = time.monotonic() + self._config.place_timeout_s
-        refused: dict[Link, Overloaded] = {}
+        rejected: dict[Link, Overloaded] = {}
         while time.monotonic() < deadline_s:
-            links = [link for link in replicas.up if link not in refused]
+            links = [link for link in replicas.up if link not in rejected]
             if not links:
-                if refused and not in_flight.has_begun:
-                    raise next(iter(refused.values()))
+                if rejected and not in_flight.has_begun:
+                    raise next(iter(rejected.values()))
                 if not replicas.alive:
                     replicas.wake()
                 await replicas.changed()
-                refused.clear()
+                rejected.clear()
                 continue
-            rest = in_flight.rest()
-            names = self._names(rest, links[0].belief.block_size)
+            rest = in_flight.remaining()
+            block_hashes = self._block_hashes(rest, links[0].replica_state.block_size)
             num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
-            loads = [link.belief.load(num_tokens, names) for link in links]
+            loads = [link.replica_state.load(num_tokens, block_hashes) for link in links]
             index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link = links[index]
-            placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, names), rest.request_id)
+            placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, block_hashes), rest.request_id)
             try:
                 await self._accepted(link, placed.output_queue, replicas)
             except Overloaded as error:
-                refused[link] = error
+                rejected[link] = error
                 placed.stop()
                 continue
             except ReplicaLost:

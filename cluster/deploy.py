@@ -9,7 +9,7 @@ from ray import serve
 from ray.experimental import internal_kv
 
 from cluster.ingress import BuildAsgi, Ingress
-from cluster.ranks import Follow
+from cluster.ranks import RunWorker
 from cluster.replica import LoadEngine, Replica
 from configs.schema import Config, ModelConfig
 
@@ -18,10 +18,12 @@ __all__ = ["application"]
 SECRET_KEY = b"manta/wire/secret"
 
 
-def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine, follow: Follow) -> serve.Application:
+def application(
+    config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine, run_worker: RunWorker
+) -> serve.Application:
     """One `Ingress`, and one deployment of `Replica` for each model."""
     secret = config.wire.secret.encode() if config.wire.secret is not None else _cluster_secret()
-    replicas = {model.name: _replica(model, config, secret, load_engine, follow) for model in config.models}
+    replicas = {model.name: _replica(model, config, secret, load_engine, run_worker) for model in config.models}
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.ingress.num_replicas,
@@ -38,7 +40,7 @@ def application(config: Config, build_asgi: BuildAsgi, load_engine: LoadEngine, 
     return bound
 
 
-def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine, follow: Follow) -> Any:
+def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine, run_worker: RunWorker) -> Any:
     deployment = serve.deployment(
         name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
         **_scale(model),
@@ -51,7 +53,7 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
         max_surge_percent=model.max_surge_percent,
         logging_config={"enable_access_log": False},  # ingresses ask for addresses every second
     )(Replica)
-    return deployment.bind(model, config.wire, secret, load_engine, follow)
+    return deployment.bind(model, config.wire, secret, load_engine, run_worker)
 
 
 def _place(model: ModelConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class InFlightRequest:
     def has_begun(self) -> bool:
         return self._cached_tokens is not None
 
-    def rest(self) -> GenerateRequest:
+    def remaining(self) -> GenerateRequest:
         """The request for what has not been passed on yet.
 
         Each has an id of its own: what one replica still says of an earlier one cannot be taken for its answer.
@@ -37,7 +37,7 @@ class InFlightRequest:
         self._num_rests += 1
         return msgspec.structs.replace(request, resume=resume) if any(resume) or None in resume else request
 
-    def note(self, chunk: RequestOutput) -> RequestOutput | None:
+    def record(self, chunk: RequestOutput) -> RequestOutput | None:
         """Books a chunk. Returns what of it is news, None if nothing is.
 
         Raises ValueError for a chunk that begins after the tokens that are known: some were lost on the way.

@@ -14,11 +14,11 @@ from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     Ask,
-    Beat,
     Challenge,
     Drain,
     FromIngress,
     FromReplica,
+    Heartbeat,
     Hello,
     Report,
     Seal,
@@ -57,7 +57,8 @@ class ReplicaLost(Unavailable):
 
 
 class Link:
-    """Owns the connection to one replica and the output queues of the requests that run there. Lives on one event loop."""
+    """Owns the connection to one replica and the output queues of the requests that run there. Lives on one event loop.
+    """
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Link:
         """`seals` are of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
         self.epoch = welcome.epoch
-        self.belief = ReplicaState(welcome.status, welcome.block_size, welcome.names)
+        self.replica_state = ReplicaState(welcome.status, welcome.block_size, welcome.block_hashes)
         self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
         self.is_draining = False
         self.output_queues = OutputQueues()
@@ -96,7 +97,7 @@ class Link:
         """Whether its engine may hang: it has been in one step for long, as its last heartbeat said."""
         return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
-    def submit(self, request: GenerateRequest, num_tokens: int, names: Sequence[bytes]) -> OutputQueue:
+    def submit(self, request: GenerateRequest, num_tokens: int, block_hashes: Sequence[bytes]) -> OutputQueue:
         """Sends a request. Its output queue tells whether it was accepted and what comes of it.
 
         num_tokens   that it has to compute there, as far as is known
@@ -112,7 +113,7 @@ class Link:
                 f"to another one, at most {most} together (wire.max_frame_bytes); shorten its lists of tokens and words"
             )
         output_queue = self.output_queues.open(request.request_id)
-        self.belief.sent(request.request_id, num_tokens, names)
+        self.replica_state.sent(request.request_id, num_tokens, block_hashes)
         self._write(frame)
         return output_queue
 
@@ -120,7 +121,7 @@ class Link:
         """Ends one choice of a request, or all of it."""
         if index is None:
             self.output_queues.close(request_id)
-            self.belief.stopped(request_id)
+            self.replica_state.stopped(request_id)
         self._send(Stop(request_id, index))
 
     def close(self, why: str) -> None:
@@ -155,15 +156,15 @@ class Link:
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
-                        self.belief.heard(report)
+                        self.replica_state.heard(report)
                         self._on_change(self)
                         self.output_queues.deliver(report)
                         for told in report.states:
                             self._learn(told)
-                    case Beat(status, ages):
+                    case Heartbeat(status, ages):
                         self.ages = ages
                         if status is not None:
-                            self.belief.status = status
+                            self.replica_state.status = status
                             self._on_change(self)
                     case Drain():
                         self.is_draining = True
@@ -191,7 +192,7 @@ class Link:
             if silence_s > self._config.dead_s:
                 self.close(f"silent for {silence_s:.2f} s")
                 return
-            self._send(Beat())
+            self._send(Heartbeat())
             self._ask(time.monotonic())
 
     def _ask(self, now_s: float) -> None:

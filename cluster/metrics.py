@@ -84,7 +84,7 @@ class ReplicaMetrics:
 
     def reported(self, report: EngineOutputs) -> None:
         now_s = time.monotonic()
-        for rejection in report.refused:
+        for rejection in report.rejected:
             self._arrived.pop(rejection.request_id, None)
         for chunk in report.chunks:
             arrived = self._arrived.get(chunk.request_id)

@@ -9,28 +9,28 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.schema import ModelConfig
-from engine.parallel.worker_commands import Meeting
+from engine.parallel.worker_commands import Rendezvous
 
-__all__ = ["Follow", "RankStarter"]
+__all__ = ["RankStarter", "RunWorker"]
 
 logger = logging.getLogger(__name__)
 
-Follow = Callable[[ModelConfig, int, Meeting], None]  # returns when the first rank is gone
+RunWorker = Callable[[ModelConfig, int, Rendezvous], None]  # returns when the first rank is gone
 
 
 class Rank:
     """One process. Ray ends it with the replica that made it, and its own connection does so sooner."""
 
-    def run(self, follow: Follow, model: ModelConfig, rank: int, meeting: Meeting) -> None:
-        follow(model, rank, meeting)
+    def run(self, run_worker: RunWorker, model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
+        run_worker(model, rank, rendezvous)
 
 
 class RankStarter:
     """Starts ranks for the replica in whose process it is called."""
 
-    def __init__(self, model: ModelConfig, follow: Follow) -> None:
+    def __init__(self, model: ModelConfig, run_worker: RunWorker) -> None:
         self._model = model
-        self._follow = follow
+        self._run_worker = run_worker
         self._ranks: list[Any] = []  # an actor lives as long as somebody holds it
 
     @property
@@ -42,7 +42,7 @@ class RankStarter:
         nodes = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
         return len(set(nodes)) <= 1
 
-    def start(self, rank: int, meeting: Meeting) -> None:
+    def start(self, rank: int, rendezvous: Rendezvous) -> None:
         resources, group = self._model.resources, get_current_placement_group()
         assert group is not None, "a replica of several ranks has a placement group"
         actor = ray.remote(Rank).options(
@@ -54,4 +54,4 @@ class RankStarter:
             ),
         )
         self._ranks.append(actor.remote())
-        self._ranks[-1].run.remote(self._follow, self._model, rank, meeting)
+        self._ranks[-1].run.remote(self._run_worker, self._model, rank, rendezvous)

@@ -11,7 +11,7 @@ from ray import serve
 
 from cluster.autoscaling import load_of
 from cluster.metrics import ReplicaMetrics
-from cluster.ranks import Follow, RankStarter
+from cluster.ranks import RankStarter, RunWorker
 from cluster.server import WireServer
 from configs.schema import ModelConfig, WireConfig
 from engine.engine import Engine
@@ -31,14 +31,14 @@ class Replica:
     """Serve constructs it; its address is what `wire_address` returns."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine, follow: Follow
+        self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine, run_worker: RunWorker
     ) -> None:
         # waiting threads must sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # but a little spinning pays, or two threads are no faster
         began_s = time.monotonic()
         host = wire.bind or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._ranks = RankStarter(model, follow)
+        self._ranks = RankStarter(model, run_worker)
         engine = await asyncio.to_thread(load_engine, model, secret, host, self._ranks)
         replica_id = serve.get_replica_context().replica_id.unique_id
         metrics = ReplicaMetrics(model.name, bool(model.engine.cache.kv_offloading_bytes))

@@ -15,18 +15,18 @@ class ReplicaState:
     A block counts as held there from the moment that a request is sent that will fill it.
     """
 
-    def __init__(self, status: EngineStatus, block_size: int, names: Sequence[bytes] = ()) -> None:
+    def __init__(self, status: EngineStatus, block_size: int, block_hashes: Sequence[bytes] = ()) -> None:
         self.status = status
         self.block_size = block_size
-        self.names = set(names)  # of the blocks that can be shared there
+        self.block_hashes = set(block_hashes)  # of the blocks that can be shared there
         self._unreported: dict[str, int] = {}  # requests that `status` does not count yet -> tokens to compute
         self._coming: dict[str, list[bytes]] = {}  # requests without an answer yet -> blocks that they fill
         self._num_coming: Counter[bytes] = Counter()  # name -> how many of these requests fill it
 
-    def sent(self, request_id: str, num_tokens: int, names: Sequence[bytes]) -> None:
+    def sent(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> None:
         """A request is on its way there: it has that many tokens to compute, and these are its full blocks."""
         self._unreported[request_id] = num_tokens
-        self._coming[request_id] = [name for name in names if name not in self.names]
+        self._coming[request_id] = [name for name in block_hashes if name not in self.block_hashes]
         self._num_coming.update(self._coming[request_id])
 
     def stopped(self, request_id: str) -> None:
@@ -34,20 +34,22 @@ class ReplicaState:
         self._arrived(request_id)
 
     def heard(self, report: EngineOutputs) -> None:
-        self.names.difference_update(report.forgotten)
-        self.names.update(report.published)
+        self.block_hashes.difference_update(report.removed_blocks)
+        self.block_hashes.update(report.stored_blocks)
         self.status = report.status
         for request_id in report.accepted:
             self._unreported.pop(request_id, None)
-        for rejection in report.refused:
+        for rejection in report.rejected:
             self.stopped(rejection.request_id)
         for chunk in report.chunks:
             self._arrived(chunk.request_id)
 
-    def load(self, num_tokens: int, names: Sequence[bytes]) -> Load:
+    def load(self, num_tokens: int, block_hashes: Sequence[bytes]) -> Load:
         """How the replica looks to a request of `num_tokens` tokens whose full blocks have these names."""
-        held, coming = self.names, self._num_coming
-        num_shared = next((i for i, name in enumerate(names) if name not in held and name not in coming), len(names))
+        held, coming = self.block_hashes, self._num_coming
+        num_shared = next(
+            (i for i, name in enumerate(block_hashes) if name not in held and name not in coming), len(block_hashes)
+        )
         status = self.status
         return Load(
             num_uncached_tokens=max(1, num_tokens - num_shared * self.block_size),

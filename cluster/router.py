@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from cluster.routing import Load, cheapest, home, is_overloaded, power_of_two_choices, round_robin
+from cluster.routing import Load, cheapest, is_overloaded, power_of_two_choices, rendezvous_hash, round_robin
 from configs.schema import RoutingConfig
 
 __all__ = ["Router"]
@@ -23,7 +23,7 @@ class Router:
         A session that is named stays at its home unless that is overloaded.
         """
         if session and self._config.session_affinity:
-            index = home(session, replica_ids)
+            index = rendezvous_hash(session, replica_ids)
             if not is_overloaded(index, loads):
                 return index
         match self._config.policy:

@@ -20,7 +20,7 @@ from hashlib import blake2b
 
 import msgspec
 
-__all__ = ["Load", "cheapest", "costs_of", "home", "is_overloaded", "power_of_two_choices", "round_robin"]
+__all__ = ["Load", "cheapest", "costs_of", "is_overloaded", "power_of_two_choices", "rendezvous_hash", "round_robin"]
 
 DECODE_TOKENS = 32
 SESSION_FACTOR = 2.0
@@ -65,7 +65,7 @@ def round_robin(replica_ids: Sequence[str], last: str) -> int:
     return replica_ids.index(min(later or replica_ids))
 
 
-def home(session: str, replica_ids: Sequence[str]) -> int:
+def rendezvous_hash(session: str, replica_ids: Sequence[str]) -> int:
     """The index of the replica to which a session belongs.
 
     Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica comes or goes, only the sessions move that it gets

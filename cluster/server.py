@@ -14,11 +14,11 @@ from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     Ask,
-    Beat,
     Challenge,
     Drain,
     FromIngress,
     FromReplica,
+    Heartbeat,
     Hello,
     Report,
     Seal,
@@ -78,7 +78,7 @@ class WireServer:
         self.engine_thread = EngineThread(engine, self._deliver)
         self._server: asyncio.Server | None = None
         self._beat: asyncio.Task[None] | None = None
-        self._names: set[bytes] = set()  # of the blocks that can be shared, as the reports up to now tell
+        self._block_hashes: set[bytes] = set()  # of the blocks that can be shared, as the reports up to now tell
         self._draining = False
         self._num_probes = 0
 
@@ -152,11 +152,11 @@ class WireServer:
             theirs, ours = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
             connection = self._connections[number] = _Connection(number, writer, ours, self._config.max_frame_bytes)
             # now, not earlier: from here on no report that changes these names passes the connection by
-            status, names = self.engine_thread.status, tuple(self._names)
-            connection.send(Welcome(self._replica_id, self._epoch, self._block_size, status, names))
+            status, block_hashes = self.engine_thread.status, tuple(self._block_hashes)
+            connection.send(Welcome(self._replica_id, self._epoch, self._block_size, status, block_hashes))
             if self._draining:
                 connection.send(Drain())
-            await self._obey(connection, reader, theirs)
+            await self._run_command(connection, reader, theirs)
         except WireError as error:
             logger.warning("closed a connection: %s", error)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
@@ -179,7 +179,7 @@ class WireServer:
         theirs, ours = (Seal(self._secret, side, nonce, hello.nonce) for side in (b"ingress", b"replica"))
         return theirs, ours
 
-    async def _obey(self, connection: "_Connection", reader: asyncio.StreamReader, seal: Seal) -> None:
+    async def _run_command(self, connection: "_Connection", reader: asyncio.StreamReader, seal: Seal) -> None:
         decoder = msgspec.msgpack.Decoder(FromIngress)
         while True:
             # an ingress beats too: one that is silent for long is gone, whatever TCP believes
@@ -204,7 +204,7 @@ class WireServer:
                 case Ask(request_ids):
                     for request_id in request_ids:
                         self.engine_thread.send(AskEngine(f"{connection.number}:{request_id}"))
-                case Beat():
+                case Heartbeat():
                     pass
                 case _:
                     raise WireError(f"{type(frame).__name__} has no place here")
@@ -224,32 +224,32 @@ class WireServer:
         """Sends each ingress its part of a step, in one frame. Changes of the prefix cache go to all."""
         if self._observer is not None:
             self._observer.reported(report)
-        self._names.difference_update(report.forgotten)
-        self._names.update(report.published)
+        self._block_hashes.difference_update(report.removed_blocks)
+        self._block_hashes.update(report.stored_blocks)
         parts: dict[int, _Part] = defaultdict(_Part)
         for request_id in report.accepted:
             number, theirs = _split(request_id)
             parts[number].accepted.append(theirs)
-        for rejection in report.refused:
+        for rejection in report.rejected:
             number, theirs = _split(rejection.request_id)
-            parts[number].refused.append(msgspec.structs.replace(rejection, request_id=theirs))
+            parts[number].rejected.append(msgspec.structs.replace(rejection, request_id=theirs))
         for chunk in report.chunks:
             number, theirs = _split(chunk.request_id)
             parts[number].chunks.append(msgspec.structs.replace(chunk, request_id=theirs))
         for state in report.states:
             number, theirs = _split(state.request_id)
             parts[number].states.append(msgspec.structs.replace(state, request_id=theirs))
-        concerned = self._connections if report.published or report.forgotten else parts
+        concerned = self._connections if report.stored_blocks or report.removed_blocks else parts
         for number in list(concerned):
             connection = self._connections.get(number)
             if connection is not None:
                 part = parts[number]
-                connection.open.difference_update(rejection.request_id for rejection in part.refused)
+                connection.open.difference_update(rejection.request_id for rejection in part.rejected)
                 connection.report(
                     msgspec.structs.replace(
                         report,
                         accepted=tuple(part.accepted),
-                        refused=tuple(part.refused),
+                        rejected=tuple(part.rejected),
                         chunks=tuple(part.chunks),
                         states=tuple(map(connection.state, part.states)),
                     )
@@ -264,7 +264,7 @@ class WireServer:
             await asyncio.sleep(self._config.heartbeat_s)
             ages = watchdog.look(time.monotonic())
             for connection in self._connections.values():
-                connection.send(Beat(self.engine_thread.status, ages))
+                connection.send(Heartbeat(self.engine_thread.status, ages))
             if watchdog.alarm is not None and self.engine_thread.failure is None:
                 self.engine_thread.declare_hung(watchdog.alarm)
                 logger.error("%s; streams are moved to other replicas", watchdog.alarm)
@@ -275,7 +275,7 @@ class _Part(msgspec.Struct):
     """What a step's report says to one ingress."""
 
     accepted: list[str] = []
-    refused: list[Rejection] = []
+    rejected: list[Rejection] = []
     chunks: list[RequestOutput] = []
     states: list[RequestState] = []
 

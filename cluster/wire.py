@@ -29,7 +29,7 @@ from engine.types import EngineOutputs, EngineStatus, GenerateRequest, StepAges
 __all__ = [
     "PROTOCOL_VERSION",
     "Ask",
-    "Beat",
+    "Heartbeat",
     "Challenge",
     "Drain",
     "FromIngress",
@@ -76,7 +76,7 @@ class Welcome(_Frame, frozen=True, array_like=True, tag=2):
     epoch: int  # another one for each start of the replica's engine
     block_size: int
     status: EngineStatus
-    names: tuple[bytes, ...] = ()  # of the blocks that can be shared there now; reports tell every change
+    block_hashes: tuple[bytes, ...] = ()  # of the blocks that can be shared there now; reports tell every change
 
 
 class Submit(_Frame, frozen=True, array_like=True, tag=3):
@@ -88,7 +88,7 @@ class Stop(_Frame, frozen=True, array_like=True, tag=4):
     index: int | None = None  # None: the whole request
 
 
-class Beat(_Frame, frozen=True, array_like=True, tag=5):
+class Heartbeat(_Frame, frozen=True, array_like=True, tag=5):
     status: EngineStatus | None = None  # replicas say how they are
     ages: StepAges | None = None  # and whether they get on
 
@@ -107,8 +107,8 @@ class Ask(_Frame, frozen=True, array_like=True, tag=8):
     request_ids: tuple[str, ...]
 
 
-FromIngress = Hello | Submit | Stop | Ask | Beat
-FromReplica = Challenge | Welcome | Report | Beat | Drain
+FromIngress = Hello | Submit | Stop | Ask | Heartbeat
+FromReplica = Challenge | Welcome | Report | Heartbeat | Drain
 
 _Kind = TypeVar("_Kind")
 

@@ -34,7 +34,7 @@ class Executor(Protocol):
     block_size: int  # tokens
     num_blocks: int
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput: ...
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput: ...
 
     def close(self) -> None: ...
 
@@ -50,7 +50,7 @@ class GrammarCompiler(Protocol):
 class MultiRankExecutor(Protocol):
     """An executor over several ranks. Both calls in any thread."""
 
-    def beats(self) -> tuple[RankHeartbeat, ...]:
+    def heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each rank from 1 on."""
         ...
 
@@ -66,9 +66,9 @@ class AsyncExecutor(Executor, Protocol):
     In a plan, -1 stands for the token that the sequence samples there.
     """
 
-    def begin(self, plan: SchedulerOutput) -> None: ...
+    def launch_model(self, scheduled: SchedulerOutput) -> None: ...
 
-    def sample(self) -> "PendingOutput":
+    def sample_tokens(self) -> "PendingOutput":
         """Of the step that was begun last. Its result must be asked for before the next one is sampled."""
         ...
 
@@ -129,7 +129,7 @@ class Engine:
 
     def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each rank from 1 on, in any thread."""
-        return self.executor.beats() if isinstance(self.executor, MultiRankExecutor) else ()
+        return self.executor.heartbeats() if isinstance(self.executor, MultiRankExecutor) else ()
 
     def lose_ranks(self) -> None:
         """Ends the step that waits for a rank, in any thread. No other one can follow."""
@@ -190,34 +190,34 @@ class Engine:
         """Computes one step and returns what came out."""
         if self._async_executor is not None:
             return self._step_ahead(self._async_executor)
-        plan = self.scheduler.schedule()
-        if not plan.slices:
+        scheduled = self.scheduler.schedule()
+        if not scheduled.sequences:
             return []
-        self.step_tokens = _num_tokens(plan)
-        result = self.executor.execute(plan)
-        self.scheduler.expect(plan)
-        return self._book(plan, result)
+        self.step_tokens = _num_tokens(scheduled)
+        result = self.executor.execute_model(scheduled)
+        self.scheduler.update_after_schedule(scheduled)
+        return self._book(scheduled, result)
 
     def _step_ahead(self, executor: "AsyncExecutor") -> list[RequestOutput]:
         """The same, but the step after it has begun when this returns."""
-        plan, self._begun = self._begun or self._begin(executor), None
-        if plan is None:
+        scheduled, self._begun = self._begun or self._begin(executor), None
+        if scheduled is None:
             return []
-        self.step_tokens = _num_tokens(plan)
-        sampling = executor.sample()
-        self.scheduler.expect(plan)
+        self.step_tokens = _num_tokens(scheduled)
+        sampling = executor.sample_tokens()
+        self.scheduler.update_after_schedule(scheduled)
         self._begun = self._begin(executor)
-        return self._book(plan, sampling.result())
+        return self._book(scheduled, sampling.result())
 
     def _begin(self, executor: "AsyncExecutor") -> SchedulerOutput | None:
-        plan = self.scheduler.schedule()
-        if not plan.slices:
+        scheduled = self.scheduler.schedule()
+        if not scheduled.sequences:
             return None
-        executor.begin(plan)
-        return plan
+        executor.launch_model(scheduled)
+        return scheduled
 
-    def _book(self, plan: SchedulerOutput, result: ModelOutput) -> list[RequestOutput]:
-        sampled = self.scheduler.settle(plan, result)
+    def _book(self, scheduled: SchedulerOutput, result: ModelOutput) -> list[RequestOutput]:
+        sampled = self.scheduler.update_from_output(scheduled, result)
         logprobs = iter(result.logprobs or (None,) * len(result.tokens))
         counts = result.counts or (1,) * len(sampled)
         failed = result.failed or (None,) * len(sampled)
@@ -320,7 +320,7 @@ class Engine:
     def _advance_beams(self, beams: BeamRequest, seq: Sequence, logprob: TokenLogprob) -> list[RequestOutput]:
         """Books what may follow one beam. With the last of them the next beams are chosen."""
         search, request_id = beams.search, seq.request.request_id
-        seq.is_held = True
+        seq.is_paused = True
         search.tell(seq.seq_id, logprob)
         if not search.is_ready:
             return []
@@ -343,7 +343,7 @@ class Engine:
         search.go_on(next_ids)
         for parent in parents.values():
             if parent.seq_id in kept:
-                self.scheduler.retell(parent, kept[parent.seq_id])
+                self.scheduler.rewind(parent, kept[parent.seq_id])
             elif not search.is_over:
                 self._forget(parent)
         return self._finish_beams(beams, seq) if search.is_over else []
@@ -380,8 +380,8 @@ class Engine:
             self._beams.pop(seq.request.request_id, None)
 
 
-def _num_tokens(plan: SchedulerOutput) -> int:
-    return sum(len(slice_.tokens) for slice_ in plan.slices)
+def _num_tokens(scheduled: SchedulerOutput) -> int:
+    return sum(len(piece.tokens) for piece in scheduled.sequences)
 
 
 def derived_seed(seed: int, index: int) -> int:

@@ -187,11 +187,11 @@ class EngineOutputs(msgspec.Struct, frozen=True, array_like=True):
     """Everything that one turn of the engine's loop has to tell."""
 
     accepted: tuple[str, ...]  # request ids
-    refused: tuple[Rejection, ...]
+    rejected: tuple[Rejection, ...]
     chunks: tuple[RequestOutput, ...]
     status: EngineStatus
-    published: tuple[bytes, ...] = ()  # names of blocks (engine/cache/prefix_cache.py) that can be shared from now on
-    forgotten: tuple[bytes, ...] = ()  # names that can not any more; applied before `published`
+    stored_blocks: tuple[bytes, ...] = ()  # block hashes that can be shared from now on (KV events)
+    removed_blocks: tuple[bytes, ...] = ()  # block hashes that cannot any more; applied before `stored_blocks`
     states: tuple[RequestState, ...] = ()  # of the requests that were asked for; true after `chunks`
 
 

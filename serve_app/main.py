@@ -12,7 +12,7 @@ from configs.keys import without_keys
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
-from engine.parallel.worker_commands import Meeting
+from engine.parallel.worker_commands import Rendezvous
 from engine.types import EngineClient
 
 __all__ = ["build"]
@@ -29,7 +29,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
     config = load_args(args)
     config = msgspec.structs.replace(config, api=without_keys(config.api))
-    return application(config, _build_asgi, _load_engine, _follow)
+    return application(config, _build_asgi, _load_engine, _run_worker)
 
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:
@@ -50,7 +50,7 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     from engine.execution.load import load_executor
-    from engine.execution.tensor_parallel_executor import lead
+    from engine.execution.tensor_parallel_executor import start_driver
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
@@ -65,11 +65,11 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     if model.tensor_parallel == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
         return Engine(alone, *settings, overlap=alone.overlaps, connector=alone.offloading_connector)
-    first = lead(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
+    first = start_driver(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
     return Engine(first, *settings, collective=first.collective, overlap=first.overlaps, connector=first.blocks)
 
 
-def _follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
-    from engine.execution.tensor_parallel_executor import follow
+def _run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
+    from engine.execution.tensor_parallel_executor import run_worker
 
-    follow(model, rank, meeting)
+    run_worker(model, rank, rendezvous)

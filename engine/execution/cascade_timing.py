@@ -66,14 +66,16 @@ class AttentionTimer:
         if rows > self._max_rows or needed > self._kv.num_blocks or tokens + OWN_TOKENS >= self._max_context_len:
             return None
         shared, own = tuple(range(num_shared)), range(num_shared, needed)
-        slices = tuple(
+        sequences = tuple(
             ScheduledSequence(
                 row, tokens + OWN_TOKENS, (0,), (*shared, *own[row * num_own : (row + 1) * num_own]), True
             )
             for row in range(rows)
         )
-        plan, group = SchedulerOutput(0, slices), PrefixGroup(num_shared * block_size, tuple(range(rows)))
-        apart, together = (ForwardBatch.from_plan(plan, block_size, self._device, groups) for groups in ((), (group,)))
+        scheduled, group = SchedulerOutput(0, sequences), PrefixGroup(num_shared * block_size, tuple(range(rows)))
+        apart, together = (
+            ForwardBatch.from_plan(scheduled, block_size, self._device, groups) for groups in ((), (group,))
+        )
         return self._seconds(apart), self._seconds(together)
 
     def _seconds(self, batch: ForwardBatch) -> float:

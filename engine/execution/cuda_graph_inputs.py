@@ -52,19 +52,19 @@ class CudaGraphInputs:
         self._rows = torch.arange(largest.num_rows, device=device)
 
     def fill(
-        self, shape: GraphShape, slices: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
+        self, shape: GraphShape, sequences: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
     ) -> None:
         """`slices` have one token each. What the shape has beyond them is padding."""
         if self._copied is not None:
             self._copied.synchronize()  # a rank that does not sample may be a step behind
-        count = len(slices)
+        count = len(sequences)
         # through numpy: a tensor of lists takes milliseconds where rows and blocks are many
         tokens, positions, slots = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
         starts, lens, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
-        tokens[:count] = [slice_.tokens[0] for slice_ in slices]
-        positions[:count] = [slice_.start for slice_ in slices]
+        tokens[:count] = [piece.tokens[0] for piece in sequences]
+        positions[:count] = [piece.start for piece in sequences]
         slots[:count] = [
-            slice_.blocks[slice_.start // block_size] * block_size + slice_.start % block_size for slice_ in slices
+            piece.blocks[piece.start // block_size] * block_size + piece.start % block_size for piece in sequences
         ]
         starts[:] = np.minimum(np.arange(shape.num_rows + 1), count)
         lens[:count] = positions[:count] + 1
@@ -72,13 +72,13 @@ class CudaGraphInputs:
             part[count:] = padding
         if shared:
             _fill_prefixes(shared, groups)
-        width = min(shape.width, max(len(slice_.blocks) for slice_ in slices))
+        width = min(shape.width, max(len(piece.blocks) for piece in sequences))
         num_ints = _room(shape.int_sizes)
         entries = slice(num_ints, num_ints + count * width)
         narrow = self._host[1][entries].view(count, width).numpy()
         narrow.fill(-1)
-        for row, slice_ in zip(narrow, slices, strict=True):
-            row[: len(slice_.blocks)] = slice_.blocks[:width]
+        for row, piece in zip(narrow, sequences, strict=True):
+            row[: len(piece.blocks)] = piece.blocks[:width]
         for host, there, num in zip(self._host, self._there, (_room(shape.long_sizes), entries.stop), strict=True):
             there[:num].copy_(host[:num], non_blocking=True)
         if self._copied is not None:

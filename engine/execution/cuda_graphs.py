@@ -65,23 +65,23 @@ class CudaGraphs:
         most = self._sizes[-1]
         self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device)
 
-    def fits(self, plan: SchedulerOutput) -> bool:
-        return 0 < sum(len(slice_.tokens) for slice_ in plan.slices) <= self._max_rows and all(
-            slice_.samples and len(slice_.tokens) == 1 + slice_.num_draft_tokens and not slice_.scored
-            for slice_ in plan.slices
+    def fits(self, scheduled: SchedulerOutput) -> bool:
+        return 0 < sum(len(piece.tokens) for piece in scheduled.sequences) <= self._max_rows and all(
+            piece.samples and len(piece.tokens) == 1 + piece.num_draft_tokens and not piece.scored
+            for piece in scheduled.sequences
         )
 
     def hidden(
         self,
-        plan: SchedulerOutput,
+        scheduled: SchedulerOutput,
         groups: Sequence[PrefixGroup] = (),
         put_tokens: Callable[[Tensor], None] = lambda tokens_T: None,
     ) -> Tensor:
         """[R, M], valid until the next call. `put_tokens` may change the tokens where they lie."""
-        rows = [row for slice_ in plan.slices for row in _rows(slice_)]
-        first = [0, *itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices)]
+        rows = [row for piece in scheduled.sequences for row in _rows(piece)]
+        first = [0, *itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences)]
         groups = [PrefixGroup(group.num_tokens, tuple(first[row] for row in group.rows)) for group in groups]
-        shape = self.shape_of(len(rows), max(len(slice_.blocks) for slice_ in plan.slices), len(groups))
+        shape = self.shape_of(len(rows), max(len(piece.blocks) for piece in scheduled.sequences), len(groups))
         self._inputs.fill(shape, rows, groups, self._block_size)
         batch = self._inputs.batch(shape)
         put_tokens(batch.tokens_T)
@@ -115,11 +115,11 @@ def _most_groups(num_rows: int) -> int:
     return max(FEW_GROUPS, num_rows // 2)
 
 
-def _rows(slice_: ScheduledSequence) -> list[ScheduledSequence]:
+def _rows(piece: ScheduledSequence) -> list[ScheduledSequence]:
     """Each token for itself."""
-    if len(slice_.tokens) == 1:
-        return [slice_]
+    if len(piece.tokens) == 1:
+        return [piece]
     return [
-        ScheduledSequence(slice_.seq_id, slice_.start + at, (token,), slice_.blocks, True)
-        for at, token in enumerate(slice_.tokens)
+        ScheduledSequence(piece.seq_id, piece.start + at, (token,), piece.blocks, True)
+        for at, token in enumerate(piece.tokens)
     ]

@@ -61,34 +61,34 @@ class InlineExecutor:
         self._tp = tp or TensorParallel()
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        self._kv.copy(plan.copies)
-        self._sampler.update(plan)
-        if not plan.slices:
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
+        self._kv.copy(scheduled.copies)
+        self._sampler.update(scheduled)
+        if not scheduled.sequences:
             return ModelOutput(())
-        if not self._sampler.has_grammar(plan):
-            return self._sampler.sample(plan, self._forward(plan))
-        bits = self._aside.submit(self._sampler.grammar_bits, plan)
-        logits_RV = self._forward(plan)
-        return self._sampler.sample(plan, logits_RV, bits.result())
+        if not self._sampler.has_grammar(scheduled):
+            return self._sampler.sample(scheduled, self._forward(scheduled))
+        bits = self._aside.submit(self._sampler.grammar_bits, scheduled)
+        logits_RV = self._forward(scheduled)
+        return self._sampler.sample(scheduled, logits_RV, bits.result())
 
-    def begin(self, plan: SchedulerOutput) -> None:
+    def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Computes the logits. -1 in the plan is the token that the sequence got, or is getting, in the last step."""
-        self._kv.copy(plan.copies)
-        self._begun = plan, self._forward(plan)
+        self._kv.copy(scheduled.copies)
+        self._begun = scheduled, self._forward(scheduled)
 
-    def sample(self) -> Sampling:
+    def sample_tokens(self) -> Sampling:
         """Of the step that was begun last; its result must be asked for before the next call."""
-        plan, logits_RV = self._begun
-        self._sampler.update(plan)
-        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
-        self._sampled = self._sampler.begin(plan, logits_RV, bits)
+        scheduled, logits_RV = self._begun
+        self._sampler.update(scheduled)
+        bits = self._sampler.grammar_bits(scheduled) if self._sampler.has_grammar(scheduled) else None
+        self._sampled = self._sampler.begin(scheduled, logits_RV, bits)
         return self._sampled
 
-    def follow(self, plan: SchedulerOutput) -> None:
+    def execute_without_sampling(self, scheduled: SchedulerOutput) -> None:
         """The forward pass alone: what a rank does that does not sample."""
-        self._kv.copy(plan.copies)
-        self._forward(plan)
+        self._kv.copy(scheduled.copies)
+        self._forward(scheduled)
 
     def compile_grammar(self, text: str) -> None:
         """Ahead of the request that has it, in any thread."""
@@ -98,21 +98,23 @@ class InlineExecutor:
         """Puts keys and values of all layers into a block that the next step may read."""
         self._kv.fill(block, data)
 
-    def _forward(self, plan: SchedulerOutput) -> Tensor:
+    def _forward(self, scheduled: SchedulerOutput) -> Tensor:
         """[R, V] logits."""
-        groups = group_by_prefix(plan.slices, self.block_size, self.cascade) if self.cascade is not None else []
-        if self._graphs is not None and self._graphs.fits(plan):
-            put_tokens = partial(self._put_sampled, plan)
-            return self._decoder.logits(self._graphs.hidden(plan, groups, put_tokens))
-        batch = ForwardBatch.from_plan(plan, self.block_size, self._device, groups)
-        self._put_sampled(plan, batch.tokens_T)
+        groups = group_by_prefix(scheduled.sequences, self.block_size, self.cascade) if self.cascade is not None else []
+        if self._graphs is not None and self._graphs.fits(scheduled):
+            put_tokens = partial(self._put_sampled, scheduled)
+            return self._decoder.logits(self._graphs.hidden(scheduled, groups, put_tokens))
+        batch = ForwardBatch.from_plan(scheduled, self.block_size, self._device, groups)
+        self._put_sampled(scheduled, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)
 
-    def _put_sampled(self, plan: SchedulerOutput, tokens_T: Tensor) -> None:
+    def _put_sampled(self, scheduled: SchedulerOutput, tokens_T: Tensor) -> None:
         """Puts the tokens of the last step in the place of each -1. They need not be known here; rank 0 has them."""
-        ends = list(itertools.accumulate(len(slice_.tokens) for slice_ in plan.slices))
+        ends = list(itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences))
         waiting = [
-            (end - 1, slice_.seq_id) for end, slice_ in zip(ends, plan.slices, strict=True) if slice_.tokens[-1] < 0
+            (end - 1, piece.seq_id)
+            for end, piece in zip(ends, scheduled.sequences, strict=True)
+            if piece.tokens[-1] < 0
         ]
         if not waiting:
             return

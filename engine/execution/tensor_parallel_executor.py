@@ -23,13 +23,13 @@ from engine.parallel.rank_offload import RankOffloadingConnector
 from engine.parallel.tensor_parallel import Collective, TensorParallel
 from engine.parallel.worker_commands import (
     CommandBroadcast,
-    Follower,
-    Leader,
+    Driver,
     LoadBlock,
-    Meeting,
-    Order,
     RankHeartbeat,
+    Rendezvous,
     SaveBlock,
+    Worker,
+    WorkerCommand,
 )
 from engine.sampling.sampler import Sampling
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
@@ -37,7 +37,7 @@ from engine.structured_output.grammar import Vocabulary
 from kernels.native.compiler import Compiler, find_compiler
 from kernels.native.segment import remove_abandoned
 
-__all__ = ["TensorParallelExecutor", "follow", "lead"]
+__all__ = ["TensorParallelExecutor", "run_worker", "start_driver"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class TensorParallelExecutor:
     def __init__(
         self,
         local: InlineExecutor,
-        leader: Leader,
+        driver: Driver,
         group: Collective,
         memory: CommandBroadcast | None = None,
         blocks: RankOffloadingConnector | None = None,
@@ -66,26 +66,26 @@ class TensorParallelExecutor:
         self.max_model_len = local.max_model_len
         self.block_size = local.block_size
         self.num_blocks = local.num_blocks
-        self._local, self._leader, self._group, self._memory = local, leader, group, memory
+        self._local, self._driver, self._group, self._memory = local, driver, group, memory
         self._liveness = liveness or Liveness()
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        if plan.slices:
-            self._leader.send(plan)
-        return self._liveness.of_all(self._local.execute(plan))
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
+        if scheduled.sequences:
+            self._driver.send(scheduled)
+        return self._liveness.checked(self._local.execute_model(scheduled))
 
-    def begin(self, plan: SchedulerOutput) -> None:
-        self._leader.send(plan)
-        self._local.begin(plan)
+    def launch_model(self, scheduled: SchedulerOutput) -> None:
+        self._driver.send(scheduled)
+        self._local.launch_model(scheduled)
 
-    def sample(self) -> "PendingRankOutput":
-        return PendingRankOutput(self._local.sample(), self._liveness)
+    def sample_tokens(self) -> "PendingRankOutput":
+        return PendingRankOutput(self._local.sample_tokens(), self._liveness)
 
     def compile_grammar(self, text: str) -> None:
         self._local.compile_grammar(text)
 
-    def beats(self) -> tuple[RankHeartbeat, ...]:
-        return self._leader.beats()
+    def heartbeats(self) -> tuple[RankHeartbeat, ...]:
+        return self._driver.heartbeats()
 
     def lose(self) -> None:
         self._liveness.lose()
@@ -94,7 +94,7 @@ class TensorParallelExecutor:
         self._liveness.end()
         if self.blocks is not None:
             self.blocks.close()
-        self._leader.close()
+        self._driver.close()
         self._local.close()  # graphs first: NCCL would wait for those that hold its calls
         self._group.close()
         if self._memory is not None:
@@ -117,7 +117,7 @@ class Liveness:
     def end(self) -> None:
         self._is_over = True
 
-    def of_all(self, result: ModelOutput) -> ModelOutput:
+    def checked(self, result: ModelOutput) -> ModelOutput:
         """The same, unless it came about without some of them."""
         if self._is_lost:
             raise RuntimeError("a rank is gone")
@@ -129,14 +129,14 @@ class PendingRankOutput:
         self._local, self._liveness = local, liveness
 
     def result(self) -> ModelOutput:
-        return self._liveness.of_all(self._local.result())
+        return self._liveness.checked(self._local.result())
 
 
-def lead(
+def start_driver(
     model: ModelConfig,
     host: str,
     on_one_node: bool,
-    start_rank: Callable[[int, Meeting], None],
+    start_rank: Callable[[int, Rendezvous], None],
     vocabulary: Vocabulary | None = None,
     encode: Callable[[bytes], list[int]] | None = None,
     cache_key: bytes = b"",
@@ -147,7 +147,7 @@ def lead(
     cache_key   as of load_executor
     """
     size, token = model.tensor_parallel, secrets.token_hex(32)
-    plans = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
+    commands = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
     on_gpu = device_of(model.engine).type == "cuda"
     if on_gpu and model.resources.num_gpus < 1:  # else Ray shows every rank all of them, and all take the first
         raise ModelError(
@@ -158,10 +158,10 @@ def lead(
     remove_abandoned("manta-" + "[0-9a-f]" * 16)  # by replicas that were killed while they loaded
     # memory must be there before the others look for it; a process group comes about when all have come
     try:
-        memory = _memory(plans, 0, size)
+        memory = _memory(commands, 0, size)
     except OSError as error:
         log.warning("the ranks send plans over TCP, there is no shared memory: %s", error.strerror)
-        plans, memory = "", None
+        commands, memory = "", None
     group: Collective | None = None
     if not name.startswith("tcp://"):
         try:
@@ -169,10 +169,10 @@ def lead(
         except OSError as error:
             log.warning("the ranks add up over TCP, there is no shared memory: %s", error.strerror)
             name = _group_name(host, False)
-    leader = Leader(host, size, token, memory)
+    driver = Driver(host, size, token, memory)
     if not on_one_node:
         model = _without_offloading(model)
-    meeting = Meeting(host, leader.port, token, size, name, plans, cache_key if on_one_node else None)
+    rendezvous = Rendezvous(host, driver.port, token, size, name, commands, cache_key if on_one_node else None)
 
     def give_up() -> None:
         for one in (group, memory):
@@ -181,13 +181,13 @@ def lead(
 
     try:
         for rank in range(1, size):
-            start_rank(rank, meeting)
+            start_rank(rank, rendezvous)
         group = group or _group(name, 0, size, on_gpu)
         tp = TensorParallel(0, size, group)
-        local = load_executor(model, vocabulary, encode, tp, leader.agree, cache_key)
+        local = load_executor(model, vocabulary, encode, tp, driver.agree, cache_key)
     except BaseException:
         give_up()
-        leader.close()
+        driver.close()
         for one in (group, memory):
             if one is not None:
                 one.close()
@@ -196,45 +196,45 @@ def lead(
         if one is not None:
             one.forget_name()
     liveness = Liveness(give_up)
-    leader.watch(liveness.lose)
+    driver.watch(liveness.lose)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
-    return TensorParallelExecutor(local, leader, group, memory, _blocks(local, size, leader), liveness)
+    return TensorParallelExecutor(local, driver, group, memory, _blocks(local, size, driver), liveness)
 
 
-def follow(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
-    memory = _memory(meeting.plans, rank, meeting.size)
-    follower = Follower(meeting, rank, memory)
-    group = _group(meeting.group, rank, meeting.size, device_of(model.engine).type == "cuda")
+    memory = _memory(rendezvous.commands, rank, rendezvous.size)
+    worker = Worker(rendezvous, rank, memory)
+    group = _group(rendezvous.group, rank, rendezvous.size, device_of(model.engine).type == "cuda")
 
     def give_up() -> None:
         group.give_up()
         if memory is not None:
             memory.give_up()
 
-    if meeting.cache_key is None:
+    if rendezvous.cache_key is None:
         model = _without_offloading(model)
-    tp = TensorParallel(rank, meeting.size, group)
-    executor = load_executor(model, tp=tp, agree=follower.agree, cache_key=meeting.cache_key or b"")
-    follower.watch(give_up)
-    follower.beat()
-    for order in follower.orders():
+    tp = TensorParallel(rank, rendezvous.size, group)
+    executor = load_executor(model, tp=tp, agree=worker.agree, cache_key=rendezvous.cache_key or b"")
+    worker.watch(give_up)
+    worker.beat()
+    for command in worker.commands():
         try:
-            _obey(order, executor, rank)
+            _run_command(command, executor, rank)
         except RuntimeError as error:
             log.warning("rank %d ends: %s", rank, error)
             break
-    follower.close()
+    worker.close()
     executor.close()
     group.close()
     if memory is not None:
         memory.close()
 
 
-def _obey(order: Order, executor: InlineExecutor, rank: int) -> None:
-    match order:
+def _run_command(command: WorkerCommand, executor: InlineExecutor, rank: int) -> None:
+    match command:
         case SchedulerOutput():
-            executor.follow(order)
+            executor.execute_without_sampling(command)
         case SaveBlock(name, block):
             if executor.offloading_connector is not None:
                 executor.offloading_connector.save(name, block)
@@ -242,12 +242,12 @@ def _obey(order: Order, executor: InlineExecutor, rank: int) -> None:
             executor.fill(block, shares[rank - 1])
 
 
-def _blocks(first: InlineExecutor, size: int, leader: Leader) -> RankOffloadingConnector | None:
+def _blocks(first: InlineExecutor, size: int, driver: Driver) -> RankOffloadingConnector | None:
     if first.offloading_connector is None:
         return None
     try:
         return RankOffloadingConnector(
-            first.offloading_connector, open_others(first.offloading_connector, size), leader.send
+            first.offloading_connector, open_others(first.offloading_connector, size), driver.send
         )
     except HostTierError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)

@@ -45,38 +45,38 @@ class Warmable(Protocol):
     cascade: CascadeThresholds | None
     samples: bool
 
-    def execute(self, plan: SchedulerOutput) -> object: ...
+    def execute_model(self, scheduled: SchedulerOutput) -> object: ...
 
-    def follow(self, plan: SchedulerOutput) -> None: ...
+    def execute_without_sampling(self, scheduled: SchedulerOutput) -> None: ...
 
 
 class Launchable(Warmable, Protocol):
-    def begin(self, plan: SchedulerOutput) -> None: ...
+    def launch_model(self, scheduled: SchedulerOutput) -> None: ...
 
-    def sample(self) -> object: ...
+    def sample_tokens(self) -> object: ...
 
 
 def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
     """The steps of `warm_up`, whose results nobody asks for."""
-    for number, slices in enumerate(_steps(executor, config)):
+    for number, sequences in enumerate(_steps(executor, config)):
         if not executor.samples:
-            executor.follow(SchedulerOutput(number, slices))
+            executor.execute_without_sampling(SchedulerOutput(number, sequences))
             continue
-        seq_ids = tuple(slice_.seq_id for slice_ in slices)
-        executor.begin(SchedulerOutput(number, slices, _starts(number, seq_ids)))
-        executor.sample()
-        executor.execute(SchedulerOutput(number, (), ends=seq_ids))
+        seq_ids = tuple(piece.seq_id for piece in sequences)
+        executor.launch_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+        executor.sample_tokens()
+        executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
 
 
 def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
     """Leaves nothing behind but what was compiled, and graphs."""
-    for number, slices in enumerate(_steps(executor, config)):
+    for number, sequences in enumerate(_steps(executor, config)):
         if not executor.samples:
-            executor.follow(SchedulerOutput(number, slices))
+            executor.execute_without_sampling(SchedulerOutput(number, sequences))
             continue
-        seq_ids = tuple(slice_.seq_id for slice_ in slices)
-        executor.execute(SchedulerOutput(number, slices, _starts(number, seq_ids)))
-        executor.execute(SchedulerOutput(number, (), ends=seq_ids))
+        seq_ids = tuple(piece.seq_id for piece in sequences)
+        executor.execute_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+        executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
 
 
 def _starts(number: int, seq_ids: Sequence[int]) -> tuple[NewSequence, ...]:
@@ -89,7 +89,7 @@ def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[Schedu
     num_draft_tokens = min(config.num_speculative_tokens, context_len - 1)
     num_seqs = max(1, min(config.max_num_seqs, config.max_num_batched_tokens // (1 + num_draft_tokens)))
 
-    def slices(
+    def sequences(
         counts: Sequence[int], start: int = 0, num_draft_tokens: int = 0, scored: int = 0
     ) -> tuple[ScheduledSequence, ...]:
         return tuple(
@@ -98,18 +98,18 @@ def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[Schedu
         )
 
     # single tokens
-    yield slices([1 + num_draft_tokens] * num_seqs, num_draft_tokens=num_draft_tokens)
+    yield sequences([1 + num_draft_tokens] * num_seqs, num_draft_tokens=num_draft_tokens)
     for count in (FEW_ROWS, 1):
         if count < num_seqs:
-            yield slices([1] * count)
+            yield sequences([1] * count)
     # chunks of prompts
     whole, rest = divmod(config.max_num_batched_tokens, context_len)
-    yield slices([*[context_len] * min(whole, config.max_num_seqs), *([rest] if rest and whole < num_seqs else ())])
-    yield slices([min(3, config.max_num_batched_tokens, context_len)], scored=1)
+    yield sequences([*[context_len] * min(whole, config.max_num_seqs), *([rest] if rest and whole < num_seqs else ())])
+    yield sequences([min(3, config.max_num_batched_tokens, context_len)], scored=1)
     # those that share a prefix, alone and beside a chunk
     for rows, tokens in executor.cascade.steps[:1] if executor.cascade is not None else ():
         shared = -(-tokens // block_size) * block_size
         if context_len >= shared + 2 and config.max_num_batched_tokens >= rows + 2:
-            yield slices([1] * rows, start=shared)
+            yield sequences([1] * rows, start=shared)
             if config.max_num_seqs > rows:
-                yield slices([1] * rows + [2], start=shared)
+                yield sequences([1] * rows + [2], start=shared)

@@ -27,7 +27,7 @@ class CascadeThresholds(msgspec.Struct, frozen=True):
 
 
 def group_by_prefix(
-    slices: Sequence[ScheduledSequence], block_size: int, thresholds: CascadeThresholds
+    sequences: Sequence[ScheduledSequence], block_size: int, thresholds: CascadeThresholds
 ) -> list[PrefixGroup]:
     """Groups of slices with one token each: all but one of a group do without reading what it shares.
 
@@ -38,10 +38,10 @@ def group_by_prefix(
         return []
     least_rows, least_tokens = (min(numbers) for numbers in zip(*thresholds.steps, strict=True))
     run = -(-least_tokens // block_size)  # blocks that are looked at together
-    root = _Node(0, [row for row, slice_ in enumerate(slices) if len(slice_.tokens) == 1])
+    root = _Node(0, [row for row, piece in enumerate(sequences) if len(piece.tokens) == 1])
     nodes = [root]
     for node in nodes:  # which grow on the way
-        node.children = [_Node(node.depth + 1, rows) for rows in _split(slices, node, run, block_size, least_rows)]
+        node.children = [_Node(node.depth + 1, rows) for rows in _split(sequences, node, run, block_size, least_rows)]
         nodes += node.children
     for node in reversed(nodes):
         node.choose(lambda depth, rows: thresholds.are_reached(len(rows), depth * run * block_size))
@@ -80,12 +80,12 @@ def _saved(groups: Groups) -> int:
 
 
 def _split(
-    slices: Sequence[ScheduledSequence], node: _Node, run: int, block_size: int, least_rows: int
+    sequences: Sequence[ScheduledSequence], node: _Node, run: int, block_size: int, least_rows: int
 ) -> list[list[int]]:
     """The node's rows by their next run of blocks, without those that end before it or have too few with them."""
     start, stop = node.depth * run, (node.depth + 1) * run
     by_blocks: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for row in node.rows:
-        if slices[row].start >= stop * block_size:
-            by_blocks[slices[row].blocks[start:stop]].append(row)
+        if sequences[row].start >= stop * block_size:
+            by_blocks[sequences[row].blocks[start:stop]].append(row)
     return [rows for rows in by_blocks.values() if len(rows) >= least_rows]

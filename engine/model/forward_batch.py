@@ -40,7 +40,7 @@ class ForwardBatch:
 
     @classmethod
     def from_plan(
-        cls, plan: SchedulerOutput, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
+        cls, scheduled: SchedulerOutput, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
     ) -> "ForwardBatch":
         """`groups` begin with the same blocks."""
         tokens: list[int] = []
@@ -48,22 +48,22 @@ class ForwardBatch:
         slots: list[int] = []
         starts, lens = [0], []
         rows: list[int] = []
-        for slice_ in plan.slices:
-            stop = slice_.start + len(slice_.tokens)
-            tokens += slice_.tokens
-            positions += range(slice_.start, stop)
-            slots += [
-                slice_.blocks[at // block_size] * block_size + at % block_size for at in range(slice_.start, stop)
-            ]
+        for piece in scheduled.sequences:
+            stop = piece.start + len(piece.tokens)
+            tokens += piece.tokens
+            positions += range(piece.start, stop)
+            slots += [piece.blocks[at // block_size] * block_size + at % block_size for at in range(piece.start, stop)]
             starts.append(len(tokens))
             lens.append(stop)
-            rows += range(starts[-2], starts[-2] + len(slice_.scored))
-            if slice_.samples:
-                rows += range(len(tokens) - 1 - slice_.num_draft_tokens, len(tokens))
+            rows += range(starts[-2], starts[-2] + len(piece.scored))
+            if piece.samples:
+                rows += range(len(tokens) - 1 - piece.num_draft_tokens, len(tokens))
         # in numpy: a tensor of lists takes milliseconds where rows and blocks are many
-        table = np.full((len(plan.slices), max(len(slice_.blocks) for slice_ in plan.slices)), -1, np.int32)
-        for row, slice_ in zip(table, plan.slices, strict=True):
-            row[: len(slice_.blocks)] = slice_.blocks
+        table = np.full(
+            (len(scheduled.sequences), max(len(piece.blocks) for piece in scheduled.sequences)), -1, np.int32
+        )
+        for row, piece in zip(table, scheduled.sequences, strict=True):
+            row[: len(piece.blocks)] = piece.blocks
         return cls(
             to_device(tokens, device),
             to_device(positions, device),
@@ -72,7 +72,7 @@ class ForwardBatch:
             to_device(lens, device, torch.int32),
             to_device(torch.from_numpy(table), device),
             to_device(rows, device, torch.int64),
-            _shared_prefixes(groups, len(plan.slices), device),
+            _shared_prefixes(groups, len(scheduled.sequences), device),
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from engine.cache.host_tier import HostTier
 from engine.cache.kv_offload import OffloadingConnector
-from engine.parallel.worker_commands import LoadBlock, Order, SaveBlock
+from engine.parallel.worker_commands import LoadBlock, SaveBlock, WorkerCommand
 
 __all__ = ["RankOffloadingConnector"]
 
@@ -14,10 +14,12 @@ class RankOffloadingConnector:
     are.
 
     Other replicas may take the place of a share at any time, so the first rank copies those of all ranks before it
-    says that there is a block, and hands them on with the order to load it.
+    says that there is a block, and hands them on with the command to load it.
     """
 
-    def __init__(self, own: OffloadingConnector, others: Sequence[HostTier], send: Callable[[Order], None]) -> None:
+    def __init__(
+        self, own: OffloadingConnector, others: Sequence[HostTier], send: Callable[[WorkerCommand], None]
+    ) -> None:
         """`others` are the host tiers of the ranks from 1 on; they are closed with this. `send` reaches these ranks, in
         order with the steps."""
         self._own = own

@@ -1,4 +1,4 @@
-"""How the first rank tells the others what to do: a frame per order, through memory on one node, else over TCP.
+"""How the first rank tells the others what to do: a frame per command, through memory on one node, else over TCP.
 
 There is one TCP connection to each rank in any case. Both ends first prove that they know the token of this replica:
 
@@ -7,7 +7,7 @@ There is one TCP connection to each rank in any case. Both ends first prove that
     first rank              HMAC over the same ->
 
 Whoever proves nothing within HELLO_S is cut off; strangers take no rank's place and keep no rank waiting. What follows
-is not encrypted, but every frame is followed by its MAC (`Channel`): who sits on the path can read orders, and gives
+is not encrypted, but every frame is followed by its MAC (`Channel`): who sits on the path can read commands, and gives
 none. When a connection ends, the rest of the replica must not wait for it:
 `on_loss` is called.
 
@@ -31,11 +31,20 @@ import msgspec
 
 from engine.scheduling.scheduler_output import SchedulerOutput
 
-__all__ = ["Follower", "Leader", "LoadBlock", "Meeting", "Order", "CommandBroadcast", "RankHeartbeat", "SaveBlock"]
+__all__ = [
+    "CommandBroadcast",
+    "Driver",
+    "LoadBlock",
+    "RankHeartbeat",
+    "Rendezvous",
+    "SaveBlock",
+    "Worker",
+    "WorkerCommand",
+]
 
 
 class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Keep your share of a block, as it is after the orders up to now."""
+    """Keep your share of a block, as it is after the commands up to now."""
 
     name: bytes
     block: int
@@ -66,7 +75,7 @@ TAG_BYTES = 16
 MAX_NUMBER_BYTES = 20
 MAX_ORDER_BYTES = 1 << 30
 
-Order = SchedulerOutput | SaveBlock | LoadBlock
+WorkerCommand = SchedulerOutput | SaveBlock | LoadBlock
 
 
 class CommandBroadcast(Protocol):
@@ -83,7 +92,7 @@ class CommandBroadcast(Protocol):
     def close(self) -> None: ...
 
 
-class Meeting(msgspec.Struct, frozen=True):
+class Rendezvous(msgspec.Struct, frozen=True):
     """Where and how the ranks of a replica find each other. Made by the first rank."""
 
     host: str
@@ -91,24 +100,24 @@ class Meeting(msgspec.Struct, frozen=True):
     token: str
     size: int
     group: str  # name of the memory segment for sums, or address of the process group
-    plans: str = ""  # name of the memory segment for orders; "": they go over the connections
+    commands: str = ""  # name of the memory segment for commands; "": they go over the connections
     cache_key: bytes | None = None  # keys what the ranks keep for other replicas; None: they keep nothing
 
 
-class Leader:
+class Driver:
     """The first rank's end. Ranks may join from its construction on, until all have."""
 
     def __init__(self, host: str, size: int, token: str, memory: CommandBroadcast | None = None) -> None:
         self._memory = memory
-        self._rendezvous = _Rendezvous(host, size, token)
+        self._joining = _JoiningRanks(host, size, token)
         self._ranks: list[Channel] = []
-        self._beats: list[RankHeartbeat] = []
-        self.port: int = self._rendezvous.port
+        self._heartbeats: list[RankHeartbeat] = []
+        self.port: int = self._joining.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
         """Waits until every rank has said how many KV blocks it has room for; tells all the least."""
         deadline_s = time.monotonic() + timeout_s
-        self._ranks = self._rendezvous.all(timeout_s)
+        self._ranks = self._joining.all(timeout_s)
         least = num_blocks
         for rank in self._ranks:
             rank.socket.settimeout(max(0.001, deadline_s - time.monotonic()))
@@ -120,24 +129,24 @@ class Leader:
 
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Listens to the ranks' heartbeats. Calls `on_loss`, in another thread, when a rank's connection ends."""
-        self._beats = [RankHeartbeat(0, 0.0) for _ in self._ranks]
+        self._heartbeats = [RankHeartbeat(0, 0.0) for _ in self._ranks]
         for index, rank in enumerate(self._ranks):
             listen = threading.Thread(target=self._listen, args=(index, rank, on_loss), name="rank-listen", daemon=True)
             listen.start()
 
-    def beats(self) -> tuple[RankHeartbeat, ...]:
+    def heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """Of the ranks from 1 on; () until they are watched. In any thread."""
-        return tuple(self._beats)
+        return tuple(self._heartbeats)
 
     def _listen(self, index: int, rank: "Channel", on_loss: Callable[[], None]) -> None:
         with contextlib.suppress(OSError, struct.error):
             while True:
                 (age_s,) = HEARTBEAT.unpack(rank.receive(HEARTBEAT.size))
-                self._beats[index] = RankHeartbeat(self._beats[index].num_heartbeats + 1, age_s)
+                self._heartbeats[index] = RankHeartbeat(self._heartbeats[index].num_heartbeats + 1, age_s)
         on_loss()
 
-    def send(self, order: Order) -> None:
-        frame = msgspec.msgpack.encode(order)
+    def send(self, command: WorkerCommand) -> None:
+        frame = msgspec.msgpack.encode(command)
         if self._memory is not None:
             self._memory.send(frame)
             return
@@ -145,10 +154,10 @@ class Leader:
             rank.send(frame)
 
     def close(self) -> None:
-        self._rendezvous.close()
+        self._joining.close()
 
 
-class _Rendezvous:
+class _JoiningRanks:
     """Listens until every rank has come and proven that it is one."""
 
     def __init__(self, host: str, size: int, token: str) -> None:
@@ -232,14 +241,14 @@ class _Rendezvous:
         return int(rank), Channel(connection, self._token, said, is_first=True)
 
 
-class Follower:
+class Worker:
     """Another rank's end. Raises TimeoutError or ConnectionError if the first rank cannot be reached."""
 
     def __init__(
-        self, meeting: Meeting, rank: int, memory: CommandBroadcast | None = None, timeout_s: float = 600.0
+        self, rendezvous: Rendezvous, rank: int, memory: CommandBroadcast | None = None, timeout_s: float = 600.0
     ) -> None:
         self._memory = memory
-        self._channel = _join(meeting, rank, timeout_s)
+        self._channel = _join(rendezvous, rank, timeout_s)
         self._socket = self._channel.socket
         self._socket.settimeout(timeout_s)
         self._began_s: float | None = None  # when the order came that is obeyed now
@@ -265,10 +274,10 @@ class Follower:
                 began_s = self._began_s
                 self._channel.send(HEARTBEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
 
-    def orders(self) -> Iterator[Order]:
+    def commands(self) -> Iterator[WorkerCommand]:
         """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""
         self._socket.settimeout(None)
-        decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+        decoder: msgspec.msgpack.Decoder[WorkerCommand] = msgspec.msgpack.Decoder(WorkerCommand)
         while True:
             try:
                 memory, channel = self._memory, self._channel
@@ -325,15 +334,15 @@ def _tag(keyed: "blake2b", number: int, frame: bytes) -> bytes:
     return mac.digest()
 
 
-def _join(meeting: Meeting, rank: int, timeout_s: float) -> Channel:
+def _join(rendezvous: Rendezvous, rank: int, timeout_s: float) -> Channel:
     """Connects, and again if strangers have crowded it out."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         left_s = max(0.001, deadline_s - time.monotonic())
-        connection = socket.create_connection((meeting.host, meeting.port), timeout=left_s)
+        connection = socket.create_connection((rendezvous.host, rendezvous.port), timeout=left_s)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return _introduce(connection, meeting.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
+            return _introduce(connection, rendezvous.token.encode(), rank, min(deadline_s, time.monotonic() + HELLO_S))
         except OSError:
             connection.close()
             if time.monotonic() > deadline_s:

@@ -121,20 +121,20 @@ class EngineThread:
                 turn.chunks += engine.fail("the engine failed")
                 asked = [one.request.request_id for one in commands if isinstance(one, Submit | _Prepared)]
                 lost = dict.fromkeys(id_ for id_ in (*asked, *self._preparing) if not turn.has_answered(id_))
-                turn.refused += [Rejection(id_, "Unavailable", "the engine has failed") for id_ in lost]
+                turn.rejected += [Rejection(id_, "Unavailable", "the engine has failed") for id_ in lost]
                 self._preparing.clear()
             if not open_:
                 turn.chunks += engine.fail("the engine is shutting down")
                 ending = "the engine is shutting down"
-                turn.refused += [Rejection(id_, "Unavailable", ending) for id_ in self._preparing]
+                turn.rejected += [Rejection(id_, "Unavailable", ending) for id_ in self._preparing]
                 self._preparing.clear()
             self.num_steps += 1
             self.status = engine.status()
-            published, forgotten = engine.scheduler.blocks.take_kv_events()
+            stored_blocks, removed_blocks = engine.scheduler.blocks.take_kv_events()
             states = tuple(self._state(one.request_id) for one in commands if isinstance(one, Ask))
-            if turn.accepted or turn.refused or turn.chunks or published or forgotten or states:
-                told = tuple(turn.accepted), tuple(turn.refused), tuple(turn.chunks)
-                self._deliver(EngineOutputs(*told, self.status, published, forgotten, states))
+            if turn.accepted or turn.rejected or turn.chunks or stored_blocks or removed_blocks or states:
+                told = tuple(turn.accepted), tuple(turn.rejected), tuple(turn.chunks)
+                self._deliver(EngineOutputs(*told, self.status, stored_blocks, removed_blocks, states))
         self._compiler.shutdown(cancel_futures=True)
         engine.close()
 
@@ -186,7 +186,7 @@ class EngineThread:
         if rejection is None:
             turn.accepted.append(request.request_id)
         else:
-            turn.refused.append(rejection)
+            turn.rejected.append(rejection)
 
     def _state(self, request_id: str) -> RequestState:
         is_known = self._engine.is_running(request_id) or request_id in self._preparing
@@ -221,8 +221,8 @@ class _Turn:
 
     def __init__(self) -> None:
         self.accepted: list[str] = []
-        self.refused: list[Rejection] = []
+        self.rejected: list[Rejection] = []
         self.chunks: list[RequestOutput] = []
 
     def has_answered(self, request_id: str) -> bool:
-        return request_id in self.accepted or any(one.request_id == request_id for one in self.refused)
+        return request_id in self.accepted or any(one.request_id == request_id for one in self.rejected)

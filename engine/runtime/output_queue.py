@@ -75,7 +75,7 @@ class OutputQueues:
             if request_id in self._by_id:
                 self._by_id[request_id].hear()
                 self._by_id[request_id].accept()
-        for rejection in report.refused:
+        for rejection in report.rejected:
             if rejection.request_id in self._by_id:
                 self._by_id[rejection.request_id].refuse(rejection_error(rejection))
         for chunk in report.chunks:

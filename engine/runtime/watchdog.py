@@ -44,18 +44,18 @@ class Watchdog:
 
     def look(self, now_s: float) -> StepAges:
         """How old the last steps are now."""
-        watched, beats = self._watched, self._watched.rank_heartbeats()
+        watched, heartbeats = self._watched, self._watched.rank_heartbeats()
         passed_s = min(now_s - self._last_s, self._longest_s) if self._last_s is not None else 0.0
         self._last_s = now_s
-        self._ranks += [_Wait() for _ in beats[len(self._ranks) :]]
+        self._ranks += [_Wait() for _ in heartbeats[len(self._ranks) :]]
         # one that has sent none yet is still loading
-        heard = [beat.num_heartbeats or None for beat in beats]
+        heard = [beat.num_heartbeats or None for beat in heartbeats]
         silences_s = [wait.look(count, passed_s) for wait, count in zip(self._ranks, heard, strict=True)]
         engine_s = self._engine.look(watched.num_steps if watched.is_in_step else None, passed_s)
         limit_s = watched.limit_s
         if watched.is_in_step and self.alarm is None:
             self.alarm = self._judge(engine_s, limit_s, silences_s)
-        ages_s = tuple(beat.age_s + silence_s for beat, silence_s in zip(beats, silences_s, strict=True))
+        ages_s = tuple(beat.age_s + silence_s for beat, silence_s in zip(heartbeats, silences_s, strict=True))
         return StepAges(engine_s, limit_s, ages_s)
 
     def _judge(self, engine_s: float, limit_s: float, silences_s: list[float]) -> str | None:

@@ -39,11 +39,11 @@ class Sampler:
         self._device = device
         self._states: dict[int, SamplingState] = {}
 
-    def update(self, plan: SchedulerOutput) -> None:
+    def update(self, scheduled: SchedulerOutput) -> None:
         """Forgets the sequences that ended and learns about those that start."""
-        for seq_id in plan.ends:
+        for seq_id in scheduled.finished_ids:
             self._states.pop(seq_id, None)
-        for start in plan.starts:
+        for start in scheduled.new_sequences:
             self._states[start.seq_id] = SamplingState(start, self._vocab_size, self._table)
 
     def compile_grammar(self, text: str) -> None:
@@ -51,12 +51,12 @@ class Sampler:
         if self._table is not None:
             self._table.compiled(text)
 
-    def has_grammar(self, plan: SchedulerOutput) -> bool:
-        return any(state.matcher for state in self._sampling(plan))
+    def has_grammar(self, scheduled: SchedulerOutput) -> bool:
+        return any(state.matcher for state in self._sampling(scheduled))
 
-    def grammar_bits(self, plan: SchedulerOutput) -> Tensor:
+    def grammar_bits(self, scheduled: SchedulerOutput) -> Tensor:
         """[R, ceil(V / 32)] int32, 1 means allowed. Can run while the model does."""
-        states = self._sampling(plan)
+        states = self._sampling(scheduled)
         bits = np.full((len(states), -(-self._vocab_size // 32)), -1, dtype=np.int32)
         for state, row in zip(states, bits, strict=True):
             state.fill(row)
@@ -68,42 +68,42 @@ class Sampler:
         words = torch.zeros((1, -(-self._vocab_size // 32)), dtype=torch.int32, device=self._device)
         self._kernels.allow_bits(logits, words)
 
-    def sample(self, plan: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> ModelOutput:
+    def sample(self, scheduled: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> ModelOutput:
         """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
 
         The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
         its drafts. A draft holds if it is what is chosen before it.
         """
-        return self.begin(plan, logits_RV, bits).result()
+        return self.begin(scheduled, logits_RV, bits).result()
 
     @torch.inference_mode()
-    def begin(self, plan: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
+    def begin(self, scheduled: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
         """The same, whose result can be asked for later: once, and before the next one is begun."""
-        states = self._sampling(plan)
+        states = self._sampling(scheduled)
         scores: list[ReadScores] = []
-        if any(slice_.scored for slice_ in plan.slices):
-            scores, logits_RV = self._score(plan, logits_RV)
+        if any(piece.scored for piece in scheduled.sequences):
+            scores, logits_RV = self._score(scheduled, logits_RV)
         if not states:
-            return Sampling(plan, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
+            return Sampling(scheduled, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
         allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, to_device(bits, self._device))
         filtered_RV = self._filter(allowed_RV, states)
         if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        ahead = [at for slice_ in plan.slices if slice_.samples for at in range(1 + slice_.num_draft_tokens)]
+        ahead = [at for piece in scheduled.sequences if piece.samples for at in range(1 + piece.num_draft_tokens)]
         chosen_R = self._settle(self._force(self._choose(filtered_RV, states, ahead), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
-        if any(slice_.num_draft_tokens for slice_ in plan.slices):
-            counts, kept = _kept(plan, chosen_R.tolist())
+        if any(piece.num_draft_tokens for piece in scheduled.sequences):
+            counts, kept = _kept(scheduled, chosen_R.tolist())
             rows = self._ints(kept)
             chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
-        return Sampling(plan, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
+        return Sampling(scheduled, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
-    def _sampling(self, plan: SchedulerOutput) -> list[SamplingState]:
+    def _sampling(self, scheduled: SchedulerOutput) -> list[SamplingState]:
         """The state of each row that is sampled from."""
-        slices = (slice_ for slice_ in plan.slices if slice_.samples)
-        return [self._states[slice_.seq_id] for slice_ in slices for _ in range(1 + slice_.num_draft_tokens)]
+        sequences = (piece for piece in scheduled.sequences if piece.samples)
+        return [self._states[piece.seq_id] for piece in sequences for _ in range(1 + piece.num_draft_tokens)]
 
     def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels = self._kernels
@@ -194,18 +194,18 @@ class Sampler:
 
         return read
 
-    def _score(self, plan: SchedulerOutput, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
+    def _score(self, scheduled: SchedulerOutput, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
         """What the prompts' tokens got, to be read later, and the rows that are sampled from."""
         scores: list[ReadScores] = []
         at = 0
         sampled: list[int] = []
-        for slice_ in plan.slices:
-            stop = at + len(slice_.scored)
-            if slice_.scored:
-                most = self._states[slice_.seq_id].params.num_prompt_logprobs or 0
+        for piece in scheduled.sequences:
+            stop = at + len(piece.scored)
+            if piece.scored:
+                most = self._states[piece.seq_id].params.num_prompt_logprobs or 0
                 # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
-                scores.append(self._scores_of(logits_RV[at:stop].clone(), slice_.scored, most))
-            num_sampled = slice_.samples * (1 + slice_.num_draft_tokens)
+                scores.append(self._scores_of(logits_RV[at:stop].clone(), piece.scored, most))
+            num_sampled = piece.samples * (1 + piece.num_draft_tokens)
             sampled += range(stop, stop + num_sampled)
             at = stop + num_sampled
         return scores, logits_RV[self._ints(sampled)]
@@ -249,7 +249,7 @@ class Sampling:
 
     def __init__(
         self,
-        plan: SchedulerOutput,
+        scheduled: SchedulerOutput,
         states: list[SamplingState],
         tokens: Tensor,
         read_logprobs: "ReadLogprobs",
@@ -257,7 +257,7 @@ class Sampling:
         counts: tuple[int, ...],
     ) -> None:
         self.tokens = tokens  # [N] int64, on the device
-        self.seq_ids = [slice_.seq_id for slice_ in plan.slices if slice_.samples]
+        self.seq_ids = [piece.seq_id for piece in scheduled.sequences if piece.samples]
         self._copy = HostCopy(tokens)
         self._states, self._read_logprobs = states, read_logprobs
         self._slices_states = [] if not states else list(dict.fromkeys(states))
@@ -278,17 +278,17 @@ def _no_logprobs() -> tuple[TokenLogprob | None, ...]:
     return ()
 
 
-def _kept(plan: SchedulerOutput, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
+def _kept(scheduled: SchedulerOutput, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
     """How many tokens each sampling slice gets, and the rows that they are chosen from."""
     counts: list[int] = []
     kept: list[int] = []
     first = 0
-    for slice_ in (slice_ for slice_ in plan.slices if slice_.samples):
-        drafts = slice_.tokens[len(slice_.tokens) - slice_.num_draft_tokens :]
+    for piece in (piece for piece in scheduled.sequences if piece.samples):
+        drafts = piece.tokens[len(piece.tokens) - piece.num_draft_tokens :]
         right = (draft == token for draft, token in zip(drafts, chosen[first:], strict=False))
         counts.append(1 + sum(itertools.takewhile(bool, right)))
         kept += range(first, first + counts[-1])
-        first += 1 + slice_.num_draft_tokens
+        first += 1 + piece.num_draft_tokens
     return tuple(counts), kept
 
 

@@ -151,8 +151,8 @@ class BlockAllocator:
     def take_kv_events(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """The names published and forgotten since the last call: the state now, not every step towards it."""
         changes, self._changes = self._changes, {}
-        published = tuple(name for name, is_published in changes.items() if is_published)
-        return published, tuple(name for name, is_published in changes.items() if not is_published)
+        stored_blocks = tuple(name for name, is_published in changes.items() if is_published)
+        return stored_blocks, tuple(name for name, is_published in changes.items() if not is_published)
 
     def _restore(self, seq: Sequence, connector: KVConnector) -> int:
         num_restored = 0

@@ -44,8 +44,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # sorted by order; these hold blocks
         self.num_preemptions = 0
         self.clock = VirtualClock()
-        self._starts: list[NewSequence] = []
-        self._ends: list[int] = []
+        self._new_sequences: list[NewSequence] = []
+        self._finished_ids: list[int] = []
         self._copies: list[tuple[int, int]] = []
         self._step = 0
 
@@ -67,7 +67,7 @@ class Scheduler:
         """Forgets a sequence, finished or not, and frees its blocks."""
         if seq in self.running:
             self.running.remove(seq)
-            self._ends.append(seq.seq_id)
+            self._finished_ids.append(seq.seq_id)
             self.blocks.release(seq)
         else:
             self.queue.remove(seq)
@@ -87,42 +87,46 @@ class Scheduler:
         if copy is not None:
             self._copies.append(copy)
         bisect.insort(self.running, child, key=_order)
-        self._starts.append(self._start(child))
+        self._new_sequences.append(self._new_sequence(child))
 
-    def retell(self, seq: Sequence, token: int) -> None:
+    def rewind(self, seq: Sequence, token: int) -> None:
         """A held sequence goes on, with `token` in the place of the one that was sampled last."""
         seq.tokens[-1] = token
-        seq.is_held = False
+        seq.is_paused = False
         if seq.blocks:
-            self._starts.append(self._start(seq))
+            self._new_sequences.append(self._new_sequence(seq))
 
     # -- one step
 
     def schedule(self) -> SchedulerOutput:
         """What the next step computes. Blocks are assigned; nothing is computed yet."""
-        slices = self._assign()
-        while not slices and self.running and not all(seq.is_held for seq in self.waiting):
+        sequences = self._assign()
+        while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
             if any(seq.is_pending for seq in self.running):
                 break  # there will be work when they have their tokens
             self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
-            slices = self._assign()
-        if not slices:
+            sequences = self._assign()
+        if not sequences:
             return SchedulerOutput(self._step, ())
         if self.config.num_speculative_tokens:
-            slices = self._add_draft_tokens(slices)
-        plan = SchedulerOutput(
-            self._step, tuple(slices), tuple(self._starts), copies=tuple(self._copies), ends=tuple(self._ends)
+            sequences = self._add_draft_tokens(sequences)
+        scheduled = SchedulerOutput(
+            self._step,
+            tuple(sequences),
+            tuple(self._new_sequences),
+            copies=tuple(self._copies),
+            finished_ids=tuple(self._finished_ids),
         )
         self._step += 1
-        self._starts, self._ends, self._copies = [], [], []
-        return plan
+        self._new_sequences, self._finished_ids, self._copies = [], [], []
+        return scheduled
 
     def _assign(self) -> list[ScheduledSequence]:
-        slices: list[ScheduledSequence] = []
+        sequences: list[ScheduledSequence] = []
         self._make_room()
         budget = self.config.max_num_batched_tokens
         rows = SCORED_ROWS
-        ready = [seq for seq in self.running if not seq.is_held and not self._may_end(seq)]
+        ready = [seq for seq in self.running if not seq.is_paused and not self._may_end(seq)]
         reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
         for seq in ready:
             if not seq.blocks:
@@ -134,11 +138,11 @@ class Scheduler:
             if count > 0:
                 budget -= count
                 rows -= count if seq.lacks_scores else 0
-                slices.append(self._slice(seq, count))
+                sequences.append(self._slice(seq, count))
         for seq in list(self.waiting):
             if budget == 0 or len(self.running) >= self.config.max_num_seqs:
                 break
-            if seq.is_held or seq.is_pending:
+            if seq.is_paused or seq.is_pending:
                 continue
             if self.blocks.is_being_filled(seq):
                 continue  # its prefix will be there to share in a step or two
@@ -147,15 +151,15 @@ class Scheduler:
                 break  # no overtaking: the first in line gets the next free blocks
             budget -= count
             rows -= count if seq.lacks_scores else 0
-            slices.append(self._slice(seq, count))
-        return slices
+            sequences.append(self._slice(seq, count))
+        return sequences
 
-    def _add_draft_tokens(self, slices: list[ScheduledSequence]) -> list[ScheduledSequence]:
+    def _add_draft_tokens(self, sequences: list[ScheduledSequence]) -> list[ScheduledSequence]:
         """Decodes with guesses behind them, as far as budget and idle blocks are left over."""
-        budget = self.config.max_num_batched_tokens - sum(len(piece.tokens) for piece in slices)
+        budget = self.config.max_num_batched_tokens - sum(len(piece.tokens) for piece in sequences)
         by_id = {seq.seq_id: seq for seq in self.running}
         out = []
-        for piece in slices:
+        for piece in sequences:
             seq = by_id[piece.seq_id]
             if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.can_speculate and not seq.is_pending:
                 room = self.blocks.room(seq) - seq.num_uncomputed
@@ -169,25 +173,25 @@ class Scheduler:
             out.append(piece)
         return out
 
-    def expect(self, plan: SchedulerOutput) -> None:
+    def update_after_schedule(self, scheduled: SchedulerOutput) -> None:
         """Books what a step computes that has begun. What it samples is PENDING until `settle`.
 
         One step may be planned in between: sequences that may end with the token they wait for have no part in it.
         """
         by_id = {seq.seq_id: seq for seq in self.running}
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             seq = by_id.get(piece.seq_id)
             if seq is not None:  # else it was removed meanwhile
                 seq.num_computed += len(piece.tokens) - piece.num_draft_tokens
                 if piece.samples:
                     seq.tokens.append(PENDING)
 
-    def settle(self, plan: SchedulerOutput, result: ModelOutput) -> list[Sequence | None]:
+    def update_from_output(self, scheduled: SchedulerOutput, result: ModelOutput) -> list[Sequence | None]:
         """Books what a step sampled. Returns the sequences that got tokens, in the result's order; None: removed."""
         by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
         sampled = []
         tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             seq = by_id.get(piece.seq_id)
             told = next(scores) if piece.scored else ()
             got = list(itertools.islice(tokens, next(counts, 1))) if piece.samples else []
@@ -250,10 +254,10 @@ class Scheduler:
             seq.queued_s = time.monotonic() - seq.accepted_s
         count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.room(seq))
         self.blocks.cover(seq, seq.num_computed + count)
-        self._starts.append(self._start(seq))
+        self._new_sequences.append(self._new_sequence(seq))
         return count
 
-    def _start(self, seq: Sequence) -> NewSequence:
+    def _new_sequence(self, seq: Sequence) -> NewSequence:
         request = seq.request
         return NewSequence(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
 
@@ -274,8 +278,8 @@ class Scheduler:
         """Takes a sequence's blocks away; it will compute them again."""
         self.num_preemptions += 1
         self.running.remove(seq)
-        self._starts = [start for start in self._starts if start.seq_id != seq.seq_id]
-        self._ends.append(seq.seq_id)
+        self._new_sequences = [start for start in self._new_sequences if start.seq_id != seq.seq_id]
+        self._finished_ids.append(seq.seq_id)
         self.blocks.release(seq)
         self.add(seq)
 

@@ -38,9 +38,9 @@ class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
 
 class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     step: int
-    slices: tuple[ScheduledSequence, ...]
-    starts: tuple[NewSequence, ...] = ()  # sampling state to make before this step, after `ends`
-    ends: tuple[int, ...] = ()  # sequence ids whose sampling state goes before this step, first of all
+    sequences: tuple[ScheduledSequence, ...]
+    new_sequences: tuple[NewSequence, ...] = ()  # sampling state to make before this step, after `finished_ids`
+    finished_ids: tuple[int, ...] = ()  # sequences whose sampling state goes before this step, first of all
     copies: tuple[tuple[int, int], ...] = ()  # blocks to copy before this step, from and to, one after the other
 
 

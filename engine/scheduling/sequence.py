@@ -24,7 +24,7 @@ class Sequence:
         "drafts",
         "hashes",
         "index",
-        "is_held",
+        "is_paused",
         "num_computed",
         "num_missing",
         "num_cached_blocks",
@@ -64,7 +64,7 @@ class Sequence:
         self.prompt_len = len(request.prompt)
         self.num_computed = 0
         self.num_missing = 0  # while it waits: tokens that it will have to compute, as far as is known
-        self.is_held = False  # waits for the other beams of its search
+        self.is_paused = False  # waits for the other beams of its search
         self.num_cached_blocks = 0  # full blocks that publish() has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran

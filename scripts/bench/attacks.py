@@ -11,11 +11,11 @@ import msgspec
 from cluster.wire import (
     PROTOCOL_VERSION,
     Ask,
-    Beat,
     Challenge,
     Drain,
     FromIngress,
     FromReplica,
+    Heartbeat,
     Hello,
     Seal,
     Stop,
@@ -55,7 +55,7 @@ def _good(rng: random.Random) -> bytes:
         Stop("fuzz"),
         Stop("fuzz", rng.randrange(3)),
         Ask(("fuzz", "never seen", "")),
-        Beat(),
+        Heartbeat(),
         Hello(PROTOCOL_VERSION, "again", b"", b""),
     ]
     return encode(rng.choice(frames))

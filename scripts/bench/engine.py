@@ -81,18 +81,18 @@ def _measure(
     prompts = [tuple((37 * i + 11 * s) % executor.vocab_size for i in range(context)) for s in range(batch)]
     started = time.perf_counter()
     for s, prompt in enumerate(prompts):
-        executor.execute(SchedulerOutput(0, (ScheduledSequence(s, 0, prompt, blocks[s], False),)))
+        executor.execute_model(SchedulerOutput(0, (ScheduledSequence(s, 0, prompt, blocks[s], False),)))
     prefill_s = time.perf_counter() - started
     starts = tuple(NewSequence(s, sampling, s, prompt, ()) for s, prompt in enumerate(prompts))
     tokens: tuple[int, ...] = (1,) * batch
     times = []
     for step in range(options.steps):
-        slices = tuple(ScheduledSequence(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
+        sequences = tuple(ScheduledSequence(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
         started = time.perf_counter()
-        tokens = executor.execute(SchedulerOutput(step, slices, starts if step == 0 else ())).tokens
+        tokens = executor.execute_model(SchedulerOutput(step, sequences, starts if step == 0 else ())).tokens
         times.append(time.perf_counter() - started)
         bar.update()
-    executor.execute(SchedulerOutput(0, (), (), tuple(range(batch))))
+    executor.execute_model(SchedulerOutput(0, (), (), tuple(range(batch))))
     step_ms = percentiles(times)
     return {
         "batch": batch,

@@ -53,7 +53,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 class Arrival(msgspec.Struct, frozen=True):
     at_s: float
     request: GenerateRequest
-    names: list[bytes]  # of the prompt's full blocks
+    block_hashes: list[bytes]  # of the prompt's full blocks
     prefix_len: int
 
 
@@ -101,8 +101,8 @@ def requests_of(workload: Workload, per_s: float, block_size: int) -> list[Arriv
             sampling=SamplingParams(max_tokens=rng.randint(*workload.output_len), temperature=0.0),
             session=f"{k}-{session}",
         )
-        names = hash_blocks(KEY, root, request.prompt, block_size)
-        arrivals.append(Arrival(now_s, request, names, len(prefixes[k])))
+        block_hashes = hash_blocks(KEY, root, request.prompt, block_size)
+        arrivals.append(Arrival(now_s, request, block_hashes, len(prefixes[k])))
     return arrivals
 
 
@@ -123,9 +123,9 @@ class _NoExecutor:
         self.block_size, self.num_blocks = hardware.block_size, hardware.num_blocks
         self.num_tokens = 0  # of the last step
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        self.num_tokens = sum(len(piece.tokens) for piece in plan.slices)
-        return ModelOutput((0,) * sum(piece.samples for piece in plan.slices))
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
+        self.num_tokens = sum(len(piece.tokens) for piece in plan.sequences)
+        return ModelOutput((0,) * sum(piece.samples for piece in plan.sequences))
 
     def close(self) -> None: ...
 
@@ -197,15 +197,16 @@ class _Fleet:
 
     def place(self, now_s: float, arrival: Arrival) -> None:
         request = arrival.request
-        loads = [belief.load(len(request.prompt), arrival.names) for belief in self.beliefs]
+        loads = [replica_state.load(len(request.prompt), arrival.block_hashes) for replica_state in self.beliefs]
         index = self.router.choose(request.session, self.ids, loads)
         self.judge(now_s, arrival, index)
-        self.beliefs[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.names)
+        self.beliefs[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
         self.replicas[index].sent.append(arrival)
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 
     def step(self, now_s: float, index: int) -> None:
-        """The replica takes what has come and begins a step, as engine/runtime/engine_thread.py does, if there is work."""
+        """The replica takes what has come and begins a step, as engine/runtime/engine_thread.py does, if there is work.
+        """
         replica = self.replicas[index]
         accepted = []
         while replica.inbox:
@@ -243,7 +244,7 @@ class _Fleet:
         hardware, scheduler = self.hardware, replica.engine.scheduler
         num_tokens, coming = scheduler_backlog(scheduler)
         for one in [*replica.inbox, *replica.sent, arrival]:
-            num_tokens += uncomputed(one.names, len(one.request.prompt), scheduler, coming)
+            num_tokens += uncomputed(one.block_hashes, len(one.request.prompt), scheduler, coming)
         num_decodes = sum(seq.num_uncomputed == 1 for seq in scheduler.running)
         num_steps = -(-num_tokens // max(1, hardware.scheduler.max_num_batched_tokens - num_decodes))
         rest_s = max(0.0, replica.busy_until_s - now_s) if replica.busy_until_s is not None else 0.0
@@ -259,9 +260,9 @@ def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
     return num_tokens, coming
 
 
-def uncomputed(names: Sequence[bytes], num_tokens: int, scheduler: Scheduler, coming: set[bytes]) -> int:
+def uncomputed(block_hashes: Sequence[bytes], num_tokens: int, scheduler: Scheduler, coming: set[bytes]) -> int:
     """Tokens of a prompt that are neither cached nor about to be; adds its blocks to those."""
-    held = len(scheduler.blocks.cache.find(names))
-    missing = [name for name in names[held:] if name not in coming]
+    held = len(scheduler.blocks.cache.find(block_hashes))
+    missing = [name for name in block_hashes[held:] if name not in coming]
     coming.update(missing)
-    return num_tokens - scheduler.blocks.block_size * (len(names) - len(missing))
+    return num_tokens - scheduler.blocks.block_size * (len(block_hashes) - len(missing))

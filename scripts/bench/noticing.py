@@ -30,7 +30,7 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import EngineConfig, ModelConfig, RoutingConfig, WireConfig
 from engine.engine import Engine
-from engine.parallel.worker_commands import Meeting
+from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams
 from scripts.bench.record import describe
@@ -57,10 +57,10 @@ class Hanging(StandinExecutor):
         super().__init__(TOKENS, 0.02)
         self.hangs, self.goes_on = threading.Event(), threading.Event()
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
         if self.hangs.is_set():
             self.goes_on.wait()
-        return super().execute(plan)
+        return super().execute_model(plan)
 
 
 def new_client(address: tuple[str, int]) -> ClusterClient:
@@ -124,16 +124,16 @@ async def hung_engine() -> float:
 
 
 async def stopped_rank() -> float:
-    from engine.execution.tensor_parallel_executor import follow, lead
+    from engine.execution.tensor_parallel_executor import run_worker, start_driver
 
     context = multiprocessing.get_context("spawn")
     ranks: list[Any] = []
 
-    def start(rank: int, meeting: Meeting) -> None:
-        ranks.append(context.Process(target=follow, args=(SMOLLM2, rank, meeting), daemon=True))
+    def start(rank: int, rendezvous: Rendezvous) -> None:
+        ranks.append(context.Process(target=run_worker, args=(SMOLLM2, rank, rendezvous), daemon=True))
         ranks[-1].start()
 
-    first = await asyncio.to_thread(lead, SMOLLM2, "127.0.0.1", True, start)
+    first = await asyncio.to_thread(start_driver, SMOLLM2, "127.0.0.1", True, start)
     engine = Engine(first, SMOLLM2.name, cache_key=SECRET, collective=first.collective)
     server = WireServer(engine, "replica", WireConfig(), SECRET)
     async with streaming(server, await server.start("127.0.0.1")):

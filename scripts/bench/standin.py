@@ -33,17 +33,17 @@ class StandinExecutor:
         self._next_s = 0.0  # when the running step may end
         self._seeds: dict[int, int] = {}
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        for seq_id in plan.ends:
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
+        for seq_id in plan.finished_ids:
             self._seeds.pop(seq_id, None)
-        for start in plan.starts:
+        for start in plan.new_sequences:
             self._seeds[start.seq_id] = start.seed
         tokens = [
             self._tokens[
                 (31 * piece.tokens[-1] + 17 * (piece.start + len(piece.tokens)) + self._seeds[piece.seq_id])
                 % len(self._tokens)
             ]
-            for piece in plan.slices
+            for piece in plan.sequences
             if piece.samples
         ]
         now_s = time.monotonic()

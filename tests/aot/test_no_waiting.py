@@ -76,11 +76,11 @@ def test_steps_are_queued_without_looking_at_the_one_before(sampling, determinis
     chunks = tuple(ScheduledSequence(s, 0, (1, 2, 3), blocks, True, scored=(2, 3)) for s in range(num_rows))
     decodes = tuple(ScheduledSequence(s, 3, (-1,), blocks, True) for s in range(num_rows))
     with launches():
-        executor.begin(SchedulerOutput(0, chunks, tuple(start(s, sampling) for s in range(num_rows))))
+        executor.launch_model(SchedulerOutput(0, chunks, tuple(start(s, sampling) for s in range(num_rows))))
         for step in range(1, 4):
-            executor.sample()
-            executor.begin(SchedulerOutput(step, decodes))
-        sampling = executor.sample()
+            executor.sample_tokens()
+            executor.launch_model(SchedulerOutput(step, decodes))
+        sampling = executor.sample_tokens()
     assert sampling.tokens.device == META and sampling.tokens.shape == (num_rows,)
     with pytest.raises((RuntimeError, NotImplementedError)):
         sampling.result()  # which is what waits
@@ -91,14 +91,14 @@ def test_steps_with_shared_prefixes_and_chunks_are_queued_too():
     executor, blocks = executor_of(), tuple(range(20))
     shared = [ScheduledSequence(s, 300, (1,), blocks, True) for s in range(9)]
     with launches() as found:
-        executor.begin(SchedulerOutput(0, tuple(shared), tuple(start(s, GREEDY) for s in range(9))))
-        executor.sample()
-        executor.begin(
+        executor.launch_model(SchedulerOutput(0, tuple(shared), tuple(start(s, GREEDY) for s in range(9))))
+        executor.sample_tokens()
+        executor.launch_model(
             SchedulerOutput(
                 1, (*(replace_token(one) for one in shared), ScheduledSequence(9, 0, (4, 5), blocks, False))
             )
         )
-        executor.sample()
+        executor.sample_tokens()
     assert {"_shared", "_ragged"} <= {variant.name for variant in found}
     executor.close()
 

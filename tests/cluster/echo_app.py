@@ -10,7 +10,7 @@ from cluster.ranks import RankStarter
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.errors import MantaError
-from engine.parallel.worker_commands import Meeting
+from engine.parallel.worker_commands import Rendezvous
 from engine.types import EngineClient
 from tests.engine.toy import ToyExecutor, request
 
@@ -70,5 +70,5 @@ def build_echo_app(client: EngineClient, config: Config) -> Any:
     return app
 
 
-def no_ranks(model: ModelConfig, rank: int, meeting: Meeting) -> None:
+def no_ranks(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
     raise AssertionError("a toy engine has one rank")

@@ -122,8 +122,8 @@ async def test_refusals_name_the_fault() -> None:
             await collect(cluster.client, GenerateRequest(**{**_fields(request("a", [1])), "model": "other"}))
         asked = [request(f"r{i}", [i], max_tokens=100) for i in range(4)]
         outcomes = await asyncio.gather(*(collect(cluster.client, one) for one in asked), return_exceptions=True)
-        refused = [one for one in outcomes if isinstance(one, Overloaded)]
-        assert len(refused) == 2 and all(one.retry_after_s > 0 for one in refused)
+        rejected = [one for one in outcomes if isinstance(one, Overloaded)]
+        assert len(rejected) == 2 and all(one.retry_after_s > 0 for one in rejected)
         small = cluster.new_client(max_open_requests=0)
         with pytest.raises(Overloaded):
             await collect(small, request("b", [1]))
@@ -178,11 +178,11 @@ async def test_what_an_ingress_believes_of_the_caches_is_exact() -> None:
         await cluster.until_idle()
         await asyncio.sleep(3 * cluster.wire.heartbeat_s)
         for client in (cluster.client, late):
-            believed = {link.replica_id: link.belief.names for link in client._replicas["toy"].up}
+            believed = {link.replica_id: link.replica_state.block_hashes for link in client._replicas["toy"].up}
             assert len(believed) == 2
             for server in cluster.servers.values():
-                names = set(server.engine_thread._engine.scheduler.blocks.cache.names())
-                assert names and believed[server._replica_id] == names
+                block_hashes = set(server.engine_thread._engine.scheduler.blocks.cache.block_hashes())
+                assert block_hashes and believed[server._replica_id] == block_hashes
         await late.close()
 
 
@@ -201,10 +201,10 @@ class Hanging(ToyExecutor):
         self.hangs_at: int | None = None
         self.goes_on = threading.Event()
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
         if self.hangs_at is not None and plan.step >= self.hangs_at:
             self.goes_on.wait(30)
-        return super().execute(plan)
+        return super().execute_model(plan)
 
 
 async def test_an_engine_that_hangs_is_noticed_and_loses_its_streams_to_another(

@@ -166,11 +166,11 @@ class HangingExecutor(ToyExecutor):
         self.let_go = threading.Event()
         self.hangs = threading.Event()
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
         if plan.step == 1:
             self.hangs.set()
             assert self.let_go.wait(30)
-        return super().execute(plan)
+        return super().execute_model(plan)
 
 
 async def test_a_request_leaves_an_engine_that_does_not_answer() -> None:

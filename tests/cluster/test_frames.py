@@ -55,8 +55,8 @@ async def test_a_report_is_split_and_tells_the_same(max_bytes):
     async with local_cluster(1) as cluster:
         status = await cluster.client.status("toy")
     chunks = tuple(RequestOutput(f"r{i}", 0, 0, tuple(range(100))) for i in range(40))
-    names = [tuple(bytes([kind, number]) * 16 for number in range(200)) for kind in (0, 1)]
-    whole = EngineOutputs(("a", "b"), (), chunks, status, names[0], names[1])
+    block_hashes = [tuple(bytes([kind, number]) * 16 for number in range(200)) for kind in (0, 1)]
+    whole = EngineOutputs(("a", "b"), (), chunks, status, block_hashes[0], block_hashes[1])
     writer = Writer()
     _Connection(0, writer, SEAL, max_bytes).report(whole)
     frames = writer.frames
@@ -65,7 +65,7 @@ async def test_a_report_is_split_and_tells_the_same(max_bytes):
     told = [
         [item for frame in frames for item in getattr(frame, name)] for name in ("forgotten", "published", "chunks")
     ]
-    assert told == [list(names[1]), list(names[0]), list(chunks)]
+    assert told == [list(block_hashes[1]), list(block_hashes[0]), list(chunks)]
     assert [one for frame in frames for one in frame.accepted] == ["a", "b"] and frames[0].accepted == ("a", "b")
     kinds = [name for frame in frames for name in ("forgotten", "published", "chunks") if getattr(frame, name)]
     assert kinds == sorted(kinds, key=["forgotten", "published", "chunks"].index)

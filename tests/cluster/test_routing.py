@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cluster.replica_state import ReplicaState
 from cluster.router import Router
-from cluster.routing import Load, cheapest, costs_of, home, is_overloaded, power_of_two_choices, round_robin
+from cluster.routing import Load, cheapest, costs_of, is_overloaded, power_of_two_choices, rendezvous_hash, round_robin
 from configs.schema import RoutingConfig
 from engine.types import EngineOutputs, EngineStatus, Rejection, RequestOutput
 from tests.cluster.local import local_cluster
@@ -72,19 +72,19 @@ def test_everybody_has_a_turn_while_replicas_come_and_go() -> None:
 
 def test_sessions_spread_evenly_and_only_those_of_a_lost_replica_move() -> None:
     sessions = [f"session {i}" for i in range(4000)]
-    before = {session: IDS[home(session, IDS)] for session in sessions}
+    before = {session: IDS[rendezvous_hash(session, IDS)] for session in sessions}
     assert all(350 < count < 650 for count in Counter(before.values()).values())
     left = IDS[:3] + IDS[4:]
-    moved = [session for session in sessions if left[home(session, left)] != before[session]]
+    moved = [session for session in sessions if left[rendezvous_hash(session, left)] != before[session]]
     assert {before[session] for session in moved} == {IDS[3]}
     shuffled = random.Random(1).sample(IDS, len(IDS))
-    assert all(shuffled[home(session, shuffled)] == before[session] for session in sessions[:100])
+    assert all(shuffled[rendezvous_hash(session, shuffled)] == before[session] for session in sessions[:100])
 
 
 @pytest.mark.parametrize("policy", ["cost", "power_of_two", "round_robin"])
 def test_a_session_stays_at_home_unless_that_is_overloaded(policy: str) -> None:
     router = Router(RoutingConfig(policy=policy), random.Random(0))  # type: ignore[arg-type]
-    at_home = home("s", IDS)
+    at_home = rendezvous_hash("s", IDS)
     loads = [IDLE for _ in IDS]
     loads[at_home] = Load(100, 500, 3)
     assert not is_overloaded(at_home, loads)
@@ -108,26 +108,26 @@ def test_what_was_sent_counts_until_the_replica_counts_it_itself() -> None:
         num_blocks=9,
         num_free_blocks=9,
     )
-    belief = ReplicaState(status, 4, [b"a"])
-    names = [b"a", b"b", b"c"]
-    assert belief.load(13, names) == Load(9, 0, 0)
-    belief.sent("r", 9, names)
-    assert belief.load(13, names) == Load(1, 9, 1), "its blocks will be there"
-    assert belief.load(13, [b"a", b"x", b"c"]) == Load(9, 9, 1)
-    belief.heard(EngineOutputs((), (), (), status))  # of a step that began before it came
-    assert belief.load(13, names) == Load(1, 9, 1)
+    replica_state = ReplicaState(status, 4, [b"a"])
+    block_hashes = [b"a", b"b", b"c"]
+    assert replica_state.load(13, block_hashes) == Load(9, 0, 0)
+    replica_state.sent("r", 9, block_hashes)
+    assert replica_state.load(13, block_hashes) == Load(1, 9, 1), "its blocks will be there"
+    assert replica_state.load(13, [b"a", b"x", b"c"]) == Load(9, 9, 1)
+    replica_state.heard(EngineOutputs((), (), (), status))  # of a step that began before it came
+    assert replica_state.load(13, block_hashes) == Load(1, 9, 1)
     busy = replace(status, num_running=1, num_prefill_tokens=5)
-    belief.heard(EngineOutputs(("r",), (), (), busy, (b"b",)))
-    assert belief.load(13, names) == Load(1, 5, 1)
-    belief.heard(EngineOutputs((), (), (RequestOutput("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
-    assert belief.load(13, names) == Load(9, 5, 1), "b is gone again"
+    replica_state.heard(EngineOutputs(("r",), (), (), busy, (b"b",)))
+    assert replica_state.load(13, block_hashes) == Load(1, 5, 1)
+    replica_state.heard(EngineOutputs((), (), (RequestOutput("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
+    assert replica_state.load(13, block_hashes) == Load(9, 5, 1), "b is gone again"
     for ended in ("stopped", "refused"):
-        belief.sent(ended, 9, names)
+        replica_state.sent(ended, 9, block_hashes)
         if ended == "stopped":
-            belief.stopped(ended)
+            replica_state.stopped(ended)
         else:
-            belief.heard(EngineOutputs((), (Rejection(ended, "Overloaded", "full"),), (), busy))
-        assert belief.load(13, names) == Load(9, 5, 1)
+            replica_state.heard(EngineOutputs((), (Rejection(ended, "Overloaded", "full"),), (), busy))
+        assert replica_state.load(13, block_hashes) == Load(9, 5, 1)
 
 
 async def test_requests_of_a_session_go_to_one_replica_and_others_in_turn() -> None:

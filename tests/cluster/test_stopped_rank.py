@@ -17,7 +17,7 @@ from engine.execution.load import load_executor
 from engine.types import GenerateRequest, SamplingParams
 from tests.cluster.local import SECRET, WIRE, LocalCluster, local_cluster
 from tests.cluster.test_client import PATIENT, collect
-from tests.engine.parallel.test_ranks import config_of, led, tiny
+from tests.engine.parallel.test_ranks import config_of, driving, tiny
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -36,7 +36,7 @@ async def ranked(folder: Path) -> AsyncIterator[tuple[LocalCluster, tuple[str, i
     """A cluster, the address of its replica of two ranks, and the process of the second."""
     source = tiny(folder, "llama")
     async with AsyncExitStack() as stack:
-        executor, processes = await asyncio.to_thread(stack.enter_context, led(config_of(source, 2)))
+        executor, processes = await asyncio.to_thread(stack.enter_context, driving(config_of(source, 2)))
         cluster = await stack.enter_async_context(local_cluster(0, PATIENT))
         alone = Engine(load_executor(config_of(source, 1)), "toy", cache_key=SECRET)
         together = await cluster.add(engine=Engine(executor, "toy", cache_key=SECRET))

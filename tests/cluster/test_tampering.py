@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from cluster.replicas import Replicas
-from cluster.wire import NONCE_BYTES, TAG_BYTES, Beat, Seal, encode
+from cluster.wire import NONCE_BYTES, TAG_BYTES, Heartbeat, Seal, encode
 from tests.cluster.local import SECRET, LocalCluster, _nobody_to_ask, local_cluster, new_router
 from tests.cluster.test_client import PATIENT, assert_is, collect
 from tests.engine.toy import request
@@ -29,7 +29,7 @@ def flips_a_bit_of_the_mac(frames: list[bytes]) -> list[bytes]:
 
 
 def injects_a_frame(frames: list[bytes]) -> list[bytes]:
-    return [encode(Beat()) + bytes(TAG_BYTES), frames[-1]]
+    return [encode(Heartbeat()) + bytes(TAG_BYTES), frames[-1]]
 
 
 def repeats_a_frame(frames: list[bytes]) -> list[bytes]:

@@ -3,19 +3,19 @@
 from cluster.ranks import RankStarter
 from configs.schema import ModelConfig
 from engine.engine import Engine
-from engine.parallel.worker_commands import Meeting
+from engine.parallel.worker_commands import Rendezvous
 
-__all__ = ["follow_ranked", "load_ranked_engine"]
+__all__ = ["run_ranked_worker", "load_ranked_engine"]
 
 
 def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.execution.tensor_parallel_executor import lead
+    from engine.execution.tensor_parallel_executor import start_driver
 
-    first = lead(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
+    first = start_driver(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
     return Engine(first, model.name, model.engine.scheduler, model.engine.cache, cache_key, first.collective)
 
 
-def follow_ranked(model: ModelConfig, rank: int, meeting: Meeting) -> None:
-    from engine.execution.tensor_parallel_executor import follow
+def run_ranked_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
+    from engine.execution.tensor_parallel_executor import run_worker
 
-    follow(model, rank, meeting)
+    run_worker(model, rank, rendezvous)

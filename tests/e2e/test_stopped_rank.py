@@ -13,7 +13,7 @@ from ray import serve
 from cluster.deploy import application
 from configs.load import load_args
 from tests.cluster.echo_app import build_echo_app
-from tests.e2e.ranked_app import follow_ranked, load_ranked_engine
+from tests.e2e.ranked_app import load_ranked_engine, run_ranked_worker
 from tests.e2e.streams import pids, status, struck, wait_for
 from tests.engine.parallel.test_ranks import tiny
 from tests.within import within
@@ -37,7 +37,7 @@ def app(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "engine": {"device": "cpu", "dtype": "float32", "num_threads": 1, "cache": {"num_blocks": 1024}},
     }
     document = {"models": [model], "wire": {"bind": "127.0.0.1"}}
-    built = application(load_args(document), build_echo_app, load_ranked_engine, follow_ranked)
+    built = application(load_args(document), build_echo_app, load_ranked_engine, run_ranked_worker)
     serve.run(built, name=APP, route_prefix=f"/{APP}")
     wait_for("both replicas are found", lambda: (status(APP) or {"num_blocks": 0})["num_blocks"] == 2048)
     yield

@@ -43,24 +43,24 @@ class ToyExecutor:
         self.fails_at: int | None = None
         self.closed = False
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
         time.sleep(self.step_s)
-        if self.fails_at == plan.step:
+        if self.fails_at == scheduled.step:
             raise RuntimeError("toy failure")
-        for source, target in plan.copies:
+        for source, target in scheduled.copies:
             at, to = source * self.block_size, target * self.block_size
             self.slots[to : to + self.block_size] = self.slots[at : at + self.block_size]
-        for seq_id in plan.ends:
+        for seq_id in scheduled.finished_ids:
             self.seeds.pop(seq_id, None)
             self.grammar_ends.pop(seq_id, None)
-        for start in plan.starts:
+        for start in scheduled.new_sequences:
             self.seeds[start.seq_id] = start.seed
             if start.grammar is not None:
                 self.grammar_ends[start.seq_id] = len(start.prompt) + int(start.grammar.text)
-        self.widest = max(self.widest, sum(len(piece.tokens) for piece in plan.slices))
+        self.widest = max(self.widest, sum(len(piece.tokens) for piece in scheduled.sequences))
         tokens, scores, counts = [], [], []
         failed: list[str | None] = []
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             stop = piece.start + len(piece.tokens)
             where = [piece.blocks[at // self.block_size] * self.block_size + at % self.block_size for at in range(stop)]
             for at, token in zip(where[piece.start :], piece.tokens, strict=True):
@@ -81,29 +81,29 @@ class ToyExecutor:
                     if tokens[-1] != draft:
                         break
                 self.num_held += counts[-1] - 1
-        self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in plan.slices))
+        self.most_scored = max(self.most_scored, sum(len(piece.scored) for piece in scheduled.sequences))
         return ModelOutput(
             tuple(tokens), failed=tuple(failed) if any(failed) else (), scores=tuple(scores), counts=tuple(counts)
         )
 
-    def begin(self, plan: SchedulerOutput) -> None:
+    def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Tokens that the plan does not know are those of the last step."""
-        slices = tuple(
+        sequences = tuple(
             msgspec.structs.replace(piece, tokens=(*piece.tokens[:-1], self.last[piece.seq_id]))
             if piece.tokens[-1] < 0
             else piece
-            for piece in plan.slices
+            for piece in scheduled.sequences
         )
-        self.num_unknown += sum(piece.tokens[-1] < 0 for piece in plan.slices)
-        assert self.unread is None or plan.step == self.unread.step + 1, "a step was left out"
-        self.begun = msgspec.structs.replace(plan, slices=slices)
+        self.num_unknown += sum(piece.tokens[-1] < 0 for piece in scheduled.sequences)
+        assert self.unread is None or scheduled.step == self.unread.step + 1, "a step was left out"
+        self.begun = msgspec.structs.replace(scheduled, sequences=sequences)
 
-    def sample(self) -> "ToySampled":
+    def sample_tokens(self) -> "ToySampled":
         assert self.unread is None, "two steps are sampled at once"
         self.unread = self.begun
-        result = self.execute(self.begun)
+        result = self.execute_model(self.begun)
         tokens = iter(result.tokens)
-        self.last = {piece.seq_id: next(tokens) for piece in self.begun.slices if piece.samples}
+        self.last = {piece.seq_id: next(tokens) for piece in self.begun.sequences if piece.samples}
         return ToySampled(self, result)
 
     def close(self) -> None:

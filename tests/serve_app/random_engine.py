@@ -27,17 +27,17 @@ class RandomExecutor:
         self.num_blocks = 1024
         self._sampler = Sampler(load_kernels(cpu, torch.float32), self.vocab_size, cpu, table_of(model))
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        self._sampler.update(plan)
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
+        self._sampler.update(scheduled)
         rows = [torch.empty(0, self.vocab_size)]
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             places = [
                 *range(len(piece.scored)),
                 *range(len(piece.tokens) - (1 + piece.num_draft_tokens) * piece.samples, len(piece.tokens)),
             ]
             rows += [self.noise(piece.start + place + 1, piece.tokens[place])[None] for place in places]
-        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
-        return self._sampler.sample(plan, torch.cat(rows), bits)
+        bits = self._sampler.grammar_bits(scheduled) if self._sampler.has_grammar(scheduled) else None
+        return self._sampler.sample(scheduled, torch.cat(rows), bits)
 
     def close(self) -> None:
         pass

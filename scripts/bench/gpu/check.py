@@ -307,11 +307,11 @@ def _model(device: torch.device, tiny: bool) -> Row:
     tokens = torch.randint(arch.vocab_size, (length + 1,)).tolist()
 
     def step(*pieces: tuple[int, int, int]) -> Tensor:
-        slices = tuple(
+        sequences = tuple(
             ScheduledSequence(seq, start, tuple(tokens[start:stop]), tuple(range(seq * width, (seq + 1) * width)), True)
             for seq, start, stop in pieces
         )
-        batch = ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, device)
+        batch = ForwardBatch.from_plan(SchedulerOutput(0, sequences), 16, device)
         return model.decoder.forward(batch, model.kv)[:1]
 
     expected = step((0, 0, length)), step((0, length, length + 1))

@@ -167,8 +167,8 @@ def test_a_step_is_as_wide_as_its_longest_sequence_and_its_graph_may_be_wider() 
         (GraphShape(4, 9, 0), [(31, 32), (41,)]),
         (GraphShape(2, 5, 4), [(51,), (61, 62, 63)]),
     ):
-        slices = [ScheduledSequence(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
-        inputs.fill(shape, slices, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
+        sequences = [ScheduledSequence(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
+        inputs.fill(shape, sequences, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
         batch = inputs.batch(shape)
         assert batch.block_table_SW.shape == (shape.num_rows, shape.width) and batch.block_table_SW.is_contiguous()
         width = max(map(len, tables))
@@ -214,8 +214,8 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
 
     graphs = CudaGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
     for count in range(1, 20):
-        slices = tuple(ScheduledSequence(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
-        graphs.hidden(SchedulerOutput(0, slices), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
+        sequences = tuple(ScheduledSequence(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
+        graphs.hidden(SchedulerOutput(0, sequences), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
     assert {batch.seq_lens_S.numel() for batch in seen} == {1, 2, 4, 8, 16, 24}
     shared = [tensor for batch in seen if batch.prefixes is not None for tensor in vars(batch.prefixes).values()]
     own = [tensor for batch in seen for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)]

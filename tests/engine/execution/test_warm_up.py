@@ -50,10 +50,10 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def execute(self, plan: SchedulerOutput) -> None:
+    def execute_model(self, scheduled: SchedulerOutput) -> None:
         raise self.error
 
-    follow = execute
+    execute_without_sampling = execute_model
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,18 @@ def partitions(rows):
             yield [*groups[:i], [first, *group], *groups[i + 1 :]]
 
 
-def shared_tokens(slices, rows, block_size, unit):
+def shared_tokens(sequences, rows, block_size, unit):
     """What the rows have in common, by comparing all their blocks."""
-    least = min(slices[row].start for row in rows) // block_size
+    least = min(sequences[row].start for row in rows) // block_size
     count = 0
-    while count < least and len({slices[row].blocks[count] for row in rows}) == 1:
+    while count < least and len({sequences[row].blocks[count] for row in rows}) == 1:
         count += 1
     unit = -(-unit // block_size) * block_size
     return count * block_size // unit * unit
 
 
-def saved(slices, groups, block_size, unit, least_rows):
-    sizes = [(len(rows), shared_tokens(slices, rows, block_size, unit)) for rows in groups]
+def saved(sequences, groups, block_size, unit, least_rows):
+    sizes = [(len(rows), shared_tokens(sequences, rows, block_size, unit)) for rows in groups]
     return sum((count - 1) * tokens for count, tokens in sizes if count >= least_rows)
 
 
@@ -59,15 +59,15 @@ def six_sequences(seed, block_size):
 def test_groups_share_what_they_say_and_hardly_any_others_save_more(block_size, unit, least_rows):
     ours = bests = 0
     for seed in range(60):
-        slices = list(six_sequences(seed, block_size))
-        found = group_by_prefix(slices, block_size, CascadeThresholds(((least_rows, unit),)))
+        sequences = list(six_sequences(seed, block_size))
+        found = group_by_prefix(sequences, block_size, CascadeThresholds(((least_rows, unit),)))
         rows = [row for group in found for row in group.rows]
         assert len(rows) == len(set(rows))
         for group in found:
             assert len(group.rows) >= least_rows
-            assert 0 < group.num_tokens <= shared_tokens(slices, group.rows, block_size, unit)
-            assert group.num_tokens <= min(slices[row].start for row in group.rows)
-        best = max(saved(slices, groups, block_size, unit, least_rows) for groups in partitions(list(range(6))))
+            assert 0 < group.num_tokens <= shared_tokens(sequences, group.rows, block_size, unit)
+            assert group.num_tokens <= min(sequences[row].start for row in group.rows)
+        best = max(saved(sequences, groups, block_size, unit, least_rows) for groups in partitions(list(range(6))))
         save = sum((len(group.rows) - 1) * group.num_tokens for group in found)
         assert 0.75 * best <= save <= best
         ours, bests = ours + save, bests + best
@@ -118,28 +118,28 @@ def test_rows_are_not_taken_from_a_group_for_one_that_is_not_worth_it():
 
 def test_the_block_that_is_written_is_not_shared():
     """As after a fork, before the first token of its own."""
-    slices = [ScheduledSequence(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
-    assert group_by_prefix(slices, 16, USUAL) == []
+    sequences = [ScheduledSequence(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
+    assert group_by_prefix(sequences, 16, USUAL) == []
 
 
 def test_chunks_are_in_no_group():
-    slices = [decode(range(16), 16) for _ in range(9)]
-    slices[3] = ScheduledSequence(0, 256, (7, 8), slices[3].blocks, True)
-    assert group_by_prefix(slices, 16, USUAL) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
+    sequences = [decode(range(16), 16) for _ in range(9)]
+    sequences[3] = ScheduledSequence(0, 256, (7, 8), sequences[3].blocks, True)
+    assert group_by_prefix(sequences, 16, USUAL) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
 
 
 def test_a_very_long_prefix_is_no_deep_recursion():
-    slices = [decode(range(8192), 16) for _ in range(8)]
-    assert group_by_prefix(slices, 16, USUAL) == [PrefixGroup(131_072, tuple(range(8)))]
+    sequences = [decode(range(8192), 16) for _ in range(8)]
+    assert group_by_prefix(sequences, 16, USUAL) == [PrefixGroup(131_072, tuple(range(8)))]
 
 
 def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
-    slices = [decode(range(20), 16) for _ in range(9)]
-    slices.insert(2, decode(range(100, 120), 16))
-    plan = SchedulerOutput(0, tuple(slices))
+    sequences = [decode(range(20), 16) for _ in range(9)]
+    sequences.insert(2, decode(range(100, 120), 16))
+    scheduled = SchedulerOutput(0, tuple(sequences))
     device = torch.device("cpu")
-    assert ForwardBatch.from_plan(plan, 16, device).prefixes is None
-    prefixes = ForwardBatch.from_plan(plan, 16, device, group_by_prefix(slices, 16, USUAL)).prefixes
+    assert ForwardBatch.from_plan(scheduled, 16, device).prefixes is None
+    prefixes = ForwardBatch.from_plan(scheduled, 16, device, group_by_prefix(sequences, 16, USUAL)).prefixes
     assert prefixes.group_starts.tolist() == [0, 9]
     assert prefixes.members.tolist() == [0, 1, *range(3, 10)]
     assert prefixes.shared_lens_S.tolist() == [256, 256, 0, *[256] * 7]

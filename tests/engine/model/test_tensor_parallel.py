@@ -67,8 +67,8 @@ def logits_of_ranks(folder, size, pieces):
             decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
             kv = KVCache(shard(arch, size), 10, 4, torch.float32, CPU)
             for start, stop in pieces:
-                slice_ = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
-                out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (slice_,)), 4, CPU), kv)
+                piece = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
+                out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (piece,)), 4, CPU), kv)
                 if rank == 0:
                     found.append(out)
         except BaseException as error:

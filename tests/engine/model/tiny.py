@@ -211,11 +211,13 @@ class Runner:
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
-        slices = tuple(
+        sequences = tuple(
             ScheduledSequence(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True)
             for seq, start, tokens in pieces
         )
-        return self.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, slices), self.block_size, CPU), self.kv)
+        return self.decoder.forward(
+            ForwardBatch.from_plan(SchedulerOutput(0, sequences), self.block_size, CPU), self.kv
+        )
 
     def blocks(self, seq: int, num_tokens: int) -> tuple[int, ...]:
         # neighboring sequences share no run of blocks: block w of sequence s is w * 20 + s

@@ -23,8 +23,8 @@ from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.load import load_executor
-from engine.execution.tensor_parallel_executor import TensorParallelExecutor, follow, lead
-from engine.parallel.worker_commands import Meeting
+from engine.execution.tensor_parallel_executor import TensorParallelExecutor, run_worker, start_driver
+from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
 from engine.structured_output.grammar import Vocabulary
 from engine.types import GenerateRequest, SamplingParams
@@ -59,17 +59,17 @@ def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
 
 
 @contextmanager
-def led(
+def driving(
     model: ModelConfig, vocabulary: Vocabulary | None = None
 ) -> Iterator[tuple[TensorParallelExecutor, list[BaseProcess]]]:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
 
-    def start(rank: int, meeting: Meeting) -> None:
-        processes.append(context.Process(target=follow, args=(model, rank, meeting), daemon=True))
+    def start(rank: int, rendezvous: Rendezvous) -> None:
+        processes.append(context.Process(target=run_worker, args=(model, rank, rendezvous), daemon=True))
         processes[-1].start()
 
-    executor = lead(model, "127.0.0.1", True, start, vocabulary)
+    executor = start_driver(model, "127.0.0.1", True, start, vocabulary)
     try:
         yield executor, processes
     finally:
@@ -109,7 +109,7 @@ def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, family: str, size:
     source = tiny(tmp_path, family, **more)
     alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
     before = set(Path("/dev/shm").glob("manta-*"))
-    with led(config_of(source, size)) as (executor, _):
+    with driving(config_of(source, size)) as (executor, _):
         assert set(Path("/dev/shm").glob("manta-*")) <= before, "memory that a kill -9 would leave behind"
         assert answers(Engine(executor, "tiny")) == alone
         assert executor.collective == "shared memory"
@@ -123,7 +123,7 @@ def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.Monk
     _group_name = ranks._group_name
     monkeypatch.setattr(ranks, "_group_name", by_tcp)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with led(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2)) as (executor, _):
         assert answers(Engine(executor, "tiny")) == alone
 
 
@@ -140,7 +140,7 @@ def test_ranks_start_without_shared_memory_where_it_is_full(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with led(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2)) as (executor, _):
         assert set(Path("/dev/shm").glob("manta-*")) <= before
         assert answers(Engine(executor, "tiny")) == alone
         assert executor.collective == "gloo"
@@ -149,7 +149,7 @@ def test_ranks_start_without_shared_memory_where_it_is_full(
 
 @pytest.mark.timeout(120)
 def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
-    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, processes):
+    with driving(config_of(tiny(tmp_path, "llama"), 2)) as (executor, processes):
         engine = Engine(executor, "tiny")
         sampling = SamplingParams(max_tokens=200, temperature=0.0)
         engine.submit(GenerateRequest(request_id="a", model="tiny", prompt=(1, 2), sampling=sampling))
@@ -169,14 +169,14 @@ def test_a_result_without_a_rank_that_is_lost_is_none() -> None:
     given_up: list[bool] = []
     liveness = ranks.Liveness(lambda: given_up.append(True))
     result = ModelOutput((1,))
-    assert liveness.of_all(result) is result
+    assert liveness.checked(result) is result
     liveness.lose()
     with pytest.raises(RuntimeError, match="a rank is gone"):
-        liveness.of_all(result)
+        liveness.checked(result)
     over = ranks.Liveness(lambda: given_up.append(True))
     over.end()
     over.lose()  # as every rank is when the replica ends
-    assert over.of_all(result) is result and given_up == [True]
+    assert over.checked(result) is result and given_up == [True]
 
 
 class Distributed:
@@ -212,7 +212,7 @@ def test_graphs_go_before_the_process_group_whose_calls_they_hold(
 ) -> None:
     distributed = Distributed()
     seen: list[bool] = []
-    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
+    with driving(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
         group = ranks.TorchGroup("tcp://here:1", 0, 2, False, distributed)
         monkeypatch.setattr(executor, "_group", group)
 
@@ -227,7 +227,7 @@ def test_graphs_go_before_the_process_group_whose_calls_they_hold(
 @pytest.mark.timeout(120)
 def test_a_cpu_engine_beside_a_gpu_adds_up_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with led(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
+    with driving(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
         assert executor.collective == "shared memory"
 
 
@@ -235,12 +235,12 @@ def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = ModelConfig(name="tiny", source=str(tmp_path), tensor_parallel=2)
     with pytest.raises(ModelError, match="tensor_parallel is 2.*resources.num_gpus to 1"):
-        ranks.lead(model, "127.0.0.1", True, lambda rank, meeting: pytest.fail("a rank was started"))
+        ranks.start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor_parallel is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
-        lead(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, meeting: None)
+        start_driver(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, rendezvous: None)
 
 
 PROMPT = tuple(range(5, 95))
@@ -263,10 +263,10 @@ def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, si
     before = set(Path("/dev/shm").glob("manta-*"))
     keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, size), engine=keeping)
-    with led(model) as (first, _):
+    with driving(model) as (first, _):
         engines = [Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)]
         assert told(engines[0], "first")[2:] == (0, 0)
-        with led(model) as (second, processes):
+        with driving(model) as (second, processes):
             engines.append(Engine(second, "tiny", cache=keeping.cache, connector=second.blocks))
             tokens, logprobs, num_cached, num_restored = told(engines[1], "second")
             assert (num_cached, num_restored) == (80, 80)
@@ -285,7 +285,7 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
     source = tiny(tmp_path, "llama")
     keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=12, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, 2), engine=keeping)
-    with led(model) as (first, _):
+    with driving(model) as (first, _):
         engine = Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)
         expected = told(engine, "first")
         names = hash_blocks(b"", root_hash(b"", "tiny", ""), PROMPT, 16)

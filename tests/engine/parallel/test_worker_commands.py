@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from engine import rank_link
-from engine.parallel.worker_commands import HELLO, NONCE_BYTES, Follower, Leader, LoadBlock, Meeting, SaveBlock
+from engine.parallel.worker_commands import HELLO, NONCE_BYTES, Driver, LoadBlock, Rendezvous, SaveBlock, Worker
 from engine.scheduling.scheduler_output import SchedulerOutput
 
 TOKEN = "a token"
@@ -18,47 +18,47 @@ SIZE = 3
 
 
 @pytest.fixture
-def leader() -> Iterator[Leader]:
-    leader = Leader("127.0.0.1", SIZE, TOKEN)
-    yield leader
-    leader.close()
+def driver() -> Iterator[Driver]:
+    driver = Driver("127.0.0.1", SIZE, TOKEN)
+    yield driver
+    driver.close()
     deadline_s = time.monotonic() + 10
     while any(thread.name in ("rank-rendezvous", "rank-hello") for thread in threading.enumerate()):
         assert time.monotonic() < deadline_s, "a thread of the rendezvous stays"
         time.sleep(0.01)
 
 
-def meeting_of(leader: Leader, token: str = TOKEN) -> Meeting:
-    return Meeting("127.0.0.1", leader.port, token, SIZE, "none")
+def meeting_of(driver: Driver, token: str = TOKEN) -> Rendezvous:
+    return Rendezvous("127.0.0.1", driver.port, token, SIZE, "none")
 
 
-Join = Callable[[int], Follower]
+Join = Callable[[int], Worker]
 
 
 @pytest.fixture
-def join(leader: Leader) -> Iterator[Join]:
+def join(driver: Driver) -> Iterator[Join]:
     """Makes a rank of it."""
-    followers: list[Follower] = []
+    followers: list[Worker] = []
 
-    def join(rank: int) -> Follower:
-        followers.append(Follower(meeting_of(leader), rank, timeout_s=5))
+    def join(rank: int) -> Worker:
+        followers.append(Worker(meeting_of(driver), rank, timeout_s=5))
         return followers[-1]
 
     yield join
-    for follower in followers:
-        follower.close()
+    for worker in followers:
+        worker.close()
 
 
-def agree(leader: Leader) -> list[int]:
+def agree(driver: Driver) -> list[int]:
     """What all ranks agree upon, the first one first."""
     with ThreadPoolExecutor(SIZE) as pool:
 
         def follow(rank: int) -> int:
-            with contextlib.closing(Follower(meeting_of(leader), rank, timeout_s=20)) as follower:
-                return follower.agree(100 + rank)
+            with contextlib.closing(Worker(meeting_of(driver), rank, timeout_s=20)) as worker:
+                return worker.agree(100 + rank)
 
         others = [pool.submit(follow, rank) for rank in range(1, SIZE)]
-        return [leader.agree(102, timeout_s=20), *(other.result() for other in others)]
+        return [driver.agree(102, timeout_s=20), *(other.result() for other in others)]
 
 
 Stranger = Callable[[int], list[socket.socket]]  # what one does at a port; the connections that stay open
@@ -103,9 +103,9 @@ def has_another_token(port: int) -> list[socket.socket]:
 def repeats_what_a_rank_said(port: int) -> list[socket.socket]:
     """Recorded at another meeting with the same token."""
     with socket.create_server(("127.0.0.1", 0)) as false_leader:
-        meeting = Meeting("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
+        rendezvous = Rendezvous("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
         with ThreadPoolExecutor(1) as pool:
-            joined = pool.submit(Follower, meeting, 1, None, 0.1)
+            joined = pool.submit(Worker, rendezvous, 1, None, 0.1)
             with false_leader.accept()[0] as connection:
                 connection.sendall(bytes(NONCE_BYTES))
                 recorded = connection.recv(HELLO.size, socket.MSG_WAITALL)
@@ -136,38 +136,38 @@ def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
         is_a_rank_that_there_is_not,
     ],
 )
-def test_ranks_meet_beside_a_stranger(leader: Leader, stranger: Stranger) -> None:
+def test_ranks_meet_beside_a_stranger(driver: Driver, stranger: Stranger) -> None:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ConnectionError):  # it may be cut off while it still speaks
-            for connection in stranger(leader.port):
+            for connection in stranger(driver.port):
                 stack.enter_context(connection)
         began_s = time.monotonic()
-        assert agree(leader) == [101, 101, 101]
+        assert agree(driver) == [101, 101, 101]
         assert time.monotonic() - began_s < 3, "a stranger was waited for"
 
 
-def test_ranks_meet_while_strangers_come_all_the_time(leader: Leader) -> None:
+def test_ranks_meet_while_strangers_come_all_the_time(driver: Driver) -> None:
     is_over = threading.Event()
 
     def crowd() -> None:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # it closes when all have come
             while not is_over.is_set():
-                stack.enter_context(connected(leader.port))
+                stack.enter_context(connected(driver.port))
                 time.sleep(0.002)
 
     thread = threading.Thread(target=crowd)
     thread.start()
     try:
         time.sleep(0.2)
-        assert agree(leader) == [101, 101, 101]
+        assert agree(driver) == [101, 101, 101]
     finally:
         is_over.set()
         thread.join()
 
 
-def test_who_drips_bytes_is_cut_off(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_drips_bytes_is_cut_off(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_link, "HELLO_S", 0.3)
-    with connected(leader.port) as connection:
+    with connected(driver.port) as connection:
         began_s = time.monotonic()
         with pytest.raises(OSError):
             while time.monotonic() - began_s < 5:
@@ -176,30 +176,30 @@ def test_who_drips_bytes_is_cut_off(leader: Leader, monkeypatch: pytest.MonkeyPa
         assert time.monotonic() - began_s < 2
 
 
-def test_nobody_takes_the_place_of_a_rank_that_has_come(leader: Leader, join: Join) -> None:
+def test_nobody_takes_the_place_of_a_rank_that_has_come(driver: Driver, join: Join) -> None:
     first = join(1)
-    while 1 not in leader._rendezvous._ranks:
+    while 1 not in driver._joining._ranks:
         time.sleep(0.001)
     again, other = join(1), join(2)  # the second knows the token, and is refused all the same
     with ThreadPoolExecutor(2) as pool:
         agreed = [pool.submit(one.agree, 50) for one in (first, other)]
-        assert leader.agree(60, timeout_s=5) == 50
+        assert driver.agree(60, timeout_s=5) == 50
         assert [one.result() for one in agreed] == [50, 50]
     with pytest.raises(OSError):
         again.agree(1)
-    orders = [SaveBlock(b"name", 7), SchedulerOutput(step=1, slices=()), LoadBlock(3, (b"share",))]
-    for order in orders:
-        leader.send(order)
+    commands = [SaveBlock(b"name", 7), SchedulerOutput(step=1, sequences=()), LoadBlock(3, (b"share",))]
+    for command in commands:
+        driver.send(command)
     for one in (first, other):
-        received = one.orders()
-        assert [next(received) for _ in orders] == orders
+        received = one.commands()
+        assert [next(received) for _ in commands] == commands
 
 
 def test_a_leader_without_the_token_is_not_followed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as false_leader:
-        meeting = Meeting("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
+        rendezvous = Rendezvous("127.0.0.1", false_leader.getsockname()[1], TOKEN, SIZE, "none")
         with ThreadPoolExecutor(1) as pool:
-            joined = pool.submit(Follower, meeting, 1, None, 0.2)
+            joined = pool.submit(Worker, rendezvous, 1, None, 0.2)
             with false_leader.accept()[0] as connection:
                 connection.sendall(bytes(NONCE_BYTES))
                 connection.recv(HELLO.size, socket.MSG_WAITALL)
@@ -208,42 +208,42 @@ def test_a_leader_without_the_token_is_not_followed() -> None:
                     joined.result()
 
 
-def test_ranks_that_do_not_come_are_named(leader: Leader, join: Join) -> None:
+def test_ranks_that_do_not_come_are_named(driver: Driver, join: Join) -> None:
     join(1)
     with pytest.raises(TimeoutError, match=r"of 3 ranks these have not come within 0.2 s: 2$"):
-        leader.agree(10, timeout_s=0.2)
+        driver.agree(10, timeout_s=0.2)
 
 
-def test_the_first_rank_hears_how_old_the_others_steps_are(leader: Leader, join: Join) -> None:
+def test_the_first_rank_hears_how_old_the_others_steps_are(driver: Driver, join: Join) -> None:
     followers = {rank: join(rank) for rank in (1, 2)}
     with ThreadPoolExecutor(2) as pool:
         agreed = [pool.submit(one.agree, 50) for one in followers.values()]
-        leader.agree(60, timeout_s=5)
+        driver.agree(60, timeout_s=5)
         assert [one.result() for one in agreed] == [50, 50]
-    assert leader.beats() == ()
+    assert driver.heartbeats() == ()
     lost = threading.Event()
-    leader.watch(lost.set)
+    driver.watch(lost.set)
     for one in followers.values():
         one.beat()
-    orders = followers[1].orders()
-    leader.send(SaveBlock(b"name", 7))
-    next(orders)  # and it does not come for another one
+    commands = followers[1].commands()
+    driver.send(SaveBlock(b"name", 7))
+    next(commands)  # and it does not come for another one
     deadline_s = time.monotonic() + 5
-    while not all(beat.num_heartbeats > 2 for beat in leader.beats()):
+    while not all(beat.num_heartbeats > 2 for beat in driver.heartbeats()):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    busy, idle = leader.beats()
+    busy, idle = driver.heartbeats()
     assert busy.age_s > rank_link.HEARTBEAT_S and idle.age_s == 0.0
     assert not lost.is_set()
     followers[2].close()
     assert lost.wait(5)
 
 
-def test_a_rank_that_goes_while_it_loads_is_an_error(leader: Leader, join: Join) -> None:
+def test_a_rank_that_goes_while_it_loads_is_an_error(driver: Driver, join: Join) -> None:
     followers = [join(rank) for rank in (1, 2)]
     followers[0].close()
     with pytest.raises(OSError):
-        leader.agree(10, timeout_s=5)
+        driver.agree(10, timeout_s=5)
 
 
 class Pipe:
@@ -268,10 +268,10 @@ class Pipe:
 
 def test_what_passes_a_channel_unchanged_is_received() -> None:
     with contextlib.closing(Pipe()) as pipe:
-        for order in (b"one", b"", b"three" * 1000):
-            pipe.first.send(order)
+        for command in (b"one", b"", b"three" * 1000):
+            pipe.first.send(command)
             pipe.put(pipe.take())
-            assert pipe.rank.receive(10_000) == order
+            assert pipe.rank.receive(10_000) == command
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_what_passes_a_channel_unchanged_is_received() -> None:
 def test_an_order_that_was_tampered_with_is_not_obeyed(tamper: Callable[[bytes, bytes], bytes]) -> None:
     with contextlib.closing(Pipe()) as pipe:
         frames = []
-        for order in (b"one!", b"two!"):
-            pipe.first.send(order)
+        for command in (b"one!", b"two!"):
+            pipe.first.send(command)
             frames.append(pipe.take())
         pipe.put(tamper(*frames))
         with pytest.raises(ConnectionError, match="the MAC of a frame is wrong"):

@@ -60,7 +60,7 @@ def ends_of(name):
 
 
 def refusals_of(name):
-    return lambda report: [one for one in report.refused if one.request_id == name]
+    return lambda report: [one for one in report.rejected if one.request_id == name]
 
 
 def test_others_are_answered_while_a_grammar_is_compiled(running):

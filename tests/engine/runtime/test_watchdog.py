@@ -29,10 +29,10 @@ class Watch:
         self.dog = Watchdog(self.fake, PERIOD_S)
         self.ages = self.dog.look(self.now_s)
 
-    def wait(self, seconds: float, *, beats: bool = True, steps: bool = False) -> StepAges:
+    def wait(self, seconds: float, *, heartbeats: bool = True, steps: bool = False) -> StepAges:
         for _ in range(round(seconds / PERIOD_S)):
             self.now_s += PERIOD_S
-            self.fake.count += beats
+            self.fake.count += heartbeats
             self.fake.num_steps += steps
             self.ages = self.dog.look(self.now_s)
         return self.ages
@@ -59,9 +59,9 @@ def test_an_engine_that_steps_or_has_no_work_is_young(watch: Watch) -> None:
 
 
 def test_a_silent_rank_is_lost_after_two_seconds_though_the_step_may_take_longer(watch: Watch) -> None:
-    assert watch.wait(2.0, beats=False).ranks_s == (2.0,)
+    assert watch.wait(2.0, heartbeats=False).ranks_s == (2.0,)
     assert watch.dog.alarm is None
-    watch.wait(PERIOD_S, beats=False)
+    watch.wait(PERIOD_S, heartbeats=False)
     assert watch.dog.alarm == "rank 1 has been silent for 2.2 s"
 
 
@@ -73,22 +73,22 @@ def test_a_rank_that_computes_for_long_is_waited_for_and_told_of(watch: Watch) -
 
 def test_a_rank_that_compiles_in_the_first_step_of_a_size_may_be_silent(watch: Watch) -> None:
     watch.fake.is_step_known = False
-    watch.wait(8.0, beats=False)
+    watch.wait(8.0, heartbeats=False)
     assert watch.dog.alarm is None
 
 
 def test_a_rank_that_still_loads_is_not_silent(watch: Watch) -> None:
     watch.fake.count = 0
-    assert watch.wait(6.0, beats=False).ranks_s == (0.0,)
+    assert watch.wait(6.0, heartbeats=False).ranks_s == (0.0,)
     assert watch.dog.alarm is None
 
 
 def test_a_rank_that_stops_while_there_is_no_work_is_lost_with_the_next_step(watch: Watch) -> None:
     watch.fake.is_in_step = False
-    watch.wait(30.0, beats=False)
+    watch.wait(30.0, heartbeats=False)
     assert watch.dog.alarm is None
     watch.fake.is_in_step = True
-    watch.wait(PERIOD_S, beats=False)
+    watch.wait(PERIOD_S, heartbeats=False)
     assert watch.dog.alarm is not None and watch.dog.alarm.startswith("rank 1")
 
 

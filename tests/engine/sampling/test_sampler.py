@@ -25,8 +25,8 @@ class Rows:
         self.result = None
 
     def sample(self, *rows: torch.Tensor) -> list[int]:
-        slices = tuple(ScheduledSequence(start.seq_id, 0, (1,), (0,), True) for start in self.starts)
-        self.result = self.sampler.sample(SchedulerOutput(0, slices), torch.stack(rows))
+        sequences = tuple(ScheduledSequence(start.seq_id, 0, (1,), (0,), True) for start in self.starts)
+        self.result = self.sampler.sample(SchedulerOutput(0, sequences), torch.stack(rows))
         return list(self.result.tokens)
 
 
@@ -162,8 +162,8 @@ def test_impossible_tokens_have_a_floor():
 def test_ends_go_before_starts():
     sampler = Sampler(KERNELS, VOCAB, CPU)
     sampler.update(SchedulerOutput(0, (), (start(3, temperature=0.0),)))
-    sampler.update(SchedulerOutput(1, (), (start(3, temperature=0.0, output=(4,)),), ends=(3,)))
-    plan = SchedulerOutput(1, (ScheduledSequence(3, 0, (1,), (0,), True),))
-    assert sampler.sample(plan, falling()[None]).tokens == (0,)
-    sampler.update(SchedulerOutput(2, (), (), ends=(3, 99)))
+    sampler.update(SchedulerOutput(1, (), (start(3, temperature=0.0, output=(4,)),), finished_ids=(3,)))
+    scheduled = SchedulerOutput(1, (ScheduledSequence(3, 0, (1,), (0,), True),))
+    assert sampler.sample(scheduled, falling()[None]).tokens == (0,)
+    sampler.update(SchedulerOutput(2, (), (), finished_ids=(3, 99)))
     assert not sampler._states

@@ -26,7 +26,7 @@ from engine.types import (
     RequestOutput,
     SamplingParams,
 )
-from tests.engine.parallel.test_ranks import led, tiny
+from tests.engine.parallel.test_ranks import driving, tiny
 
 END = 202
 WORDS = Vocabulary((*(bytes([byte]) for byte in range(202)), b"<end>"), (END,), (END,))
@@ -118,7 +118,7 @@ def test_answers_are_the_same(executor: InlineExecutor, seed: int) -> None:
 @pytest.mark.timeout(180)
 def test_answers_of_two_ranks_are_the_same(executor: InlineExecutor, tmp_path: Path) -> None:
     model = config_of(tiny(tmp_path, "llama"), overlap=True)
-    with led(msgspec.structs.replace(model, tensor_parallel=2), WORDS) as (ranks, _):
+    with driving(msgspec.structs.replace(model, tensor_parallel=2), WORDS) as (ranks, _):
         assert ranks.overlaps
         compare(answers(executor, False, 3), answers(ranks, True, 3))
 

@@ -31,10 +31,10 @@ def logprobs_after(tokens: list[int | None]) -> list[float]:
 class BeamToyExecutor(ToyExecutor):
     vocab_size = VOCAB_SIZE
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        super().execute(plan)
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
+        super().execute_model(scheduled)
         logprobs = []
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             if piece.samples:
                 stop = piece.start + len(piece.tokens)
                 size = self.block_size
@@ -54,16 +54,16 @@ class SampledExecutor(ToyExecutor):
         cpu = torch.device("cpu")
         self._sampler = Sampler(load_kernels(cpu, torch.float32), VOCAB_SIZE, cpu)
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        super().execute(plan)
-        self._sampler.update(plan)
+    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
+        super().execute_model(scheduled)
+        self._sampler.update(scheduled)
         rows = [torch.empty(0, VOCAB_SIZE)]
-        for piece in plan.slices:
+        for piece in scheduled.sequences:
             if piece.samples:
                 size = self.block_size
                 known = [self.slots[piece.blocks[at // size] * size + at % size] for at in range(piece.start)]
                 rows.append(torch.tensor([logprobs_after([*known, *piece.tokens])]))
-        return self._sampler.sample(plan, torch.cat(rows))
+        return self._sampler.sample(scheduled, torch.cat(rows))
 
 
 def filtered_after(asked: GenerateRequest, output: list[int]) -> list[float]:

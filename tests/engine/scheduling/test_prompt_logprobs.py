@@ -72,13 +72,13 @@ def test_a_prompt_of_one_token_has_none():
 def test_scores_are_raw_and_leave_the_choice_alone():
     sampler = Sampler(KERNELS, VOCAB, CPU)
     starts = (start(0, temperature=0.0, num_prompt_logprobs=2, logit_bias=((9, 90.0),)), start(1, temperature=0.0))
-    slices = (
+    sequences = (
         ScheduledSequence(1, 0, (1,), (0,), True),
         ScheduledSequence(0, 0, (4, 5, 6), (1,), True, scored=(5, 6)),
     )
     sampler.update(SchedulerOutput(0, (), starts))
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
-    result = sampler.sample(SchedulerOutput(0, slices), logits)
+    result = sampler.sample(SchedulerOutput(0, sequences), logits)
     assert result.tokens == (int(logits[0].argmax()), 9)
     logprobs = logits.log_softmax(-1)
     for row, token, entry in zip((1, 2), (5, 6), result.scores[0], strict=True):

@@ -41,8 +41,8 @@ def answer(
     )
     output: list[int] = []
     for step in range(200):
-        slices = tuple(ScheduledSequence(i, step, (1,), (0,), samples=True) for i in range(2))
-        plan = SchedulerOutput(step, slices, starts if step == 0 else ())
+        sequences = tuple(ScheduledSequence(i, step, (1,), (0,), samples=True) for i in range(2))
+        plan = SchedulerOutput(step, sequences, starts if step == 0 else ())
         sampler.update(plan)
         bits = sampler.grammar_bits(plan) if sampler.has_grammar(plan) else None
         result = sampler.sample(plan, torch.randn(2, len(TOKENS), generator=noise) * 3, bits)

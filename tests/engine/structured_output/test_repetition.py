@@ -31,9 +31,9 @@ def test_a_repetition_is_found_as_defined(limit):
 class Looping(ToyExecutor):
     """Says 1, 2, 3, 1, 2, 3, ... after a while."""
 
-    def execute(self, plan):
-        result = super().execute(plan)
-        last = [piece.start + len(piece.tokens) for piece in plan.slices if piece.samples]
+    def execute_model(self, plan):
+        result = super().execute_model(plan)
+        last = [piece.start + len(piece.tokens) for piece in plan.sequences if piece.samples]
         tokens = [stop % 3 if stop > 12 else token for stop, token in zip(last, result.tokens, strict=True)]
         return type(result)(tuple(tokens))
 

@@ -37,8 +37,8 @@ def test_a_model_of_triton_kernels_gives_the_references_logits(models):
         ],
         [ScheduledSequence(s, at, (7,), blocks[s], True) for s, at in enumerate((41, 6, 50))],
     ]
-    for step, slices in enumerate(plans):
-        batch = ForwardBatch.from_plan(SchedulerOutput(step, tuple(slices)), 16, CPU)
+    for step, sequences in enumerate(plans):
+        batch = ForwardBatch.from_plan(SchedulerOutput(step, tuple(sequences)), 16, CPU)
         ours, theirs = (model.decoder.forward(batch, model.kv) for model in models)
         assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
 
@@ -59,12 +59,12 @@ def test_a_prefix_that_is_read_once_changes_no_logits_beyond_rounding(models):
         ScheduledSequence(s, 32 if s else 0, tuple(range(9 if s else 37)), owned, True)
         for s, owned in enumerate(blocks)
     ]
-    for slice_ in start:
-        ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (slice_,)), 16, CPU), ours.kv)
-    slices = [ScheduledSequence(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
-    plan = SchedulerOutput(1, tuple(slices))
+    for piece in start:
+        ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (piece,)), 16, CPU), ours.kv)
+    sequences = [ScheduledSequence(s, 41 if s else 37, (s,), owned, True) for s, owned in enumerate(blocks)]
+    plan = SchedulerOutput(1, tuple(sequences))
     plain = ForwardBatch.from_plan(plan, 16, CPU)
-    grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(slices, 16, CascadeThresholds(((2, 32),))))
+    grouped = ForwardBatch.from_plan(plan, 16, CPU, group_by_prefix(sequences, 16, CascadeThresholds(((2, 32),))))
     assert plain.prefixes is None and grouped.prefixes.shared_lens_S.tolist() == [32, 32, 32]
     alone, together = (ours.decoder.forward(batch, ours.kv) for batch in (plain, grouped))
     assert 0 < ((together - alone).norm() / alone.norm()).item() < 1e-5
@@ -77,18 +77,18 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
     for s, owned in enumerate(blocks):
         prompt = ScheduledSequence(s, 0, tuple(range(owned[0], owned[0] + 20 + s)), owned, True)
         ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (prompt,)), 16, CPU), ours.kv)
-    slices = [ScheduledSequence(s, 20 + s, (s,), owned, True) for s, owned in enumerate(blocks)]
-    slices.insert(
+    sequences = [ScheduledSequence(s, 20 + s, (s,), owned, True) for s, owned in enumerate(blocks)]
+    sequences.insert(
         1, ScheduledSequence(7, 26, (6, 9), (8, 10), True, num_draft_tokens=1)
     )  # as its last one, one token further
-    plan, seen = SchedulerOutput(1, tuple(slices)), []
+    plan, seen = SchedulerOutput(1, tuple(sequences)), []
 
     def hidden(batch):
         seen.append(batch)
         return ours.decoder.hidden(batch, ours.kv)
 
     graphs = CudaGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
-    groups = group_by_prefix(slices, 16, CascadeThresholds(((2, 16),)))
+    groups = group_by_prefix(sequences, 16, CascadeThresholds(((2, 16),)))
     assert [group.rows for group in groups] == [(0, 2, 3), (4, 5)]
     together = ours.decoder.logits(graphs.hidden(plan, groups))
     assert seen[0].prefixes.group_starts.tolist() == [0, 3, 5, 5, 5]
@@ -102,10 +102,10 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
 def test_rows_and_sequences_of_padding_change_no_logits(models):
     """As a CUDA graph for four sequences would run two: fixed shapes, a table as wide as it ever gets."""
     ours = models[0]
-    slices = tuple(ScheduledSequence(s, 0, (s + 1,) * 5, (s, 5 + s), True) for s in range(2))
-    ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, CPU), ours.kv)
-    slices = tuple(ScheduledSequence(s, 5, (9,), (s, 5 + s), True) for s in range(2))
-    batch = ForwardBatch.from_plan(SchedulerOutput(1, slices), 16, CPU)
+    sequences = tuple(ScheduledSequence(s, 0, (s + 1,) * 5, (s, 5 + s), True) for s in range(2))
+    ours.decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, sequences), 16, CPU), ours.kv)
+    sequences = tuple(ScheduledSequence(s, 5, (9,), (s, 5 + s), True) for s in range(2))
+    batch = ForwardBatch.from_plan(SchedulerOutput(1, sequences), 16, CPU)
     alone = ours.decoder.forward(batch, ours.kv)
     padded = ForwardBatch(
         tokens_T=pad(batch.tokens_T, (0, 2)),
@@ -126,8 +126,8 @@ def test_deterministic_kernels_give_the_same_logits_in_any_batch_and_chunks():
     tokens = torch.randint(300, (36,), generator=torch.Generator().manual_seed(1)).tolist()
     blocks, others = (3, 1, 7), (2, 9)
 
-    def step(*slices):
-        batch = ForwardBatch.from_plan(SchedulerOutput(0, slices), 16, CPU)
+    def step(*sequences):
+        batch = ForwardBatch.from_plan(SchedulerOutput(0, sequences), 16, CPU)
         return model.decoder.forward(batch, model.kv)
 
     def piece(seq, start, stop, where):

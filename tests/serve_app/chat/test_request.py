@@ -69,8 +69,8 @@ def test_text_parts_may_be_texts_alone_or_without_a_type():
 
 
 def test_an_assistant_that_refused_has_said_so():
-    refused = {"role": "assistant", "content": None, "rejection": "I will not."}
-    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, refused, *USER])
+    rejected = {"role": "assistant", "content": None, "rejection": "I will not."}
+    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, rejected, *USER])
 
 
 @pytest.mark.parametrize("choice", [{"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}])

@@ -23,10 +23,10 @@ async def test_log_probabilities_are_bounded_by_their_product():
     client = ScriptedClient(says("ok"), max_model_len=LONG)
     many = {"n": 128, "max_tokens": 8000, "logprobs": True, "top_logprobs": 20}
     async with serving(client, models=MODELS) as http:
-        refused = await http.post("/v1/chat/completions", json=chat(**many))
+        rejected = await http.post("/v1/chat/completions", json=chat(**many))
         taken = await http.post("/v1/chat/completions", json=chat(**{**many, "n": 1, "stream": True}))
-    assert refused.status_code == 400 and taken.status_code == 200
-    error = refused.json()["error"]
+    assert rejected.status_code == 400 and taken.status_code == 200
+    error = rejected.json()["error"]
     assert error["param"] == "max_tokens" and "20480000 of them, at most 2000000" in error["message"]
 
 
