@@ -57,8 +57,7 @@ class ReplicaLost(Unavailable):
 
 
 class Link:
-    """Owns the connection to one replica and the output queues of the requests that run there. Lives on one event loop.
-    """
+    """Owns the connection to one replica and the output queues of its requests. Lives on one event loop."""
 
     def __init__(
         self,

@@ -8,12 +8,12 @@ from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
 from configs.schema import CacheConfig, SchedulerConfig
+from engine.cache.kv_connector import KVConnector
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.errors import RequestError
 from engine.parallel.worker_commands import RankHeartbeat
 from engine.scheduling.admission_control import check_queue, validate
 from engine.scheduling.beam_group import BeamRequest, one_step_of
-from engine.scheduling.block_allocator import KVConnector
 from engine.scheduling.fair_queueing import expected_tokens
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
@@ -334,7 +334,7 @@ class Engine:
                 kept[parent_id] = token
                 next_ids.append(parent_id)
                 continue
-            child = self._new_beam(parent.request, parent.root, parent.hashes, parent.virtual_start)
+            child = self._new_beam(parent.request, parent.root_hash, parent.block_hashes, parent.virtual_start)
             child.tokens = [*parent.tokens[:-1], token]
             child.cached_tokens = parent.cached_tokens
             self.scheduler.fork(parent, child)

@@ -1,4 +1,7 @@
-"""Who holds which KV block. Ids only: contents are the KVCache's, hashes the PrefixCache's."""
+"""The block pool: reference counts of KV blocks, and LRU eviction of those that nobody refers to.
+
+Ids only: contents are the KVCache's, block hashes the PrefixCache's.
+"""
 
 from collections import OrderedDict
 
@@ -6,48 +9,49 @@ __all__ = ["BlockPool"]
 
 
 class BlockPool:
-    """A fixed number of blocks, each held by any number of sequences, or idle.
+    """A fixed number of blocks, each referred to by any number of sequences, or free.
 
-    Idle blocks keep their contents until they are taken again, and are taken in the order in which they became idle;
-    blocks that hold nothing worth finding are taken before all others.
+    A free block keeps its contents until it is allocated again. Blocks are allocated, and so evicted from the prefix
+    cache, in the order in which they became free (the least recently used first); blocks that are not cached come
+    before all others.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._holders = [0] * num_blocks
-        self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._ref_counts = [0] * num_blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # the next to be evicted first
 
     @property
     def num_free(self) -> int:
-        return len(self._idle)
+        return len(self._free)
 
     def is_free(self, block: int) -> bool:
-        return block in self._idle
+        return block in self._free
 
-    def take(self) -> int:
-        """The idle block that is taken next, now held once. There must be one."""
-        block, _ = self._idle.popitem(last=False)
-        self._holders[block] = 1
+    def allocate(self) -> int:
+        """The least recently used free block, now referred to once. There must be one."""
+        block, _ = self._free.popitem(last=False)
+        self._ref_counts[block] = 1
         return block
 
-    def share(self, block: int) -> None:
-        """One more holder of a block, idle or not."""
-        if self._holders[block] == 0:
-            del self._idle[block]
-        self._holders[block] += 1
+    def touch(self, block: int) -> None:
+        """One more reference to a block, free or not."""
+        if self._ref_counts[block] == 0:
+            del self._free[block]
+        self._ref_counts[block] += 1
 
-    def release(self, block: int, worth_finding: bool) -> None:
-        """One holder less. A block that nobody holds becomes idle."""
-        assert self._holders[block] > 0, f"block {block} is not held"
-        self._holders[block] -= 1
-        if self._holders[block] == 0:
-            self._idle[block] = None
-            self._idle.move_to_end(block, last=worth_finding)
+    def release(self, block: int, is_cached: bool) -> None:
+        """One reference less. A block without any becomes free, and is the last to be evicted if it is cached."""
+        assert self._ref_counts[block] > 0, f"block {block} is free"
+        self._ref_counts[block] -= 1
+        if self._ref_counts[block] == 0:
+            self._free[block] = None
+            self._free.move_to_end(block, last=is_cached)
 
     def check(self, held: list[int]) -> None:
         """Asserts that `held`, every block of every sequence, is exactly what the pool believes."""
-        holders = [0] * self.num_blocks
+        ref_counts = [0] * self.num_blocks
         for block in held:
-            holders[block] += 1
-        assert holders == self._holders, "holders differ from the sequences' blocks"
-        assert {block for block, count in enumerate(holders) if count == 0} == set(self._idle), "idle set is wrong"
+            ref_counts[block] += 1
+        assert ref_counts == self._ref_counts, "reference counts differ from the sequences' blocks"
+        assert {block for block, count in enumerate(ref_counts) if count == 0} == set(self._free), "free set is wrong"

@@ -1,7 +1,7 @@
-"""Which block holds the keys and values of which tokens.
+"""The prefix cache: finds the KV blocks of equal prefixes by their block hashes.
 
-A full block is named by a chained keyed hash: of the block before it and of its own tokens. Equal names therefore mean
-equal prefixes, up to the first token. The key is secret, so nobody can construct two prefixes with one name
+A full block is identified by a chained keyed hash: of the block before it and of its own tokens. Equal hashes therefore
+mean equal prefixes, up to the first token. The key is secret, so nobody can construct two prefixes with one hash
 (automatic prefix caching as in vLLM, with the keyed BLAKE2b of RFC 7693 in place of a plain hash).
 """
 
@@ -9,73 +9,79 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-__all__ = ["PrefixCache", "hash_block", "root_hash", "hash_blocks"]
+__all__ = ["PrefixCache", "hash_block", "hash_blocks", "root_hash"]
 
 DIGEST_BYTES = 16
 
 
-def root_hash(key: bytes, model: str, cache_salt: str) -> bytes:
-    """The name of the empty prefix: different for each model and salt, so their blocks never meet."""
-    identity = f"{len(model)}:{model}:{cache_salt}".encode("utf-8", "surrogatepass")
-    return blake2b(identity, key=key[:64], digest_size=DIGEST_BYTES).digest()
+def root_hash(key: bytes, model: str, cache_salt: str, adapter: str = "") -> bytes:
+    """The hash of the empty prefix: different for each model, adapter and salt, so their blocks never meet."""
+    identity = f"{len(model)}:{model}:{cache_salt}"
+    if adapter:
+        identity = f"{len(adapter)}:{adapter}+{identity}"
+    return blake2b(identity.encode("utf-8", "surrogatepass"), key=key[:64], digest_size=DIGEST_BYTES).digest()
 
 
-def hash_block(key: bytes, parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The name of the block that holds `tokens` after the prefix named `parent`."""
-    return blake2b(parent + array("I", tokens).tobytes(), key=key[:64], digest_size=DIGEST_BYTES).digest()
+def hash_block(key: bytes, parent: bytes, tokens: Sequence[int], digests: Sequence[bytes] = ()) -> bytes:
+    """The hash of the block that holds `tokens` after the prefix with the hash `parent`.
+
+    digests   of the media whose placeholders lie in the block, in their order
+    """
+    content = parent + array("I", tokens).tobytes() + b"".join(digests)
+    return blake2b(content, key=key[:64], digest_size=DIGEST_BYTES).digest()
 
 
 def hash_blocks(key: bytes, root: bytes, tokens: Sequence[int], block_size: int) -> list[bytes]:
-    """The names of all full blocks of `tokens`."""
-    names = []
-    name = root
+    """The block hashes of all full blocks of `tokens`."""
+    hashes = []
+    parent = root
     for stop in range(block_size, len(tokens) + 1, block_size):
-        name = hash_block(key, name, tokens[stop - block_size : stop])
-        names.append(name)
-    return names
+        parent = hash_block(key, parent, tokens[stop - block_size : stop])
+        hashes.append(parent)
+    return hashes
 
 
 class PrefixCache:
-    """Names of published blocks. A block is published after the step that filled it, until it is taken again."""
+    """Block hashes of cached blocks. A block is cached from the step that filled it until it is evicted."""
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
-        self._name_of: dict[int, bytes] = {}
+        self._hash_of: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._block_of)
 
-    def publish(self, name: bytes, block: int) -> bool:
-        """Makes a full block findable. False if another block has that name already."""
-        if name in self._block_of:
+    def insert(self, block_hash: bytes, block: int) -> bool:
+        """Caches a full block. False if another block has that hash already."""
+        if block_hash in self._block_of:
             return False
-        self._block_of[name] = block
-        self._name_of[block] = name
+        self._block_of[block_hash] = block
+        self._hash_of[block] = block_hash
         return True
 
-    def find(self, names: Sequence[bytes]) -> list[int]:
-        """The blocks of the longest published prefix of `names`."""
+    def match(self, block_hashes: Sequence[bytes]) -> list[int]:
+        """The blocks of the longest cached prefix of `block_hashes`."""
         blocks = []
-        for name in names:
-            block = self._block_of.get(name)
+        for block_hash in block_hashes:
+            block = self._block_of.get(block_hash)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
     def holds(self, block: int) -> bool:
-        return block in self._name_of
+        return block in self._hash_of
 
-    def forget(self, block: int) -> bytes | None:
-        """The block is about to be written again. Returns the name it had."""
-        name = self._name_of.pop(block, None)
-        if name is not None:
-            del self._block_of[name]
-        return name
+    def evict(self, block: int) -> bytes | None:
+        """The block is about to be written again. Returns the hash that it had."""
+        block_hash = self._hash_of.pop(block, None)
+        if block_hash is not None:
+            del self._block_of[block_hash]
+        return block_hash
 
-    def names(self) -> list[bytes]:
-        """Every published name, for a router that starts to listen."""
+    def block_hashes(self) -> list[bytes]:
+        """Every cached hash, for a router that starts to listen to KV events."""
         return list(self._block_of)
 
     def check(self) -> None:
-        assert {block: name for name, block in self._block_of.items()} == self._name_of
+        assert {block: block_hash for block_hash, block in self._block_of.items()} == self._hash_of

@@ -1,27 +1,16 @@
-"""Which blocks a sequence has: found under the names of its prefix, brought back from elsewhere, or taken.
+"""The block allocator: gives KV blocks to sequences, by prefix caching where equal prefixes are cached, and frees them.
 
-Full blocks are named (engine/cache/prefix_cache.py) as they fill, so that whoever begins alike can share them.
+A sequence shares the cached blocks of its prefix, gets blocks back from a KV connector (KV offload), or allocates new
+ones. Full blocks get their block hashes as they fill, so that whoever begins alike can share them. What is stored and
+removed is reported as KV events.
 """
 
-from typing import Protocol
-
 from engine.cache.block_pool import BlockPool
+from engine.cache.kv_connector import KVConnector
 from engine.cache.prefix_cache import PrefixCache, hash_block
 from engine.scheduling.sequence import Sequence
 
-__all__ = ["KVConnector", "BlockAllocator"]
-
-
-class KVConnector(Protocol):
-    """Where named blocks are kept besides the cache: engine/cache/kv_offload.py."""
-
-    def holds(self, name: bytes) -> bool: ...
-
-    def load(self, name: bytes, block: int) -> bool:
-        """Fills a block, before the next step. False: it was not there any more."""
-        ...
-
-    def save(self, name: bytes, block: int) -> None: ...
+__all__ = ["BlockAllocator"]
 
 
 class BlockAllocator:
@@ -41,149 +30,149 @@ class BlockAllocator:
         self._enable_prefix_caching = enable_prefix_caching
         self._cache_key = cache_key
         self._connector = connector if enable_prefix_caching else None
-        self._filling: dict[bytes, int] = {}  # name of a prompt block not published yet -> seq_id that will fill it
-        self._changes: dict[bytes, bool] = {}  # name -> whether it is published, since changes were last taken
+        self._filling: dict[bytes, int] = {}  # hash of a prompt block that is being filled -> the seq_id that fills it
+        self._kv_events: dict[bytes, bool] = {}  # hash -> stored (or removed), since they were last taken
 
     # -- what there is
 
-    def count(self, num_tokens: int) -> int:
+    def num_blocks_of(self, num_tokens: int) -> int:
         """Blocks of so many tokens."""
         return -(-num_tokens // self.block_size)
 
-    def room(self, seq: Sequence) -> int:
-        """Tokens that it could compute with its blocks and all idle ones."""
+    def num_computable_tokens(self, seq: Sequence) -> int:
+        """Tokens that it could compute with its blocks and all free ones."""
         return (len(seq.blocks) + self.pool.num_free) * self.block_size - seq.num_computed
 
-    def find(self, seq: Sequence) -> list[int]:
-        """The published blocks that a waiting sequence can share."""
-        return self.cache.find(self.usable(seq))
+    def match_prefix(self, seq: Sequence) -> list[int]:
+        """The cached blocks that a waiting sequence can share."""
+        return self.cache.match(self.usable_hashes(seq))
 
     def num_needed(self, found: list[int], stop: int) -> int:
-        """Idle blocks that a sequence needs to share `found` and to compute up to position `stop`."""
-        return self.count(stop) - len(found) + sum(map(self.pool.is_free, found))
+        """Free blocks that a sequence needs to share `found` and to compute up to position `stop`."""
+        return self.num_blocks_of(stop) - len(found) + sum(map(self.pool.is_free, found))
 
-    def usable(self, seq: Sequence) -> list[bytes]:
-        """The names under which a sequence may look for blocks."""
+    def usable_hashes(self, seq: Sequence) -> list[bytes]:
+        """The block hashes that a sequence may look for."""
         # the last known token is always computed, for its logits; so are all whose logits are wanted
         if seq.lacks_scores:
             return []
-        return seq.hashes[: (len(seq.tokens) - 1) // self.block_size]
+        return seq.block_hashes[: (len(seq.tokens) - 1) // self.block_size]
 
-    def missing(self, seq: Sequence) -> list[bytes]:
+    def missing_hashes(self, seq: Sequence) -> list[bytes]:
         """Of these, what nobody has and no running sequence is about to compute."""
-        names = self.usable(seq)
-        at = len(self.cache.find(names))
-        while self._connector is not None and at < len(names) and self._connector.holds(names[at]):
+        block_hashes = self.usable_hashes(seq)
+        at = len(self.cache.match(block_hashes))
+        while self._connector is not None and at < len(block_hashes) and self._connector.holds(block_hashes[at]):
             at += 1
-        return [name for name in names[at:] if name not in self._filling]
+        return [block_hash for block_hash in block_hashes[at:] if block_hash not in self._filling]
 
     def is_being_filled(self, seq: Sequence) -> bool:
         """True if a running sequence is about to compute the block that this one needs next."""
         if not self._filling:
             return False
-        usable = self.usable(seq)
-        num_found = len(self.cache.find(usable))
+        usable = self.usable_hashes(seq)
+        num_found = len(self.cache.match(usable))
         return num_found < len(usable) and usable[num_found] in self._filling
 
     # -- a sequence begins, grows and ends
 
-    def begin(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
-        """The sequence shares what `find` has found. What follows it and is kept elsewhere is brought back, if it may
-        be, and as far as there is room for a chunk. Returns how many blocks were.
+    def start(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
+        """The sequence shares what `match_prefix` has found. What follows it and is kept elsewhere is brought back, if
+        it may be, and as far as there is room for a chunk. Returns how many blocks were.
         """
         for block in found:
-            self.pool.share(block)
+            self.pool.touch(block)
         seq.blocks = list(found)
         num_restored = self._restore(seq, self._connector) if self._connector is not None and may_restore else 0
         seq.num_computed = len(seq.blocks) * self.block_size
         seq.num_cached_blocks = len(seq.blocks)
-        for name in seq.hashes[seq.num_cached_blocks :] if self._enable_prefix_caching else ():
-            self._filling.setdefault(name, seq.seq_id)
+        for block_hash in seq.block_hashes[seq.num_cached_blocks :] if self._enable_prefix_caching else ():
+            self._filling.setdefault(block_hash, seq.seq_id)
         return num_restored
 
     def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
         """The child begins with what the parent has computed. Full blocks are shared; the block that is partly filled
-        must be copied, which is returned: from which to which. There must be an idle one for it.
+        must be copied, which is returned: from which to which. There must be an free one for it.
         """
         num_full = parent.num_computed // self.block_size
         child.blocks = parent.blocks[:num_full]
         for block in child.blocks:
-            self.pool.share(block)
+            self.pool.touch(block)
         child.num_computed = parent.num_computed
         child.num_cached_blocks = parent.num_cached_blocks
         if parent.num_computed % self.block_size == 0:
             return None
-        child.blocks.append(self._take())
+        child.blocks.append(self._allocate())
         return parent.blocks[num_full], child.blocks[num_full]
 
-    def cover(self, seq: Sequence, num_tokens: int) -> None:
-        """Takes what it lacks for its first `num_tokens`, as long as there are idle blocks."""
-        while len(seq.blocks) < self.count(num_tokens) and self.pool.num_free > 0:
-            seq.blocks.append(self._take())
+    def allocate(self, seq: Sequence, num_tokens: int) -> None:
+        """Allocates what it lacks for its first `num_tokens`, as long as there are free blocks."""
+        while len(seq.blocks) < self.num_blocks_of(num_tokens) and self.pool.num_free > 0:
+            seq.blocks.append(self._allocate())
 
-    def publish(self, seq: Sequence) -> None:
-        """Names the blocks that have become full."""
+    def cache_full_blocks(self, seq: Sequence) -> None:
+        """Caches the blocks that have become full, under their hashes."""
         if not self._enable_prefix_caching:
             return
         while (seq.num_cached_blocks + 1) * self.block_size <= seq.num_computed:
             at = seq.num_cached_blocks
-            if at == len(seq.hashes):
-                parent = seq.hashes[-1] if seq.hashes else seq.root
+            if at == len(seq.block_hashes):
+                parent = seq.block_hashes[-1] if seq.block_hashes else seq.root_hash
                 tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
-                seq.hashes.append(hash_block(self._cache_key, parent, tokens))
-            name = seq.hashes[at]
-            if self.cache.publish(name, seq.blocks[at]):
-                self._changes[name] = True
+                seq.block_hashes.append(hash_block(self._cache_key, parent, tokens))
+            block_hash = seq.block_hashes[at]
+            if self.cache.insert(block_hash, seq.blocks[at]):
+                self._kv_events[block_hash] = True
                 if self._connector is not None:
-                    self._connector.save(name, seq.blocks[at])
-            self._end_filling(seq, name)
+                    self._connector.save(block_hash, seq.blocks[at])
+            self._end_filling(seq, block_hash)
             seq.num_cached_blocks += 1
 
-    def release(self, seq: Sequence) -> None:
-        """Takes all its blocks away; what is named can still be found."""
-        for name in seq.hashes[seq.num_cached_blocks :]:
-            self._end_filling(seq, name)
+    def free(self, seq: Sequence) -> None:
+        """Takes all its blocks away; what is cached can still be found."""
+        for block_hash in seq.block_hashes[seq.num_cached_blocks :]:
+            self._end_filling(seq, block_hash)
         for block in reversed(seq.blocks):  # the end of a prefix goes before its beginning
-            self.pool.release(block, worth_finding=self.cache.holds(block))
+            self.pool.release(block, is_cached=self.cache.holds(block))
         seq.blocks = []
         seq.num_computed = seq.num_cached_blocks = 0
 
     def take_kv_events(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """The names published and forgotten since the last call: the state now, not every step towards it."""
-        changes, self._changes = self._changes, {}
-        stored_blocks = tuple(name for name, is_published in changes.items() if is_published)
-        return stored_blocks, tuple(name for name, is_published in changes.items() if not is_published)
+        """The block hashes stored and removed since the last call: the state now, not every step towards it."""
+        kv_events, self._kv_events = self._kv_events, {}
+        stored_blocks = tuple(block_hash for block_hash, is_stored in kv_events.items() if is_stored)
+        return stored_blocks, tuple(block_hash for block_hash, is_stored in kv_events.items() if not is_stored)
 
     def _restore(self, seq: Sequence, connector: KVConnector) -> int:
         num_restored = 0
-        for name in self.usable(seq)[len(seq.blocks) :]:
-            found = self.cache.find([name])
-            if self.pool.num_free < 2 or not (found or connector.holds(name)):
+        for block_hash in self.usable_hashes(seq)[len(seq.blocks) :]:
+            found = self.cache.match([block_hash])
+            if self.pool.num_free < 2 or not (found or connector.holds(block_hash)):
                 break
             if found:
-                self.pool.share(found[0])
+                self.pool.touch(found[0])
                 seq.blocks += found
                 continue
-            block = self._take()
-            if not connector.load(name, block):
-                self.pool.release(block, worth_finding=False)
+            block = self._allocate()
+            if not connector.load(block_hash, block):
+                self.pool.release(block, is_cached=False)
                 break
             seq.blocks.append(block)
-            self.cache.publish(name, block)
-            self._changes[name] = True
+            self.cache.insert(block_hash, block)
+            self._kv_events[block_hash] = True
             num_restored += 1
         return num_restored
 
-    def _take(self) -> int:
-        block = self.pool.take()
-        name = self.cache.forget(block)
-        if name is not None:
-            self._changes[name] = False
+    def _allocate(self) -> int:
+        block = self.pool.allocate()
+        block_hash = self.cache.evict(block)
+        if block_hash is not None:
+            self._kv_events[block_hash] = False
         return block
 
-    def _end_filling(self, seq: Sequence, name: bytes) -> None:
-        if self._filling.get(name) == seq.seq_id:
-            del self._filling[name]
+    def _end_filling(self, seq: Sequence, block_hash: bytes) -> None:
+        if self._filling.get(block_hash) == seq.seq_id:
+            del self._filling[block_hash]
 
     # -- for tests
 

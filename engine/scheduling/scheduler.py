@@ -12,7 +12,8 @@ import itertools
 import time
 
 from configs.schema import SchedulerConfig
-from engine.scheduling.block_allocator import BlockAllocator, KVConnector
+from engine.cache.kv_connector import KVConnector
+from engine.scheduling.block_allocator import BlockAllocator
 from engine.scheduling.fair_queueing import VirtualClock
 from engine.scheduling.ngram_proposer import NgramProposer
 from engine.scheduling.scheduler_output import ModelOutput, NewSequence, ScheduledSequence, SchedulerOutput
@@ -68,7 +69,7 @@ class Scheduler:
         if seq in self.running:
             self.running.remove(seq)
             self._finished_ids.append(seq.seq_id)
-            self.blocks.release(seq)
+            self.blocks.free(seq)
         else:
             self.queue.remove(seq)
 
@@ -162,12 +163,12 @@ class Scheduler:
         for piece in sequences:
             seq = by_id[piece.seq_id]
             if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.can_speculate and not seq.is_pending:
-                room = self.blocks.room(seq) - seq.num_uncomputed
+                room = self.blocks.num_computable_tokens(seq) - seq.num_uncomputed
                 left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
                 if seq.drafts is None:
                     seq.drafts = NgramProposer(self.config.prompt_lookup_min)
                 drafts = seq.drafts.propose(seq.tokens, min(self.config.num_speculative_tokens, budget, room, left - 1))
-                self.blocks.cover(seq, len(seq.tokens) + len(drafts))
+                self.blocks.allocate(seq, len(seq.tokens) + len(drafts))
                 budget -= len(drafts)
                 piece = self._slice(seq, 1, drafts)
             out.append(piece)
@@ -204,7 +205,7 @@ class Scheduler:
                 seq.num_computed += len(got) - 1  # guesses that held
             if told:
                 seq.scores[piece.start :] = told
-            self.blocks.publish(seq)
+            self.blocks.cache_full_blocks(seq)
         return sampled
 
     def _may_end(self, seq: Sequence) -> bool:
@@ -230,16 +231,19 @@ class Scheduler:
         Returns for how many tokens there are blocks.
         """
         stop = seq.num_computed + count
-        while self.blocks.count(stop) - len(seq.blocks) > self.blocks.pool.num_free and self.running[-1] is not seq:
+        while (
+            self.blocks.num_blocks_of(stop) - len(seq.blocks) > self.blocks.pool.num_free
+            and self.running[-1] is not seq
+        ):
             self._preempt(self.running[-1])
-        self.blocks.cover(seq, stop)
+        self.blocks.allocate(seq, stop)
         return min(count, len(seq.blocks) * self.blocks.block_size - seq.num_computed)
 
     def _admit(self, seq: Sequence, budget: int) -> int:
         """Makes a waiting sequence run if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
         if budget == 0:
             return 0
-        found = self.blocks.find(seq)
+        found = self.blocks.match_prefix(seq)
         stop = min(len(seq.tokens), len(found) * self.blocks.block_size + budget)
         if self.blocks.num_needed(found, stop) > self.blocks.pool.num_free:
             return 0
@@ -247,13 +251,13 @@ class Scheduler:
         self.clock.served(seq.virtual_start)
         bisect.insort(self.running, seq, key=_order)
         # blocks that are still to be copied must not be filled anew
-        num_restored = self.blocks.begin(seq, found, may_restore=not self._copies)
+        num_restored = self.blocks.start(seq, found, may_restore=not self._copies)
         if seq.cached_tokens is None:
             seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
             seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
             seq.queued_s = time.monotonic() - seq.accepted_s
-        count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.room(seq))
-        self.blocks.cover(seq, seq.num_computed + count)
+        count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.num_computable_tokens(seq))
+        self.blocks.allocate(seq, seq.num_computed + count)
         self._new_sequences.append(self._new_sequence(seq))
         return count
 
@@ -267,7 +271,7 @@ class Scheduler:
             return
         first = self.waiting[0]
         while self.running and self.running[-1].order[0] > first.order[0]:
-            found = self.blocks.find(first)
+            found = self.blocks.match_prefix(first)
             stop = min(len(first.tokens), len(found) * self.blocks.block_size + self.config.max_num_batched_tokens)
             fits = self.blocks.num_needed(found, stop) <= self.blocks.pool.num_free
             if fits and len(self.running) < self.config.max_num_seqs:
@@ -280,7 +284,7 @@ class Scheduler:
         self.running.remove(seq)
         self._new_sequences = [start for start in self._new_sequences if start.seq_id != seq.seq_id]
         self._finished_ids.append(seq.seq_id)
-        self.blocks.release(seq)
+        self.blocks.free(seq)
         self.add(seq)
 
     # -- for tests

@@ -22,7 +22,7 @@ class Sequence:
         "blocks",
         "cached_tokens",
         "drafts",
-        "hashes",
+        "block_hashes",
         "index",
         "is_paused",
         "num_computed",
@@ -34,7 +34,7 @@ class Sequence:
         "queued_s",
         "request",
         "restored_tokens",
-        "root",
+        "root_hash",
         "scores",
         "seed",
         "seq_id",
@@ -47,8 +47,8 @@ class Sequence:
         request: GenerateRequest,
         index: int,
         seed: int,
-        root: bytes,
-        hashes: list[bytes],
+        root_hash: bytes,
+        block_hashes: list[bytes],
         virtual_start: int = 0,
     ) -> None:
         resumed = request.resume[index] if request.resume else ()
@@ -58,8 +58,8 @@ class Sequence:
         self.request = request
         self.index = index
         self.seed = seed
-        self.root = root  # name of the empty prefix
-        self.hashes = hashes  # names of the first full blocks; grows as blocks fill
+        self.root_hash = root_hash  # name of the empty prefix
+        self.block_hashes = block_hashes  # names of the first full blocks; grows as blocks fill
         self.tokens: list[int] = [*request.prompt, *resumed]
         self.prompt_len = len(request.prompt)
         self.num_computed = 0

@@ -16,14 +16,14 @@ class WaitingQueue:
         self.num_tokens = 0  # all that they lack
         self.num_missing_tokens = 0  # of these, what no prefix will save, as far as is known
         self._blocks = blocks
-        self._promised: dict[bytes, int] = {}  # name of a prompt block -> the waiting sequence that will fill it
+        self._promised: dict[bytes, int] = {}  # hash of a prompt block -> the waiting sequence that will fill it
 
     def add(self, seq: Sequence) -> None:
         """Counts what it will have to compute: not what is there, nor what one before it will compute."""
         bisect.insort(self.sequences, seq, key=lambda one: one.order)
-        missing = [name for name in self._blocks.missing(seq) if name not in self._promised]
+        missing = [block_hash for block_hash in self._blocks.missing_hashes(seq) if block_hash not in self._promised]
         self._promised.update(dict.fromkeys(missing, seq.seq_id))
-        num_shared = len(self._blocks.usable(seq)) - len(missing)
+        num_shared = len(self._blocks.usable_hashes(seq)) - len(missing)
         seq.num_missing = len(seq.tokens) - num_shared * self._blocks.block_size
         self.num_tokens += seq.num_uncomputed
         self.num_missing_tokens += seq.num_missing
@@ -32,9 +32,9 @@ class WaitingQueue:
         self.sequences.remove(seq)
         self.num_tokens -= seq.num_uncomputed
         self.num_missing_tokens -= seq.num_missing
-        for name in seq.hashes:
-            if self._promised.get(name) == seq.seq_id:
-                del self._promised[name]
+        for block_hash in seq.block_hashes:
+            if self._promised.get(block_hash) == seq.seq_id:
+                del self._promised[block_hash]
 
     def check(self) -> None:
         """Recomputes every redundant fact and asserts that it is right."""

@@ -205,8 +205,7 @@ class _Fleet:
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 
     def step(self, now_s: float, index: int) -> None:
-        """The replica takes what has come and begins a step, as engine/runtime/engine_thread.py does, if there is work.
-        """
+        """The replica takes what has come and begins a step, if there is work: as engine/runtime/engine_thread.py."""
         replica = self.replicas[index]
         accepted = []
         while replica.inbox:
@@ -254,15 +253,15 @@ class _Fleet:
 def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
     """Tokens to compute before all that run or wait there decode, and the names of the blocks that this fills."""
     num_tokens = sum(seq.num_uncomputed - 1 for seq in scheduler.running)
-    coming = {name for seq in scheduler.running for name in seq.hashes[seq.num_cached_blocks :]}
+    coming = {name for seq in scheduler.running for name in seq.block_hashes[seq.num_cached_blocks :]}
     for seq in scheduler.waiting:
-        num_tokens += uncomputed(seq.hashes, len(seq.tokens), scheduler, coming)
+        num_tokens += uncomputed(seq.block_hashes, len(seq.tokens), scheduler, coming)
     return num_tokens, coming
 
 
 def uncomputed(block_hashes: Sequence[bytes], num_tokens: int, scheduler: Scheduler, coming: set[bytes]) -> int:
     """Tokens of a prompt that are neither cached nor about to be; adds its blocks to those."""
-    held = len(scheduler.blocks.cache.find(block_hashes))
+    held = len(scheduler.blocks.cache.match(block_hashes))
     missing = [name for name in block_hashes[held:] if name not in coming]
     coming.update(missing)
     return num_tokens - scheduler.blocks.block_size * (len(block_hashes) - len(missing))
