@@ -4,9 +4,9 @@ from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["Unfused"]
 

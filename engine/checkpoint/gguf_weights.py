@@ -13,8 +13,8 @@ from engine.checkpoint.gguf_families import NEIGHBOURS, OTHER_NAMES
 from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, grouped_ints
 from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["GgufSource"]
 

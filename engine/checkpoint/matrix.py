@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.parallel.tensor_parallel import Shard
+from engine.checkpoint.shard import Shard
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Matrix", "cut", "kind_of", "stacked"]

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 from engine.checkpoint.weight_formats import Packing
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["QuantizedSource"]

@@ -5,8 +5,8 @@ import logging
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
-from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["UsualNames"]
 

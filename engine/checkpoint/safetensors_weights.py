@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["SafetensorsSource"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from engine.checkpoint.dequantize import MXFP4_GROUP, dequantize_mxfp4
 from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 
 __all__ = ["SeparateExperts"]
 

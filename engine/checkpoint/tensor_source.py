@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
-from engine.parallel.tensor_parallel import Shard
+from engine.checkpoint.shard import Shard
 
 __all__ = ["TensorSource"]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.checkpoint.matrix import Matrix
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import Shard
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Weights"]

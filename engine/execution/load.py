@@ -20,6 +20,7 @@ from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import open_offloading_connector
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
+from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
 from engine.errors import ModelError
@@ -30,7 +31,7 @@ from engine.execution.inline_executor import InlineExecutor
 from engine.execution.warm_up import Warmable, launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.model.decoder import Decoder
-from engine.parallel.tensor_parallel import TensorParallel, shard
+from engine.parallel.tensor_parallel import TensorParallel
 from engine.sampling.sampler import Sampler
 from engine.structured_output.grammar import TokenTable, Vocabulary
 from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
@@ -79,7 +80,7 @@ def load_executor(
     if compilers is not None:
         compilers.begin_where_cold()  # they import torch while weights are read
     clock.lap("kernels")
-    local_arch = shard(arch, tp.size)
+    local_arch = shard_arch(arch, tp.size)
     keeps_ints = config.keep_quantized and kernels.quantized_linear is not None
     weights = open_weights(files, arch, dtype, device, keeps_ints)
     decoder = Decoder(arch, weights, kernels, max_model_len, tp)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix, kind_of, stacked
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
-from engine.parallel.tensor_parallel import Shard, TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet, LinearKernel
 from kernels.quantized_linear.reference import GroupQuantized
 

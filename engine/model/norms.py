@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.arch import ModelArch
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
-from engine.parallel.tensor_parallel import Shard, TensorParallel
+from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 
 __all__ = ["LayerNorms", "QkNorms", "take_norm"]

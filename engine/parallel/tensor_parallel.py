@@ -8,14 +8,12 @@ there are more ranks than KV heads, ranks share one; the head of the model is cu
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import torch
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
-from engine.errors import ModelError
+from engine.checkpoint.shard import Shard
 
-__all__ = ["Collective", "Shard", "TensorParallel", "shard"]
+__all__ = ["Collective", "TensorParallel"]
 
 
 class Collective(Protocol):
@@ -33,14 +31,6 @@ class Collective(Protocol):
     def forget_name(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Shard(msgspec.Struct, frozen=True):
-    """[start, stop) of a tensor's dimension `dim`."""
-
-    dim: int
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -93,24 +83,3 @@ class TensorParallel:
         each = -(-count // self.size)
         start, stop = min(count, self.rank * each), min(count, (self.rank + 1) * each)
         return Shard(dim, start * unit, stop * unit)
-
-
-def shard(arch: ModelArch, size: int) -> ModelArch:
-    """What one of `size` ranks computes. Raises ModelError, which names the sizes that work."""
-    if not _fits(arch, size):
-        works = ", ".join(str(n) for n in range(1, arch.num_heads + 1) if _fits(arch, n))
-        raise ModelError(
-            f"tensor_parallel is {size}; {arch.num_heads} heads, {arch.num_kv_heads} KV heads and"
-            f" {arch.ffn_dim} inner dimensions can be divided over {works} ranks"
-        )
-    return msgspec.structs.replace(
-        arch,
-        num_heads=arch.num_heads // size,
-        num_kv_heads=max(1, arch.num_kv_heads // size),
-        ffn_dim=arch.ffn_dim // size,
-    )
-
-
-def _fits(arch: ModelArch, size: int) -> bool:
-    kv_fits = arch.num_kv_heads % size == 0 or size % arch.num_kv_heads == 0
-    return arch.num_heads % size == 0 and kv_fits and arch.ffn_dim % (2 * size) == 0

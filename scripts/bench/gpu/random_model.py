@@ -6,6 +6,7 @@ from torch import Tensor
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
 from engine.device.cuda_capture import Capture, CudaMemory, cuda_capture
 from engine.execution.cuda_graph_cache import CudaGraphCache, graphs_budget
@@ -13,7 +14,6 @@ from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.model.cascade import CascadeThresholds
 from engine.model.decoder import Decoder
-from engine.parallel.tensor_parallel import Shard
 from engine.sampling.sampler import Sampler
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.cases import random_ints

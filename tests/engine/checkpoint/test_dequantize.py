@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.checkpoint.dequantize import CPU_CHUNK, dequantize_float8, dequantize_mxfp4
+from engine.checkpoint.shard import Shard
 from engine.checkpoint.stacked_experts import SeparateExperts
-from engine.parallel.tensor_parallel import Shard
 
 CPU = torch.device("cpu")
 NUMBERS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])

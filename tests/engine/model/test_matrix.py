@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from engine.checkpoint.matrix import cut
+from engine.checkpoint.shard import Shard
 from engine.model.linears import linear_of
-from engine.parallel.tensor_parallel import Shard
 from kernels.kernel_set import load_kernels
 from kernels.quantized_linear.reference import GroupQuantized, QuantizedLinear
 from tests.kernels.test_quantized_linear import random_ints

@@ -7,10 +7,11 @@ import torch
 
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
+from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
-from engine.parallel.tensor_parallel import TensorParallel, shard
+from engine.parallel.tensor_parallel import TensorParallel
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, Runner, error, oracle
@@ -65,7 +66,7 @@ def logits_of_ranks(folder, size, pieces):
         try:
             tp = TensorParallel(rank, size, threads.of(rank))
             decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
-            kv = KVCache(shard(arch, size), 10, 4, torch.float32, CPU)
+            kv = KVCache(shard_arch(arch, size), 10, 4, torch.float32, CPU)
             for start, stop in pieces:
                 piece = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
                 out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (piece,)), 4, CPU), kv)
