@@ -60,14 +60,14 @@ def _place(model: ModelConfig) -> dict[str, Any]:
     """What Ray reserves: for several ranks a placement group with a bundle for each, the replica in the first."""
     resources = model.resources
     options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
-    if model.tensor_parallel == 1:
+    if model.tensor_parallel_size == 1:
         return {"ray_actor_options": options}
     bundle = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
     bundle = {name: amount for name, amount in bundle.items() if amount}
     return {
         "ray_actor_options": options,
-        "placement_group_bundles": [bundle] * model.tensor_parallel,
-        "placement_group_strategy": model.placement,
+        "placement_group_bundles": [bundle] * model.tensor_parallel_size,
+        "placement_group_strategy": model.placement_group_strategy,
     }
 
 

@@ -37,7 +37,15 @@ from engine.runtime.engine_thread import Abort, EngineThread
 from engine.runtime.engine_thread import Ask as AskEngine
 from engine.runtime.engine_thread import Submit as SubmitToEngine
 from engine.runtime.watchdog import Watchdog
-from engine.types import EngineOutputs, GenerateRequest, Rejection, RequestOutput, RequestState, SamplingParams
+from engine.types import (
+    EngineOutputs,
+    GenerateRequest,
+    Rejection,
+    RequestOutput,
+    RequestState,
+    SamplingParams,
+    TokenSpan,
+)
 
 __all__ = ["Observer", "WireServer"]
 
@@ -119,7 +127,7 @@ class WireServer:
             request = GenerateRequest(
                 request_id=f"{PROBE}:{self._num_probes}",
                 model=thread.status.model,
-                prompt=(0,),
+                inputs=(TokenSpan((0,)),),
                 sampling=SamplingParams(max_tokens=1, temperature=0.0),
             )
             thread.send(SubmitToEngine(request))

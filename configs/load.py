@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from configs.renamed import OTHER_NAMES
 from configs.schema import Config
 
 __all__ = ["ConfigError", "convert", "load_args", "load_file"]
@@ -60,11 +61,17 @@ def _check_keys(kind: Any, value: Any, at: str) -> None:
             kinds = typing.get_type_hints(option, include_extras=True)
             for key, item in value.items():
                 if key not in kinds:
-                    raise ConfigError(f"{at}{key}: no such key{_nearest(str(key), kinds)}")
+                    raise ConfigError(f"{at}{key}: no such key{_right_name(str(key), kinds)}")
                 _check_keys(kinds[key], item, f"{at}{key}.")
 
 
-def _nearest(key: str, known: dict[str, Any]) -> str:
+def _right_name(key: str, known: dict[str, Any]) -> str:
+    """What was meant: a key of the same level that is written alike, or the one that is called so elsewhere."""
+    plain = key.replace("-", "_")
+    if plain in known:
+        return f"; did you mean {plain}?"
+    if plain in OTHER_NAMES:
+        return f"; here it is {OTHER_NAMES[plain]}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
 
@@ -82,7 +89,7 @@ def _check_names(config: Config) -> None:
     for index, model in enumerate(config.models):
         for name in (model.name, *model.aliases):
             if name in seen:
-                raise ConfigError(f"models.{index}.name: {name!r} names two models")
+                raise ConfigError(f"models.{index}.served_model_name: {name!r} names two models")
             seen.add(name)
     wire = config.wire
     if not wire.heartbeat_s < wire.suspect_s < wire.dead_s:

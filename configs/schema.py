@@ -25,6 +25,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Names = Annotated[tuple[Name, ...], Meta(min_length=1)]
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +50,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = (
         0.9  # share of the GPU's memory for one engine's weights, KV
     )
-    dtype: Literal["auto", "fp8"] = "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
+    kv_cache_dtype: Literal["auto", "fp8"] = (
+        "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
+    )
     enable_prefix_caching: bool = True  # reuse the blocks of equal prefixes
     kv_offloading_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
 
@@ -61,9 +64,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_model_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
-    cascade: Literal["auto", "off"] = "auto"  # auto: a GPU reads a prefix once for all that share it, where faster
-    overlap: bool | None = None  # plan a step while the one before is computed; unset: on a GPU, without drafts
-    cuda_graphs: bool = True  # on a GPU, steps that compute a token of each sequence are recorded once and replayed
+    cascade_attention: Literal["auto", "off"] = (
+        "auto"  # auto: a GPU reads a prefix once for all that share it, where faster
+    )
+    async_scheduling: bool | None = None  # schedule a step while the one before runs; unset: on a GPU, without drafts
+    enforce_eager: bool = False  # true: no CUDA graphs; else a GPU captures decode steps once and replays them
     scheduler: SchedulerConfig = SchedulerConfig()
     cache: CacheConfig = CacheConfig()
 
@@ -91,21 +96,31 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Name  # the id clients send in `model`
-    source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
-    aliases: tuple[Name, ...] = ()  # further ids that mean this model
+    model: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
+    served_model_name: Name | Names | None = None  # ids that clients send, the first in answers; unset: `model`
     tool_call_parser: Name | None = (
         None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
     )
-    reasoning_parser: Name | None = None  # how it marks its thinking (serve_app/text/thinking.py); "none": it does not
+    reasoning_parser: Name | None = None  # how it marks reasoning (serve_app/text/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
-    tensor_parallel: Positive = 1  # ranks that one replica is divided over
-    placement: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # of ranks: one node, few nodes, many nodes
+    tensor_parallel_size: Positive = 1  # ranks that one replica is divided over
+    placement_group_strategy: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # ranks on one node, few, many
     routing: RoutingConfig = RoutingConfig()  # which of its replicas gets a request
     resources: ResourcesConfig = ResourcesConfig()  # of each rank
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def name(self) -> str:
+        """The id that answers carry."""
+        names = self.served_model_name or self.model
+        return names if isinstance(names, str) else names[0]
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Further ids that mean this model."""
+        return () if isinstance(self.served_model_name, str | None) else self.served_model_name[1:]
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

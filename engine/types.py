@@ -9,9 +9,11 @@ __all__ = [
     "BeamParams",
     "EngineClient",
     "EngineStatus",
+    "FinishReason",
     "Fit",
-    "Grammar",
     "GenerateRequest",
+    "Grammar",
+    "MediaSpan",
     "PromptLogprob",
     "Rejection",
     "RepetitionLimit",
@@ -22,7 +24,11 @@ __all__ = [
     "ReasoningBudget",
     "RequestOutput",
     "TokenLogprob",
+    "TokenSpan",
 ]
+
+
+FinishReason = Literal["stop", "length", "repetition", "abort", "grammar", "error"]
 
 
 class ReasoningBudget(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +98,19 @@ class BeamParams(msgspec.Struct, frozen=True, array_like=True):
     early_stopping: bool = False  # end with the first `width` answers, whether or not better ones could come
 
 
+class TokenSpan(msgspec.Struct, frozen=True, array_like=True, tag="tokens"):
+    """Part of a prompt: token ids."""
+
+    ids: tuple[int, ...]
+
+
+class MediaSpan(msgspec.Struct, frozen=True, array_like=True, tag="media"):
+    """Part of a prompt: an image, a sound or a video, by the digest under which its embeddings are kept."""
+
+    digest: bytes
+    num_tokens: int  # placeholder positions that its embeddings take
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One prompt, `n` answers.
 
@@ -102,8 +121,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     request_id: str
     model: str
-    prompt: tuple[int, ...]
+    inputs: tuple[TokenSpan | MediaSpan, ...]  # what is computed before the answer, in order
     sampling: SamplingParams
+    task: Literal["generate", "embed", "score"] = "generate"
+    adapter: str = ""  # name of a LoRA adapter; "": the model itself
     grammar: Grammar | None = None
     beam: BeamParams | None = None  # n <= width; nothing is sent before the end, so a lost search starts again
     n: int = 1
@@ -112,6 +133,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tenant: str = ""  # whose request it is; a queue is shared fairly between tenants
     session: str = ""  # requests of one session belong on one replica; an engine does not care
     resume: tuple[tuple[int, ...] | None, ...] = ()
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The token ids of all inputs."""
+        if len(self.inputs) == 1 and isinstance(self.inputs[0], TokenSpan):
+            return self.inputs[0].ids
+        return tuple(id_ for span in self.inputs if isinstance(span, TokenSpan) for id_ in span.ids)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -139,7 +167,7 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     index: int  # which choice
     start: int  # index of tokens[0] among the choice's output tokens
     tokens: tuple[int, ...]  # the end-of-sequence or stop token too
-    finish_reason: str | None = None  # stop, length, repetition, abort, grammar or error
+    finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token

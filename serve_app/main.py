@@ -61,12 +61,11 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         return list(text.encode(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
-    settings = model.name, model.engine.scheduler, model.engine.cache, cache_key
-    if model.tensor_parallel == 1:
+    if model.tensor_parallel_size == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
-        return Engine(alone, *settings, overlap=alone.overlaps, connector=alone.offloading_connector)
+        return Engine(alone, model.name, model.engine, cache_key)
     first = start_driver(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
-    return Engine(first, *settings, collective=first.collective, overlap=first.overlaps, connector=first.blocks)
+    return Engine(first, model.name, model.engine, cache_key)
 
 
 def _run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:

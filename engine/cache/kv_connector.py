@@ -17,3 +17,7 @@ class KVConnector(Protocol):
     def save(self, block_hash: bytes, block: int) -> None:
         """Keeps what a full block is now."""
         ...
+
+    def close(self) -> None:
+        """Blocks that are on their way are kept."""
+        ...

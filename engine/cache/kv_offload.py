@@ -265,7 +265,7 @@ def identity(
     """Of weights, code and settings: engines with the same one compute the same keys and values for the same tokens."""
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
-    settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel
+    settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel_size
     tensors = kernels, str(kv.by_block.dtype), kv.by_block.device.type
     digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
     paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())

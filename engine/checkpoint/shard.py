@@ -21,7 +21,7 @@ def shard_arch(arch: ModelArch, size: int) -> ModelArch:
     if not _fits(arch, size):
         works = ", ".join(str(n) for n in range(1, arch.num_heads + 1) if _fits(arch, n))
         raise ModelError(
-            f"tensor_parallel is {size}; {arch.num_heads} heads, {arch.num_kv_heads} KV heads and"
+            f"tensor_parallel_size is {size}; {arch.num_heads} heads, {arch.num_kv_heads} KV heads and"
             f" {arch.ffn_dim} inner dimensions can be divided over {works} ranks"
         )
     return msgspec.structs.replace(

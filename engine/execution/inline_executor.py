@@ -11,6 +11,7 @@ from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import OffloadingConnector
 from engine.device.transfer import to_device
 from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.executor import Executor
 from engine.model.cascade import CascadeThresholds, group_by_prefix
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
@@ -21,7 +22,7 @@ from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 __all__ = ["InlineExecutor"]
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """One rank, in the caller's thread."""
 
     def __init__(
@@ -32,19 +33,19 @@ class InlineExecutor:
         max_model_len: int,
         device: torch.device,
         graphs: CudaGraphs | None = None,
-        overlaps: bool = False,
+        async_scheduling: bool = False,
         cascade: CascadeThresholds | None = None,
         tp: TensorParallel | None = None,
-        offloading_connector: OffloadingConnector | None = None,
+        connector: OffloadingConnector | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
         overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
         cascade    what so many sequences begin with alike is read once for all of them; None: never
         tp         the ranks that the decoder is divided over; only the first one samples
-        offloading_connector   of this KV store; closed with the executor
+        connector   of this KV store; closed with the executor
         """
-        self.offloading_connector = offloading_connector
-        self.overlaps = overlaps
+        self.connector = connector
+        self.async_scheduling = async_scheduling
         self.cascade = cascade
         self.samples = tp is None or tp.rank == 0
         self.vocab_size = decoder.arch.vocab_size
@@ -133,5 +134,5 @@ class InlineExecutor:
         self._aside.shutdown()
         if self._graphs is not None:
             self._graphs.close()
-        if self.offloading_connector is not None:
-            self.offloading_connector.close()
+        if self.connector is not None:
+            self.connector.close()

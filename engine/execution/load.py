@@ -67,10 +67,10 @@ def load_executor(
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cpu":
         torch.set_num_threads(config.num_threads or max(1, int(model.resources.num_cpus)))
-    cache_dtype = torch.float8_e4m3fn if config.cache.dtype == "fp8" else dtype
+    cache_dtype = torch.float8_e4m3fn if config.cache.kv_cache_dtype == "fp8" else dtype
     _check_cache_dtype(config, cache_dtype, device)
     compilers = CompilePool(_num_compilers(tp)) if device.type == "cuda" else None
-    files = resolve(model.source)
+    files = resolve(model.model)
     arch = read_arch(files)
     max_model_len = _max_context_len(config, arch)
     clock.lap("source")
@@ -87,7 +87,7 @@ def load_executor(
     clock.lap("weights")
     num_blocks = agree(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    offloading_connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp)
+    connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp)
     clock.lap("cache")
     if compilers is not None:
         _compile_ahead(compilers, config, decoder, kv, kernels, max_model_len, tp, device)
@@ -106,10 +106,10 @@ def load_executor(
         max_model_len,
         device,
         _graphs(config, decoder, kv, max_model_len, _graph_cache(config, tp, device), device),
-        overlaps=_overlaps(config, device),
+        async_scheduling=_async_scheduling(config, device),
         cascade=cascade,
         tp=tp,
-        offloading_connector=offloading_connector,
+        connector=connector,
     )
     if device.type == "cuda":
         sampler.warm_up()
@@ -130,7 +130,7 @@ def load_executor(
 
 def cascades(config: EngineConfig, device: torch.device) -> bool:
     """Whether sequences are grouped by what they begin with: a row's bits then depend on its batch."""
-    return config.cascade == "auto" and device.type == "cuda" and not config.deterministic
+    return config.cascade_attention == "auto" and device.type == "cuda" and not config.deterministic
 
 
 def device_of(config: EngineConfig) -> torch.device:
@@ -140,14 +140,14 @@ def device_of(config: EngineConfig) -> torch.device:
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
 
 
-def _overlaps(config: EngineConfig, device: torch.device) -> bool:
-    if config.overlap is None:
+def _async_scheduling(config: EngineConfig, device: torch.device) -> bool:
+    if config.async_scheduling is None:
         return device.type == "cuda" and not config.scheduler.num_speculative_tokens
-    if config.overlap and config.scheduler.num_speculative_tokens:
+    if config.async_scheduling and config.scheduler.num_speculative_tokens:
         raise ModelError(
-            "engine.overlap: not together with engine.scheduler.num_speculative_tokens; leave one of them out"
+            "engine.async_scheduling: not together with engine.scheduler.num_speculative_tokens; leave one of them out"
         )
-    return config.overlap
+    return config.async_scheduling
 
 
 def _num_compilers(tp: TensorParallel) -> int:
@@ -192,7 +192,7 @@ def _compile_ahead(
 
 
 def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> CudaGraphCache | None:
-    if device.type != "cuda" or not config.cuda_graphs:
+    if device.type != "cuda" or config.enforce_eager:
         return None
     agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
     return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
@@ -206,7 +206,7 @@ def _graphs(
     cache: CudaGraphCache | None,
     device: torch.device,
 ) -> CudaGraphs | None:
-    if cache is None or not config.cuda_graphs:
+    if cache is None or config.enforce_eager:
         return None
     return CudaGraphs(
         lambda batch: decoder.hidden(batch, kv),
@@ -222,12 +222,14 @@ def _measured_thresholds(
     config: EngineConfig, decoder: Decoder, kv: KVCache, max_model_len: int, tp: TensorParallel, device: torch.device
 ) -> CascadeThresholds:
     """Every rank goes by what the first one finds: else they would not call their collectives alike."""
-    capture = cuda_capture(device) if config.cuda_graphs else _uncaptured
+    capture = cuda_capture(device) if not config.enforce_eager else _uncaptured
     times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:
         return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
     except RuntimeError as error:  # out of memory too
-        raise ModelError(f"timing shared prefixes failed ({error}); set engine.cascade to off to do without") from error
+        raise ModelError(
+            f"timing shared prefixes failed ({error}); set engine.cascade_attention to off to do without"
+        ) from error
 
 
 def _uncaptured(run: Run) -> Run:
@@ -238,10 +240,10 @@ def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: t
     if cache_dtype != torch.float8_e4m3fn:
         return
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise ModelError("engine.cache.dtype is fp8, which this GPU cannot compute with; set it to auto")
+        raise ModelError("engine.cache.kv_cache_dtype is fp8, which this GPU cannot compute with; set it to auto")
     if device.type == "cpu" and config.deterministic:
         raise ModelError(
-            "engine.deterministic cannot be held on a CPU with engine.cache.dtype fp8; set that to auto, or "
+            "engine.deterministic cannot be held on a CPU with engine.cache.kv_cache_dtype fp8; set that to auto, or "
             "engine.deterministic to false"
         )
 
@@ -258,11 +260,11 @@ def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
             "engine.cache.gpu_memory_utilization, or engine.scheduler.max_num_batched_tokens or max_num_seqs"
         ) from error
     except RuntimeError as error:
-        if not config.cuda_graphs:
+        if config.enforce_eager:
             raise
         raise ModelError(
             f"a step failed before anybody asked for one ({error}); if it could not be recorded as a CUDA graph, set "
-            "engine.cuda_graphs to false"
+            "engine.enforce_eager to true"
         ) from error
 
 
@@ -270,8 +272,8 @@ def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParall
     """Raises ModelError where the kernels, or how ranks add up, cannot give a row the same bits in any batch."""
     if tp.group is not None and tp.size > 2 and not tp.group.in_order:
         raise ModelError(
-            f"engine.deterministic cannot be held over tensor_parallel {tp.size} on GPUs or several nodes; set it to "
-            "false, or tensor_parallel to 2 or less"
+            f"engine.deterministic cannot be held over tensor_parallel_size {tp.size} on GPUs or several nodes; "
+            "set it to false, or tensor_parallel_size to 2 or less"
         )
     if kernels.deterministic:
         return
@@ -322,7 +324,7 @@ def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:
 
 def _graphs_bytes(config: EngineConfig, device: torch.device) -> int:
     """What is set aside for CUDA graphs, which the caching allocator knows nothing of."""
-    return graphs_budget(torch.cuda.mem_get_info(device)[1]) if config.cuda_graphs else 0
+    return graphs_budget(torch.cuda.mem_get_info(device)[1]) if not config.enforce_eager else 0
 
 
 def cache_bytes_of(free: int, total: int, ours: int, fraction: float, set_aside: int = 0) -> int:

@@ -77,12 +77,12 @@ class EngineThread:
     @property
     def limit_s(self) -> float:
         """How long the step that is computed now may take, in seconds. Beyond it, it hangs."""
-        return self._step_times.limit_s(self._engine.step_tokens)
+        return self._step_times.limit_s(self._engine.num_step_tokens)
 
     @property
     def is_step_known(self) -> bool:
         """Whether a step as large as the one that is computed now has finished before."""
-        return self._step_times.knows(self._engine.step_tokens)
+        return self._step_times.knows(self._engine.num_step_tokens)
 
     def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
         """What was heard last of each further rank."""
@@ -145,7 +145,7 @@ class EngineThread:
             return self._engine.step()
         finally:
             if self.is_in_step:
-                self._step_times.note(self._engine.step_tokens, time.monotonic() - began_s)
+                self._step_times.note(self._engine.num_step_tokens, time.monotonic() - began_s)
             self.is_in_step = False
 
     def _obey(self, command: Command | None, turn: "_Turn") -> None:

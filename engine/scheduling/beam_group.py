@@ -1,14 +1,14 @@
-"""A request that is answered by beam search: what its beams are asked for, and what becomes of their answers."""
+"""The beams of one request: what each of them samples, and the answers when their beam search is over."""
 
 import msgspec
 
 from engine.scheduling.beam_search import BeamSearch
 from engine.types import GenerateRequest, RequestOutput, TokenLogprob
 
-__all__ = ["BeamRequest", "one_step_of"]
+__all__ = ["BeamGroup", "one_step_of"]
 
 
-class BeamRequest:
+class BeamGroup:
     def __init__(self, request: GenerateRequest, first: int, room: int) -> None:
         """first   the sequence that computes the prompt
         room    tokens that an answer can have

@@ -5,13 +5,15 @@ on; one that ends with a stop token becomes an answer, scored by sum / length **
 are `width` answers and, unless `early_stopping`, no live beam can still beat the worst of them.
 """
 
-from engine.types import BeamParams, TokenLogprob
+from engine.types import BeamParams, FinishReason, TokenLogprob
 
 __all__ = ["BeamAnswer", "BeamSearch"]
 
 
 class BeamAnswer:
-    def __init__(self, score: float, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], reason: str) -> None:
+    def __init__(
+        self, score: float, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], reason: FinishReason
+    ) -> None:
         self.score, self.tokens, self.logprobs, self.reason = score, tokens, logprobs, reason
 
 
@@ -92,7 +94,7 @@ class BeamSearch:
     def _score(self, beam: _Beam) -> float:
         return beam.total / float(len(beam.tokens) ** self._params.length_penalty)
 
-    def _finish(self, beam: _Beam, reason: str) -> None:
+    def _finish(self, beam: _Beam, reason: FinishReason) -> None:
         self._answers.append(BeamAnswer(self._score(beam), beam.tokens, beam.logprobs, reason))
         self._answers = self.answers
 

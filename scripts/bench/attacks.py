@@ -24,7 +24,7 @@ from cluster.wire import (
     prove,
     read_frame,
 )
-from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams
+from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams, TokenSpan
 
 __all__ = ["KINDS", "attack", "mutated"]
 
@@ -71,7 +71,7 @@ def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
     return GenerateRequest(
         request_id=rng.choice(["fuzz", "", "é" * 20, "0:0"]),
         model="standin",
-        prompt=tuple(rng.randrange(50) for _ in range(rng.randint(1, 40))),
+        inputs=(TokenSpan(tuple(rng.randrange(50) for _ in range(rng.randint(1, 40)))),),
         sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
         grammar=rng.choice([None, None, Grammar("start: /a+/")]),
         n=rng.randint(1, 3),
@@ -83,7 +83,7 @@ def _absurd(rng: random.Random) -> list[bytes]:
     request = GenerateRequest(
         request_id="fuzz",
         model=rng.choice(["standin", "", "other"]),
-        prompt=rng.choice([(), (0,), (-1,), (2**40,), (1,) * 100_000]),
+        inputs=(TokenSpan(rng.choice([(), (0,), (-1,), (2**40,), (1,) * 100_000])),),
         sampling=SamplingParams(max_tokens=rng.choice([-1, 0, 1, 2**62]), seed=-(2**63), min_tokens=-5),
         beam=rng.choice([None, BeamParams(0), BeamParams(2**40)]),
         n=rng.choice([-1, 0, 1, 2, 2**62]),

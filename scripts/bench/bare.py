@@ -23,22 +23,18 @@ def work(model: ModelConfig, clients: int, rounds: int, max_tokens: int, begin: 
     """A closed loop of `clients` on one engine. Reports (tokens, when it began, when it ended)."""
     from engine.engine import Engine
     from engine.execution.load import load_executor
-    from engine.types import GenerateRequest, SamplingParams
+    from engine.types import GenerateRequest, SamplingParams, TokenSpan
 
     executor = load_executor(model)
-    engine = Engine(
-        executor,
-        model.name,
-        model.engine.scheduler,
-        model.engine.cache,
-        connector=executor.offloading_connector,
-    )
+    engine = Engine(executor, model.name, model.engine)
     rng = random.Random(os.getpid())
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
 
     def submit(number: int) -> None:
         prompt = tuple(rng.randrange(100, 1000) for _ in range(48))
-        engine.submit(GenerateRequest(request_id=str(number), model=model.name, prompt=prompt, sampling=sampling))
+        engine.submit(
+            GenerateRequest(request_id=str(number), model=model.name, inputs=(TokenSpan(prompt),), sampling=sampling)
+        )
 
     submit(-1)
     while engine.has_work:

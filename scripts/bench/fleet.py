@@ -16,12 +16,13 @@ import msgspec
 
 from cluster.replica_state import ReplicaState
 from cluster.router import Router
-from configs.schema import RoutingConfig, SchedulerConfig
+from configs.schema import EngineConfig, RoutingConfig, SchedulerConfig
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.engine import Engine
+from engine.execution.executor import Executor
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
-from engine.types import EngineOutputs, GenerateRequest, SamplingParams
+from engine.types import EngineOutputs, GenerateRequest, SamplingParams, TokenSpan
 
 __all__ = ["Hardware", "Outcome", "Workload", "capacity", "requests_of", "simulate"]
 
@@ -97,7 +98,7 @@ def requests_of(workload: Workload, per_s: float, block_size: int) -> list[Arriv
         request = GenerateRequest(
             request_id=str(number),
             model=MODEL,
-            prompt=prefixes[k] + suffix,
+            inputs=(TokenSpan(prefixes[k] + suffix),),
             sampling=SamplingParams(max_tokens=rng.randint(*workload.output_len), temperature=0.0),
             session=f"{k}-{session}",
         )
@@ -113,7 +114,7 @@ def simulate(
     return _Fleet(routing, num_replicas, arrivals, hardware, seed).run()
 
 
-class _NoExecutor:
+class _NoExecutor(Executor):
     """Computes nothing, and says how much it would have been."""
 
     vocab_size = 2**31
@@ -135,7 +136,7 @@ class _Replica:
 
     def __init__(self, hardware: Hardware) -> None:
         self.executor = _NoExecutor(hardware)
-        self.engine = Engine(self.executor, MODEL, hardware.scheduler, cache_key=KEY)
+        self.engine = Engine(self.executor, MODEL, EngineConfig(scheduler=hardware.scheduler), KEY)
         self.busy_until_s: float | None = None
         self.inbox: deque[Arrival] = deque()
         self.sent: deque[Arrival] = deque()  # on their way

@@ -21,7 +21,7 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import RoutingConfig, WireConfig
 from engine.engine import Engine
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.attacks import attack
 from scripts.bench.record import describe
 from scripts.bench.standin import StandinExecutor
@@ -125,7 +125,7 @@ async def _answer(client: ClusterClient, number: int, name: str) -> list[tuple[i
     request = GenerateRequest(
         request_id=f"{number} {name}",
         model="standin",
-        prompt=tuple(range(number, number + 20)),
+        inputs=(TokenSpan(tuple(range(number, number + 20))),),
         sampling=SamplingParams(max_tokens=100, seed=number),
         n=2,
     )

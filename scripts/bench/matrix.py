@@ -52,7 +52,7 @@ class App:
         (self.model,) = application["args"]["models"]
         self.model["engine"]["num_threads"] = 1
         # a replica fills more than half a node, so that each has one
-        self.model |= {"tensor_parallel": tensor_parallel, "resources": {"num_cpus": 6 // tensor_parallel}}
+        self.model |= {"tensor_parallel_size": tensor_parallel, "resources": {"num_cpus": 6 // tensor_parallel}}
         # an ingress lives where its clients can reach it
         self.overrides: list[dict[str, Any]] = [
             {"name": "Ingress", "ray_actor_options": {"resources": {"node:__internal_head__": 0.001}}}

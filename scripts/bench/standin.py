@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 
+from engine.execution.executor import Executor
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 
 __all__ = ["StandinExecutor"]
 
 
-class StandinExecutor:
+class StandinExecutor(Executor):
     """Its next token depends on the last one, its position and the choice's seed; two streams mixed up would show.
 
     tokens   what it answers with

@@ -5,7 +5,7 @@ import secrets
 import msgspec
 
 from engine.errors import RequestError
-from engine.types import BeamParams, Fit, GenerateRequest, Grammar, ReasoningBudget
+from engine.types import BeamParams, Fit, GenerateRequest, Grammar, ReasoningBudget, TokenSpan
 from serve_app.api.requests import GenerationFields
 from serve_app.generation.answer_parser import ParseRules
 from serve_app.generation.choice import TextRules
@@ -103,7 +103,7 @@ def prepare(
     request = GenerateRequest(
         request_id=fresh.request_id,
         model=model.name,
-        prompt=prompt,
+        inputs=(TokenSpan(prompt),),
         sampling=sampling,
         grammar=_grammar(constraint, parse, model, max_tokens) if constraint is not None else None,
         beam=BeamParams(fields.n, fields.length_penalty, fields.early_stopping) if fields.use_beam_search else None,

@@ -61,11 +61,11 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_text_model(model: ModelConfig) -> TextModel:
     """Reads, and downloads if need be, what the text floor needs. Raises ModelError."""
-    files = resolve(model.source)
+    files = resolve(model.model)
     try:
         return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
     except ModelError as error:
-        raise ModelError(f"{model.source}: {error}") from error
+        raise ModelError(f"{model.model}: {error}") from error
 
 
 def build_text_model(

@@ -9,14 +9,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.warm_up import launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.experts.reference import Expert
 from kernels.kernel_set import triton_kernels
 from scripts.bench.gpu.random_model import BLOCK_SIZE, TINY, RandomModel
@@ -131,7 +131,7 @@ def _ask(rng: random.Random, number: int) -> GenerateRequest:
         num_prompt_logprobs=rng.choice((None, None, 2)),
     )
     prompt = (1,) * rng.choice((0, 0, 300)) + tuple(rng.randrange(300) for _ in range(rng.randint(1, 100)))
-    return GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling)
+    return GenerateRequest(request_id=str(number), model="random", inputs=(TokenSpan(prompt),), sampling=sampling)
 
 
 @pytest.mark.parametrize("max_drafts", [0, 2])
@@ -152,7 +152,8 @@ def test_serving_launches_what_was_compiled_at_the_start(deterministic, four_bit
         model.sampler.warm_up()
         warm_up(executor, config)
         known = set(found)
-        engine = Engine(executor, "random", config, CacheConfig(), overlap=not max_drafts)
+        executor.async_scheduling = not max_drafts
+        engine = Engine(executor, "random", EngineConfig(scheduler=config))
         for number in range(120):
             engine.submit(_ask(rng, number))
         while engine.has_work:

@@ -16,24 +16,12 @@ from tests.engine.toy import ToyExecutor, request
 
 
 def load_toy_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    return Engine(
-        ToyExecutor(num_blocks=512, step_s=0.003),
-        model.name,
-        model.engine.scheduler,
-        model.engine.cache,
-        cache_key,
-    )
+    return Engine(ToyExecutor(num_blocks=512, step_s=0.003), model.name, model.engine, cache_key)
 
 
 def load_slow_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     """Its streams take long enough to be struck in their middle."""
-    return Engine(
-        ToyExecutor(num_blocks=512, step_s=0.01),
-        model.name,
-        model.engine.scheduler,
-        model.engine.cache,
-        cache_key,
-    )
+    return Engine(ToyExecutor(num_blocks=512, step_s=0.01), model.name, model.engine, cache_key)
 
 
 def build_echo_app(client: EngineClient, config: Config) -> Any:

@@ -9,7 +9,7 @@ from cluster.client import ClusterClient
 from cluster.replicas import Replicas
 from cluster.router import Router
 from cluster.server import WireServer
-from configs.schema import RoutingConfig, SchedulerConfig, WireConfig
+from configs.schema import EngineConfig, RoutingConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
 from tests.engine.toy import ToyExecutor
 
@@ -58,7 +58,7 @@ class LocalCluster:
 
     async def add(self, toy: ToyExecutor | None = None, engine: Engine | None = None) -> tuple[str, int]:
         toy = toy or ToyExecutor(num_blocks=512, step_s=0.003)
-        engine = engine or Engine(toy, "toy", self.scheduler, cache_key=SECRET)
+        engine = engine or Engine(toy, "toy", EngineConfig(scheduler=self.scheduler or SchedulerConfig()), SECRET)
         server = WireServer(engine, f"replica-{len(self.toys)}", self.wire, SECRET)
         address = await server.start("127.0.0.1")
         self.servers[address], self.toys[address] = server, toy

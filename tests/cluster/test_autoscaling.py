@@ -85,7 +85,7 @@ def scaled(ray_cluster: None) -> Iterator[str]:
         "downscale_delay_s": 1.0,
         "downscale_to_zero_delay_s": 1.0,
     }
-    model = {"name": "scaled", "source": "none", "autoscaling": scaling, "resources": {"num_cpus": 0.1}}
+    model = {"served_model_name": "scaled", "model": "none", "autoscaling": scaling, "resources": {"num_cpus": 0.1}}
     config = load_args({"models": [model], "wire": {"bind": "127.0.0.1"}})
     serve.run(application(config, build_echo_app, load_toy_engine, no_ranks), name="scaled", route_prefix="/scaled")
     yield "http://127.0.0.1:18000/scaled"

@@ -36,7 +36,9 @@ URL = "http://127.0.0.1:18000/echo"
 def echo(ray_cluster: None) -> Iterator[None]:
     config = load_args(
         {
-            "models": [{"name": "toy", "source": "none", "num_replicas": 2, "resources": {"num_cpus": 0.1}}],
+            "models": [
+                {"served_model_name": "toy", "model": "none", "num_replicas": 2, "resources": {"num_cpus": 0.1}}
+            ],
             "wire": {"bind": "127.0.0.1"},
         }
     )

@@ -5,7 +5,7 @@ import random
 import time
 
 from engine.engine import Engine
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.paced_client import END, Samples, _Stream
 from scripts.bench.standin import StandinExecutor
 
@@ -16,7 +16,9 @@ def test_the_stand_in_keeps_its_pace_and_its_tokens() -> None:
         for number in range(num_streams):
             sampling = SamplingParams(max_tokens=20, seed=number)
             prompt = (number, 1)
-            engine.submit(GenerateRequest(request_id=str(number), model="standin", prompt=prompt, sampling=sampling))
+            engine.submit(
+                GenerateRequest(request_id=str(number), model="standin", inputs=(TokenSpan(prompt),), sampling=sampling)
+            )
         tokens, began_s = [], time.monotonic()
         while engine.has_work:
             tokens += [token for chunk in engine.step() if chunk.request_id == "0" for token in chunk.tokens]

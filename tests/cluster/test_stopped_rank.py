@@ -14,7 +14,7 @@ import pytest
 from engine.engine import Engine
 from engine.errors import EngineFailed
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from tests.cluster.local import SECRET, WIRE, LocalCluster, local_cluster
 from tests.cluster.test_client import PATIENT, collect
 from tests.engine.parallel.test_ranks import config_of, driving, tiny
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(120)
 
 def request(number: int, max_tokens: int = 150) -> GenerateRequest:
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    return GenerateRequest(request_id=f"r{number}", model="toy", prompt=(number, 5, 1), sampling=sampling)
+    return GenerateRequest(request_id=f"r{number}", model="toy", inputs=(TokenSpan((number, 5, 1)),), sampling=sampling)
 
 
 async def tokens_of(cluster: LocalCluster, asked: GenerateRequest) -> list[int]:

@@ -11,7 +11,7 @@ from configs.load import ConfigError, load_args, load_file
 from scripts.config_table import rows
 
 FILES = sorted((Path(__file__).parent.parent.parent / "configs").glob("*.yaml"))
-MODEL = {"name": "a", "source": "b"}
+MODEL = {"served_model_name": "a", "model": "b"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -35,7 +35,7 @@ def test_every_file_is_what_serve_and_we_accept(path: Path) -> None:
         ),
         ({"models": [{**MODEL, "engine": {"cache": {"block_size": 0}}}]}, "models.0.engine.cache.block_size: "),
         ({"models": [{**MODEL, "num_replicas": "two"}]}, "models.0.num_replicas: Expected `int`, got `str`"),
-        ({"models": [MODEL, MODEL]}, "models.1.name: 'a' names two models"),
+        ({"models": [MODEL, MODEL]}, "models.1.served_model_name: 'a' names two models"),
         ({"models": [MODEL], "wire": {"suspect_s": 9.0}}, "wire.suspect_s: must lie between"),
         ({"models": [MODEL], "zzz": 1}, "zzz: no such key; known here: models, api, ingress, wire"),
     ],

@@ -12,7 +12,7 @@ def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: R
     from engine.execution.tensor_parallel_executor import start_driver
 
     first = start_driver(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
-    return Engine(first, model.name, model.engine.scheduler, model.engine.cache, cache_key, first.collective)
+    return Engine(first, model.name, model.engine, cache_key)
 
 
 def run_ranked_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:

@@ -27,7 +27,7 @@ strike = partial(struck, APP, max_tokens=300)  # some four seconds of a stream
 
 
 def deploy(max_num_batched_tokens: int) -> None:
-    model = {"name": "toy", "source": "none", "num_replicas": 2, "resources": {"num_cpus": 0.1}}
+    model = {"served_model_name": "toy", "model": "none", "num_replicas": 2, "resources": {"num_cpus": 0.1}}
     document = {
         "models": [model | {"engine": {"scheduler": {"max_num_batched_tokens": max_num_batched_tokens}}}],
         "wire": {"bind": "127.0.0.1"},

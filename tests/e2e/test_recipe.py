@@ -104,7 +104,7 @@ def changed(folder: Path, **changes: Any) -> Path:
     """The quickstart's file with another id for its model, and other changes of its parts."""
     document = yaml.safe_load(QUICKSTART.read_text())
     args = document["applications"][0]["args"]
-    args["models"][0] |= {"aliases": ["another-id"], **changes.pop("model", {})}
+    args["models"][0] |= {"served_model_name": ["smollm2-135m-instruct", "another-id"], **changes.pop("model", {})}
     args |= changes
     path = folder / "changed.yaml"
     path.write_text(yaml.safe_dump(document))

@@ -29,10 +29,10 @@ NOTICED_S = 3.0  # at most, between the fault and the next token: 2 s of silence
 def app(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     source: Path = tiny(tmp_path_factory.mktemp("tiny"), "llama", max_position_embeddings=2048)
     model = {
-        "name": "toy",
-        "source": str(source),
+        "served_model_name": "toy",
+        "model": str(source),
         "num_replicas": 2,
-        "tensor_parallel": 2,
+        "tensor_parallel_size": 2,
         "resources": {"num_cpus": 0.5},
         "engine": {"device": "cpu", "dtype": "float32", "num_threads": 1, "cache": {"num_blocks": 1024}},
     }

@@ -7,10 +7,10 @@ from collections import defaultdict
 
 import pytest
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
-from engine.types import GenerateRequest, RequestOutput
+from engine.types import GenerateRequest, RequestOutput, TokenSpan
 from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, recompute, request
 
 
@@ -25,7 +25,8 @@ def make(
     toy = toy or ToyExecutor()
     if connector is not None:
         connector.toy = toy
-    return Engine(toy, "toy", config, cache, cache_key=b"k", overlap=overlap, connector=connector)
+    toy.async_scheduling, toy.connector = overlap, connector
+    return Engine(toy, "toy", EngineConfig(scheduler=config, cache=cache), b"k")
 
 
 def run(engine: Engine) -> dict[tuple[str, int], list[RequestOutput]]:
@@ -213,7 +214,7 @@ def test_a_different_salt_or_key_shares_nothing() -> None:
         one = GenerateRequest(
             request_id=str(i),
             model="toy",
-            prompt=prompt,
+            inputs=(TokenSpan(prompt),),
             cache_salt=salt,
             sampling=request("", [1], max_tokens=1).sampling,
         )

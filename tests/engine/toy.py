@@ -13,13 +13,14 @@ from hashlib import blake2b
 import msgspec
 
 from engine.engine import derived_seed
+from engine.execution.executor import Executor
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
-from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams
+from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams, TokenSpan
 
 VOCAB_SIZE = 50
 
 
-class ToyExecutor:
+class ToyExecutor(Executor):
     vocab_size = VOCAB_SIZE
 
     def __init__(
@@ -186,7 +187,7 @@ def request(
     return GenerateRequest(
         request_id=request_id,
         model="toy",
-        prompt=tuple(prompt),
+        inputs=(TokenSpan(tuple(prompt)),),
         n=n,
         grammar=Grammar(str(grammar_ends)) if grammar_ends is not None else None,
         sampling=SamplingParams(max_tokens=max_tokens, **sampling),  # type: ignore[arg-type]

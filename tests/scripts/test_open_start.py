@@ -6,7 +6,7 @@ from scripts.start import _check_keys
 
 
 def document(**api: object) -> dict[str, object]:
-    args = {"models": [{"name": "toy", "source": "unused"}], "api": api}
+    args = {"models": [{"served_model_name": "toy", "model": "unused"}], "api": api}
     return {"applications": [{"args": args}]}
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from engine.engine import Engine
+from engine.execution.executor import Executor
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.structured_output.grammar import TokenTable, Vocabulary
@@ -18,7 +19,7 @@ def table_of(model: TextModel) -> TokenTable:
     return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
 
 
-class RandomExecutor:
+class RandomExecutor(Executor):
     def __init__(self, model: TextModel) -> None:
         cpu = torch.device("cpu")
         self.vocab_size = model.vocabulary.num_tokens

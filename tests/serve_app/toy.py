@@ -72,7 +72,7 @@ def toy_model(
 ) -> TextModel:
     """A byte-level model: every byte is a token, so any text can be said in many ways. `kept`: tokens besides."""
     model = build_text_model(
-        ModelConfig(name=name, source="unused"),
+        ModelConfig(served_model_name=name, model="unused"),
         build_gguf_tokenizer(byte_level_metadata(kept=kept)),
         template,
         {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},

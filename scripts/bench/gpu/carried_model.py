@@ -45,7 +45,7 @@ def _prompt(source: Path, question: str) -> list[int]:
     from configs.schema import ModelConfig
     from serve_app.model.text_model import load_text_model
 
-    model = load_text_model(ModelConfig(name="model", source=str(source)))
+    model = load_text_model(ModelConfig(served_model_name="model", model=str(source)))
     assert model.template is not None
     text = model.template.render([{"role": "user", "content": question}], add_generation_prompt=True)
     return list(model.encode(text))

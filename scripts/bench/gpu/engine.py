@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.cascade_timing import AttentionTimer, measure_thresholds
 from engine.execution.warm_up import launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.engine_peers import time_engine_peers
@@ -284,9 +284,12 @@ def _engine(executor: Any, prompts: list[tuple[int, ...]], max_tokens: int, over
     shares = len({prompt[:BLOCK_SIZE] for prompt in prompts}) == 1 and batch > 1
     config = SchedulerConfig(max_num_batched_tokens=CHUNK, max_num_seqs=batch, max_queued_tokens=10**9)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    engine = Engine(executor, "random", config, CacheConfig(enable_prefix_caching=shares), overlap=overlap)
+    executor.async_scheduling = overlap
+    engine = Engine(executor, "random", EngineConfig(scheduler=config, cache=CacheConfig(enable_prefix_caching=shares)))
     for number, prompt in enumerate(prompts):
-        engine.submit(GenerateRequest(request_id=str(number), model="random", prompt=prompt, sampling=sampling))
+        engine.submit(
+            GenerateRequest(request_id=str(number), model="random", inputs=(TokenSpan(prompt),), sampling=sampling)
+        )
     return engine
 
 

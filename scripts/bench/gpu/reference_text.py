@@ -10,7 +10,7 @@ import torch
 from configs.schema import EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.gpu.units import Row, Unit, unit
 
 __all__ = ["PROMPTS_FILE", "check_reference_text", "greedy_answers"]
@@ -43,13 +43,17 @@ def _compare(carried: Path) -> Iterator[Row]:
 def greedy_answers(source: str, prompts: list[list[int]], max_tokens: int) -> list[dict[str, Any]]:
     """Of each prompt's answer the tokens, and how much likelier each was than the second, in nats."""
     config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=len(prompts)), max_model_len=2048)
-    model = ModelConfig(name="model", source=source, engine=config)
+    model = ModelConfig(served_model_name="model", model=source, engine=config)
     executor = load_executor(model)
-    engine = Engine(executor, model.name, config.scheduler, config.cache)
+    engine = Engine(executor, model.name, config)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, num_logprobs=2)
     answers: list[dict[str, Any]] = [{"tokens": [], "margins": []} for _ in prompts]
     for number, prompt in enumerate(prompts):
-        engine.submit(GenerateRequest(request_id=str(number), model="model", prompt=tuple(prompt), sampling=sampling))
+        engine.submit(
+            GenerateRequest(
+                request_id=str(number), model="model", inputs=(TokenSpan(tuple(prompt)),), sampling=sampling
+            )
+        )
     while engine.has_work:
         for chunk in engine.step():
             answer = answers[int(chunk.request_id)]

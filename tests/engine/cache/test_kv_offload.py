@@ -19,7 +19,7 @@ from engine.checkpoint.source import resolve
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import oracle
 
@@ -43,8 +43,8 @@ def make(folder, tmp_path, monkeypatch):
     def make(**cache):
         settings = CacheConfig(**{"num_blocks": 40, "kv_offloading_bytes": NODE_BYTES, **cache})
         config = EngineConfig(device="cpu", num_threads=1, cache=settings)
-        executor = load_executor(ModelConfig(name="m", source=str(folder), engine=config), cache_key=b"k")
-        made.append(Engine(executor, "m", config.scheduler, settings, b"k", connector=executor.offloading_connector))
+        executor = load_executor(ModelConfig(served_model_name="m", model=str(folder), engine=config), cache_key=b"k")
+        made.append(Engine(executor, "m", config, b"k"))
         return made[-1]
 
     yield make
@@ -56,7 +56,7 @@ def make(folder, tmp_path, monkeypatch):
 def answer(engine, prompt=PROMPT, **more):
     """[(token, its log probabilities)], and how many tokens of the prompt were cached."""
     sampling = SamplingParams(max_tokens=30, seed=5, num_logprobs=97)
-    asked = GenerateRequest(request_id="a", model="m", prompt=prompt, sampling=sampling, **more)
+    asked = GenerateRequest(request_id="a", model="m", inputs=(TokenSpan(prompt),), sampling=sampling, **more)
     chunks = list(engine.generate(asked))
     return [(one.token, dict(one.top)) for chunk in chunks for one in chunk.logprobs or ()], chunks[0].cached_tokens
 
@@ -76,7 +76,7 @@ def test_what_the_node_gave_is_told_apart(make):
     sampling = SamplingParams(max_tokens=2)
 
     def told(engine, prompt):
-        asked = GenerateRequest(request_id="a", model="m", prompt=prompt, sampling=sampling)
+        asked = GenerateRequest(request_id="a", model="m", inputs=(TokenSpan(prompt),), sampling=sampling)
         return {(chunk.cached_tokens, chunk.restored_tokens) for chunk in engine.generate(asked)}
 
     assert told(first, PROMPT[:40]) == {(0, 0)}
@@ -305,7 +305,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
 
     def name(key=b"k", arch=arch, dtype=torch.bfloat16, kernels="compiled", **engine):
         kv = KVCache(arch, 2, 16, dtype, torch.device("cpu"))
-        model = ModelConfig(name="m", source=str(folder), engine=EngineConfig(**engine))
+        model = ModelConfig(served_model_name="m", model=str(folder), engine=EngineConfig(**engine))
         return identity(model, files, arch, kernels, kv, key)
 
     others = [

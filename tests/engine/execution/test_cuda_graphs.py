@@ -23,7 +23,7 @@ from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.kernel_set import load_kernels
 from tests.engine.parallel.test_ranks import tiny
 
@@ -91,7 +91,8 @@ def answers(
     config = SchedulerConfig(
         max_num_seqs=MAX_SEQUENCES, max_num_batched_tokens=60, num_speculative_tokens=max_drafts, prompt_lookup_min=1
     )
-    engine = Engine(executor, "tiny", config, CacheConfig(enable_prefix_caching=False), overlap=overlap)
+    executor.async_scheduling = overlap
+    engine = Engine(executor, "tiny", EngineConfig(scheduler=config, cache=CacheConfig(enable_prefix_caching=False)))
     rng = random.Random(3)
     found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(24)]
     asked = 0
@@ -103,7 +104,9 @@ def answers(
             sampling = SamplingParams(
                 max_tokens=rng.randint(1, 40), temperature=asked % 2 * 0.5, num_logprobs=0, seed=7
             )
-            engine.submit(GenerateRequest(request_id=str(asked), model="tiny", prompt=prompt, sampling=sampling))
+            engine.submit(
+                GenerateRequest(request_id=str(asked), model="tiny", inputs=(TokenSpan(prompt),), sampling=sampling)
+            )
             asked += 1
         for chunk in engine.step():
             tokens, logprobs = found[int(chunk.request_id)]
@@ -227,6 +230,6 @@ def test_a_card_replays_what_it_computes(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
     found = []
     for graphs in (False, True):
-        engine = EngineConfig(dtype="bfloat16", cuda_graphs=graphs, cache=CacheConfig(num_blocks=256))
-        found.append(answers(load_executor(ModelConfig(name="tiny", source=str(source), engine=engine))))
+        engine = EngineConfig(dtype="bfloat16", enforce_eager=not graphs, cache=CacheConfig(num_blocks=256))
+        found.append(answers(load_executor(ModelConfig(served_model_name="tiny", model=str(source), engine=engine))))
     assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]]

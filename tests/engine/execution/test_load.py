@@ -12,7 +12,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.load import cache_bytes_of, cascades, check_deterministic, load_executor
 from engine.parallel.tensor_parallel import Collective, TensorParallel
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.kernel_set import triton_kernels
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import oracle
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 def load(folder, **changes):
     config = EngineConfig(**{"device": "cpu", "num_threads": 1, **changes})
-    return load_executor(ModelConfig(name="tiny", source=str(folder), engine=config))
+    return load_executor(ModelConfig(served_model_name="tiny", model=str(folder), engine=config))
 
 
 def test_what_the_engine_needs_to_know_is_there(folder):
@@ -81,7 +81,7 @@ def test_odd_blocks_are_refused(folder):
 
 def test_without_a_compiler_the_engine_still_runs(folder, monkeypatch, caplog):
     sampling = SamplingParams(max_tokens=5, temperature=0.0)
-    request = GenerateRequest(request_id="a", model="tiny", prompt=(1, 2, 3), sampling=sampling)
+    request = GenerateRequest(request_id="a", model="tiny", inputs=(TokenSpan((1, 2, 3)),), sampling=sampling)
     compiled = [chunk.tokens for chunk in Engine(load(folder), "tiny").generate(request)]
     monkeypatch.setenv("PATH", "")
     plain = [chunk.tokens for chunk in Engine(load(folder), "tiny").generate(request)]
@@ -94,7 +94,7 @@ def test_prefixes_are_read_at_once_on_a_gpu_that_need_not_be_deterministic():
     gpu = torch.device("cuda")
     assert cascades(EngineConfig(), gpu)
     assert not cascades(EngineConfig(), torch.device("cpu"))
-    assert not cascades(EngineConfig(cascade="off"), gpu)
+    assert not cascades(EngineConfig(cascade_attention="off"), gpu)
     assert not cascades(EngineConfig(deterministic=True), gpu)
 
 
@@ -110,10 +110,12 @@ def test_the_engine_generates_the_same_alone_and_in_a_crowd(folder, dtype):
     def request(i):
         sampling = SamplingParams(max_tokens=12, temperature=0.8 if i % 2 else 0.0, seed=i)
         return GenerateRequest(
-            request_id=str(i), model="tiny", prompt=tuple(range(1 + i, 20 + 5 * i)), sampling=sampling
+            request_id=str(i), model="tiny", inputs=(TokenSpan(tuple(range(1 + i, 20 + 5 * i))),), sampling=sampling
         )
 
-    crowd = Engine(load(folder, dtype=dtype), "tiny", SchedulerConfig(max_num_batched_tokens=40))
+    crowd = Engine(
+        load(folder, dtype=dtype), "tiny", EngineConfig(scheduler=SchedulerConfig(max_num_batched_tokens=40))
+    )
     for i in range(5):
         crowd.submit(request(i))
     tokens = {str(i): [] for i in range(5)}
@@ -152,5 +154,5 @@ def test_three_ranks_are_deterministic_only_where_they_add_in_order():
         group = cast(Collective, SimpleNamespace(in_order=in_order))
         check_deterministic(kernels, torch.bfloat16, TensorParallel(0, size, group))
     group = cast(Collective, SimpleNamespace(in_order=False))
-    with pytest.raises(ModelError, match="engine.deterministic .* tensor_parallel 3"):
+    with pytest.raises(ModelError, match="engine.deterministic .* tensor_parallel_size 3"):
         check_deterministic(kernels, torch.bfloat16, TensorParallel(0, 3, group))

@@ -10,20 +10,24 @@ from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor, warm_up_or_explain
 from engine.execution.warm_up import warm_up
 from engine.scheduling.scheduler_output import SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from tests.engine.parallel.test_ranks import tiny
 
 
 def load(source: Path, **scheduler: int) -> tuple[InlineExecutor, SchedulerConfig]:
     config = SchedulerConfig(**scheduler)
     engine = EngineConfig(device="cpu", num_threads=1, cache=CacheConfig(num_blocks=40), scheduler=config)
-    return load_executor(ModelConfig(name="tiny", source=str(source), engine=engine)), config
+    return load_executor(ModelConfig(served_model_name="tiny", model=str(source), engine=engine)), config
 
 
 def answer(executor: InlineExecutor, config: SchedulerConfig) -> list[int]:
     sampling = SamplingParams(max_tokens=12, temperature=0.8, seed=3)
-    request = GenerateRequest(request_id="a", model="tiny", prompt=tuple(range(1, 40)), sampling=sampling)
-    return [token for chunk in Engine(executor, "tiny", config).generate(request) for token in chunk.tokens]
+    request = GenerateRequest(request_id="a", model="tiny", inputs=(TokenSpan(tuple(range(1, 40))),), sampling=sampling)
+    return [
+        token
+        for chunk in Engine(executor, "tiny", EngineConfig(scheduler=config)).generate(request)
+        for token in chunk.tokens
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ class Failing:
     ("error", "told"),
     [
         (torch.OutOfMemoryError("tried to allocate 3 GiB"), "tried to allocate 3 GiB.*lower .*gpu_memory_utilization"),
-        (RuntimeError("capture was invalidated"), "capture was invalidated.*engine.cuda_graphs to false"),
+        (RuntimeError("capture was invalidated"), "capture was invalidated.*engine.enforce_eager to true"),
     ],
 )
 def test_a_card_that_cannot_compute_the_largest_step_says_what_to_change(error: Exception, told: str) -> None:

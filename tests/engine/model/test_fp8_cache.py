@@ -10,7 +10,7 @@ from engine.errors import ModelError
 from engine.execution.load import load_executor
 from engine.model.kv_scales import take_kv_scale
 from engine.parallel.tensor_parallel import TensorParallel
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from tests.engine.model.tiny import CPU, Runner, error, oracle
 
 TOKENS = torch.randint(97, (90,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -95,9 +95,9 @@ def test_scales_that_mean_nothing_are_refused(scaled, scale):
 
 
 def load(folder, dtype="fp8", **changes):
-    cache = CacheConfig(kv_cache_memory_bytes=40_000, dtype=dtype)
+    cache = CacheConfig(kv_cache_memory_bytes=40_000, kv_cache_dtype=dtype)
     config = EngineConfig(**{"device": "cpu", "num_threads": 1, "cache": cache, **changes})
-    return load_executor(ModelConfig(name="tiny", source=str(folder), engine=config))
+    return load_executor(ModelConfig(served_model_name="tiny", model=str(folder), engine=config))
 
 
 def test_twice_as_many_blocks_are_in_the_same_bytes(folder):
@@ -107,11 +107,11 @@ def test_twice_as_many_blocks_are_in_the_same_bytes(folder):
 
 def test_the_engine_runs_on_it(folder):
     sampling = SamplingParams(max_tokens=20, temperature=0.0)
-    request = GenerateRequest(request_id="a", model="tiny", prompt=tuple(TOKENS[:40]), sampling=sampling)
+    request = GenerateRequest(request_id="a", model="tiny", inputs=(TokenSpan(tuple(TOKENS[:40])),), sampling=sampling)
     first, again = ([chunk.tokens for chunk in Engine(load(folder), "tiny").generate(request)] for _ in range(2))
     assert sum(map(len, first)) == 20 and first == again
 
 
 def test_no_determinism_is_promised_with_it_on_a_cpu(folder):
-    with pytest.raises(ModelError, match="engine.deterministic .* engine.cache.dtype fp8; set that to auto"):
+    with pytest.raises(ModelError, match="engine.deterministic .* engine.cache.kv_cache_dtype fp8; set that to auto"):
         load(folder, deterministic=True)

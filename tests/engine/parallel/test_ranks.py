@@ -27,7 +27,7 @@ from engine.execution.tensor_parallel_executor import TensorParallelExecutor, ru
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
 from engine.structured_output.grammar import Vocabulary
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 
 SIZES = {
     "hidden_size": 64,
@@ -55,7 +55,7 @@ def tiny(folder: Path, family: str, **more: object) -> Path:
 
 def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
     engine = EngineConfig(dtype=dtype, device="cpu", cache=CacheConfig(num_blocks=64))  # type: ignore[arg-type]
-    return ModelConfig(name="tiny", source=str(source), tensor_parallel=size, engine=engine)
+    return ModelConfig(served_model_name="tiny", model=str(source), tensor_parallel_size=size, engine=engine)
 
 
 @contextmanager
@@ -84,7 +84,9 @@ def answers(engine: Engine) -> list[list[int]]:
     prompts = [[1, 2, 3], list(range(5, 90)), [7] * 30, [200, 100]]
     for i, prompt in enumerate(prompts):
         sampling = SamplingParams(max_tokens=12, temperature=0.0)
-        engine.submit(GenerateRequest(request_id=str(i), model="tiny", prompt=tuple(prompt), sampling=sampling))
+        engine.submit(
+            GenerateRequest(request_id=str(i), model="tiny", inputs=(TokenSpan(tuple(prompt)),), sampling=sampling)
+        )
     tokens: list[list[int]] = [[] for _ in prompts]
     while engine.has_work:
         for chunk in engine.step():
@@ -152,7 +154,7 @@ def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
     with driving(config_of(tiny(tmp_path, "llama"), 2)) as (executor, processes):
         engine = Engine(executor, "tiny")
         sampling = SamplingParams(max_tokens=200, temperature=0.0)
-        engine.submit(GenerateRequest(request_id="a", model="tiny", prompt=(1, 2), sampling=sampling))
+        engine.submit(GenerateRequest(request_id="a", model="tiny", inputs=(TokenSpan((1, 2)),), sampling=sampling))
         for _ in range(3):
             assert engine.step()
         assert processes[0].pid is not None
@@ -233,7 +235,7 @@ def test_a_cpu_engine_beside_a_gpu_adds_up_on_the_cpu(tmp_path: Path, monkeypatc
 
 def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    model = ModelConfig(name="tiny", source=str(tmp_path), tensor_parallel=2)
+    model = ModelConfig(served_model_name="tiny", model=str(tmp_path), tensor_parallel_size=2)
     with pytest.raises(ModelError, match="tensor_parallel is 2.*resources.num_gpus to 1"):
         ranks.start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
 
@@ -249,7 +251,9 @@ PROMPT = tuple(range(5, 95))
 def told(engine: Engine, name: str, prompt: tuple[int, ...] = PROMPT) -> tuple[list[int], list[float], int, int]:
     """Tokens, their log probabilities, and how many tokens of the prompt were cached and came from the node."""
     sampling = SamplingParams(max_tokens=12, temperature=0.0, num_logprobs=0)
-    chunks = list(engine.generate(GenerateRequest(request_id=name, model="tiny", prompt=prompt, sampling=sampling)))
+    chunks = list(
+        engine.generate(GenerateRequest(request_id=name, model="tiny", inputs=(TokenSpan(prompt),), sampling=sampling))
+    )
     tokens = [token for chunk in chunks for token in chunk.tokens]
     logprobs = [one.logprob for chunk in chunks for one in chunk.logprobs or ()]
     return tokens, logprobs, chunks[0].cached_tokens, chunks[0].restored_tokens
@@ -264,10 +268,10 @@ def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, si
     keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, size), engine=keeping)
     with driving(model) as (first, _):
-        engines = [Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)]
+        engines = [Engine(first, "tiny", keeping)]
         assert told(engines[0], "first")[2:] == (0, 0)
         with driving(model) as (second, processes):
-            engines.append(Engine(second, "tiny", cache=keeping.cache, connector=second.blocks))
+            engines.append(Engine(second, "tiny", keeping))
             tokens, logprobs, num_cached, num_restored = told(engines[1], "second")
             assert (num_cached, num_restored) == (80, 80)
             assert tokens == alone[0] and logprobs == pytest.approx(alone[1], abs=1e-4)
@@ -286,7 +290,7 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
     keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=12, kv_offloading_bytes=1 << 21))
     model = msgspec.structs.replace(config_of(source, 2), engine=keeping)
     with driving(model) as (first, _):
-        engine = Engine(first, "tiny", cache=keeping.cache, connector=first.blocks)
+        engine = Engine(first, "tiny", keeping)
         expected = told(engine, "first")
         names = hash_blocks(b"", root_hash(b"", "tiny", ""), PROMPT, 16)
         assert first.blocks is not None and all(map(first.blocks.holds, names))
@@ -304,6 +308,6 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
 
 def test_ranks_on_several_nodes_keep_nothing(caplog: pytest.LogCaptureFixture) -> None:
     cache = CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21)
-    model = ModelConfig(name="tiny", source="none", engine=EngineConfig(cache=cache))
+    model = ModelConfig(served_model_name="tiny", model="none", engine=EngineConfig(cache=cache))
     assert ranks._without_offloading(model).engine.cache.kv_offloading_bytes == 0
     assert "the ranks are on several nodes" in caplog.text

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from configs.schema import SchedulerConfig
+from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import ContextTooLong, EngineFailed, Overloaded, Unavailable, UnknownModel
 from engine.runtime.async_engine import AsyncEngine
@@ -20,7 +20,7 @@ def toy() -> ToyExecutor:
 
 @pytest.fixture
 async def client(toy: ToyExecutor) -> AsyncIterator[AsyncEngine]:
-    client = AsyncEngine(Engine(toy, "toy", SchedulerConfig(max_queued_tokens=300)))
+    client = AsyncEngine(Engine(toy, "toy", EngineConfig(scheduler=SchedulerConfig(max_queued_tokens=300))))
     yield client
     await client.close()
     assert toy.closed

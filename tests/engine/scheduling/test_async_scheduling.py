@@ -25,6 +25,7 @@ from engine.types import (
     RepetitionLimit,
     RequestOutput,
     SamplingParams,
+    TokenSpan,
 )
 from tests.engine.parallel.test_ranks import driving, tiny
 
@@ -37,13 +38,15 @@ SCHEMA = LLMatcher.grammar_from_json_schema(
 
 def config_of(source: Path, **engine: Any) -> ModelConfig:
     cache = CacheConfig(num_blocks=40, block_size=4)
-    return ModelConfig(name="tiny", source=str(source), engine=EngineConfig(dtype="float32", cache=cache, **engine))
+    return ModelConfig(
+        served_model_name="tiny", model=str(source), engine=EngineConfig(dtype="float32", cache=cache, **engine)
+    )
 
 
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InlineExecutor]:
-    made = load_executor(config_of(tiny(tmp_path_factory.mktemp("tiny"), "llama"), overlap=True), WORDS)
-    assert made.overlaps
+    made = load_executor(config_of(tiny(tmp_path_factory.mktemp("tiny"), "llama"), async_scheduling=True), WORDS)
+    assert made.async_scheduling
     yield made
     made.close()
 
@@ -71,17 +74,20 @@ def requests() -> list[GenerateRequest]:
         of_request = {name: kind.pop(name) for name in ("grammar", "beam", "n") if name in kind}
         sampling = SamplingParams(**{"max_tokens": rng.randint(8, 25), **kind})
         prompt = tuple(rng.randrange(200) for _ in range(rng.randint(1, 30)))
-        one = GenerateRequest(request_id=str(i), model="tiny", prompt=prompt, sampling=sampling, **of_request)
+        one = GenerateRequest(
+            request_id=str(i), model="tiny", inputs=(TokenSpan(prompt),), sampling=sampling, **of_request
+        )
         asked.append(one)
     return asked
 
 
 def answers(
-    executor: InlineExecutor | TensorParallelExecutor, overlap: bool, seed: int
+    executor: InlineExecutor | TensorParallelExecutor, async_scheduling: bool, seed: int
 ) -> dict[tuple[str, int], list[Any]]:
     """Everything that is told of each choice, of requests that come in some order and are sometimes given up."""
     scheduler = SchedulerConfig(max_num_batched_tokens=24, max_num_seqs=6)
-    engine = Engine(executor, "tiny", scheduler, CacheConfig(), b"k", overlap=overlap)
+    executor.async_scheduling = async_scheduling
+    engine = Engine(executor, "tiny", EngineConfig(scheduler=scheduler), b"k")
     rng = random.Random(seed)
     waiting = [*requests(), *(msgspec.structs.replace(one, request_id=f"again {one.request_id}") for one in requests())]
     rng.shuffle(waiting)
@@ -117,9 +123,9 @@ def test_answers_are_the_same(executor: InlineExecutor, seed: int) -> None:
 
 @pytest.mark.timeout(180)
 def test_answers_of_two_ranks_are_the_same(executor: InlineExecutor, tmp_path: Path) -> None:
-    model = config_of(tiny(tmp_path, "llama"), overlap=True)
-    with driving(msgspec.structs.replace(model, tensor_parallel=2), WORDS) as (ranks, _):
-        assert ranks.overlaps
+    model = config_of(tiny(tmp_path, "llama"), async_scheduling=True)
+    with driving(msgspec.structs.replace(model, tensor_parallel_size=2), WORDS) as (ranks, _):
+        assert ranks.async_scheduling
         compare(answers(executor, False, 3), answers(ranks, True, 3))
 
 
@@ -140,5 +146,5 @@ def compare(plain: dict[tuple[str, int], list[Any]], overlapped: dict[tuple[str,
 def test_what_cannot_overlap_is_refused(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
     with pytest.raises(ModelError, match="num_speculative_tokens"):
-        load_executor(config_of(source, overlap=True, scheduler=SchedulerConfig(num_speculative_tokens=2)))
-    assert not load_executor(config_of(source)).overlaps
+        load_executor(config_of(source, async_scheduling=True, scheduler=SchedulerConfig(num_speculative_tokens=2)))
+    assert not load_executor(config_of(source)).async_scheduling

@@ -7,12 +7,12 @@ from hashlib import blake2b
 import pytest
 import torch
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import RequestError
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
-from engine.types import BeamParams, GenerateRequest, RequestOutput, SamplingParams, TokenLogprob
+from engine.types import BeamParams, GenerateRequest, RequestOutput, SamplingParams, TokenLogprob, TokenSpan
 from kernels.kernel_set import load_kernels
 from tests.engine.toy import ToyExecutor
 
@@ -120,7 +120,9 @@ def search(asked: GenerateRequest) -> list[tuple[list[int], str]]:
 
 def ask(name: str, prompt: list[int], beam: BeamParams, n: int, max_tokens: int = 9, **more: object) -> GenerateRequest:
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=STOPS, **more)  # type: ignore[arg-type]
-    return GenerateRequest(request_id=name, model="toy", prompt=tuple(prompt), sampling=sampling, n=n, beam=beam)
+    return GenerateRequest(
+        request_id=name, model="toy", inputs=(TokenSpan(tuple(prompt)),), sampling=sampling, n=n, beam=beam
+    )
 
 
 @pytest.mark.parametrize("sharing", [True, False])
@@ -129,7 +131,7 @@ def test_beams_are_those_of_the_definition(block_size: int, num_blocks: int, sha
     rng = random.Random(block_size + num_blocks)
     toy = BeamToyExecutor(num_blocks, block_size)
     scheduler = SchedulerConfig(max_num_batched_tokens=16, max_num_seqs=9)
-    engine = Engine(toy, "toy", scheduler, CacheConfig(enable_prefix_caching=sharing))
+    engine = Engine(toy, "toy", EngineConfig(scheduler=scheduler, cache=CacheConfig(enable_prefix_caching=sharing)))
     asked = {}
     for i in range(12):
         width = rng.choice([1, 2, 4])

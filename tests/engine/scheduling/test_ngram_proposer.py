@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from configs.schema import SchedulerConfig
+from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.load import load_executor
 from engine.scheduling.ngram_proposer import NgramProposer
-from engine.types import GenerateRequest, RequestOutput, SamplingParams
+from engine.types import GenerateRequest, RequestOutput, SamplingParams, TokenSpan
 from tests.engine.parallel.test_ranks import config_of, tiny
 
 
@@ -31,7 +31,7 @@ def answers(
     executor: object, asked: list[GenerateRequest], max_drafts: int
 ) -> tuple[dict[str, list[RequestOutput]], int]:
     config = SchedulerConfig(num_speculative_tokens=max_drafts, prompt_lookup_min=2)
-    engine = Engine(executor, "tiny", config)  # type: ignore[arg-type]
+    engine = Engine(executor, "tiny", EngineConfig(scheduler=config))  # type: ignore[arg-type]
     for one in asked:
         engine.submit(one)
     chunks: dict[str, list[RequestOutput]] = {one.request_id: [] for one in asked}
@@ -64,7 +64,7 @@ def test_a_model_that_is_guessed_says_the_same(tmp_path: Path, sampling: dict[st
         GenerateRequest(
             request_id=str(i),
             model="tiny",
-            prompt=tuple([rng.randrange(203) for _ in range(4)] * rng.randint(1, 8)),
+            inputs=(TokenSpan(tuple([rng.randrange(203) for _ in range(4)] * rng.randint(1, 8))),),
             sampling=SamplingParams(max_tokens=60, **sampling),  # type: ignore[arg-type]
         )
         for i in range(4)
@@ -92,7 +92,9 @@ def told(chunks: list[RequestOutput]) -> list[float]:
 
 def test_what_depends_on_history_is_not_guessed(tmp_path: Path) -> None:
     executor = load_executor(config_of(tiny(tmp_path, "llama"), 1))
-    plain = GenerateRequest(request_id="a", model="tiny", prompt=(1, 2, 3) * 5, sampling=SamplingParams(max_tokens=8))
+    plain = GenerateRequest(
+        request_id="a", model="tiny", inputs=(TokenSpan((1, 2, 3) * 5),), sampling=SamplingParams(max_tokens=8)
+    )
     penalised = msgspec.structs.replace(plain.sampling, presence_penalty=0.1, temperature=0.0)
     chunks, num_steps = answers(executor, [msgspec.structs.replace(plain, sampling=penalised)], 4)
     assert num_steps == len(chunks["a"]) == 8

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.load import load_executor
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from tests.engine.parallel.test_ranks import config_of, tiny
 from tests.engine.sampling.test_sampler import CPU, KERNELS, VOCAB, start
 from tests.engine.toy import VOCAB_SIZE, ToyExecutor, recompute, request, score
@@ -35,7 +35,7 @@ def run(engine):
 def test_every_prompt_is_scored_once_and_whole(num_tokens, budget):
     rng = random.Random(budget)
     toy = ToyExecutor(num_tokens // 4, 4)
-    engine = Engine(toy, "toy", SchedulerConfig(max_num_batched_tokens=budget), CacheConfig(), b"k")
+    engine = Engine(toy, "toy", EngineConfig(scheduler=SchedulerConfig(max_num_batched_tokens=budget)), b"k")
     shared, asked = [rng.randrange(VOCAB_SIZE) for _ in range(70)], {}
     for i in range(14):
         prompt = shared[: rng.choice([0, 40, 70])] + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 20))]
@@ -57,7 +57,11 @@ def test_an_answer_that_moved_does_not_tell_them_again():
     asked = request("a", list(range(20)), max_tokens=6, num_prompt_logprobs=0)
     output, _ = recompute(asked)
     moved = GenerateRequest(
-        request_id="a", model="toy", prompt=asked.prompt, sampling=asked.sampling, resume=(tuple(output[:2]),)
+        request_id="a",
+        model="toy",
+        inputs=(TokenSpan(asked.prompt),),
+        sampling=asked.sampling,
+        resume=(tuple(output[:2]),),
     )
     toy = ToyExecutor()
     chunks = list(Engine(toy, "toy").generate(moved))
@@ -93,11 +97,11 @@ def test_scores_are_raw_and_leave_the_choice_alone():
 
 def test_a_real_models_are_those_of_transformers(tmp_path):
     executor = load_executor(config_of(tiny(tmp_path, "llama"), 1))
-    engine = Engine(executor, "tiny", SchedulerConfig(max_num_batched_tokens=7), CacheConfig(), b"k")
+    engine = Engine(executor, "tiny", EngineConfig(scheduler=SchedulerConfig(max_num_batched_tokens=7)), b"k")
     prompt = [(i * 37) % 203 for i in range(40)]
     sampling = SamplingParams(max_tokens=3, num_prompt_logprobs=2)
     for name in ("cold", "warm"):
-        asked = GenerateRequest(request_id=name, model="tiny", prompt=tuple(prompt), sampling=sampling)
+        asked = GenerateRequest(request_id=name, model="tiny", inputs=(TokenSpan(tuple(prompt)),), sampling=sampling)
         told = next(chunk.prompt_logprobs for chunk in engine.generate(asked))
         with torch.inference_mode():
             logits = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(torch.tensor([prompt])).logits

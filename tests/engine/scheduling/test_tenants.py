@@ -3,23 +3,23 @@
 import msgspec
 import pytest
 
-from configs.schema import CacheConfig, SchedulerConfig
+from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.errors import Overloaded
-from engine.types import GenerateRequest, SamplingParams
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from tests.engine.toy import ToyExecutor
 
 
 def make(max_num_seqs: int = 1, max_queued_requests: int = 100) -> Engine:
     scheduler = SchedulerConfig(max_num_seqs=max_num_seqs, max_queued_requests=max_queued_requests)
-    return Engine(ToyExecutor(), "toy", scheduler, CacheConfig(), b"key")
+    return Engine(ToyExecutor(), "toy", EngineConfig(scheduler=scheduler), b"key")
 
 
 def request(name: str, tenant: str, priority: int = 0) -> GenerateRequest:
     return GenerateRequest(
         request_id=name,
         model="toy",
-        prompt=(1, 2, 3),
+        inputs=(TokenSpan((1, 2, 3)),),
         sampling=SamplingParams(max_tokens=2),
         tenant=tenant,
         priority=priority,

@@ -4,7 +4,7 @@ import pytest
 
 from engine.engine import Engine
 from engine.structured_output.repetition import ends_in_repetition
-from engine.types import GenerateRequest, RepetitionLimit
+from engine.types import GenerateRequest, RepetitionLimit, TokenSpan
 from tests.engine.toy import ToyExecutor, request
 
 
@@ -50,7 +50,11 @@ def test_an_answer_that_turns_in_circles_ends():
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(output) - 1) + ["repetition"]
     for cut in range(1, len(output)):
         moved = GenerateRequest(
-            request_id="b", model="toy", prompt=asked.prompt, sampling=asked.sampling, resume=(tuple(output[:cut]),)
+            request_id="b",
+            model="toy",
+            inputs=(TokenSpan(asked.prompt),),
+            sampling=asked.sampling,
+            resume=(tuple(output[:cut]),),
         )
         rest = list(Engine(Looping(), "toy").generate(moved))
         assert [token for chunk in rest for token in chunk.tokens] == output[cut:]

@@ -11,7 +11,7 @@ from configs.schema import ApiConfig
 from engine.engine import Engine
 from engine.runtime.async_engine import AsyncEngine
 from engine.structured_output.grammar import GrammarError, TokenTable, Vocabulary
-from engine.types import Fit, GenerateRequest, Grammar, SamplingParams
+from engine.types import Fit, GenerateRequest, Grammar, SamplingParams, TokenSpan
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.grammar.constraint import constraint_of
 from serve_app.grammar.json_texts import json_grammar
@@ -49,7 +49,9 @@ def table() -> TokenTable:
 def request(grammar: str, budget: int, seed: int = 0, n: int = 1, after: tuple[int, ...] = (), **sampling: object):
     params = SamplingParams(max_tokens=budget, seed=seed, stop_token_ids=(END,), **sampling)  # type: ignore[arg-type]
     fitted = Grammar(grammar, after, fit=Fit(budget))
-    return GenerateRequest(request_id="r", model="toy", prompt=(5, 6), sampling=params, grammar=fitted, n=n)
+    return GenerateRequest(
+        request_id="r", model="toy", inputs=(TokenSpan((5, 6)),), sampling=params, grammar=fitted, n=n
+    )
 
 
 def outputs(engine: Engine, asked: GenerateRequest) -> dict[int, tuple[list[int], str]]:

@@ -43,7 +43,7 @@ class Engine:
 async def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     api = ApiConfig(trust_request_chat_template=True)
-    config = Config(models=(ModelConfig(name="toy", source="unused"),), api=api)
+    config = Config(models=(ModelConfig(served_model_name="toy", model="unused"),), api=api)
     workers = WorkerPool()
     app = build_app(Engine(), config, {"toy": toy_model(max_model_len=8192)}, workers, KeyStore(config, {}))
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, lifespan="off", access_log=False, log_config=None))

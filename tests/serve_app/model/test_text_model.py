@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_gives_tokenizer_template_ends_and_defaults(folder):
-    model = load_text_model(ModelConfig(name="m", source=str(folder)))
+    model = load_text_model(ModelConfig(served_model_name="m", model=str(folder)))
     assert model.encode("<|im_start|>a") == (1, 4 + ord("a"))
     assert model.eos_ids == (2, 0)
     assert (model.defaults.temperature, model.defaults.top_k, model.defaults.top_p) == (0.6, 20, 1.0)
@@ -45,26 +45,26 @@ def test_a_folder_gives_tokenizer_template_ends_and_defaults(folder):
 
 def test_a_template_may_lie_in_its_own_file(folder):
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
-    model = load_text_model(ModelConfig(name="m", source=str(folder)))
+    model = load_text_model(ModelConfig(served_model_name="m", model=str(folder)))
     assert model.template.render([{"role": "user", "content": "x"}]) == "<|im_start|>x"
 
 
 def test_the_config_may_shorten_the_context(folder):
     engine = EngineConfig(max_model_len=100)
-    assert load_text_model(ModelConfig(name="m", source=str(folder), engine=engine)).max_model_len == 100
+    assert load_text_model(ModelConfig(served_model_name="m", model=str(folder), engine=engine)).max_model_len == 100
 
 
 def test_a_folder_without_tokenizer_is_an_error_that_names_it(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer could be read"):
-        load_text_model(ModelConfig(name="m", source=str(folder)))
+        load_text_model(ModelConfig(served_model_name="m", model=str(folder)))
 
 
 @pytest.mark.weights
 def test_the_quickstart_model_loads_without_torch_and_tokenizes_like_llama_cpp():
     script = (
         "import sys; from configs.schema import ModelConfig; from serve_app.model.text_model import load_text_model\n"
-        f"model = load_text_model(ModelConfig(name='m', source={SMOLLM!r}))\n"
+        f"model = load_text_model(ModelConfig(served_model_name='m', model={SMOLLM!r}))\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
         "assert model.eos_ids == (2,) and model.max_model_len == 8192\n"
         "print(model.encode('x  2020'))"

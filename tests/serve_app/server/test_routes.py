@@ -53,7 +53,7 @@ async def test_a_model_that_scales_to_zero_is_healthy_without_a_replica(min_repl
             raise Unavailable("no replica")
 
     scaling = AutoscalingConfig(min_replicas=min_replicas)
-    served = Config(models=(ModelConfig(name="toy", source="unused", autoscaling=scaling),))
+    served = Config(models=(ModelConfig(served_model_name="toy", model="unused", autoscaling=scaling),))
     async with talking_to(build_app(Resting(), served, {"toy": toy_model()})) as http:
         assert [(await http.get(path)).status_code for path in ("/health", "/ping")] == [status, status]
 

@@ -17,7 +17,7 @@ class Clocks:
 def store(path=None, clocks=None, environment=None, **api):
     clocks = clocks or Clocks()
     api = ApiConfig(api_keys_file=None if path is None else str(path), **api)
-    config = Config(models=(ModelConfig(name="toy", source="unused"),), api=api)
+    config = Config(models=(ModelConfig(served_model_name="toy", model="unused"),), api=api)
     return KeyStore(config, environment or {}, lambda: clocks.now_s, lambda: clocks.now)
 
 

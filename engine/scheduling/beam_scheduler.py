@@ -1,0 +1,88 @@
+"""Beam search over the scheduler: beams are sequences that fork, are rewound to the token that was chosen, or end."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from engine.scheduling.beam_group import BeamGroup, one_step_of
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.sequence import Sequence
+from engine.types import GenerateRequest, RequestOutput, TokenLogprob
+
+__all__ = ["BeamScheduler", "BeamStep"]
+
+NewSequenceId = Callable[[], int]
+
+
+class BeamStep(NamedTuple):
+    """What the last beam of a step has decided."""
+
+    forked: tuple[Sequence, ...] = ()  # sequences that are new in the scheduler
+    ended: tuple[Sequence, ...] = ()  # sequences that nobody needs any more
+    outputs: tuple[RequestOutput, ...] = ()  # the answers, if the search is over
+
+
+class BeamScheduler:
+    """The searches that go on, by request id. A beam is no choice yet: its index is one that no choice has."""
+
+    def __init__(self, scheduler: Scheduler, max_model_len: int, new_id: NewSequenceId) -> None:
+        self._scheduler = scheduler
+        self._max_model_len = max_model_len
+        self._new_id = new_id
+        self._requests: dict[str, BeamGroup] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._requests
+
+    def start(self, request: GenerateRequest, root_hash: bytes, block_hashes: list[bytes], start: int) -> Sequence:
+        """One sequence computes the prompt; the beams fork from it."""
+        first = self._new_beam(one_step_of(request), root_hash, block_hashes, start)
+        room = self._max_model_len - len(request.prompt)
+        self._requests[request.request_id] = BeamGroup(request, first.seq_id, room)
+        self._scheduler.add(first)
+        return first
+
+    def end(self, request_id: str) -> None:
+        self._requests.pop(request_id, None)
+
+    def advance(self, seq: Sequence, logprob: TokenLogprob, beams: list[Sequence]) -> BeamStep:
+        """What may follow one beam. With the last of `beams`, all that the search has, the next beams are chosen."""
+        group = self._requests[seq.request.request_id]
+        seq.is_paused = True
+        group.search.tell(seq.seq_id, logprob)
+        if not group.search.is_ready:
+            return BeamStep()
+        forked, kept = self._choose(group, beams)
+        if group.search.is_over:
+            return BeamStep(forked, (*beams, *forked), tuple(group.chunks(seq.cached_tokens or 0)))
+        return BeamStep(forked, tuple(beam for beam in beams if beam.seq_id not in kept))
+
+    def _choose(self, group: BeamGroup, beams: list[Sequence]) -> tuple[tuple[Sequence, ...], set[int]]:
+        """Forks and rewinds. Returns the new sequences, and the ids of those that go on themselves."""
+        parents = {beam.seq_id: beam for beam in beams}
+        kept: dict[int, int] = {}  # parent's sequence -> the token with which it goes on itself
+        forked: list[Sequence] = []
+        next_ids = []
+        for parent_id, token in group.search.choose():
+            if parent_id not in kept:
+                kept[parent_id] = token
+                next_ids.append(parent_id)
+                continue
+            child = self._fork(parents[parent_id], token)
+            forked.append(child)
+            next_ids.append(child.seq_id)
+        group.search.go_on(next_ids)
+        for beam in beams:
+            if beam.seq_id in kept:
+                self._scheduler.rewind(beam, kept[beam.seq_id])
+        return tuple(forked), set(kept)
+
+    def _fork(self, parent: Sequence, token: int) -> Sequence:
+        child = self._new_beam(parent.request, parent.root_hash, parent.block_hashes, parent.virtual_start)
+        child.tokens = [*parent.tokens[:-1], token]
+        child.cached_tokens = parent.cached_tokens
+        self._scheduler.fork(parent, child)
+        return child
+
+    def _new_beam(self, request: GenerateRequest, root_hash: bytes, block_hashes: list[bytes], start: int) -> Sequence:
+        seq_id = self._new_id()
+        return Sequence(seq_id, request, -1 - seq_id, request.sampling.seed, root_hash, list(block_hashes), start)
