@@ -1,4 +1,4 @@
-"""Moves requests: picks a replica, keeps replicas alive. Ray lives here and nowhere below. No HTTP, no tensors.
+"""The cluster: routes requests, migrates them, keeps replicas alive. Ray lives here. No HTTP, no tensors.
 
 Ray Serve is the control plane: it deploys, places, restarts and scales `Ingress` and `Replica`. Tokens do not pass
 through it. Each ingress holds one TCP connection to each replica (`wire.py`): length-prefixed msgpack of typed

@@ -1,4 +1,4 @@
-"""How many replicas a load needs. Pure; Serve applies its bounds and delays to what comes out.
+"""Autoscaling: how many replicas a load needs. Pure; Serve applies its bounds and delays to what comes out.
 
 Each target says what one replica should carry. The number wanted is the largest that any of them asks for: sequences
 and held KV blocks in proportion to their sums, and, while first tokens come too late, up to twice what there is.

@@ -1,4 +1,4 @@
-"""The cluster as an EngineClient: picks a replica for each request, and another one when that is lost."""
+"""The cluster client: routes each request to a replica, and migrates it to another one when that is lost."""
 
 import asyncio
 import time
@@ -130,7 +130,7 @@ class ClusterClient:
 
     def _block_hashes(self, request: GenerateRequest, block_size: int) -> list[bytes]:
         """The names that the prompt's full blocks have on every replica."""
-        root = root_hash(self._cache_key, request.model, request.cache_salt)
+        root = root_hash(self._cache_key, request.model, request.cache_salt, request.adapter)
         return hash_blocks(self._cache_key, root, request.prompt, block_size)
 
     async def _place(self, replicas: Replicas, in_flight: InFlightRequest, request_id: str) -> _Placed:

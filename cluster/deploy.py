@@ -1,4 +1,4 @@
-"""Turns a config into the application that Ray Serve deploys."""
+"""Builds the Ray Serve application of a config: an ingress deployment, and a replica deployment per model."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""What an ingress remembers of a request that may outlive its replica."""
+"""An in-flight request: what request migration needs to continue a stream on another replica, with the same tokens."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""The HTTP side of the cluster as a Ray Serve deployment: hosts the app that it is given, with a client to talk to."""
+"""The ingress as a Ray Serve deployment: hosts the HTTP application that it is given, with a client to talk to."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The ingress's end of the wire: one connection to one replica."""
+"""The ingress's end of the wire: one connection to one replica, with heartbeats and output queues."""
 
 import asyncio
 import enum
@@ -70,7 +70,6 @@ class Link:
     ) -> None:
         """`seals` are of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
-        self.epoch = welcome.epoch
         self.replica_state = ReplicaState(welcome.status, welcome.block_size, welcome.block_hashes)
         self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
         self.is_draining = False

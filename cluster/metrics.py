@@ -1,4 +1,4 @@
-"""What a replica tells Ray's dashboard and Prometheus, under vLLM's names, so that dashboards made for it light up.
+"""Prometheus metrics of a replica, through Ray, under vLLM's names, so that dashboards made for it light up.
 
 Ray exports each name with the prefix `ray_`, counters with the suffix `_total`. Everything is derived from the engine's
 reports; a request costs a handful of observations, a token none.

@@ -1,4 +1,4 @@
-"""The ranks of a replica beyond the first: actors in the bundles of its placement group."""
+"""Worker actors: the ranks of a tensor-parallel replica beyond the first, in the bundles of its placement group."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One engine as a Ray Serve replica. Serve places, watches and restarts it; requests come over the wire alone."""
+"""A replica: one engine as a Ray Serve deployment. Serve places and restarts it; requests come over the wire alone."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What an ingress believes of one replica: what it last reported, and what was sent there since."""
+"""Replica state and KV index: what an ingress knows of one replica, from its reports and from what was sent since."""
 
 from collections import Counter
 from collections.abc import Sequence

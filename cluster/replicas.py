@@ -1,4 +1,4 @@
-"""The replicas of one model, as one ingress knows them."""
+"""Replica discovery: the replicas of one model, as one ingress knows them."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Chooses among the replicas of one model, by the policy of its config."""
+"""The router: chooses among the replicas of one model by its routing policy, with session affinity."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The replica's end of the wire."""
+"""The replica's end of the wire: admission, backpressure, drain, heartbeats."""
 
 import asyncio
 import hmac
@@ -77,7 +77,6 @@ class WireServer:
         self._config = config
         self._secret = secret
         self._replica_id = replica_id
-        self._epoch = secrets.randbits(63)
         self._block_size = engine.executor.block_size
         self._connections: dict[int, _Connection] = {}
         self._serving: set[asyncio.Task[None]] = set()
@@ -161,7 +160,7 @@ class WireServer:
             connection = self._connections[number] = _Connection(number, writer, ours, self._config.max_frame_bytes)
             # now, not earlier: from here on no report that changes these names passes the connection by
             status, block_hashes = self.engine_thread.status, tuple(self._block_hashes)
-            connection.send(Welcome(self._replica_id, self._epoch, self._block_size, status, block_hashes))
+            connection.send(Welcome(self._replica_id, self._block_size, status, block_hashes))
             if self._draining:
                 connection.send(Drain())
             await self._run_command(connection, reader, theirs)

@@ -1,4 +1,4 @@
-"""The frames between an ingress and a replica, and how they are written.
+"""The wire protocol: the frames between an ingress and a replica, and how they are written.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack: one tagged struct of the list below. Nothing is
 ever pickled. A frame that is too long, does not parse or has no place at that point ends the connection.
@@ -46,7 +46,7 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 NONCE_BYTES = 32
 TAG_BYTES = 16
 
@@ -73,7 +73,6 @@ class Hello(_Frame, frozen=True, array_like=True, tag=1):
 
 class Welcome(_Frame, frozen=True, array_like=True, tag=2):
     replica_id: str
-    epoch: int  # another one for each start of the replica's engine
     block_size: int
     status: EngineStatus
     block_hashes: tuple[bytes, ...] = ()  # of the blocks that can be shared there now; reports tell every change

@@ -1,4 +1,4 @@
-"""Turns a mapping (the `args` of a Serve application) or a file into a `Config`, or says which key is wrong."""
+"""Loads a configuration from a mapping (the `args` of a Serve application) or a file, or says which key is wrong."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What can be set, its unit and its default. The files beside this one are what `serve deploy` takes."""
+"""The configuration schema: what can be set, its unit and its default."""
 
 from typing import Annotated, Literal
 

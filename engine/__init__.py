@@ -1,16 +1,23 @@
-"""Speaks token ids: schedules, caches, runs the model, samples. No Ray, no text.
+"""The engine: token ids in, token ids out. Schedules, caches, runs the model, samples. No Ray, no text.
 
 A request becomes sequences, one for each choice. A sequence has known tokens and computed tokens; every step computes
 some of the difference, under a token budget. Prefill, chunked prefill, decode and resume are this one line.
 
     GenerateRequest -> Sequence -> SchedulerOutput -> ForwardBatch -> logits -> ModelOutput -> RequestOutput
 
-`scheduler.py` decides who computes what next, `sequence_blocks.py` in which blocks, over `blocks.py` and
-`prefix_cache.py`; none of them knows a tensor. `checkpoint/` reads what a model is, and its weights; `model/`,
-`batch.py`, `kv_cache.py` and `sampler.py` compute. `engine.py` joins what decides and what computes, `async_engine.py`
-gives it a thread, and `watchdog.py` says when that thread, or a rank that it waits for, gets on no more. `load.py`
-makes it all of a config, and on a GPU `warm_up.py` has every kind of step computed once before anybody asks.
-`offloading_connector.py` keeps blocks in an `host tier.py`, for other engines of the node.
+`engine.py` joins what decides and what computes; `types.py` and `errors.py` are what crosses its border. The packages,
+each over those before it (tests/test_house.py holds the order):
 
-What an answer's form allows next is `form/`'s to say.
+    device               copies and CUDA graph capture
+    checkpoint           from a name to an architecture and weights
+    structured_output    grammar masks, reasoning budget, repetition
+    cache                block pool, prefix cache, KV cache, KV offload
+    scheduling           continuous batching, block allocator, speculative decoding, beam search, fair queueing
+    parallel             tensor parallelism, rendezvous, worker commands
+    sampling             from logits to tokens
+    model                the decoder and its layers
+    execution            executors, CUDA graphs, warm-up, loading
+    runtime              the engine's thread, its asyncio client, its watchdog
+
+Deciding (scheduling, and cache but for its tensors) needs no torch: importing the engine does not load it.
 """

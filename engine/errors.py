@@ -1,4 +1,4 @@
-"""What can go wrong, and whose fault it is.
+"""Errors: what can go wrong, and whose fault it is.
 
 MantaError
 ├── RequestError            the client's: answered with 4xx, `param` names the field

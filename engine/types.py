@@ -1,4 +1,4 @@
-"""What crosses the engine's border: token ids in, token ids out. Every value here also crosses processes."""
+"""The engine's types: token ids in, token ids out. Every value here also crosses processes."""
 
 from collections.abc import AsyncIterator
 from typing import Literal, Protocol

@@ -1,4 +1,4 @@
-"""Speaks tensors: pure functions, each operation a folder with its truth beside it. Imports nothing of ours.
+"""Kernels: pure functions over tensors, each operation a folder with its reference beside it. Imports nothing of ours.
 
 `<op>/reference.py` is the specification: plain torch, fp32 inside, its docstring the contract. Beside it stand faster
 ones with the same signature: `cpu.py` with `cpu.c`, compiled by `native/compiler.py` when it is first asked for, and

@@ -1,4 +1,4 @@
-"""Compiles Triton kernels on all cores before they are launched: one after the other, those of an engine take half a
+"""Compiles Triton kernels ahead of their launch, on all cores: one after the other, those of an engine take half a
 minute, and hundreds of them half an hour.
 
 What would be launched is noted instead (`noted`), compiled by processes that have no card (`CompilePool`), and lies in

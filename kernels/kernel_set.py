@@ -1,4 +1,4 @@
-"""The one place that chooses kernels."""
+"""The kernel set: the one place that chooses an implementation for each operation."""
 
 import logging
 from collections.abc import Callable

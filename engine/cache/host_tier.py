@@ -1,4 +1,4 @@
-"""Blocks that the processes of one machine keep for each other in a file in memory, and that outlive any of them.
+"""The host tier of KV offload: a set-associative LRU cache of KV blocks in a file in memory, shared by processes.
 
     the file:   buckets | slots
     a bucket:   the block hashes of its 16 slots | when each was last used, 0: the slot is empty

@@ -1,4 +1,4 @@
-"""The tensors that hold keys and values. Which block is whose is the BlockPool's business."""
+"""The paged KV cache: the tensors that hold keys and values, in blocks. Which block is whose the BlockPool knows."""
 
 from collections.abc import Sequence
 

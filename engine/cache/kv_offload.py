@@ -1,4 +1,4 @@
-"""Blocks that the replicas of one node keep for each other, in memory of the host.
+"""KV offload: blocks that the replicas of one node keep for each other in host memory (the host tier).
 
 What a replica computes for a prefix another one finds here, and the next one after its death. Equal names mean equal
 tokens before and in a block; that equal tokens mean equal keys and values is what `identity` is for: all that they
@@ -24,7 +24,6 @@ from engine.cache.kv_cache import KVCache
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
-from engine.parallel.tensor_parallel import TensorParallel
 
 __all__ = ["OffloadingConnector", "identity", "offloading_connector_of", "open_offloading_connector", "open_others"]
 
@@ -208,25 +207,25 @@ def open_offloading_connector(
     kernels: str,
     kv: KVCache,
     cache_key: bytes,
-    tp: TensorParallel | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> OffloadingConnector | None:
     """None where the config gives it no memory, or the machine has not so much: an engine works without it.
 
     Of several ranks each has its part of the memory; `arch` is the whole model's.
     """
-    tp = tp or TensorParallel()
     cache = model.engine.cache
     if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
         return None
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
-    if cache.kv_offloading_bytes < (least := WAYS * piece_bytes * tp.size):
+    if cache.kv_offloading_bytes < (least := WAYS * piece_bytes * num_ranks):
         raise ModelError(
             f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
         )
     whole = identity(model, files, arch, kernels, kv, cache_key)
     try:
         return offloading_connector_of(
-            kv, HostTier(_share(whole, tp.rank), piece_bytes, cache.kv_offloading_bytes // tp.size)
+            kv, HostTier(_share(whole, rank), piece_bytes, cache.kv_offloading_bytes // num_ranks)
         )
     except HostTierError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)

@@ -1,4 +1,4 @@
-"""What a model is, in flags and sizes: all that the decoder needs to know besides the weights."""
+"""The model architecture: all that the decoder needs to know of a model besides its weights, in flags and sizes."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Floating-point numbers of 4 and 8 bits with scales, made wide where they lie: on the device, if they were sent there.
+"""Dequantizes FP8, MXFP4 and other small floats with scales, on the device that they were sent to.
 
 In chunks of rows, so that what this takes beside the result stays small.
 """

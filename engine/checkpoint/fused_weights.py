@@ -1,4 +1,4 @@
-"""Checkpoints that keep several matrices in one, seen as if each were on its own."""
+"""Fused checkpoint tensors (qkv, gate_up): several matrices in one, seen as if each were on its own."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Reads what a model is from the metadata of a .gguf file."""
+"""The model architecture of a GGUF file, read from its metadata."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the families of .gguf files differ in: the flags of ModelArch that follow from a family's metadata, and names.
+"""Model families of GGUF files: the flags of ModelArch that follow from a family's metadata, and tensor names.
 
 Much is not in a file, because its readers know it of the family: which layers have windows, how embeddings are scaled.
 """

@@ -1,4 +1,4 @@
-"""Reads the index of a .gguf file: its key-value pairs and where its tensors are. The bytes of tensors stay on disk.
+"""The GGUF file format: reads key-value metadata and the tensor index. The bytes of tensors stay on disk.
 
 magic | version | num tensors | num pairs | pairs ... | tensor infos ... | padding | tensor data ...
 """

@@ -1,4 +1,4 @@
-"""Blocks of a .gguf file that are integers in groups of 32, as such: of 4 bits, of 8, or of 5 that are kept in 8.
+"""GGUF's group-quantized blocks (Q4_0, Q4_1, Q5, Q8_0) as integers in groups of 32: of 4 bits, of 8, or of 5 kept in 8.
 
 How a block is laid out is ggml's to say (ggml-common.h, ggml-quants.c; read by gguf-py's `quants` too).
 """

@@ -1,4 +1,4 @@
-"""Tensors of a .gguf file under their hub names, in the hub's row order, dequantized or as integers."""
+"""Weights of a GGUF file under their hub names, in the hub's row order, dequantized or group-quantized."""
 
 from collections.abc import Mapping
 from pathlib import Path

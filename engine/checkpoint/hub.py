@@ -1,4 +1,4 @@
-"""Brings the files of a Hugging Face Hub model to this machine."""
+"""Downloads a Hugging Face Hub model's files to this machine."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What the families of the hub differ in: for each model_type, the flags of ModelArch that its config.json sets."""
+"""Model families of the Hugging Face Hub: for each model_type, the flags of ModelArch that config.json sets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

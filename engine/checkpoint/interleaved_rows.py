@@ -1,4 +1,4 @@
-"""Checkpoints whose queries and keys pair neighboring dimensions for rotary, seen as those that pair halves."""
+"""Interleaved RoPE checkpoints, whose rotary pairs are neighboring rows, seen as half-rotated (NeoX) ones."""
 
 import torch
 from torch import Tensor

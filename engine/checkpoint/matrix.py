@@ -1,4 +1,4 @@
-"""A linear layer's weight as a checkpoint has it: dense, or in groups of integers."""
+"""A linear layer's weight as a checkpoint has it: dense, or group-quantized."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Opens a checkpoint: what the model is, and its weights as a stack of sources under the hub's names."""
+"""Opens a checkpoint: the model architecture, and its weights as a stack of sources under the hub's names."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tensors of a quantized hub model, under the names that they have in the original."""
+"""Weights of a quantized hub model, under the names that they have in the original."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Checkpoints that call tensors otherwise than most do, or have more than a language model."""
+"""Checkpoints with other weight names, or with more in them than a language model."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Rotary frequencies and the ways in which models stretch them to longer contexts."""
+"""RoPE frequencies and their scaling to longer contexts (linear, dynamic NTK, YaRN, Llama 3, LongRoPE)."""
 
 from math import ceil, floor, log, pi
 

@@ -1,4 +1,4 @@
-"""Reads how a model stretches its positions, from config.json or from a .gguf file's metadata."""
+"""Reads the RoPE scaling of a model, from config.json or from a GGUF file's metadata."""
 
 from collections.abc import Container, Mapping
 from math import log, sqrt

@@ -1,4 +1,4 @@
-"""Tensors of a hub model's folder: one .safetensors file, or several with an index."""
+"""Weights of a hub model's folder in safetensors: one file, or several with an index."""
 
 import json
 from pathlib import Path

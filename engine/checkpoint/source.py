@@ -1,4 +1,4 @@
-"""Where a model's files are. Torch-free: the ingress resolves the same sources for its tokenizer."""
+"""Resolves a model name to files: hub id, folder, GGUF file or Python package. Torch-free: ingresses use it too."""
 
 import re
 from collections.abc import Callable

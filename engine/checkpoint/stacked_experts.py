@@ -1,4 +1,4 @@
-"""Checkpoints that keep the matrices of all experts of a layer in one tensor, as gpt-oss has them.
+"""Mixture-of-experts checkpoints with all experts of a layer in one tensor, as gpt-oss has them.
 
     gate_up_proj    [E, M, 2 F]   columns: gate 0, up 0, gate 1, up 1, ...; with gate_up_proj_bias [E, 2 F]
     down_proj       [E, F, M]     with down_proj_bias [E, M]

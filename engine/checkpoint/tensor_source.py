@@ -1,4 +1,4 @@
-"""What a checkpoint is to those who read it: tensors by name. Sources are stacked, each reads the one below it."""
+"""The protocol of a checkpoint: tensors by name. Sources are stacked, each reads the one below it."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""How quantized checkpoints of the hub keep a matrix: in several tensors that stand beside each other.
+"""Weight formats of quantized hub checkpoints (GPTQ, AWQ, compressed-tensors, ...): one matrix in several tensors.
 
     GPTQ      qweight [I / 8, O], qzeros [G, O / 8], scales [G, O], g_idx [I]: packed along the inputs (AutoGPTQ)
     AWQ       qweight [I, O / 8], qzeros [G, O / 8], scales [G, O]: along the outputs, in an order of its own (AutoAWQ)

@@ -1,4 +1,4 @@
-"""Hands out a model's tensors by their hub names, each once, and accounts for all of them."""
+"""Loads a model's weights by their hub names, each once, and accounts for all of them."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Records work on a GPU as a CUDA graph, and leaves the process fit to go on where that fails.
+"""Captures work on a GPU as a CUDA graph, and leaves the process fit to go on where that fails.
 
 Before torch 2.12 a capture that CUDA ends with an error leaves torch's caching allocator as if it still went on: the
 next time that memory is short, or is given back, an internal assertion fails (pytorch/pytorch#180395). What torch

@@ -1,4 +1,4 @@
-"""Numbers on their way between host and device, without anybody waiting: what is queued on a GPU goes on meanwhile."""
+"""Copies between host and device without synchronization: what is queued on a GPU goes on meanwhile."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""From how many rows and tokens on a shared prefix is worth reading once: measured on the device that will do it."""
+"""Times cascade attention: from how many rows and tokens on a shared prefix is worth reading once on this device."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Recorded graphs by shape, no more of them than memory is set aside for: the least recently used one is evicted.
+"""CUDA graphs by shape, no more than memory is set aside for: the least recently used one is evicted.
 
 A shape that cannot be recorded runs eagerly, kernel by kernel. Of several ranks either all replay a shape or none does,
 and all evict the same ones: else they would not call their collectives alike. So every look at a rank's own memory, and

@@ -1,4 +1,4 @@
-"""The tensors that recorded graphs read, in the same place for every step."""
+"""Static inputs of CUDA graphs: the tensors that they read, in the same place for every step."""
 
 import itertools
 from collections.abc import Sequence

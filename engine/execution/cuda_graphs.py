@@ -1,4 +1,4 @@
-"""Decode steps as recorded graphs: what hundreds of launches do, one replay does.
+"""CUDA graphs of decode steps: what hundreds of launches do, one replay does.
 
 A graph is recorded for a shape, the first time that a step needs it: a number of rows, one of three widths of the block
 table and one of three numbers of groups that share a prefix. Steps in between are padded: rows of padding write

@@ -1,4 +1,4 @@
-"""Computes what a plan says."""
+"""The executor of one rank: execute_model in the caller's thread."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

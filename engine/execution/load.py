@@ -1,4 +1,4 @@
-"""From a model's configuration to an executor that is ready.
+"""Loads a model: from its configuration to an executor that is ready, with KV cache, sampler and CUDA graphs.
 
 On a CPU, OpenMP's threads are shared by torch and the compiled kernels, and read their environment once, before torch
 is imported, which is before this module is. With more than one thread the process needs
@@ -87,7 +87,7 @@ def load_executor(
     clock.lap("weights")
     num_blocks = agree(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp)
+    connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp.rank, tp.size)
     clock.lap("cache")
     if compilers is not None:
         _compile_ahead(compilers, config, decoder, kv, kernels, max_model_len, tp, device)

@@ -1,4 +1,4 @@
-"""A model over several ranks: the first one plans, samples and tells the others what to compute."""
+"""The tensor-parallel executor: a driver that schedules and samples, and workers that compute what it commands."""
 
 import logging
 import secrets

@@ -1,4 +1,4 @@
-"""Computes, before anybody asks, a step of each kind that serving may need.
+"""Warm-up: computes a step of each kind that serving may need before anybody asks.
 
 Triton compiles a kernel at its first call, for seconds. A request that waited for some of them would be late, and its
 replica would seem dead. The largest steps come first: if they do not fit in memory that is known at the start, and what

@@ -1,4 +1,4 @@
-"""From what a model is, and its tensors, to logits.
+"""The model: from an architecture and its weights to logits.
 
     ModelArch + Weights -> Decoder -> logits of the sampled rows
 

@@ -1,4 +1,4 @@
-"""What a layer's tokens take from each other."""
+"""The attention layer: qkv projection, rotary embedding, paged attention over the KV cache, output projection."""
 
 import torch
 from torch import Tensor

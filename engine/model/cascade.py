@@ -1,4 +1,4 @@
-"""Which sequences of a step begin with the same blocks, so that attention can read these once for all of them."""
+"""Cascade attention: sequences of a step that share a prefix in the same blocks, so that it is read once for all."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The model: one decoder for every architecture that ModelArch can describe."""
+"""The decoder-only transformer: one model for every architecture that ModelArch can describe."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a layer makes of each token on its own."""
+"""The feed-forward layer: a gated MLP, or a mixture of experts with its router."""
 
 from collections.abc import Callable, Iterator
 

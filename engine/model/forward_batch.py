@@ -1,4 +1,4 @@
-"""The tensors of one step. The only place where a plan becomes tensors."""
+"""The forward batch: the tensors of one step. The only place where a SchedulerOutput becomes tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

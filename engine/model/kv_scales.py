@@ -1,4 +1,4 @@
-"""What the keys and values of a layer are divided by in a float8 cache, where the checkpoint says so."""
+"""KV cache scales of an FP8 cache: what keys and values of a layer are divided by, where the checkpoint says so."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The linear layers of one decoder layer, of which a rank has its share."""
+"""Column-parallel and row-parallel linear layers of one decoder layer, of which a rank has its shard."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""The norms of a layer: around attention and the feed-forward block, and of queries and keys."""
+"""RMSNorm and LayerNorm of a decoder layer: around attention and the feed-forward, and of queries and keys."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The angles of every position, as the kernels read them."""
+"""RoPE tables: cosine and sine of every position, as the kernels read them."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Blocks that a replica of several ranks keeps for others of its node, and finds there."""
+"""KV offload of several ranks: the shards of a block that a tensor-parallel replica keeps and finds on its node."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""One model on several ranks. A value that is given to constructors; with size 1 it does nothing.
+"""Tensor parallelism as a value: rank, size and collectives; column-parallel and row-parallel shards.
 
 Every rank holds some heads and some of the feed-forward's inner dimensions (Megatron-LM, arXiv 1909.08053): the first
 matrix of a pair is cut by its outputs, the second by its inputs, and one sum per pair puts the parts together. Where

@@ -1,4 +1,4 @@
-"""How the first rank tells the others what to do: a frame per command, through memory on one node, else over TCP.
+"""Rendezvous, worker commands and heartbeats: how the driver rank reaches its workers, in shared memory or over TCP.
 
 There is one TCP connection to each rank in any case. Both ends first prove that they know the token of this replica:
 

@@ -1,4 +1,4 @@
-"""An engine as an EngineClient, in this process: what stands behind the API when there is no cluster."""
+"""The async engine: an EngineClient in this process, what stands behind the API when there is no cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Runs an engine in a thread of its own: commands go in from any thread, one report comes out per turn of its loop."""
+"""The engine loop in a thread of its own: commands in from any thread, one report out per iteration."""
 
 import queue
 import threading

@@ -1,4 +1,4 @@
-"""Where the reports of an engine become one stream per request."""
+"""Output queues: where an engine's reports become one stream per request."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""How long a step may take before it hangs, by what steps of its size have taken."""
+"""How long a step may take before it counts as hung, by what steps of its size have taken."""
 
 __all__ = ["StepTimes"]
 

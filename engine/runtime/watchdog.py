@@ -1,4 +1,4 @@
-"""Notices an engine that hangs and a rank that has stopped, by the age of their last finished steps."""
+"""The watchdog: notices a hung engine and a stopped rank by the age of their last finished steps."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Chooses the next tokens. Keeps, for each sequence, what its choice depends on besides the logits."""
+"""The sampler: from logits to next tokens, with everything that a sequence's choice depends on besides the logits."""
 
 import itertools
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""What the choice of one sequence's next token depends on besides the logits. A function of its tokens so far."""
+"""Sampling state of one sequence (penalties, bans, grammar mask, reasoning budget): a function of its tokens so far."""
 
 from collections.abc import Iterable
 

@@ -1,9 +1,9 @@
-"""Whether an engine takes a request: what it could never compute, and what it has no room for now."""
+"""Admission control: refuses what an engine could never compute, and what its queues have no room for now."""
 
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.scheduling.fair_queueing import may_join
 from engine.scheduling.scheduler import Scheduler
-from engine.types import GenerateRequest
+from engine.types import GenerateRequest, TokenSpan
 
 __all__ = ["check_queue", "validate"]
 
@@ -13,6 +13,12 @@ MAX_CHOICES = 4096  # of one request; they are made at once, and everybody waits
 
 def validate(request: GenerateRequest, max_model_len: int, vocab_size: int) -> None:
     """Raises RequestError or ContextTooLong, which name the field."""
+    if request.task != "generate":
+        raise RequestError(f"{request.task} is not served here, generate is", param="task")
+    if request.adapter:
+        raise RequestError(f"there is no adapter {request.adapter!r}, none is served", param="adapter")
+    if not all(isinstance(span, TokenSpan) for span in request.inputs):
+        raise RequestError("the model takes token ids alone, no media", param="inputs")
     num_tokens = len(request.prompt)
     if num_tokens == 0:
         raise RequestError("the prompt is empty", param="messages")

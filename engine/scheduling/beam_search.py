@@ -1,4 +1,4 @@
-"""Beam search over one request: which continuations live on, and which answers are done. Pure; ids and floats only.
+"""Beam search over one request: which beams live on, and which answers are done. Pure; ids and floats only.
 
 The usual rule (as in HF transformers): of all continuations of the live beams the best by summed log probability go
 on; one that ends with a stop token becomes an answer, scored by sum / length ** length_penalty. It is over when there

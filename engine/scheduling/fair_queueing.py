@@ -1,4 +1,4 @@
-"""Fairness between tenants: who may join a queue, and who is served first.
+"""Fair queueing between tenants: who may join a queue, and who is served first.
 
 `may_join` is the dynamic threshold of shared buffers (Choudhury and Hahne, "Dynamic Queue Length Thresholds for
 Shared-Memory Packet Switches", 1998): a tenant may hold so many times what is left free, so that a newcomer always

@@ -1,4 +1,4 @@
-"""Guesses how a sequence goes on: as it did after the same tokens before (prompt lookup, Saxena 2023).
+"""The n-gram proposer: draft tokens for speculative decoding by prompt lookup (Saxena 2023).
 
 A guess costs rows of one step and is kept only as far as the sampler chooses the same tokens: what comes out does not
 change, the number of steps does.

@@ -1,4 +1,4 @@
-"""Decides what the next step computes. Knows no tensor.
+"""The scheduler: continuous batching with chunked prefill and preemption. Decides what the next step computes.
 
 There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served in
 the order (priority, virtual start, arrival): tenants have their turns (engine/scheduling/fair_queueing.py). Every

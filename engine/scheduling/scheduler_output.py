@@ -1,4 +1,4 @@
-"""What a step computes (ints only; goes to every rank) and what came out (ints and floats)."""
+"""Scheduler output and model output: what a step computes (ints, for every rank), and what came out."""
 
 import msgspec
 
@@ -52,3 +52,4 @@ class ModelOutput(msgspec.Struct, frozen=True, array_like=True):
     failed: tuple[str | None, ...] = ()  # per sampling slice, why it cannot go on; its token means nothing then
     scores: tuple[tuple[PromptLogprob, ...], ...] = ()  # one entry per slice with `scored`, in the plan's order
     counts: tuple[int, ...] = ()  # tokens of each sampling slice; (): one each
+    vectors: tuple[tuple[float, ...], ...] = ()  # of slices that embed or score, in the order of the step

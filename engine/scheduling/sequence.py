@@ -1,4 +1,4 @@
-"""One choice of one request, on its way. The only thing in the engine that changes over time."""
+"""A sequence: one choice of one request on its way. The only thing in the engine that changes over time."""
 
 import time
 

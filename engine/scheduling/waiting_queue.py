@@ -1,4 +1,4 @@
-"""Sequences that have no blocks yet, or not any more, and what they will cost."""
+"""The waiting queue: sequences that have no blocks yet, or were preempted, and what they will cost."""
 
 import bisect
 

@@ -1,4 +1,4 @@
-"""Which tokens a grammar allows next. llguidance does the parsing; nothing here knows what the text means.
+"""Grammar masks for structured output: which tokens a grammar allows next. llguidance does the parsing.
 
 A grammar is given in llguidance's own form (its Lark dialect, or the JSON that its `grammar_from_*` functions return),
 so JSON schemas, regular expressions, choices and tool calls are all the same thing down here. A matcher is a function

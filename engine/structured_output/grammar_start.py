@@ -1,4 +1,4 @@
-"""Where in an answer its grammar begins: after the thinking, if there is any. A function of the tokens alone."""
+"""Where in an answer structured output begins: after the reasoning, if there is any. A function of the tokens."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Keeps an answer finishable: it knows at every moment a way to the grammar's end that its budget still has room for.
+"""Budget-constrained decoding (`fit`): keeps an answer finishable within its tokens.
 
 A token is taken as it was chosen if the rest can be finished after it, and else replaced by the next one of the known
 way. So what was promised at admission holds to the end. All of it is a function of the tokens alone: an answer that

@@ -1,4 +1,4 @@
-"""When an answer has thought enough. A function of its tokens alone: it goes on exactly after a move."""
+"""The reasoning budget: ends an answer's reasoning after so many tokens. A function of the tokens alone."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Does an answer turn in circles?"""
+"""Repetition detection: does an answer repeat a pattern of tokens?"""
 
 from collections.abc import Sequence
 

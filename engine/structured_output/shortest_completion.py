@@ -1,4 +1,4 @@
-"""A short way to the end of a grammar: tokens that finish it from where it stands, few if not the fewest.
+"""A short completion of a grammar: tokens that finish it from where it stands, few if not the fewest.
 
 Every text that a matcher has taken can be finished, so a walk that takes what is forced, closes what can be closed and
 else tries each kind of character in turn comes to an end soon. With effort to spare the walk's forks are tried again

@@ -1,4 +1,4 @@
-"""Looks for a marker in an answer: the tokens it is made of, or any others that spell the same text."""
+"""Finds a marker in an answer: the tokens that it is made of, or any others that spell the same text."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What attention kernels in Triton do alike: a tile of rows goes over keys and values in the blocks of one sequence.
+"""Attention tiles in Triton: a tile of query rows goes over keys and values in the blocks of one sequence.
 
 Of each row three numbers are kept: the largest raw score, the sum of exponentials relative to it, and the same sum of
 values. Maths is in fp32 and in powers of 2.

@@ -1,4 +1,4 @@
-"""From token ids to the vectors that the first layer reads."""
+"""Token embedding: from token ids to the vectors that the first layer reads. The reference."""
 
 from torch import Tensor
 

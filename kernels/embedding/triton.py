@@ -1,4 +1,4 @@
-"""In Triton, for a contiguous weight."""
+"""Token embedding in Triton, for a contiguous weight."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

@@ -1,4 +1,4 @@
-"""A feed-forward block of many experts, of which each row takes a few."""
+"""Mixture of experts: a feed-forward of many experts, of which each row takes a few. The reference."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

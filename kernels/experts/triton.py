@@ -1,4 +1,4 @@
-"""In Triton, batch invariant. Rows are sorted by expert, on the device: nothing waits for it, and a CUDA graph can hold
+"""Mixture of experts in Triton, batch invariant. Rows are sorted by expert on the device: a CUDA graph can hold
 it. An expert's rows are multiplied in tiles, whatever their number:
 
 sorted rows   0 1 2 3 | 4 | 5 6 7 8 9 |     of experts 0, 2 and 3

@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16, contiguous."""
+"""The gated activation in C. Supports bfloat16, contiguous."""
 
 import ctypes
 from collections.abc import Callable

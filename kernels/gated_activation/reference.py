@@ -1,4 +1,4 @@
-"""The gate of the feed-forward block."""
+"""The gated activation of the feed-forward (SwiGLU, GeGLU). The reference."""
 
 from typing import Literal
 

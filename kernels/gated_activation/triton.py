@@ -1,4 +1,4 @@
-"""In Triton, for contiguous gate_up."""
+"""The gated activation in Triton, for contiguous gate_up."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

@@ -1,4 +1,4 @@
-"""bfloat16 on CPU, in C: the weight packed once, every row summed alone and in order.
+"""Linear layers in bfloat16 on CPU, in C: the weight packed once, every row summed alone and in order.
 
 Supports bfloat16 weights only.
 """

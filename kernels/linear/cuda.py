@@ -1,4 +1,4 @@
-"""By the library, on a GPU, but for a single row; where fp32 is asked for, its sums come out as they are.
+"""Linear layers by cuBLAS on a GPU, but for a single row; where fp32 is asked for, its sums come out as they are.
 
 Rounded to bfloat16 on their way, logits of 16 and more would be eighths, and near ties would be equal.
 """

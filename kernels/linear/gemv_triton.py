@@ -1,4 +1,4 @@
-"""In Triton, a matrix times one row (GEMV): what decoding of a single sequence waits for.
+"""GEMV in Triton, a matrix times one row: what decoding of a single sequence waits for.
 
 The matrix is read once, at the memory's speed: each program has some outputs, and adds up tiles of products in fp32.
 An H100 reads 2.6 to 3.2 TB/s so where cuBLAS reads 2.0 to 2.8 (scripts/bench/results, 2026-11-26).

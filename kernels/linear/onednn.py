@@ -1,4 +1,4 @@
-"""bfloat16 on CPU, with the weight reordered once for oneDNN.
+"""Linear layers in bfloat16 on CPU by oneDNN, with the weight reordered once.
 
 The operators are private to torch, which is therefore pinned; a test compares them with the reference.
 Supports bfloat16 weights only.

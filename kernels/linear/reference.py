@@ -1,4 +1,4 @@
-"""A matrix that many batches are multiplied with."""
+"""A linear layer: a matrix that many batches are multiplied with. The reference."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,5 @@
-"""In Triton, batch invariant: a row's sum has one order, however many rows there are and wherever it stands.
+"""Linear layers in Triton, batch invariant: a row's sum has one order, however many rows there are and wherever it
+stands.
 
 The tile follows from the weight's shape, never from the number of rows; one program adds up all of a sum. Whole tiles
 are computed for a single row too: that is the price.

@@ -1,4 +1,4 @@
-"""allow_bits in C, for contiguous fp32 logits on CPU. The other masks touch few logits and stay as they are."""
+"""The grammar mask (allow_bits) in C, for contiguous fp32 logits on CPU. The other masks touch few logits."""
 
 import ctypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which tokens may be chosen at all, and the client's thumb on the scale.
+"""Logit masks and bias: grammar mask, allowed and banned tokens, logit_bias. The reference.
 
 `rows_E`, `tokens_E` name single logits: entry e is logit [rows_E[e], tokens_E[e]]. No entry may appear twice.
 """

@@ -1,4 +1,4 @@
-"""In Triton."""
+"""Logit masks and bias in Triton."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

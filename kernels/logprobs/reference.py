@@ -1,4 +1,4 @@
-"""Log probabilities of few tokens.
+"""Log probabilities of chosen and top tokens. The reference.
 
 From torch's log_softmax, which reduces each row alone. Its logsumexp shares the sum of a row out among threads, other
 ones for another number of rows: the last bit then depends on a token's neighbors in the batch.

@@ -1,4 +1,4 @@
-"""Memory that processes of one machine share, under a name."""
+"""Shared-memory segments: memory that processes of one machine share under a name."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,6 @@
-"""In C. Supports bfloat16, not scaled, with even head and block sizes, over blocks as qkv_rotary/cpu.c writes them."""
+"""Paged attention in C. Supports bfloat16, not scaled, even head and block sizes, blocks as qkv_rotary/cpu.c writes
+them.
+"""
 
 import ctypes
 from collections.abc import Callable

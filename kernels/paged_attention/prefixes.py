@@ -1,4 +1,4 @@
-"""Which sequences of a batch begin with the same keys, in the same blocks."""
+"""Shared prefixes of cascade attention: which sequences of a batch begin with the same keys, in the same blocks."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Attention of this step's queries over the KV blocks of their sequences."""
+"""Paged attention of this step's queries over the KV blocks of their sequences. The reference."""
 
 from dataclasses import dataclass
 

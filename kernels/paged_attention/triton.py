@@ -1,4 +1,4 @@
-"""In Triton, for contiguous tensors. Where a tile of keys lies in one block
+"""Paged attention in Triton, for contiguous tensors. Where a tile of keys lies in one block
 (of 64 slots, say), it is copied by a tensor descriptor (TMA), else slot by slot.
 
 A query that is its sequence's only one is cut along its keys, every other is not, whatever else is in the batch: a

@@ -1,4 +1,4 @@
-"""Makes tokens that were there before less likely."""
+"""Presence, frequency and repetition penalties. The reference."""
 
 import torch
 from torch import Tensor

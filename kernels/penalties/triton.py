@@ -1,4 +1,4 @@
-"""In Triton: a copy, and one launch for the entries."""
+"""Penalties in Triton: a copy, and one launch for the entries."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

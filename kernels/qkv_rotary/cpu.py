@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16, not scaled, with even head and block sizes; lays blocks out as cpu.c draws it."""
+"""QK norm, RoPE and KV cache write in C. Supports bfloat16, not scaled, with even head and block sizes."""
 
 import ctypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What happens between the qkv matrix and attention, as one step: norms, rotary, and the write to the KV cache."""
+"""QK norm, RoPE and KV cache write: what happens between the qkv matrix and attention, as one step. The reference."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""In Triton, for contiguous tensors. A program does some heads of one token: queries, keys and values alike."""
+"""QK norm, RoPE and KV cache write in Triton, for contiguous tensors. A program does some heads of one token."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

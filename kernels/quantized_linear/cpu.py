@@ -1,4 +1,4 @@
-"""Weights of 4 and 8 bits on CPU, in C: packed once, unpacked in every step, every row summed alone and in order.
+"""Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
 Supports bfloat16 rows, and x86-64 with avx512_bf16. A step of one row reads a third of what bfloat16 weights take, or
 half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers

@@ -1,4 +1,4 @@
-"""A matrix of integers of 4 or 8 bits in groups that many batches are multiplied with."""
+"""A group-quantized linear layer: integers of 4 or 8 bits in groups with scales. The reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

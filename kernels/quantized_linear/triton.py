@@ -1,4 +1,4 @@
-"""Weights of 4 and 8 bits in Triton: read once as they are, made bfloat16 or float16 in registers, where integers are
+"""Group-quantized linear layers in Triton: weights read once as they are, dequantized in registers, where integers are
 exact.
 
 Few rows are multiplied with the integers, group by group, and sums that are cut by inputs are merged in order; the cuts

@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16 rows and fp32 weights; everything contiguous."""
+"""RMSNorm in C. Supports bfloat16 rows and fp32 weights; everything contiguous."""
 
 import ctypes
 from collections.abc import Callable

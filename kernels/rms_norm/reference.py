@@ -1,4 +1,4 @@
-"""Root-mean-square norm, alone and after the residual sum."""
+"""RMSNorm, alone and after the residual sum. The reference."""
 
 import torch
 from torch import Tensor

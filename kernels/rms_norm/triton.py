@@ -1,4 +1,4 @@
-"""In Triton. One program for each row: its sum has one order in every batch. x and the residual are contiguous."""
+"""RMSNorm in Triton. One program for each row: its sum has one order in every batch."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

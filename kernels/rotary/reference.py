@@ -1,4 +1,4 @@
-"""Rotary position embedding."""
+"""Rotary position embedding (RoPE). The reference."""
 
 import torch
 from torch import Tensor

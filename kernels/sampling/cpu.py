@@ -1,4 +1,4 @@
-"""In C, for contiguous fp32 logits on CPU, whatever the model's dtype."""
+"""Sampling in C, for contiguous fp32 logits on CPU, whatever the model's dtype."""
 
 import ctypes
 from collections.abc import Callable

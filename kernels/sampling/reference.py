@@ -1,4 +1,4 @@
-"""From logits to one token a row: temperature, min-p, top-k, top-p, choice. Every station maps [R, V] to [R, V]."""
+"""Sampling: temperature, min-p, top-k, top-p, Gumbel choice. The reference. Every stage maps [R, V] to [R, V]."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""In Triton, for fp32 logits. Uniform numbers are the reference's, bit for bit; logarithms are the device's."""
+"""Sampling in Triton, for fp32 logits. Uniform numbers are the reference's, bit for bit; logarithms the device's."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

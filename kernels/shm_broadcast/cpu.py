@@ -1,4 +1,4 @@
-"""Messages from the first of several processes of one machine to the others, through shared memory. In C."""
+"""Broadcast of messages from one process of a machine to the others, through shared memory. In C."""
 
 import ctypes
 import threading

@@ -1,4 +1,4 @@
-"""Collective operations over the processes of one machine, through shared memory. In C."""
+"""All-reduce and gather over the processes of one machine, through shared memory. In C."""
 
 import ctypes
 import threading

@@ -1,4 +1,4 @@
-"""In C. Contiguous."""
+"""Logit soft capping in C. Contiguous."""
 
 import ctypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Keeps logits within bounds."""
+"""Logit soft capping: keeps logits within bounds. The reference."""
 
 from torch import Tensor
 

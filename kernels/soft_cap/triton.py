@@ -1,4 +1,4 @@
-"""In Triton, for contiguous logits, in place."""
+"""Logit soft capping in Triton, for contiguous logits, in place."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

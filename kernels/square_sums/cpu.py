@@ -1,4 +1,4 @@
-"""In C. Supports bfloat16, contiguous."""
+"""Sums of squares in C. Supports bfloat16, contiguous."""
 
 import ctypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a norm over all of a token's queries, or keys, needs to know."""
+"""Sums of squares: what a norm over all of a token's queries, or keys, needs to know across ranks. The reference."""
 
 import torch
 from torch import Tensor

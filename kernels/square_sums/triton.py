@@ -1,4 +1,4 @@
-"""In Triton, for contiguous tensors. One program for each row: its sums have one order in every batch."""
+"""Sums of squares in Triton, for contiguous tensors. One program for each row: one order in every batch."""
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
 import torch

@@ -1,4 +1,4 @@
-"""Puts keys and values where attention will find them."""
+"""KV cache write: puts keys and values into their slots of the paged cache. The reference."""
 
 import torch
 from torch import Tensor
