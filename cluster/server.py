@@ -317,14 +317,20 @@ class _Connection:
         if len(frame) <= self._max_frame_bytes:
             self._write(frame)
             return
-        nothing: dict[str, tuple[()]] = {"accepted": (), "refused": (), "states": ()}
-        # what was forgotten comes before what is published, and both where they were in a report that is whole
-        for name, later in (("forgotten", ("published", "chunks")), ("published", ("chunks",)), ("chunks", ())):
+        nothing: dict[str, tuple[()]] = {"accepted": (), "rejected": (), "states": ()}
+        # removed blocks come before stored ones, and both where they were in a report that is whole
+        for name, later in (
+            ("removed_blocks", ("stored_blocks", "chunks")),
+            ("stored_blocks", ("chunks",)),
+            ("chunks", ()),
+        ):
             items = getattr(report, name)
             if len(items) > 1:
                 half = len(items) // 2
                 first = {name: items[:half], **dict.fromkeys(later, ()), "states": ()}
-                earlier = [other for other in ("forgotten", "published") if other != name and other not in later]
+                earlier = [
+                    other for other in ("removed_blocks", "stored_blocks") if other != name and other not in later
+                ]
                 rest = {name: items[half:], **nothing, "states": report.states, **dict.fromkeys(earlier, ())}
                 self.report(msgspec.structs.replace(report, **first))
                 self.report(msgspec.structs.replace(report, **rest))

@@ -33,26 +33,16 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_num_seqs: Positive = 64  # sequences that hold blocks at the same time
     max_queued_requests: Positive = 256  # requests that wait for their first step; one more is refused
     max_queued_tokens: Positive = 262_144  # prompt tokens of all waiting requests together; more is refused
-    num_speculative_tokens: Count = (
-        0  # speculation: tokens of one sequence that are guessed in a step, at most; 0 is off
-    )
-    prompt_lookup_min: Positive = 3  # a guess is what followed the last time that so many tokens were the same
+    num_speculative_tokens: Count = 0  # draft tokens of one sequence in a step, at most (n-gram proposer); 0 is off
+    prompt_lookup_min: Positive = 3  # drafts are what followed the last time that so many tokens were the same
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block_size: Positive = 16  # tokens in a KV block
-    num_blocks: Positive | None = (
-        None  # KV blocks; unset: as many as kv_cache_memory_bytes or gpu_memory_utilization give
-    )
-    kv_cache_memory_bytes: Positive | None = (
-        None  # bytes for keys and values; unset: 1 GiB on CPU, gpu_memory_utilization on a GPU
-    )
-    gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = (
-        0.9  # share of the GPU's memory for one engine's weights, KV
-    )
-    kv_cache_dtype: Literal["auto", "fp8"] = (
-        "auto"  # of keys and values; auto: the model's; fp8: twice the blocks in the bytes
-    )
+    num_blocks: Positive | None = None  # KV blocks; unset: as many as the next two give
+    kv_cache_memory_bytes: Positive | None = None  # for keys and values; unset: 1 GiB on CPU, on a GPU by the next
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of a GPU's memory for weights and KV cache
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"  # auto: the model's; fp8: twice the blocks in the same bytes
     enable_prefix_caching: bool = True  # reuse the blocks of equal prefixes
     kv_offloading_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
 
@@ -64,9 +54,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_model_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
-    cascade_attention: Literal["auto", "off"] = (
-        "auto"  # auto: a GPU reads a prefix once for all that share it, where faster
-    )
+    cascade_attention: Literal["auto", "off"] = "auto"  # auto: a GPU reads a shared prefix once, where faster
     async_scheduling: bool | None = None  # schedule a step while the one before runs; unset: on a GPU, without drafts
     enforce_eager: bool = False  # true: no CUDA graphs; else a GPU captures decode steps once and replays them
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -98,9 +86,7 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     served_model_name: Name | Names | None = None  # ids that clients send, the first in answers; unset: `model`
-    tool_call_parser: Name | None = (
-        None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
-    )
+    tool_call_parser: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: its template's
     reasoning_parser: Name | None = None  # how it marks reasoning (serve_app/text/thinking.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go

@@ -63,12 +63,13 @@ async def test_a_report_is_split_and_tells_the_same(max_bytes):
     assert all(len(msgspec.msgpack.encode(Report(frame))) <= max_bytes for frame in frames)
     assert (len(frames) == 1) == (max_bytes == 100_000)
     told = [
-        [item for frame in frames for item in getattr(frame, name)] for name in ("forgotten", "published", "chunks")
+        [item for frame in frames for item in getattr(frame, name)]
+        for name in ("removed_blocks", "stored_blocks", "chunks")
     ]
     assert told == [list(block_hashes[1]), list(block_hashes[0]), list(chunks)]
     assert [one for frame in frames for one in frame.accepted] == ["a", "b"] and frames[0].accepted == ("a", "b")
-    kinds = [name for frame in frames for name in ("forgotten", "published", "chunks") if getattr(frame, name)]
-    assert kinds == sorted(kinds, key=["forgotten", "published", "chunks"].index)
+    kinds = [name for frame in frames for name in ("removed_blocks", "stored_blocks", "chunks") if getattr(frame, name)]
+    assert kinds == sorted(kinds, key=["removed_blocks", "stored_blocks", "chunks"].index)
 
 
 async def test_a_chunk_that_is_too_large_alone_ends_its_request():

@@ -17,13 +17,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
-from engine import ranks
 from engine.cache.host_tier import WAYS
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.engine import Engine
 from engine.errors import ModelError
+from engine.execution import tensor_parallel_executor
 from engine.execution.load import load_executor
 from engine.execution.tensor_parallel_executor import TensorParallelExecutor, run_worker, start_driver
+from engine.parallel import torch_group
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
 from engine.structured_output.grammar import Vocabulary
@@ -122,8 +123,8 @@ def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.Monk
     source = tiny(tmp_path, "llama")
     alone = answers(Engine(load_executor(config_of(source, 1)), "tiny"))
     by_tcp: Callable[[str, bool], str] = lambda host, _: _group_name(host, False)  # noqa: E731
-    _group_name = ranks._group_name
-    monkeypatch.setattr(ranks, "_group_name", by_tcp)
+    _group_name = tensor_parallel_executor.group_name
+    monkeypatch.setattr(tensor_parallel_executor, "group_name", by_tcp)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     with driving(config_of(source, 2)) as (executor, _):
         assert answers(Engine(executor, "tiny")) == alone
@@ -169,13 +170,13 @@ def test_a_rank_that_is_killed_ends_the_step_at_once(tmp_path: Path) -> None:
 
 def test_a_result_without_a_rank_that_is_lost_is_none() -> None:
     given_up: list[bool] = []
-    liveness = ranks.Liveness(lambda: given_up.append(True))
+    liveness = tensor_parallel_executor.Liveness(lambda: given_up.append(True))
     result = ModelOutput((1,))
     assert liveness.checked(result) is result
     liveness.lose()
     with pytest.raises(RuntimeError, match="a rank is gone"):
         liveness.checked(result)
-    over = ranks.Liveness(lambda: given_up.append(True))
+    over = tensor_parallel_executor.Liveness(lambda: given_up.append(True))
     over.end()
     over.lose()  # as every rank is when the replica ends
     assert over.checked(result) is result and given_up == [True]
@@ -200,12 +201,12 @@ def test_ranks_on_gpus_are_connected_before_the_first_step_and_not_waited_for_fo
 ) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     by_nccl, by_gloo = Distributed(), Distributed()
-    ranks.TorchGroup("tcp://here:1", 1, 2, True, by_nccl)
-    ranks.TorchGroup("tcp://here:1", 1, 2, False, by_gloo)
+    torch_group.TorchGroup("tcp://here:1", 1, 2, True, by_nccl)
+    torch_group.TorchGroup("tcp://here:1", 1, 2, False, by_gloo)
     assert by_nccl.given["backend"] == "nccl" and by_nccl.given["device_id"] == torch.device("cuda", 3)
     assert by_gloo.given["backend"] == "gloo" and by_gloo.given["device_id"] is None
     limits = [group.given["timeout"] for group in (by_nccl, by_gloo)]
-    assert limits == [timedelta(seconds=ranks.GROUP_TIMEOUT_S)] * 2
+    assert limits == [timedelta(seconds=torch_group.GROUP_TIMEOUT_S)] * 2
 
 
 @pytest.mark.timeout(120)
@@ -215,7 +216,7 @@ def test_graphs_go_before_the_process_group_whose_calls_they_hold(
     distributed = Distributed()
     seen: list[bool] = []
     with driving(config_of(tiny(tmp_path, "llama"), 2)) as (executor, _):
-        group = ranks.TorchGroup("tcp://here:1", 0, 2, False, distributed)
+        group = torch_group.TorchGroup("tcp://here:1", 0, 2, False, distributed)
         monkeypatch.setattr(executor, "_group", group)
 
         class Graphs:
@@ -237,7 +238,7 @@ def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = ModelConfig(served_model_name="tiny", model=str(tmp_path), tensor_parallel_size=2)
     with pytest.raises(ModelError, match="tensor_parallel is 2.*resources.num_gpus to 1"):
-        ranks.start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
+        start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
@@ -309,5 +310,5 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
 def test_ranks_on_several_nodes_keep_nothing(caplog: pytest.LogCaptureFixture) -> None:
     cache = CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21)
     model = ModelConfig(served_model_name="tiny", model="none", engine=EngineConfig(cache=cache))
-    assert ranks._without_offloading(model).engine.cache.kv_offloading_bytes == 0
+    assert tensor_parallel_executor._without_offloading(model).engine.cache.kv_offloading_bytes == 0
     assert "the ranks are on several nodes" in caplog.text

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine import rank_link
+from engine.parallel import worker_commands
 from engine.parallel.worker_commands import HELLO, NONCE_BYTES, Driver, LoadBlock, Rendezvous, SaveBlock, Worker
 from engine.scheduling.scheduler_output import SchedulerOutput
 
@@ -96,7 +96,7 @@ def promises_a_large_frame(port: int) -> list[socket.socket]:
 
 def has_another_token(port: int) -> list[socket.socket]:
     with connected(port) as connection, pytest.raises(OSError):
-        rank_link._introduce(connection, b"another token", 1, time.monotonic() + 5)
+        worker_commands._introduce(connection, b"another token", 1, time.monotonic() + 5)
     return []
 
 
@@ -117,7 +117,7 @@ def repeats_what_a_rank_said(port: int) -> list[socket.socket]:
 def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
     for rank in (0, SIZE, 2**32 - 1):
         with connected(port) as connection, pytest.raises(OSError):
-            rank_link._introduce(connection, TOKEN.encode(), rank, time.monotonic() + 5)
+            worker_commands._introduce(connection, TOKEN.encode(), rank, time.monotonic() + 5)
     return []
 
 
@@ -166,7 +166,7 @@ def test_ranks_meet_while_strangers_come_all_the_time(driver: Driver) -> None:
 
 
 def test_who_drips_bytes_is_cut_off(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_link, "HELLO_S", 0.3)
+    monkeypatch.setattr(worker_commands, "HELLO_S", 0.3)
     with connected(driver.port) as connection:
         began_s = time.monotonic()
         with pytest.raises(OSError):
@@ -233,7 +233,7 @@ def test_the_first_rank_hears_how_old_the_others_steps_are(driver: Driver, join:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
     busy, idle = driver.heartbeats()
-    assert busy.age_s > rank_link.HEARTBEAT_S and idle.age_s == 0.0
+    assert busy.age_s > worker_commands.HEARTBEAT_S and idle.age_s == 0.0
     assert not lost.is_set()
     followers[2].close()
     assert lost.wait(5)
@@ -252,8 +252,8 @@ class Pipe:
     def __init__(self) -> None:
         self._near, self._near_there = socket.socketpair()
         self._far, self._far_there = socket.socketpair()
-        self.first = rank_link.Channel(self._near, b"token", b"said", is_first=True)
-        self.rank = rank_link.Channel(self._far, b"token", b"said", is_first=False)
+        self.first = worker_commands.Channel(self._near, b"token", b"said", is_first=True)
+        self.rank = worker_commands.Channel(self._far, b"token", b"said", is_first=False)
 
     def take(self) -> bytes:
         return self._near_there.recv(1 << 16)
