@@ -38,7 +38,28 @@ ROOMS = {
     "completion": {"api", "text", "grammar", "model", "generation", "http"},
     "server": {"api", "model", "generation", "http", "chat"},
 }
-ENGINE_ROOMS = {"form": set[str](), "checkpoint": set[str](), "model": {"checkpoint"}}
+# the packages of engine/, each over those that it may know
+ENGINE_ROOMS = {
+    "device": set[str](),
+    "checkpoint": set[str](),
+    "structured_output": set[str](),
+    "cache": {"checkpoint", "device"},
+    "scheduling": {"cache", "structured_output"},
+    "parallel": {"cache", "checkpoint", "scheduling"},
+    "sampling": {"device", "scheduling", "structured_output"},
+    "model": {"cache", "checkpoint", "device", "parallel", "scheduling"},
+    "execution": {
+        "cache",
+        "checkpoint",
+        "device",
+        "model",
+        "parallel",
+        "sampling",
+        "scheduling",
+        "structured_output",
+    },
+    "runtime": {"parallel"},
+}
 FORBIDDEN = {
     "configs": {"torch", "ray", "fastapi", "transformers"},
     "kernels": {"ray", "fastapi", "transformers"},
@@ -107,10 +128,17 @@ def test_a_room_knows_only_rooms_below(room: str) -> None:
 
 @pytest.mark.parametrize("room", ENGINE_ROOMS)
 def test_a_room_of_the_engine_knows_only_rooms_below(room: str) -> None:
+    order = list(ENGINE_ROOMS)
+    assert all(order.index(other) < order.index(room) for other in ENGINE_ROOMS[room])
     folder = ROOT / "engine" / room
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     found = {other for path in folder.rglob("*.py") for other in rooms_of(path, "engine")}
     assert found & set(ENGINE_ROOMS) - {room} == ENGINE_ROOMS[room]
+
+
+def test_nothing_but_the_engine_and_its_types_lies_flat_in_engine() -> None:
+    listed = {path.name for path in (ROOT / "engine").iterdir()} - {"__pycache__", "README.md", "py.typed"}
+    assert listed == {*ENGINE_ROOMS, "__init__.py", "engine.py", "errors.py", "types.py"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -122,6 +150,7 @@ def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
 @pytest.mark.parametrize(
     "door",
     [
+        "engine.engine",
         "engine.runtime.async_engine",
         "engine.scheduling.scheduler",
         "engine.scheduling.scheduler_output",
