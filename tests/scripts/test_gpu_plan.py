@@ -13,7 +13,7 @@ import torch
 from kernels.launch import table_name
 from scripts.bench.gpu.__main__ import main, run_part
 from scripts.bench.gpu.counters import slowest_kernel
-from scripts.bench.gpu.plan import PLANS, PlanRun, Part
+from scripts.bench.gpu.plan import PLANS, Part, PlanRun
 from scripts.bench.gpu.result_file import ResultFile
 from scripts.bench.gpu.tables import add_config, spread
 
