@@ -1,14 +1,14 @@
 """The kernel set: the one place that chooses an implementation for each operation."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels import operations as ops
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
@@ -27,17 +27,9 @@ from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_
 from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums.reference import square_sums
 
-__all__ = ["ExpertsKernel", "KernelSet", "LinearKernel", "load_kernels", "triton_kernels"]
+__all__ = ["KernelSet", "load_kernels", "triton_kernels"]
 
 log = logging.getLogger(__name__)
-
-
-class LinearKernel(Protocol):
-    def __call__(self, x_TI: Tensor) -> Tensor: ...
-
-
-class ExpertsKernel(Protocol):
-    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,29 +41,29 @@ class KernelSet:
 
     name: str
     deterministic: bool  # a row's logits are bitwise the same alone, in any batch and in any chunk
-    linear: Callable[..., LinearKernel]  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
-    quantized_linear: Callable[..., LinearKernel] | None  # the same of GroupQuantized; None: they must be made dense
-    embedding: Callable[..., Tensor]
-    add_rms_norm: Callable[..., Tensor]
-    square_sums: Callable[..., Tensor]
-    qkv_rotary: Callable[..., Tensor]
-    paged_attention: Callable[..., Tensor]
-    gated_activation: Callable[..., Tensor]
-    route: Callable[..., tuple[Tensor, Tensor]]
-    experts: Callable[..., ExpertsKernel]  # (matrices of each expert, activation) -> the packed experts
+    linear: ops.LinearPacker  # (weight_OI, bias_O | None, out_dtype | None) -> the packed matrix
+    quantized_linear: ops.QuantizedLinearPacker | None  # the same of GroupQuantized; None: they must be made dense
+    embedding: ops.Embedding
+    add_rms_norm: ops.AddRmsNorm
+    square_sums: ops.SquareSums
+    qkv_rotary: ops.QkvRotary
+    paged_attention: ops.PagedAttention
+    gated_activation: ops.GatedActivation
+    route: ops.Route
+    experts: ops.ExpertsPacker  # (matrices of each expert, activation) -> the packed experts
     experts_keep_ints: bool  # these matrices may be GroupQuantized
-    soft_cap: Callable[..., Tensor]
-    allow_bits: Callable[..., Tensor]
-    allow_only: Callable[..., Tensor]
-    forbid: Callable[..., Tensor]
-    add_bias: Callable[..., Tensor]
-    penalties: Callable[..., Tensor]
-    scale_temperature: Callable[..., Tensor]
-    keep_min_p: Callable[..., Tensor]
-    keep_top_k: Callable[..., Tensor]
-    keep_top_p: Callable[..., Tensor]
-    choose: Callable[..., Tensor]
-    logprobs: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    soft_cap: ops.SoftCap
+    allow_bits: ops.AllowBits
+    allow_only: ops.AllowOnly
+    forbid: ops.Forbid
+    add_bias: ops.AddBias
+    penalties: ops.Penalties
+    scale_temperature: ops.Filter
+    keep_min_p: ops.Filter
+    keep_top_k: ops.Filter
+    keep_top_p: ops.Filter
+    choose: ops.Choose
+    logprobs: ops.Logprobs
 
 
 def load_kernels(
@@ -216,7 +208,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
     linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
     quantized_linear = quantized_linear_cpu.build(compiler)
 
-    def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> LinearKernel:
+    def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> ops.LinearKernel:
         kernel = quantized_linear if isinstance(weight, GroupQuantized) else linear
         assert kernel is not None
         return kernel(weight, *more)

@@ -1,5 +1,7 @@
 """The attention layer: qkv projection, rotary embedding, paged attention over the KV cache, output projection."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from engine.model.norms import QkNorms
 from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
+from kernels.paged_attention.spec import AttentionSpec
+from kernels.qkv_rotary.spec import QkvSpec
 
 __all__ = ["Attention"]
 
@@ -26,13 +30,8 @@ class Attention:
         index: int,
         tp: TensorParallel,
     ) -> None:
-        self._arch = arch
         self._kernels = kernels
         self._tp = tp
-        # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
-        self._window = arch.windows[index] if arch.windows[index] < arch.max_model_len else 0
-        self._scale = arch.head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
-        self._cos_sin_CR = tables.of_layer(index)
         at = f"model.layers.{index}"
         linears = Linears(weights, kernels, at, tp)
         dim, head_dim = arch.model_dim, arch.head_dim
@@ -48,44 +47,32 @@ class Attention:
             arch.qkv_bias,
         )
         self._norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
-        self._kv_scales = tuple(take_kv_scale(weights, index, which, arch, tp) for which in "kv")
-        self._sinks_H = None
+        k_scale_G, v_scale_G = (take_kv_scale(weights, index, which, arch, tp) for which in "kv")
+        sinks_H = None
         if arch.sinks:
             heads = tp.rows(arch.num_heads)
-            self._sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
+            sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
+        # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
+        window = arch.windows[index] if arch.windows[index] < arch.max_model_len else 0
+        scale = head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
+        spec = AttentionSpec(scale, window, arch.attention_cap, sinks_H)
+        qkv_spec = QkvSpec(tables.of_layer(index), self._norms.q_norm, self._norms.k_norm, arch.norm_eps)
+        # in a cache of float8, and of another dtype, which has room for all numbers that there are
+        self._specs = {
+            True: (
+                replace(spec, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
+                replace(qkv_spec, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
+            ),
+            False: (spec, qkv_spec),
+        }
         q_columns = tp.columns(arch.num_heads, head_dim)
         self._out = linears.cut_by_inputs("self_attn.o_proj", dim, q_dim, q_columns, arch.out_bias)
 
     def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor]) -> Tensor:
         """[T, M], added up over ranks. Writes the batch's keys and values to the cache."""
-        # other dtypes than float8 have room for all numbers that there are
-        k_scale_G, v_scale_G = self._kv_scales if cache[0].dtype == torch.float8_e4m3fn else (None, None)
+        spec, qkv_spec = self._specs[cache[0].dtype == torch.float8_e4m3fn]
         qkv_TX = self._qkv(x_TM)
-        q_THD = self._kernels.qkv_rotary(
-            qkv_TX,
-            self._norms.q_norm,
-            self._norms.k_norm,
-            self._arch.norm_eps,
-            self._cos_sin_CR,
-            batch.positions_T,
-            batch.slots_T,
-            *cache,
-            k_scale_G,
-            v_scale_G,
-            self._norms.squares(qkv_TX),
-        )
-        out_THD = self._kernels.paged_attention(
-            q_THD,
-            *cache,
-            batch.query_starts,
-            batch.seq_lens_S,
-            batch.block_table_SW,
-            self._scale,
-            self._window,
-            self._arch.attention_cap,
-            self._sinks_H,
-            k_scale_G=k_scale_G,
-            v_scale_G=v_scale_G,
-            prefixes=batch.prefixes,
-        )
+        squares_T2 = self._norms.squares(qkv_TX)
+        q_THD = self._kernels.qkv_rotary(qkv_TX, cache, batch.positions_T, batch.slots_T, qkv_spec, squares_T2)
+        out_THD = self._kernels.paged_attention(q_THD, cache, batch.layout, spec)
         return self._tp.sum(self._out(out_THD.flatten(1)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from engine.device.transfer import to_device
 from engine.model.cascade import PrefixGroup
 from engine.scheduling.scheduler_output import SchedulerOutput
 from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.paged_attention.spec import AttentionLayout
 
 __all__ = ["ForwardBatch"]
 
@@ -37,6 +39,11 @@ class ForwardBatch:
     block_table_SW: Tensor  # int32; -1 past a sequence's blocks
     sample_rows_R: Tensor  # int64, rows whose logits are wanted
     prefixes: SharedPrefixes | None = None  # None where no group is worth it
+
+    @cached_property
+    def layout(self) -> AttentionLayout:
+        """What attention needs to know of it."""
+        return AttentionLayout(self.query_starts, self.seq_lens_S, self.block_table_SW, self.prefixes)
 
     @classmethod
     def from_plan(

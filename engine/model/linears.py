@@ -10,7 +10,8 @@ from engine.checkpoint.matrix import Matrix, kind_of, stacked
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
 from engine.parallel.tensor_parallel import TensorParallel
-from kernels.kernel_set import KernelSet, LinearKernel
+from kernels.kernel_set import KernelSet
+from kernels.operations import LinearKernel
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Linears", "linear_of"]

@@ -13,6 +13,7 @@ from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.structured_output.grammar import TokenTable
 from engine.types import PromptLogprob, TokenLogprob
 from kernels.kernel_set import KernelSet
+from kernels.penalties.reference import PenaltyEntries
 
 __all__ = ["Sampler", "Sampling"]
 
@@ -125,7 +126,7 @@ class Sampler:
         tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         return self._kernels.penalties(
             logits_RV,
-            *(to_device(torch.from_numpy(part), self._device) for part in (rows, tokens_E, counts_E)),
+            PenaltyEntries(*(to_device(torch.from_numpy(part), self._device) for part in (rows, tokens_E, counts_E))),
             self._floats([state.params.presence_penalty for state in states]),
             self._floats([state.params.frequency_penalty for state in states]),
             self._floats([state.params.repetition_penalty for state in states]),

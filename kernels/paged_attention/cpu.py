@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
-from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 
 __all__ = ["build"]
 
@@ -22,25 +22,18 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
 
     def paged_attention(
         q_THD: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        query_starts: Tensor,
-        seq_lens_S: Tensor,
-        block_table_SW: Tensor,
-        scale: float,
-        window: int = 0,
-        soft_cap: float = 0.0,
-        sinks_H: Tensor | None = None,
-        k_scale_G: Tensor | None = None,
-        v_scale_G: Tensor | None = None,
+        cache: tuple[Tensor, Tensor],
+        layout: AttentionLayout,
+        spec: AttentionSpec,
         lse_out_TH: Tensor | None = None,
-        prefixes: SharedPrefixes | None = None,
     ) -> Tensor:
+        k_cache, v_cache = cache
+        query_starts, seq_lens_S, block_table_SW = layout.query_starts, layout.seq_lens_S, layout.block_table_SW
         num_tokens, num_heads, head_dim = q_THD.shape
         _, num_kv_heads, block_size, _ = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
-        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and k_scale_G is None and v_scale_G is None
-        assert all(x is None or x.dtype == torch.float32 and x.is_contiguous() for x in (sinks_H, lse_out_TH))
+        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and spec.k_scale_G is spec.v_scale_G is None
+        assert all(x is None or x.dtype == torch.float32 and x.is_contiguous() for x in (spec.sinks_H, lse_out_TH))
         out_THD = torch.empty_like(q_THD)
         function(
             q_THD.data_ptr(),
@@ -49,12 +42,12 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             query_starts.data_ptr(),
             seq_lens_S.data_ptr(),
             block_table_SW.data_ptr(),
-            None if sinks_H is None else sinks_H.data_ptr(),
+            None if spec.sinks_H is None else spec.sinks_H.data_ptr(),
             out_THD.data_ptr(),
             None if lse_out_TH is None else lse_out_TH.data_ptr(),
-            scale,
-            soft_cap,
-            window,
+            spec.scale,
+            spec.soft_cap,
+            spec.window,
             num_tokens,
             seq_lens_S.shape[0],
             num_heads,

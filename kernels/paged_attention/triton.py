@@ -24,7 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.attention_tile.triton import LOG2_E, attend, exponent_factor, first_scores, head_scale, logarithm
 from kernels.launch import measured
-from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 
 __all__ = ["has_whole_tiles", "launch", "paged_attention"]
 
@@ -35,21 +35,16 @@ MAX_SPLITS = 64
 
 def paged_attention(
     q_THD: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    query_starts: Tensor,
-    seq_lens_S: Tensor,
-    block_table_SW: Tensor,
-    scale: float,
-    window: int = 0,
-    soft_cap: float = 0.0,
-    sinks_H: Tensor | None = None,
-    k_scale_G: Tensor | None = None,
-    v_scale_G: Tensor | None = None,
+    cache: tuple[Tensor, Tensor],
+    layout: AttentionLayout,
+    spec: AttentionSpec,
     lse_out_TH: Tensor | None = None,
-    prefixes: SharedPrefixes | None = None,
     cut: bool = True,
 ) -> Tensor:
+    k_cache, v_cache = cache
+    query_starts, seq_lens_S, block_table_SW = layout.query_starts, layout.seq_lens_S, layout.block_table_SW
+    scale, window, soft_cap, prefixes = spec.scale, spec.window, spec.soft_cap, layout.prefixes
+    sinks_H, k_scale_G, v_scale_G = spec.sinks_H, spec.k_scale_G, spec.v_scale_G
     num_tokens, num_heads, head_dim = q_THD.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     num_seqs, width = block_table_SW.shape

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
+from kernels.qkv_rotary.spec import QkvSpec
 
 __all__ = ["build"]
 
@@ -19,21 +20,17 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
 
     def qkv_rotary(
         qkv_TX: Tensor,
-        q_norm_D: Tensor | None,
-        k_norm_D: Tensor | None,
-        eps: float,
-        cos_sin_CR: Tensor,
+        cache: tuple[Tensor, Tensor],
         positions_T: Tensor,
         slots_T: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        k_scale_G: Tensor | None = None,
-        v_scale_G: Tensor | None = None,
+        spec: QkvSpec,
         squares_T2: Tensor | None = None,
     ) -> Tensor:
+        k_cache, v_cache = cache
+        q_norm_D, k_norm_D, eps, cos_sin_CR = spec.q_norm_D, spec.k_norm_D, spec.eps, spec.cos_sin_CR
         _, num_kv_heads, block_size, head_dim = k_cache.shape
         assert head_dim % 2 == 0 and block_size % 2 == 0
-        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and k_scale_G is None and v_scale_G is None
+        assert k_cache.dtype == v_cache.dtype == torch.bfloat16 and spec.k_scale_G is spec.v_scale_G is None
         assert squares_T2 is None or squares_T2.dtype == torch.float32 and squares_T2.is_contiguous()
         num_tokens, width = qkv_TX.shape
         num_heads = width // head_dim - 2 * num_kv_heads

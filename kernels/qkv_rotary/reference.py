@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm.reference import rms_norm
 from kernels.rotary.reference import rotary
 from kernels.write_kv.reference import write_kv
@@ -12,30 +13,24 @@ __all__ = ["qkv_rotary"]
 
 def qkv_rotary(
     qkv_TX: Tensor,
-    q_norm_D: Tensor | None,
-    k_norm_D: Tensor | None,
-    eps: float,
-    cos_sin_CR: Tensor,
+    cache: tuple[Tensor, Tensor],
     positions_T: Tensor,
     slots_T: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    k_scale_G: Tensor | None = None,
-    v_scale_G: Tensor | None = None,
+    spec: QkvSpec,
     squares_T2: Tensor | None = None,
 ) -> Tensor:
     """Returns the queries [T, H, D] that attention takes, and stores keys and values.
 
     qkv_TX                [T, (H + 2 G) * D]: query heads, key heads, value heads; may be used as scratch
-    q_norm_D, k_norm_D    [D] weights of an RMS norm over each head, with eps; None is no norm
-    cos_sin_CR            [C, R], as in rotary
     positions_T           [T] int64
     slots_T               [T] int64, as in write_kv
-    k_cache, v_cache      [N, G, P, D], written in place, as in write_kv
-    k_scale_G, v_scale_G  [G] fp32 or None, as in write_kv
+    cache                 [N, G, P, D] of keys, and of values: written in place, as in write_kv
+    spec                  norms, rotary table, scales of an FP8 cache
     squares_T2            [T, 2] fp32: norms are not over each head: these are the mean squares of a token's queries and
                           of its keys, and the weights are [H * D] and [G * D]
     """
+    k_cache, v_cache = cache
+    q_norm_D, k_norm_D, eps, cos_sin_CR = spec.q_norm_D, spec.k_norm_D, spec.eps, spec.cos_sin_CR
     _, num_kv_heads, _, head_dim = k_cache.shape
     qkv_TXD = qkv_TX.view(qkv_TX.shape[0], -1, head_dim)
     num_heads = qkv_TXD.shape[1] - 2 * num_kv_heads
@@ -45,7 +40,7 @@ def qkv_rotary(
     if k_norm_D is not None:
         k_TGD = _normed(k_TGD, k_norm_D, eps, None if squares_T2 is None else squares_T2[:, 1])
     k_TGD = rotary(k_TGD, cos_sin_CR, positions_T)
-    write_kv(k_TGD, v_TGD, k_cache, v_cache, slots_T, k_scale_G, v_scale_G)
+    write_kv(k_TGD, v_TGD, k_cache, v_cache, slots_T, spec.k_scale_G, spec.v_scale_G)
     return rotary(q_THD, cos_sin_CR, positions_T)
 
 

@@ -7,24 +7,21 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.launch import measured
+from kernels.qkv_rotary.spec import QkvSpec
 
 __all__ = ["launch", "qkv_rotary"]
 
 
 def qkv_rotary(
     qkv_TX: Tensor,
-    q_norm_D: Tensor | None,
-    k_norm_D: Tensor | None,
-    eps: float,
-    cos_sin_CR: Tensor,
+    cache: tuple[Tensor, Tensor],
     positions_T: Tensor,
     slots_T: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    k_scale_G: Tensor | None = None,
-    v_scale_G: Tensor | None = None,
+    spec: QkvSpec,
     squares_T2: Tensor | None = None,
 ) -> Tensor:
+    k_cache, v_cache = cache
+    q_norm_D, k_norm_D, eps, cos_sin_CR = spec.q_norm_D, spec.k_norm_D, spec.eps, spec.cos_sin_CR
     _, num_kv_heads, block_size, head_dim = k_cache.shape
     assert all(x.is_contiguous() for x in (qkv_TX, cos_sin_CR, k_cache, v_cache))
     num_tokens, width = qkv_TX.shape
@@ -42,8 +39,8 @@ def qkv_rotary(
         slots_T,
         k_cache,
         v_cache,
-        k_scale_G,
-        v_scale_G,
+        spec.k_scale_G,
+        spec.v_scale_G,
         squares_T2,
         q_THD,
         eps,

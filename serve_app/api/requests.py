@@ -38,7 +38,7 @@ Ids = Annotated[Items[Int], Field(min_length=1)]
 class TextPart(Wire):
     type: str = ""  # unset: text, if there is some
     text: str | None = None
-    rejection: str | None = None
+    refusal: str | None = None
     thinking: str | None = None
 
     @model_validator(mode="before")
@@ -67,7 +67,7 @@ class Message(Wire):
     tool_call_id: str | None = None
     tool_calls: Items[ToolCall] = Field(default_factory=list)
     function_call: FunctionCall | None = None  # a call without an id
-    rejection: str | None = None  # said instead of content
+    refusal: str | None = None  # said instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
 

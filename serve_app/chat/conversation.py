@@ -14,7 +14,7 @@ TEXT_OF = {
     "text": "text",
     "input_text": "text",  # as /v1/responses calls them
     "output_text": "text",
-    "rejection": "rejection",
+    "refusal": "refusal",
     "thinking": "thinking",
 }
 MAY_BE_SILENT = {"assistant", "tool", "function"}  # a call may give nothing
@@ -34,7 +34,7 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _template_message(message: Message, at: str, called: str) -> dict[str, Any]:
     if message.content is None and message.role not in MAY_BE_SILENT:
         raise RequestError(f"{at}.content: a message of role {message.role!r} needs content", param=f"{at}.content")
-    said = message.content if message.content is not None else message.rejection
+    said = message.content if message.content is not None else message.refusal
     shown: dict[str, Any] = {"role": message.role, "content": _text(said, f"{at}.content")}
     for key in ("name", "tool_call_id"):
         if (value := getattr(message, key)) is not None:

@@ -234,7 +234,7 @@ def _filters():
 def _logits():
     """Single entries, and log probabilities."""
     plain = {"num_warps": 4, "num_stages": 3}
-    floats = ("logits", "bias", "counts", "liveness", "frequency", "repetition", "out", "stats", "chosen_out")
+    floats = ("logits", "bias", "counts", "presence", "frequency", "repetition", "out", "stats", "chosen_out")
     ints = ("rows", "tokens", "chosen", "best", "ids_out")
     types = dict.fromkeys((*floats, "values_out"), "*fp32") | dict.fromkeys(ints, "*i64")
     types |= {"num_entries": "i32", "limited": "*u1"}

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
+from kernels.qkv_rotary.spec import QkvSpec
 
 HEAD_DIM = 64
 RULES = ("soft-cap", "sinks", "soft-cap and sinks")
@@ -33,18 +35,10 @@ class Paged:
     scales: dict[str, Tensor]  # of keys and values in the cache, by paged_attention's names
 
     def attend(self, paged_attention, window: int = 0, **rules) -> Tensor:
-        return paged_attention(
-            self.queries,
-            self.k_cache,
-            self.v_cache,
-            self.query_starts,
-            self.seq_lens,
-            self.block_table,
-            HEAD_DIM**-0.5,
-            window,
-            **self.scales,
-            **rules,
-        )
+        lse_out_TH, prefixes = rules.pop("lse_out_TH", None), rules.pop("prefixes", None)
+        layout = AttentionLayout(self.query_starts, self.seq_lens, self.block_table, prefixes)
+        spec = AttentionSpec(HEAD_DIM**-0.5, window, **self.scales, **rules)
+        return paged_attention(self.queries, (self.k_cache, self.v_cache), layout, spec, lse_out_TH)
 
     def share(self, groups: list[tuple[list[int], int]]) -> SharedPrefixes:
         """Lets sequences begin with the same keys, as many as is said, in the blocks of a group's first; what they had
@@ -111,7 +105,7 @@ def written_by(qkv_rotary):
     def write(k_TGD, v_TGD, k_cache, v_cache, slots):
         qkv = torch.cat((k_TGD.flatten(1), v_TGD.flatten(1)), -1)
         unturned = torch.tensor([[1.0, 0.0]])
-        qkv_rotary(qkv, None, None, 0.0, unturned, torch.zeros_like(slots), slots, k_cache, v_cache)
+        qkv_rotary(qkv, (k_cache, v_cache), torch.zeros_like(slots), slots, QkvSpec(unturned))
 
     return write
 

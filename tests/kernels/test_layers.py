@@ -6,6 +6,7 @@ from kernels.gated_activation.reference import gated_activation
 from kernels.native.compiler import find_compiler
 from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.qkv_rotary.reference import qkv_rotary
+from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm import cpu as rms_norm_cpu
 from kernels.rms_norm.reference import add_rms_norm, rms_norm
 from kernels.rotary.reference import rotary
@@ -91,7 +92,7 @@ def test_qkv_rotary_is_norm_rotary_and_write(normed):
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
     k_cache, v_cache = torch.zeros(2, kv_heads, 4, dim), torch.zeros(2, kv_heads, 4, dim)
     q, k, v = qkv.clone().view(4, -1, dim).split((heads, kv_heads, kv_heads), 1)
-    out = qkv_rotary(qkv, *norms, 1e-6, cos_sin, positions, slots, k_cache, v_cache)
+    out = qkv_rotary(qkv, (k_cache, v_cache), positions, slots, QkvSpec(cos_sin, *norms, 1e-6))
     if normed:
         q, k = rms_norm(q, norms[0], 1e-6), rms_norm(k, norms[1], 1e-6)
     assert close(out, rotary(q, cos_sin, positions), 1e-6)
@@ -108,7 +109,7 @@ def test_norms_of_queries_and_keys_can_be_over_all_heads():
     k_cache, v_cache = torch.zeros(2, kv_heads, 4, dim), torch.zeros(2, kv_heads, 4, dim)
     sums = square_sums(qkv, heads * dim, kv_heads * dim)
     squares = sums / torch.tensor([heads * dim, kv_heads * dim])
-    out = qkv_rotary(qkv.clone(), *norms, 1e-6, unturned, *where, k_cache, v_cache, squares_T2=squares)
+    out = qkv_rotary(qkv.clone(), (k_cache, v_cache), *where, QkvSpec(unturned, *norms, 1e-6), squares)
     q, k, _ = qkv.split((heads * dim, kv_heads * dim, kv_heads * dim), 1)
     assert close(out.flatten(1), rms_norm(q, norms[0], 1e-6), 1e-6)
     assert close(k_cache[1, :, 3].flatten(), rms_norm(k, norms[1], 1e-6)[3], 1e-6)
@@ -205,8 +206,9 @@ def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 6])
     shape = (num_blocks, kv_heads, block_size, dim)
     caches = [torch.full(shape, 7.0).bfloat16() for _ in range(4)]
-    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[:2], **squares)
-    theirs = qkv_rotary(qkv.clone(), *norms, 1e-6, cos_sin, positions, slots, *caches[2:], **squares)
+    spec = QkvSpec(cos_sin, *norms, 1e-6)
+    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), tuple(caches[:2]), positions, slots, spec, **squares)
+    theirs = qkv_rotary(qkv.clone(), tuple(caches[2:]), positions, slots, spec, **squares)
     assert close(ours, theirs, 1e-2)
     keys = caches[0].view(num_blocks, kv_heads, dim // 2, block_size, 2).transpose(2, 3).reshape(shape)
     values = caches[1].view(num_blocks, kv_heads, block_size // 2, dim, 2).transpose(3, 4).reshape(shape)

@@ -6,7 +6,7 @@ from kernels.logit_mask.reference import add_bias, allow_only, forbid
 from kernels.logit_mask.reference import allow_bits as reference_allow_bits
 from kernels.logprobs.reference import logprobs
 from kernels.native.compiler import find_compiler
-from kernels.penalties.reference import penalties
+from kernels.penalties.reference import PenaltyEntries, penalties
 from kernels.sampling import cpu, reference
 from kernels.sampling.reference import keep_min_p, scale_temperature
 
@@ -69,9 +69,7 @@ def test_forbidden_and_biased_entries_are_single():
 def test_penalties_divide_then_subtract():
     out = penalties(
         torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]]),
-        torch.tensor([0, 0, 1]),
-        torch.tensor([0, 1, 2]),
-        torch.tensor([3.0, 0.0, 1.0]),
+        PenaltyEntries(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), torch.tensor([3.0, 0.0, 1.0])),
         presence_R=torch.tensor([0.5, 0.0]),
         frequency_R=torch.tensor([0.25, 0.5]),
         repetition_R=torch.tensor([2.0, 1.0]),

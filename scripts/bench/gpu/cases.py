@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention.prefixes import SharedPrefixes
+from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["Attention", "make_attention", "random_ints"]
@@ -32,7 +33,10 @@ class Attention:
     prefixes: SharedPrefixes | None = None
 
     def arguments(self) -> tuple[Any, ...]:
-        return tuple(vars(self).values())
+        """As paged_attention takes them."""
+        layout = AttentionLayout(self.query_starts, self.seq_lens_S, self.block_table_SW, self.prefixes)
+        spec = AttentionSpec(self.scale, self.window, self.soft_cap, self.sinks_H, self.k_scale_G, self.v_scale_G)
+        return self.q_THD, (self.k_cache, self.v_cache), layout, spec, self.lse_out_TH
 
     def alone(self, seq: int) -> "Attention":
         """One sequence without the others, and a table no wider than it needs."""

@@ -14,6 +14,7 @@ from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutpu
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.qkv_rotary import reference as qkv_reference
+from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm import reference as norm_reference
 from scripts.bench.gpu.cases import Attention, make_attention, random_ints
 from scripts.bench.gpu.check_families import check_families
@@ -229,7 +230,9 @@ def _qkv_rotary(
 
     def written(function: Callable[..., Tensor], wide: torch.dtype) -> Tensor:
         k_cache, v_cache = (torch.zeros(shape, device=device, dtype=wide) for _ in range(2))
-        q = function(qkv.to(wide, copy=True), *norms, 1e-5, cos_sin, positions, slots, k_cache, v_cache)
+        q = function(
+            qkv.to(wide, copy=True), (k_cache, v_cache), positions, slots, QkvSpec(cos_sin, norms[0], norms[1], 1e-5)
+        )
         return torch.cat([part.double().flatten() for part in (q, k_cache, v_cache)])
 
     pair = written(kernels.qkv_rotary, dtype), written(qkv_reference.qkv_rotary, torch.float32)

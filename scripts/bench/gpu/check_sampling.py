@@ -47,13 +47,16 @@ def _masks(kernels: KernelSet, logits: Tensor) -> Iterator[Row]:
     entries = picks // vocab_size, picks % vocab_size
     counts = torch.randint(3, picks.shape, device=device).float()
     limited = torch.arange(num_rows, device=device) % 2 == 0
-    liveness, frequency, repetition = torch.rand((3, num_rows), device=device) + 0.5
-    calls: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
+    presence, frequency, repetition = torch.rand((3, num_rows), device=device) + 0.5
+    calls: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "allow_bits": (masks.allow_bits, (bits,)),
         "allow_only": (masks.allow_only, (limited, *entries)),
         "forbid": (masks.forbid, entries),
         "add_bias": (masks.add_bias, (*entries, counts)),
-        "penalties": (penalties.penalties, (*entries, counts, liveness, frequency, repetition)),
+        "penalties": (
+            penalties.penalties,
+            (penalties.PenaltyEntries(*entries, counts), presence, frequency, repetition),
+        ),
     }
     for name, (reference, arguments) in calls.items():
         error = _differ(getattr(kernels, name)(logits, *arguments), reference(logits, *arguments))

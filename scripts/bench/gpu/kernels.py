@@ -14,6 +14,7 @@ import torch
 
 from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet, triton_kernels
+from kernels.qkv_rotary.spec import QkvSpec
 from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import Attention, make_attention, random_ints
 from scripts.bench.gpu.compile_ahead import compile_ahead
@@ -303,8 +304,8 @@ def _layers(kernels: KernelSet, tokens: int, device: torch.device, tiny: bool) -
     def rotary() -> Work:
         qkv, cos_sin = random(tokens, (num_heads + 2 * num_kv_heads) * head_dim), random(4096, head_dim).float()
         positions, slots = torch.randint(4096, (tokens,), device=device), torch.randperm(tokens, device=device)
-        caches = [random(-(-tokens // 16), num_kv_heads, 16, head_dim) for _ in range(2)]
-        return lambda: kernels.qkv_rotary(qkv, None, None, 1e-5, cos_sin, positions, slots, *caches)
+        keys, values = (random(-(-tokens // 16), num_kv_heads, 16, head_dim) for _ in range(2))
+        return lambda: kernels.qkv_rotary(qkv, (keys, values), positions, slots, QkvSpec(cos_sin))
 
     def embedding() -> Work:
         weight, ids = random(8192, dim), torch.randint(8192, (tokens,), device=device)

@@ -144,7 +144,7 @@ def test_a_window_that_no_sequence_outgrows_is_none(tmp_path):
     kernels, seen = load_kernels(CPU, torch.float32), []
 
     def attend(*args, **options):
-        seen.append(args[7])
+        seen.append(args[3].window)
         return kernels.paged_attention(*args, **options)
 
     oracle("phi3").save_pretrained(tmp_path)

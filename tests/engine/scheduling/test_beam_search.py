@@ -67,7 +67,7 @@ class SampledExecutor(ToyExecutor):
 
 
 def filtered_after(asked: GenerateRequest, output: list[int]) -> list[float]:
-    """Log probabilities of what bans, bias and the liveness penalty leave."""
+    """Log probabilities of what bans, bias and the presence penalty leave."""
     sampling = asked.sampling
     scores = logprobs_after([*asked.prompt, *output])
     for token, value in sampling.logit_bias:

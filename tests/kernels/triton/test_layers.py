@@ -4,6 +4,7 @@ import torch
 from kernels.gated_activation import reference as gate_reference
 from kernels.gated_activation.triton import gated_activation
 from kernels.qkv_rotary import reference as qkv_reference
+from kernels.qkv_rotary.spec import QkvSpec
 from kernels.qkv_rotary.triton import qkv_rotary
 from kernels.rms_norm import reference as norm_reference
 from kernels.rms_norm.triton import add_rms_norm
@@ -88,9 +89,9 @@ def test_queries_keys_and_values_find_their_places(heads, dim, num_rotated, norm
     squares = {"squares_T2": torch.rand(4, 2)} if "all" in norms else {}
     positions, slots = torch.tensor([3, 4, 19, 0]), torch.tensor([1, 5, -1, 7])
     caches = [torch.full((2, num_kv_heads, 4, dim), torch.nan, dtype=dtype) for _ in range(4)]
-    places = cos_sin, positions, slots
-    out = qkv_rotary(qkv.clone(), *weights, 1e-6, *places, *caches[:2], **squares)
-    expected = qkv_reference.qkv_rotary(qkv.clone(), *weights, 1e-6, *places, *caches[2:], **squares)
+    places, spec = (positions, slots), QkvSpec(cos_sin, *weights, 1e-6)
+    out = qkv_rotary(qkv.clone(), tuple(caches[:2]), *places, spec, **squares)
+    expected = qkv_reference.qkv_rotary(qkv.clone(), tuple(caches[2:]), *places, spec, **squares)
     assert error(out, expected) < bound
     for ours, theirs in zip(caches[:2], caches[2:], strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan())

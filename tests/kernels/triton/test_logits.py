@@ -47,8 +47,8 @@ def test_limited_rows_keep_their_entries_alone(logits, entries, limited):
 
 def test_penalties_are_the_references(logits, entries):
     counts = torch.randint(0, 4, entries[0].shape).float()
-    liveness, frequency, repetition = torch.tensor([[0.5, 0, -1], [0.25, 0.5, 0], [1.3, 1, 0.7]])
-    arguments = logits, *entries, counts, liveness, frequency, repetition
+    presence, frequency, repetition = torch.tensor([[0.5, 0, -1], [0.25, 0.5, 0], [1.3, 1, 0.7]])
+    arguments = logits, penalties_reference.PenaltyEntries(*entries, counts), presence, frequency, repetition
     before = logits.clone()
     assert torch.allclose(penalties(*arguments), penalties_reference.penalties(*arguments), rtol=1e-6, atol=1e-6)
     assert torch.equal(logits, before)

@@ -37,7 +37,7 @@ def test_every_role_and_text_parts_are_taken_and_null_keys_of_the_sdk_too():
         {
             "role": "assistant",
             "content": None,
-            "rejection": None,
+            "refusal": None,
             "audio": None,
             "function_call": None,
             "annotations": [],
@@ -57,7 +57,7 @@ def test_every_role_and_text_parts_are_taken_and_null_keys_of_the_sdk_too():
 
 def test_text_parts_may_bear_the_names_that_responses_give_them():
     parts = [{"type": kind, "text": kind} for kind in ("input_text", "output_text")]
-    parts += [{"type": kind, kind: kind} for kind in ("rejection", "thinking")]
+    parts += [{"type": kind, kind: kind} for kind in ("refusal", "thinking")]
     assert "user\ninput_text\noutput_text\nrefusal\nthinking<" in prompt_of(
         messages=[{"role": "user", "content": parts}]
     )
@@ -69,7 +69,7 @@ def test_text_parts_may_be_texts_alone_or_without_a_type():
 
 
 def test_an_assistant_that_refused_has_said_so():
-    rejected = {"role": "assistant", "content": None, "rejection": "I will not."}
+    rejected = {"role": "assistant", "content": None, "refusal": "I will not."}
     assert "assistant\nI will not.<" in prompt_of(messages=[*USER, rejected, *USER])
 
 

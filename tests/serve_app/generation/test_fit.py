@@ -254,12 +254,12 @@ async def test_a_forced_call_fits(format_, choice) -> None:
     tool["function"]["parameters"] = {**NODE, "properties": {**NODE["properties"], "parts": {"type": "boolean"}}}
     fields = {**FIT, "tools": [tool], "tool_choice": choice, "temperature": 1.5}
     async with talking_to(build_app(client, config(), {"toy": model})) as http:
-        rejection = (await post(http, max_tokens=1, **fields)).json()["error"]
+        refusal = (await post(http, max_tokens=1, **fields)).json()["error"]
         if not isinstance(TOOL_FORMATS[format_].arguments, str):  # free text between markers: no short end is found
-            assert rejection["param"] == "structured_outputs.fit"
+            assert refusal["param"] == "structured_outputs.fit"
             await client.close()
             return
-        fewest = next(int(word) for word in rejection["message"].split() if word.isdigit())
+        fewest = next(int(word) for word in refusal["message"].split() if word.isdigit())
         for seed in range(4):
             body = (await post(http, max_tokens=fewest + seed * seed, seed=seed, **fields)).json()
             one = body["choices"][0]
