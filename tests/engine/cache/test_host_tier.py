@@ -87,15 +87,15 @@ import sys
 from pathlib import Path
 from engine.cache.host_tier import HostTier
 from tests.engine.cache.test_host_tier import PIECE, WAYS, name, put
-host tier = HostTier("one", PIECE, 4 * WAYS * PIECE, Path(sys.argv[1]))
-put(host tier, 5)
+host_tier = HostTier("one", PIECE, 4 * WAYS * PIECE, Path(sys.argv[1]))
+put(host_tier, 5)
 
 def pieces():
     yield bytes(100)
     print("in it", flush=True)
     sys.stdin.read()
 
-host tier.write(name(9), pieces())
+host_tier.write(name(9), pieces())
 """
 
 
@@ -190,7 +190,7 @@ from pathlib import Path
 from engine.cache.host_tier import HostTier
 from tests.engine.cache.test_host_tier import PIECE, WAYS, get, put
 folder = Path(sys.argv[1])
-host tier = HostTier("one", PIECE, 4 * WAYS * PIECE, folder)
+host_tier = HostTier("one", PIECE, 4 * WAYS * PIECE, folder)
 kept = 0
 if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8 * PIECE, 8 * PIECE))
@@ -199,11 +199,11 @@ else:
     while free.write(bytes(100_000)) == 100_000 and free.tell() < 150_000:
         pass
 for number in range(64):
-    kept += put(host tier, number)
+    kept += put(host_tier, number)
 assert 0 < kept < 64, kept
-assert sum(get(host tier, number) == number for number in range(64)) == kept
-assert not put(host tier, 100), "it is full"
-host tier.close()
+assert sum(get(host_tier, number) == number for number in range(64)) == kept
+assert not put(host_tier, 100), "it is full"
+host_tier.close()
 print("went on")
 """
 

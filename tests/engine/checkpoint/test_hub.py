@@ -47,8 +47,8 @@ def test_every_hub_model_of_a_shipped_config_is_pinned_to_a_commit(path):
         return Path(ROOT)  # which is no model's folder
 
     for model in load_file(path).models:
-        if not model.source.startswith("package:"):
+        if not model.model.startswith("package:"):
             with pytest.raises(Exception, match="has no config.json"):
-                resolve(model.source, download)
+                resolve(model.model, download)
     assert all(revision and re.fullmatch("[0-9a-f]{40}", revision) for revision in asked)
     assert asked or path.stem == "quickstart"

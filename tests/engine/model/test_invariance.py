@@ -167,7 +167,7 @@ def test_a_deterministic_engine_goes_on_with_the_same_logits(folder, expected, a
         num_sent = 1 + 2 * at
         sent = tuple(token for token, _ in expected[request.request_id][:num_sent])
         rest[request.request_id] = expected[request.request_id][num_sent:]
-        changes = {"prompt": request.prompt + sent} if as_prompt else {"resume": (sent,)}
+        changes = {"inputs": (TokenSpan(request.prompt + sent),)} if as_prompt else {"resume": (sent,)}
         asked.append(msgspec.structs.replace(request, **changes))
     found, num_cached = run(engine, asked)
     # as a prompt they end later
