@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "block", "blocks", "text"]
+__all__ = ["NOTES", "PAGES", "ROOT", "block", "blocks", "text"]
 
 ROOT = Path(__file__).parent.parent
-PAGES = tuple(ROOT / folder / "README.md" for folder in ("", "serve_app", "cluster", "configs", "scripts/bench"))
+FOLDERS = ("", "serve_app", "cluster", "engine", "kernels", "configs", "scripts/bench", "scripts/examples")
+PAGES = tuple(ROOT / folder / "README.md" for folder in FOLDERS)
+# pages without commands that are run as they stand
+NOTES = (ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / ".github" / "SECURITY.md")
 
 
 def text() -> str:
@@ -15,8 +18,8 @@ def text() -> str:
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Language and text of each."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text(), re.MULTILINE | re.DOTALL)
+    """Language and text of each that is not plain text."""
+    return re.findall(r"^```(?!text)(\w+)\n(.*?)^```$", text(), re.MULTILINE | re.DOTALL)
 
 
 def block(beginning: str) -> str:

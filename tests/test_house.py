@@ -115,7 +115,7 @@ def test_no_file_imports_itself_around_a_corner() -> None:
 
 def test_every_file_of_serve_app_is_in_a_room() -> None:
     listed = {path.name for path in (ROOT / "serve_app").iterdir() if path.name != "__pycache__"}
-    assert listed == {*ROOMS, "README.md", "__init__.py", "app.py", "main.py"}
+    assert listed == {*ROOMS, "README.md", "__init__.py", "app.py", "main.py", "py.typed"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -172,7 +172,7 @@ def test_the_door_opens_without_torch(door: str) -> None:
 def test_top_level_is_what_the_design_says() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     top = {line.partition("/")[0] for line in listed.splitlines() if not line.startswith(".")}
-    allowed = {*FLOORS, "tests", "scripts", "pyproject.toml", "README.md", "LICENSE"}
+    allowed = {*FLOORS, "tests", "scripts", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
     assert top <= allowed
 
 

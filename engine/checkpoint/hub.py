@@ -1,29 +1,96 @@
-"""Downloads a Hugging Face Hub model's files to this machine."""
+"""Downloads a Hugging Face Hub model's files to this machine.
+
+A .gguf file is found by its quantization. Of one whose weights nobody needs only the head is read, over HTTP ranges.
+"""
 
 import logging
+import os
 import re
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
+from engine.checkpoint.gguf_file import read_metadata
 from engine.errors import ModelError
 
-__all__ = ["COMMIT", "download"]
+__all__ = ["COMMIT", "download", "download_gguf", "files_of"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+TEXT = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]  # configuration, tokenizer and chat template
+WEIGHTS = ["*.safetensors"]
 UNWANTED = ["*/*", "consolidated*", "training_args*", "optimizer*"]  # folders hold other formats of the same weights
+PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")  # of a file that was split
+HEAD_BYTES = 16 << 20  # the first piece of a .gguf file's head; vocabularies of 150,000 tokens take 6 MB
 
 
-def download(repo_id: str, revision: str | None) -> Path:
-    """The folder with the model's files: safetensors, configuration, tokenizer and chat template, never code."""
+def download(repo_id: str, revision: str | None, *, weights: bool = True) -> Path:
+    """The folder with the model's files: configuration, tokenizer, chat template, and safetensors if `weights`; never
+    code. Raises ModelError.
+    """
     from huggingface_hub import snapshot_download
+
+    wanted = [*TEXT, *WEIGHTS] if weights else TEXT
+
+    def fetch() -> str:
+        return snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED)
+
+    folder = Path(_explained(fetch, _address(repo_id, revision)))
+    _tell_commit(repo_id, revision, folder.name)
+    return folder
+
+
+def download_gguf(repo_id: str, revision: str | None, quantization: str, *, weights: bool = True) -> Path:
+    """The model's .gguf file of a quantization (Q4_K_M, ...); without `weights` possibly its head alone, with all
+    metadata. Raises ModelError, which lists the quantizations that there are.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    where = _address(repo_id, revision)
+    commit, names = _explained(lambda: files_of(repo_id, revision), where)
+    name = _file_of(names, quantization, where)
+    _tell_commit(repo_id, revision, commit)
+    whole = try_to_load_from_cache(repo_id, name, revision=commit)
+    if isinstance(whole, str):
+        return Path(whole)
+    if weights:
+        # by the revision's own name, which is then known here without the hub too
+        return Path(_explained(lambda: hf_hub_download(repo_id, name, revision=revision), where))
+    return _explained(lambda: _head(repo_id, name, commit), where)
+
+
+def files_of(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit that a revision means, and the names of its files; without the hub, of those on this machine."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = HfApi().model_info(repo_id, revision=revision)
+        return str(found.sha), [sibling.rfilename for sibling in found.siblings or ()]
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except Exception as error:  # as in `_explained`
+        try:
+            # no pattern: it need not be complete
+            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[]))
+        except LocalEntryNotFoundError:
+            raise error from None
+        return folder.name, [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _explained(call: Callable[[], T], where: str) -> T:
+    """What the call returns. The hub's errors become ModelError."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    where = f"{repo_id}@{revision}" if revision else repo_id
     try:
-        folder = snapshot_download(repo_id, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        return call()
+    except ModelError:
+        raise
     except GatedRepoError as error:
         raise ModelError(f"{where}: access to this model must be granted first; log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -33,6 +100,75 @@ def download(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's transport has its own errors, which differ between its releases
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{where}: not on this machine, and the hub could not be reached ({reason})") from error
+
+
+def _address(repo_id: str, revision: str | None) -> str:
+    return f"{repo_id}@{revision}" if revision else repo_id
+
+
+def _tell_commit(repo_id: str, revision: str | None, commit: str) -> None:
     if not COMMIT.fullmatch(revision or ""):  # what a branch or tag means may change
-        log.warning("%s is not pinned to a commit; what it is now is %s@%s", where, repo_id, Path(folder).name)
-    return Path(folder)
+        where = _address(repo_id, revision)
+        log.warning("%s is not pinned to a commit; what it is now is %s@%s", where, repo_id, commit)
+
+
+def _file_of(names: Iterable[str], quantization: str, where: str) -> str:
+    """The one .gguf file whose name ends with the quantization, in any case."""
+    files = [name for name in names if name.endswith(".gguf") and not fnmatch(name.lower(), "*mmproj*")]
+    ending = re.compile(rf"(^|[-._/]){re.escape(quantization)}(-\d{{5}}-of-\d{{5}})?\.gguf$", re.IGNORECASE)
+    fitting = [name for name in files if ending.search(name)]
+    if len(fitting) == 1 and not PART.search(fitting[0]):
+        return fitting[0]
+    if any(PART.search(name) for name in fitting):
+        raise ModelError(f"{where}:{quantization} is split into {len(fitting)} files, which are not read")
+    if fitting:
+        raise ModelError(f"{where}:{quantization} means several files: {', '.join(fitting)}")
+    known = ", ".join(files) if files else "none"
+    raise ModelError(f"{where}: no .gguf file ends with {quantization!r}; there are: {known}")
+
+
+def _head(repo_id: str, name: str, commit: str) -> Path:
+    """A file with the beginning of a .gguf file, as long as its metadata need."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HOME) / "manta" / "heads" / commit
+    path = folder / f"{repo_id.replace('/', '--')}--{Path(name).name}"
+    num_bytes = HEAD_BYTES
+    while not _has_metadata(path):
+        whole_bytes = _fetch_head(repo_id, name, commit, num_bytes, path)
+        if num_bytes >= whole_bytes:
+            break  # what is wrong with it shows when it is read
+        num_bytes *= 4
+    return path
+
+
+def _has_metadata(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        read_metadata(path)
+    except ModelError:
+        return False
+    return True
+
+
+def _fetch_head(repo_id: str, name: str, commit: str, num_bytes: int, path: Path) -> int:
+    """Writes the first bytes of a hub's file. Returns how many the whole file has."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # its exports are lazy
+
+    headers = {**build_hf_headers(), "Range": f"bytes=0-{num_bytes - 1}", "Accept-Encoding": "identity"}
+    url = hf_hub_url(repo_id, name, revision=commit)
+    head = bytearray()
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        response.raise_for_status()
+        for piece in response.iter_bytes():
+            head += piece
+            if len(head) >= num_bytes:  # a server may know no ranges
+                break
+        sizes = response.headers.get("Content-Range", "").rpartition("/")[2], response.headers.get("Content-Length")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    scratch.write_bytes(head)
+    scratch.replace(path)  # another process may have written the same
+    return next((int(size) for size in sizes if size and size.isdecimal()), len(head))

@@ -1,22 +1,32 @@
 """Resolves a model name to files: hub id, folder, GGUF file or Python package. Torch-free: ingresses use it too."""
 
 import re
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
-from engine.checkpoint import hub
+from engine.checkpoint import hub as hugging_face
 from engine.errors import ModelError
 
-__all__ = ["ModelFiles", "resolve"]
+__all__ = ["Hub", "ModelFiles", "resolve"]
 
 SOURCES = (
-    "a source is a hub id (org/name or org/name@revision), a folder with a config.json, a .gguf file, "
-    "or package:NAME/FILE"
+    "a source is a hub id (org/name or org/name@revision), one of a hub's .gguf files by its quantization "
+    "(org/name:Q4_K_M), a folder with a config.json, a .gguf file, or package:NAME/FILE"
 )
+HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?(?::([\w.-]+))?")
+
+
+class Hub(Protocol):
+    """Where models are downloaded from; engine/checkpoint/hub.py is one. Both raise ModelError."""
+
+    def download(self, repo_id: str, revision: str | None, *, weights: bool) -> Path:
+        """A folder with config.json and tokenizer, and with safetensors if `weights`."""
+
+    def download_gguf(self, repo_id: str, revision: str | None, quantization: str, *, weights: bool) -> Path:
+        """A .gguf file; without `weights` perhaps no more than its metadata."""
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
@@ -24,8 +34,11 @@ class ModelFiles(msgspec.Struct, frozen=True):
     path: Path  # the folder with config.json, or the .gguf file
 
 
-def resolve(source: str, download: Callable[[str, str | None], Path] = hub.download) -> ModelFiles:
-    """Finds a model's files, downloading them if need be. Raises ModelError, which says what was looked for."""
+def resolve(source: str, hub: Hub = hugging_face, *, weights: bool = True) -> ModelFiles:
+    """Finds a model's files, downloading what is missing. Raises ModelError, which says what was looked for.
+
+    Without `weights` a hub's model has its configuration and tokenizer alone, and its .gguf file perhaps only a head.
+    """
     if source.startswith("package:"):
         return _local(_in_package(source), source)
     path = Path(source).expanduser()
@@ -33,11 +46,14 @@ def resolve(source: str, download: Callable[[str, str | None], Path] = hub.downl
         return _local(path, source)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"{source}: no such file or folder; {SOURCES}")
-    match = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", source)
+    match = HUB_ID.fullmatch(source)
     if match is None:
         raise ModelError(f"{source!r} is neither a file nor a hub id; {SOURCES}")
+    repo_id, revision, quantization = match.groups()
     try:
-        folder = download(match[1], match[2])
+        if quantization is not None:
+            return _local(hub.download_gguf(repo_id, revision, quantization, weights=weights), source)
+        folder = hub.download(repo_id, revision, weights=weights)
     except ModelError as error:
         raise ModelError(f"{error}; {SOURCES}") from error
     return _local(folder, source)

@@ -39,7 +39,7 @@ class InlineExecutor(Executor):
         connector: OffloadingConnector | None = None,
     ) -> None:
         """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
-        overlaps   it is worth while to begin a step before the last one is sampled: the device works on its own
+        async_scheduling   launch a step before the last one is sampled: the device works on its own
         cascade    what so many sequences begin with alike is read once for all of them; None: never
         tp         the ranks that the decoder is divided over; only the first one samples
         connector   of this KV store; closed with the executor

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TextIO
 
 from scripts.environment import ROOT
-from scripts.start import haproxy_switches, switches
+from scripts.manta.ray_environment import machine_variables, values_of
 
 __all__ = ["HEAD", "WORKER", "Namespaces", "Nodes", "can_run"]
 
@@ -107,8 +107,7 @@ class Nodes(Namespaces):
         self.dashboard = f"http://{HEAD}:{DASHBOARD_PORT}"
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            **switches(),
-            **haproxy_switches(self._dir),
+            **values_of(machine_variables("haproxy", self._dir), {}),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxies must hear of it on a busy machine too
             "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",

@@ -11,6 +11,7 @@ import itertools
 import random
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from scripts.bench.record import percentiles, print_json
 
-__all__ = ["main"]
+__all__ = ["bodies", "main", "run"]
 
 WORDS = "river stone light garden music winter paper signal bread mountain letter window engine silver forest".split()
 
@@ -59,8 +60,10 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
     return sample
 
 
-async def run(url: str, name: str, bodies: list[dict[str, Any]], concurrency: int) -> dict[str, Any]:
-    """Sends all bodies, `concurrency` at a time."""
+async def run(
+    url: str, name: str, bodies: list[dict[str, Any]], concurrency: int, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Sends all bodies, `concurrency` at a time, with further headers."""
     todo = iter(bodies)
     samples: list[Sample] = []
     began_s = time.perf_counter()
@@ -74,7 +77,8 @@ async def run(url: str, name: str, bodies: list[dict[str, Any]], concurrency: in
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None),
         connector=aiohttp.TCPConnector(limit=0),
-        headers={"Accept-Encoding": "identity"},  # streams of peers are not compressed either
+        # streams of peers are not compressed either
+        headers={"Accept-Encoding": "identity", **(headers or {})},
     ) as session:
         await asyncio.gather(*(client(session) for _ in range(concurrency)))
     progress.close()
@@ -94,13 +98,15 @@ async def run(url: str, name: str, bodies: list[dict[str, Any]], concurrency: in
     }
 
 
-def bodies(model: str, count: int, max_tokens: int, rng: random.Random, system: str = "", **more: Any) -> list[Any]:
+def bodies(
+    model: str, count: int, max_tokens: int, rng: random.Random, system: str = "", num_words: int = 24, **more: Any
+) -> list[Any]:
     return [
         {
             "model": model,
             "messages": [
                 {"role": "system", "content": system or "You are a helpful assistant."},
-                {"role": "user", "content": f"{i}: write about " + " ".join(rng.choices(WORDS, k=24))},
+                {"role": "user", "content": f"{i}: write about " + " ".join(rng.choices(WORDS, k=num_words))},
             ],
             "max_tokens": max_tokens,
             "temperature": 0,
@@ -127,7 +133,7 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             )
         )
     system = " ".join(rng.choices(WORDS, k=1000))  # each word is one token or a little more
-    loads: list[tuple[str, dict[str, str]]] = [
+    loads: list[tuple[str, dict[str, Any]]] = [
         ("shared, off", {"cache_salt": f"off-{arguments.seed}-"}),
         ("shared, on", {}),
     ]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scripts.dashboards.board import board_json
 from scripts.dashboards.panels import BOARDS
-from scripts.dashboards.publish import PublishError, connect, publish
 
 
 def main() -> None:
@@ -32,6 +31,10 @@ def main() -> None:
         token = options.token_file.read_text().strip() if options.token_file else os.environ.get("GRAFANA_TOKEN", "")
         if not token:
             parser.error("a token is needed: --token-file, or GRAFANA_TOKEN in the environment")
+        try:
+            from scripts.dashboards.publish import PublishError, connect, publish
+        except ImportError as error:
+            sys.exit(f"error: {error.name} is missing; try: pip install manta-serve[dashboards]")
         try:
             paths = publish(connect(options.url, token), boards, options.folder, options.overwrite)
         except PublishError as error:

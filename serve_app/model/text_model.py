@@ -60,8 +60,10 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_text_model(model: ModelConfig) -> TextModel:
-    """Reads, and downloads if need be, what the text floor needs. Raises ModelError."""
-    files = resolve(model.model)
+    """Reads tokenizer, template and configuration, and downloads what is missing of them; never weights. Raises
+    ModelError.
+    """
+    files = resolve(model.model, weights=False)
     try:
         return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
     except ModelError as error:

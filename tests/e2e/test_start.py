@@ -201,7 +201,7 @@ def test_no_other_user_reaches_its_files_and_sockets(started: Started) -> None:
 @needs_proc
 def test_a_taken_port_is_named(started: Started) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "scripts.start", "--port", str(started.port)],
+        [sys.executable, "-m", "scripts.manta", "serve", "--port", str(started.port)],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         capture_output=True,

@@ -13,7 +13,7 @@ import torch
 from kernels.launch import table_name
 from scripts.bench.gpu.__main__ import main, run_part
 from scripts.bench.gpu.counters import slowest_kernel
-from scripts.bench.gpu.plan import PLANS, Part, PlanRun
+from scripts.bench.gpu.plan import PLANS, PlanRun, Shard
 from scripts.bench.gpu.result_file import ResultFile
 from scripts.bench.gpu.tables import add_config, spread
 
@@ -73,7 +73,7 @@ def test_a_unit_that_raises_fails_alone(tmp_path):
 
 
 def test_a_part_that_hangs_goes_on_behind_the_unit(tmp_path):
-    parts = [Part("sanity", 60, unit_s=15)]
+    parts = [Shard("sanity", 60, unit_s=15)]
     began_s = time.monotonic()
     assert PlanRun(parts, tmp_path, 3, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
     assert time.monotonic() - began_s < 90
@@ -82,7 +82,7 @@ def test_a_part_that_hangs_goes_on_behind_the_unit(tmp_path):
 
 
 def test_a_part_whose_time_ends_leaves_what_it_has_and_the_next_one_runs(tmp_path):
-    parts = [Part("sanity", 10, 60), Part("memory", 20, 60)]
+    parts = [Shard("sanity", 10, 60), Shard("memory", 20, 60)]
     assert PlanRun(parts, tmp_path, 1.0, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
     found = outcomes(tmp_path)
     assert found["sanity"]["deaths"] == ["first_launch : its time ended"] and not found["memory"]["deaths"]
@@ -90,7 +90,7 @@ def test_a_part_whose_time_ends_leaves_what_it_has_and_the_next_one_runs(tmp_pat
 
 
 def test_a_part_that_cannot_even_begin_is_recorded(tmp_path):
-    parts = [Part("no such part", 10, 60), Part("sanity", 20, 60)]
+    parts = [Shard("no such part", 10, 60), Shard("sanity", 20, 60)]
     assert PlanRun(parts, tmp_path, 1, ["--tiny"]).run() == 1
     found = outcomes(tmp_path)
     assert found["no such part"]["deaths"][0] == "no unit: exit 2" and found["sanity"]["rows"] == 3

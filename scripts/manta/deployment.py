@@ -1,0 +1,110 @@
+"""The document that `serve deploy` takes, made from a model or read from a config, with settings put into it."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+import configs
+from scripts.config_table import ConfigKey
+from scripts.manta.machine import gpus
+from scripts.manta.options import Settings
+
+__all__ = ["QUICKSTART", "DeploymentError", "deployment_of", "effective", "is_config"]
+
+QUICKSTART = Path(configs.__file__).parent / "quickstart.yaml"
+
+Document = dict[str, Any]
+
+
+class DeploymentError(Exception):
+    """The message names the argument, what is wrong, and what is accepted."""
+
+
+def deployment_of(source: str | None, settings: Settings) -> Document:
+    """The document for a model or a config (None: the shipped quickstart), with `settings` in place of what it has."""
+    document = _read(Path(source or QUICKSTART)) if source is None or is_config(source) else _of_model(source)
+    for key, value in settings:
+        _set(document, key, value)
+    return document
+
+
+def is_config(source: str) -> bool:
+    """Whether a first argument means a config, not a model."""
+    return source.endswith((".yaml", ".yml"))
+
+
+def effective(document: Mapping[str, Any]) -> Document:
+    """The document with every key of the config in it, defaults too, and API keys as hashes. Raises ConfigError."""
+    from configs.keys import without_keys
+    from configs.load import load_args
+
+    applications = []
+    for application in document["applications"]:
+        config = load_args(application.get("args", {}))
+        config = msgspec.structs.replace(config, api=without_keys(config.api))
+        applications.append({**application, "args": msgspec.to_builtins(config)})
+    return {**document, "applications": applications}
+
+
+def _read(path: Path) -> Document:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DeploymentError(f"CONFIG: {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DeploymentError(f"CONFIG: {path}: must be YAML: {error}") from None
+    if not isinstance(document, dict) or not document.get("applications"):
+        raise DeploymentError(f"CONFIG: {path}: must have a list `applications`, as `serve deploy` takes it")
+    return document
+
+
+def _of_model(source: str) -> Document:
+    """On loopback, one replica on all that this machine has."""
+    model = {"name": _name_of(source), "source": source, "resources": _resources()}
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": 8000},
+        "applications": [
+            {
+                "name": "manta",
+                "route_prefix": "/",
+                "import_path": "serve_app.main:build",
+                # Ctrl-C does not wait longer for open streams
+                "args": {"ingress": {"drain_s": 5.0}, "wire": {"bind": "127.0.0.1"}, "models": [model]},
+            }
+        ],
+    }
+
+
+def _name_of(source: str) -> str:
+    """What clients call the model: its hub id, or the name of its file or folder."""
+    path = Path(source.removeprefix("package:")).expanduser()
+    if source.startswith("package:") or source.endswith(".gguf"):
+        return path.name.removesuffix(".gguf")
+    if source.startswith((".", "/", "~")) or path.exists():
+        return path.resolve().name
+    return re.sub(r"@[\w./-]+", "", source)
+
+
+def _resources() -> dict[str, float]:
+    """Of a rank: a GPU where there is one, else all cores but the one that HTTP and Ray take."""
+    return {"num_gpus": 1.0} if gpus() else {"num_cpus": float(max(1, (os.cpu_count() or 1) - 1))}
+
+
+def _set(document: Document, key: ConfigKey, value: Any) -> None:
+    (application, *others) = document["applications"]
+    at = application.setdefault("args", {})
+    if key.is_of_a_model:
+        models = at.get("models") or []
+        if others or len(models) != 1:
+            raise DeploymentError(f"argument {key.name}: the config has several models; set it there")
+        at = models[0]
+    for part in key.path[:-1]:
+        at[part] = at.get(part) or {}
+        at = at[part]
+    at[key.path[-1]] = list(value) if isinstance(value, tuple) else value
