@@ -1,4 +1,4 @@
-"""Routing policies: KV-aware cost, power of two choices, round robin, rendezvous hashing. Pure.
+"""Routing policies: which replica gets a request. KV-aware cost, power of two choices, rendezvous hashing. Pure.
 
 The cost of a replica is an estimate of the tokens that it computes before and beside this request: the prompt tokens
 that it does not hold, the prompt tokens queued there, and its other requests, each worth DECODE_TOKENS because it takes

@@ -1,4 +1,4 @@
-"""The kernel set: the one place that chooses an implementation for each operation."""
+"""The kernel set: the one place that chooses kernels, an implementation for each operation."""
 
 import logging
 from dataclasses import dataclass, replace

@@ -82,10 +82,15 @@ def _values(key: ConfigKey, document: Mapping[str, Any]) -> Iterator[str]:
     for application in document["applications"]:
         args = application["args"]
         for at in args["models"] if key.is_of_a_model else [args]:
-            owner = f" ({at['name']})" if key.is_of_a_model and len(args["models"]) > 1 else ""
+            owner = f" ({_name(at)})" if key.is_of_a_model and len(args["models"]) > 1 else ""
             for part in key.path:
                 at = at.get(part) if isinstance(at, Mapping) else None
             yield f"{'unset' if at is None else at}{owner}"
+
+
+def _name(model: Mapping[str, Any]) -> str:
+    names = model.get("served_model_name") or model["model"]
+    return names if isinstance(names, str) else str(names[0])
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def _read(path: Path) -> Document:
 
 def _of_model(source: str) -> Document:
     """On loopback, one replica on all that this machine has."""
-    model = {"name": _name_of(source), "source": source, "resources": _resources()}
+    model = {"served_model_name": _name_of(source), "model": source, "resources": _resources()}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": 8000},

@@ -53,7 +53,10 @@ def test_every_command_has_help_and_loads_nothing_heavy_for_it(command: str) -> 
         (["serve", "--port", "eighty"], "argument --port: must be a port from 1 to 65535, got 'eighty'"),
         (["serve", "--num-replica", "2"], "argument --num-replica: no such option; did you mean --num-replicas?"),
         (["serve", "--num-replicas", "0"], "argument --num-replicas: must be an integer of at least 1, got '0'"),
-        (["serve", "--placement", "NEAR"], "argument --placement: must be PACK, SPREAD, STRICT_PACK, got 'NEAR'"),
+        (
+            ["serve", "--placement-group-strategy", "NEAR"],
+            "argument --placement-group-strategy: must be PACK, SPREAD, STRICT_PACK, got 'NEAR'",
+        ),
         (["serve", "a/b", "c/d"], "argument c/d: one too many (see manta serve --help)"),
         (["serve", "not-there.yaml"], "CONFIG: not-there.yaml: No such file or directory"),
         (["config", "num_replicaz"], "argument KEY: there is no config key 'num_replicaz'; did you mean num_replicas?"),

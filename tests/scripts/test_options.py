@@ -66,8 +66,8 @@ def test_a_model_alone_is_enough_and_is_served_on_loopback() -> None:
     assert document["http_options"] == {"host": "127.0.0.1", "port": 8000}
     (model,) = load_args(document["applications"][0]["args"]).models
     assert document["applications"][0]["args"]["models"][0] | {"resources": None} == {
-        "name": "org/name",
-        "source": "org/name@main",
+        "served_model_name": "org/name",
+        "model": "org/name@main",
         "resources": None,
     }
     assert model.resources.num_cpus + model.resources.num_gpus >= 1
@@ -85,7 +85,7 @@ def test_a_model_alone_is_enough_and_is_served_on_loopback() -> None:
     ],
 )
 def test_a_model_is_called_as_its_source(source: str, name: str) -> None:
-    assert deployment_of(source, [])["applications"][0]["args"]["models"][0]["name"] == name
+    assert deployment_of(source, [])["applications"][0]["args"]["models"][0]["served_model_name"] == name
 
 
 def test_options_win_over_the_file_and_leave_the_rest_of_it() -> None:

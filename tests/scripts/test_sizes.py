@@ -10,7 +10,7 @@ from scripts.sizes import line_counts, room_of, table
 @pytest.mark.parametrize(
     ("path", "room"),
     [
-        ("engine/scheduling/scheduler.py", "engine"),
+        ("engine/engine.py", "engine"),
         ("engine/structured_output/grammar.py", "engine/structured_output"),
         ("scripts/bench/gpu/check.py", "scripts/bench"),
         ("tests/engine/structured_output/test_grammar.py", "tests/engine/structured_output"),
