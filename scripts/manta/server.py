@@ -102,7 +102,7 @@ def _serve(settings: Settings, folder: Path, stopping: threading.Event) -> None:
         if failure is not None:
             raise SystemExit(f"[failed] {failure}")
         if not stopping.is_set():
-            model = settings.document["applications"][0]["args"]["models"][0]["name"]
+            model = load_args(settings.document["applications"][0]["args"]).models[0].name
             greeting = _greeting(settings.host, settings.port, model)
             _say("ready", f"after {time.monotonic() - began_s:.1f} s\n\n{greeting}")
             stopping.wait()

@@ -13,6 +13,7 @@ from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.gated_activation import reference as gate_reference
 from kernels.kernel_set import KernelSet, triton_kernels
+from kernels.operations import QkvRotary
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm import reference as norm_reference
@@ -182,10 +183,11 @@ def _float8_writes(kernels: KernelSet, heads: tuple[int, int], head_dim: int, de
     scales = [torch.rand(num_kv_heads, device=device) + 0.01 for _ in range(2)]  # some values are too large then
     shape = (num // 16 + 3, num_kv_heads, 16, head_dim)
 
-    def written(function: Callable[..., Tensor]) -> Tensor:
-        caches = [torch.zeros(shape, device=device, dtype=torch.float8_e4m3fn) for _ in range(2)]
-        function(qkv.clone(), None, None, 1e-5, cos_sin, positions, slots, *caches, *scales)
-        return torch.cat([cache.float().double().flatten() for cache in caches])
+    def written(function: QkvRotary) -> Tensor:
+        keys, values = (torch.zeros(shape, device=device, dtype=torch.float8_e4m3fn) for _ in range(2))
+        spec = QkvSpec(cos_sin, k_scale_G=scales[0], v_scale_G=scales[1])
+        function(qkv.clone(), (keys, values), positions, slots, spec)
+        return torch.cat([cache.float().double().flatten() for cache in (keys, values)])
 
     pair = written(kernels.qkv_rotary), written(qkv_reference.qkv_rotary)
     shape_name = f"{num} x {num_heads}/{num_kv_heads} x {head_dim}, fp8 cache"
@@ -228,7 +230,7 @@ def _qkv_rotary(
     slots[0] = -1
     shape = (num // 16 + 3, num_kv_heads, 16, head_dim)
 
-    def written(function: Callable[..., Tensor], wide: torch.dtype) -> Tensor:
+    def written(function: QkvRotary, wide: torch.dtype) -> Tensor:
         k_cache, v_cache = (torch.zeros(shape, device=device, dtype=wide) for _ in range(2))
         q = function(
             qkv.to(wide, copy=True), (k_cache, v_cache), positions, slots, QkvSpec(cos_sin, norms[0], norms[1], 1e-5)
