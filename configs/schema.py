@@ -87,7 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     source: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     aliases: tuple[Name, ...] = ()  # further ids that mean this model
     tool_format: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: as its template
-    think_format: Name | None = None  # how it marks its thinking (serve_app/text/thinking.py); "none": it does not
+    think_format: Name | None = None  # how it marks thinking (serve_app/text/reasoning_parser.py); "none": it does not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always

@@ -1,4 +1,4 @@
-"""The wire fields that say what an answer must look like: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
+"""Wire fields about structured output: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""What all wire models share: null equals absent, unknown fields are ignored, nothing is bent into shape."""
+"""What all wire models share: null equals absent, unknown fields are ignored, nothing is coerced."""
 
 from typing import Annotated, Any, TypeVar
 

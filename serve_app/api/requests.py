@@ -1,4 +1,4 @@
-"""What clients send."""
+"""Wire models of request bodies: OpenAI's, with the fields that vLLM, SGLang and llama.cpp add."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,9 +6,10 @@ from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.api.fields import Int, Int64, Items, Number, Text, Wire
-from serve_app.api.thinking_fields import EffortFields, ThinkingFields
+from serve_app.api.reasoning_fields import EffortFields, ReasoningFields
 
 __all__ = [
+    "COSTLY_FIELDS",
     "AllowedTools",
     "AnswerFields",
     "ChatBatchRequest",
@@ -18,6 +19,7 @@ __all__ = [
     "CompletionRequest",
     "DetokenizeRequest",
     "Function",
+    "FunctionCall",
     "FunctionName",
     "GenerationFields",
     "Message",
@@ -31,6 +33,9 @@ __all__ = [
     "ToolCall",
 ]
 
+
+# fields whose cost is not that of their bytes: schemas, grammars, programs
+COSTLY_FIELDS = ("tools", "functions", "chat_template", "chat_template_kwargs", *ConstraintFields.model_fields)
 
 Ids = Annotated[Items[Int], Field(min_length=1)]
 
@@ -82,10 +87,6 @@ class Function(Wire):
 class Tool(Wire):
     type: Literal["function"] = "function"
     function: Function
-
-    def shown(self) -> dict[str, Any]:
-        """As templates present it: with what the client has said of it, and no more."""
-        return {"type": self.type, "function": self.function.model_dump(exclude_unset=True)}
 
 
 class FunctionName(Wire):
@@ -200,7 +201,7 @@ class ChatFields(EffortFields):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
+class ChatOptions(GenerationFields, ChatFields, ReasoningFields):
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0

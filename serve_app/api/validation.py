@@ -1,4 +1,4 @@
-"""Checks a parsed body against a wire model, and says what is wrong in the client's words."""
+"""Request validation: a parsed body against its wire model; errors name the field in the client's words."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from configs.schema import ApiConfig
 from engine.errors import RequestError
 
-__all__ = ["validate"]
+__all__ = ["max_items", "validate"]
 
 MAX_FAULTS = 5  # told at once
 CONSTANTS = {None: "null", True: "true", False: "false"}
@@ -25,6 +26,21 @@ PLAIN = (
 Path = tuple[str | int, ...]
 Branches = tuple[tuple[Path, str | int], ...]  # of unions: where each is, and which
 M = TypeVar("M", bound=BaseModel)
+
+
+def max_items(limits: ApiConfig) -> dict[str, int]:
+    """By field: what is refused before each item is looked at."""
+    return {
+        "messages": limits.max_messages,
+        "stop": limits.max_stop,
+        "tools": limits.max_tools,
+        "functions": limits.max_tools,
+        "documents": limits.max_messages,
+        "logit_bias": limits.max_logit_bias,
+        "stop_token_ids": limits.max_logit_bias,
+        "logprob_token_ids": limits.max_logit_bias,
+        "bad_words": limits.max_logit_bias,
+    }
 
 
 def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, int] | None = None) -> M:

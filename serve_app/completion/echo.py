@@ -1,21 +1,14 @@
-"""What a completion begins with where the client wants its prompt back: the text, and where each token stands in it."""
+"""Echo of a completion: the prompt that comes back before the answer, and where each token stands in its text."""
 
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from itertools import takewhile
-from typing import cast
 
 import msgspec
 
-from engine.types import EngineClient
-from serve_app.generation.choice import Delta
-from serve_app.generation.reply import Usage
-from serve_app.http.answer import Run
 from serve_app.model.text_model import TextModel
-from serve_app.text.said import Said
 
-__all__ = ["NO_ECHO", "Echo", "EchoAlone", "echo_of"]
+__all__ = ["NO_ECHO", "Echo", "echo_of"]
 
 Ids = tuple[int, ...]
 
@@ -31,9 +24,9 @@ class Echo(msgspec.Struct, frozen=True):
 NO_ECHO = Echo("")
 
 
-def echo_of(prompt: str | list[int], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
+def echo_of(prompt: str | tuple[int, ...], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
     """`tokens` are those of the prompt that are used; all their log probabilities are told if `scored`."""
-    text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=False)
+    text = prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt), skip_special_tokens=False)
     if not scored:
         return Echo(text)
     hidden = _added(prompt, tokens, model) if isinstance(prompt, str) else frozenset()
@@ -63,24 +56,3 @@ def _placed(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str,
         said = decoder.decode(b"" if place in hidden else words.all_bytes[token])
         text += said[1:] if not text and words.strips_space and said[:1] == " " else said
     return text + decoder.decode(b"", final=True), tuple(offsets)
-
-
-class EchoAlone:
-    """A run of which only the prompts are told: the one token that the engine makes is left out."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    async def deltas(self, client: EngineClient) -> AsyncIterator[Delta]:
-        async with aclosing(cast("AsyncGenerator[Delta]", self._run.deltas(client))) as deltas:
-            async for delta in deltas:
-                reason = "length" if delta.finish_reason not in (None, "abort") else delta.finish_reason
-                yield msgspec.structs.replace(
-                    delta, said=Said(), tokens=(), logprobs=(), finish_reason=reason, stop_reason=None
-                )
-
-    def usage(self) -> Usage:
-        return msgspec.structs.replace(self._run.usage(), completion_tokens=0)
-
-    def usage_of(self, index: int) -> Usage:
-        return msgspec.structs.replace(self._run.usage_of(index), completion_tokens=0)

@@ -19,9 +19,9 @@ from typing import Any
 import llguidance
 
 from engine.errors import RequestError
-from serve_app.grammar.json_texts import json_grammar, json_rule
+from serve_app.grammar.json_grammar import json_grammar, json_rule
 from serve_app.grammar.lark import TEXT, within_slashes
-from serve_app.grammar.old_drafts import modern
+from serve_app.grammar.schema_upgrade import upgraded
 
 __all__ = ["structural_tag_grammar"]
 
@@ -75,7 +75,7 @@ class _Writer:
             case "const_string":
                 return self._closed(_text(self._string(form, at, "value")), ends)
             case "json_schema":
-                schema = modern(form.get("json_schema"))
+                schema = upgraded(form.get("json_schema"))
                 if not isinstance(schema, (dict, bool)) or schema is False:
                     raise self._wrong(f"{at}.json_schema", "a JSON schema")
                 json_grammar(schema, f"{self._field}.{at}.json_schema")  # says what is wrong with it

@@ -1,17 +1,25 @@
-"""Which models are served, under which names, and how long their contexts are."""
+"""Model registry: which models are served, under which names and aliases, and how long their contexts are."""
 
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
+
 from configs.schema import Config
 from engine.errors import RequestError, Unavailable, UnknownModel
 from engine.types import EngineClient, EngineStatus
-from serve_app.api.answers import ModelCard
 from serve_app.model.text_model import TextModel
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "ServedModel"]
 
 STATUS_TIMEOUT_S = 2.0
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    id: str  # a name or an alias
+    name: str  # of the model
+    created: int  # unix seconds
+    max_context_len: int  # tokens, prompt and answer together
 
 
 class Registry:
@@ -33,13 +41,13 @@ class Registry:
             raise UnknownModel(f"there is no model {id_[:256]!r}; served are {', '.join(self._by_id)}", param="model")
         return self._by_id[id_]
 
-    def cards(self) -> list[ModelCard]:
-        return [self.card(id_) for id_ in self._by_id]
+    def all(self) -> list[ServedModel]:
+        return [self.find(id_) for id_ in self._by_id]
 
-    def card(self, id_: str) -> ModelCard:
+    def find(self, id_: str) -> ServedModel:
+        """Raises UnknownModel."""
         model = self.resolve(id_)
-        max_len = self._context_lens.get(model.name, model.max_context_len)
-        return ModelCard(id=id_, created=self._created, root=model.name, max_model_len=max_len)
+        return ServedModel(id_, model.name, self._created, self._context_lens.get(model.name, model.max_context_len))
 
     async def context_len(self, model: TextModel) -> int:
         """Tokens that the model and its engine take, prompt and answer together."""

@@ -1,4 +1,4 @@
-"""What the text floor knows of a model: tokenizer, template, where an answer ends, how it samples by default."""
+"""Text model: the tokenizer, chat template, end-of-sequence ids and sampling defaults of one served model."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,10 @@ from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
-from serve_app.text.thinking import THINK_FORMATS, ThinkFormat, find_think_format
+from serve_app.text.reasoning_parser import REASONING_FORMATS, ReasoningFormat, find_reasoning_format
 from serve_app.text.vocabulary import Vocabulary, read_vocabulary
-from serve_app.tools.format import ToolFormat
-from serve_app.tools.formats import TOOL_FORMATS, find_tool_format
+from serve_app.tools.formats import TOOL_CALL_FORMATS, find_tool_call_format
+from serve_app.tools.tool_call_format import ToolCallFormat
 
 __all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 
@@ -41,9 +41,9 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the id answers carry
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    marked_vocabulary: Vocabulary  # the same, showing the markers of thinking and tool calls
-    think_format: ThinkFormat | None
-    tool_format: ToolFormat
+    marked_vocabulary: Vocabulary  # the same, showing the markers of reasoning and tool calls
+    reasoning_format: ReasoningFormat | None
+    tool_call_format: ToolCallFormat
     template: ChatTemplate | None  # base models have none
     template_variables: Mapping[str, str]  # bos_token and its like
     eos_ids: tuple[int, ...]
@@ -60,7 +60,7 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_text_model(model: ModelConfig) -> TextModel:
-    """Reads, and downloads if need be, what the text floor needs. Raises ModelError."""
+    """Reads, and downloads if need be, what this layer needs. Raises ModelError."""
     files = resolve(model.source)
     try:
         return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
@@ -79,16 +79,16 @@ def build_text_model(
 ) -> TextModel:
     """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
     vocabulary = read_vocabulary(tokenizer)
-    think_format = _think_format(model.think_format, template or "")
-    tool_format = _tool_format(model.tool_format, template or "")
-    think_markers = (think_format.opens, think_format.closes) if think_format is not None else ()
+    reasoning_format = _reasoning_format(model.think_format, template or "")
+    tool_call_format = _tool_call_format(model.tool_format, template or "")
+    markers = (reasoning_format.opens, reasoning_format.closes) if reasoning_format is not None else ()
     return TextModel(
         name=model.name,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        marked_vocabulary=vocabulary.showing((*tool_format.markers, *think_markers)),
-        think_format=think_format,
-        tool_format=tool_format,
+        marked_vocabulary=vocabulary.showing((*tool_call_format.markers, *markers)),
+        reasoning_format=reasoning_format,
+        tool_call_format=tool_call_format,
         template=compile_template(template, template_variables) if template else None,
         template_variables=template_variables,
         eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
@@ -140,20 +140,20 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
     )
 
 
-def _think_format(name: str | None, template: str) -> ThinkFormat | None:
+def _reasoning_format(name: str | None, template: str) -> ReasoningFormat | None:
     if name is None:
-        return find_think_format(template)
-    if name != "none" and name not in THINK_FORMATS:
-        raise ModelError(f"think_format {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
-    return THINK_FORMATS.get(name)
+        return find_reasoning_format(template)
+    if name != "none" and name not in REASONING_FORMATS:
+        raise ModelError(f"think_format {name!r} is not known; known are none, {', '.join(REASONING_FORMATS)}")
+    return REASONING_FORMATS.get(name)
 
 
-def _tool_format(name: str | None, template: str) -> ToolFormat:
+def _tool_call_format(name: str | None, template: str) -> ToolCallFormat:
     if name is None:
-        return find_tool_format(template)
-    if name not in TOOL_FORMATS:
-        raise ModelError(f"tool_format {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
-    return TOOL_FORMATS[name]
+        return find_tool_call_format(template)
+    if name not in TOOL_CALL_FORMATS:
+        raise ModelError(f"tool_format {name!r} is not known; known are {', '.join(TOOL_CALL_FORMATS)}")
+    return TOOL_CALL_FORMATS[name]
 
 
 def _context_len(model: ModelConfig, made_for: int | None) -> int:

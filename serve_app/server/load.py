@@ -1,4 +1,4 @@
-"""How many requests are being answered."""
+"""Server load: how many requests are being answered."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 

@@ -1,4 +1,4 @@
-"""The owner of one API key: what it may do, and what it does now."""
+"""Tenant: the owner of one API key, its rate limits and its requests in flight."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,12 +1,12 @@
-"""Holds gpt-oss's answers to calls that parse and to documents of their form: thinking first, then one message."""
+"""Harmony grammar: holds gpt-oss's answers to calls that parse and to documents of their format: reasoning first."""
 
 from engine.errors import RequestError
 from serve_app.grammar.constraint import Constraint
-from serve_app.grammar.json_texts import json_rule
+from serve_app.grammar.json_grammar import json_rule
 from serve_app.grammar.lark import TEXT, Markers
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.tools.formats import HARMONY
-from serve_app.tools.use import ToolUse, sources_of
+from serve_app.tools.tool_use import ToolUse, sources_of
 
 __all__ = ["harmony_constraint"]
 
@@ -30,7 +30,7 @@ def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, form: Constraint 
         ways.append("call")
         lines.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools.schemas))))
         for index, (name, schema) in enumerate(tools.schemas.items()):
-            opens = markers.text(HARMONY.writing.opens.replace("NAME", name))
+            opens = markers.text(HARMONY.syntax.opens.replace("NAME", name))
             lines += [f"call_{index}: {opens} arguments_{index}", f"arguments_{index}: {json_rule(schema)}"]
     if tools.forced is None:
         ways.append("final")

@@ -1,4 +1,4 @@
-"""Has work done in limited processes, a few at a time."""
+"""Worker pool: has work done in processes with limits of CPU time and memory, a few at a time."""
 
 import asyncio
 import contextlib

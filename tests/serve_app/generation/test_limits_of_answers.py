@@ -5,12 +5,12 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.types import PromptLogprob, RepetitionLimit, ThinkingLimit
-from serve_app.text.thinking import ThinkFormat
+from serve_app.text.reasoning_parser import ReasoningFormat
 from tests.serve_app.scripted import ScriptedClient, chat, events, says, serving
 from tests.serve_app.toy import toy_model
 
 URL = "/v1/chat/completions"
-THINK = ThinkFormat("toy", "<tool_call>", "<|im_start|>")  # tokens 3 and 1
+THINK = ReasoningFormat("toy", "<tool_call>", "<|im_start|>")  # tokens 3 and 1
 
 
 async def post(fields, script=None, model=None, url=URL, api=None):
@@ -42,7 +42,7 @@ async def refused(fields, **options):
     ],
 )
 async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
-    model = toy_model(think_format=format_)
+    model = toy_model(reasoning_format=format_)
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == limit
     assert (await asked({"thinking_token_budget": -1}, model=model)).thinking is None
     for same in ({"thinking_budget_tokens": 5}, {"reasoning": {"max_tokens": 5}}):  # llama.cpp's, SGLang's
@@ -50,7 +50,7 @@ async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
 
 
 async def test_markers_without_tokens_of_their_own_are_written_in_several():
-    model = toy_model(think_format=ThinkFormat("think", "<think>", "</think>"))
+    model = toy_model(reasoning_format=ReasoningFormat("think", "<think>", "</think>"))
     opens, closes = (model.encode(text) for text in ("<think>", "</think>"))
     assert len(closes) > 1
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == ThinkingLimit(5, closes, opens)
