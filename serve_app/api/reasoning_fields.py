@@ -22,7 +22,7 @@ class Reasoning(Wire):
 
 
 class EffortFields(Wire):
-    """What a template is told."""
+    """What a template is given."""
 
     reasoning_effort: Effort | None = None
     reasoning: Reasoning = Field(default_factory=Reasoning)
@@ -41,7 +41,7 @@ class EffortFields(Wire):
 
 class ReasoningFields(EffortFields):
     include_reasoning: bool = True
-    separate_reasoning: bool = True  # false: thinking is content, with its markers
+    separate_reasoning: bool = True  # false: reasoning is content, with its markers
     reasoning_format: Literal["none", "auto", "deepseek"] = "auto"  # none: the same
     thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
     thinking_budget_tokens: Annotated[Int64, Field(ge=-1)] = -1  # the same
@@ -52,7 +52,7 @@ class ReasoningFields(EffortFields):
 
     @property
     def merges_reasoning(self) -> bool:
-        """Thinking is told as content, as the model writes it."""
+        """Reasoning is sent as content, as the model writes it."""
         return not self.separate_reasoning or self.reasoning_format == "none"
 
     @property

@@ -72,7 +72,7 @@ class Message(Wire):
     tool_call_id: str | None = None
     tool_calls: Items[ToolCall] = Field(default_factory=list)
     function_call: FunctionCall | None = None  # a call without an id
-    refusal: str | None = None  # said instead of content
+    refusal: str | None = None  # instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
 
@@ -149,7 +149,7 @@ class SamplingFields(Wire):
     bad_words: Items[Text] = Field(default_factory=list)
     logprob_token_ids: Items[Int] = Field(
         default_factory=list
-    )  # told at each position, and no others but the chosen one
+    )  # sent at each position, and no others but the sampled one
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first

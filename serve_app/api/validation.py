@@ -11,7 +11,7 @@ from engine.errors import RequestError
 
 __all__ = ["max_items", "validate"]
 
-MAX_FAULTS = 5  # told at once
+MAX_FAULTS = 5  # reported at once
 CONSTANTS = {None: "null", True: "true", False: "false"}
 # pydantic's words -> JSON's
 PLAIN = (
@@ -56,13 +56,13 @@ def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, in
         return model.model_validate(payload)
     except ValidationError as error:
         faults = _by_field(payload, error)
-    told = [f"{field}: {_joined(messages)}" if field else _joined(messages) for field, messages in faults]
-    more = f"; and {len(told) - MAX_FAULTS} more" if len(told) > MAX_FAULTS else ""
-    raise RequestError("; ".join(told[:MAX_FAULTS]) + more, param=faults[0][0] or None)
+    reports = [f"{field}: {_joined(messages)}" if field else _joined(messages) for field, messages in faults]
+    more = f"; and {len(reports) - MAX_FAULTS} more" if len(reports) > MAX_FAULTS else ""
+    raise RequestError("; ".join(reports[:MAX_FAULTS]) + more, param=faults[0][0] or None)
 
 
 def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]]]:
-    """Field -> what is wrong. Where a union failed inside one branch, only that branch is told."""
+    """Field -> what is wrong. Where a union failed inside one branch, only that branch is reported."""
     found: dict[Path, dict[str, bool]] = {}  # message -> whether it says that the type is wrong
     details = error.errors(include_url=False, include_context=False)
     located = [(detail, *_path(payload, detail["loc"], detail["type"] == "missing")) for detail in details]

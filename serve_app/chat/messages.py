@@ -35,15 +35,15 @@ def neutral_messages(messages: Sequence[wire.Message]) -> tuple[Message, ...]:
 def _message(message: wire.Message, at: str, called: str) -> Message:
     if message.content is None and message.role not in MAY_BE_SILENT:
         raise RequestError(f"{at}.content: a message of role {message.role!r} needs content", param=f"{at}.content")
-    said = message.content if message.content is not None else message.refusal
-    content = _text(said, f"{at}.content")
+    content = message.content if message.content is not None else message.refusal
+    text = _text(content, f"{at}.content")
     if message.role == "function":
-        return Message(role="tool", content=content, name=message.name, tool_call_id=called)
+        return Message(role="tool", content=text, name=message.name, tool_call_id=called)
     if message.role != "assistant":
-        return Message(role=message.role, content=content, name=message.name, tool_call_id=message.tool_call_id)
+        return Message(role=message.role, content=text, name=message.name, tool_call_id=message.tool_call_id)
     return Message(
         role=message.role,
-        content=content,
+        content=text,
         name=message.name,
         tool_call_id=message.tool_call_id,
         reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,

@@ -204,7 +204,7 @@ def _json(value: Any) -> bytes:
 
 
 def _merged(message: MessageDelta, answer: PreparedChat) -> MessageDelta:
-    """With reasoning as content, where the client wants it so: it comes before what else is said."""
+    """With reasoning as content, where the client wants it so: it comes before other content."""
     if not answer.merges_reasoning or not message.reasoning:
         return message
     return msgspec.structs.replace(message, content=message.reasoning + message.content, reasoning="")

@@ -17,7 +17,7 @@ def neutral_tools(chat: ChatOptions) -> tuple[Tool, ...]:
 
 def neutral_tool(tool: wire.Tool) -> Tool:
     function: Function = tool.function
-    # with what the client has said of it, and no more
+    # with the fields that the client has set, and no more
     definition = {"type": tool.type, "function": function.model_dump(exclude_unset=True)}
     return Tool(function.name, function.parameters or {}, bool(function.strict), definition)
 

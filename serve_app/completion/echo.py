@@ -25,13 +25,13 @@ NO_ECHO = Echo("")
 
 
 def echo_of(prompt: str | tuple[int, ...], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
-    """`tokens` are those of the prompt that are used; all their log probabilities are told if `scored`."""
+    """`tokens` are those of the prompt that are used; all their log probabilities are sent if `scored`."""
     text = prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt), skip_special_tokens=False)
     if not scored:
         return Echo(text)
     hidden = _added(prompt, tokens, model) if isinstance(prompt, str) else frozenset()
-    said, offsets = _placed(tokens, hidden, model)
-    return Echo(said, tokens, offsets)
+    text, offsets = _text_and_offsets(tokens, hidden, model)
+    return Echo(text, tokens, offsets)
 
 
 def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
@@ -47,12 +47,12 @@ def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
     return frozenset([*range(before), *range(len(tokens) - max(0, after), len(tokens))])
 
 
-def _placed(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str, Ids]:
+def _text_and_offsets(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str, Ids]:
     """The tokens' text, and how many characters of it come before each: a token may be a part of a character."""
     words, decoder = model.vocabulary, codecs.getincrementaldecoder("utf-8")("replace")
     text, offsets = "", []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         offsets.append(len(text))
-        said = decoder.decode(b"" if place in hidden else words.all_bytes[token])
-        text += said[1:] if not text and words.strips_space and said[:1] == " " else said
+        piece = decoder.decode(b"" if position in hidden else words.all_bytes[token])
+        text += piece[1:] if not text and words.strips_space and piece[:1] == " " else piece
     return text + decoder.decode(b"", final=True), tuple(offsets)

@@ -25,10 +25,10 @@ class ServedModel(msgspec.Struct, frozen=True):
 class Registry:
     def __init__(self, client: EngineClient, config: Config, models: Mapping[str, TextModel], created: int) -> None:
         self._client = client
-        self._created = created  # unix seconds, told as the models' birthday
+        self._created = created  # unix seconds, sent as the models' `created`
         self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
         self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
-        self._context_lens: dict[str, int] = {}  # what engines have told; it does not change while they are served
+        self._context_lens: dict[str, int] = {}  # what engines have reported; it does not change while they are served
 
     def resolve(self, id_: str) -> TextModel:
         """The model a client means. An empty id means the only one."""
@@ -54,10 +54,12 @@ class Registry:
         if model.name not in self._context_lens:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
-                    told = (await self._client.status(model.name)).max_context_len
-            except Exception:  # not asked for its own sake: a dead engine is met again, and told, at `generate`
+                    reported = (await self._client.status(model.name)).max_context_len
+            except (
+                Exception
+            ):  # not asked for its own sake: `generate` meets a dead engine again
                 return model.max_context_len
-            self._context_lens[model.name] = min(told, model.max_context_len)
+            self._context_lens[model.name] = min(reported, model.max_context_len)
         return self._context_lens[model.name]
 
     async def check_engines(self) -> None:
@@ -72,7 +74,7 @@ class Registry:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     return await self._client.status(name)
-            except Exception:  # an engine that does not answer has nothing to tell
+            except Exception:  # an engine that does not answer has nothing to report
                 return None
 
         found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))

@@ -78,10 +78,10 @@ class GrammarValidator:
         except LimitExceeded:
             answer = msgspec.msgpack.encode(None)
         if found := msgspec.msgpack.decode(answer, type=FoundFault | None):
-            said = in_clients_words(found.fault, found.keyword, found.field)
-            return RequestError(f"{found.place}: {said}", param=found.field)
-        said = str(fault).removeprefix(f"{constraint.field}: ")
-        return RequestError(f"{constraint.field}: {in_clients_words(said, '', constraint.field)}", fault.param)
+            message = in_clients_words(found.fault, found.keyword, found.field)
+            return RequestError(f"{found.place}: {message}", param=found.field)
+        message = str(fault).removeprefix(f"{constraint.field}: ")
+        return RequestError(f"{constraint.field}: {in_clients_words(message, '', constraint.field)}", fault.param)
 
     async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
         """Raises RequestError and LimitExceeded."""

@@ -3,7 +3,7 @@
     <|channel|>analysis<|message|>I think.<|end|><|start|>assistant<|channel|>final<|message|>Hello.
     <|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>
 
-A head tells what a message is: to a function, a call; in the channel analysis, reasoning; else content.
+A header says what a message is: to a function, a call; in the channel analysis, reasoning; else content.
 """
 
 import re

@@ -46,5 +46,5 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
         f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
         for call in message.get("tool_calls", [])
     ]
-    said = [message["content"]] if message["content"] else []
-    return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": "\n".join(said + calls)}
+    texts = [message["content"]] if message["content"] else []
+    return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": "\n".join(texts + calls)}

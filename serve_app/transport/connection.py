@@ -70,7 +70,7 @@ class Outbox:
         self._ready.set()
         try:
             await self._sender
-        except OSError:  # some servers tell it this way
+        except OSError:  # some servers report it this way
             raise ClientGone from None
         except asyncio.CancelledError:
             if kind is None:

@@ -42,7 +42,7 @@ HTTP_TYPES = {
 
 
 MAX_LOGGED_CHARS = 2_000
-MAX_PATH_CHARS = 200  # of a path that is told
+MAX_PATH_CHARS = 200  # of a path in a message
 
 
 class ErrorDetail(TypedDict):
@@ -57,7 +57,7 @@ class ErrorResponse(TypedDict):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What a client is told."""
+    """What a client gets for an error."""
 
     status: int
     type: str
@@ -77,18 +77,18 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def fault_of(error: Exception) -> Fault:
-    """What to tell about an error. Of one that is not ours nothing is told, it is logged."""
+    """What a client gets for an error. One that is not ours is logged, and the client gets no details."""
     for kind, status, name in TABLE:
         if isinstance(error, kind):
             wait_s = getattr(error, "retry_after_s", None)
             headers = {"Retry-After": str(max(1, math.ceil(wait_s)))} if wait_s is not None else {}
-            return Fault(status, name, _told(error), getattr(error, "param", None), headers)
+            return Fault(status, name, _message_of(error), getattr(error, "param", None), headers)
     logging.getLogger(__name__).error("internal fault", exc_info=error)
     return Fault(500, "InternalServerError", "internal error; the server's log has the details")
 
 
-def _told(error: MantaError) -> str:
-    """An engine's words are those of the libraries under it, which tell of addresses and paths: they are logged."""
+def _message_of(error: MantaError) -> str:
+    """An engine's words are those of the libraries under it, which name addresses and paths: they are logged."""
     if not isinstance(error, EngineFailed):
         return str(error)
     logging.getLogger(__name__).error("an engine failed: %s", one_line(str(error)))

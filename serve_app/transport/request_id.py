@@ -29,9 +29,9 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        told = _clean(Headers(scope=scope).get("x-request-id", ""))
-        state["asked_request_id"] = "" if self._behind_serve and _is_of_serve(scope) else told
-        state["request_id"] = told or secrets.token_hex(16)
+        asked = _clean(Headers(scope=scope).get("x-request-id", ""))
+        state["asked_request_id"] = "" if self._behind_serve and _is_of_serve(scope) else asked
+        state["request_id"] = asked or secrets.token_hex(16)
         if self._behind_serve:
             await self._app(scope, receive, send)
             return

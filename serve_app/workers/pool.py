@@ -230,7 +230,7 @@ class _Worker:
 
 
 def _cpu_s(pid: int) -> float:
-    """Seconds that a process has had; 0.0 where the system does not tell."""
+    """Seconds that a process has had; 0.0 where the system does not say."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
