@@ -55,9 +55,7 @@ class Registry:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     reported = (await self._client.status(model.name)).max_context_len
-            except (
-                Exception
-            ):  # not asked for its own sake: `generate` meets a dead engine again
+            except Exception:  # not asked for its own sake: `generate` meets a dead engine again
                 return model.max_context_len
             self._context_lens[model.name] = min(reported, model.max_context_len)
         return self._context_lens[model.name]

@@ -1,7 +1,7 @@
 """Text model: the tokenizer, chat template, end-of-sequence ids and sampling defaults of one served model."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from serve_app.text.vocabulary import Vocabulary, read_vocabulary
 from serve_app.tools.formats import TOOL_CALL_FORMATS, find_tool_call_format
 from serve_app.tools.tool_call_format import ToolCallFormat
 
-__all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
+__all__ = ["ModelFiles", "SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 
 # tokens that end a turn, whether or not a .gguf file's metadata says so
 TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
@@ -59,6 +59,17 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
         return ChatTemplate(source, self.template_variables)
 
 
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's files say, whatever their format."""
+
+    tokenizer: Tokenizer
+    template: str | None
+    template_variables: Mapping[str, str]
+    eos_ids: tuple[int | None, ...]
+    defaults: SamplingDefaults
+    trained_context_len: int | None  # tokens
+
+
 def load_text_model(model: ModelConfig) -> TextModel:
     """Reads, and downloads if need be, what this layer needs. Raises ModelError."""
     files = resolve(model.source)
@@ -68,32 +79,24 @@ def load_text_model(model: ModelConfig) -> TextModel:
         raise ModelError(f"{model.source}: {error}") from error
 
 
-def build_text_model(
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-    template: str | None,
-    template_variables: Mapping[str, str],
-    eos_ids: Iterable[int | None],
-    defaults: SamplingDefaults,
-    made_for: int | None,
-) -> TextModel:
-    """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
-    vocabulary = read_vocabulary(tokenizer)
+def build_text_model(model: ModelConfig, files: ModelFiles) -> TextModel:
+    """Puts together what was configured and what was read."""
+    vocabulary, template = read_vocabulary(files.tokenizer), files.template
     reasoning_format = _reasoning_format(model.think_format, template or "")
     tool_call_format = _tool_call_format(model.tool_format, template or "")
     markers = (reasoning_format.opens, reasoning_format.closes) if reasoning_format is not None else ()
     return TextModel(
         name=model.name,
-        tokenizer=tokenizer,
+        tokenizer=files.tokenizer,
         vocabulary=vocabulary,
         marked_vocabulary=vocabulary.showing((*tool_call_format.markers, *markers)),
         reasoning_format=reasoning_format,
         tool_call_format=tool_call_format,
-        template=compile_template(template, template_variables) if template else None,
-        template_variables=template_variables,
-        eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
-        defaults=defaults,
-        max_context_len=_context_len(model, made_for),
+        template=compile_template(template, files.template_variables) if template else None,
+        template_variables=files.template_variables,
+        eos_ids=tuple(dict.fromkeys(token for token in files.eos_ids if token is not None)),
+        defaults=files.defaults,
+        max_context_len=_context_len(model, files.trained_context_len),
     )
 
 
@@ -105,15 +108,15 @@ def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
     ends = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
     special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    return build_text_model(
-        model,
-        tokenizer,
-        metadata.get("tokenizer.chat_template"),
-        {name: pieces[token] for name, token in ids.items() if token is not None},
-        [*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)],
-        SamplingDefaults(),
-        metadata.get(f"{metadata.get('general.architecture')}.context_length"),
+    files = ModelFiles(
+        tokenizer=tokenizer,
+        template=metadata.get("tokenizer.chat_template"),
+        template_variables={name: pieces[token] for name, token in ids.items() if token is not None},
+        eos_ids=(*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)),
+        defaults=SamplingDefaults(),
+        trained_context_len=metadata.get(f"{metadata.get('general.architecture')}.context_length"),
     )
+    return build_text_model(model, files)
 
 
 def _from_folder(model: ModelConfig, path: Path) -> TextModel:
@@ -129,15 +132,17 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     template = loaded.chat_template
     known = {key: generation[key] for key in SamplingDefaults.__struct_fields__ if generation.get(key) is not None}
-    return build_text_model(
-        model,
-        loaded.backend_tokenizer,
-        template.get("default") if isinstance(template, dict) else template,
-        {name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None},
-        [loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])],
-        msgspec.convert(known, SamplingDefaults, strict=False),
-        (config.get("text_config") or config).get("max_position_embeddings"),
+    files = ModelFiles(
+        tokenizer=loaded.backend_tokenizer,
+        template=template.get("default") if isinstance(template, dict) else template,
+        template_variables={
+            name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None
+        },
+        eos_ids=(loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])),
+        defaults=msgspec.convert(known, SamplingDefaults, strict=False),
+        trained_context_len=(config.get("text_config") or config).get("max_position_embeddings"),
     )
+    return build_text_model(model, files)
 
 
 def _reasoning_format(name: str | None, template: str) -> ReasoningFormat | None:
@@ -156,11 +161,11 @@ def _tool_call_format(name: str | None, template: str) -> ToolCallFormat:
     return TOOL_CALL_FORMATS[name]
 
 
-def _context_len(model: ModelConfig, made_for: int | None) -> int:
+def _context_len(model: ModelConfig, trained_len: int | None) -> int:
     wanted = model.engine.max_context_len
-    if made_for is None and wanted is None:
+    if trained_len is None and wanted is None:
         raise ModelError("nothing says how long its context is; set engine.max_context_len")
-    return min(length for length in (wanted, made_for) if length is not None)
+    return min(length for length in (wanted, trained_len) if length is not None)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
