@@ -23,8 +23,8 @@ from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
 from serve_app.preparation.grammar_validator import GrammarValidator
 from serve_app.result_cache.cache import ResultCache
-from serve_app.server.load import CountOpenRequests, OpenRequests
 from serve_app.server.model_routes import model_router
+from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Int", "Int64", "Items", "Number", "Text", "Wire"]
+__all__ = ["Int", "Int64", "Items", "Number", "Text", "WireModel"]
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 Items = Annotated[list[T], Field(fail_fast=True)]  # its first error is reported: a list may have a million
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
     @model_validator(mode="before")

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serve_app.api.fields import Int64, Wire
+from serve_app.api.fields import Int64, WireModel
 
 __all__ = ["EffortFields", "ReasoningFields"]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class Reasoning(Wire):
+class Reasoning(WireModel):
     """All in one, where SGLang's clients say it."""
 
     effort: Effort | None = None
@@ -21,7 +21,7 @@ class Reasoning(Wire):
     exclude: bool = False
 
 
-class EffortFields(Wire):
+class EffortFields(WireModel):
     """What a template is given."""
 
     reasoning_effort: Effort | None = None

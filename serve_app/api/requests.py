@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
-from serve_app.api.fields import Int, Int64, Items, Number, Text, Wire
+from serve_app.api.fields import Int, Int64, Items, Number, Text, WireModel
 from serve_app.api.reasoning_fields import EffortFields, ReasoningFields
 
 __all__ = [
@@ -40,7 +40,7 @@ COSTLY_FIELDS = ("tools", "functions", "chat_template", "chat_template_kwargs", 
 Ids = Annotated[Items[Int], Field(min_length=1)]
 
 
-class TextPart(Wire):
+class TextPart(WireModel):
     type: str = ""  # unset: text, if there is some
     text: str | None = None
     refusal: str | None = None
@@ -52,18 +52,18 @@ class TextPart(Wire):
         return {"type": "text", "text": value} if isinstance(value, str) else value
 
 
-class FunctionCall(Wire):
+class FunctionCall(WireModel):
     name: Text
     arguments: str | dict[str, Any] = ""  # JSON text
 
 
-class ToolCall(Wire):
+class ToolCall(WireModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class Message(Wire):
+class Message(WireModel):
     role: Literal[
         "system", "developer", "user", "assistant", "tool", "function"
     ]  # function: as tools were called first
@@ -77,43 +77,43 @@ class Message(Wire):
     reasoning_content: str | None = None  # the same under its older name
 
 
-class Function(Wire):
+class Function(WireModel):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: bool | None = None
 
 
-class Tool(Wire):
+class Tool(WireModel):
     type: Literal["function"] = "function"
     function: Function
 
 
-class FunctionName(Wire):
+class FunctionName(WireModel):
     name: Text
 
 
-class NamedTool(Wire):
+class NamedTool(WireModel):
     type: Literal["function"] = "function"
     function: FunctionName
 
 
-class ToolSubset(Wire):
+class ToolSubset(WireModel):
     mode: Literal["auto", "required"]
     tools: Annotated[Items[NamedTool], Field(min_length=1)]
 
 
-class AllowedTools(Wire):
+class AllowedTools(WireModel):
     type: Literal["allowed_tools"]
     allowed_tools: ToolSubset
 
 
-class StreamOptions(Wire):
+class StreamOptions(WireModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False  # acts together with include_usage only
 
 
-class RepetitionDetection(Wire):
+class RepetitionDetection(WireModel):
     """A pattern of tokens that comes so many times in a row ends the answer. max_pattern_size 0 is off."""
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
@@ -127,7 +127,7 @@ class RepetitionDetection(Wire):
         return self
 
 
-class SamplingFields(Wire):
+class SamplingFields(WireModel):
     """How tokens are chosen. None: the model's own default."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
@@ -161,14 +161,14 @@ class SamplingFields(Wire):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
-class PromptFields(Wire):
+class PromptFields(WireModel):
     """How much of the prompt is used."""
 
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None  # -1: as many as leave room for the answer
     truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
 
 
-class AnswerFields(Wire):
+class AnswerFields(WireModel):
     """Which model answers, how urgently, and in what form."""
 
     model: str = ""
@@ -274,6 +274,6 @@ class TokenizeRequest(ChatFields):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(Wire):
+class DetokenizeRequest(WireModel):
     model: str = ""
     tokens: Items[Int]

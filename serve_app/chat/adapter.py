@@ -14,7 +14,7 @@ from serve_app.chat.tools import neutral_tools, tool_choice
 from serve_app.model.text_model import TextModel
 from serve_app.openai.options import generation_options, length_limits
 from serve_app.preparation.conversation import ConversationPreparer, PreparedConversation
-from serve_app.preparation.request import PreparedAnswer, RequestContext, part_of
+from serve_app.preparation.generate_request import PreparedAnswer, RequestContext, part_of
 from serve_app.request.conversation import Conversation, ReasoningOptions, TemplateOptions
 from serve_app.request.conversation import Message as NeutralMessage
 from serve_app.request.limits import at_most, check_limits

@@ -6,7 +6,7 @@ from serve_app.api.requests import CompletionRequest
 from serve_app.completion.echo import NO_ECHO, Echo, echo_of
 from serve_app.model.text_model import TextModel
 from serve_app.openai.options import generation_options, length_limits
-from serve_app.preparation.request import PreparedAnswer, RequestContext
+from serve_app.preparation.generate_request import PreparedAnswer, RequestContext
 from serve_app.preparation.text_prompts import prepare_text_prompts
 from serve_app.request.limits import at_most, check_limits
 from serve_app.request.options import Logprobs

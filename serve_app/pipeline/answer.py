@@ -21,8 +21,8 @@ from serve_app.pipeline.coalescing import Coalesced
 from serve_app.pipeline.parser import ParsedRequest
 from serve_app.pipeline.renderer import Renderer, ResponseMetadata
 from serve_app.pipeline.responses import DocumentResponse, StreamLimits, StreamResponse
+from serve_app.preparation.generate_request import PreparedAnswer, PreparedRequest
 from serve_app.preparation.grammar_validator import GrammarValidator
-from serve_app.preparation.request import PreparedAnswer, PreparedRequest
 from serve_app.result_cache.cache import ResultCache
 from serve_app.text.vocabulary import Vocabulary
 

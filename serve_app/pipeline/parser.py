@@ -12,7 +12,7 @@ from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.preparation import Preparation, Prepare, prepared_here
-from serve_app.preparation.request import RequestContext, new_context
+from serve_app.preparation.generate_request import RequestContext, new_context
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
 from serve_app.transport.request_id import use_request_id

@@ -17,7 +17,7 @@ from configs.schema import ApiConfig
 from engine.errors import ContextTooLong, RequestError
 from serve_app.api.validation import max_items, validate
 from serve_app.model.text_model import TextModel
-from serve_app.preparation.request import RequestContext
+from serve_app.preparation.generate_request import RequestContext
 from serve_app.transport.body import parse_object
 from serve_app.workers import values
 from serve_app.workers.frames import function_at, name_of

@@ -6,7 +6,7 @@ import msgspec
 
 from serve_app.generation.choice import ChoiceDelta
 from serve_app.generation.usage import Usage
-from serve_app.preparation.request import PreparedAnswer
+from serve_app.preparation.generate_request import PreparedAnswer
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
 

@@ -4,7 +4,7 @@ Reading order:
 
     conversation        chat template, tokens, tools, grammar of a Conversation
     text_prompts        the same of texts and token ids
-    request             what both share: puts the GenerateRequest together
+    generate_request    what both share: puts the GenerateRequest together
     prompt, sampling    truncation and the context's limits; sampling parameters with the model's defaults
     grammar_validator   has a request's grammar compiled in a worker process (grammar_worker)
 

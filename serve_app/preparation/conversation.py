@@ -13,8 +13,8 @@ from serve_app.grammar.constraint import Constraint, constraint_of
 from serve_app.model.messages import template_messages
 from serve_app.model.template import RESERVED
 from serve_app.model.text_model import TextModel
+from serve_app.preparation.generate_request import PreparedRequest, RequestContext, prepare
 from serve_app.preparation.prompt import check_text_fits
-from serve_app.preparation.request import PreparedRequest, RequestContext, prepare
 from serve_app.preparation.sampling import check_ids
 from serve_app.request.conversation import Conversation, TemplateOptions
 from serve_app.request.limits import at_most
@@ -103,12 +103,12 @@ class ConversationPreparer:
         tools, model, output = self._tools, self._model, conversation.options.output
         if tools.forced == "named" and (field := output.field_beside_tools):
             raise RequestError(f"{field}: tool_choice allows a call of its tool and nothing else; leave one out", field)
-        form = constraint_of(output, self._limits) if tools.forced is None else None
-        if parse is not None and parse.is_harmony and (form is not None or tools.schemas):
-            return _in_channels(parse, harmony_constraint(tools, model.vocabulary, form))
+        wanted = constraint_of(output, self._limits) if tools.forced is None else None
+        if parse is not None and parse.is_harmony and (wanted is not None or tools.schemas):
+            return _in_channels(parse, harmony_constraint(tools, model.vocabulary, wanted))
         if not tools.schemas:
-            return form
-        constraint = tool_constraint(tools, model.tool_call_format, model.vocabulary, form)
+            return wanted
+        constraint = tool_constraint(tools, model.tool_call_format, model.vocabulary, wanted)
         at_most("tools", constraint.num_bytes, self._limits.max_grammar_bytes, "bytes, as compiled")
         return constraint
 

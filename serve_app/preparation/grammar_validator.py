@@ -11,8 +11,8 @@ from engine.types import Fit, Grammar
 from serve_app.grammar.constraint import Constraint
 from serve_app.grammar.unsupported_keywords import in_clients_words
 from serve_app.model.text_model import TextModel
+from serve_app.preparation.generate_request import PreparedRequest
 from serve_app.preparation.grammar_worker import Checked, FoundFault, GrammarToCheck, TableSource
-from serve_app.preparation.request import PreparedRequest
 from serve_app.request.output_format import FIT
 from serve_app.workers import values
 from serve_app.workers.pool import LimitExceeded, WorkerPool

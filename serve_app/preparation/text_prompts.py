@@ -9,8 +9,8 @@ from engine.errors import RequestError
 from serve_app.generation.choice import TextRules
 from serve_app.grammar.constraint import constraint_of
 from serve_app.model.text_model import TextModel
+from serve_app.preparation.generate_request import PreparedRequest, RequestContext, part_of, prepare
 from serve_app.preparation.prompt import check_text_fits
-from serve_app.preparation.request import PreparedRequest, RequestContext, part_of, prepare
 from serve_app.preparation.sampling import check_ids
 from serve_app.request.text_prompts import TextPrompts
 

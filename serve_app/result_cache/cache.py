@@ -15,7 +15,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.types import EngineClient, GenerateRequest
 from serve_app.generation.observer import StreamObserver
-from serve_app.preparation.request import PreparedRequest
+from serve_app.preparation.generate_request import PreparedRequest
 from serve_app.result_cache.replay import ChunkRecorder, Chunks, ReplayClient
 
 __all__ = ["CacheLookup", "ResultCache"]

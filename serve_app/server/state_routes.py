@@ -13,7 +13,7 @@ from serve_app.api.responses import ModelStatus, StatusList
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.pipeline.auth import Authenticator
-from serve_app.server.load import OpenRequests
+from serve_app.server.open_requests import OpenRequests
 
 __all__ = ["health_router", "state_router"]
 

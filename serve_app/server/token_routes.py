@@ -14,7 +14,7 @@ from serve_app.model.messages import template_messages
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.parser import RequestParser
 from serve_app.preparation.conversation import chat_prompt
-from serve_app.preparation.request import RequestContext
+from serve_app.preparation.generate_request import RequestContext
 from serve_app.preparation.sampling import check_ids
 from serve_app.request.limits import at_most
 

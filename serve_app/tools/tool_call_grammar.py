@@ -1,8 +1,8 @@
 """Tool-call grammar: holds an answer to calls that parse, with a declared name and arguments that satisfy the schema.
 
-    forced      the answer is calls
-    with form   the answer is calls, or a document of the form that response_format asks for
-    else        the answer is text; from the moment it opens a call, it must be one
+    forced        the answer is calls
+    with output   the answer is calls, or a document of the format that response_format asks for
+    else          the answer is text; from the moment it opens a call, it must be one
 
 A grammar in llguidance's Lark dialect (lark) is made from the format's `CallSyntax`. Arguments that are written one by
 one have their own rules: field_grammar. Channels too: harmony_grammar.
@@ -26,7 +26,7 @@ __all__ = ["tool_constraint"]
 
 
 def tool_constraint(
-    tools: ToolUse, format_: ToolCallFormat, vocabulary: Vocabulary, form: Constraint | None
+    tools: ToolUse, format_: ToolCallFormat, vocabulary: Vocabulary, output: Constraint | None
 ) -> Constraint:
     """Raises RequestError for a schema that is none, or a form that cannot stand beside calls."""
     sources = sources_of(tools)
@@ -36,23 +36,23 @@ def tool_constraint(
         except RequestError as fault:
             raise RequestError(f"{fault} (in the tool {name!r})", param=field) from None
     if format_ is HARMONY:
-        return harmony_constraint(tools, vocabulary, form)
+        return harmony_constraint(tools, vocabulary, output)
     grammar = _Grammar(format_, tools, Markers(vocabulary))
     if tools.forced is not None:
         lines = ["start: calls", *grammar.calls()]
-    elif form is not None:
-        if form.schema is None:
-            raise RequestError(f"{form.field}: only a JSON form can stand beside tools", param=form.field)
-        lines = grammar.calls_or(form, form.schema)
+    elif output is not None:
+        if output.schema is None:
+            raise RequestError(f"{output.field}: only a JSON form can stand beside tools", param=output.field)
+        lines = grammar.calls_or(output, output.schema)
     elif format_.bare:
         lines = ["start: calls | TEXT", rf"{TEXT} & ~/{grammar.bare_beginning()}(.|\n)*/", *grammar.calls()]
     else:
         lines = grammar.calls_within_text(format_.opens)
-    field = form.field if form is not None else "tools"
+    field = output.field if output is not None else "tools"
     text = "\n".join(["%llguidance {}", *lines])
-    if form is None:
+    if output is None:
         return Constraint(text, field, sources=sources)
-    return Constraint(text, field, form.schema, form.fits, (*form.sources, *sources))
+    return Constraint(text, field, output.schema, output.fits, (*output.sources, *sources))
 
 
 class _Grammar:
@@ -92,12 +92,12 @@ class _Grammar:
         start = f"calls: ({' | '.join(firsts)}) {more} {self._text(syntax.ends)}"
         return [start, *self._one_call("call", "")]
 
-    def calls_or(self, form: Constraint, schema: dict[str, Any] | bool) -> list[str]:
+    def calls_or(self, output: Constraint, schema: dict[str, Any] | bool) -> list[str]:
         """Calls or a document. Where both begin with a brace they are one schema: a lexer cannot wait and see."""
         if self._format.bare != "{":
             return ["start: calls | form", f"form: {json_rule(schema)}", *self.calls()]
         if '"$ref"' in json.dumps([schema, self._schemas]):
-            raise RequestError(f"{form.field}: with tools, this model takes no schema with $ref", param=form.field)
+            raise RequestError(f"{output.field}: with tools, this model takes no schema with $ref", param=output.field)
         key = "parameters" if '"parameters"' in self._syntax.opens else "arguments"
         calls = [
             {

@@ -8,7 +8,7 @@ from serve_app.api.requests import ChatRequest
 from serve_app.api.validation import validate
 from serve_app.chat.adapter import prepare_chat
 from serve_app.model.text_model import SamplingDefaults
-from serve_app.preparation.request import RequestContext
+from serve_app.preparation.generate_request import RequestContext
 from tests.serve_app.toy import toy_model
 
 USER = [{"role": "user", "content": "hi"}]

@@ -4,8 +4,8 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.requests import ChatRequest
 from serve_app.chat.adapter import prepare_chat
+from serve_app.preparation.generate_request import new_context
 from serve_app.preparation.grammar_validator import GrammarValidator
-from serve_app.preparation.request import new_context
 from serve_app.workers.pool import LimitExceeded, WorkerPool
 from tests.serve_app.toy import toy_model
 

@@ -6,7 +6,7 @@ import pytest
 from configs.schema import ApiConfig
 from serve_app.api.requests import ChatRequest
 from serve_app.chat.adapter import prepare_chat
-from serve_app.preparation.request import new_context
+from serve_app.preparation.generate_request import new_context
 from serve_app.workers.values import dumps, loads
 from tests.serve_app.toy import toy_model
 
