@@ -1,7 +1,7 @@
 """The one hook for streams: metrics, result cache and admission observe an answer while it is generated."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from serve_app.generation.choice import ChoiceDelta
@@ -33,15 +33,15 @@ class StreamObserver(Protocol):
 
 @contextmanager
 def observed(observers: Sequence[StreamObserver], output: UsageSource) -> Iterator[None]:
-    """Tells observers of the beginning and of the end of what runs inside."""
-    started: list[StreamObserver] = []
+    """Tells observers of the beginning and, whatever happens, of the end of what runs inside."""
     is_complete = False
-    try:
+
+    def end(observer: StreamObserver) -> None:
+        observer.on_end(is_complete=is_complete)
+
+    with ExitStack() as ends:
         for observer in observers:
             observer.on_start(output)
-            started.append(observer)
+            ends.callback(end, observer)
         yield
         is_complete = True
-    finally:
-        for observer in reversed(started):
-            observer.on_end(is_complete=is_complete)

@@ -96,3 +96,14 @@ async def test_of_an_output_that_scores_only_nothing_is_sent():
     (delta,) = [delta async for delta in one.deltas(ScriptedClient(says("", finish="stop")))]
     assert (delta.message.content, delta.tokens, delta.finish_reason) == ("", (), "length")
     assert delta.chunk.tokens == (2,) and one.usage() == Usage(3, 0, 0) and byte_tokens("") == ()
+
+
+def test_every_observer_gets_its_end_even_if_another_fails_there():
+    class Broken(Recorder):
+        def on_end(self, *, is_complete):
+            raise RuntimeError("broken")
+
+    first = Recorder()
+    with pytest.raises(RuntimeError), observed((first, Broken()), output()):
+        pass
+    assert first.calls == ["start", True]
