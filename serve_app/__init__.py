@@ -1,24 +1,32 @@
-"""The text floor: OpenAI JSON in, server-sent events out. No torch, no Ray.
+"""The text layer: OpenAI's JSON in, server-sent events out. No torch, no Ray.
 
-One request walks through these rooms, down to the engine and back:
+One request walks through these packages, down to the engine and back:
 
-    http         the socket's side. intake reads the body, has it checked, and finds the model
-    api          what clients send and get, as typed fields, and whether they may
-    chat         one conversation: to a prompt, to what the answer may be, to the engine's request; and its answer's
-                 deltas to events or to a document. completion does the same for plain text
-    tools        which tools may be called, how calls are written, and how they are read
-    grammar      from a wish about the answer's form to a grammar, and the check of the finished document
-    generation   what all requests for an answer share: down to the engine's request, and back from its tokens to deltas
-    model        what the text floor knows of a model: tokenizer, template, formats
-    text         pieces of text: token ids to bytes to text, stop strings, markers, thinking
-    server       every other route: models, tokens, health, the chat page
+    transport      HTTP itself: bodies, errors, SSE, compression, disconnects
+    api            wire models of requests, shapes of responses, validation
+    pipeline       request parser, and the one pipeline of every route that generates
+    chat           /v1/chat/completions: adapter (wire model -> Conversation) and renderer (deltas -> bytes)
+    completion     /v1/completions: the same for texts and token ids; openai is what the two share
+    request        the neutral request that an adapter makes: knows no API
+    preparation    neutral request -> the engine's GenerateRequest: template, tokens, grammar, sampling
+    tools          tool use: which tools may be called, how calls are written (grammar) and read (tool-call parsers)
+    grammar        structured output: from a format to a grammar, and the check of the finished document
+    model          tokenizer, chat template and formats of a served model; the registry of models
+    text           incremental detokenizer, stop-string checker, reasoning parser, message deltas
+    generation     the engine's chunks -> deltas, and the hook through which streams are observed
+    metrics, result_cache, tenants    observers of streams: Prometheus, replay, admission control
+    workers        processes for work whose cost a client chooses
+    server         every other route: models, tokens, health, the chat page
 
-Whatever the client can get wrong ends before `generation` hands the request on: before the first byte. One state turns
-tokens into deltas, for streams and for whole answers, so that a stream joined is the whole answer.
+Promises: whatever the client can get wrong is a 4xx that names the field, before the first byte. One state turns tokens
+into deltas, for streams and for whole answers, so that a stream joined is the whole answer. A new API needs an
+adapter, a renderer and its errors; nothing below them changes.
 
-Imports between rooms go one way, towards the beginning of this line, and a test checks it:
+The way of one streamed token: engine -> generation/output.py -> choice.py -> text/detokenizer.py -> stop_strings.py
+-> output_parser.py (reasoning, tool calls) -> observers -> pipeline/responses.py -> chat/renderer.py
+-> openai/events.py -> transport/connection.py -> the socket.
 
-    api, text < grammar < tools < model < generation < http < chat, completion < server < app < main
-
-`http.errors` is the one table from errors to HTTP. `app` puts the rooms together, `main` is the composition root.
+Imports between packages go one way; the table in tests/test_house.py holds the order. `transport.errors` is the one
+table from errors to HTTP. `app` puts the packages together, `main` is the composition root. Tests mirror the packages
+(tests/serve_app); those beside them ask all routes: every request ends, every fault names its field, hostile bodies.
 """

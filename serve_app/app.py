@@ -11,33 +11,35 @@ from starlette.middleware.cors import CORSMiddleware
 
 from configs.schema import Config
 from engine.types import EngineClient
+from serve_app.api.openapi import complete_schema
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
-from serve_app.generation.grammar_checks import GrammarChecks
-from serve_app.http.auth import Authenticator
-from serve_app.http.compression import CompressAnswers
-from serve_app.http.documents import complete_schema
-from serve_app.http.errors import answer_faults_as_json
-from serve_app.http.head_requests import HeadRequests
-from serve_app.http.intake import Intake
-from serve_app.http.metrics import Metrics
-from serve_app.http.preparation import Preparation
-from serve_app.http.protocol_versions import ProtocolVersions
-from serve_app.http.request_id import RequestIds
-from serve_app.http.result_cache import ResultCache
+from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
-from serve_app.server.load import CountOpenRequests, OpenRequests
+from serve_app.pipeline.answer import AnswerPipeline
+from serve_app.pipeline.auth import Authenticator
+from serve_app.pipeline.parser import RequestParser
+from serve_app.pipeline.preparation import Preparation
+from serve_app.preparation.grammar_validator import GrammarValidator
+from serve_app.result_cache.cache import ResultCache
 from serve_app.server.model_routes import model_router
+from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router
 from serve_app.tenants.key_store import KeyStore
+from serve_app.transport.compression import CompressAnswers
+from serve_app.transport.errors import answer_faults_as_json
+from serve_app.transport.head_requests import HeadRequests
+from serve_app.transport.protocol_versions import ProtocolVersions
+from serve_app.transport.request_id import RequestIds
 from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
 
-PREPARING = ("serve_app.chat.request", "serve_app.completion.request", "serve_app.server.token_routes")
+# what prepares requests: workers have it loaded before they are forked
+PREPARING = ("serve_app.chat.adapter", "serve_app.completion.adapter", "serve_app.server.token_routes")
 
 
 def build_app(
@@ -63,16 +65,15 @@ def build_app(
     auth = Authenticator(keys)
     with_key = auth.guard("key")
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
-    intake = Intake(config.api, registry, auth, Preparation(config.api, models, workers, PREPARING))
-    checks = GrammarChecks(models, workers)
+    parser = RequestParser(config.api, registry, auth, Preparation(config.api, models, workers, PREPARING))
     open_requests = OpenRequests()
-    results = ResultCache(config.api, fingerprint)
     metrics = Metrics()
+    validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
+    pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
     for router in (chat_router, completion_router):
-        answers = router(client, config, intake, checks, results, metrics, fingerprint)
-        app.include_router(answers, prefix="/v1", dependencies=with_key)
+        app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
-    app.include_router(token_router(intake), dependencies=with_key)
+    app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))

@@ -1,4 +1,4 @@
-"""The composition root: the one place that sees all floors. `serve deploy` and `serve run` import `build` from here."""
+"""Composition root: the one module that sees all layers. `serve deploy` and `serve run` import `build` from here."""
 
 import logging
 from typing import Any

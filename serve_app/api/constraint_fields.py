@@ -1,24 +1,24 @@
-"""The wire fields that say what an answer must look like: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
+"""Wire fields about structured output: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve_app.api.fields import Items, Text, Wire
+from serve_app.api.fields import Items, Text, WireModel
 
 __all__ = ["ConstraintFields", "ResponseFormat", "StructuredOutputs"]
 
 Schema = dict[str, Any] | bool
 
 
-class JsonSchemaFormat(Wire):
+class JsonSchemaFormat(WireModel):
     name: str = ""
     description: str = ""
     schema_: Schema = Field(default_factory=dict, alias="schema")
     strict: bool = True  # false: what no grammar can hold a model to is left out, not refused
 
 
-class ResponseFormat(Wire):
+class ResponseFormat(WireModel):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
     schema_: Schema | None = Field(default=None, alias="schema")  # where SGLang and llama.cpp take it
@@ -29,7 +29,7 @@ class ResponseFormat(Wire):
     format: dict[str, Any] | None = None
 
 
-class StructuredOutputs(Wire):
+class StructuredOutputs(WireModel):
     json_: Schema | str | None = Field(default=None, alias="json")
     json_object: bool = False
     regex: Text | None = None
@@ -42,7 +42,7 @@ class StructuredOutputs(Wire):
     fit: bool = False  # a JSON document, whichever field asks for it, is finished within max_tokens
 
 
-class ConstraintFields(Wire):
+class ConstraintFields(WireModel):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | str | None = None

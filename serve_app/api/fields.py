@@ -1,10 +1,10 @@
-"""What all wire models share: null equals absent, unknown fields are ignored, nothing is bent into shape."""
+"""What all wire models share: null equals absent, unknown fields are ignored, nothing is coerced."""
 
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Int", "Int64", "Items", "Number", "Text", "Wire"]
+__all__ = ["Int", "Int64", "Items", "Number", "Text", "WireModel"]
 
 T = TypeVar("T")
 
@@ -18,10 +18,10 @@ Int = Annotated[int, BeforeValidator(_integral)]
 Int64 = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
-Items = Annotated[list[T], Field(fail_fast=True)]  # its first fault is told: a list may have a million
+Items = Annotated[list[T], Field(fail_fast=True)]  # its first error is reported: a list may have a million
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
     @model_validator(mode="before")

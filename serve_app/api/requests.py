@@ -1,14 +1,15 @@
-"""What clients send."""
+"""Wire models of request bodies: OpenAI's, with the fields that vLLM, SGLang and llama.cpp add."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.api.constraint_fields import ConstraintFields
-from serve_app.api.fields import Int, Int64, Items, Number, Text, Wire
-from serve_app.api.thinking_fields import EffortFields, ThinkingFields
+from serve_app.api.fields import Int, Int64, Items, Number, Text, WireModel
+from serve_app.api.reasoning_fields import EffortFields, ReasoningFields
 
 __all__ = [
+    "COSTLY_FIELDS",
     "AllowedTools",
     "AnswerFields",
     "ChatBatchRequest",
@@ -18,6 +19,7 @@ __all__ = [
     "CompletionRequest",
     "DetokenizeRequest",
     "Function",
+    "FunctionCall",
     "FunctionName",
     "GenerationFields",
     "Message",
@@ -32,10 +34,13 @@ __all__ = [
 ]
 
 
+# fields whose cost is not that of their bytes: schemas, grammars, programs
+COSTLY_FIELDS = ("tools", "functions", "chat_template", "chat_template_kwargs", *ConstraintFields.model_fields)
+
 Ids = Annotated[Items[Int], Field(min_length=1)]
 
 
-class TextPart(Wire):
+class TextPart(WireModel):
     type: str = ""  # unset: text, if there is some
     text: str | None = None
     refusal: str | None = None
@@ -47,18 +52,18 @@ class TextPart(Wire):
         return {"type": "text", "text": value} if isinstance(value, str) else value
 
 
-class FunctionCall(Wire):
+class FunctionCall(WireModel):
     name: Text
     arguments: str | dict[str, Any] = ""  # JSON text
 
 
-class ToolCall(Wire):
+class ToolCall(WireModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class Message(Wire):
+class Message(WireModel):
     role: Literal[
         "system", "developer", "user", "assistant", "tool", "function"
     ]  # function: as tools were called first
@@ -67,52 +72,48 @@ class Message(Wire):
     tool_call_id: str | None = None
     tool_calls: Items[ToolCall] = Field(default_factory=list)
     function_call: FunctionCall | None = None  # a call without an id
-    refusal: str | None = None  # said instead of content
+    refusal: str | None = None  # instead of content
     reasoning: str | None = None
     reasoning_content: str | None = None  # the same under its older name
 
 
-class Function(Wire):
+class Function(WireModel):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: bool | None = None
 
 
-class Tool(Wire):
+class Tool(WireModel):
     type: Literal["function"] = "function"
     function: Function
 
-    def shown(self) -> dict[str, Any]:
-        """As templates present it: with what the client has said of it, and no more."""
-        return {"type": self.type, "function": self.function.model_dump(exclude_unset=True)}
 
-
-class FunctionName(Wire):
+class FunctionName(WireModel):
     name: Text
 
 
-class NamedTool(Wire):
+class NamedTool(WireModel):
     type: Literal["function"] = "function"
     function: FunctionName
 
 
-class ToolSubset(Wire):
+class ToolSubset(WireModel):
     mode: Literal["auto", "required"]
     tools: Annotated[Items[NamedTool], Field(min_length=1)]
 
 
-class AllowedTools(Wire):
+class AllowedTools(WireModel):
     type: Literal["allowed_tools"]
     allowed_tools: ToolSubset
 
 
-class StreamOptions(Wire):
+class StreamOptions(WireModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False  # acts together with include_usage only
 
 
-class RepetitionDetection(Wire):
+class RepetitionDetection(WireModel):
     """A pattern of tokens that comes so many times in a row ends the answer. max_pattern_size 0 is off."""
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
@@ -126,7 +127,7 @@ class RepetitionDetection(Wire):
         return self
 
 
-class SamplingFields(Wire):
+class SamplingFields(WireModel):
     """How tokens are chosen. None: the model's own default."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
@@ -148,7 +149,7 @@ class SamplingFields(Wire):
     bad_words: Items[Text] = Field(default_factory=list)
     logprob_token_ids: Items[Int] = Field(
         default_factory=list
-    )  # told at each position, and no others but the chosen one
+    )  # sent at each position, and no others but the sampled one
     prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first
@@ -160,14 +161,14 @@ class SamplingFields(Wire):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
-class PromptFields(Wire):
+class PromptFields(WireModel):
     """How much of the prompt is used."""
 
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None  # -1: as many as leave room for the answer
     truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
 
 
-class AnswerFields(Wire):
+class AnswerFields(WireModel):
     """Which model answers, how urgently, and in what form."""
 
     model: str = ""
@@ -200,7 +201,7 @@ class ChatFields(EffortFields):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ChatOptions(GenerationFields, ChatFields, ThinkingFields):
+class ChatOptions(GenerationFields, ChatFields, ReasoningFields):
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
@@ -273,6 +274,6 @@ class TokenizeRequest(ChatFields):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(Wire):
+class DetokenizeRequest(WireModel):
     model: str = ""
     tokens: Items[Int]

@@ -1,4 +1,4 @@
-"""Checks a parsed body against a wire model, and says what is wrong in the client's words."""
+"""Request validation: a parsed body against its wire model; errors name the field in the client's words."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from configs.schema import ApiConfig
 from engine.errors import RequestError
 
-__all__ = ["validate"]
+__all__ = ["max_items", "validate"]
 
-MAX_FAULTS = 5  # told at once
+MAX_FAULTS = 5  # reported at once
 CONSTANTS = {None: "null", True: "true", False: "false"}
 # pydantic's words -> JSON's
 PLAIN = (
@@ -27,6 +28,21 @@ Branches = tuple[tuple[Path, str | int], ...]  # of unions: where each is, and w
 M = TypeVar("M", bound=BaseModel)
 
 
+def max_items(limits: ApiConfig) -> dict[str, int]:
+    """By field: what is refused before each item is looked at."""
+    return {
+        "messages": limits.max_messages,
+        "stop": limits.max_stop,
+        "tools": limits.max_tools,
+        "functions": limits.max_tools,
+        "documents": limits.max_messages,
+        "logit_bias": limits.max_logit_bias,
+        "stop_token_ids": limits.max_logit_bias,
+        "logprob_token_ids": limits.max_logit_bias,
+        "bad_words": limits.max_logit_bias,
+    }
+
+
 def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, int] | None = None) -> M:
     """Raises RequestError; `param` is the dotted field of the first fault.
 
@@ -40,13 +56,13 @@ def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, in
         return model.model_validate(payload)
     except ValidationError as error:
         faults = _by_field(payload, error)
-    told = [f"{field}: {_joined(messages)}" if field else _joined(messages) for field, messages in faults]
-    more = f"; and {len(told) - MAX_FAULTS} more" if len(told) > MAX_FAULTS else ""
-    raise RequestError("; ".join(told[:MAX_FAULTS]) + more, param=faults[0][0] or None)
+    reports = [f"{field}: {_joined(messages)}" if field else _joined(messages) for field, messages in faults]
+    more = f"; and {len(reports) - MAX_FAULTS} more" if len(reports) > MAX_FAULTS else ""
+    raise RequestError("; ".join(reports[:MAX_FAULTS]) + more, param=faults[0][0] or None)
 
 
 def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]]]:
-    """Field -> what is wrong. Where a union failed inside one branch, only that branch is told."""
+    """Field -> what is wrong. Where a union failed inside one branch, only that branch is reported."""
     found: dict[Path, dict[str, bool]] = {}  # message -> whether it says that the type is wrong
     details = error.errors(include_url=False, include_context=False)
     located = [(detail, *_path(payload, detail["loc"], detail["type"] == "missing")) for detail in details]

@@ -1,9 +1,8 @@
-"""A prompt that comes as tokens, where a client has rendered the conversation itself."""
+"""Token prompts: a conversation that the client has rendered and tokenized itself."""
 
 from engine.errors import RequestError
 from serve_app.api.requests import ChatRequest
-from serve_app.generation.sampling import check_ids
-from serve_app.model.text_model import TextModel
+from serve_app.request.conversation import TokenPrompt
 
 __all__ = ["token_prompt"]
 
@@ -21,7 +20,7 @@ OF_TEMPLATES = (
 )
 
 
-def token_prompt(chat: ChatRequest, model: TextModel) -> tuple[int, ...] | None:
+def token_prompt(chat: ChatRequest) -> TokenPrompt | None:
     """The prompt's tokens, None if the messages are to be rendered. Raises RequestError."""
     field = chat.token_field
     if field is None:
@@ -31,6 +30,4 @@ def token_prompt(chat: ChatRequest, model: TextModel) -> tuple[int, ...] | None:
     for name in OF_TEMPLATES:
         if getattr(chat, name) != type(chat).model_fields[name].get_default(call_default_factory=True):
             raise RequestError(f"{name}: not together with {field}, which no template renders", param=name)
-    tokens = getattr(chat, field)
-    check_ids(field, tokens, model.vocabulary.num_tokens)
-    return tuple(tokens)
+    return TokenPrompt(tuple(getattr(chat, field)), field)

@@ -1,21 +1,14 @@
-"""What a completion begins with where the client wants its prompt back: the text, and where each token stands in it."""
+"""Echo of a completion: the prompt that comes back before the answer, and where each token stands in its text."""
 
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from itertools import takewhile
-from typing import cast
 
 import msgspec
 
-from engine.types import EngineClient
-from serve_app.generation.choice import Delta
-from serve_app.generation.reply import Usage
-from serve_app.http.answer import Run
 from serve_app.model.text_model import TextModel
-from serve_app.text.said import Said
 
-__all__ = ["NO_ECHO", "Echo", "EchoAlone", "echo_of"]
+__all__ = ["NO_ECHO", "Echo", "echo_of"]
 
 Ids = tuple[int, ...]
 
@@ -31,14 +24,14 @@ class Echo(msgspec.Struct, frozen=True):
 NO_ECHO = Echo("")
 
 
-def echo_of(prompt: str | list[int], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
-    """`tokens` are those of the prompt that are used; all their log probabilities are told if `scored`."""
-    text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=False)
+def echo_of(prompt: str | tuple[int, ...], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
+    """`tokens` are those of the prompt that are used; all their log probabilities are sent if `scored`."""
+    text = prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt), skip_special_tokens=False)
     if not scored:
         return Echo(text)
     hidden = _added(prompt, tokens, model) if isinstance(prompt, str) else frozenset()
-    said, offsets = _placed(tokens, hidden, model)
-    return Echo(said, tokens, offsets)
+    text, offsets = _text_and_offsets(tokens, hidden, model)
+    return Echo(text, tokens, offsets)
 
 
 def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
@@ -54,33 +47,12 @@ def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
     return frozenset([*range(before), *range(len(tokens) - max(0, after), len(tokens))])
 
 
-def _placed(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str, Ids]:
+def _text_and_offsets(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str, Ids]:
     """The tokens' text, and how many characters of it come before each: a token may be a part of a character."""
     words, decoder = model.vocabulary, codecs.getincrementaldecoder("utf-8")("replace")
     text, offsets = "", []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         offsets.append(len(text))
-        said = decoder.decode(b"" if place in hidden else words.all_bytes[token])
-        text += said[1:] if not text and words.strips_space and said[:1] == " " else said
+        piece = decoder.decode(b"" if position in hidden else words.all_bytes[token])
+        text += piece[1:] if not text and words.strips_space and piece[:1] == " " else piece
     return text + decoder.decode(b"", final=True), tuple(offsets)
-
-
-class EchoAlone:
-    """A run of which only the prompts are told: the one token that the engine makes is left out."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    async def deltas(self, client: EngineClient) -> AsyncIterator[Delta]:
-        async with aclosing(cast("AsyncGenerator[Delta]", self._run.deltas(client))) as deltas:
-            async for delta in deltas:
-                reason = "length" if delta.finish_reason not in (None, "abort") else delta.finish_reason
-                yield msgspec.structs.replace(
-                    delta, said=Said(), tokens=(), logprobs=(), finish_reason=reason, stop_reason=None
-                )
-
-    def usage(self) -> Usage:
-        return msgspec.structs.replace(self._run.usage(), completion_tokens=0)
-
-    def usage_of(self, index: int) -> Usage:
-        return msgspec.structs.replace(self._run.usage_of(index), completion_tokens=0)

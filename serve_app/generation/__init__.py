@@ -1,13 +1,12 @@
-"""What all requests for an answer share, whichever route takes them.
+"""Generation: from the engine's chunks to deltas, whichever API asked.
 
-Down, from a prompt's tokens and the client's fields to the engine's request:
+Reading order:
 
-    request          puts it together: sampling, prompt (cut to what is wanted, measured against the context)
-    grammar_checks   compiles the request's grammar, before an engine is asked to follow it
+    choice          the tokens of one choice to text: detokenized, stopped, parsed
+    output_parser   reasoning, tool calls, and the rest is content
+    output          request output: all choices of a request, with its usage; batch: of several answered together
+    observer        the one hook for streams: metrics, result cache and admission control look at each delta
 
-And back, from the engine's chunks to deltas:
-
-    choice           the tokens of one choice to text: detokenized, stopped, sorted by answer_parser
-    reply, replies   all choices of a request, or of several that are answered together
-    logprobs         which log probabilities are told
+Promises: deltas joined are the same however the engine cuts its chunks; each choice ends with exactly one finish
+reason; observers change nothing. Tests: tests/serve_app/generation, tests/serve_app/test_every_request_ends.py.
 """

@@ -1,16 +1,31 @@
-"""One choice of an answer: tokens go in, text comes out. Streamed and whole answers are both made of this."""
+"""One choice of an answer: tokens go in, deltas come out. Streamed and whole answers are both made of this.
+
+token ids -> incremental detokenizer -> stop-string checker -> output parser (reasoning, tool calls) -> ChoiceDelta
+"""
+
+from typing import Literal
 
 import msgspec
 
 from engine.types import PromptLogprob, RequestOutput, TokenLogprob
-from serve_app.generation.answer_parser import AnswerParser, ParseRules
+from serve_app.generation.output_parser import OutputParser, ParseRules
 from serve_app.grammar.constraint import Constraint
-from serve_app.text.detokenizer import Detokenizer
-from serve_app.text.said import Said
-from serve_app.text.stops import StopStrings
+from serve_app.text.detokenizer import IncrementalDetokenizer
+from serve_app.text.message_delta import MessageDelta
+from serve_app.text.stop_strings import StopStringChecker
 from serve_app.text.vocabulary import Vocabulary
 
-__all__ = ["Choice", "Delta", "TextRules"]
+__all__ = ["Choice", "ChoiceDelta", "FinishReason", "TextRules"]
+
+FinishReason = Literal["stop", "length", "tool_calls", "repetition", "abort"]
+
+# the engine's reason -> ours; "grammar" and "error" are raised before
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "repetition": "repetition",
+    "abort": "abort",
+}
 
 
 class TextRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,21 +35,22 @@ class TextRules(msgspec.Struct, frozen=True, kw_only=True):
     include_stop: bool = False  # a stop string or stop token is part of the text
     min_tokens: int = 0  # stop strings are not looked for in the first tokens
     stop_ids: frozenset[int] = frozenset()  # tokens that end the answer
-    told_stop_ids: frozenset[int] = frozenset()  # those of them that the client named: told as stop_reason
+    reported_stop_ids: frozenset[int] = frozenset()  # those of them that the client named: sent as stop_reason
     skip_special: bool = True
     starts_text: bool = True
-    parse: ParseRules | None = None  # thinking and tool calls; None: all is content
+    parse: ParseRules | None = None  # reasoning and tool calls; None: all is content
     constraint: Constraint | None = None  # what the content must match
 
 
-class Delta(msgspec.Struct):
-    """What one piece of the engine's answer adds to one choice."""
+class ChoiceDelta(msgspec.Struct):
+    """What one chunk of the engine's output adds to one choice."""
 
     index: int
-    said: Said
+    chunk: RequestOutput  # that it is made of
+    message: MessageDelta
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     ended_here: bool = False  # a stop string was found: the engine does not know that this choice is over
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
@@ -49,7 +65,6 @@ class Choice:
         "_parser",
         "_rules",
         "_stops",
-        "_written",
         "finished",
         "index",
         "num_reasoning_tokens",
@@ -62,19 +77,22 @@ class Choice:
         self.num_reasoning_tokens = 0
         self.finished = False
         self._rules = rules
-        self._detokenizer = Detokenizer(vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text)
-        self._stops = StopStrings(rules.stops, include=rules.include_stop)
-        self._parser = AnswerParser(rules.parse) if rules.parse is not None else None
+        self._detokenizer = IncrementalDetokenizer(
+            vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text
+        )
+        self._stops = StopStringChecker(rules.stops, include=rules.include_stop)
+        self._parser = OutputParser(rules.parse) if rules.parse is not None else None
 
-    def push(self, chunk: RequestOutput) -> Delta:
+    def push(self, chunk: RequestOutput) -> ChoiceDelta:
         """What the chunk adds. Where a stop string ends in it, later tokens do not count."""
         tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
-        num_said = len(tokens) - (ends_in_token and not self._rules.include_stop)
-        delta = Delta(self.index, Said(), (), finish_reason=chunk.finish_reason)
+        num_shown = len(tokens) - (ends_in_token and not self._rules.include_stop)
+        reason = FINISH_REASONS[chunk.finish_reason] if chunk.finish_reason is not None else None
+        delta = ChoiceDelta(self.index, chunk, MessageDelta(), (), finish_reason=reason)
         delta.prompt_logprobs, delta.queued_s = chunk.prompt_logprobs, chunk.queued_s
         for position, token in enumerate(tokens):
-            self._take(delta, chunk, position, token if position < num_said else None)
+            self._push_token(delta, chunk, position, token if position < num_shown else None)
             if self._stops.matched is not None:
                 delta.finish_reason, delta.stop_reason = "stop", self._stops.matched
                 delta.ended_here = chunk.finish_reason is None
@@ -83,14 +101,14 @@ class Choice:
             self._finish(delta, tokens[-1] if ends_in_token else None)
         return delta
 
-    def _take(self, delta: Delta, chunk: RequestOutput, position: int, said: int | None) -> None:
-        """Adds one token. `said` is None for a token that ends the answer and is not part of it."""
+    def _push_token(self, delta: ChoiceDelta, chunk: RequestOutput, position: int, shown: int | None) -> None:
+        """Adds one token. `shown` is None for a token that ends the answer and is not part of it."""
         self.num_tokens += 1
         parser = self._parser
-        was_thinking, was_hidden = (parser.is_thinking, parser.is_hidden) if parser is not None else (False, False)
-        if said is not None:
-            self._say(delta.said, self._text(said))
-        if parser is not None and was_thinking and parser.is_thinking:
+        was_reasoning, was_hidden = (parser.is_reasoning, parser.is_hidden) if parser is not None else (False, False)
+        if shown is not None:
+            self._add(delta.message, self._text(shown))
+        if parser is not None and was_reasoning and parser.is_reasoning:
             self.num_reasoning_tokens += 1
         if was_hidden:  # what a client does not want to read it does not get as ids either
             return
@@ -104,21 +122,21 @@ class Choice:
             return ""
         return text if self.num_tokens <= self._rules.min_tokens else self._stops.push(text)
 
-    def _say(self, said: Said, text: str) -> None:
+    def _add(self, message: MessageDelta, text: str) -> None:
         if self._parser is None:
-            said.content += text
+            message.content += text
         elif text:
-            said.add(self._parser.push(text))
+            message.add(self._parser.push(text))
 
-    def _finish(self, delta: Delta, stop_token: int | None) -> None:
+    def _finish(self, delta: ChoiceDelta, stop_token: int | None) -> None:
         self.finished = True
         if self._stops.matched is None:
-            self._say(delta.said, self._stops.push(self._detokenizer.flush()))
+            self._add(delta.message, self._stops.push(self._detokenizer.flush()))
         if self._stops.matched is None:
-            self._say(delta.said, self._stops.flush())
-            if stop_token in self._rules.told_stop_ids:
+            self._add(delta.message, self._stops.flush())
+            if stop_token in self._rules.reported_stop_ids:
                 delta.stop_reason = stop_token
         if self._parser is not None:
-            delta.said.add(self._parser.flush())
+            delta.message.add(self._parser.flush())
             if delta.finish_reason == "stop" and self._parser.calls_tools:
                 delta.finish_reason = "tool_calls"

@@ -1,14 +1,16 @@
-"""What an answer must look like, from the client's words to a grammar for llguidance.
+"""Structured output: from the format that a request asks for to a grammar for llguidance.
 
-constraint       the one wish of a request (response_format, structured_outputs, guided_*), and its grammar
+Reading order:
+
+constraint       the one format that a request asks for, and its grammar
 well_formed      is a schema one? With the place of its first mistake
-old_drafts       schemas of older drafts, as the newest says the same
-holdable         what of a schema a grammar can hold; the rest is left out where the client does not insist
-json_texts       grammars of JSON texts, and what is wrong with a schema, in words
+schema_upgrade   schemas of older drafts, as the newest says the same
+unsupported_keywords   what of a schema a grammar can hold; the rest is left out where the client does not insist
+json_grammar     grammars of JSON texts, and what is wrong with a schema, in words
 json_rules       a schema's objects, arrays, alternatives and constants as rules of llguidance's Lark dialect
 sequences        items and members, one behind the other, and objects whose members are counted
 rule_faults      why a schema cannot be written so
-joined           several schemas that hold at once, as one
+all_of           several schemas that hold at once, as one
 number_regex     ranges of numbers as regular expressions, in exact decimals
 number_schema    what a schema says of numbers, and what of it llguidance's own JSON compiler carries in doubles
 exact_numbers    numbers with the digits that they were written with
@@ -27,4 +29,5 @@ after it; a schema whose bounds ask for more gets more. Multiples of a step are 
 counted by llguidance: a step of more than four digits that does not divide a power of ten is refused unless few of its
 multiples are within the bounds. Look-ahead is held at the beginning of a pattern, for texts without characters that
 JSON escapes; arrays of different items are held where an enum of at most seven values says what the items are.
+Tests: tests/serve_app/grammar write random answers under random schemas, and check them with jsonschema.
 """

@@ -1,4 +1,4 @@
-"""Regular expressions of ECMA-262, as JSON Schema has them, in the words of Rust's engine.
+"""ECMA-262 regular expressions, as JSON Schema has them, in the syntax of Rust's regex engine.
 
 Clients write other dialects too: what Python, Perl or .NET spell in another way and mean the same is read as well.
 What this module lets through, the engine compiles, but for its limits of size.

@@ -1,4 +1,4 @@
-"""Numbers of JSON with the digits that they were written with.
+"""Exact numbers of JSON, with the digits that they were written with.
 
 A double keeps what it was read from while that has no more digits than it tells apart; `Digits` keeps the rest.
 """

@@ -1,4 +1,4 @@
-"""How large a schema becomes where references and alternatives have to be written out.
+"""Schema expansion: how large a schema becomes where references and alternatives have to be written out.
 
 A grammar follows a reference by its name, once for all. Not so where several schemas hold at once (allOf, or keywords
 beside a reference): llguidance makes one schema of them, writes out what they refer to, and tries every alternative of

@@ -1,4 +1,4 @@
-"""Is there a document that satisfies a schema, and has an end? A node that needs another node has none.
+"""Satisfiability: is there a finite document that satisfies a schema? A node that needs another node has none.
 
 The least fixed point: a reference has an end when what it refers to has one without it.
 """

@@ -1,4 +1,4 @@
-"""JSON schemas as rules of llguidance's Lark dialect.
+"""JSON schemas as grammar rules in llguidance's Lark dialect.
 
 Objects, arrays, alternatives and numbers are written out here: llguidance's own JSON compiler calculates with doubles
 and knows no longest number. Strings, and what several schemas say of one object, are left to it, a piece at a time;
@@ -9,9 +9,9 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from serve_app.grammar.all_of import NotJoined, are_apart, joined, names_listed, values_listed
 from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
-from serve_app.grammar.joined import NotJoined, are_apart, joined, names_listed, values_listed
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
 from serve_app.grammar.number_regex import ANY_NUMBER, NumberRange, Scaled, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range

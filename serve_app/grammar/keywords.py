@@ -1,4 +1,4 @@
-"""Keywords of JSON Schema, by what a grammar makes of them."""
+"""JSON Schema keywords, by what a grammar makes of them."""
 
 from typing import Any
 

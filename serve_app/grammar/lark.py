@@ -1,4 +1,4 @@
-"""Pieces of llguidance's Lark dialect."""
+"""Lark: pieces of llguidance's grammar dialect."""
 
 import json
 import re

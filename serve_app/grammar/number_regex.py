@@ -1,4 +1,4 @@
-"""Regular expressions of the JSON numbers in a range, in exact decimals.
+"""Number regexes: the JSON numbers in a range as regular expressions, in exact decimals.
 
 A number is read as n / 10^places with integers n and places, so an excluded bound is the next n. The expressions use
 nothing but digits, classes, groups and counts: Rust's and Python's engines read them alike.

@@ -1,4 +1,4 @@
-"""What a schema says of numbers, exactly; and what of it llguidance's JSON compiler carries in doubles."""
+"""Number schemas: what a schema says of numbers, exactly; and what of it llguidance's compiler carries in doubles."""
 
 from fractions import Fraction
 from math import isfinite, nextafter

@@ -1,4 +1,4 @@
-"""Patterns of property names that no other name matches than those which `properties` lists.
+"""patternProperties: patterns of property names that no other name matches than those which `properties` lists.
 
 llguidance takes the listed names out of a pattern, and lets another property begin where nothing is left of it: an
 answer would come to a place where no text can follow.

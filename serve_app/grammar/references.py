@@ -1,4 +1,4 @@
-"""References within a JSON schema, and everything that may hold one."""
+"""$ref: references within a JSON schema, and everything that may hold one."""
 
 from collections.abc import Iterator
 from typing import Any

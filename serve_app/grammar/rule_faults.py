@@ -1,4 +1,4 @@
-"""What keeps a schema from being written as rules, each with the place and the keyword."""
+"""Unsupported schemas: what keeps one from being written as grammar rules, each with the place and the keyword."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Checks a value against a client's JSON schema, at a cost that the client cannot choose.
+"""Schema check of a finished document, at a cost that the client cannot choose.
 
 Regular expressions are left out: Python's can be made to run for hours. References are followed within the schema only.
 A check that takes too many steps is given up: schemas of a kilobyte can have 2^40 of them. Numbers are exact decimals.

@@ -1,4 +1,4 @@
-"""Goes through a JSON schema: every schema in it, and nothing that is data."""
+"""Schema walk: goes through every schema within a JSON schema, and nothing that is data."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Items of arrays and members of objects, one behind the other, in llguidance's Lark dialect."""
+"""Sequences: items of arrays and members of objects, one behind the other, in llguidance's Lark dialect."""
 
 import json
 from typing import Protocol

@@ -19,9 +19,9 @@ from typing import Any
 import llguidance
 
 from engine.errors import RequestError
-from serve_app.grammar.json_texts import json_grammar, json_rule
+from serve_app.grammar.json_grammar import json_grammar, json_rule
 from serve_app.grammar.lark import TEXT, within_slashes
-from serve_app.grammar.old_drafts import modern
+from serve_app.grammar.schema_upgrade import upgraded
 
 __all__ = ["structural_tag_grammar"]
 
@@ -66,28 +66,28 @@ class _Writer:
         self.lines: list[str] = []
         self.grammars: dict[str, str] = {}  # by name
 
-    def write(self, form: Any, at: str, ends: Ends, depth: int = 0) -> str:
+    def write(self, format_: Any, at: str, ends: Ends, depth: int = 0) -> str:
         """An expression for a format and, if there are any, for one of the `ends` after it."""
         if depth > MAX_DEPTH:
             raise self._wrong(at, f"more than {MAX_DEPTH} formats in each other")
-        kind = form.get("type") if isinstance(form, dict) else None
+        kind = format_.get("type") if isinstance(format_, dict) else None
         match kind:
             case "const_string":
-                return self._closed(_text(self._string(form, at, "value")), ends)
+                return self._closed(_text(self._string(format_, at, "value")), ends)
             case "json_schema":
-                schema = modern(form.get("json_schema"))
+                schema = upgraded(format_.get("json_schema"))
                 if not isinstance(schema, (dict, bool)) or schema is False:
                     raise self._wrong(f"{at}.json_schema", "a JSON schema")
                 json_grammar(schema, f"{self._field}.{at}.json_schema")  # says what is wrong with it
                 return self._closed(self._rule(json_rule(schema)), ends)
             case "regex":
-                return self._closed(self._regex(self._string(form, at, "pattern")), ends)
+                return self._closed(self._regex(self._string(format_, at, "pattern")), ends)
             case "grammar":
-                return self._closed(self._grammar(self._string(form, at, "grammar"), f"{at}.grammar"), ends)
+                return self._closed(self._grammar(self._string(format_, at, "grammar"), f"{at}.grammar"), ends)
             case "any_text":
                 return self._any_text(ends)
             case "sequence":
-                *first, last = self._list(form, at, "elements")
+                *first, last = self._list(format_, at, "elements")
                 for index, one in enumerate(first):
                     if isinstance(one, dict) and one.get("type") in ("any_text", "triggered_tags"):
                         place = f"{at}.elements.{index}"
@@ -95,19 +95,19 @@ class _Writer:
                 parts = [self.write(one, f"{at}.elements.{index}", (), depth + 1) for index, one in enumerate(first)]
                 return " ".join([*parts, self.write(last, f"{at}.elements.{len(first)}", ends, depth + 1)])
             case "or":
-                elements = self._list(form, at, "elements")
+                elements = self._list(format_, at, "elements")
                 ways = [
                     self.write(one, f"{at}.elements.{index}", ends, depth + 1) for index, one in enumerate(elements)
                 ]
                 return f"({' | '.join(ways)})"
             case "tag":
-                return self._closed(self._tag(form, at, "", depth), ends)
+                return self._closed(self._tag(format_, at, "", depth), ends)
             case "triggered_tags":
-                return self._triggered(form, at, ends, depth)
+                return self._triggered(format_, at, ends, depth)
             case "tags_with_separator":
-                return self._closed(self._separated(form, at, depth), ends)
+                return self._closed(self._separated(format_, at, depth), ends)
         raise self._wrong(
-            f"{at}.type" if isinstance(form, dict) else at,
+            f"{at}.type" if isinstance(format_, dict) else at,
             "const_string, json_schema, regex, grammar, any_text, sequence, or, tag, triggered_tags or "
             "tags_with_separator",
         )
@@ -119,21 +119,21 @@ class _Writer:
         """Where it must end, it ends at the first end: text that goes on is not looked for."""
         return self._rule(f"TEXT {_one_of(ends)}", "[lazy]") if ends else "TEXT"
 
-    def _tag(self, form: Any, at: str, trigger: str, depth: int) -> str:
+    def _tag(self, format_: Any, at: str, trigger: str, depth: int) -> str:
         """A tag, of which the trigger has been read."""
-        if not isinstance(form, dict):
+        if not isinstance(format_, dict):
             raise self._wrong(at, "a tag: begin, content and end")
-        begin = self._string(form, at, "begin")
-        end = form.get("end", "")
+        begin = self._string(format_, at, "begin")
+        end = format_.get("end", "")
         ends = tuple(end) if isinstance(end, list) else (end,)
         if not all(isinstance(one, str) for one in ends):
             raise self._wrong(f"{at}.end", "a string, or a list of strings")
         ends = tuple(one for one in ends if one) if "" not in ends else ()
-        content = self.write(form.get("content"), f"{at}.content", ends, depth + 1)
+        content = self.write(format_.get("content"), f"{at}.content", ends, depth + 1)
         return f"{_text(begin.removeprefix(trigger))} {content}"
 
-    def _triggered(self, form: dict[str, Any], at: str, ends: Ends, depth: int) -> str:
-        triggers, tags = self._list(form, at, "triggers"), self._list(form, at, "tags")
+    def _triggered(self, format_: dict[str, Any], at: str, ends: Ends, depth: int) -> str:
+        triggers, tags = self._list(format_, at, "triggers"), self._list(format_, at, "tags")
         if not all(isinstance(one, str) and one for one in triggers):
             raise self._wrong(f"{at}.triggers", "a list of strings that are not empty")
         whole, after = [], []
@@ -148,18 +148,18 @@ class _Writer:
             after.append(f"{opened} {self._tag(tag, place, trigger, depth)}")
         first, later = self._rule(" | ".join(whole)), self._rule(" | ".join(after))
         rest = self._any_text(ends)
-        if form.get("stop_after_first"):
-            once = self._closed(first if form.get("at_least_one") else later, ends)
-            return once if form.get("at_least_one") else f"({once} | {rest})"
-        return f"{first} {later}* {rest}" if form.get("at_least_one") else f"{later}* {rest}"
+        if format_.get("stop_after_first"):
+            once = self._closed(first if format_.get("at_least_one") else later, ends)
+            return once if format_.get("at_least_one") else f"({once} | {rest})"
+        return f"{first} {later}* {rest}" if format_.get("at_least_one") else f"{later}* {rest}"
 
-    def _separated(self, form: dict[str, Any], at: str, depth: int) -> str:
-        tags = self._list(form, at, "tags")
+    def _separated(self, format_: dict[str, Any], at: str, depth: int) -> str:
+        tags = self._list(format_, at, "tags")
         ways = [self._tag(tag, f"{at}.tags.{index}", "", depth) for index, tag in enumerate(tags)]
         several = one = self._rule(" | ".join(ways))
-        if not form.get("stop_after_first"):
-            several = f"{one} ({_text(self._string(form, at, 'separator'))} {one})*"
-        return several if form.get("at_least_one") else f"({several})?"
+        if not format_.get("stop_after_first"):
+            several = f"{one} ({_text(self._string(format_, at, 'separator'))} {one})*"
+        return several if format_.get("at_least_one") else f"({several})?"
 
     def _regex(self, text: str) -> str:
         name = f"REGEX_{len(self.lines)}"
@@ -180,14 +180,14 @@ class _Writer:
         self.lines.append(f"{name}{options}: {body}")
         return name
 
-    def _string(self, form: Any, at: str, key: str) -> str:
-        value = form.get(key) if isinstance(form, dict) else None
+    def _string(self, format_: Any, at: str, key: str) -> str:
+        value = format_.get(key) if isinstance(format_, dict) else None
         if not isinstance(value, str):
             raise self._wrong(f"{at}.{key}", "a string")
         return value
 
-    def _list(self, form: dict[str, Any], at: str, key: str) -> list[Any]:
-        value = form.get(key)
+    def _list(self, format_: dict[str, Any], at: str, key: str) -> list[Any]:
+        value = format_.get(key)
         if not isinstance(value, list) or not value:
             raise self._wrong(f"{at}.{key}", "a list that is not empty")
         return value

@@ -1,4 +1,4 @@
-"""Is a JSON schema one? Each keyword has the kind of value that it must have."""
+"""Schema validation: each keyword of a JSON schema has the kind of value that it must have."""
 
 import json
 from collections.abc import Callable

@@ -1,7 +1,11 @@
-"""What the text floor knows of a model: read once, at the start.
+"""Models as the text layer knows them: read once, at the start.
 
-text_model       all of it together; from a folder with a tokenizer, or from a .gguf file
-gguf_tokenizer   the tokenizer that a .gguf file describes; pretokenizers is how it cuts text before merging
-template         renders a conversation as the model reads it
-registry         which models are served, under which names, how long their contexts are
+Reading order:
+
+    text_model         tokenizer, chat template, formats and sampling defaults of one model
+    gguf_tokenizer     the tokenizer that a .gguf file describes; pretokenizers split text before merging
+    template           renders a conversation; messages are what it reads
+    registry           which models are served, under which names
+
+Promises: no weights are read here, and no torch is loaded. Tests: tests/serve_app/model.
 """

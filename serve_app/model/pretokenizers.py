@@ -1,4 +1,4 @@
-"""How BPE tokenizers cut text before merging: one entry per value of `tokenizer.ggml.pre`.
+"""Pre-tokenizers: how BPE tokenizers split text before merging, one entry per value of `tokenizer.ggml.pre`.
 
 A .gguf file names the cut, it does not hold it. A wrong one gives other tokens for digits, blanks and scripts without
 blanks, and a model that is quietly worse; so an unknown name is an error.

@@ -1,26 +1,34 @@
-"""Which models are served, under which names, and how long their contexts are."""
+"""Model registry: which models are served, under which names and aliases, and how long their contexts are."""
 
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
+
 from configs.schema import Config
 from engine.errors import RequestError, Unavailable, UnknownModel
 from engine.types import EngineClient, EngineStatus
-from serve_app.api.answers import ModelCard
 from serve_app.model.text_model import TextModel
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "ServedModel"]
 
 STATUS_TIMEOUT_S = 2.0
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    id: str  # a name or an alias
+    name: str  # of the model
+    created: int  # unix seconds
+    max_model_len: int  # tokens, prompt and answer together
 
 
 class Registry:
     def __init__(self, client: EngineClient, config: Config, models: Mapping[str, TextModel], created: int) -> None:
         self._client = client
-        self._created = created  # unix seconds, told as the models' birthday
+        self._created = created  # unix seconds, sent as the models' `created`
         self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
         self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
-        self._context_lens: dict[str, int] = {}  # what engines have told; it does not change while they are served
+        self._context_lens: dict[str, int] = {}  # what engines have reported; it does not change while they are served
 
     def resolve(self, id_: str) -> TextModel:
         """The model a client means. An empty id means the only one."""
@@ -33,23 +41,23 @@ class Registry:
             raise UnknownModel(f"there is no model {id_[:256]!r}; served are {', '.join(self._by_id)}", param="model")
         return self._by_id[id_]
 
-    def cards(self) -> list[ModelCard]:
-        return [self.card(id_) for id_ in self._by_id]
+    def all(self) -> list[ServedModel]:
+        return [self.find(id_) for id_ in self._by_id]
 
-    def card(self, id_: str) -> ModelCard:
+    def find(self, id_: str) -> ServedModel:
+        """Raises UnknownModel."""
         model = self.resolve(id_)
-        max_len = self._context_lens.get(model.name, model.max_model_len)
-        return ModelCard(id=id_, created=self._created, root=model.name, max_model_len=max_len)
+        return ServedModel(id_, model.name, self._created, self._context_lens.get(model.name, model.max_model_len))
 
     async def context_len(self, model: TextModel) -> int:
         """Tokens that the model and its engine take, prompt and answer together."""
         if model.name not in self._context_lens:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
-                    told = (await self._client.status(model.name)).max_model_len
-            except Exception:  # not asked for its own sake: a dead engine is met again, and told, at `generate`
+                    reported = (await self._client.status(model.name)).max_model_len
+            except Exception:  # not asked for its own sake: `generate` meets a dead engine again
                 return model.max_model_len
-            self._context_lens[model.name] = min(told, model.max_model_len)
+            self._context_lens[model.name] = min(reported, model.max_model_len)
         return self._context_lens[model.name]
 
     async def check_engines(self) -> None:
@@ -64,7 +72,7 @@ class Registry:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     return await self._client.status(name)
-            except Exception:  # an engine that does not answer has nothing to tell
+            except Exception:  # an engine that does not answer has nothing to report
                 return None
 
         found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))

@@ -1,4 +1,4 @@
-"""Renders a conversation with the model's own chat template."""
+"""Chat template: renders a conversation with the model's own Jinja template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
-"""What the text floor knows of a model: tokenizer, template, where an answer ends, how it samples by default."""
+"""Text model: the tokenizer, chat template, end-of-sequence ids and sampling defaults of one served model."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
-from serve_app.text.thinking import THINK_FORMATS, ThinkFormat, find_think_format
+from serve_app.text.reasoning_parser import REASONING_FORMATS, ReasoningFormat, find_reasoning_format
 from serve_app.text.vocabulary import Vocabulary, read_vocabulary
-from serve_app.tools.format import ToolFormat
-from serve_app.tools.formats import TOOL_FORMATS, find_tool_format
+from serve_app.tools.formats import TOOL_CALL_FORMATS, find_tool_call_format
+from serve_app.tools.tool_call_format import ToolCallFormat
 
-__all__ = ["SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
+__all__ = ["ModelFiles", "SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 
 # tokens that end a turn, whether or not a .gguf file's metadata says so
 TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
@@ -41,9 +41,9 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the id answers carry
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    marked_vocabulary: Vocabulary  # the same, showing the markers of thinking and tool calls
-    reasoning_parser: ThinkFormat | None
-    tool_call_parser: ToolFormat
+    marked_vocabulary: Vocabulary  # the same, showing the markers of reasoning and tool calls
+    reasoning_format: ReasoningFormat | None
+    tool_call_format: ToolCallFormat
     template: ChatTemplate | None  # base models have none
     template_variables: Mapping[str, str]  # bos_token and its like
     eos_ids: tuple[int, ...]
@@ -59,10 +59,19 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
         return ChatTemplate(source, self.template_variables)
 
 
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's files say, whatever their format."""
+
+    tokenizer: Tokenizer
+    template: str | None
+    template_variables: Mapping[str, str]
+    eos_ids: tuple[int | None, ...]
+    defaults: SamplingDefaults
+    trained_context_len: int | None  # tokens
+
+
 def load_text_model(model: ModelConfig) -> TextModel:
-    """Reads tokenizer, template and configuration, and downloads what is missing of them; never weights. Raises
-    ModelError.
-    """
+    """Reads, and downloads if need be, what this layer needs. Raises ModelError."""
     files = resolve(model.model, weights=False)
     try:
         return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
@@ -70,32 +79,24 @@ def load_text_model(model: ModelConfig) -> TextModel:
         raise ModelError(f"{model.model}: {error}") from error
 
 
-def build_text_model(
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-    template: str | None,
-    template_variables: Mapping[str, str],
-    eos_ids: Iterable[int | None],
-    defaults: SamplingDefaults,
-    made_for: int | None,
-) -> TextModel:
-    """Puts together what was read. `made_for` is the context that the model was trained with, in tokens."""
-    vocabulary = read_vocabulary(tokenizer)
-    reasoning_parser = _think_format(model.reasoning_parser, template or "")
-    tool_call_parser = _tool_format(model.tool_call_parser, template or "")
-    think_markers = (reasoning_parser.opens, reasoning_parser.closes) if reasoning_parser is not None else ()
+def build_text_model(model: ModelConfig, files: ModelFiles) -> TextModel:
+    """Puts together what was configured and what was read."""
+    vocabulary, template = read_vocabulary(files.tokenizer), files.template
+    reasoning_format = _reasoning_format(model.reasoning_parser, template or "")
+    tool_call_format = _tool_call_format(model.tool_call_parser, template or "")
+    markers = (reasoning_format.opens, reasoning_format.closes) if reasoning_format is not None else ()
     return TextModel(
         name=model.name,
-        tokenizer=tokenizer,
+        tokenizer=files.tokenizer,
         vocabulary=vocabulary,
-        marked_vocabulary=vocabulary.showing((*tool_call_parser.markers, *think_markers)),
-        reasoning_parser=reasoning_parser,
-        tool_call_parser=tool_call_parser,
-        template=compile_template(template, template_variables) if template else None,
-        template_variables=template_variables,
-        eos_ids=tuple(dict.fromkeys(token for token in eos_ids if token is not None)),
-        defaults=defaults,
-        max_model_len=_context_len(model, made_for),
+        marked_vocabulary=vocabulary.showing((*tool_call_format.markers, *markers)),
+        reasoning_format=reasoning_format,
+        tool_call_format=tool_call_format,
+        template=compile_template(template, files.template_variables) if template else None,
+        template_variables=files.template_variables,
+        eos_ids=tuple(dict.fromkeys(token for token in files.eos_ids if token is not None)),
+        defaults=files.defaults,
+        max_model_len=_context_len(model, files.trained_context_len),
     )
 
 
@@ -107,15 +108,15 @@ def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
     ends = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
     special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    return build_text_model(
-        model,
-        tokenizer,
-        metadata.get("tokenizer.chat_template"),
-        {name: pieces[token] for name, token in ids.items() if token is not None},
-        [*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)],
-        SamplingDefaults(),
-        metadata.get(f"{metadata.get('general.architecture')}.context_length"),
+    files = ModelFiles(
+        tokenizer=tokenizer,
+        template=metadata.get("tokenizer.chat_template"),
+        template_variables={name: pieces[token] for name, token in ids.items() if token is not None},
+        eos_ids=(*ends, *(token for piece in TURN_ENDS if (token := tokenizer.token_to_id(piece)) in special)),
+        defaults=SamplingDefaults(),
+        trained_context_len=metadata.get(f"{metadata.get('general.architecture')}.context_length"),
     )
+    return build_text_model(model, files)
 
 
 def _from_folder(model: ModelConfig, path: Path) -> TextModel:
@@ -131,38 +132,40 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     template = loaded.chat_template
     known = {key: generation[key] for key in SamplingDefaults.__struct_fields__ if generation.get(key) is not None}
-    return build_text_model(
-        model,
-        loaded.backend_tokenizer,
-        template.get("default") if isinstance(template, dict) else template,
-        {name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None},
-        [loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])],
-        msgspec.convert(known, SamplingDefaults, strict=False),
-        (config.get("text_config") or config).get("max_position_embeddings"),
+    files = ModelFiles(
+        tokenizer=loaded.backend_tokenizer,
+        template=template.get("default") if isinstance(template, dict) else template,
+        template_variables={
+            name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None
+        },
+        eos_ids=(loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])),
+        defaults=msgspec.convert(known, SamplingDefaults, strict=False),
+        trained_context_len=(config.get("text_config") or config).get("max_position_embeddings"),
     )
+    return build_text_model(model, files)
 
 
-def _think_format(name: str | None, template: str) -> ThinkFormat | None:
+def _reasoning_format(name: str | None, template: str) -> ReasoningFormat | None:
     if name is None:
-        return find_think_format(template)
-    if name != "none" and name not in THINK_FORMATS:
-        raise ModelError(f"reasoning_parser {name!r} is not known; known are none, {', '.join(THINK_FORMATS)}")
-    return THINK_FORMATS.get(name)
+        return find_reasoning_format(template)
+    if name != "none" and name not in REASONING_FORMATS:
+        raise ModelError(f"reasoning_parser {name!r} is not known; known are none, {', '.join(REASONING_FORMATS)}")
+    return REASONING_FORMATS.get(name)
 
 
-def _tool_format(name: str | None, template: str) -> ToolFormat:
+def _tool_call_format(name: str | None, template: str) -> ToolCallFormat:
     if name is None:
-        return find_tool_format(template)
-    if name not in TOOL_FORMATS:
-        raise ModelError(f"tool_call_parser {name!r} is not known; known are {', '.join(TOOL_FORMATS)}")
-    return TOOL_FORMATS[name]
+        return find_tool_call_format(template)
+    if name not in TOOL_CALL_FORMATS:
+        raise ModelError(f"tool_call_parser {name!r} is not known; known are {', '.join(TOOL_CALL_FORMATS)}")
+    return TOOL_CALL_FORMATS[name]
 
 
-def _context_len(model: ModelConfig, made_for: int | None) -> int:
+def _context_len(model: ModelConfig, trained_len: int | None) -> int:
     wanted = model.engine.max_model_len
-    if made_for is None and wanted is None:
+    if trained_len is None and wanted is None:
         raise ModelError("nothing says how long its context is; set engine.max_model_len")
-    return min(length for length in (wanted, made_for) if length is not None)
+    return min(length for length in (wanted, trained_len) if length is not None)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from serve_app.api.answers import ModelCard, ModelList
-from serve_app.http.documents import responses
-from serve_app.model.registry import Registry
+from serve_app.api.openapi import responses
+from serve_app.api.responses import ModelCard, ModelList
+from serve_app.model.registry import Registry, ServedModel
 
 __all__ = ["model_router"]
 
@@ -15,10 +15,14 @@ def model_router(registry: Registry) -> APIRouter:
     @router.get("/models/", include_in_schema=False)  # or it would be the model without a name
     @router.get("/models", summary="List the models", responses=responses(ModelList))
     async def list_models() -> ModelList:
-        return ModelList(data=registry.cards())
+        return ModelList(data=[_card(model) for model in registry.all()])
 
     @router.get("/models/{model:path}", summary="Show one model", responses=responses(ModelCard))
     async def show_model(model: str) -> ModelCard:
-        return registry.card(model)
+        return _card(registry.find(model))
 
     return router
+
+
+def _card(model: ServedModel) -> ModelCard:
+    return ModelCard(id=model.id, created=model.created, root=model.name, max_model_len=model.max_model_len)

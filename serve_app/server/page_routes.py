@@ -1,4 +1,4 @@
-"""The pages for people: the chat page at /, one file with nothing from elsewhere, and the API's documentation."""
+"""Pages for people: the chat page at /, one file with nothing from elsewhere, and the API's documentation."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from configs.schema import AccessConfig
-from serve_app.http.auth import Authenticator
+from serve_app.pipeline.auth import Authenticator
 
 __all__ = ["page_router"]
 

@@ -1,4 +1,4 @@
-"""What a server says of itself: /health, /health/live, /ping, /version, /load, /status and /metrics."""
+"""Server state: /health (readiness), /health/live (liveness), /ping, /version, /load, /status and /metrics."""
 
 import logging
 
@@ -8,12 +8,12 @@ from fastapi.responses import PlainTextResponse
 
 from configs.schema import AccessConfig
 from engine.errors import Unavailable
-from serve_app.api.answers import ModelStatus, StatusList
-from serve_app.http.auth import Authenticator
-from serve_app.http.documents import responses
-from serve_app.http.metrics import Metrics
+from serve_app.api.openapi import responses
+from serve_app.api.responses import ModelStatus, StatusList
+from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
-from serve_app.server.load import OpenRequests
+from serve_app.pipeline.auth import Authenticator
+from serve_app.server.open_requests import OpenRequests
 
 __all__ = ["health_router", "state_router"]
 

@@ -1,4 +1,4 @@
-"""What keeps the prefix caches and results of tenants apart."""
+"""Cache salt: keeps the prefix caches and results of tenants apart."""
 
 from hashlib import sha256
 

@@ -1,4 +1,4 @@
-"""Which tenant an API key belongs to. Keys come from the config, the environment and a file that may change."""
+"""API keys: which tenant each belongs to. They come from the config, the environment and a file that may change."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The owner of one API key: what it may do, and what it does now."""
+"""Tenant: the owner of one API key, its rate limits and its requests in flight."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,7 +82,7 @@ class Tenant:
             self._tokens.take(num_tokens)
 
     def rate_limit_headers(self) -> dict[str, str]:
-        """What OpenAI's API tells of limits; nothing where there are none."""
+        """OpenAI's rate limit headers; none where there are no limits."""
         headers = {}
         for bucket, limit, unit in (
             (self._requests, self.limits.requests_per_minute, "requests"),

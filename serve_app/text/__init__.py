@@ -1,9 +1,13 @@
-"""Pieces of text, whatever they belong to. Everything here takes text in any pieces and gives the same joined.
+"""Text: token ids to bytes to text. Everything here takes text in any pieces and gives the same joined.
 
-vocabulary    the bytes of each token id
-detokenizer   token ids to text: a codepoint comes out with its last byte
-stops         the first stop string, held back until it is known to be none
-markers       the same question for the markers of parsers
-thinking      a model's thinking, and where it ends
-said          what a piece of an answer says, sorted: content, thinking, calls
+Reading order:
+
+    vocabulary         the bytes of each token id
+    detokenizer        incremental detokenizer: a codepoint comes out with its last byte
+    stop_strings       stop-string checker: text is held back until it is known to be none
+    message_delta      a piece of a streamed answer: content, reasoning, tool-call deltas
+    reasoning_parser   a model's reasoning, and where it ends; markers finds what marks it
+    json_text          JSON from clients, within bounds
+
+Tests: tests/serve_app/text, each with texts cut at random.
 """

@@ -1,14 +1,14 @@
-"""Token ids to text, piece by piece: the pieces joined are the text of all tokens together."""
+"""Incremental detokenizer: token ids to text, piece by piece; the pieces joined are the text of all tokens together."""
 
 import codecs
 from collections.abc import Iterable
 
 from serve_app.text.vocabulary import Vocabulary
 
-__all__ = ["Detokenizer"]
+__all__ = ["IncrementalDetokenizer"]
 
 
-class Detokenizer:
+class IncrementalDetokenizer:
     """The text of one choice.
 
     A codepoint whose bytes lie in several tokens comes out with the last of them. Bytes that are no UTF-8 become

@@ -1,4 +1,4 @@
-"""JSON from clients, within bounds: what would keep the interpreter busy for long in one call is refused before that.
+"""Bounded JSON parsing: what would keep the interpreter busy for long in one call is refused before that.
 
 Hundreds of thousands of values take some tenths of a second in which no other thread runs, and deep nesting ends in a
 RecursionError wherever it is walked.

@@ -1,4 +1,4 @@
-"""Finds markers in a text that comes in pieces."""
+"""Markers: finds those of reasoning and tool calls in a text that comes in pieces."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What each token id says, in bytes: the one table behind detokenizing and behind the `bytes` of logprobs."""
+"""Vocabulary: the bytes of each token id; the one table behind detokenizing and behind the `bytes` of logprobs."""
 
 import json
 import re

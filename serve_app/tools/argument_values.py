@@ -1,4 +1,4 @@
-"""Arguments that models write one by one, each a text of its own, become JSON."""
+"""Argument values that models write one by one, each a text of its own, become JSON."""
 
 import ast
 import json

@@ -1,10 +1,10 @@
-"""Reads the arguments of a call that are written one by one, and lets each through as JSON once it is complete."""
+"""Arguments written one by one: reads them, and lets each through as JSON once it is complete."""
 
 from typing import Any, Protocol
 
 from serve_app.text.markers import could_begin, split_at_marker
 from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged_value
-from serve_app.tools.format import TaggedFields
+from serve_app.tools.tool_call_format import TaggedFields
 
 __all__ = ["FieldReader", "PythonFields", "TaggedReader"]
 

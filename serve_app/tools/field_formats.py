@@ -1,12 +1,12 @@
-"""Families that write arguments one by one: as Python does, or between tags."""
+"""Tool-call formats of families that write arguments one by one: as Python does, or between tags."""
 
-from serve_app.tools.format import TaggedFields, ToolFormat, Writing
+from serve_app.tools.tool_call_format import CallSyntax, TaggedFields, ToolCallFormat
 
 __all__ = ["FIELD_FORMATS", "PYTHONIC"]
 
 
-def _pythonic(name: str, **markers: tuple[str, ...]) -> ToolFormat:
-    return ToolFormat(
+def _pythonic(name: str, **markers: tuple[str, ...]) -> ToolCallFormat:
+    return ToolCallFormat(
         name=name,
         opens=markers.get("opens", ()),
         closes=("]", *markers.get("closes", ())),
@@ -16,15 +16,15 @@ def _pythonic(name: str, **markers: tuple[str, ...]) -> ToolFormat:
         lists=True,
         arguments="python",
         signs=markers.get("opens", ()),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="[", opens="NAME(", closes=")", joint=", ", ends="]", field_opens="KEY=", field_joint=", "
         ),
     )
 
 
-def _calls_between(name: str, opens: str, closes: str, writing: Writing, sign: str) -> ToolFormat:
+def _calls_between(name: str, opens: str, closes: str, syntax: CallSyntax, sign: str) -> ToolCallFormat:
     """Python's calls between markers."""
-    return ToolFormat(
+    return ToolCallFormat(
         name=name,
         opens=(opens,),
         closes=(closes,),
@@ -33,12 +33,12 @@ def _calls_between(name: str, opens: str, closes: str, writing: Writing, sign: s
         lists=True,
         arguments="python",
         signs=(sign,),
-        writing=writing,
+        syntax=syntax,
     )
 
 
-def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolFormat:
-    return ToolFormat(
+def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolCallFormat:
+    return ToolCallFormat(
         name=name,
         opens=("<tool_call>",),
         separators=("\n", "<arg_key>", "</tool_call>"),
@@ -46,7 +46,7 @@ def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolFormat:
             key="<arg_key>", named="</arg_key>", value="<arg_value>", closes="</arg_value>", ends="</tool_call>"
         ),
         signs=signs,
-        writing=Writing(
+        syntax=CallSyntax(
             opens=f"<tool_call>NAME{line_break}",
             closes="</tool_call>",
             joint=line_break,
@@ -63,7 +63,7 @@ FIELD_FORMATS = (
         "olmo3",
         "<function_calls>",
         "</function_calls>",
-        Writing(
+        CallSyntax(
             begins="<function_calls>\n",
             opens="NAME(",
             closes=")",
@@ -78,7 +78,7 @@ FIELD_FORMATS = (
         "lfm2",
         "<|tool_call_start|>",
         "<|tool_call_end|>",
-        Writing(
+        CallSyntax(
             begins="<|tool_call_start|>[",
             opens="NAME(",
             closes=")",
@@ -89,14 +89,14 @@ FIELD_FORMATS = (
         ),
         sign="<|tool_list_start|>",
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="minimax_m2",
         opens=("<minimax:tool_call>", '<invoke name="'),
         closes=("</minimax:tool_call>",),
         separators=('">',),
         arguments=TaggedFields(key='<parameter name="', named='">', closes="</parameter>", ends="</invoke>"),
         signs=("<minimax:tool_call>",),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<minimax:tool_call>\n",
             opens='<invoke name="NAME">\n',
             closes="</invoke>",
@@ -106,7 +106,7 @@ FIELD_FORMATS = (
             field_closes="</parameter>\n",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="step3",
         opens=("<｜tool_calls_begin｜>", '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="'),
         closes=("<｜tool_call_end｜>", "<｜tool_calls_end｜>"),
@@ -115,7 +115,7 @@ FIELD_FORMATS = (
             key='<steptml:parameter name="', named='">', closes="</steptml:parameter>", ends="</steptml:invoke>"
         ),
         signs=("<steptml:invoke",),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<｜tool_calls_begin｜>\n",
             opens='<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="NAME">\n',
             closes="</steptml:invoke><｜tool_call_end｜>",
@@ -125,14 +125,14 @@ FIELD_FORMATS = (
             field_closes="</steptml:parameter>\n",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="seed_oss",
         opens=("<seed:tool_call>", "<function="),
         closes=("</seed:tool_call>",),
         separators=(">",),
         arguments=TaggedFields(key="<parameter=", named=">", closes="</parameter>", ends="</function>"),
         signs=("<seed:tool_call>", "<function="),
-        writing=Writing(
+        syntax=CallSyntax(
             opens="<seed:tool_call>\n<function=NAME>\n",
             closes="</function>\n</seed:tool_call>",
             joint="\n",
@@ -140,14 +140,14 @@ FIELD_FORMATS = (
             field_closes="</parameter>\n",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="qwen3_coder",
         opens=("<tool_call>", "<function="),
         closes=("</tool_call>",),
         separators=(">",),
         arguments=TaggedFields(key="<parameter=", named=">", closes="</parameter>", ends="</function>", pads=True),
         signs=("<function=", "<parameter="),
-        writing=Writing(
+        syntax=CallSyntax(
             opens="<tool_call>\n<function=NAME>\n",
             closes="</function>\n</tool_call>",
             joint="\n",

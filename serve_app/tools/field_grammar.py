@@ -1,4 +1,4 @@
-"""Holds arguments that are written one by one to their tool's schema.
+"""Grammar of arguments that are written one by one: holds them to their tool's schema.
 
 Each argument obeys its own schema; those that are required come, in the order in which they are declared. What a
 schema says of the object as a whole cannot be held, and is refused.
@@ -8,10 +8,10 @@ import json
 from typing import Any
 
 from engine.errors import RequestError
-from serve_app.grammar.json_texts import json_rule
+from serve_app.grammar.json_grammar import json_rule
 from serve_app.grammar.lark import Markers, pattern
 from serve_app.tools.argument_values import is_plain_text, is_text
-from serve_app.tools.format import TaggedFields, ToolFormat
+from serve_app.tools.tool_call_format import TaggedFields, ToolCallFormat
 
 __all__ = ["field_rules"]
 
@@ -21,7 +21,7 @@ NOTES = {"title", "description", "default", "examples", "strict", "$defs", "defi
 WHOLE = {"maxProperties"}
 
 
-def field_rules(rule: str, format_: ToolFormat, markers: Markers, schema: dict[str, Any], param: str) -> list[str]:
+def field_rules(rule: str, format_: ToolCallFormat, markers: Markers, schema: dict[str, Any], param: str) -> list[str]:
     """Lark rules; `rule` is all arguments of one call. Raises RequestError for a schema that cannot be held."""
     _check(schema, format_, param)
     properties, required = schema.get("properties", {}), schema.get("required", [])
@@ -29,7 +29,7 @@ def field_rules(rule: str, format_: ToolFormat, markers: Markers, schema: dict[s
     additional = schema.get("additionalProperties", True)
     fields = [*properties.items(), *((name, additional) for name in required if name not in properties)]
     lines = [f"{rule}: {rule}_first_0"]
-    joint = markers.text(format_.writing.field_joint)
+    joint = markers.text(format_.syntax.field_joint)
     for place, (name, value) in enumerate(fields):
         field = f"{rule}_field_{place}"
         for state, before in (("first", ""), ("rest", joint)):
@@ -41,13 +41,13 @@ def field_rules(rule: str, format_: ToolFormat, markers: Markers, schema: dict[s
     return [*lines, f'{rule}_first_{end}: ""', f'{rule}_rest_{end}: ""']
 
 
-def _field(rule: str, format_: ToolFormat, markers: Markers, name: str, schema: Any) -> list[str]:
-    writing = format_.writing
-    opens, closes = markers.text(writing.field_opens.replace("KEY", name)), markers.text(writing.field_closes)
+def _field(rule: str, format_: ToolCallFormat, markers: Markers, name: str, schema: Any) -> list[str]:
+    syntax = format_.syntax
+    opens, closes = markers.text(syntax.field_opens.replace("KEY", name)), markers.text(syntax.field_closes)
     if isinstance(format_.arguments, TaggedFields) and is_plain_text(schema):
         return [
             f"{rule}: {opens} {rule}_text",
-            *_plain_text(f"{rule}_text", format_.arguments, markers, schema, writing.field_closes),
+            *_plain_text(f"{rule}_text", format_.arguments, markers, schema, syntax.field_closes),
         ]
     if isinstance(format_.arguments, TaggedFields) and is_text(schema) and "enum" in schema:
         words = [word for word in schema["enum"] if isinstance(word, str)]
@@ -72,7 +72,7 @@ def _plain_text(rule: str, fields: TaggedFields, markers: Markers, schema: dict[
     return [f"{rule}: {terminal} {rest}", rf"{terminal}: /(.|\n){{{low},{high}}}{pattern(before)}/"]
 
 
-def _check(schema: dict[str, Any], format_: ToolFormat, param: str) -> None:
+def _check(schema: dict[str, Any], format_: ToolCallFormat, param: str) -> None:
     beyond = sorted(schema.keys() - HELD - NOTES | schema.keys() & WHOLE)
     if beyond:
         raise RequestError(f"{param}: this model writes arguments one by one and cannot be held to {beyond[0]}", param)

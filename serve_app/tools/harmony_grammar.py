@@ -1,23 +1,23 @@
-"""Holds gpt-oss's answers to calls that parse and to documents of their form: thinking first, then one message."""
+"""Harmony grammar: holds gpt-oss's answers to calls that parse and to documents of their format: reasoning first."""
 
 from engine.errors import RequestError
 from serve_app.grammar.constraint import Constraint
-from serve_app.grammar.json_texts import json_rule
+from serve_app.grammar.json_grammar import json_rule
 from serve_app.grammar.lark import TEXT, Markers
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.tools.formats import HARMONY
-from serve_app.tools.use import ToolUse, sources_of
+from serve_app.tools.tool_use import ToolUse, sources_of
 
 __all__ = ["harmony_constraint"]
 
 
-def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, form: Constraint | None) -> Constraint:
+def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, output: Constraint | None) -> Constraint:
     """Raises RequestError for a form that cannot stand in a channel."""
     markers = Markers(vocabulary)
-    field = form.field if form is not None else "tools"
+    field = output.field if output is not None else "tools"
     if missing := [marker for marker in HARMONY.markers if marker not in markers.special]:
         raise RequestError(f"{field}: this model has no token {missing[0]}", param=field)
-    if form is not None and form.schema is None:
+    if output is not None and output.schema is None:
         raise RequestError(f"{field}: only a JSON form can stand in this model's channels", param=field)
     lines = [
         f"aside: {markers.text('<|channel|>')} ASIDE {markers.text('<|message|>')} TEXT "
@@ -30,16 +30,16 @@ def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, form: Constraint 
         ways.append("call")
         lines.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools.schemas))))
         for index, (name, schema) in enumerate(tools.schemas.items()):
-            opens = markers.text(HARMONY.writing.opens.replace("NAME", name))
+            opens = markers.text(HARMONY.syntax.opens.replace("NAME", name))
             lines += [f"call_{index}: {opens} arguments_{index}", f"arguments_{index}: {json_rule(schema)}"]
     if tools.forced is None:
         ways.append("final")
-        lines.append(f"final: {markers.text('<|channel|>final<|message|>')} {'TEXT' if form is None else 'form'}")
-    if form is not None and form.schema is not None:
-        lines.append(f"form: {json_rule(form.schema)}")
-    bare = " | TEXT" if tools.forced is None and form is None else ""  # some text is no message at all
+        lines.append(f"final: {markers.text('<|channel|>final<|message|>')} {'TEXT' if output is None else 'form'}")
+    if output is not None and output.schema is not None:
+        lines.append(f"form: {json_rule(output.schema)}")
+    bare = " | TEXT" if tools.forced is None and output is None else ""  # some text is no message at all
     start = f"start: aside* ({' | '.join(ways)}){bare}"
     text = "\n".join(["%llguidance {}", start, *lines])
-    if form is None:
+    if output is None:
         return Constraint(text, field, sources=sources_of(tools))
-    return Constraint(text, field, form.schema, form.fits, (*form.sources, *sources_of(tools)))
+    return Constraint(text, field, output.schema, output.fits, (*output.sources, *sources_of(tools)))

@@ -1,4 +1,4 @@
-"""Reads one tool call in JSON, character by character, and lets its arguments through as they are written."""
+"""Tool calls in JSON: reads one character by character, and lets its arguments through as they are written."""
 
 import json
 

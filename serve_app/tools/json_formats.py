@@ -1,60 +1,62 @@
-"""Families that write a call's arguments as one JSON object: in an object with the name, or behind the name."""
+"""Tool-call formats of families that write a call's arguments as one JSON object."""
 
 import msgspec
 
-from serve_app.tools.format import ToolFormat, Writing
+from serve_app.tools.tool_call_format import CallSyntax, ToolCallFormat
 
 __all__ = ["GENERIC", "JSON_FORMATS"]
 
 
-def _list_of_objects(begins: str, ends: str = "") -> Writing:
-    return Writing(begins=f"{begins}[", opens='{"name": "NAME", "arguments": ', closes="}", joint=", ", ends=f"]{ends}")
+def _list_of_objects(begins: str, ends: str = "") -> CallSyntax:
+    return CallSyntax(
+        begins=f"{begins}[", opens='{"name": "NAME", "arguments": ', closes="}", joint=", ", ends=f"]{ends}"
+    )
 
 
-def _tagged_objects(name: str, tag: str) -> ToolFormat:
-    return ToolFormat(
+def _tagged_objects(name: str, tag: str) -> ToolCallFormat:
+    return ToolCallFormat(
         name=name,
         opens=(f"<{tag}>",),
         closes=(f"</{tag}>",),
         signs=(f"<{tag}>",),
-        writing=Writing(opens=f'<{tag}>\n{{"name": "NAME", "arguments": ', closes=f"}}\n</{tag}>", joint="\n"),
+        syntax=CallSyntax(opens=f'<{tag}>\n{{"name": "NAME", "arguments": ', closes=f"}}\n</{tag}>", joint="\n"),
     )
 
 
-HUNYUAN = ToolFormat(
+HUNYUAN = ToolCallFormat(
     name="hunyuan_a13b",
     opens=("<tool_calls>",),
     closes=("</tool_calls>",),
     between=" \t\r\n[],",
     signs=("<tool_calls>",),
-    writing=_list_of_objects("<tool_calls>", "</tool_calls>"),
+    syntax=_list_of_objects("<tool_calls>", "</tool_calls>"),
 )
 JSON_FORMATS = (
-    ToolFormat(
+    ToolCallFormat(
         name="mistral_v11",
         opens=("[TOOL_CALLS]",),
         separators=("[ARGS]",),
         between=" \t\r\n[],",
         short_ids=True,
         signs=("[TOOL_CALLS]", "[ARGS]"),
-        writing=Writing(opens="[TOOL_CALLS]NAME[ARGS]", closes=""),
+        syntax=CallSyntax(opens="[TOOL_CALLS]NAME[ARGS]", closes=""),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="mistral",
         opens=("[TOOL_CALLS]",),
         separators=("[ARGS]",),
         between=" \t\r\n[],",
         short_ids=True,
         signs=("[TOOL_CALLS]",),
-        writing=_list_of_objects("[TOOL_CALLS]"),
+        syntax=_list_of_objects("[TOOL_CALLS]"),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="deepseek_v3",
         opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
         closes=("```<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
         separators=("\n```json\n",),
         signs=("<｜tool▁calls▁begin｜>", "```json"),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<｜tool▁calls▁begin｜>",
             opens="<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n",
             closes="\n```<｜tool▁call▁end｜>",
@@ -62,74 +64,76 @@ JSON_FORMATS = (
             ends="<｜tool▁calls▁end｜>",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="deepseek_v31",
         opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
         closes=("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
         separators=("<｜tool▁sep｜>",),
         signs=("<｜tool▁calls▁begin｜>",),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<｜tool▁calls▁begin｜>",
             opens="<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>",
             closes="<｜tool▁call▁end｜>",
             ends="<｜tool▁calls▁end｜>",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="kimi_k2",
         opens=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
         closes=("<|tool_call_end|>", "<|tool_calls_section_end|>"),
         separators=("<|tool_call_argument_begin|>",),
         signs=("<|tool_calls_section_begin|>",),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<|tool_calls_section_begin|>",
             opens="<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>",
             closes="<|tool_call_end|>",
             ends="<|tool_calls_section_end|>",
         ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="llama3_json",
         opens=("<|python_tag|>",),
         between=" \t\r\n;,[]",
         bare="{",
         signs=('"parameters"', "ipython"),
-        writing=Writing(opens='{"name": "NAME", "parameters": ', closes="}", joint="; "),
+        syntax=CallSyntax(opens='{"name": "NAME", "parameters": ', closes="}", joint="; "),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="granite",
         opens=("<|tool_call|>",),
         between=" \t\r\n[],",
         signs=("<|tool_call|>",),
-        writing=_list_of_objects("<|tool_call|>"),
+        syntax=_list_of_objects("<|tool_call|>"),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="phi4_mini_json",
         opens=("functools",),
         between=" \t\r\n[],",
         signs=("functools",),
-        writing=_list_of_objects("functools"),
+        syntax=_list_of_objects("functools"),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="granite-20b-fc",
         opens=("<function_call>",),
         signs=("<function_call>",),
-        writing=Writing(opens='<function_call> {"name": "NAME", "arguments": ', closes="}"),
+        syntax=CallSyntax(opens='<function_call> {"name": "NAME", "arguments": ', closes="}"),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="internlm",
         opens=("<|action_start|>", "<|plugin|>"),
         closes=("<|action_end|>",),
         signs=("<|action_start|>", "<|plugin|>"),
-        writing=Writing(opens='<|action_start|><|plugin|>\n{"name": "NAME", "parameters": ', closes="}<|action_end|>"),
+        syntax=CallSyntax(
+            opens='<|action_start|><|plugin|>\n{"name": "NAME", "parameters": ', closes="}<|action_end|>"
+        ),
     ),
-    ToolFormat(
+    ToolCallFormat(
         name="cohere_command3",
         opens=("<|START_ACTION|>",),
         closes=("<|END_ACTION|>",),
         between=" \t\r\n[],",
         signs=("<|START_ACTION|>",),
-        writing=Writing(
+        syntax=CallSyntax(
             begins="<|START_ACTION|>[\n    ",
             opens='{"tool_call_id": "0", "tool_name": "NAME", "parameters": ',
             closes="}",
@@ -139,13 +143,13 @@ JSON_FORMATS = (
     ),
     HUNYUAN,
     msgspec.structs.replace(HUNYUAN, name="jamba"),
-    ToolFormat(
+    ToolCallFormat(
         name="xlam",
         opens=(),
         between=" \t\r\n[],",
         bare="[",
         signs=("calls in a single JSON array",),
-        writing=_list_of_objects(""),
+        syntax=_list_of_objects(""),
     ),
     _tagged_objects("longcat", "longcat_tool_call"),
     _tagged_objects("hermes", "tool_call"),

@@ -1,4 +1,4 @@
-"""Types in tools' schemas, named as programming languages and databases name them, in JSON Schema's words.
+"""Type names of programming languages and databases in tools' schemas, in JSON Schema's words.
 
 Tools are written by hand more often than made by a generator, and then say "dict", "STRING" or "list[str]".
 """

@@ -67,7 +67,7 @@ def _work(peer: socket.socket, loaded: dict[str, Any], limit_bytes: int) -> None
             answer = Answer(function_at(task.function)(loaded[task.key], task.data))
         except MemoryError:
             answer = Answer(out_of_memory=True)
-        except Exception as error:  # of any kind: the one who asked is told
+        except Exception as error:  # of any kind: the one who asked gets it
             answer = Answer(error=f"{type(error).__name__}: {error}")
         send(peer, msgspec.msgpack.encode(answer))
 

@@ -1,4 +1,4 @@
-"""Length-prefixed messages over a socket between processes of one ingress."""
+"""Frames: length-prefixed messages over a socket between processes of one ingress."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""Has work done in limited processes, a few at a time."""
+"""Worker pool: has work done in processes with limits of CPU time and memory, a few at a time."""
 
 import asyncio
 import contextlib
@@ -230,7 +230,7 @@ class _Worker:
 
 
 def _cpu_s(pid: int) -> float:
-    """Seconds that a process has had; 0.0 where the system does not tell."""
+    """Seconds that a process has had; 0.0 where the system does not say."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Values between an ingress and its workers: pickled, and unpickled as values of known classes alone.
+"""Pickled values between an ingress and its workers: unpickled as values of known classes alone.
 
 A worker handles what strangers send; whatever came over one, nothing that it answers makes the ingress call a function.
 """
@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
 
 __all__ = ["dumps", "loads"]
 
@@ -23,7 +22,7 @@ class _Unpickler(pickle.Unpickler):
             return _rebuilt
         if module.partition(".")[0] in PACKAGES:
             found = getattr(import_module(module), name, None)
-            if isinstance(found, type) and issubclass(found, msgspec.Struct | BaseModel | float):
+            if isinstance(found, type) and issubclass(found, msgspec.Struct | float):
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no class of a value")
 
@@ -38,5 +37,5 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Raises pickle.UnpicklingError for what names anything but structs, models and numbers of this project."""
+    """Raises pickle.UnpicklingError for what names anything but structs and numbers of this project."""
     return _Unpickler(io.BytesIO(data)).load()

@@ -3,7 +3,6 @@
 import torch
 
 from engine.engine import Engine
-from engine.execution.executor import Executor
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.structured_output.grammar import TokenTable, Vocabulary
@@ -19,7 +18,7 @@ def table_of(model: TextModel) -> TokenTable:
     return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
 
 
-class RandomExecutor(Executor):
+class RandomExecutor:
     def __init__(self, model: TextModel) -> None:
         cpu = torch.device("cpu")
         self.vocab_size = model.vocabulary.num_tokens
@@ -28,17 +27,17 @@ class RandomExecutor(Executor):
         self.num_blocks = 1024
         self._sampler = Sampler(load_kernels(cpu, torch.float32), self.vocab_size, cpu, table_of(model))
 
-    def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
-        self._sampler.update(scheduled)
+    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+        self._sampler.update(plan)
         rows = [torch.empty(0, self.vocab_size)]
-        for piece in scheduled.sequences:
+        for piece in plan.slices:
             places = [
                 *range(len(piece.scored)),
                 *range(len(piece.tokens) - (1 + piece.num_draft_tokens) * piece.samples, len(piece.tokens)),
             ]
             rows += [self.noise(piece.start + place + 1, piece.tokens[place])[None] for place in places]
-        bits = self._sampler.grammar_bits(scheduled) if self._sampler.has_grammar(scheduled) else None
-        return self._sampler.sample(scheduled, torch.cat(rows), bits)
+        bits = self._sampler.grammar_bits(plan) if self._sampler.has_grammar(plan) else None
+        return self._sampler.sample(plan, torch.cat(rows), bits)
 
     def close(self) -> None:
         pass

@@ -58,9 +58,9 @@ async def test_models_are_listed_and_retrieved():
 
 async def test_faults_are_the_sdks_exceptions():
     async with sdk(ScriptedClient([Overloaded("full", retry_after_s=1)]), max_retries=0) as public:
-        with pytest.raises(openai.BadRequestError) as rejected:
+        with pytest.raises(openai.BadRequestError) as refused:
             await public.chat.completions.create(model="toy", messages=MESSAGES, temperature=7)
-        assert rejected.value.param == "temperature"
+        assert refused.value.param == "temperature"
         with pytest.raises(openai.NotFoundError):
             await public.chat.completions.create(model="no", messages=MESSAGES)
         with pytest.raises(openai.RateLimitError) as full:

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.errors import EngineFailed, Overloaded, Unavailable
-from serve_app.http.errors import one_line
+from serve_app.transport.errors import one_line
 from tests.serve_app.scripted import ScriptedClient, chat, says, serving
 
 URL = "/v1/chat/completions"

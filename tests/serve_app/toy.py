@@ -7,7 +7,7 @@ import msgspec
 
 from configs.schema import ModelConfig
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
-from serve_app.model.text_model import SamplingDefaults, TextModel, build_text_model
+from serve_app.model.text_model import ModelFiles, SamplingDefaults, TextModel, build_text_model
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -71,15 +71,15 @@ def toy_model(
     **changes: Any,
 ) -> TextModel:
     """A byte-level model: every byte is a token, so any text can be said in many ways. `kept`: tokens besides."""
-    model = build_text_model(
-        ModelConfig(served_model_name=name, model="unused"),
-        build_gguf_tokenizer(byte_level_metadata(kept=kept)),
-        template,
-        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
-        [2],
-        SamplingDefaults(),
-        max_model_len,
+    files = ModelFiles(
+        tokenizer=build_gguf_tokenizer(byte_level_metadata(kept=kept)),
+        template=template,
+        template_variables={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+        eos_ids=(2,),
+        defaults=SamplingDefaults(),
+        trained_context_len=max_model_len,
     )
+    model = build_text_model(ModelConfig(served_model_name=name, model="unused"), files)
     return msgspec.structs.replace(model, **changes)
 
 

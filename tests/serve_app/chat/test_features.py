@@ -27,7 +27,7 @@ async def joined(fields, script=None):
     return "".join(e["choices"][0]["delta"].get("content", "") for e in events(answer.text)[:-1])
 
 
-async def rejected(fields, param, **options):
+async def refused(fields, param, **options):
     _, answer = await post(fields, **options)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
@@ -46,7 +46,7 @@ async def test_without_generation_prompt_the_answer_has_the_last_role():
 
 
 async def test_continuing_and_opening_an_answer_exclude_each_other():
-    await rejected(
+    await refused(
         {"messages": PREFILL, "continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"
     )
 
@@ -88,7 +88,7 @@ async def test_a_prompt_is_cut_to_leave_room_for_the_answer():
 
 @pytest.mark.parametrize("keep", [-2, 0, 513])
 async def test_a_prompt_is_not_cut_to_nothing_or_beyond_the_context(keep):
-    await rejected({"truncate_prompt_tokens": keep}, "truncate_prompt_tokens")
+    await refused({"truncate_prompt_tokens": keep}, "truncate_prompt_tokens")
 
 
 async def test_what_ended_the_answer_can_be_shown():
@@ -138,7 +138,7 @@ async def test_tokens_are_allowed_and_words_are_banned():
     ],
 )
 async def test_wrong_values_are_refused(fields, param):
-    await rejected(fields, param)
+    await refused(fields, param)
 
 
 async def test_token_ids_are_told_if_wanted():
@@ -193,7 +193,7 @@ async def test_a_clients_template_is_used_where_it_is_trusted():
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ 1 / 0 }}"])
 async def test_a_clients_broken_template_is_refused(template):
-    await rejected({"chat_template": template}, "messages", api=ApiConfig(trust_request_chat_template=True))
+    await refused({"chat_template": template}, "messages", api=ApiConfig(trust_request_chat_template=True))
 
 
 async def test_events_are_joined_to_the_interval_that_is_asked():
@@ -247,8 +247,8 @@ async def test_a_prompt_of_tokens_is_read_as_it_is():
 async def test_a_prompt_of_tokens_is_read_instead_of_the_messages(field):
     client, _ = await post({field: [5, 6], "tools": []})
     assert client.requests[0].prompt == (5, 6)
-    assert await rejected({field: [5, -1]}, field)
-    assert await rejected({field: [5] * 600}, field)
+    assert await refused({field: [5, -1]}, field)
+    assert await refused({field: [5] * 600}, field)
 
 
 async def test_thinking_is_found_where_a_prompt_of_tokens_ends_in_it():
@@ -275,4 +275,4 @@ async def test_thinking_is_found_where_a_prompt_of_tokens_ends_in_it():
     ],
 )
 async def test_what_a_prompt_of_tokens_cannot_have_is_refused(fields, param):
-    assert await rejected(fields, param)
+    assert await refused(fields, param)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.serve_app.chat.test_tools import ARGUMENTS, CALL, HERMES, WEATHER, choice_of, post, prompt_of, rejected
+from tests.serve_app.chat.test_tools import ARGUMENTS, CALL, HERMES, WEATHER, choice_of, post, prompt_of, refused
 from tests.serve_app.scripted import ScriptedClient, events, says, serving
 from tests.serve_app.test_openai_sdk import sdk
 from tests.serve_app.toy import CHATML, toy_model
@@ -89,7 +89,7 @@ async def test_calls_and_results_of_earlier_turns_are_read():
     ],
 )
 async def test_wrong_functions_are_named(fields, param):
-    assert await rejected(**fields) == param
+    assert await refused(**fields) == param
 
 
 async def test_the_sdks_round_trip_of_functions_runs():

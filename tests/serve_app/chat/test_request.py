@@ -6,9 +6,9 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.requests import ChatRequest
 from serve_app.api.validation import validate
-from serve_app.chat.request import prepare_chat
-from serve_app.generation.request import Fresh
+from serve_app.chat.adapter import prepare_chat
 from serve_app.model.text_model import SamplingDefaults
+from serve_app.preparation.generate_request import RequestContext
 from tests.serve_app.toy import toy_model
 
 USER = [{"role": "user", "content": "hi"}]
@@ -17,7 +17,7 @@ USER = [{"role": "user", "content": "hi"}]
 def prepare(model=None, context_len=512, **fields):
     model = model or toy_model()
     chat = validate(ChatRequest, {"messages": USER, **fields})
-    return prepare_chat(chat, model, ApiConfig(), Fresh("r", 77), context_len).generation
+    return prepare_chat(chat, model, ApiConfig(), RequestContext("r", 77, context_len)).parts[0]
 
 
 def prompt_of(**fields):
@@ -69,8 +69,8 @@ def test_text_parts_may_be_texts_alone_or_without_a_type():
 
 
 def test_an_assistant_that_refused_has_said_so():
-    rejected = {"role": "assistant", "content": None, "refusal": "I will not."}
-    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, rejected, *USER])
+    refused = {"role": "assistant", "content": None, "refusal": "I will not."}
+    assert "assistant\nI will not.<" in prompt_of(messages=[*USER, refused, *USER])
 
 
 @pytest.mark.parametrize("choice", [{"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}])

@@ -51,7 +51,7 @@ async def choice_of(text, **fields):
     return answer.json()["choices"][0]
 
 
-async def rejected(**fields):
+async def refused(**fields):
     _, answer = await post("x", **fields)
     assert answer.status_code == 400, answer.text
     return answer.json()["error"]["param"]
@@ -161,7 +161,7 @@ async def test_the_stream_joined_is_the_whole_answer(sizes, text):
     ],
 )
 async def test_wrong_tools_are_named(fields, param):
-    assert (await rejected(**fields)).startswith(param)
+    assert (await refused(**fields)).startswith(param)
 
 
 @pytest.mark.parametrize("arguments", ["{oops", "[]", "0", '"{}"', "[" * 100, "{" * 60_000])
@@ -186,7 +186,7 @@ async def test_a_call_of_an_earlier_turn_may_say_in_many_ways_that_it_had_no_arg
 
 async def test_a_named_call_and_another_form_exclude_each_other():
     fields = {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
-    assert await rejected(**fields, structured_outputs={"regex": "a"}) == "structured_outputs"
+    assert await refused(**fields, structured_outputs={"regex": "a"}) == "structured_outputs"
     assert (await choice_of(CALL, **fields, response_format={"type": "json_object"}))["message"]["tool_calls"]
 
 
@@ -400,11 +400,11 @@ async def test_channels_come_out_as_thinking_calls_and_content():
 
 
 async def test_a_model_without_the_tokens_of_channels_is_held_to_nothing():
-    assert await rejected(template=HARMONY, tools=[WEATHER]) == "tools"
+    assert await refused(template=HARMONY, tools=[WEATHER]) == "tools"
 
 
 async def test_a_form_stands_in_the_final_channel_only():
-    assert await rejected(template=HARMONY, guided_regex="x") == "guided_regex"
+    assert await refused(template=HARMONY, guided_regex="x") == "guided_regex"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from engine.structured_output.grammar import GrammarError, TokenTable, Vocabular
 from engine.types import Fit, GenerateRequest, Grammar, SamplingParams, TokenSpan
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.grammar.constraint import constraint_of
-from serve_app.grammar.json_texts import json_grammar
-from serve_app.tools.formats import HARMONY, TOOL_FORMATS
+from serve_app.grammar.json_grammar import json_grammar
+from serve_app.openai.output_format import structured_output_of
+from serve_app.tools.formats import HARMONY, TOOL_CALL_FORMATS
 from serve_app.tools.harmony_grammar import harmony_constraint
-from serve_app.tools.use import ToolUse
+from serve_app.tools.tool_use import ToolUse
 from tests.serve_app.chat.test_tools import WEATHER
 from tests.serve_app.random_engine import random_engine, table_of
 from tests.serve_app.schemas import random_schema
@@ -160,7 +161,7 @@ def test_special_tokens_stand_on_the_shortest_way() -> None:
     table = (*plain.all_bytes, *dict.fromkeys(markers))
     special = plain.special_ids | set(range(len(plain.all_bytes), len(table)))
     vocabulary = msgspec.structs.replace(plain, all_bytes=table, special_ids=special)
-    form = constraint_of(ConstraintFields.model_validate({"response_format": FORM}), ApiConfig())
+    form = constraint_of(structured_output_of(ConstraintFields.model_validate({"response_format": FORM})), ApiConfig())
     grammar = harmony_constraint(ToolUse([], {}, None, None), vocabulary, form).grammar
     plan = TokenTable(Vocabulary(table, tuple(sorted(special)), (END,)), len(table)).short_end(grammar)
     text = b"".join(table[token] for token in plan[:-1]).decode()
@@ -245,17 +246,19 @@ async def test_a_prompt_leaves_less_room_for_the_answer(http) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "max_tokens"), answer.text
 
 
-@pytest.mark.parametrize("format_", [name for name in TOOL_FORMATS if name != "harmony"])
+@pytest.mark.parametrize("format_", [name for name in TOOL_CALL_FORMATS if name != "harmony"])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "grow"}}])
 async def test_a_forced_call_fits(format_, choice) -> None:
-    model = toy_model(tool_call_parser=TOOL_FORMATS[format_])
+    model = toy_model(tool_call_format=TOOL_CALL_FORMATS[format_])
     client = AsyncEngine(random_engine(model))
     tool = {"type": "function", "function": {"name": "grow", "parameters": NODE}}
     tool["function"]["parameters"] = {**NODE, "properties": {**NODE["properties"], "parts": {"type": "boolean"}}}
     fields = {**FIT, "tools": [tool], "tool_choice": choice, "temperature": 1.5}
     async with talking_to(build_app(client, config(), {"toy": model})) as http:
         refusal = (await post(http, max_tokens=1, **fields)).json()["error"]
-        if not isinstance(TOOL_FORMATS[format_].arguments, str):  # free text between markers: no short end is found
+        if not isinstance(
+            TOOL_CALL_FORMATS[format_].arguments, str
+        ):  # free text between markers: no short end is found
             assert refusal["param"] == "structured_outputs.fit"
             await client.close()
             return

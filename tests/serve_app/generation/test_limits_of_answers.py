@@ -5,12 +5,12 @@ import pytest
 
 from configs.schema import ApiConfig
 from engine.types import PromptLogprob, ReasoningBudget, RepetitionLimit
-from serve_app.text.thinking import ThinkFormat
+from serve_app.text.reasoning_parser import ReasoningFormat
 from tests.serve_app.scripted import ScriptedClient, chat, events, says, serving
 from tests.serve_app.toy import toy_model
 
 URL = "/v1/chat/completions"
-THINK = ThinkFormat("toy", "<tool_call>", "<|im_start|>")  # tokens 3 and 1
+THINK = ReasoningFormat("toy", "<tool_call>", "<|im_start|>")  # tokens 3 and 1
 
 
 async def post(fields, script=None, model=None, url=URL, api=None):
@@ -25,7 +25,7 @@ async def asked(fields, **options):
     return client.requests[0].sampling
 
 
-async def rejected(fields, **options):
+async def refused(fields, **options):
     _, answer = await post(fields, **options)
     assert answer.status_code == 400, answer.text
     return answer.json()["error"]["param"]
@@ -42,7 +42,7 @@ async def rejected(fields, **options):
     ],
 )
 async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
-    model = toy_model(reasoning_parser=format_)
+    model = toy_model(reasoning_format=format_)
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == limit
     assert (await asked({"thinking_token_budget": -1}, model=model)).thinking is None
     for same in ({"thinking_budget_tokens": 5}, {"reasoning": {"max_tokens": 5}}):  # llama.cpp's, SGLang's
@@ -50,11 +50,11 @@ async def test_a_thinking_budget_is_told_to_the_engine(format_, limit):
 
 
 async def test_markers_without_tokens_of_their_own_are_written_in_several():
-    model = toy_model(reasoning_parser=ThinkFormat("think", "<think>", "</think>"))
+    model = toy_model(reasoning_format=ReasoningFormat("think", "<think>", "</think>"))
     opens, closes = (model.encode(text) for text in ("<think>", "</think>"))
     assert len(closes) > 1
     assert (await asked({"thinking_token_budget": 5}, model=model)).thinking == ReasoningBudget(5, closes, opens)
-    assert await rejected({"thinking_token_budget": -2}) == "thinking_token_budget"
+    assert await refused({"thinking_token_budget": -2}) == "thinking_token_budget"
 
 
 async def test_a_repetition_ends_the_answer_under_its_own_name():
@@ -78,7 +78,7 @@ async def test_a_repetition_ends_the_answer_under_its_own_name():
     ],
 )
 async def test_a_wrong_repetition_is_named(detection, param):
-    assert await rejected({"repetition_detection": detection}) == param
+    assert await refused({"repetition_detection": detection}) == param
 
 
 def naming(*named):
@@ -104,7 +104,7 @@ async def test_named_tokens_are_told_instead_of_the_most_likely_ones():
 
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True, "logprob_token_ids": [10**6]}])
 async def test_wrong_named_tokens_are_named(fields):
-    assert await rejected({"logprob_token_ids": [5], **fields}) == "logprob_token_ids"
+    assert await refused({"logprob_token_ids": [5], **fields}) == "logprob_token_ids"
 
 
 SCORED = (PromptLogprob(5, -1.5, 2, ((6, -0.5), (5, -1.5))), PromptLogprob(7, -0.25, 1, ((7, -0.25),)))
@@ -140,7 +140,7 @@ async def test_minus_one_is_the_whole_vocabulary_where_that_may_be_told():
     "fields", [{"prompt_logprobs": -1}, {"prompt_logprobs": 21}, {"prompt_logprobs": -2}, {"prompt_logprobs": "1"}]
 )
 async def test_too_many_of_the_prompts_log_probabilities_are_refused(fields):
-    assert await rejected(fields) == "prompt_logprobs"
-    assert await rejected({"prompt_logprobs": 1, "stream": True}) == "prompt_logprobs"
+    assert await refused(fields) == "prompt_logprobs"
+    assert await refused({"prompt_logprobs": 1, "stream": True}) == "prompt_logprobs"
     batch = {"messages": [chat()["messages"]], "prompt_logprobs": 1}
-    assert await rejected(batch, url="/v1/chat/completions/batch") == "prompt_logprobs"
+    assert await refused(batch, url="/v1/chat/completions/batch") == "prompt_logprobs"

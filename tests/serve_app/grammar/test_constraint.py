@@ -16,6 +16,7 @@ from engine.structured_output.grammar import GrammarError, TokenTable, Vocabular
 from engine.types import Grammar
 from serve_app.api.constraint_fields import ConstraintFields
 from serve_app.grammar.constraint import Constraint, constraint_of
+from serve_app.openai.output_format import structured_output_of
 from tests.serve_app.schemas import random_schema
 
 WORDS = ['{"', '": ', '", "', '"}', "true", "false", "null", "ab", "red", "ä", "日", "-", "\\u00", "  ", "\n\n"]
@@ -35,7 +36,7 @@ def table() -> TokenTable:
 
 
 def constraint(**fields: Any) -> Constraint:
-    found = constraint_of(ConstraintFields.model_validate(fields), ApiConfig())
+    found = constraint_of(structured_output_of(ConstraintFields.model_validate(fields)), ApiConfig())
     assert found is not None
     return found
 

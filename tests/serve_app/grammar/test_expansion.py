@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import RequestError
 from serve_app.grammar.expansion import MAX_EXPANSION, expansion
-from serve_app.grammar.json_texts import json_grammar
+from serve_app.grammar.json_grammar import json_grammar
 
 
 def doubled(levels, last):

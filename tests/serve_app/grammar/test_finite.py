@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import RequestError
 from serve_app.grammar.finite import has_finite_document
-from serve_app.grammar.json_texts import json_grammar
+from serve_app.grammar.json_grammar import json_grammar
 
 NODE = {"$ref": "#/$defs/node"}
 
@@ -48,9 +48,9 @@ def test_a_document_may_have_an_end(schema, expected):
 
 
 def test_a_schema_without_end_is_refused_in_words():
-    with pytest.raises(RequestError, match=r"^response_format: no document satisfies it that has an end") as rejected:
+    with pytest.raises(RequestError, match=r"^response_format: no document satisfies it that has an end") as refused:
         json_grammar(node(properties={"next": NODE}, required=["next"]), "response_format")
-    assert rejected.value.param == "response_format"
+    assert refused.value.param == "response_format"
 
 
 @pytest.mark.parametrize("count", [400, 20_000])

@@ -146,8 +146,8 @@ def nested(draw: st.DrawFn) -> dict[str, Any]:
 def test_whatever_is_written_is_within_the_schema(table_of_test: TokenTable, schema: Any, strict: bool) -> None:
     try:
         documents = written(table_of_test, schema, 3, strict)
-    except RequestError as rejected:
-        said = str(rejected)
+    except RequestError as refused:
+        said = str(refused)
         assert said.startswith("response_format.json_schema.schema"), said
         assert "no document satisfies it" in said or (strict and "no grammar can hold" in said), said
         return

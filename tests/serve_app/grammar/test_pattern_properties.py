@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from engine.structured_output.grammar import TokenTable, Vocabulary
-from serve_app.grammar.json_texts import json_grammar
+from serve_app.grammar.json_grammar import json_grammar
 from serve_app.grammar.pattern_properties import without_exhausted_patterns
 from tests.serve_app.grammar.test_constraint import TOKENS, write
 

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from engine.errors import RequestError
-from serve_app.grammar.holdable import in_clients_words, said_plainly, without_what_no_grammar_holds
-from serve_app.grammar.old_drafts import modern
+from serve_app.grammar.schema_upgrade import upgraded
+from serve_app.grammar.unsupported_keywords import in_clients_words, said_plainly, without_unsupported_keywords
 from tests.serve_app.grammar.test_constraint import constraint, table, write
 from tests.serve_app.scripted import ScriptedClient, chat, serving
 
@@ -64,7 +64,7 @@ def test_recursion_of_2019_is_a_reference(table):
 def test_data_in_a_schema_is_no_schema(table):
     data = {"items": [1], "exclusiveMinimum": True, "format": "iban", "uniqueItems": False, "properties": {}}
     schema = {"const": data, "default": data}
-    assert modern(schema) == said_plainly(schema) == without_what_no_grammar_holds(schema) == schema
+    assert upgraded(schema) == said_plainly(schema) == without_unsupported_keywords(schema) == schema
     assert written(table, constraint(**form(schema))) == [data] * 20
     closed = constraint(structured_outputs={"json": schema, "disable_additional_properties": True})
     assert written(table, closed) == [data] * 20
@@ -183,4 +183,4 @@ def test_what_is_no_schema_is_refused_and_not_stumbled_over():
     with pytest.raises(RequestError):
         constraint(**form({"propertyNames": [1]}))
     wrong = {"propertyNames": [1], "items": [2]}
-    assert without_what_no_grammar_holds(wrong) == wrong
+    assert without_unsupported_keywords(wrong) == wrong

@@ -41,19 +41,19 @@ async def test_a_stream_counts_until_it_ends():
     async with serving(ScriptedClient([0.2, *says("x")]), api) as http:
         first = asyncio.create_task(http.post(URL, json=chat(stream=True)))
         await asyncio.sleep(0.1)
-        rejected = await http.post(URL, json=chat())
+        refused = await http.post(URL, json=chat())
         assert (await first).status_code == 200
         assert (await http.post(URL, json=chat())).status_code == 200
-    assert rejected.status_code == 429 and "1 concurrent requests" in rejected.json()["error"]["message"]
+    assert refused.status_code == 429 and "1 concurrent requests" in refused.json()["error"]["message"]
 
 
 async def test_tokens_are_charged_for_prompt_and_answer():
     api = ApiConfig(limits=KeyLimits(tokens_per_minute=100))
     async with serving(ScriptedClient(says("x" * 30)), api) as http:
         first = await http.post(URL, json=chat("y" * 80))
-        rejected = await http.post(URL, json=chat())
+        refused = await http.post(URL, json=chat())
     assert first.json()["usage"]["total_tokens"] > 100
-    assert rejected.status_code == 429 and "100 tokens per minute" in rejected.json()["error"]["message"]
+    assert refused.status_code == 429 and "100 tokens per minute" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("url", [URL, "/v1/completions", "/v1/chat/completions/batch"])

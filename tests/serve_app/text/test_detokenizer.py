@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
-from serve_app.text.detokenizer import Detokenizer
+from serve_app.text.detokenizer import IncrementalDetokenizer
 from serve_app.text.vocabulary import read_vocabulary
 from tests.serve_app.toy import byte_level_metadata, byte_tokens, sentencepiece_metadata
 
@@ -26,7 +26,7 @@ TEXTS = [
 
 
 def pieces_of(tokens, cuts, **options):
-    detokenizer = Detokenizer(VOCABULARY, **options)
+    detokenizer = IncrementalDetokenizer(VOCABULARY, **options)
     bounds = [0, *sorted(cut % (len(tokens) + 1) for cut in cuts), len(tokens)]
     pieces = [detokenizer.push(tokens[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
     return [*pieces, detokenizer.flush()]
@@ -66,7 +66,7 @@ def test_an_id_without_a_token_says_nothing():
 @pytest.mark.parametrize("text", ["hello world", "hello  world.", " hello", "日本 hello é", "a\nb"])
 def test_sentencepiece_text_comes_back(text):
     tokens = SENTENCEPIECE.encode(text, add_special_tokens=False).ids
-    detokenizer = Detokenizer(read_vocabulary(SENTENCEPIECE))
+    detokenizer = IncrementalDetokenizer(read_vocabulary(SENTENCEPIECE))
     said = "".join(detokenizer.push([token]) for token in tokens) + detokenizer.flush()
     assert said == SENTENCEPIECE.decode(tokens) == text
 
@@ -74,8 +74,8 @@ def test_sentencepiece_text_comes_back(text):
 def test_an_answer_that_goes_on_keeps_its_first_space():
     vocabulary = read_vocabulary(SENTENCEPIECE)
     tokens = SENTENCEPIECE.encode("hello", add_special_tokens=False).ids
-    assert Detokenizer(vocabulary).push(tokens) == "hello"
-    assert Detokenizer(vocabulary, starts_text=False).push(tokens) == " hello"
+    assert IncrementalDetokenizer(vocabulary).push(tokens) == "hello"
+    assert IncrementalDetokenizer(vocabulary, starts_text=False).push(tokens) == " hello"
 
 
 @pytest.mark.parametrize("add_space_prefix", [True, False])
@@ -85,7 +85,7 @@ def test_random_sentencepiece_ids_are_what_the_tokenizer_decodes(add_space_prefi
     draw = random.Random(3)
     for _ in range(200):
         tokens = [draw.choice([*range(3), *range(259, vocabulary.num_tokens)]) for _ in range(draw.randrange(20))]
-        detokenizer = Detokenizer(vocabulary)
+        detokenizer = IncrementalDetokenizer(vocabulary)
         said = "".join(detokenizer.push([token]) for token in tokens) + detokenizer.flush()
         assert said == tokenizer.decode(tokens, skip_special_tokens=True)
 

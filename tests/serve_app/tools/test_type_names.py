@@ -7,8 +7,9 @@ from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.requests import ChatRequest
 from serve_app.api.validation import validate
+from serve_app.chat.adapter import conversation_of
+from serve_app.tools.tool_use import tool_use
 from serve_app.tools.type_names import with_plain_types
-from serve_app.tools.use import tool_use
 from tests.serve_app.chat.test_tools import post, prompt_of
 
 VALUES = {"string": "x", "integer": 3, "number": 0.5, "boolean": True, "array": ["x"], "object": {"x": 1}, "null": None}
@@ -21,7 +22,7 @@ def tool(parameters):
 
 def schema_of(parameters):
     chat = validate(ChatRequest, {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters)]})
-    return tool_use(chat, ApiConfig()).schemas["f"]
+    return tool_use(conversation_of(chat, ApiConfig()), ApiConfig()).schemas["f"]
 
 
 def taken(schema, value):

@@ -5,8 +5,8 @@ import pytest
 
 from configs.schema import ApiConfig
 from serve_app.api.requests import ChatRequest
-from serve_app.chat.request import prepare_chat
-from serve_app.generation.request import draw
+from serve_app.chat.adapter import prepare_chat
+from serve_app.preparation.generate_request import new_context
 from serve_app.workers.values import dumps, loads
 from tests.serve_app.toy import toy_model
 
@@ -22,9 +22,13 @@ class Call:
 def test_a_prepared_request_comes_back_as_it_was():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "stop": ["a"], "logit_bias": {"5": 1}}
-    fields = ChatRequest.model_validate(body)
-    value = fields, prepare_chat(fields, toy_model(), ApiConfig(), draw("x"), 512)
+    value = prepare_chat(ChatRequest.model_validate(body), toy_model(), ApiConfig(), new_context("x", 512))
     assert loads(dumps(value)) == value
+
+
+def test_a_wire_model_stays_where_it_was_checked():
+    with pytest.raises(pickle.UnpicklingError, match="is no class of a value"):
+        loads(dumps(ChatRequest.model_validate({"messages": []})))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Wire fields about reasoning: how much of it, and what of it is sent. OpenAI's, vLLM's, SGLang's and llama.cpp's."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from serve_app.api.fields import Int64, WireModel
+
+__all__ = ["EffortFields", "ReasoningFields"]
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Reasoning(WireModel):
+    """All in one, where SGLang's clients say it."""
+
+    effort: Effort | None = None
+    reasoning_effort: Effort | None = None  # the same
+    enabled: bool | None = None
+    max_tokens: Annotated[Int64, Field(ge=0)] | None = None
+    exclude: bool = False
+
+
+class EffortFields(WireModel):
+    """What a template is given."""
+
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning = Field(default_factory=Reasoning)
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort or self.reasoning.effort or self.reasoning.reasoning_effort
+
+    @property
+    def thinks(self) -> bool | None:
+        """None: as the template likes."""
+        if self.reasoning.enabled is not None:
+            return self.reasoning.enabled
+        return None if self.effort is None else self.effort != "none"
+
+
+class ReasoningFields(EffortFields):
+    include_reasoning: bool = True
+    separate_reasoning: bool = True  # false: reasoning is content, with its markers
+    reasoning_format: Literal["none", "auto", "deepseek"] = "auto"  # none: the same
+    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
+    thinking_budget_tokens: Annotated[Int64, Field(ge=-1)] = -1  # the same
+
+    @property
+    def sends_reasoning(self) -> bool:
+        return self.include_reasoning and not self.reasoning.exclude
+
+    @property
+    def merges_reasoning(self) -> bool:
+        """Reasoning is sent as content, as the model writes it."""
+        return not self.separate_reasoning or self.reasoning_format == "none"
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many at most; -1: as many as the model likes."""
+        if self.thinking_token_budget >= 0:
+            return self.thinking_token_budget
+        return self.thinking_budget_tokens if self.reasoning.max_tokens is None else self.reasoning.max_tokens

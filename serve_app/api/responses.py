@@ -1,0 +1,189 @@
+"""Response shapes of OpenAI's API, as typed dicts: renderers fill them, the OpenAPI document is made of them.
+
+Bodies that a route returns as they are (models, tokens, status) are pydantic models, which write themselves.
+"""
+
+from typing import Any, Literal, NotRequired
+
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+__all__ = [
+    "ChatChoice",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChoiceLogprobs",
+    "Completion",
+    "CompletionChoice",
+    "CompletionLogprobs",
+    "DetokenizeAnswer",
+    "ModelCard",
+    "ModelList",
+    "ModelStatus",
+    "PromptLogprob",
+    "PromptLogprobs",
+    "StatusList",
+    "TokenLogprobs",
+    "TokenizeAnswer",
+    "ToolCall",
+    "ToolCallFunction",
+    "TopLogprob",
+    "UsageInfo",
+]
+
+
+class TokenizeAnswer(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeAnswer(BaseModel):
+    prompt: str
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "manta"
+    root: str
+    parent: str | None = None
+    max_model_len: int
+    permission: list[dict[str, Any]] = []
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ModelStatus(BaseModel):
+    """All replicas of a model together."""
+
+    model: str
+    max_model_len: int  # tokens, prompt and answer together
+    num_running: int  # sequences that hold blocks
+    num_waiting: int
+    num_waiting_tokens: int
+    num_prefill_tokens: int
+    num_blocks: int
+    num_free_blocks: int
+    first_token_s: float  # mean of the last half minute, of the slowest replica; 0: nothing came
+    collective: str  # what ranks add up over: shared memory, nccl or gloo; "": there is one rank
+
+
+class StatusList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelStatus]
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprobs(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(TypedDict):
+    content: list[TokenLogprobs]
+
+
+class ToolCallFunction(TypedDict):
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    id: str | None
+    type: Literal["function"]
+    function: ToolCallFunction
+
+
+class ChatMessage(TypedDict):
+    role: str
+    content: str | None
+    reasoning: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
+    function_call: NotRequired[ToolCallFunction]  # instead of tool_calls, to those who have sent functions
+
+
+class PromptTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class UsageInfo(TypedDict):
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
+    migrations: NotRequired[int]  # replicas that the request lost on its way; absent if none
+
+
+class PromptLogprob(TypedDict):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # by token id; None for the first token
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: ChatMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: str | None
+    stop_reason: str | int | None
+    token_ids: NotRequired[list[int]]
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageInfo
+    system_fingerprint: str | None
+    prompt_token_ids: NotRequired[list[int]]
+    prompt_text: NotRequired[str]
+    prompt_logprobs: NotRequired[PromptLogprobs]
+
+
+class CompletionLogprobs(TypedDict):
+    text_offset: list[int]
+    tokens: list[str]
+    token_logprobs: list[float | None]  # null for the first token of a prompt that comes back
+    top_logprobs: list[dict[str, float] | None]
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+    stop_reason: str | int | None
+    prompt_logprobs: NotRequired[PromptLogprobs]
+    prompt_token_ids: NotRequired[list[int]]
+    token_ids: NotRequired[list[int]]
+
+
+class Completion(TypedDict):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageInfo
+    system_fingerprint: str | None

@@ -1,0 +1,93 @@
+"""Output parser: sorts an answer's text into reasoning, tool calls and content, by the parsers of each."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from serve_app.text.message_delta import MessageDelta
+from serve_app.text.reasoning_parser import CHANNELS, ReasoningFormat, ReasoningParser, ReasoningPosition
+from serve_app.tools.formats import HARMONY
+from serve_app.tools.harmony_parser import HarmonyParser
+from serve_app.tools.tool_call_format import ToolCallFormat
+from serve_app.tools.tool_call_parser import ToolCallParser
+
+__all__ = ["OutputParser", "ParseRules"]
+
+
+class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is looked for in an answer."""
+
+    reasoning: ReasoningFormat | None = None
+    position: ReasoningPosition = "before"  # where the answer begins
+    sends_reasoning: bool = True
+    keeps_markers: bool = False  # reasoning has its markers, as the model writes them
+    tools: ToolCallFormat | None = None
+    tool_schemas: Mapping[str, Any] = msgspec.field(default_factory=dict)  # of the arguments, by the tool's name
+    max_calls: int | None = None
+    forced: Literal["any", "named"] | None = None  # the answer is calls alone, or one call of the tool that was named
+
+    @property
+    def is_harmony(self) -> bool:
+        """One parser reads reasoning, calls and content."""
+        return self.tools == HARMONY or self.reasoning == CHANNELS
+
+
+class OutputParser:
+    """The state of one choice. Pieces in, sorted pieces out; joined they are the same however the text is cut."""
+
+    def __init__(self, rules: ParseRules) -> None:
+        self._sends_reasoning = rules.sends_reasoning
+        self._forced = rules.forced
+        self._reasoning_parser: ReasoningParser | HarmonyParser | None = None
+        self._tool_call_parser: ToolCallParser | HarmonyParser | None = None
+        if rules.is_harmony:
+            self._reasoning_parser = self._tool_call_parser = HarmonyParser(
+                rules.tool_schemas, rules.position, rules.max_calls
+            )
+            return
+        if rules.reasoning is not None:
+            self._reasoning_parser = ReasoningParser(rules.reasoning, rules.position, keeps_markers=rules.keeps_markers)
+        if rules.tools is not None:
+            self._tool_call_parser = ToolCallParser(rules.tools, rules.tool_schemas, rules.max_calls)
+
+    @property
+    def is_reasoning(self) -> bool:
+        return self._reasoning_parser is not None and self._reasoning_parser.is_reasoning
+
+    @property
+    def is_hidden(self) -> bool:
+        """The client does not want to see what is being written."""
+        return self.is_reasoning and not self._sends_reasoning
+
+    @property
+    def calls_tools(self) -> bool:
+        """There are calls, the model's own choice, and none is cut off. One of a named tool ends as text does."""
+        return self._tool_call_parser is not None and self._forced != "named" and self._tool_call_parser.is_complete
+
+    def push(self, text: str) -> MessageDelta:
+        return self._without_rest(
+            self._sorted(self._reasoning_parser.push(text) if self._reasoning_parser else MessageDelta(content=text))
+        )
+
+    def flush(self) -> MessageDelta:
+        delta = self._sorted(self._reasoning_parser.flush()) if self._reasoning_parser is not None else MessageDelta()
+        if self._tool_call_parser is not None and self._tool_call_parser is not self._reasoning_parser:
+            delta.add(self._tool_call_parser.flush())
+        return self._without_rest(delta)
+
+    def _sorted(self, delta: MessageDelta) -> MessageDelta:
+        if isinstance(self._reasoning_parser, HarmonyParser):
+            return delta if self._sends_reasoning else msgspec.structs.replace(delta, reasoning="")
+        reasoning = delta.reasoning if self._sends_reasoning else ""
+        found = (
+            self._tool_call_parser.push(delta.content)
+            if self._tool_call_parser is not None
+            else MessageDelta(content=delta.content)
+        )
+        found.reasoning = reasoning
+        return found
+
+    def _without_rest(self, delta: MessageDelta) -> MessageDelta:
+        """Where only calls can come, the piece of one that was cut before its name is nothing to read."""
+        return delta if self._forced is None else msgspec.structs.replace(delta, content="")

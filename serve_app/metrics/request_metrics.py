@@ -1,0 +1,141 @@
+"""Request metrics of one ingress, under vLLM's names: time to first token, inter-token latency, tokens, endings.
+
+Ray exports the engines' own numbers from every node; this is for who scrapes the API's address, as one does with vLLM.
+A delta costs two observations, and an answer a handful.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from engine.types import EngineStatus
+from serve_app.generation.choice import ChoiceDelta
+from serve_app.generation.observer import StreamObserver, UsageSource
+from serve_app.metrics.prometheus import SECONDS, TOKENS, Exposition, Histogram
+
+__all__ = ["Metrics"]
+
+
+class _ModelMetrics:
+    """Of one model."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.endings: Counter[str] = Counter()  # choices by finish reason
+        self.first_token = Histogram(SECONDS)
+        self.between_tokens = Histogram(SECONDS)
+        self.per_token = Histogram(SECONDS)  # the mean of a choice, after its first token
+        self.queue = Histogram(SECONDS)  # of a choice, as are the next three
+        self.prefill = Histogram(SECONDS)
+        self.decode = Histogram(SECONDS)
+        self.inference = Histogram(SECONDS)
+        self.whole_answer = Histogram(SECONDS)
+        self.prompt_lens = Histogram(TOKENS)
+        self.answer_lens = Histogram(TOKENS)
+
+    def histograms(self) -> dict[str, Histogram]:
+        return {
+            "time_to_first_token_seconds": self.first_token,
+            "inter_token_latency_seconds": self.between_tokens,
+            "request_time_per_output_token_seconds": self.per_token,
+            "request_queue_time_seconds": self.queue,
+            "request_prefill_time_seconds": self.prefill,
+            "request_decode_time_seconds": self.decode,
+            "request_inference_time_seconds": self.inference,
+            "e2e_request_latency_seconds": self.whole_answer,
+            "request_prompt_tokens": self.prompt_lens,
+            "request_generation_tokens": self.answer_lens,
+        }
+
+
+class Metrics:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._models: dict[str, _ModelMetrics] = {}
+
+    def observer(self, model: str) -> StreamObserver:
+        """Counts one answer of the model."""
+        return _MetricsObserver(self._models.setdefault(model, _ModelMetrics()), self._clock)
+
+    def text(self, statuses: Iterable[EngineStatus]) -> str:
+        """Prometheus' text format; `statuses` are the engines' of now."""
+        page = Exposition()
+        for status in statuses:
+            page.add("num_requests_running", "gauge", status.model, status.num_running)
+            page.add("num_requests_waiting", "gauge", status.model, status.num_waiting)
+            in_use = 1.0 - status.num_free_blocks / status.num_blocks if status.num_blocks else 0.0
+            page.add("kv_cache_usage_perc", "gauge", status.model, in_use)
+            cache = f'block_size="{status.block_size}",num_gpu_blocks="{status.num_blocks}"'
+            page.add("cache_config_info", "gauge", status.model, 1, label=cache)
+        for model, metrics in self._models.items():
+            for name, count in metrics.counts.items():
+                page.add(name, "counter", model, count, "_total")
+            for reason, count in metrics.endings.items():
+                page.add("request_success", "counter", model, count, "_total", f'finished_reason="{reason}"')
+            for name, histogram in metrics.histograms().items():
+                for suffix, label, value in histogram.samples():
+                    page.add(name, "histogram", model, value, suffix, label)
+        return page.text()
+
+
+@dataclass
+class _ChoiceTimes:
+    """When something came of a choice."""
+
+    started_s: float  # its first step
+    first_s: float  # token
+    last_s: float
+
+
+class _MetricsObserver:
+    """A StreamObserver."""
+
+    def __init__(self, metrics: _ModelMetrics, clock: Callable[[], float]) -> None:
+        self._metrics, self._clock = metrics, clock
+        self._open: dict[int, _ChoiceTimes] = {}  # by choice
+        self._ended: set[int] = set()
+
+    def on_start(self, output: UsageSource) -> None:
+        self._output, self._began_s = output, self._clock()
+
+    def on_delta(self, delta: ChoiceDelta) -> None:
+        now_s, index, metrics = self._clock(), delta.index, self._metrics
+        times = self._open.get(index)
+        if times is None:
+            waited_s = now_s - self._began_s
+            queued_s = min(delta.queued_s, waited_s)
+            times = self._open[index] = _ChoiceTimes(self._began_s + queued_s, now_s, now_s)
+            metrics.first_token.observe(waited_s)
+            metrics.queue.observe(queued_s)
+            metrics.prefill.observe(waited_s - queued_s)
+        else:
+            metrics.between_tokens.observe(now_s - times.last_s)
+            times.last_s = now_s
+        if (reason := delta.finish_reason) is not None:
+            del self._open[index]
+            self._ended.add(index)
+            self._on_choice_end(index, times, now_s)
+            metrics.endings["stop" if reason == "tool_calls" else reason] += 1
+
+    def on_end(self, *, is_complete: bool) -> None:
+        if not self._open and not self._ended:  # it was refused
+            return
+        metrics, usage = self._metrics, self._output.usage()
+        metrics.counts["prompt_tokens"] += usage.prompt_tokens
+        metrics.counts["generation_tokens"] += usage.completion_tokens
+        metrics.counts["prefix_cache_queries"] += usage.prompt_tokens
+        metrics.counts["prefix_cache_hits"] += usage.cached_tokens
+        metrics.endings["abort"] += len(self._open)
+        metrics.prompt_lens.observe(usage.prompt_tokens)
+        metrics.whole_answer.observe(self._clock() - self._began_s)
+        for index in (*self._ended, *self._open):
+            metrics.answer_lens.observe(self._output.usage_of(index).completion_tokens)
+
+    def _on_choice_end(self, index: int, times: _ChoiceTimes, now_s: float) -> None:
+        metrics = self._metrics
+        metrics.decode.observe(now_s - times.first_s)
+        metrics.inference.observe(now_s - times.started_s)
+        num_tokens = self._output.usage_of(index).completion_tokens
+        if num_tokens > 1:
+            metrics.per_token.observe((now_s - times.first_s) / (num_tokens - 1))

@@ -1,0 +1,32 @@
+"""Admission control: holds an answer to its tenant's limits while it is generated."""
+
+from contextlib import ExitStack
+
+from serve_app.generation.choice import ChoiceDelta
+from serve_app.generation.observer import UsageSource
+from serve_app.tenants.tenant import Tenant
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """A StreamObserver: takes a place among the tenant's requests in flight, and charges it for the tokens."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self._place = ExitStack()
+        self._is_prompt_charged = False
+
+    def on_start(self, output: UsageSource) -> None:
+        """Raises Overloaded if there is no place."""
+        self._place.enter_context(self._tenant.request_in_flight())
+        self._output = output
+
+    def on_delta(self, delta: ChoiceDelta) -> None:
+        if not self._is_prompt_charged:
+            self._tenant.charge(self._output.usage().prompt_tokens)
+            self._is_prompt_charged = True
+        self._tenant.charge(len(delta.tokens))
+
+    def on_end(self, *, is_complete: bool) -> None:
+        self._place.close()

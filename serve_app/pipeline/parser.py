@@ -1,0 +1,85 @@
+"""Request parser: the first half of every POST, from the socket to a prepared request and the model it means."""
+
+from typing import Generic, TypeVar
+
+import msgspec
+from fastapi import Request
+from pydantic import BaseModel
+
+from configs.schema import ApiConfig
+from serve_app.api.requests import COSTLY_FIELDS
+from serve_app.model.registry import Registry
+from serve_app.model.text_model import TextModel
+from serve_app.pipeline.auth import Authenticator
+from serve_app.pipeline.preparation import Preparation, Prepare, prepared_here
+from serve_app.preparation.generate_request import RequestContext, new_context
+from serve_app.tenants.tenant import Tenant
+from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
+from serve_app.transport.request_id import use_request_id
+from serve_app.transport.session_id import session_id
+
+__all__ = ["ParsedRequest", "RequestParser"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=BaseModel)
+
+
+class ParsedRequest(msgspec.Struct, Generic[T]):
+    prepared: T
+    model: TextModel
+    request_id: str  # as the client sees it
+    tenant: Tenant
+
+
+class _Address(msgspec.Struct):
+    """What has to be known of a request before it is prepared."""
+
+    model: str | None = None
+    request_id: str | None = None
+    session_id: str | None = None
+
+
+class RequestParser:
+    def __init__(self, limits: ApiConfig, registry: Registry, auth: Authenticator, preparation: Preparation) -> None:
+        self._limits = limits
+        self._registry = registry
+        self._auth = auth
+        self._preparation = preparation
+
+    async def parse(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> ParsedRequest[T]:
+        """Reads, checks and prepares a request: a small plain one at once, any other in a worker process.
+
+        Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
+        """
+        tenant = self._auth.tenant(http)
+        tenant.begin_request()
+        data = await read_body(http, self._limits.max_body_bytes)
+        payload = parse_object(data) if len(data) <= SMALL_BYTES else None
+        address = _address_in(data)
+        model = self._registry.resolve(address.model or "")
+        request_id = use_request_id(http, address.request_id or "")
+        session = session_id(http, address.session_id or "")
+        context = await self._context(request_id, session, tenant, model)
+        if payload is not None and not any(payload.get(name) for name in COSTLY_FIELDS):
+            prepared = prepared_here(payload, kind, prepare, model, self._limits, context)
+        else:
+            prepared = await self._preparation.prepared(data, kind, prepare, model, context)
+        return ParsedRequest(prepared, model, request_id, tenant)
+
+    async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
+        max_model_len = await self._registry.context_len(model)
+        return new_context(
+            request_id,
+            max_model_len,
+            session=session,
+            tenant=tenant.name,
+            cache_namespace=tenant.cache_namespace,
+        )
+
+
+def _address_in(data: bytes) -> _Address:
+    """Of a body that is wrong nothing is known; what is wrong with it shows when it is checked."""
+    try:
+        return msgspec.json.decode(data, type=_Address)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Address()

@@ -1,0 +1,198 @@
+"""From a prompt's tokens and the neutral options to the engine's GenerateRequest: what all kinds of requests share."""
+
+import secrets
+
+import msgspec
+
+from engine.errors import RequestError
+from engine.types import Fit, GenerateRequest, Grammar, ReasoningBudget, TokenSpan
+from serve_app.generation.choice import TextRules
+from serve_app.generation.output_parser import ParseRules
+from serve_app.grammar.constraint import Constraint
+from serve_app.model.text_model import TextModel
+from serve_app.preparation.prompt import room_for_answer, truncated
+from serve_app.preparation.sampling import sampling_params
+from serve_app.request.options import Delivery, GenerationOptions
+from serve_app.request.output_format import FIT
+from serve_app.tenants.cache_salt import salt_within
+
+__all__ = ["PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
+
+MAX_LOGPROBS = 2_000_000  # of all answers to a request: held until the last one ends, some 100 bytes each
+MAX_PROMPT_LOGPROBS = 500_000  # come at once, in one frame
+
+
+class RequestContext(msgspec.Struct, frozen=True):
+    """What a request has besides its body."""
+
+    request_id: str  # unique among all requests
+    seed: int  # drawn for a request that names none
+    max_model_len: int  # tokens that the engine takes, prompt and answer together
+    session: str = ""  # that it belongs to; "": none
+    tenant: str = ""  # whose it is, by name; "": anybody's
+    cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
+    num_parts: int = 1  # requests that are answered together
+
+
+class PreparedRequest(msgspec.Struct, frozen=True):
+    request: GenerateRequest
+    rules: TextRules
+    length_field: str = "max_tokens"  # that says how long the answer may be
+    scores_only: bool = False  # what the engine generates is not sent
+
+
+class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is answered together. Each API adds what its renderer needs. Made in a worker process."""
+
+    parts: tuple[PreparedRequest, ...]
+    delivery: Delivery
+    num_choices: int  # of each part
+    has_seed: bool  # of the client's
+
+
+def new_context(
+    request_id: str, max_model_len: int, *, session: str = "", tenant: str = "", cache_namespace: str = ""
+) -> RequestContext:
+    """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
+    unique, seed = f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63)
+    return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace)
+
+
+def part_of(context: RequestContext, part: int, num_parts: int) -> RequestContext:
+    """The same for one of several prompts of a request."""
+    request_id, seed = f"{context.request_id}-{part}", (context.seed + part) % 2**63
+    return msgspec.structs.replace(context, request_id=request_id, seed=seed, num_parts=num_parts)
+
+
+def prepare(
+    options: GenerationOptions,
+    prompt: tuple[int, ...],
+    model: TextModel,
+    context: RequestContext,
+    answer: TextRules,
+) -> PreparedRequest:
+    """Raises RequestError.
+
+    answer   what is known of the answer's text beside the options: where it begins, how it is parsed, its constraint
+    """
+    lengths, constraint, parse = options.lengths, answer.constraint, answer.parse
+    _check(options, model, constraint)
+    prompt = truncated(prompt, lengths, context.max_model_len)
+    max_tokens = room_for_answer(len(prompt), lengths, context.max_model_len)
+    if lengths.max_tokens is None and model.defaults.max_new_tokens is not None:
+        max_tokens = min(max_tokens, max(model.defaults.max_new_tokens, lengths.min_tokens))
+    budget = lengths.reasoning_tokens
+    sampling = sampling_params(
+        options,
+        model,
+        max_tokens=max_tokens,
+        seed=context.seed,
+        thinking=_reasoning_limit(budget, parse, model) if budget >= 0 else None,
+    )
+    _check_logprobs(options, context.num_parts, len(prompt), max_tokens, sampling.num_prompt_logprobs or 0)
+    request = GenerateRequest(
+        request_id=context.request_id,
+        model=model.name,
+        inputs=(TokenSpan(prompt),),
+        sampling=sampling,
+        grammar=_grammar(constraint, parse, model, max_tokens) if constraint is not None else None,
+        beam=options.sampling.beam,
+        n=options.n,
+        priority=options.priority,
+        cache_salt=salt_within(context.cache_namespace, options.cache_salt),
+        tenant=context.tenant,
+        session=context.session,
+    )
+    rules = msgspec.structs.replace(
+        answer,
+        stops=options.stops,
+        include_stop=options.include_stop,
+        min_tokens=lengths.min_tokens,
+        stop_ids=frozenset(sampling.stop_token_ids),
+        reported_stop_ids=frozenset(options.sampling.stop_token_ids) - frozenset(model.eos_ids),
+        skip_special=options.skip_special,
+    )
+    return PreparedRequest(request, rules, lengths.field)
+
+
+def _check(options: GenerationOptions, model: TextModel, constraint: Constraint | None) -> None:
+    lengths = options.lengths
+    if lengths.max_tokens is not None and lengths.min_tokens > lengths.max_tokens:
+        raise RequestError(
+            f"min_tokens is {lengths.min_tokens}, more than {lengths.field} ({lengths.max_tokens})", param="min_tokens"
+        )
+    if options.sampling.beam is not None and constraint is not None:
+        raise RequestError("use_beam_search: cannot be held to a format or a tool", param="use_beam_search")
+    if constraint is not None and constraint.fits:
+        _check_fits(options, model)
+
+
+def _reasoning_ends(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
+    """The tokens after which the answer's content begins; none if it does at once."""
+    if parse is None or parse.reasoning is None or parse.position == "after" or parse.is_harmony:
+        return ()  # of channels the grammar knows
+    return model.encode(parse.reasoning.closes)
+
+
+def _reasoning_opens(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
+    """The tokens with which an answer to this prompt may begin to think; none if it has begun, or never does."""
+    if (
+        parse is None
+        or parse.reasoning is None
+        or parse.position != "before"
+        or parse.reasoning.always
+        or parse.is_harmony
+    ):
+        return ()
+    return model.encode(parse.reasoning.opens)
+
+
+def _reasoning_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ReasoningBudget | None:
+    """None where the answer does not think."""
+    if parse is None or parse.reasoning is None or parse.position == "after":
+        return None
+    begins_inside = parse.position == "inside" or parse.reasoning.always
+    begins = () if begins_inside else model.encode(parse.reasoning.opens)
+    ends = model.encode(parse.reasoning.closes)
+    return ReasoningBudget(budget, ends, begins)
+
+
+def _check_logprobs(
+    options: GenerationOptions, num_parts: int, num_prompt: int, max_tokens: int, num_prompt_logprobs: int
+) -> None:
+    """Raises RequestError for more log probabilities than are worth the memory of everybody."""
+    logprobs, field = options.logprobs, options.lengths.field
+    each = max(logprobs.num_top or 0, len(logprobs.token_ids))
+    num_answers = options.n * num_parts
+    if (entries := num_answers * max_tokens * each) > MAX_LOGPROBS:
+        raise RequestError(
+            f"{field}: {num_answers} answers of up to {max_tokens} tokens with {each} log probabilities each "
+            f"are {entries} of them, at most {MAX_LOGPROBS} can be given",
+            param=field,
+        )
+    if (entries := num_parts * num_prompt * num_prompt_logprobs) > MAX_PROMPT_LOGPROBS:
+        field = "prompt_logprobs" if logprobs.num_prompt is not None else "logprobs"
+        of_all = f" in each of {num_parts}" if num_parts > 1 else ""
+        raise RequestError(
+            f"{field}: {num_prompt_logprobs} for each of the prompt's {num_prompt} tokens{of_all} are {entries}, "
+            f"at most {MAX_PROMPT_LOGPROBS} can be given",
+            param=field,
+        )
+
+
+def _check_fits(options: GenerationOptions, model: TextModel) -> None:
+    """Raises RequestError for what can end a document elsewhere than at its end, or not there."""
+    sampling = options.sampling
+    others = set(sampling.stop_token_ids) - set(model.eos_ids)
+    wrong = {
+        "ignore_eos": sampling.ignore_eos,
+        "min_tokens": options.lengths.min_tokens > 0,
+        "stop_token_ids": bool(others),
+    }
+    for field in (field for field, is_wrong in wrong.items() if is_wrong):
+        raise RequestError(f"{field}: not together with {FIT}", param=field)
+
+
+def _grammar(constraint: Constraint, parse: ParseRules | None, model: TextModel, max_tokens: int) -> Grammar:
+    fit = Fit(max_tokens) if constraint.fits else None
+    return Grammar(constraint.grammar, _reasoning_ends(parse, model), fit, _reasoning_opens(parse, model))

@@ -1,0 +1,53 @@
+"""Prompt tokens: truncated as the client wishes, measured against the context."""
+
+from engine.errors import ContextTooLong, RequestError
+from serve_app.model.text_model import TextModel
+from serve_app.request.options import LengthLimits
+
+__all__ = ["check_text_fits", "room_for_answer", "truncated"]
+
+
+def check_text_fits(text: str, limits: LengthLimits, model: TextModel, context_len: int, param: str) -> None:
+    """Refuses a text that is too long however it is tokenized: no use in doing it."""
+    fewest = len(text) // model.vocabulary.longest_bytes
+    if fewest > context_len and limits.truncate_prompt is None:
+        raise _too_long(f"more than {fewest}", context_len, param)
+
+
+def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -> tuple[int, ...]:
+    """The part of the prompt that the client wants used; -1 leaves room for max_tokens, or for one token."""
+    keep = limits.truncate_prompt
+    if keep is None:
+        return prompt
+    if keep == 0 or keep > context_len:
+        raise RequestError(
+            f"truncate_prompt_tokens: must be -1 or between 1 and the model's context ({context_len}), not {keep}",
+            param="truncate_prompt_tokens",
+        )
+    if keep < 0:
+        keep = max(1, context_len - (limits.max_tokens or 1))
+    return prompt[-keep:] if limits.truncation_side == "left" else prompt[:keep]
+
+
+def room_for_answer(num_prompt: int, limits: LengthLimits, context_len: int) -> int:
+    """How many tokens the answer may have.
+
+    |----- prompt -----|------- answer -------|
+    |<------------- context_len ------------->|
+    """
+    wanted, field = limits.max_tokens, limits.field
+    if wanted is not None and wanted > context_len:
+        raise RequestError(f"{field} is {wanted}, the model's context has {context_len} tokens", param=field)
+    if num_prompt >= context_len:
+        raise _too_long(str(num_prompt), context_len, limits.prompt_field)
+    room = context_len - num_prompt
+    return room if wanted is None else min(wanted, room)
+
+
+def _too_long(num_prompt: str, context_len: int, param: str) -> ContextTooLong:
+    """Clients know the case by its first words, and then shorten the chat or turn to another model."""
+    return ContextTooLong(
+        f"This model's maximum context length is {context_len} tokens for prompt and answer together, "
+        f"and the prompt has {num_prompt}: shorten it or set truncate_prompt_tokens",
+        param=param,
+    )

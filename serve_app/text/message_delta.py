@@ -1,0 +1,25 @@
+"""Message delta: a piece of a streamed answer, sorted into content, reasoning and tool-call deltas."""
+
+import msgspec
+
+__all__ = ["ToolCallDelta", "MessageDelta"]
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of a tool call. The first piece of each call, and only it, has id and name."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+class MessageDelta(msgspec.Struct):
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+    def add(self, other: "MessageDelta") -> None:
+        self.content += other.content
+        self.reasoning += other.reasoning
+        self.tool_calls += other.tool_calls

@@ -1,0 +1,66 @@
+"""Tool-call format: how a family of models writes calls. Parser and grammar are both made from it."""
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["TaggedFields", "ToolCallFormat", "CallSyntax"]
+
+
+class CallSyntax(msgspec.Struct, frozen=True, kw_only=True):
+    """How calls are written where a grammar holds the model to it: the way it was taught."""
+
+    begins: str = ""  # before the first call
+    opens: str  # up to the arguments; NAME stands for the tool's name
+    closes: str  # after the arguments
+    joint: str = ""  # between calls
+    ends: str = ""  # after the last
+    # where arguments are written one by one
+    field_opens: str = ""  # before a value; KEY stands for the argument's name
+    field_closes: str = ""
+    field_joint: str = ""  # between arguments
+
+
+class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments one by one between tags: key NAME named [value] VALUE closes ... ends."""
+
+    key: str
+    named: str
+    value: str = ""
+    closes: str
+    ends: str  # of the call
+    pads: bool = False  # a line break at either end of a value is not part of it
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return tuple(marker for marker in (self.key, self.named, self.value, self.closes, self.ends) if marker)
+
+
+class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """A call is an opening marker, then either an object with name and arguments or a name, a separator and arguments.
+
+    Arguments are a JSON object, or come one by one: as Python writes them, or between tags.
+
+    hermes       <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>
+    mistral      [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]    or    [TOOL_CALLS]f[ARGS]{"a": 1}
+    kimi_k2      <|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>
+    pythonic     [f(a=1)]
+    qwen3_coder  <tool_call><function=f><parameter=a>1</parameter></function></tool_call>
+    """
+
+    name: str
+    opens: tuple[str, ...]
+    closes: tuple[str, ...] = ()
+    separators: tuple[str, ...] = ()  # between name and arguments; none: calls are objects
+    between: str = " \t\r\n"  # characters that may stand between calls
+    bare: str = ""  # this character at the very beginning of the answer begins a call
+    lists: bool = False  # an opening marker holds any number of names and arguments
+    arguments: Literal["json", "python"] | TaggedFields = "json"
+    short_ids: bool = False  # ids of nine letters and digits, as the template insists
+    signs: tuple[str, ...] = ()  # what all stands in the chat template of a model that writes so
+    syntax: CallSyntax
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        fields = self.arguments.markers if isinstance(self.arguments, TaggedFields) else ()
+        return (*self.opens, *self.closes, *self.separators, *fields)

@@ -1,0 +1,143 @@
+"""Error responses: the one table from errors to HTTP, and OpenAI's shape of them."""
+
+import logging
+import math
+import re
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from typing_extensions import TypedDict
+
+from engine.errors import (
+    ContextTooLong,
+    EngineFailed,
+    MantaError,
+    Overloaded,
+    RequestError,
+    Unavailable,
+    UnknownModel,
+)
+
+__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "answer_faults_as_json", "fault_of"]
+
+# error -> (status, type); the first that fits, so the narrow ones stand above the wide ones
+TABLE: tuple[tuple[type[MantaError], int, str], ...] = (
+    (UnknownModel, 404, "NotFoundError"),
+    (ContextTooLong, 400, "BadRequestError"),
+    (RequestError, 400, "BadRequestError"),
+    (Overloaded, 429, "RateLimitError"),
+    (Unavailable, 503, "ServiceUnavailableError"),
+    (EngineFailed, 500, "InternalServerError"),
+)
+HTTP_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+}
+
+
+MAX_LOGGED_CHARS = 2_000
+MAX_PATH_CHARS = 200  # of a path in a message
+
+
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorResponse(TypedDict):
+    error: ErrorDetail
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What a client gets for an error."""
+
+    status: int
+    type: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = {}
+
+    def body(self) -> bytes:
+        error: ErrorDetail = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.status,
+        }
+        response: ErrorResponse = {"error": error}
+        return msgspec.json.encode(response)
+
+
+def fault_of(error: Exception) -> Fault:
+    """What a client gets for an error. One that is not ours is logged, and the client gets no details."""
+    for kind, status, name in TABLE:
+        if isinstance(error, kind):
+            wait_s = getattr(error, "retry_after_s", None)
+            headers = {"Retry-After": str(max(1, math.ceil(wait_s)))} if wait_s is not None else {}
+            return Fault(status, name, _message_of(error), getattr(error, "param", None), headers)
+    logging.getLogger(__name__).error("internal fault", exc_info=error)
+    return Fault(500, "InternalServerError", "internal error; the server's log has the details")
+
+
+def _message_of(error: MantaError) -> str:
+    """An engine's words are those of the libraries under it, which name addresses and paths: they are logged."""
+    if not isinstance(error, EngineFailed):
+        return str(error)
+    logging.getLogger(__name__).error("an engine failed: %s", one_line(str(error)))
+    return "the engine failed; the server's log has the details"
+
+
+def one_line(text: str) -> str:
+    """For a log: nothing in it looks like another line, or moves the cursor of who reads it."""
+    return text[:MAX_LOGGED_CHARS].encode("unicode_escape").decode()
+
+
+def answer_faults_as_json(app: FastAPI) -> None:
+    """From now on whatever a route raises, and a route that is not there, is answered in the one shape."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
+        return Response(fault.body(), fault.status, fault.headers, media_type="application/json")
+
+    async def say_nothing(request: Request, error: Exception) -> Response:
+        """The client has left in the middle of its body: nobody reads this."""
+        return Response(status_code=499)
+
+    for kind in (MantaError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(ClientDisconnect, say_nothing)
+
+
+def _meant(request: Request) -> str:
+    """What a client with a wrong base URL meant: one without /v1, or with too many."""
+
+    def is_known(path: str) -> bool:
+        return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in request.app.routes)
+
+    if len(request.url.path) > MAX_PATH_CHARS:
+        return "/docs lists those that there are"
+    end = re.sub(r"^(/v1(?=/))*", "", re.sub("//+", "/", "/" + request.url.path.strip("/")))
+    meant = next((path for path in (f"/v1{end}", end) if is_known(path)), None)
+    return f"did you mean {meant}?" if meant else "/docs lists those that there are"
+
+
+def _shown(path: str) -> str:
+    return path if len(path) <= MAX_PATH_CHARS else f"{path[:MAX_PATH_CHARS]}..."
+
+
+def _http_fault(request: Request, error: HTTPException) -> Fault:
+    message = error.detail
+    if error.status_code == 404:
+        message = f"there is no route {_shown(request.url.path)}; {_meant(request)}"
+    elif error.status_code == 405:
+        message = f"{_shown(request.url.path)} does not take {request.method}"
+    kind = HTTP_TYPES.get(error.status_code, "BadRequestError")
+    return Fault(error.status_code, kind, message, None, dict(error.headers or {}))
