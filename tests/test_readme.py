@@ -97,7 +97,9 @@ def test_the_commands_of_the_readme_are_commands(
     monkeypatch.setattr("scripts.manta.server.serve_until_stopped", lambda settings: begun.append("serve"))
     monkeypatch.setattr("scripts.manta.chat.OpenAIClient", lambda url, key: begun.append("chat") or Nobody())
     monkeypatch.setattr("scripts.manta.bench.OpenAIClient", lambda url, key: begun.append("bench") or Nobody())
-    monkeypatch.setattr("scripts.manta.pull.resolve", lambda source, weights: begun.append("pull") or no_model(source))
+    monkeypatch.setattr(
+        "scripts.manta.pull.resolve", lambda source, hub, weights: begun.append("pull") or no_model(source)
+    )
     for line in block("manta serve").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "manta"

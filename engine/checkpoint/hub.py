@@ -14,7 +14,7 @@ from typing import TypeVar
 from engine.checkpoint.gguf_file import read_metadata
 from engine.errors import ModelError
 
-__all__ = ["COMMIT", "download", "download_gguf", "files_of"]
+__all__ = ["COMMIT", "download", "download_gguf", "file_of", "files_of", "is_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def download_gguf(repo_id: str, revision: str | None, quantization: str, *, weig
 
     where = _address(repo_id, revision)
     commit, names = _explained(lambda: files_of(repo_id, revision), where)
-    name = _file_of(names, quantization, where)
+    name = file_of(names, quantization, where)
     _tell_commit(repo_id, revision, commit)
     whole = try_to_load_from_cache(repo_id, name, revision=commit)
     if isinstance(whole, str):
@@ -81,6 +81,11 @@ def files_of(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
         except LocalEntryNotFoundError:
             raise error from None
         return folder.name, [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def is_weights(name: str) -> bool:
+    """Whether `download` brings a file for its weights."""
+    return any(fnmatch(name, one) for one in WEIGHTS) and not any(fnmatch(name, one) for one in UNWANTED)
 
 
 def _explained(call: Callable[[], T], where: str) -> T:
@@ -112,7 +117,7 @@ def _tell_commit(repo_id: str, revision: str | None, commit: str) -> None:
         log.warning("%s is not pinned to a commit; what it is now is %s@%s", where, repo_id, commit)
 
 
-def _file_of(names: Iterable[str], quantization: str, where: str) -> str:
+def file_of(names: Iterable[str], quantization: str, where: str) -> str:
     """The one .gguf file whose name ends with the quantization, in any case."""
     files = [name for name in names if name.endswith(".gguf") and not fnmatch(name.lower(), "*mmproj*")]
     ending = re.compile(rf"(^|[-._/]){re.escape(quantization)}(-\d{{5}}-of-\d{{5}})?\.gguf$", re.IGNORECASE)

@@ -3,7 +3,7 @@
 main              finds the subcommand; nothing heavy is imported before it is known
 serve             starts Ray and Serve on this machine, from a model or a config
 chat              a chat in the terminal with any OpenAI-compatible server
-pull              downloads a model from the Hugging Face Hub
+pull              downloads a model from the Hugging Face Hub; resuming_hub goes on where one was interrupted
 bench             load on a running server: throughput, time to first token, gaps
 config            shows the effective config, explains a key
 env               this machine's facts, and Ray's switches as a shell script

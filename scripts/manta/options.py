@@ -67,27 +67,27 @@ def find_keys(name: str) -> list[ConfigKey]:
 
 
 def _add(group: Any, key: ConfigKey, spellings: list[str]) -> None:
-    meaning = key.meaning.replace("%", "%%")
-    shown: dict[str, Any] = {"dest": key.name, "default": argparse.SUPPRESS, "type": _reader(key, spellings[0])}
-    if _is_switch(key):
-        # both words of a switch are seen, and one alone means true
-        shown |= {"nargs": "?", "const": True, "metavar": "true|false"}
-    else:
-        shown["metavar"] = _metavar(key)
-    group.add_argument(*spellings, help=f"{meaning} ({key.default})", **shown)
-    if _is_switch(key):
-        negated = [f"--no-{spelling.removeprefix('--')}" for spelling in spellings]
-        group.add_argument(
-            *negated,
-            dest=key.name,
-            action="store_const",
-            const=False,
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )
+    """The help shows the shortest spelling alone."""
+    default = "" if key.default == "needed" else f" ({key.default})"
+    helps = [key.meaning.replace("%", "%%") + default, *[argparse.SUPPRESS] * (len(spellings) - 1)]
+    shape: dict[str, Any] = {
+        "dest": key.name,
+        "default": argparse.SUPPRESS,
+        "type": _reader(key),
+        "metavar": _metavar(key),
+    }
+    if _is_switch(key):  # alone it means true
+        shape |= {"nargs": "?", "const": True}
+    for spelling, text in zip(spellings, helps, strict=True):
+        group.add_argument(spelling, help=text, **shape)
+        if _is_switch(key):
+            negated = f"--no-{spelling.removeprefix('--')}"
+            group.add_argument(
+                negated, dest=key.name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
 
 
-def _reader(key: ConfigKey, spelling: str) -> Callable[[str], Any]:
+def _reader(key: ConfigKey) -> Callable[[str], Any]:
     """Turns an option's text into the key's value, or says what is accepted."""
 
     def read(text: str) -> Any:
@@ -116,6 +116,8 @@ def _is_list(key: ConfigKey) -> bool:
 def _metavar(key: ConfigKey) -> str:
     for kind in _kinds(key):
         match kind:
+            case inspect.BoolType():
+                return "true|false"
             case inspect.LiteralType():
                 return "{" + ",".join(map(str, kind.values)) + "}"
             case inspect.IntType():

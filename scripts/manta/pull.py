@@ -1,4 +1,4 @@
-"""`manta pull`: downloads a model from the Hugging Face Hub, with progress in bytes."""
+"""`manta pull`: downloads a model from the Hugging Face Hub, with progress in bytes; an interrupted one goes on."""
 
 import argparse
 import logging
@@ -10,13 +10,13 @@ from pathlib import Path
 from engine.checkpoint.source import ModelFiles, resolve
 from engine.errors import ModelError
 from scripts.manta.options import parse
+from scripts.manta.resuming_hub import ResumingHub
 
 __all__ = ["main"]
 
 DESCRIPTION = """\
-Downloads a model from the Hugging Face Hub into its cache (HF_HOME), where `manta serve` finds it. After an
-interruption the files that are complete stay, and the others are brought. For gated models log in first, with
-`hf auth login`, or set HF_TOKEN.
+Downloads a model from the Hugging Face Hub into its cache (HF_HOME), where `manta serve` finds it. An interrupted
+download goes on where it was. For gated models log in first, with `hf auth login`, or set HF_TOKEN.
 
     manta pull Qwen/Qwen3-0.6B              configuration, tokenizer and safetensors; never code
     manta pull org/name@COMMIT              as it was at a commit
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     began_s = time.monotonic()
     try:
-        files = resolve(options.model, weights=not options.text_only)
+        files = resolve(options.model, ResumingHub(), weights=not options.text_only)
     except ModelError as error:
         sys.exit(f"manta pull: MODEL: {error}")
     print(f"{_size(files) / 1e6:,.1f} MB are there, after {time.monotonic() - began_s:.1f} s", file=sys.stderr)

@@ -5,35 +5,83 @@ import sys
 import time
 from pathlib import Path
 
-from tests.engine.checkpoint.fake_hub import FakeHub, environment_of
+import pytest
+
+from tests.engine.checkpoint.fake_hub import FakeHub, environment_of, gguf
 from tests.readme import ROOT
 
+ONE, TWO = b"w" * 3_000_000, bytes(range(250)) * 40_000
 
-def test_an_interrupted_pull_keeps_the_files_that_it_has(tmp_path: Path) -> None:
-    files = {"config.json": b"{}", "one.safetensors": b"w" * 3_000_000, "two.safetensors": b"v" * 2_000_000}
-    command = [sys.executable, "-m", "scripts.manta", "pull", "org/name"]
+
+def pull(hub: FakeHub, home: Path, model: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "scripts.manta", "pull", model]
+    return subprocess.run(command, cwd=ROOT, env=environment_of(hub, home), capture_output=True, text=True)
+
+
+def interrupt(hub: FakeHub, home: Path, model: str, least: int) -> int:
+    """Kills a download once so many bytes of a file are there. Returns how many."""
+    command = [sys.executable, "-m", "scripts.manta", "pull", model]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment_of(hub, home), stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 30
+    try:
+        while max((path.stat().st_size for path in home.rglob("*.manta.incomplete")), default=0) < least:
+            assert time.monotonic() < deadline_s and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    (part,) = home.rglob("*.manta.incomplete")
+    return part.stat().st_size
+
+
+def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "one.safetensors": ONE, "two.safetensors": TWO, "onnx/three.safetensors": b"3"}
     with FakeHub({"org/name": files}) as hub:
-        hub.stall_after["two.safetensors"] = 1_000_000
-        environment = {**environment_of(hub, tmp_path), "TQDM_POSITION": "-1"}  # bars without a terminal too
-        first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-        try:
-            wait_for_file(tmp_path, "one.safetensors")
-        finally:
-            first.kill()
-            first.wait()
+        hub.stall_after["two.safetensors"] = 6_000_000
+        num_there = interrupt(hub, tmp_path, "org/name", 5_000_000)
         hub.stall_after.clear()
         hub.sent.clear()
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = pull(hub, tmp_path, "org/name")
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
-    assert hub.sent["two.safetensors"] == 2_000_000 and hub.sent["one.safetensors"] == 0
-    assert "2.00MB / 2.00MB" in done.stderr  # progress in bytes
-    assert "5.0 MB are there" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: data for name, data in files.items() if "/" not in name
+    }
+    assert hub.sent == {"config.json": 2, "two.safetensors": len(TWO) - num_there}
+    assert "10.0M/10.0M" in done.stderr and "13.0 MB are there" in done.stderr
+    assert not list(tmp_path.rglob("*.incomplete"))
 
 
-def wait_for_file(home: Path, name: str) -> None:
-    deadline_s = time.monotonic() + 30
-    while not list(home.rglob(name)):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+def test_a_gguf_file_goes_on_too(tmp_path: Path) -> None:
+    data = gguf(TWO)
+    with FakeHub({"org/name-GGUF": {"m-Q4_0.gguf": data, "m-Q8_0.gguf": data + b"8"}}) as hub:
+        hub.stall_after["m-Q4_0.gguf"] = 6_000_000
+        num_there = interrupt(hub, tmp_path, "org/name-GGUF:Q4_0", 5_000_000)
+        hub.stall_after.clear()
+        hub.sent.clear()
+        done = pull(hub, tmp_path, "org/name-GGUF:Q4_0")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == data
+    assert hub.sent == {"m-Q4_0.gguf": len(data) - num_there}
+
+
+def test_a_part_that_is_of_something_else_is_brought_anew(tmp_path: Path) -> None:
+    with FakeHub({"org/name": {"config.json": b"{}", "one.safetensors": ONE}}, sha256=True) as hub:
+        hub.stall_after["one.safetensors"] = 2_000_000
+        interrupt(hub, tmp_path, "org/name", 1_000_000)
+        (part,) = tmp_path.rglob("*.manta.incomplete")
+        part.write_bytes(b"another" * 100_000)
+        hub.stall_after.clear()
+        done = pull(hub, tmp_path, "org/name")
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip()) / "one.safetensors").read_bytes() == ONE
+
+
+@pytest.mark.parametrize("model", ["org/other", "org/name:Q4_0"])
+def test_what_the_hub_does_not_have_is_said(tmp_path: Path, model: str) -> None:
+    with FakeHub({"org/name": {"config.json": b"{}"}}) as hub:
+        done = pull(hub, tmp_path, model)
+    assert done.returncode == 1 and done.stderr.startswith(f"manta pull: MODEL: {model.partition(':')[0]}: ")
+    assert (
+        "no such model" if model == "org/other" else "no .gguf file ends with 'Q4_0'; there are: none"
+    ) in done.stderr

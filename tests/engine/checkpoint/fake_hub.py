@@ -20,8 +20,10 @@ COMMIT = "b968826d9c46dd6066d109eabc6255188de91218"
 class FakeHub:
     """A context: a server of the models' files. All revisions are one commit; equal files are brought once."""
 
-    def __init__(self, models: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(self, models: Mapping[str, Mapping[str, bytes]], sha256: bool = False) -> None:
+        """sha256   files have that for a hash, as large ones have"""
         self.models = models
+        self.hash = hashlib.sha256 if sha256 else hashlib.sha1
         self.sent: Counter[str] = Counter()  # bytes of each file
         self.stall_after: dict[str, int] = {}  # bytes of a file after which nothing more comes
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -65,14 +67,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/[^/]+)?", path):
+        model = re.match(r"(?:/api/models)?/([\w.-]+/[\w.-]+)", path)
+        if model is None or model[1] not in self.hub.models:
+            self._json({"error": "Repository not found"}, 404)
+        elif found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/[^/]+)?", path):
             files = self.hub.models[found[1]]
             self._json({"id": found[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
         elif found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/[^/]+", path):
             files = self.hub.models[found[1]]
             self._json(
                 [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    {"type": "file", "path": name, "size": len(data), "oid": self.hub.hash(data).hexdigest()}
                     for name, data in files.items()
                 ]
             )
@@ -91,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.send_header("Content-Length", str(end - start))
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("ETag", f'"{self.hub.hash(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "GET":
@@ -110,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object, status: int = 200) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -1,0 +1,102 @@
+"""Downloads weights from the Hugging Face Hub byte by byte resumably, into the hub library's own cache.
+
+The library downloads a file that was interrupted anew. Here a part of a file stays beside the cache's blobs, under the
+hash that names the blob, and the next download asks for the rest with an HTTP range. A file that is whole has its size
+and hash checked, and is a blob from then on: the library finds it there, and brings what else there is.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine.checkpoint import hub
+from engine.errors import ModelError
+
+__all__ = ["ResumingHub"]
+
+MAX_BYTES = 50 * 10**9  # of a file that the hub gives over plain HTTP
+SHA256 = re.compile(r"[0-9a-f]{64}")
+CHUNK_BYTES = 1 << 20
+
+
+class ResumingHub:
+    """The hub as `engine.checkpoint.source.resolve` takes it."""
+
+    def download(self, repo_id: str, revision: str | None, *, weights: bool) -> Path:
+        if weights:
+            _bring(repo_id, revision, lambda names: filter(hub.is_weights, names))
+        return hub.download(repo_id, revision, weights=weights)
+
+    def download_gguf(self, repo_id: str, revision: str | None, quantization: str, *, weights: bool) -> Path:
+        if weights:
+            _bring(repo_id, revision, lambda names: [hub.file_of(names, quantization, repo_id)])
+        return hub.download_gguf(repo_id, revision, quantization, weights=weights)
+
+
+def _bring(repo_id: str, revision: str | None, wanted: Callable[[list[str]], Iterable[str]]) -> None:
+    """Brings the files that are wanted of those that there are. What cannot be had is left to the hub's library."""
+    try:
+        commit, names = hub.files_of(repo_id, revision)
+        for name in wanted(names):
+            _bring_file(repo_id, commit, name)
+    except (OSError, ModelError):
+        return
+    except Exception as error:  # of the hub's transport
+        if "huggingface_hub" not in type(error).__module__ and "http" not in type(error).__module__:
+            raise
+
+
+def _bring_file(repo_id: str, commit: str, name: str) -> None:
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+
+    url = hf_hub_url(repo_id, name, revision=commit)
+    found = get_hf_file_metadata(url)
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    if not found.etag or not found.size or found.size > MAX_BYTES or (blobs / found.etag).exists():
+        return
+    blobs.mkdir(parents=True, exist_ok=True)
+    part = blobs / f"{found.etag}.manta.incomplete"
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process does it; the library waits for nobody, and brings its own
+            return
+        _append_rest(url, file.fileno(), found.size, name)
+    if part.stat().st_size == found.size and _has_hash(part, found.etag):
+        part.replace(blobs / found.etag)
+    else:
+        part.unlink()
+
+
+def _append_rest(url: str, file: int, size: int, name: str) -> None:
+    """Brings what the file lacks of its size. What was brought before an error stays."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # its exports are lazy
+
+    start = os.fstat(file).st_size
+    if start >= size:
+        return
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        response.raise_for_status()
+        if response.status_code != 206:  # no ranges here: from the beginning
+            os.ftruncate(file, 0)
+            start = 0
+        with tqdm(total=size, initial=start, desc=name, unit="B", unit_scale=True) as progress:
+            for piece in response.iter_raw(CHUNK_BYTES):
+                os.write(file, piece)
+                progress.update(len(piece))
+
+
+def _has_hash(path: Path, etag: str) -> bool:
+    """Whether a large file is the one that it is named after; smaller ones are named otherwise, and not checked."""
+    if not SHA256.fullmatch(etag):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == etag
