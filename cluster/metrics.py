@@ -11,12 +11,12 @@ from typing import Any
 
 from ray.serve import metrics
 
+from configs.metrics import CATALOGUE
 from engine.types import EngineOutputs, GenerateRequest, RequestOutput
 
 __all__ = ["ReplicaMetrics", "migration_counter"]
 
-SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160]
-TOKENS = [1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000]
+KINDS: dict[str, Any] = {"gauge": metrics.Gauge, "counter": metrics.Counter, "histogram": metrics.Histogram}
 
 
 def migration_counter() -> Callable[[str, bool], None]:
@@ -40,38 +40,34 @@ class ReplicaMetrics:
         """has_node_cache   what a replica does not hold itself it looks up in its node's memory"""
         self._has_node_cache = has_node_cache
 
-        def made(kind: Any, name: str, text: str, *more: str, **options: Any) -> Any:
-            metric = kind(f"vllm_{name}", description=text, tag_keys=("model_name", *more), **options)
-            metric.set_default_tags({"model_name": model})
-            return metric
+        def made(name: str) -> Any:
+            metric = CATALOGUE[name]
+            more: dict[str, Any] = {"boundaries": list(metric.buckets)} if metric.kind == "histogram" else {}
+            tags = ("model_name", *metric.labels)
+            one = KINDS[metric.kind](f"vllm_{name}", description=metric.help, tag_keys=tags, **more)
+            one.set_default_tags({"model_name": model})
+            return one
 
-        def seconds(name: str, text: str) -> Any:
-            return made(metrics.Histogram, name, text, boundaries=SECONDS)
-
-        self._running = made(metrics.Gauge, "num_requests_running", "Sequences that hold blocks.")
-        self._waiting = made(metrics.Gauge, "num_requests_waiting", "Sequences that wait for blocks.")
-        self._cache_use = made(metrics.Gauge, "kv_cache_usage_perc", "Share of KV blocks held by sequences; 1 is all.")
-        self._queries = made(metrics.Counter, "prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
-        self._hits = made(metrics.Counter, "prefix_cache_hits", "Prompt tokens found in the prefix cache.")
-        self._node_queries = made(
-            metrics.Counter, "external_prefix_cache_queries", "Prompt tokens looked up in the node's memory."
-        )
-        self._node_hits = made(
-            metrics.Counter, "external_prefix_cache_hits", "Prompt tokens found in the node's memory."
-        )
-        self._prompt_tokens = made(metrics.Counter, "prompt_tokens", "Prompt tokens of accepted requests.")
-        self._output_tokens = made(metrics.Counter, "generation_tokens", "Tokens generated.")
-        self._preemptions = made(metrics.Counter, "num_preemptions", "Sequences that lost their blocks to others.")
-        self._success = made(metrics.Counter, "request_success", "Answers that ended.", "finished_reason")
-        self._first_token = seconds("time_to_first_token_seconds", "From arrival to the first token.")
-        self._per_token = seconds("request_time_per_output_token_seconds", "Mean time between tokens of an answer.")
-        self._queue = seconds("request_queue_time_seconds", "From arrival to the first step.")
-        self._prefill = seconds("request_prefill_time_seconds", "From the first step to the first token.")
-        self._decode = seconds("request_decode_time_seconds", "From the first token to the last one.")
-        self._inference = seconds("request_inference_time_seconds", "From the first step to the last token.")
-        self._end_to_end = seconds("e2e_request_latency_seconds", "From arrival to the last token.")
-        self._prompt_lens = made(metrics.Histogram, "request_prompt_tokens", "Prompt length.", boundaries=TOKENS)
-        self._output_lens = made(metrics.Histogram, "request_generation_tokens", "Answer length.", boundaries=TOKENS)
+        self._running = made("num_requests_running")
+        self._waiting = made("num_requests_waiting")
+        self._cache_use = made("kv_cache_usage_perc")
+        self._queries = made("prefix_cache_queries")
+        self._hits = made("prefix_cache_hits")
+        self._node_queries = made("external_prefix_cache_queries")
+        self._node_hits = made("external_prefix_cache_hits")
+        self._prompt_tokens = made("prompt_tokens")
+        self._output_tokens = made("generation_tokens")
+        self._preemptions = made("num_preemptions")
+        self._success = made("request_success")
+        self._first_token = made("time_to_first_token_seconds")
+        self._per_token = made("request_time_per_output_token_seconds")
+        self._queue = made("request_queue_time_seconds")
+        self._prefill = made("request_prefill_time_seconds")
+        self._decode = made("request_decode_time_seconds")
+        self._inference = made("request_inference_time_seconds")
+        self._end_to_end = made("e2e_request_latency_seconds")
+        self._prompt_lens = made("request_prompt_tokens")
+        self._output_lens = made("request_generation_tokens")
         self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> when, prompt tokens, choices left
         self._answers: dict[tuple[str, int], _Answer] = {}  # by choice
         self._unwritten_tokens = 0

@@ -87,9 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     served_model_name: Name | Names | None = None  # ids that clients send, the first in answers; unset: `model`
     tool_call_parser: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: its template's
-    reasoning_parser: Name | None = (
-        None  # how it marks reasoning (serve_app/text/reasoning_parser.py); "none": it does not
-    )
+    reasoning_parser: Name | None = None  # how it marks reasoning (serve_app/text/reasoning_parser.py); "none": not
     num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always

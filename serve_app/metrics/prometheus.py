@@ -1,17 +1,18 @@
 """Prometheus' text format: histograms and the page that /metrics answers with."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-__all__ = ["SECONDS", "TOKENS", "Exposition", "Histogram"]
+from configs.metrics import CATALOGUE
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-TOKENS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
+__all__ = ["Exposition", "Histogram"]
 
 
 class Histogram:
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+    """A metric of configs/metrics.py."""
+
+    def __init__(self, name: str) -> None:
+        self._bounds = bounds = CATALOGUE[name].buckets
         self._counts = [0] * (len(bounds) + 1)  # [i]: of values up to bounds[i] and above bounds[i - 1]
         self._sum = 0.0
 
@@ -35,7 +36,8 @@ class Exposition:
     def __init__(self) -> None:
         self._lines: dict[str, list[str]] = {}
 
-    def add(self, name: str, kind: str, model: str, value: float, suffix: str = "", label: str = "") -> None:
+    def add(self, name: str, model: str, value: float, suffix: str = "", label: str = "") -> None:
+        kind = CATALOGUE[name].kind
         of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's type stands under its whole name
         lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
         escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

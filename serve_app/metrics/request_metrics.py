@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from engine.types import EngineStatus
 from serve_app.generation.choice import ChoiceDelta
 from serve_app.generation.observer import StreamObserver, UsageSource
-from serve_app.metrics.prometheus import SECONDS, TOKENS, Exposition, Histogram
+from serve_app.metrics.prometheus import Exposition, Histogram
 
 __all__ = ["Metrics"]
 
@@ -23,30 +23,21 @@ class _ModelMetrics:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.endings: Counter[str] = Counter()  # choices by finish reason
-        self.first_token = Histogram(SECONDS)
-        self.between_tokens = Histogram(SECONDS)
-        self.per_token = Histogram(SECONDS)  # the mean of a choice, after its first token
-        self.queue = Histogram(SECONDS)  # of a choice, as are the next three
-        self.prefill = Histogram(SECONDS)
-        self.decode = Histogram(SECONDS)
-        self.inference = Histogram(SECONDS)
-        self.whole_answer = Histogram(SECONDS)
-        self.prompt_lens = Histogram(TOKENS)
-        self.answer_lens = Histogram(TOKENS)
+        self.histograms: dict[str, Histogram] = {}  # by their names
+        self.first_token = self._histogram("time_to_first_token_seconds")
+        self.between_tokens = self._histogram("inter_token_latency_seconds")
+        # the mean of a choice, after its first token
+        self.per_token = self._histogram("request_time_per_output_token_seconds")
+        self.queue = self._histogram("request_queue_time_seconds")  # of a choice, as are the next three
+        self.prefill = self._histogram("request_prefill_time_seconds")
+        self.decode = self._histogram("request_decode_time_seconds")
+        self.inference = self._histogram("request_inference_time_seconds")
+        self.whole_answer = self._histogram("e2e_request_latency_seconds")
+        self.prompt_lens = self._histogram("request_prompt_tokens")
+        self.answer_lens = self._histogram("request_generation_tokens")
 
-    def histograms(self) -> dict[str, Histogram]:
-        return {
-            "time_to_first_token_seconds": self.first_token,
-            "inter_token_latency_seconds": self.between_tokens,
-            "request_time_per_output_token_seconds": self.per_token,
-            "request_queue_time_seconds": self.queue,
-            "request_prefill_time_seconds": self.prefill,
-            "request_decode_time_seconds": self.decode,
-            "request_inference_time_seconds": self.inference,
-            "e2e_request_latency_seconds": self.whole_answer,
-            "request_prompt_tokens": self.prompt_lens,
-            "request_generation_tokens": self.answer_lens,
-        }
+    def _histogram(self, name: str) -> Histogram:
+        return self.histograms.setdefault(name, Histogram(name))
 
 
 class Metrics:
@@ -62,20 +53,20 @@ class Metrics:
         """Prometheus' text format; `statuses` are the engines' of now."""
         page = Exposition()
         for status in statuses:
-            page.add("num_requests_running", "gauge", status.model, status.num_running)
-            page.add("num_requests_waiting", "gauge", status.model, status.num_waiting)
+            page.add("num_requests_running", status.model, status.num_running)
+            page.add("num_requests_waiting", status.model, status.num_waiting)
             in_use = 1.0 - status.num_free_blocks / status.num_blocks if status.num_blocks else 0.0
-            page.add("kv_cache_usage_perc", "gauge", status.model, in_use)
+            page.add("kv_cache_usage_perc", status.model, in_use)
             cache = f'block_size="{status.block_size}",num_gpu_blocks="{status.num_blocks}"'
-            page.add("cache_config_info", "gauge", status.model, 1, label=cache)
+            page.add("cache_config_info", status.model, 1, label=cache)
         for model, metrics in self._models.items():
             for name, count in metrics.counts.items():
-                page.add(name, "counter", model, count, "_total")
+                page.add(name, model, count, "_total")
             for reason, count in metrics.endings.items():
-                page.add("request_success", "counter", model, count, "_total", f'finished_reason="{reason}"')
-            for name, histogram in metrics.histograms().items():
+                page.add("request_success", model, count, "_total", f'finished_reason="{reason}"')
+            for name, histogram in metrics.histograms.items():
                 for suffix, label, value in histogram.samples():
-                    page.add(name, "histogram", model, value, suffix, label)
+                    page.add(name, model, value, suffix, label)
         return page.text()
 
 

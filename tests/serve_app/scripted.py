@@ -97,9 +97,7 @@ def says(
 
 def config(api: ApiConfig | None = None, names: Mapping[str, tuple[str, ...]] | None = None) -> Config:
     served = names or {"toy": ("org/alias",)}
-    models = tuple(
-        ModelConfig(served_model_name=name, model="unused", aliases=aliases) for name, aliases in served.items()
-    )
+    models = tuple(ModelConfig(served_model_name=(name, *aliases), model="unused") for name, aliases in served.items())
     return Config(models=models, api=api or ApiConfig())
 
 
