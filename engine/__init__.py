@@ -6,7 +6,7 @@ some of the difference, under a token budget. Prefill, chunked prefill, decode a
     GenerateRequest -> Sequence -> SchedulerOutput -> ForwardBatch -> logits -> ModelOutput -> RequestOutput
 
 `engine.py` joins what decides and what computes; `types.py` and `errors.py` are what crosses its border. The packages,
-each over those before it (tests/test_house.py holds the order):
+each over those before it (tests/test_architecture.py holds the order):
 
     device               copies and CUDA graph capture
     checkpoint           from a name to an architecture and weights

@@ -232,7 +232,7 @@ class StepAges(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EngineClient(Protocol):
-    """An engine, or a cluster of them: the floors above cannot tell."""
+    """An engine, or a cluster of them: the layers above cannot tell."""
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
         """The answer's chunks. Closing the iterator aborts the request.

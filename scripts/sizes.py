@@ -1,11 +1,11 @@
-"""Lines of code per room, and what has changed since another commit: python -m scripts.sizes [COMMIT]."""
+"""Lines of code per package, and what has changed since another commit: python -m scripts.sizes [COMMIT]."""
 
 import argparse
 import subprocess
 from collections import Counter
 from pathlib import PurePath
 
-__all__ = ["line_counts", "room_of", "table"]
+__all__ = ["line_counts", "package_of", "table"]
 
 CODE = (".py", ".c", ".h", ".html")
 
@@ -18,27 +18,27 @@ def main() -> None:
 
 
 def table(now: Counter[str], then: Counter[str]) -> list[str]:
-    """A line per room, the largest first, and one for all."""
-    lines = [f"{'room':<28}{'lines':>8}{'change':>9}"]
-    for room in sorted({*now, *then}, key=lambda room: (-now[room], room)):
-        lines.append(f"{room:<28}{now[room]:>8}{now[room] - then[room]:>+9}")
+    """A line per package, the largest first, and one for all."""
+    lines = [f"{'package':<28}{'lines':>8}{'change':>9}"]
+    for package in sorted({*now, *then}, key=lambda package: (-now[package], package)):
+        lines.append(f"{package:<28}{now[package]:>8}{now[package] - then[package]:>+9}")
     lines.append(f"{'all':<28}{now.total():>8}{now.total() - then.total():>+9}")
     return lines
 
 
 def line_counts(commit: str) -> Counter[str]:
-    """Lines of each room that are not blank, as committed. Raises CalledProcessError if there is no such commit."""
+    """Lines of each package that are not blank, as committed. Raises CalledProcessError if there is no such commit."""
     # "commit:path:number of lines"
     found = _git("grep", "-c", "-I", "-e", "[^[:space:]]", commit, "--", *(f"*{suffix}" for suffix in CODE))
     counts: Counter[str] = Counter()
     for line in found.splitlines():
         path, _, count = line.removeprefix(f"{commit}:").rpartition(":")
-        counts[room_of(PurePath(path))] += int(count)
+        counts[package_of(PurePath(path))] += int(count)
     return counts
 
 
-def room_of(path: PurePath) -> str:
-    """A folder of a floor, or the floor itself for the files that lie in it; of tests too."""
+def package_of(path: PurePath) -> str:
+    """A folder of a package, or the package itself for the files that lie in it; of tests too."""
     parts = path.parts[:-1]
     depth = 3 if parts[:1] == ("tests",) else 2
     return "/".join(parts[:depth]) or "."

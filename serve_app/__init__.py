@@ -26,7 +26,8 @@ The way of one streamed token: engine -> generation/output.py -> choice.py -> te
 -> output_parser.py (reasoning, tool calls) -> observers -> pipeline/responses.py -> chat/renderer.py
 -> openai/events.py -> transport/connection.py -> the socket.
 
-Imports between packages go one way; the table in tests/test_house.py holds the order. `transport.errors` is the one
-table from errors to HTTP. `app` puts the packages together, `main` is the composition root. Tests mirror the packages
-(tests/serve_app); those beside them ask all routes: every request ends, every fault names its field, hostile bodies.
+Imports between packages go one way; the table in tests/test_architecture.py holds the order. `transport.errors` is the
+one table from errors to HTTP. `app` puts the packages together, `main` is the composition root. Tests mirror the
+packages (tests/serve_app); those beside them ask all routes: every request ends, every fault names its field, hostile
+bodies.
 """

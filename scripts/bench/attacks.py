@@ -70,7 +70,7 @@ def _others(rng: random.Random) -> list[bytes]:
 def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
     return GenerateRequest(
         request_id=rng.choice(["fuzz", "", "é" * 20, "0:0"]),
-        model="standin",
+        model="stub",
         inputs=(TokenSpan(tuple(rng.randrange(50) for _ in range(rng.randint(1, 40)))),),
         sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
         grammar=rng.choice([None, None, Grammar("start: /a+/")]),
@@ -82,7 +82,7 @@ def _absurd(rng: random.Random) -> list[bytes]:
     """A frame that is well formed and asks for nonsense."""
     request = GenerateRequest(
         request_id="fuzz",
-        model=rng.choice(["standin", "", "other"]),
+        model=rng.choice(["stub", "", "other"]),
         inputs=(TokenSpan(rng.choice([(), (0,), (-1,), (2**40,), (1,) * 100_000])),),
         sampling=SamplingParams(max_tokens=rng.choice([-1, 0, 1, 2**62]), seed=-(2**63), min_tokens=-5),
         beam=rng.choice([None, BeamParams(0), BeamParams(2**40)]),

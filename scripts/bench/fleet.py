@@ -160,7 +160,7 @@ class _Fleet:
         self.arrivals = arrivals
         self.router = Router(routing, random.Random(seed))
         self.replicas = [_Replica(hardware) for _ in range(num_replicas)]
-        self.beliefs = [ReplicaState(replica.engine.status(), hardware.block_size) for replica in self.replicas]
+        self.states = [ReplicaState(replica.engine.status(), hardware.block_size) for replica in self.replicas]
         self.ids = [f"replica-{index}" for index in range(num_replicas)]
         self.events: list[tuple[float, int, object]] = []  # when, a number that breaks ties, what
         self.numbers = itertools.count()
@@ -186,7 +186,7 @@ class _Fleet:
                     if replica.busy_until_s is None:
                         self.step(now_s, index)
                 case (int() as index, EngineOutputs() as report):
-                    self.beliefs[index].heard(report)
+                    self.states[index].heard(report)
                 case int() as index:
                     self.replicas[index].busy_until_s = None
                     self.step(now_s, index)
@@ -198,10 +198,10 @@ class _Fleet:
 
     def place(self, now_s: float, arrival: Arrival) -> None:
         request = arrival.request
-        loads = [replica_state.load(len(request.prompt), arrival.block_hashes) for replica_state in self.beliefs]
+        loads = [replica_state.load(len(request.prompt), arrival.block_hashes) for replica_state in self.states]
         index = self.router.choose(request.session, self.ids, loads)
         self.judge(now_s, arrival, index)
-        self.beliefs[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
+        self.states[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
         self.replicas[index].sent.append(arrival)
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 

@@ -24,7 +24,7 @@ from engine.engine import Engine
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.attacks import attack
 from scripts.bench.record import describe
-from scripts.bench.standin import StandinExecutor
+from scripts.bench.stub_engine import StubExecutor
 
 __all__ = ["fuzz", "main"]
 
@@ -52,12 +52,12 @@ async def fuzz(num_frames: int, num_streams: int, concurrency: int = 16, seed: i
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     wire = WireConfig()
-    server = WireServer(Engine(StandinExecutor(range(50), 0.005), "standin", cache_key=SECRET), "r", wire, SECRET)
+    server = WireServer(Engine(StubExecutor(range(50), 0.005), "stub", cache_key=SECRET), "r", wire, SECRET)
     address = await server.start("127.0.0.1")
     replicas = Replicas(
         lambda: _always([address]), lambda: _always(None), "i", SECRET, wire, Router(RoutingConfig(), random.Random(0))
     )
-    client = ClusterClient({"standin": replicas}, wire, 10_000, cache_key=SECRET)
+    client = ClusterClient({"stub": replicas}, wire, 10_000, cache_key=SECRET)
     client.start()
     try:
         return await _attacked(client, server, address, num_frames, num_streams, concurrency, seed, complaints)
@@ -124,7 +124,7 @@ async def _answer(client: ClusterClient, number: int, name: str) -> list[tuple[i
     """The tokens of both choices of a stream."""
     request = GenerateRequest(
         request_id=f"{number} {name}",
-        model="standin",
+        model="stub",
         inputs=(TokenSpan(tuple(range(number, number + 20))),),
         sampling=SamplingParams(max_tokens=100, seed=number),
         n=2,

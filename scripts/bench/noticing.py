@@ -34,7 +34,7 @@ from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.record import describe
-from scripts.bench.standin import StandinExecutor
+from scripts.bench.stub_engine import StubExecutor
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ SMOLLM2 = ModelConfig(
 TOKENS = tuple(range(100, 1100))
 
 
-class Hanging(StandinExecutor):
+class Hanging(StubExecutor):
     """Stands still from when `hangs` is set until `goes_on` is."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def run_ingress(address: tuple[str, int]) -> None:
 
 
 async def killed_ingress() -> float:
-    executor = StandinExecutor(TOKENS, 0.02)
+    executor = StubExecutor(TOKENS, 0.02)
     server = WireServer(Engine(executor, SMOLLM2.name, cache_key=SECRET), "replica", WireConfig(), SECRET)
     address = await server.start("127.0.0.1")
     ingress = multiprocessing.get_context("spawn").Process(target=run_ingress, args=(address,), daemon=True)

@@ -19,7 +19,7 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import Config, EngineConfig, ModelConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
-from scripts.bench.standin import StandinExecutor
+from scripts.bench.stub_engine import StubExecutor
 
 __all__ = ["MODEL", "SECRET", "run_ingress", "running_servers"]
 
@@ -54,7 +54,7 @@ def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, sche
     """Tells its address and serves until it is terminated."""
 
     async def serve() -> None:
-        executor = StandinExecutor(tokens, step_s, num_blocks=100_000)
+        executor = StubExecutor(tokens, step_s, num_blocks=100_000)
         server = WireServer(
             Engine(executor, MODEL.name, EngineConfig(scheduler=scheduler), SECRET), "replica", WireConfig(), SECRET
         )

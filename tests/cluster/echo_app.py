@@ -1,4 +1,4 @@
-"""A tiny ASGI app over an EngineClient, so that the cluster can be tested without the text floor."""
+"""A tiny ASGI app over an EngineClient, so that the cluster can be tested without serve_app."""
 
 import json
 from collections.abc import Awaitable, Callable

@@ -7,17 +7,17 @@ import time
 from engine.engine import Engine
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from scripts.bench.paced_client import END, Samples, _Stream
-from scripts.bench.standin import StandinExecutor
+from scripts.bench.stub_engine import StubExecutor
 
 
 def test_the_stand_in_keeps_its_pace_and_its_tokens() -> None:
     def run(step_s: float, num_streams: int) -> tuple[list[int], float]:
-        engine = Engine(StandinExecutor(range(50), step_s), "standin")
+        engine = Engine(StubExecutor(range(50), step_s), "stub")
         for number in range(num_streams):
             sampling = SamplingParams(max_tokens=20, seed=number)
             prompt = (number, 1)
             engine.submit(
-                GenerateRequest(request_id=str(number), model="standin", inputs=(TokenSpan(prompt),), sampling=sampling)
+                GenerateRequest(request_id=str(number), model="stub", inputs=(TokenSpan(prompt),), sampling=sampling)
             )
         tokens, began_s = [], time.monotonic()
         while engine.has_work:

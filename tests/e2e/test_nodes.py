@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from scripts.bench.fault_matrix import URL, App, cut_link, kill_front, kill_ingress, strike
 from scripts.bench.faults import KINDS, Answer, answer
-from scripts.bench.matrix import URL, App, cut_link, kill_front, kill_ingress, strike
 from scripts.bench.nodes import Nodes, can_run
 
 pytestmark = [

@@ -4,11 +4,11 @@ from pathlib import PurePath
 
 import pytest
 
-from scripts.sizes import line_counts, room_of, table
+from scripts.sizes import line_counts, package_of, table
 
 
 @pytest.mark.parametrize(
-    ("path", "room"),
+    ("path", "package"),
     [
         ("engine/engine.py", "engine"),
         ("engine/structured_output/grammar.py", "engine/structured_output"),
@@ -17,8 +17,8 @@ from scripts.sizes import line_counts, room_of, table
         ("setup.py", "."),
     ],
 )
-def test_a_file_belongs_to_the_folder_of_its_floor(path: str, room: str) -> None:
-    assert room_of(PurePath(path)) == room
+def test_a_file_belongs_to_the_folder_of_its_package(path: str, package: str) -> None:
+    assert package_of(PurePath(path)) == package
 
 
 def test_lines_are_counted_as_committed_without_blank_ones(tmp_path, monkeypatch) -> None:

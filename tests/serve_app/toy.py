@@ -1,4 +1,4 @@
-"""Small tokenizers and models of the text floor, made in memory."""
+"""Small tokenizers and models of serve_app, made in memory."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,5 @@
-"""Streams with long prompts whose replica is killed, on a running server: python -m scripts.bench.takeover [--url ...].
+"""Streams with long prompts whose replica is killed, on a running server: python -m scripts.bench.migration_latency
+[--url ...].
 
 Each prompt is asked for twice: undisturbed, and then, with a salt of its own so that nothing is cached, while the
 replica that streams it is killed. Prints for how long the client heard nothing: with engine.cache.kv_offloading_bytes
@@ -98,7 +99,9 @@ async def _until_replicas(deployment: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.takeover", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.migration_latency", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--deployment", default="Replica-smollm2", help="part of the name of the replicas' deployment")
     parser.add_argument("--words", type=int, default=1500)

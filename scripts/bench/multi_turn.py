@@ -1,4 +1,4 @@
-"""Conversations of several turns on a running server: python -m scripts.bench.turns [--url ...].
+"""Conversations of several turns on a running server: python -m scripts.bench.multi_turn [--url ...].
 
 Every conversation has an opening of its own, and says in each turn, after some thinking, all that was said before. What
 share of the prompts was found in prefix caches tells how well turns find the replica that has seen the turns before.
@@ -72,7 +72,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.turns", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.multi_turn", description=__doc__.split("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=4)

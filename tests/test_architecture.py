@@ -1,4 +1,4 @@
-"""The house: which floor may know which, which doors open without torch, what is public."""
+"""The architecture: which package may import which, what loads without torch, what is public."""
 
 import ast
 import graphlib
@@ -15,7 +15,7 @@ import pytest
 from tests.readme import text
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("configs", "kernels", "engine", "cluster", "serve_app")
+PACKAGES = ("configs", "kernels", "engine", "cluster", "serve_app")
 MAY_IMPORT = {
     "configs": {"configs"},
     "kernels": {"kernels"},
@@ -23,8 +23,8 @@ MAY_IMPORT = {
     "cluster": {"cluster", "engine", "configs"},
     "serve_app": {"serve_app", "engine", "configs"},
 }
-# the rooms of serve_app, each over those that it may know
-ROOMS = {
+# the packages of serve_app, each over those that it may know
+SERVE_APP_PACKAGES = {
     "request": set[str](),
     "workers": set[str](),
     "tenants": set[str](),
@@ -67,7 +67,7 @@ ROOMS = {
     "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat"},
 }
 # the packages of engine/, each over those that it may know
-ENGINE_ROOMS = {
+ENGINE_PACKAGES = {
     "device": set[str](),
     "checkpoint": set[str](),
     "structured_output": set[str](),
@@ -112,26 +112,28 @@ def imports_of(path: Path) -> Iterator[str]:
     return (module.partition(".")[0] for module in modules_of(path))
 
 
-def rooms_of(path: Path, floor: str = "serve_app") -> Iterator[str]:
-    """Which of a floor's rooms, or of the files beside them, a file imports."""
-    return (module.split(".")[1] for module in modules_of(path) if module.startswith(f"{floor}."))
+def packages_of(path: Path, package: str = "serve_app") -> Iterator[str]:
+    """Which of a package's packages, or of the files beside them, a file imports."""
+    return (module.split(".")[1] for module in modules_of(path) if module.startswith(f"{package}."))
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_go_down_only(floor: str) -> None:
-    files = sorted((ROOT / floor).rglob("*.py"))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_down_only(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
         if path == ROOT / "serve_app" / "main.py":
-            continue  # the composition root sees all floors
+            continue  # the composition root sees all layers
         found = set(imports_of(path))
-        assert found & set(FLOORS) <= MAY_IMPORT[floor], path
-        assert not found & FORBIDDEN[floor], path
+        assert found & set(PACKAGES) <= MAY_IMPORT[package], path
+        assert not found & FORBIDDEN[package], path
 
 
-def test_no_file_imports_itself_around_a_corner() -> None:
+def test_no_file_imports_itself_through_others() -> None:
     """Also not within a function, nor for types alone."""
-    files = {path: path.relative_to(ROOT).with_suffix("") for floor in FLOORS for path in (ROOT / floor).rglob("*.py")}
+    files = {
+        path: path.relative_to(ROOT).with_suffix("") for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    }
     names = {".".join(parts.parts).removesuffix(".__init__"): path for path, parts in files.items()}
     below = {name: sorted({*modules_of(path)} & names.keys() - {name}) for name, path in names.items()}
     assert sum(map(len, below.values())) > 500
@@ -141,42 +143,42 @@ def test_no_file_imports_itself_around_a_corner() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_every_file_of_serve_app_is_in_a_room() -> None:
+def test_every_file_of_serve_app_is_in_a_package() -> None:
     listed = {path.name for path in (ROOT / "serve_app").iterdir() if path.name != "__pycache__"}
-    assert listed == {*ROOMS, "README.md", "__init__.py", "app.py", "main.py", "py.typed"}
+    assert listed == {*SERVE_APP_PACKAGES, "README.md", "__init__.py", "app.py", "main.py", "py.typed"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_knows_only_rooms_below(room: str) -> None:
-    order = list(ROOMS)
-    assert all(order.index(other) < order.index(room) for other in ROOMS[room])
-    found = {other for path in (ROOT / "serve_app" / room).rglob("*.py") for other in rooms_of(path)}
-    assert found - {room} == ROOMS[room]
+@pytest.mark.parametrize("package", SERVE_APP_PACKAGES)
+def test_a_package_knows_only_rooms_below(package: str) -> None:
+    order = list(SERVE_APP_PACKAGES)
+    assert all(order.index(other) < order.index(package) for other in SERVE_APP_PACKAGES[package])
+    found = {other for path in (ROOT / "serve_app" / package).rglob("*.py") for other in packages_of(path)}
+    assert found - {package} == SERVE_APP_PACKAGES[package]
 
 
-@pytest.mark.parametrize("room", ENGINE_ROOMS)
-def test_a_room_of_the_engine_knows_only_rooms_below(room: str) -> None:
-    order = list(ENGINE_ROOMS)
-    assert all(order.index(other) < order.index(room) for other in ENGINE_ROOMS[room])
-    folder = ROOT / "engine" / room
+@pytest.mark.parametrize("package", ENGINE_PACKAGES)
+def test_a_package_of_the_engine_knows_only_rooms_below(package: str) -> None:
+    order = list(ENGINE_PACKAGES)
+    assert all(order.index(other) < order.index(package) for other in ENGINE_PACKAGES[package])
+    folder = ROOT / "engine" / package
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-    found = {other for path in folder.rglob("*.py") for other in rooms_of(path, "engine")}
-    assert found & set(ENGINE_ROOMS) - {room} == ENGINE_ROOMS[room]
+    found = {other for path in folder.rglob("*.py") for other in packages_of(path, "engine")}
+    assert found & set(ENGINE_PACKAGES) - {package} == ENGINE_PACKAGES[package]
 
 
 def test_nothing_but_the_engine_and_its_types_lies_flat_in_engine() -> None:
     listed = {path.name for path in (ROOT / "engine").iterdir()} - {"__pycache__", "README.md", "py.typed"}
-    assert listed == {*ENGINE_ROOMS, "__init__.py", "engine.py", "errors.py", "types.py"}
+    assert listed == {*ENGINE_PACKAGES, "__init__.py", "engine.py", "errors.py", "types.py"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
-    tree = ast.parse((ROOT / "serve_app" / room / "__init__.py").read_text())
+@pytest.mark.parametrize("package", SERVE_APP_PACKAGES)
+def test_a_package_says_what_it_is_for_and_nothing_else(package: str) -> None:
+    tree = ast.parse((ROOT / "serve_app" / package / "__init__.py").read_text())
     assert ast.get_docstring(tree) and len(tree.body) == 1
 
 
 @pytest.mark.parametrize(
-    "door",
+    "module",
     [
         "engine.engine",
         "engine.runtime.async_engine",
@@ -191,16 +193,16 @@ def test_a_room_says_what_it_is_for_and_nothing_else(room: str) -> None:
         "serve_app.model.text_model",
     ],
 )
-def test_the_door_opens_without_torch(door: str) -> None:
-    code = f"import sys, {door}; sys.exit('torch' in sys.modules)"
+def test_it_loads_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr or f"{door} loads torch"
+    assert done.returncode == 0, done.stderr or f"{module} loads torch"
 
 
 def test_top_level_is_what_the_design_says() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     top = {line.partition("/")[0] for line in listed.splitlines() if not line.startswith(".")}
-    allowed = {*FLOORS, "tests", "scripts", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+    allowed = {*PACKAGES, "tests", "scripts", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
     assert top <= allowed
 
 
@@ -209,12 +211,12 @@ def test_kernels_is_no_package_that_transformers_would_take_for_its_own() -> Non
     assert not any(isinstance(node, (ast.Import, ast.ImportFrom, ast.Assign)) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_what_is_public_exists(floor: str) -> None:
-    package = importlib.import_module(floor)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_is_public_exists(package: str) -> None:
+    imported = importlib.import_module(package)
     names = [
         name
-        for _, name, _ in pkgutil.walk_packages(package.__path__, floor + ".")
+        for _, name, _ in pkgutil.walk_packages(imported.__path__, package + ".")
         if not name.endswith(("triton", ".main"))
     ]
     for name in names:

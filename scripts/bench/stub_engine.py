@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from engine.execution.executor import Executor
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 
-__all__ = ["StandinExecutor"]
+__all__ = ["StubExecutor"]
 
 
-class StandinExecutor(Executor):
+class StubExecutor(Executor):
     """Its next token depends on the last one, its position and the choice's seed; two streams mixed up would show.
 
     tokens   what it answers with

@@ -1,4 +1,4 @@
-"""Every fault against every kind of stream, on a cluster of two nodes: python -m scripts.bench.matrix.
+"""Every fault against every kind of stream, on a cluster of two nodes: python -m scripts.bench.fault_matrix.
 
 Starts Ray on two nodes (scripts/bench/nodes.py), one replica of SmolLM2 on each, the ingress on the first. Each fault
 strikes while `--streams` clients ask for one stream after the other, of all kinds of scripts.bench.faults, and short
@@ -260,7 +260,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.matrix", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.fault_matrix", description=__doc__.split("\n")[0])
     parser.add_argument("--faults", nargs="*", choices=[*FAULTS, *RANK_FAULTS], default=[*FAULTS, *RANK_FAULTS])
     parser.add_argument("--streams", type=int, default=10)
     parser.add_argument("--after", type=float, default=1.5, help="seconds from the first request to the fault")
