@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -19,14 +19,7 @@ from scripts.manta.main import main
 from scripts.manta.openai_client import OpenAIClient, ServerError
 from tests.readme import ROOT
 from tests.scripts.served import on_a_socket
-from tests.serve_app.scripted import WORKERS, ScriptedClient, build_app, config, says
-from tests.serve_app.toy import toy_model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_process_is_left() -> Iterator[None]:
-    yield
-    WORKERS.close()
+from tests.serve_app.scripted import ScriptedClient, says
 
 
 class Scripts(ScriptedClient):
@@ -45,7 +38,7 @@ class Scripts(ScriptedClient):
 def test_an_answer_is_written_as_it_comes_and_stays_in_the_conversation() -> None:
     client = Scripts([*says("naïve 👩‍👩")], [*says("two")])
     out = io.StringIO()
-    with on_a_socket(build_app(client, config(), {"toy": toy_model()})) as url:
+    with on_a_socket(client) as url:
         chat = Chat(OpenAIClient(url, "EMPTY"), "toy", "be brief", {"temperature": 0.0}, out)
         chat.answer("hi")
         chat.answer("again")
@@ -64,7 +57,7 @@ def test_an_answer_is_written_as_it_comes_and_stays_in_the_conversation() -> Non
 
 
 def test_a_refused_message_is_forgotten_and_the_reason_is_the_servers() -> None:
-    with on_a_socket(build_app(Scripts([Overloaded("full", retry_after_s=1)]), config(), {"toy": toy_model()})) as url:
+    with on_a_socket(Scripts([Overloaded("full", retry_after_s=1)])) as url:
         chat = Chat(OpenAIClient(url, "EMPTY"), "toy", None, {}, io.StringIO())
         with pytest.raises(ServerError, match="429: .*full"):
             chat.answer("hi")
@@ -81,14 +74,14 @@ def test_where_no_server_is_it_says_so(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_one_message_gets_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with on_a_socket(build_app(Scripts([*says("Paris")]), config(), {"toy": toy_model()})) as url:
+    with on_a_socket(Scripts([*says("Paris")])) as url:
         main(["chat", "--url", url, "capital?"])
     assert capsys.readouterr().out == "Paris\n"
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_program() -> None:
     client = Scripts([*says("half an", finish=None), 60.0], [*says("whole")])
-    with on_a_socket(build_app(client, config(), {"toy": toy_model()})) as url:
+    with on_a_socket(client) as url:
         chat = subprocess.Popen(
             [sys.executable, "-m", "scripts.manta", "chat", "--url", url],
             cwd=ROOT,
@@ -116,7 +109,7 @@ def test_bench_counts_what_the_server_has_sent(capsys: pytest.CaptureFixture[str
     script = [msgspec.structs.replace(chunk) for chunk in script]
     client = Scripts([*script])
     arguments = ["--concurrency", "1", "2", "--num-requests", "4", "--max-tokens", "8", "--prompt-words", "3"]
-    with on_a_socket(build_app(client, config(), {"toy": toy_model()})) as url:
+    with on_a_socket(client) as url:
         main(["bench", "--url", url, *arguments, "--json"])
         told = json.loads(capsys.readouterr().out)
         main(["bench", "--url", url, *arguments])

