@@ -3,6 +3,7 @@
 import torch
 
 from engine.engine import Engine
+from engine.execution.executor import Executor
 from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.structured_output.grammar import TokenTable, Vocabulary
@@ -18,7 +19,7 @@ def table_of(model: TextModel) -> TokenTable:
     return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
 
 
-class RandomExecutor:
+class RandomExecutor(Executor):
     def __init__(self, model: TextModel) -> None:
         cpu = torch.device("cpu")
         self.vocab_size = model.vocabulary.num_tokens
@@ -27,10 +28,10 @@ class RandomExecutor:
         self.num_blocks = 1024
         self._sampler = Sampler(load_kernels(cpu, torch.float32), self.vocab_size, cpu, table_of(model))
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
         self._sampler.update(plan)
         rows = [torch.empty(0, self.vocab_size)]
-        for piece in plan.slices:
+        for piece in plan.sequences:
             places = [
                 *range(len(piece.scored)),
                 *range(len(piece.tokens) - (1 + piece.num_draft_tokens) * piece.samples, len(piece.tokens)),

@@ -36,10 +36,10 @@ class FailingExecutor(RandomExecutor):
         self._chance, self._rng = chance, rng
         self._held: set[int] = set()  # sequences with a grammar
 
-    def execute(self, plan: SchedulerOutput) -> ModelOutput:
-        self._held |= {start.seq_id for start in plan.starts if start.grammar is not None}
-        result = super().execute(plan)
-        sampled = [piece.seq_id for piece in plan.slices if piece.samples]
+    def execute_model(self, plan: SchedulerOutput) -> ModelOutput:
+        self._held |= {start.seq_id for start in plan.new_sequences if start.grammar is not None}
+        result = super().execute_model(plan)
+        sampled = [piece.seq_id for piece in plan.sequences if piece.samples]
         failed = list(result.failed or [None] * len(sampled))
         for at, seq_id in enumerate(sampled):
             if seq_id in self._held and self._rng.random() < self._chance:
