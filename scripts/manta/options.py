@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from configs.renamed import OTHER_NAMES
 from scripts.config_table import ConfigKey, config_keys
 
 __all__ = ["Settings", "add_config_options", "find_keys", "parse", "settings_of", "spellings_of"]
@@ -31,8 +32,11 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     if rest:
         name = rest[0].partition("=")[0]
         known = [spelling for action in parser._actions for spelling in action.option_strings]
+        elsewhere = OTHER_NAMES.get(name.lstrip("-").replace("-", "_"))
         near = difflib.get_close_matches(name, known, n=1) if name.startswith("-") else []
         hint = f"; did you mean {near[0]}?" if near else f" (see {parser.prog} --help)"
+        if elsewhere is not None:
+            hint = f"; here it is {elsewhere}"
         parser.error(f"argument {name}: {'no such option' if name.startswith('-') else 'one too many'}{hint}")
     return options
 

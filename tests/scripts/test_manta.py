@@ -52,6 +52,7 @@ def test_every_command_has_help_and_loads_nothing_heavy_for_it(command: str) -> 
         (["--verbos"], "unrecognized arguments: --verbos"),
         (["serve", "--port", "eighty"], "argument --port: must be a port from 1 to 65535, got 'eighty'"),
         (["serve", "--num-replica", "2"], "argument --num-replica: no such option; did you mean --num-replicas?"),
+        (["serve", "--tp-size", "2"], "argument --tp-size: no such option; here it is models[].tensor_parallel_size"),
         (["serve", "--num-replicas", "0"], "argument --num-replicas: must be an integer of at least 1, got '0'"),
         (
             ["serve", "--placement-group-strategy", "NEAR"],
