@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LoadEngine = Callable[[ModelConfig, bytes, str, RankStarter], Engine]
 
 STEP_DEADLINE_S = 15.0  # an engine with work that finishes no step for so long is not healthy
-FAREWELL_S = 5.0  # time for the ingresses to take the streams elsewhere
+DRAIN_GRACE_S = 5.0  # time for the ingresses to take the streams elsewhere
 
 
 class Replica:
@@ -65,7 +65,7 @@ class Replica:
         if server is None:
             return
         server.drain()
-        deadline_s = time.monotonic() + FAREWELL_S
+        deadline_s = time.monotonic() + DRAIN_GRACE_S
         while server.num_open and time.monotonic() < deadline_s:
             await asyncio.sleep(0.05)
         await server.close()

@@ -29,10 +29,10 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     window_rope: Rope | None = None  # of layers with a window, where it is another
-    unrotated: tuple[int, ...] = ()  # layers that do not rotate
+    nope_layers: tuple[int, ...] = ()  # layers that do not rotate
     norm_eps: float
     max_model_len: int  # tokens
-    windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
+    sliding_windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
     tied: bool = False  # the head is the embedding
     qkv_bias: bool = False
     out_bias: bool = False
@@ -54,7 +54,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     renormalises_experts: bool = False  # their weights add up to 1
     expert_bias: bool = False  # of their matrices, and of the one that chooses them
     stacked_experts: bool = False  # the checkpoint has all of a layer's in one tensor, as stacked_experts.py draws it
-    pairs_neighbours: bool = False  # the checkpoint's queries and keys pair other dimensions: neighbour_rows.py
+    interleaved_rope: bool = False  # the checkpoint's queries and keys pair other dimensions: interleaved_rows.py
     sinks: bool = False  # a score of each head that has no key
 
     def __post_init__(self) -> None:
@@ -67,8 +67,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.num_experts and not 0 < self.experts_per_token <= self.num_experts:
             raise ValueError(f"{self.experts_per_token} of {self.num_experts} experts are taken")
-        if len(self.windows) != self.num_layers:
-            raise ValueError(f"{len(self.windows)} layer types for {self.num_layers} layers")
+        if len(self.sliding_windows) != self.num_layers:
+            raise ValueError(f"{len(self.sliding_windows)} layer types for {self.num_layers} layers")
 
 
 # -- config.json of the hub
@@ -120,7 +120,7 @@ def _from_hub(config: Mapping[str, Any], flags: Flags) -> ModelArch:
         rope_scaling=scaling,
         norm_eps=config.get("rms_norm_eps", 1e-6),
         max_model_len=scaled_context_len(context_len, scaling),
-        windows=hub_windows(config),
+        sliding_windows=hub_windows(config),
         tied=config.get("tie_word_embeddings", False),
     )
     return ModelArch(**{**fields, **flags})

@@ -40,7 +40,7 @@ def _from_gguf(family: str, sizes: Mapping[str, Any], shapes: Mapping[str, tuple
         rope_scaling=scaling,
         norm_eps=sizes["attention.layer_norm_rms_epsilon"],
         max_model_len=scaled_context_len(sizes["context_length"], scaling),
-        windows=gguf_windows(family, sizes),
+        sliding_windows=gguf_windows(family, sizes),
         tied="output.weight" not in shapes,
         qkv_bias="blk.0.attn_q.bias" in shapes,
         out_bias="blk.0.attn_output.bias" in shapes,

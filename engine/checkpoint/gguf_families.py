@@ -90,7 +90,7 @@ def _exaone4_flags(sizes: Mapping[str, Any]) -> Flags:
     flags: Flags = {"norms": "after"}
     windows = gguf_windows("exaone4", sizes)
     if any(windows):  # then the layers that see everything do not rotate
-        flags["unrotated"] = tuple(layer for layer, window in enumerate(windows) if not window)
+        flags["nope_layers"] = tuple(layer for layer, window in enumerate(windows) if not window)
     return flags
 
 
@@ -112,12 +112,12 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "gpt-oss": _gpt_oss_flags,
     "phi3": lambda sizes: {},
     "exaone4": _exaone4_flags,
-    "glm4": lambda sizes: {"norms": "around", "pairs_neighbours": True},
+    "glm4": lambda sizes: {"norms": "around", "interleaved_rope": True},
     "olmo2": _olmo2_flags,  # OLMo 3 files too
     "gemma": _gemma1_flags,
     "gemma2": _gemma2_flags,
     "gemma3": _gemma3_flags,
-    "smollm3": lambda sizes: {"unrotated": tuple(range(3, sizes["block_count"], 4))},
+    "smollm3": lambda sizes: {"nope_layers": tuple(range(3, sizes["block_count"], 4))},
     "granite": _granite_flags,
 }
 

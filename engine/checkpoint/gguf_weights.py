@@ -53,7 +53,7 @@ class GgufSource:
         family = pairs["general.architecture"]
         in_layer = IN_LAYER | OTHER_NAMES.get(family, {})
         self._infos = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
-        self._pairs_neighbours = family in NEIGHBOURS
+        self._interleaved_rope = family in NEIGHBOURS
 
     def names(self) -> set[str]:
         return set(self._infos)
@@ -80,7 +80,7 @@ class GgufSource:
 
     def _hub_rows(self, name: str) -> Tensor | None:
         """Which of the file's rows come first, second, ...; None: they are in the hub's order."""
-        if not self._pairs_neighbours:
+        if not self._interleaved_rope:
             return None
         if ".q_proj." in name:
             return _halves(self.shape(name)[0], self._arch.num_heads)

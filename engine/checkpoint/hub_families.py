@@ -68,8 +68,8 @@ def _smollm3_flags(config: Mapping[str, Any]) -> Flags:
     if rotates is None:
         period = config["no_rope_layer_interval"]
         rotates = [(layer + 1) % period for layer in range(config["num_hidden_layers"])]
-    unrotated = tuple(layer for layer in range(config["num_hidden_layers"]) if not rotates[layer])
-    return {**_llama_flags(config), "unrotated": unrotated}
+    nope_layers = tuple(layer for layer in range(config["num_hidden_layers"]) if not rotates[layer])
+    return {**_llama_flags(config), "nope_layers": nope_layers}
 
 
 def _granite_flags(config: Mapping[str, Any]) -> Flags:
@@ -85,7 +85,7 @@ def _granite_flags(config: Mapping[str, Any]) -> Flags:
 def _exaone4_flags(config: Mapping[str, Any]) -> Flags:
     flags: Flags = {"qk_norm": True, "norms": "after"}
     if config.get("sliding_window"):  # then the layers that see everything do not rotate
-        flags["unrotated"] = tuple(layer for layer, window in enumerate(hub_windows(config)) if not window)
+        flags["nope_layers"] = tuple(layer for layer, window in enumerate(hub_windows(config)) if not window)
     return flags
 
 
@@ -111,7 +111,7 @@ def _olmoe_flags(config: Mapping[str, Any]) -> Flags:
 
 
 def _glm_flags(config: Mapping[str, Any]) -> Flags:
-    return {"qkv_bias": config["attention_bias"], "pairs_neighbours": True}
+    return {"qkv_bias": config["attention_bias"], "interleaved_rope": True}
 
 
 def _gpt_oss_flags(config: Mapping[str, Any]) -> Flags:

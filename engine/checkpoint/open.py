@@ -62,4 +62,4 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 
 def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
     unfused = Unfused(source, arch)
-    return Halves(unfused, arch) if arch.pairs_neighbours else unfused
+    return Halves(unfused, arch) if arch.interleaved_rope else unfused

@@ -37,7 +37,7 @@ class Attention:
         dim, head_dim = arch.model_dim, arch.head_dim
         q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
         q_rows, kv_rows = tp.rows(arch.num_heads, head_dim), tp.kv_rows(arch.num_kv_heads, head_dim)
-        self._qkv = linears.cut_by_outputs(
+        self._qkv = linears.column_parallel(
             {
                 "self_attn.q_proj": (q_dim, q_rows),
                 "self_attn.k_proj": (kv_dim, kv_rows),
@@ -53,7 +53,7 @@ class Attention:
             heads = tp.rows(arch.num_heads)
             sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
         # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
-        window = arch.windows[index] if arch.windows[index] < arch.max_model_len else 0
+        window = arch.sliding_windows[index] if arch.sliding_windows[index] < arch.max_model_len else 0
         scale = head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         spec = AttentionSpec(scale, window, arch.attention_cap, sinks_H)
         qkv_spec = QkvSpec(tables.of_layer(index), self._norms.q_norm, self._norms.k_norm, arch.norm_eps)
@@ -66,7 +66,7 @@ class Attention:
             False: (spec, qkv_spec),
         }
         q_columns = tp.columns(arch.num_heads, head_dim)
-        self._out = linears.cut_by_inputs("self_attn.o_proj", dim, q_dim, q_columns, arch.out_bias)
+        self._out = linears.row_parallel("self_attn.o_proj", dim, q_dim, q_columns, arch.out_bias)
 
     def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, Tensor]) -> Tensor:
         """[T, M], added up over ranks. Writes the batch's keys and values to the cache."""

@@ -32,8 +32,8 @@ class _Block:
         linears = Linears(weights, kernels, at, tp)
         dim, ffn_dim, bias = arch.model_dim, arch.ffn_dim, arch.ffn_bias
         inner = ffn_dim, tp.rows(ffn_dim)
-        self._gate_up = linears.cut_by_outputs({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, bias)
-        self._down = linears.cut_by_inputs("mlp.down_proj", dim, ffn_dim, tp.columns(ffn_dim), bias)
+        self._gate_up = linears.column_parallel({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, bias)
+        self._down = linears.row_parallel("mlp.down_proj", dim, ffn_dim, tp.columns(ffn_dim), bias)
 
     def __call__(self, x_TM: Tensor) -> Tensor:
         return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation)))

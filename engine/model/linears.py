@@ -26,7 +26,7 @@ class Linears:
         self._at = at
         self._tp = tp
 
-    def cut_by_outputs(self, parts: dict[str, tuple[int, Shard]], in_dim: int, bias: bool) -> LinearKernel:
+    def column_parallel(self, parts: dict[str, tuple[int, Shard]], in_dim: int, bias: bool) -> LinearKernel:
         """One matrix of several, stacked, of each this rank's rows."""
         matrices = [
             self._weights.take_matrix(f"{self._at}.{name}.weight", dim, in_dim, part=part)
@@ -37,7 +37,7 @@ class Linears:
         ]
         return linear_of(self._kernels, matrices, torch.cat(biases) if biases else None)
 
-    def cut_by_inputs(self, name: str, out_dim: int, in_dim: int, part: Shard, bias: bool) -> LinearKernel:
+    def row_parallel(self, name: str, out_dim: int, in_dim: int, part: Shard, bias: bool) -> LinearKernel:
         """This rank's columns; the first rank adds the bias."""
         matrix = self._weights.take_matrix(f"{self._at}.{name}.weight", out_dim, in_dim, part=part)
         bias_M = self._weights.take(f"{self._at}.{name}.bias", out_dim) if bias else None

@@ -27,9 +27,9 @@ class RotaryTables:
 
     def of_layer(self, index: int) -> Tensor:
         """[C, R] fp32, as kernels/rotary takes it."""
-        if index in self._arch.unrotated:
+        if index in self._arch.nope_layers:
             return self._still_CR
-        windowed = self._arch.windows[index] > 0
+        windowed = self._arch.sliding_windows[index] > 0
         return self._tables[(self._arch.window_rope if windowed else None) or self._rope]
 
 

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.structured_output.grammar_start import Beginning
-from engine.structured_output.output_budget import Fitting
-from engine.structured_output.shortest_completion import EndFinder
+from engine.structured_output.grammar_start import GrammarStart
+from engine.structured_output.output_budget import OutputBudget
+from engine.structured_output.shortest_completion import CompletionFinder
 from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
@@ -101,7 +101,7 @@ class TokenTable:
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the one used last stands last
         self._crossings: dict[bytes, dict[int, tuple[int, ...]]] = {}  # by the text that ends the thinking
         self._lock = threading.Lock()
-        self._finder: EndFinder | None = None  # made when it is first needed
+        self._finder: CompletionFinder | None = None  # made when it is first needed
         self._end_ids = vocabulary.end_ids
         tokens = [*vocabulary.tokens[:vocab_size], *[b""] * (vocab_size - len(vocabulary.tokens))]
         self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
@@ -134,7 +134,7 @@ class TokenTable:
         for seed in range(NUM_WALKS):
             self._walk(matcher.deep_copy(), mask, random.Random(seed))
 
-    def short_end(self, text: str) -> tuple[int, ...]:
+    def short_completion(self, text: str) -> tuple[int, ...]:
         """Few tokens that satisfy a grammar, the end token last. Raises GrammarError if none are found."""
         plan = self._find_ends().find(self.compiled(text), text, EFFORT)
         if plan is None:
@@ -145,7 +145,7 @@ class TokenTable:
         """Raises GrammarError, also for a budget that the grammar does not fit into."""
         fit = grammar.fit
         fitting = self._fitting(grammar.text, fit) if fit is not None else None
-        beginning = Beginning(grammar.opens, grammar.begins_after, self.tokens)
+        beginning = GrammarStart(grammar.opens, grammar.begins_after, self.tokens)
         compiled = self.compiled(grammar.text)
         crossing = self._crossing(beginning.ends.text) if beginning.ends is not None else {}
         matcher = Matcher(compiled, beginning, fitting, self._end_ids, crossing, fit.budget if fit is not None else 0)
@@ -186,11 +186,11 @@ class TokenTable:
                     raise error
                 return
 
-    def _fitting(self, text: str, fit: Fit) -> Fitting:
+    def _fitting(self, text: str, fit: Fit) -> OutputBudget:
         plan = fit.plan
         if not plan or self.compiled(text).validate_tokens(list(plan)) != len(plan):
-            plan = self.short_end(text)
-        return Fitting(self._find_ends(), text, plan, self._end_ids)
+            plan = self.short_completion(text)
+        return OutputBudget(self._find_ends(), text, plan, self._end_ids)
 
     def _crossing(self, text: bytes) -> dict[int, tuple[int, ...]]:
         """The tokens that complete a text and go on: by the number of its bytes that were said before."""
@@ -204,9 +204,9 @@ class TokenTable:
             self._crossings[text] = known
         return known
 
-    def _find_ends(self) -> EndFinder:
+    def _find_ends(self) -> CompletionFinder:
         if self._finder is None:
-            self._finder = EndFinder(self.tokens, self.special_token_ids, self._end_ids)
+            self._finder = CompletionFinder(self.tokens, self.special_token_ids, self._end_ids)
         return self._finder
 
     def _longest_tokens(self, data: bytes) -> list[int]:
@@ -227,8 +227,8 @@ class Matcher:
     def __init__(
         self,
         matcher: llguidance.LLMatcher,
-        beginning: Beginning,
-        fitting: Fitting | None,
+        beginning: GrammarStart,
+        fitting: OutputBudget | None,
         end_ids: tuple[int, ...],
         crossing: dict[int, tuple[int, ...]],
         budget: int,

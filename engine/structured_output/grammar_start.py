@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from engine.structured_output.token_marker import Marker
+from engine.structured_output.token_marker import TokenMarker
 
-__all__ = ["Beginning"]
+__all__ = ["GrammarStart"]
 
 
-class Beginning:
+class GrammarStart:
     """One answer's thinking, which comes once and first, or not at all.
 
     before --opens--> inside --ends--> after
@@ -23,7 +23,7 @@ class Beginning:
 
     def __init__(self, opens: tuple[int, ...], ends: tuple[int, ...], words: Sequence[bytes]) -> None:
         self.place: Literal["before", "inside", "after"] = "after" if not ends else "before" if opens else "inside"
-        self.ends = Marker(ends, words) if ends else None
+        self.ends = TokenMarker(ends, words) if ends else None
         self._opens = opens
         self._words = words
         self._matched = 0  # tokens of `opens` that were said

@@ -7,18 +7,18 @@ moves to another engine goes on exactly.
 
 from llguidance import LLMatcher
 
-from engine.structured_output.shortest_completion import EndFinder
+from engine.structured_output.shortest_completion import CompletionFinder
 
-__all__ = ["Fitting"]
+__all__ = ["OutputBudget"]
 
 MAX_ENDS = 100  # of the known way that are tried, short ones and long ones
 EFFORT = 1_500  # steps of one search, some 30 ms at worst
 
 
-class Fitting:
+class OutputBudget:
     """Works beside a matcher, which its owner moves on."""
 
-    def __init__(self, finder: EndFinder, grammar: str, plan: tuple[int, ...], end_ids: tuple[int, ...]) -> None:
+    def __init__(self, finder: CompletionFinder, grammar: str, plan: tuple[int, ...], end_ids: tuple[int, ...]) -> None:
         """`plan` finishes the grammar from where the matcher stands, the end token last."""
         self._finder = finder
         self._grammar = grammar
@@ -27,9 +27,9 @@ class Fitting:
         self._end_ids = end_ids
         self._settled: tuple[int, tuple[int, ...]] | None = None  # what `settle` said, and the plan after it
 
-    def anew(self) -> "Fitting":
+    def anew(self) -> "OutputBudget":
         """For an answer that has not begun."""
-        return Fitting(self._finder, self._grammar, self._whole, self._end_ids)
+        return OutputBudget(self._finder, self._grammar, self._whole, self._end_ids)
 
     @property
     def num_needed(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from engine.structured_output.token_marker import Marker
+from engine.structured_output.token_marker import TokenMarker
 from engine.types import ReasoningBudget
 
 __all__ = ["Thinking"]
@@ -20,9 +20,11 @@ class Thinking:
 
     def __init__(self, limit: ReasoningBudget, output: Iterable[int] = (), words: Sequence[bytes] = ()) -> None:
         """`words` is what each token id stands for: other tokens that spell a marker are it too."""
-        ends = Marker(limit.ends, words)
+        ends = TokenMarker(limit.ends, words)
         self._inside = not limit.begins
-        self._marker: Marker | None = Marker(limit.begins, words) if limit.begins else ends  # that is waited for
+        self._marker: TokenMarker | None = (
+            TokenMarker(limit.begins, words) if limit.begins else ends
+        )  # that is waited for
         self._then = ends if limit.begins else None  # and after it
         self._budget = limit.budget
         self._num_tokens = 0  # thought

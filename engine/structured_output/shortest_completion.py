@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from llguidance import LLMatcher
 
-__all__ = ["EndFinder"]
+__all__ = ["CompletionFinder"]
 
 WIDE = 40  # characters that may come next; more of them are free text
 MAX_FORKS = 200  # remembered of one walk
@@ -44,7 +44,7 @@ class _Walk(msgspec.Struct):
     forks: list[_Fork]
 
 
-class EndFinder:
+class CompletionFinder:
     """One vocabulary's. Keeps nothing of the matchers it looks at."""
 
     def __init__(self, tokens: Sequence[bytes], special_ids: Sequence[int], end_ids: Sequence[int]) -> None:
@@ -136,7 +136,7 @@ class EndFinder:
 class _Search:
     """Walks of one search: what they cost together, and the orders in which they try characters."""
 
-    def __init__(self, finder: EndFinder, order: tuple[bytes, bytes, list[bytes]], effort: int) -> None:
+    def __init__(self, finder: CompletionFinder, order: tuple[bytes, bytes, list[bytes]], effort: int) -> None:
         self.effort = effort
         self._finder = finder
         marks = finder._marks

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-__all__ = ["Marker"]
+__all__ = ["TokenMarker"]
 
 
-class Marker:
+class TokenMarker:
     """One answer's search for one marker.
 
     ids     the tokens to write it with, at least one

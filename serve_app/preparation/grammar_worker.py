@@ -68,7 +68,7 @@ def _checked(table: TokenTable, grammar: GrammarToCheck) -> Checked:
     if not grammar.must_fit:
         return Checked()
     try:
-        return Checked(plan=table.short_end(grammar.text))
+        return Checked(plan=table.short_completion(grammar.text))
     except GrammarError as error:
         return Checked(cannot_fit=str(error))
 

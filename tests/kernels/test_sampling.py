@@ -155,7 +155,7 @@ def test_a_row_draws_the_same_alone_and_in_a_batch(ops, logits):
     assert together.tolist() == [token.item() for token in alone]
 
 
-def test_logprobs_of_a_row_do_not_depend_on_its_neighbours_or_on_threads():
+def test_logprobs_of_a_row_do_not_depend_on_its_neighbors_or_on_threads():
     logits = torch.randn(7, 49152, generator=torch.Generator().manual_seed(1)) * 4 + 10
     chosen = logits.argmin(-1)
     threads = torch.get_num_threads()

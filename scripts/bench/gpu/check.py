@@ -305,7 +305,7 @@ def _quantized_linear(
 
 def _model(device: torch.device, tiny: bool) -> Row:
     """A row of two layers with deterministic kernels: after a whole prompt, in chunks with another, resumed."""
-    arch = TINY if tiny else msgspec.structs.replace(LLAMA_8B, num_layers=2, windows=(0, 0))
+    arch = TINY if tiny else msgspec.structs.replace(LLAMA_8B, num_layers=2, sliding_windows=(0, 0))
     length = 35 if tiny else 1000
     width = length // 16 + 1
     model = RandomModel(arch, triton_kernels(deterministic=True), 2 * width, torch.bfloat16, device)

@@ -32,7 +32,7 @@ LLAMA_8B = ModelArch(
     rope_theta=500_000.0,
     norm_eps=1e-5,
     max_model_len=131_072,
-    windows=(0,) * 32,
+    sliding_windows=(0,) * 32,
 )
 TINY = ModelArch(
     vocab_size=300,
@@ -46,7 +46,7 @@ TINY = ModelArch(
     rope_theta=10_000.0,
     norm_eps=1e-5,
     max_model_len=512,
-    windows=(0, 24),
+    sliding_windows=(0, 24),
     qk_norm=True,
 )
 BLOCK_SIZE = 16

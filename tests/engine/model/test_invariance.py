@@ -46,7 +46,7 @@ def test_chunks_change_nothing(runner, alone, chunk):
     assert torch.equal(runner.logits(TOKENS, chunk), alone[last])
 
 
-def test_neighbours_change_nothing(runner, alone):
+def test_neighbors_change_nothing(runner, alone):
     lens = [1 + 9 * s for s in range(16)]
     runner.step([(s, 0, TOKENS[:length]) for s, length in enumerate(lens)])
     decoded = runner.step([(s, length, TOKENS[length : length + 1]) for s, length in enumerate(lens)])

@@ -92,7 +92,7 @@ def test_many_top_tokens_are_given_too():
     assert torch.equal(ids, logits.sort(-1, descending=True).indices[:, :70])
 
 
-def test_log_probabilities_of_a_row_do_not_depend_on_its_neighbours():
+def test_log_probabilities_of_a_row_do_not_depend_on_its_neighbors():
     logits = torch.randn(3, 9000, generator=torch.Generator().manual_seed(6)) * 4
     chosen = logits.argmin(-1)
     together = logprobs(logits, chosen, 3)

@@ -78,7 +78,7 @@ def test_random_schemas_are_finished_within_tiny_budgets(table: TokenTable) -> N
     for number in range(60):
         schema = random_schema(rng)
         grammar = json_grammar(schema, "x")
-        fewest = len(table.short_end(grammar))
+        fewest = len(table.short_completion(grammar))
         for budget in (fewest, fewest + 1, fewest + 3, fewest + 12, 3 * fewest):
             params = {"temperature": rng.choice([0.0, 1.0, 1.5]), "top_k": rng.choice([0, 3])}
             said, reason = outputs(engine, request(grammar, budget, seed=number, **params))[0]
@@ -104,7 +104,7 @@ def test_with_room_enough_an_answer_is_what_it_would_be(table: TokenTable) -> No
 def test_a_moved_answer_goes_on_exactly(table: TokenTable, extra: int) -> None:
     engine = random_engine(toy_model())
     grammar = json_grammar(TREE, "x")
-    asked = request(grammar, len(table.short_end(grammar)) + extra, seed=3, n=2)
+    asked = request(grammar, len(table.short_completion(grammar)) + extra, seed=3, n=2)
     whole = outputs(engine, asked)
     assert whole[0][0] != whole[1][0] or extra < 9
     for cut in range(1, min(len(tokens) for tokens, _ in whole.values())):
@@ -116,7 +116,7 @@ def test_a_moved_answer_goes_on_exactly(table: TokenTable, extra: int) -> None:
 def test_thinking_ends_while_there_is_room_for_the_answer(table: TokenTable, room: int) -> None:
     grammar = json_grammar(TREE, "x")
     closes = 3  # <tool_call> will do
-    budget = 1 + len(table.short_end(grammar)) + room
+    budget = 1 + len(table.short_completion(grammar)) + room
     for seed in range(10):
         said, reason = outputs(random_engine(toy_model()), request(grammar, budget, seed=seed, after=(closes,)))[0]
         assert reason == "stop" and len(said) <= budget
@@ -126,7 +126,7 @@ def test_thinking_ends_while_there_is_room_for_the_answer(table: TokenTable, roo
 
 def test_a_budget_that_is_too_small_is_an_error(table: TokenTable) -> None:
     grammar = json_grammar(TREE, "x")
-    fewest = len(table.short_end(grammar))
+    fewest = len(table.short_completion(grammar))
     table.matcher(Grammar(grammar, fit=Fit(fewest)))
     for after in ((), (3,)):
         with pytest.raises(GrammarError):
@@ -149,7 +149,9 @@ def test_the_shortest_ends_are_short(table: TokenTable) -> None:
         ({"type": "string", "pattern": "x[0-9]y"}, '"x0y"'),
         ({"properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "required": ["b"]}, '{"b":null}'),
     ):
-        plan = table.short_end(json_grammar({"type": "object", **schema} if "properties" in schema else schema, "x"))
+        plan = table.short_completion(
+            json_grammar({"type": "object", **schema} if "properties" in schema else schema, "x")
+        )
         found = b"".join(vocabulary[token] for token in plan[:-1]).decode()
         jsonschema.validate(json.loads(found), schema)
         assert len(found) <= len(text), (found, text)
@@ -163,7 +165,7 @@ def test_special_tokens_stand_on_the_shortest_way() -> None:
     vocabulary = msgspec.structs.replace(plain, all_bytes=table, special_ids=special)
     form = constraint_of(structured_output_of(ConstraintFields.model_validate({"response_format": FORM})), ApiConfig())
     grammar = harmony_constraint(ToolUse([], {}, None, None), vocabulary, form).grammar
-    plan = TokenTable(Vocabulary(table, tuple(sorted(special)), (END,)), len(table)).short_end(grammar)
+    plan = TokenTable(Vocabulary(table, tuple(sorted(special)), (END,)), len(table)).short_completion(grammar)
     text = b"".join(table[token] for token in plan[:-1]).decode()
     assert text.removeprefix("<|channel|>final<|message|>") == '{"title":"the","parts":[]}'
 
