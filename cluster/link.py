@@ -111,7 +111,7 @@ class Link:
                 f"to another one, at most {most} together (wire.max_frame_bytes); shorten its lists of tokens and words"
             )
         output_queue = self.output_queues.open(request.request_id)
-        self.replica_state.sent(request.request_id, num_tokens, block_hashes)
+        self.replica_state.on_submit(request.request_id, num_tokens, block_hashes)
         self._write(frame)
         return output_queue
 
@@ -119,7 +119,7 @@ class Link:
         """Ends one choice of a request, or all of it."""
         if index is None:
             self.output_queues.close(request_id)
-            self.replica_state.stopped(request_id)
+            self.replica_state.on_stop(request_id)
         self._send(Stop(request_id, index))
 
     def close(self, why: str) -> None:
@@ -154,11 +154,11 @@ class Link:
                 self._last_heard_s = time.monotonic()
                 match frame:
                     case Report(report):
-                        self.replica_state.heard(report)
+                        self.replica_state.on_report(report)
                         self._on_change(self)
                         self.output_queues.deliver(report)
-                        for told in report.states:
-                            self._learn(told)
+                        for state_of_request in report.states:
+                            self._learn(state_of_request)
                     case Heartbeat(status, ages):
                         self.ages = ages
                         if status is not None:
@@ -207,16 +207,21 @@ class Link:
         if asked:
             self._send(Ask(tuple(asked)))
 
-    def _learn(self, told: RequestState) -> None:
-        output_queue = self.output_queues.get(told.request_id)
+    def _learn(self, state_of_request: RequestState) -> None:
+        output_queue = self.output_queues.get(state_of_request.request_id)
         if output_queue is None:
             return
         output_queue.hear()
-        if told.state == "running":
+        if state_of_request.state == "running":
             output_queue.accept()
         else:  # whatever was sent of it has been read: an end, if there was one, is there
-            logger.info("replica %s: request %s is %s there", self.replica_id, told.request_id, told.state)
-            output_queue.refuse(ReplicaLost(f"the request is {told.state} at replica {self.replica_id}"))
+            logger.info(
+                "replica %s: request %s is %s there",
+                self.replica_id,
+                state_of_request.request_id,
+                state_of_request.state,
+            )
+            output_queue.refuse(ReplicaLost(f"the request is {state_of_request.state} at replica {self.replica_id}"))
 
 
 async def connect(

@@ -23,24 +23,24 @@ class ReplicaState:
         self._coming: dict[str, list[bytes]] = {}  # requests without an answer yet -> blocks that they fill
         self._num_coming: Counter[bytes] = Counter()  # name -> how many of these requests fill it
 
-    def sent(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> None:
+    def on_submit(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> None:
         """A request is on its way there: it has that many tokens to compute, and these are its full blocks."""
         self._unreported[request_id] = num_tokens
         self._coming[request_id] = [name for name in block_hashes if name not in self.block_hashes]
         self._num_coming.update(self._coming[request_id])
 
-    def stopped(self, request_id: str) -> None:
+    def on_stop(self, request_id: str) -> None:
         self._unreported.pop(request_id, None)
         self._arrived(request_id)
 
-    def heard(self, report: EngineOutputs) -> None:
+    def on_report(self, report: EngineOutputs) -> None:
         self.block_hashes.difference_update(report.removed_blocks)
         self.block_hashes.update(report.stored_blocks)
         self.status = report.status
         for request_id in report.accepted:
             self._unreported.pop(request_id, None)
         for rejection in report.rejected:
-            self.stopped(rejection.request_id)
+            self.on_stop(rejection.request_id)
         for chunk in report.chunks:
             self._arrived(chunk.request_id)
 

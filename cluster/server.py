@@ -337,7 +337,7 @@ class _Connection:
                 return
         logger.warning("a report of %d bytes is not sent, %d are allowed", len(frame), self._max_frame_bytes)
         lost = (msgspec.structs.replace(one, tokens=(), logprobs=None, prompt_logprobs=None) for one in report.chunks)
-        why = f"what is to be told takes more than {self._max_frame_bytes} bytes (wire.max_frame_bytes)"
+        why = f"the output takes more than {self._max_frame_bytes} bytes (wire.max_frame_bytes)"
         ends = tuple(msgspec.structs.replace(chunk, finish_reason="error", error=why) for chunk in lost)
         self.report(msgspec.structs.replace(report, chunks=ends))
 

@@ -67,7 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
     logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
     scores_filtered: bool = False  # logprobs are of what bans, bias and penalties leave, not of the raw logits
-    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, told once, with choice 0
+    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, sent once, with choice 0
     thinking: ReasoningBudget | None = None
     repetition: RepetitionLimit | None = None
 

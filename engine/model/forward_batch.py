@@ -19,9 +19,9 @@ __all__ = ["ForwardBatch"]
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """All slices of a plan, one after the other.
+    """All sequences of a step, one after the other.
 
-    plan    A: tokens 7 8 9 from position 4, B: token 5 at position 2, both sample; block size 4, blocks A [3 6], B [1]
+    step    A: tokens 7 8 9 from position 4, B: token 5 at position 2, both sample; block size 4, blocks A [3 6], B [1]
 
     tokens        7  8  9 | 5
     positions     4  5  6 | 2

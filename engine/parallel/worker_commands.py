@@ -58,7 +58,7 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class RankHeartbeat(NamedTuple):
-    """What was heard of a rank last."""
+    """A rank's last heartbeat."""
 
     num_heartbeats: int  # up to now
     age_s: float  # of the step that it computes, when it sent the last one; 0: it waits for the next

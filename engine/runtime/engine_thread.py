@@ -85,7 +85,7 @@ class EngineThread:
         return self._step_times.knows(self._engine.num_step_tokens)
 
     def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
-        """What was heard last of each further rank."""
+        """The last heartbeat of each rank from 1 on."""
         return self._engine.rank_heartbeats()
 
     def declare_hung(self, message: str) -> None:
@@ -112,7 +112,7 @@ class EngineThread:
             turn = _Turn()
             try:
                 for command in commands:
-                    self._obey(command, turn)
+                    self._run_command(command, turn)
                 if open_:
                     turn.chunks += self._step()
             except BaseException as error:  # a panic in compiled code is no Exception: nobody is left waiting by it
@@ -133,8 +133,8 @@ class EngineThread:
             stored_blocks, removed_blocks = engine.scheduler.blocks.take_kv_events()
             states = tuple(self._state(one.request_id) for one in commands if isinstance(one, Ask))
             if turn.accepted or turn.rejected or turn.chunks or stored_blocks or removed_blocks or states:
-                told = tuple(turn.accepted), tuple(turn.rejected), tuple(turn.chunks)
-                self._deliver(EngineOutputs(*told, self.status, stored_blocks, removed_blocks, states))
+                requests = tuple(turn.accepted), tuple(turn.rejected), tuple(turn.chunks)
+                self._deliver(EngineOutputs(*requests, self.status, stored_blocks, removed_blocks, states))
         self._compiler.shutdown(cancel_futures=True)
         engine.close()
 
@@ -148,7 +148,7 @@ class EngineThread:
                 self._step_times.note(self._engine.num_step_tokens, time.monotonic() - began_s)
             self.is_in_step = False
 
-    def _obey(self, command: Command | None, turn: "_Turn") -> None:
+    def _run_command(self, command: Command | None, turn: "_Turn") -> None:
         match command:
             case Submit(request) if self._is_to_be_prepared(request):
                 self._preparing[request.request_id] = request

@@ -1,7 +1,7 @@
 """The n-gram proposer: draft tokens for speculative decoding by prompt lookup (Saxena 2023).
 
-A guess costs rows of one step and is kept only as far as the sampler chooses the same tokens: what comes out does not
-change, the number of steps does.
+A draft token costs a row of one step and is accepted only as far as the sampler chooses the same tokens: what comes out
+does not change, the number of steps does.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ __all__ = ["NgramProposer"]
 
 
 class NgramProposer:
-    """One sequence's guesses. What it has seen it finds at once, however long the sequence is."""
+    """Proposes for one sequence: a hash lookup, however long the sequence is."""
 
     __slots__ = ("_next", "_num_seen", "_size")
 

@@ -65,7 +65,7 @@ class Scheduler:
         self.queue.add(seq)
 
     def remove(self, seq: Sequence) -> None:
-        """Forgets a sequence, finished or not, and frees its blocks."""
+        """Removes a sequence, finished or not, and frees its blocks."""
         if seq in self.running:
             self.running.remove(seq)
             self._finished_ids.append(seq.seq_id)
@@ -91,7 +91,7 @@ class Scheduler:
         self._new_sequences.append(self._new_sequence(child))
 
     def rewind(self, seq: Sequence, token: int) -> None:
-        """A held sequence goes on, with `token` in the place of the one that was sampled last."""
+        """Rewinds a paused sequence by one token and resumes it with `token` in its place."""
         seq.tokens[-1] = token
         seq.is_paused = False
         if seq.blocks:
@@ -105,7 +105,7 @@ class Scheduler:
         while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
             if any(seq.is_pending for seq in self.running):
                 break  # there will be work when they have their tokens
-            self._preempt(self.running[-1])  # all that run are held: they must not keep off those they wait for
+            self._preempt(self.running[-1])  # all that run are paused: they must not block those they wait for
             sequences = self._assign()
         if not sequences:
             return SchedulerOutput(self._step, ())
@@ -156,7 +156,7 @@ class Scheduler:
         return sequences
 
     def _add_draft_tokens(self, sequences: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """Decodes with guesses behind them, as far as budget and idle blocks are left over."""
+        """Decodes with draft tokens behind them, as far as budget and free blocks are left over."""
         budget = self.config.max_num_batched_tokens - sum(len(piece.tokens) for piece in sequences)
         by_id = {seq.seq_id: seq for seq in self.running}
         out = []
@@ -175,7 +175,7 @@ class Scheduler:
         return out
 
     def update_after_schedule(self, scheduled: SchedulerOutput) -> None:
-        """Books what a step computes that has begun. What it samples is PENDING until `settle`.
+        """Counts what a launched step computes. What it samples is PENDING until `update_from_output`.
 
         One step may be planned in between: sequences that may end with the token they wait for have no part in it.
         """
@@ -188,13 +188,13 @@ class Scheduler:
                     seq.tokens.append(PENDING)
 
     def update_from_output(self, scheduled: SchedulerOutput, result: ModelOutput) -> list[Sequence | None]:
-        """Books what a step sampled. Returns the sequences that got tokens, in the result's order; None: removed."""
+        """Appends what a step sampled. Returns the sequences that got tokens, in the output's order; None: removed."""
         by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
         sampled = []
         tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
         for piece in scheduled.sequences:
             seq = by_id.get(piece.seq_id)
-            told = next(scores) if piece.scored else ()
+            own_scores = next(scores) if piece.scored else ()
             got = list(itertools.islice(tokens, next(counts, 1))) if piece.samples else []
             if piece.samples:
                 sampled.append(seq)
@@ -202,9 +202,9 @@ class Scheduler:
                 continue
             if got:
                 seq.tokens[-1:] = got
-                seq.num_computed += len(got) - 1  # guesses that held
-            if told:
-                seq.scores[piece.start :] = told
+                seq.num_computed += len(got) - 1  # draft tokens that were accepted
+            if own_scores:
+                seq.scores[piece.start :] = own_scores
             self.blocks.cache_full_blocks(seq)
         return sampled
 
@@ -266,7 +266,7 @@ class Scheduler:
         return NewSequence(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
 
     def _make_room(self) -> None:
-        """Running sequences give way to a waiting one of better priority, before the step is planned."""
+        """Preempts running sequences for a waiting one of better priority."""
         if not self.waiting:
             return
         first = self.waiting[0]
@@ -279,7 +279,7 @@ class Scheduler:
             self._preempt(self.running[-1])
 
     def _preempt(self, seq: Sequence) -> None:
-        """Takes a sequence's blocks away; it will compute them again."""
+        """Preempts a sequence: frees its blocks; it will recompute them."""
         self.num_preemptions += 1
         self.running.remove(seq)
         self._new_sequences = [start for start in self._new_sequences if start.seq_id != seq.seq_id]

@@ -33,7 +33,9 @@ class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the prompt's tokens after the first positions, where their logprobs are wanted
-    num_draft_tokens: int = 0  # of `tokens`, guesses at the end; the rows before and after each one are sampled from
+    num_draft_tokens: int = (
+        0  # of `tokens`, draft tokens at the end; the rows before and after each one are sampled from
+    )
 
 
 class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -45,11 +47,13 @@ class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelOutput(msgspec.Struct, frozen=True, array_like=True):
-    """What the sampling slices got, in the plan's order. A slice with drafts gets those that held, and one more."""
+    """What the sampling sequences got, in the order of the step. One with draft tokens gets those that were accepted,
+    and one more.
+    """
 
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...] = ()  # one entry per token
-    failed: tuple[str | None, ...] = ()  # per sampling slice, why it cannot go on; its token means nothing then
-    scores: tuple[tuple[PromptLogprob, ...], ...] = ()  # one entry per slice with `scored`, in the plan's order
-    counts: tuple[int, ...] = ()  # tokens of each sampling slice; (): one each
+    failed: tuple[str | None, ...] = ()  # per sampling sequence, why it cannot go on; its token means nothing then
+    scores: tuple[tuple[PromptLogprob, ...], ...] = ()  # one entry per sequence with `scored`, in the order of the step
+    counts: tuple[int, ...] = ()  # tokens of each sampling sequence; (): one each
     vectors: tuple[tuple[float, ...], ...] = ()  # of slices that embed or score, in the order of the step

@@ -186,7 +186,7 @@ class _Fleet:
                     if replica.busy_until_s is None:
                         self.step(now_s, index)
                 case (int() as index, EngineOutputs() as report):
-                    self.states[index].heard(report)
+                    self.states[index].on_report(report)
                 case int() as index:
                     self.replicas[index].busy_until_s = None
                     self.step(now_s, index)
@@ -201,7 +201,7 @@ class _Fleet:
         loads = [replica_state.load(len(request.prompt), arrival.block_hashes) for replica_state in self.states]
         index = self.router.choose(request.session, self.ids, loads)
         self.judge(now_s, arrival, index)
-        self.states[index].sent(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
+        self.states[index].on_submit(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
         self.replicas[index].sent.append(arrival)
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 

@@ -111,22 +111,22 @@ def test_what_was_sent_counts_until_the_replica_counts_it_itself() -> None:
     replica_state = ReplicaState(status, 4, [b"a"])
     block_hashes = [b"a", b"b", b"c"]
     assert replica_state.load(13, block_hashes) == Load(9, 0, 0)
-    replica_state.sent("r", 9, block_hashes)
+    replica_state.on_submit("r", 9, block_hashes)
     assert replica_state.load(13, block_hashes) == Load(1, 9, 1), "its blocks will be there"
     assert replica_state.load(13, [b"a", b"x", b"c"]) == Load(9, 9, 1)
-    replica_state.heard(EngineOutputs((), (), (), status))  # of a step that began before it came
+    replica_state.on_report(EngineOutputs((), (), (), status))  # of a step that began before it came
     assert replica_state.load(13, block_hashes) == Load(1, 9, 1)
     busy = replace(status, num_running=1, num_prefill_tokens=5)
-    replica_state.heard(EngineOutputs(("r",), (), (), busy, (b"b",)))
+    replica_state.on_report(EngineOutputs(("r",), (), (), busy, (b"b",)))
     assert replica_state.load(13, block_hashes) == Load(1, 5, 1)
-    replica_state.heard(EngineOutputs((), (), (RequestOutput("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
+    replica_state.on_report(EngineOutputs((), (), (RequestOutput("r", 0, 0, (1,)),), busy, (b"c",), (b"b",)))
     assert replica_state.load(13, block_hashes) == Load(9, 5, 1), "b is gone again"
     for ended in ("stopped", "refused"):
-        replica_state.sent(ended, 9, block_hashes)
+        replica_state.on_submit(ended, 9, block_hashes)
         if ended == "stopped":
-            replica_state.stopped(ended)
+            replica_state.on_stop(ended)
         else:
-            replica_state.heard(EngineOutputs((), (Rejection(ended, "Overloaded", "full"),), (), busy))
+            replica_state.on_report(EngineOutputs((), (Rejection(ended, "Overloaded", "full"),), (), busy))
         assert replica_state.load(13, block_hashes) == Load(9, 5, 1)
 
 
