@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
 
 from cluster.in_flight import InFlightRequest
@@ -61,7 +61,7 @@ class ClusterClient:
         for replicas in self._replicas.values():
             await replicas.close()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         replicas = self._replicas_of(request.model)
         if len(self._in_flight) >= self._max_open_requests:
             raise Overloaded(f"{len(self._in_flight)} requests are open, {self._max_open_requests} may be")

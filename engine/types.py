@@ -1,6 +1,6 @@
 """The engine's types: token ids in, token ids out. Every value here also crosses processes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal, Protocol
 
 import msgspec
@@ -234,7 +234,7 @@ class StepAges(msgspec.Struct, frozen=True, array_like=True):
 class EngineClient(Protocol):
     """An engine, or a cluster of them: the layers above cannot tell."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         """The answer's chunks. Closing the iterator aborts the request.
 
         The first `anext` returns only once the request has been accepted; before that it raises RequestError,

@@ -1,7 +1,7 @@
 """The async engine: an EngineClient in this process, what stands behind the API when there is no cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from engine.engine import Engine
 from engine.errors import EngineFailed, UnknownModel
@@ -22,7 +22,7 @@ class AsyncEngine:
         self._thread = EngineThread(engine, self._deliver)
         self._thread.start()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         output_queue = self._output_queues.open(request.request_id)
         try:
             self._thread.send(Submit(request))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 
@@ -49,8 +49,7 @@ class RequestStream:
         Raises what `EngineClient.generate` raises before the first delta, and EngineFailed.
         """
         with observed(observers, self):
-            chunks = cast("AsyncGenerator[RequestOutput]", client.generate(self._request))
-            async with aclosing(chunks):
+            async with aclosing(client.generate(self._request)) as chunks:
                 async for chunk in chunks:
                     delta = self._push(chunk)
                     if delta is None:

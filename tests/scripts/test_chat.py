@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 import pytest
@@ -29,7 +29,7 @@ class Scripts(ScriptedClient):
         super().__init__(max_model_len=512)
         self.scripts = list(scripts)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         self.script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         async for chunk in super().generate(request):
             yield chunk

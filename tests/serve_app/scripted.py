@@ -1,7 +1,7 @@
 """A stand-in for the engine: says what it was given, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -38,7 +38,7 @@ class ScriptedClient:
         self.closed = asyncio.Event()
         self.healthy = True
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         self.requests.append(request)
         try:
             for item in self.script:

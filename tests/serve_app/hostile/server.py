@@ -5,7 +5,7 @@ Its engine says one token to whoever asks, and one every 20 ms to whoever asks f
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import uvicorn
 
@@ -23,7 +23,7 @@ MEMORY_BYTES = 4 << 30  # of address space: a thread's stack counts, most of it 
 
 
 class Engine:
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         if request.sampling.max_tokens != ENDLESS:
             for index in range(request.n):
                 yield RequestOutput(request.request_id, index, 0, byte_tokens("1"), "length")
