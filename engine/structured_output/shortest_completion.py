@@ -6,7 +6,6 @@ the other way, one by one, and what makes the whole shorter is kept. All of it c
 gives the same end everywhere.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,23 +13,18 @@ import msgspec
 import numpy as np
 from llguidance import LLMatcher
 
+from engine.structured_output.json_hints import BETWEEN, BLANKS, CLOSING, search_order
+
 __all__ = ["CompletionFinder"]
 
 WIDE = 40  # characters that may come next; more of them are free text
 MAX_FORKS = 200  # remembered of one walk
 MAX_TURNS = 8  # other ways tried at one fork
 MAX_WORDS = 64  # that fill a text
-MAX_NAMED = 16  # words and characters of patterns
 MAX_SPELLED = 400  # texts of them that are tried
 SPLIT_PER_STEP = 8  # characters whose best split into tokens takes as long as a step
 LONGEST_PIECE = 24  # bytes of a token that is worth looking up
 SPECIAL = b"\xff"  # with which llguidance writes a special token as bytes
-BLANKS = " \t\n\r"
-CLOSING = b'}]"'
-BETWEEN = [bytes([char]) for char in b'"{}[],:']
-STRUCTURE = b",:0123456789ntf[{-"
-IN_TEXT = b"@.:/-0aTZP"  # what formats ask for
-NAMED = re.compile(r'"(pattern|required)": ?("(?:[^"\\]|\\.)*"|\[[^\]]*\])')
 
 
 class _Fork(msgspec.Struct):
@@ -64,7 +58,7 @@ class CompletionFinder:
         grammar   the text of the matcher's grammar: its patterns and required names are tried first
         enough    tokens that are few enough to look no further
         """
-        search = _Search(self, _order(grammar), effort)
+        search = _Search(self, search_order(grammar), effort)
         best = search.walk(matcher.deep_copy(), [], effort)
         if best is None:
             return None
@@ -220,20 +214,6 @@ class _Search:
                     return [*out, *word]
                 texts.append((after, [*out, *word]))
         return []
-
-
-def _order(grammar: str) -> tuple[bytes, bytes, list[bytes]]:
-    """The characters to try where few may come and where many may, and words that patterns are made of."""
-    named = {"required": b"", "pattern": b""}
-    for found in NAMED.finditer(grammar):
-        named[found[1]] += bytes(char for char in found[2].encode() if chr(char).isalnum() or char in b"@.:/-_")
-    every = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100)) + b" \t\n\r"
-    patterns = [found[2].encode() for found in NAMED.finditer(grammar) if found[1] == "pattern"]
-    words = [word for pattern in patterns for word in re.findall(rb"[A-Za-z0-9@_-]{2,}", pattern)]
-    words += [bytes([char]) for char in named["pattern"] and named["pattern"] + IN_TEXT]
-    narrow = CLOSING + STRUCTURE[:2] + named["required"] + named["pattern"] + STRUCTURE + every
-    wide = named["pattern"] + IN_TEXT + every
-    return bytes(dict.fromkeys(narrow)), bytes(dict.fromkeys(wide)), list(dict.fromkeys(words))[:MAX_NAMED]
 
 
 def _kind(data: bytes) -> str:
