@@ -20,7 +20,7 @@ MAX_FAILURES = 3  # engines that may fail under one request with no token betwee
 
 
 class _Placed(NamedTuple):
-    """Where a request runs."""
+    """A request's placement: its replica, its output queue, and the id that it has there."""
 
     link: Link
     output_queue: OutputQueue
@@ -31,7 +31,7 @@ class _Placed(NamedTuple):
 
 
 class ClusterClient:
-    """Owns the open requests of one ingress and its links to the replicas of each model."""
+    """Owns the in-flight requests of one ingress and its links to the replicas of each model."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ClusterClient:
         cache_key: bytes,
         on_migration: Callable[[str, bool], None] = lambda model, is_planned: None,
     ) -> None:
-        """`on_migration` is told of every request that leaves its replica: the model, and whether that was planned."""
+        """`on_migration` is called for every request migration: with the model, and whether it was planned (drain)."""
         self._replicas = replicas
         self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
@@ -129,12 +129,12 @@ class ClusterClient:
         return self._replicas[model]
 
     def _block_hashes(self, request: GenerateRequest, block_size: int) -> list[bytes]:
-        """The names that the prompt's full blocks have on every replica."""
+        """The block hashes of the prompt's full blocks, the same on every replica."""
         root = root_hash(self._cache_key, request.model, request.cache_salt, request.adapter)
         return hash_blocks(self._cache_key, root, request.prompt, block_size)
 
     async def _place(self, replicas: Replicas, in_flight: InFlightRequest, request_id: str) -> _Placed:
-        """A replica that has accepted what is left of the request.
+        """Places what is left of the request on a replica that accepts it.
 
         A request that has begun waits for a place; a new one is refused once every replica has refused it.
         """
@@ -179,7 +179,9 @@ class ClusterClient:
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 
     async def _accepted(self, link: Link, output_queue: OutputQueue, replicas: Replicas) -> None:
-        """Returns once the replica has accepted. One that falls silent first is left for another, if there is one."""
+        """Returns once the replica has accepted. If its heartbeats stop first, another replica is tried, if there is
+        one.
+        """
         accepted = asyncio.ensure_future(output_queue.accepted())
         try:
             while not (await asyncio.wait({accepted}, timeout=self._config.heartbeat_s))[0]:

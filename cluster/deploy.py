@@ -57,7 +57,9 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
 
 
 def _place(model: ModelConfig) -> dict[str, Any]:
-    """What Ray reserves: for several ranks a placement group with a bundle for each, the replica in the first."""
+    """Resources that Ray reserves: for several ranks a placement group with a bundle for each, the replica in the
+    first.
+    """
     resources = model.resources
     options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
     if model.tensor_parallel_size == 1:
@@ -72,7 +74,7 @@ def _place(model: ModelConfig) -> dict[str, Any]:
 
 
 def _scale(model: ModelConfig) -> dict[str, Any]:
-    """How many replicas: a number, or Serve's autoscaling with our policy."""
+    """The number of replicas, or Serve's autoscaling with our policy."""
     scaling = model.autoscaling
     if scaling is None:
         return {"num_replicas": model.num_replicas}

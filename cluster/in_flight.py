@@ -8,7 +8,7 @@ __all__ = ["InFlightRequest"]
 
 
 class InFlightRequest:
-    """The tokens that were passed on, by choice. From them the rest of the request can be asked of any replica."""
+    """The tokens that the client has, by choice. With them any replica can continue the request."""
 
     def __init__(self, request: GenerateRequest) -> None:
         resumed = request.resume or ((),) * request.n
@@ -27,7 +27,7 @@ class InFlightRequest:
         return self._cached_tokens is not None
 
     def remaining(self) -> GenerateRequest:
-        """The request for what has not been passed on yet.
+        """The request for the tokens that the client does not have yet.
 
         Each has an id of its own: what one replica still says of an earlier one cannot be taken for its answer.
         """
@@ -38,7 +38,7 @@ class InFlightRequest:
         return msgspec.structs.replace(request, resume=resume) if any(resume) or None in resume else request
 
     def record(self, chunk: RequestOutput) -> RequestOutput | None:
-        """Books a chunk. Returns what of it is news, None if nothing is.
+        """Records a chunk. Returns the part of it that is new, None if nothing is.
 
         Raises ValueError for a chunk that begins after the tokens that are known: some were lost on the way.
         """
@@ -65,5 +65,5 @@ class InFlightRequest:
         )
 
     def stop_choice(self, index: int) -> None:
-        """Nobody wants more of this choice."""
+        """Drops one choice: no more of its tokens are wanted."""
         self._tokens[index] = None

@@ -92,11 +92,11 @@ class Link:
         return Health.UP
 
     def _is_stuck(self) -> bool:
-        """Whether its engine may hang: it has been in one step for long, as its last heartbeat said."""
+        """Whether its engine may be hung: its last heartbeat says that it has been in one step for long."""
         return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
     def submit(self, request: GenerateRequest, num_tokens: int, block_hashes: Sequence[bytes]) -> OutputQueue:
-        """Sends a request. Its output queue tells whether it was accepted and what comes of it.
+        """Submits a request. Its output queue has the acceptance or the rejection, then the chunks.
 
         num_tokens   that it has to compute there, as far as is known
         names        of its prompt's full blocks
@@ -180,7 +180,7 @@ class Link:
         self.close(why)
 
     async def _watch(self) -> None:
-        """Beats, and notices silence."""
+        """Sends heartbeats, and notices when the replica's stop."""
         while True:
             slept_at_s = time.monotonic()
             await asyncio.sleep(self._config.heartbeat_s)
@@ -194,7 +194,7 @@ class Link:
             self._ask(time.monotonic())
 
     def _ask(self, now_s: float) -> None:
-        """Asks for the requests of which nothing was heard for long: no silence may be for ever."""
+        """Asks the replica about requests without any output for long: no request may be silent for ever."""
         asked = []
         for request_id, output_queue in list(self.output_queues.silent_since(now_s - self._config.ask_s)):
             if output_queue.asked_s is None:

@@ -37,7 +37,7 @@ class ReplicaMetrics:
     """Follows the requests of one replica from their acceptance to their end."""
 
     def __init__(self, model: str, has_node_cache: bool = False) -> None:
-        """has_node_cache   what a replica does not hold itself it looks up in its node's memory"""
+        """has_node_cache   the replica looks up what it does not hold in the host tier of its node"""
         self._has_node_cache = has_node_cache
 
         def made(name: str) -> Any:

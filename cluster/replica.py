@@ -51,7 +51,7 @@ class Replica:
         return self._address
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What cluster/autoscaling.py looks at. Requests come over our own wire: Serve cannot count them itself."""
+        """The load that cluster/autoscaling.py reads; requests come over our wire, where Serve cannot count them."""
         return load_of(self._server.engine_thread.status)
 
     async def check_health(self) -> None:
@@ -60,7 +60,7 @@ class Replica:
             await self._server.probe()
 
     async def __del__(self) -> None:
-        """Called by Serve before the replica goes: streams leave first."""
+        """Called by Serve before the replica ends: drains it, so that its streams migrate first."""
         server = getattr(self, "_server", None)
         if server is None:
             return

@@ -10,7 +10,7 @@ __all__ = ["ReplicaState"]
 
 
 class ReplicaState:
-    """Exact up to the reports on their way, and what other ingresses have sent since.
+    """Exact but for reports in flight, and for what other ingresses have sent since.
 
     A block counts as held there from the moment that a request is sent that will fill it.
     """
@@ -24,7 +24,7 @@ class ReplicaState:
         self._num_coming: Counter[bytes] = Counter()  # name -> how many of these requests fill it
 
     def on_submit(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> None:
-        """A request is on its way there: it has that many tokens to compute, and these are its full blocks."""
+        """A request was submitted: it has that many tokens to compute, and these block hashes."""
         self._unreported[request_id] = num_tokens
         self._coming[request_id] = [name for name in block_hashes if name not in self.block_hashes]
         self._num_coming.update(self._coming[request_id])
@@ -45,7 +45,7 @@ class ReplicaState:
             self._arrived(chunk.request_id)
 
     def load(self, num_tokens: int, block_hashes: Sequence[bytes]) -> Load:
-        """How the replica looks to a request of `num_tokens` tokens whose full blocks have these names."""
+        """The replica's load for a request of `num_tokens` tokens with these block hashes."""
         held, coming = self.block_hashes, self._num_coming
         num_shared = next(
             (i for i, name in enumerate(block_hashes) if name not in held and name not in coming), len(block_hashes)
@@ -58,7 +58,7 @@ class ReplicaState:
         )
 
     def _arrived(self, request_id: str) -> None:
-        """What it fills is filled and reported, or will not be."""
+        """Its blocks are stored and reported by now, or will not be."""
         for name in self._coming.pop(request_id, ()):
             self._num_coming[name] -= 1
             if not self._num_coming[name]:

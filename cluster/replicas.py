@@ -28,7 +28,7 @@ class Replicas:
         config: WireConfig,
         router: Router,
     ) -> None:
-        """`wake` may be awaited for as long as there is no replica; it asks the control plane for one."""
+        """`wake` scales up from zero: it asks the control plane for a replica and may take as long as that takes."""
         self.router = router
         self._discover = discover
         self._ingress_id = ingress_id
@@ -52,7 +52,7 @@ class Replicas:
             link.close("the ingress is closing")
 
     def wake(self) -> None:
-        """Somebody waits and there is no replica: asks for one, once at a time."""
+        """Asks for a replica where there is none, once at a time."""
         if self._waking is None or self._waking.done():
             self._waking = asyncio.ensure_future(self._wake())
 
@@ -66,7 +66,7 @@ class Replicas:
         return [link for link in self._links.values() if link.health is not Health.DEAD]
 
     async def changed(self) -> None:
-        """Returns when a replica came, went or reported, or after a heartbeat: silence is news too."""
+        """Returns when a replica came, went or reported, or after a heartbeat's time."""
         self._changed.clear()
         try:
             await asyncio.wait_for(self._changed.wait(), self._config.heartbeat_s)

@@ -10,7 +10,7 @@ __all__ = ["Router"]
 
 
 class Router:
-    """Remembers whose turn it was; everything else is in what `choose` is given."""
+    """Keeps the round-robin position; everything else is in the arguments of `choose`."""
 
     def __init__(self, config: RoutingConfig, rng: random.Random) -> None:
         self._config = config

@@ -28,7 +28,7 @@ STEP_TOKENS = 512  # one step of an engine, as configured by default
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One replica as a request sees it."""
+    """A replica's load, as seen by one request."""
 
     num_uncached_tokens: int  # tokens of this request that the replica would have to compute
     num_queued_tokens: int  # tokens that it computes before the requests that it has can decode
@@ -36,12 +36,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 def work(load: Load) -> float:
-    """What the replica has to do besides this request, in tokens."""
+    """The replica's work besides this request, in tokens."""
     return load.num_queued_tokens + DECODE_TOKENS * load.num_requests
 
 
 def costs_of(loads: Sequence[Load]) -> list[float]:
-    """What it costs to take each of the replicas, in tokens. `loads` is not empty."""
+    """The cost of each replica, in tokens. `loads` is not empty."""
     price = 1 + min(map(work, loads)) / STEP_TOKENS
     return [price * load.num_uncached_tokens + work(load) for load in loads]
 
@@ -77,6 +77,6 @@ def rendezvous_hash(session: str, replica_ids: Sequence[str]) -> int:
 
 
 def is_overloaded(index: int, loads: Sequence[Load]) -> bool:
-    """Whether a session should leave its home for once: it costs more than twice the cheapest, and a step besides."""
+    """Whether a session should leave its replica this time: it costs more than twice the cheapest and a step."""
     costs = costs_of(loads)
     return costs[index] > SESSION_FACTOR * min(costs) + STEP_TOKENS

@@ -56,7 +56,7 @@ MAX_HELLO_BYTES = 4096  # a stranger can make us hold no more
 
 
 class Observer(Protocol):
-    """Somebody who watches requests come and reports go; request ids are those of the engine."""
+    """An observer of requests and reports; request ids are those of the engine."""
 
     def submitted(self, request_id: str, request: GenerateRequest) -> None: ...
 
@@ -98,20 +98,22 @@ class WireServer:
         return address[0], address[1]
 
     def drain(self) -> None:
-        """Tells every ingress, also those that come later, to take its streams elsewhere."""
+        """Drains: tells every ingress, also those that connect later, to migrate its streams."""
         self._draining = True
         for connection in self._connections.values():
             connection.send(Drain())
 
     def _leave(self) -> None:
-        """Ends every connection: an engine was lost, and a request under which some are lost is given up."""
+        """Ends every connection after the engine has failed; its requests migrate, and one that fails engines is given
+        up.
+        """
         self._draining = True
         for connection in list(self._connections.values()):
             connection.writer.transport.abort()
 
     @property
     def num_open(self) -> int:
-        """Requests that some ingress still waits for."""
+        """Requests that are in flight for some ingress."""
         return sum(len(connection.open) for connection in self._connections.values())
 
     async def probe(self) -> None:
@@ -174,7 +176,7 @@ class WireServer:
             writer.transport.abort()
 
     async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Seal, Seal]:
-        """What the frames of the ingress and our own are sealed with."""
+        """The MAC seals of the ingress's frames and of our own."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         writer.write(encode(Challenge(PROTOCOL_VERSION, nonce)))
         hello = await read_frame(reader, msgspec.msgpack.Decoder(Hello), MAX_HELLO_BYTES)
@@ -228,7 +230,7 @@ class WireServer:
             self._loop.call_soon_threadsafe(self._distribute, report)
 
     def _distribute(self, report: EngineOutputs) -> None:
-        """Sends each ingress its part of a step, in one frame. Changes of the prefix cache go to all."""
+        """Sends each ingress its part of a step, in one frame. KV events go to all."""
         if self._observer is not None:
             self._observer.reported(report)
         self._block_hashes.difference_update(report.removed_blocks)
@@ -279,7 +281,7 @@ class WireServer:
 
 
 class _Part(msgspec.Struct):
-    """What a step's report says to one ingress."""
+    """The part of a step's report that is one ingress's."""
 
     accepted: list[str] = []
     rejected: list[Rejection] = []
@@ -298,7 +300,7 @@ class _Connection:
         self._max_frame_bytes = max_frame_bytes
 
     def state(self, told: RequestState) -> RequestState:
-        """What the engine says of a request: one that it does not know and that was accepted here has finished."""
+        """The state of a request: one that was accepted here and that the engine does not know has finished."""
         if told.state == "unknown" and told.request_id in self.open:
             return msgspec.structs.replace(told, state="finished")
         return told
@@ -310,7 +312,7 @@ class _Connection:
         self._write(encode(frame))
 
     def report(self, report: EngineOutputs) -> None:
-        """In as many frames as it takes: one that is too large would end the connection, and everybody's streams."""
+        """Sends a report, split into several frames where one would exceed the limit and end the connection."""
         if self.writer.transport.is_closing():
             return
         frame = encode(Report(report))

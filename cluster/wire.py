@@ -52,7 +52,7 @@ TAG_BYTES = 16
 
 
 class WireError(Exception):
-    """The other side broke the protocol; the connection ends."""
+    """The peer violated the protocol; the connection ends."""
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="t", forbid_unknown_fields=True):
@@ -97,11 +97,11 @@ class Report(_Frame, frozen=True, array_like=True, tag=6):
 
 
 class Drain(_Frame, frozen=True, array_like=True, tag=7):
-    """The replica is going away: send nothing new, take the streams elsewhere."""
+    """The replica drains: submit nothing new, migrate the streams."""
 
 
 class Ask(_Frame, frozen=True, array_like=True, tag=8):
-    """What has become of these requests? The states are in a report that comes after every chunk of them."""
+    """Asks for the state of requests. It comes in a report after every chunk of them."""
 
     request_ids: tuple[str, ...]
 

@@ -46,11 +46,11 @@ Buffers = Iterable[Any]  # pieces of contiguous memory that together are a block
 
 
 class HostTierError(Exception):
-    """There is not so much memory, or it is not ours."""
+    """The memory is not there, or belongs to another user."""
 
 
 class HostTier:
-    """One process's view of it. Not thread safe. What goes wrong once it is open is logged once and costs hits only."""
+    """One process's view of the cache. Not thread safe. Failures after opening are logged once and cost hits only."""
 
     def __init__(self, identity: str, piece_bytes: int, num_bytes: int, folder: Path | None = None) -> None:
         """Opens the memory of that identity for blocks of `piece_bytes`, or makes it. Raises HostTierError.
@@ -79,13 +79,13 @@ class HostTier:
             raise HostTierError(f"{folder} has no room for {num_bytes} bytes")
 
     def beside(self, identity: str) -> "HostTier":
-        """Another one of this size, in the same place."""
+        """Opens another cache of this size in the same folder."""
         other = HostTier(identity, *self._size)
         other._complaints = self._complaints
         return other
 
     def holds(self, name: bytes) -> bool:
-        """True if it is there now, to be read soon."""
+        """Whether the block is cached now."""
         return _way(self._bucket(name), name) is not None
 
     def read(self, name: bytes, into: Buffers) -> bool:
@@ -109,7 +109,7 @@ class HostTier:
             return is_whole
 
     def write(self, name: bytes, block: Buffers) -> bool:
-        """Keeps a block. False: it is there already, or cannot be kept now."""
+        """Writes a block, evicting the LRU one of its bucket. False: it is cached already, or the bucket is locked."""
         with self._locked(name, fcntl.F_WRLCK) as file:
             bucket = self._bucket(name)
             if file is None or _way(bucket, name) is not None or not self._is_intact(file):
@@ -131,7 +131,7 @@ class HostTier:
             return True
 
     def close(self) -> None:
-        """The last one who closes gives the memory back."""
+        """Closes the file; the last user removes it."""
         if self._file is not None:
             _give_back(self._path, self._file)
             os.close(self._file)
@@ -243,7 +243,7 @@ def _explain(error: Exception, path: Path) -> str:
 
 
 def remove_unused(folder: Path | None = None, but: Path | None = None) -> None:
-    """Gives all memory of this user back that nobody has open: its last user was killed."""
+    """Removes all files of this user that no process has open: their last users were killed."""
     for path in (folder or _folder()).glob(f"{PREFIX}*"):
         if path != but:
             with contextlib.suppress(OSError):  # another user's, or gone meanwhile

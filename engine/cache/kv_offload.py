@@ -45,7 +45,7 @@ def _copy(to: Tensor, source: Tensor) -> None:
 
 
 class OffloadingConnector:
-    """The blocks of a KVCache, kept in a host tier under their names.
+    """The KV connector to a host tier: saves and loads blocks of a KVCache by block hash.
 
     Of a device that works on its own a block goes on its way to the host when the step's work is queued, beside that
     work; a thread writes it into the host tier when it has come.
@@ -75,7 +75,7 @@ class OffloadingConnector:
         return True
 
     def save(self, name: bytes, block: int) -> None:
-        """Keeps a block as it is after all that is queued up to now, unless it is kept already."""
+        """Saves a block as it is after all that is queued up to now, unless it is saved already."""
         if self.host_tier.holds(name):
             return
         if self._writer is None:
@@ -93,20 +93,20 @@ class OffloadingConnector:
 
 
 class StagingBuffer(Protocol):
-    """Memory for one block on its way to the device or from it."""
+    """Pinned host memory for one block between the device and the host tier."""
 
     here: Tensor  # on the host
 
     def fetch(self, block: Tensor) -> None:
-        """Queues the way to the host of what the block is after all that is queued up to now."""
+        """Queues the copy to the host of what the block is after all that is queued up to now."""
         ...
 
     def send(self, block: Tensor) -> None:
-        """Queues the way to the device, into the block, before all that is queued from now on."""
+        """Queues the copy to the device, into the block, before all that is queued from now on."""
         ...
 
     def wait(self) -> None:
-        """Until it has come, and this memory is free."""
+        """Waits until the copy is done and this buffer is free."""
         ...
 
 
@@ -210,7 +210,7 @@ def open_offloading_connector(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> OffloadingConnector | None:
-    """None where the config gives it no memory, or the machine has not so much: an engine works without it.
+    """None where the config or the machine has no memory for it: an engine works without.
 
     Of several ranks each has its part of the memory; `arch` is the whole model's.
     """

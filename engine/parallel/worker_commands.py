@@ -79,7 +79,7 @@ WorkerCommand = SchedulerOutput | SaveBlock | LoadBlock
 
 
 class CommandBroadcast(Protocol):
-    """Takes frames from the first rank to the others. A rank that is gone is a RuntimeError."""
+    """Broadcasts frames from the driver to the workers. A rank that is gone is a RuntimeError."""
 
     def send(self, data: bytes) -> None: ...
 
@@ -93,7 +93,7 @@ class CommandBroadcast(Protocol):
 
 
 class Rendezvous(msgspec.Struct, frozen=True):
-    """Where and how the ranks of a replica find each other. Made by the first rank."""
+    """The rendezvous of a replica's ranks: where and how they find each other. Made by the driver."""
 
     host: str
     port: int
@@ -105,7 +105,7 @@ class Rendezvous(msgspec.Struct, frozen=True):
 
 
 class Driver:
-    """The first rank's end. Ranks may join from its construction on, until all have."""
+    """The driver's end. Workers may join from its construction on, until all have."""
 
     def __init__(self, host: str, size: int, token: str, memory: CommandBroadcast | None = None) -> None:
         self._memory = memory
@@ -115,7 +115,7 @@ class Driver:
         self.port: int = self._joining.port
 
     def agree(self, num_blocks: int, timeout_s: float = 600.0) -> int:
-        """Waits until every rank has said how many KV blocks it has room for; tells all the least."""
+        """All-reduce (minimum) of the KV blocks that each rank has room for."""
         deadline_s = time.monotonic() + timeout_s
         self._ranks = self._joining.all(timeout_s)
         least = num_blocks
@@ -242,7 +242,7 @@ class _JoiningRanks:
 
 
 class Worker:
-    """Another rank's end. Raises TimeoutError or ConnectionError if the first rank cannot be reached."""
+    """A worker's end. Raises TimeoutError or ConnectionError if the driver cannot be reached."""
 
     def __init__(
         self, rendezvous: Rendezvous, rank: int, memory: CommandBroadcast | None = None, timeout_s: float = 600.0
@@ -275,7 +275,7 @@ class Worker:
                 self._channel.send(HEARTBEAT.pack(0.0 if began_s is None else time.monotonic() - began_s))
 
     def commands(self) -> Iterator[WorkerCommand]:
-        """As they come, until the first rank is gone. One that is taken counts as obeyed when the next is asked for."""
+        """The commands as they come, until the driver is gone. One counts as done when the next is asked for."""
         self._socket.settimeout(None)
         decoder: msgspec.msgpack.Decoder[WorkerCommand] = msgspec.msgpack.Decoder(WorkerCommand)
         while True:

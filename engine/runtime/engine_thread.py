@@ -71,12 +71,12 @@ class EngineThread:
         self._thread.start()
 
     def send(self, command: Command) -> None:
-        """Never blocks. What becomes of a Submit is in a later report."""
+        """Never blocks. Whether a Submit is accepted is in a later report."""
         self._inbox.put(command)
 
     @property
     def limit_s(self) -> float:
-        """How long the step that is computed now may take, in seconds. Beyond it, it hangs."""
+        """How long the running step may take, in seconds, before it counts as hung."""
         return self._step_times.limit_s(self._engine.num_step_tokens)
 
     @property
@@ -89,7 +89,7 @@ class EngineThread:
         return self._engine.rank_heartbeats()
 
     def declare_hung(self, message: str) -> None:
-        """Nobody waits for the step any more, and nothing is accepted. In any thread."""
+        """Declares the engine hung: the step is given up, and nothing more is accepted. In any thread."""
         self._is_hung = True
         self.failure = self.failure or message
         self._engine.lose_ranks()
@@ -217,7 +217,7 @@ class EngineThread:
 
 
 class _Turn:
-    """What comes out of one turn of the loop."""
+    """The results of one iteration of the loop."""
 
     def __init__(self) -> None:
         self.accepted: list[str] = []

@@ -11,7 +11,7 @@ __all__ = ["OutputQueue", "OutputQueues", "rejection_error"]
 
 
 class OutputQueue:
-    """What has arrived for one request and was not read yet. Lives on one event loop."""
+    """The outputs of one request that are not consumed yet. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -36,7 +36,7 @@ class OutputQueue:
             self._accepted.set_result(None)
 
     def hear(self) -> None:
-        """The engine has said something of the request."""
+        """Notes that the engine has reported on the request."""
         self.heard_s, self.asked_s = time.monotonic(), None
 
     def refuse(self, error: MantaError) -> None:
@@ -86,7 +86,7 @@ class OutputQueues:
         return self._by_id.get(request_id)
 
     def silent_since(self, then_s: float) -> Iterator[tuple[str, OutputQueue]]:
-        """Those for which nothing came since some moment, and may."""
+        """Requests without any report since some moment."""
         return ((id_, box) for id_, box in self._by_id.items() if box.heard_s < then_s and not box.has_failed)
 
     def fail(self, error: MantaError) -> None:

@@ -14,7 +14,7 @@ NewSequenceId = Callable[[], int]
 
 
 class BeamStep(NamedTuple):
-    """What the last beam of a step has decided."""
+    """What the search has decided once the last beam of a step was sampled."""
 
     forked: tuple[Sequence, ...] = ()  # sequences that are new in the scheduler
     ended: tuple[Sequence, ...] = ()  # sequences that nobody needs any more
@@ -45,7 +45,9 @@ class BeamScheduler:
         self._requests.pop(request_id, None)
 
     def advance(self, seq: Sequence, logprob: TokenLogprob, beams: list[Sequence]) -> BeamStep:
-        """What may follow one beam. With the last of `beams`, all that the search has, the next beams are chosen."""
+        """Takes the continuations of one beam. With the last of `beams`, all that the search has, the next ones are
+        chosen.
+        """
         group = self._requests[seq.request.request_id]
         seq.is_paused = True
         group.search.tell(seq.seq_id, logprob)

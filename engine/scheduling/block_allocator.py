@@ -14,7 +14,7 @@ __all__ = ["BlockAllocator"]
 
 
 class BlockAllocator:
-    """Gives blocks to sequences and takes them back. Who gets them in which order the scheduler decides."""
+    """Allocates blocks for sequences and frees them. The scheduler decides for whom, in which order."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class BlockAllocator:
     # -- what there is
 
     def num_blocks_of(self, num_tokens: int) -> int:
-        """Blocks of so many tokens."""
+        """The number of blocks that so many tokens take."""
         return -(-num_tokens // self.block_size)
 
     def num_computable_tokens(self, seq: Sequence) -> int:
-        """Tokens that it could compute with its blocks and all free ones."""
+        """Tokens that a sequence could compute with its blocks and all free ones."""
         return (len(seq.blocks) + self.pool.num_free) * self.block_size - seq.num_computed
 
     def match_prefix(self, seq: Sequence) -> list[int]:
@@ -59,7 +59,7 @@ class BlockAllocator:
         return seq.block_hashes[: (len(seq.tokens) - 1) // self.block_size]
 
     def missing_hashes(self, seq: Sequence) -> list[bytes]:
-        """Of these, what nobody has and no running sequence is about to compute."""
+        """Of the usable hashes, those that are cached nowhere and that no running sequence is about to compute."""
         block_hashes = self.usable_hashes(seq)
         at = len(self.cache.match(block_hashes))
         while self._connector is not None and at < len(block_hashes) and self._connector.holds(block_hashes[at]):
@@ -77,7 +77,7 @@ class BlockAllocator:
     # -- a sequence begins, grows and ends
 
     def start(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
-        """The sequence shares what `match_prefix` has found. What follows it and is kept elsewhere is brought back, if
+        """Shares the blocks that `match_prefix` has found, and loads those behind them from the KV connector, if
         it may be, and as far as there is room for a chunk. Returns how many blocks were.
         """
         for block in found:
@@ -106,7 +106,7 @@ class BlockAllocator:
         return parent.blocks[num_full], child.blocks[num_full]
 
     def allocate(self, seq: Sequence, num_tokens: int) -> None:
-        """Allocates what it lacks for its first `num_tokens`, as long as there are free blocks."""
+        """Allocates the blocks that a sequence lacks for its first `num_tokens`, while there are free ones."""
         while len(seq.blocks) < self.num_blocks_of(num_tokens) and self.pool.num_free > 0:
             seq.blocks.append(self._allocate())
 
@@ -129,7 +129,7 @@ class BlockAllocator:
             seq.num_cached_blocks += 1
 
     def free(self, seq: Sequence) -> None:
-        """Takes all its blocks away; what is cached can still be found."""
+        """Frees all blocks of a sequence; what is cached stays until it is evicted."""
         for block_hash in seq.block_hashes[seq.num_cached_blocks :]:
             self._end_filling(seq, block_hash)
         for block in reversed(seq.blocks):  # the end of a prefix goes before its beginning

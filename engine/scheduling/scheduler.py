@@ -26,7 +26,7 @@ SCORED_ROWS = 64  # rows of logits in one step, at most, for the prompts whose l
 
 
 class Scheduler:
-    """Owns the sequences that wait or run."""
+    """Owns the waiting and the running sequences."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Scheduler:
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Tokens to compute before every sequence has its next one; a cached prefix may go before it is used."""
+        """Tokens to compute before every sequence has its next one; a cached prefix may be evicted before it is used."""
         return self.queue.num_missing_tokens + sum(seq.num_uncomputed - 1 for seq in self.running)
 
     # -- sequences come and go
@@ -74,7 +74,7 @@ class Scheduler:
             self.queue.remove(seq)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Lets a new sequence go on from where a running one is; all but its last token are the parent's.
+        """Forks a running sequence: the child has all tokens of the parent but the last.
 
         Full blocks are shared, the partly filled one is copied before the next step. Where there is no block for the
         copy, the child waits and computes its tokens again.
@@ -100,7 +100,7 @@ class Scheduler:
     # -- one step
 
     def schedule(self) -> SchedulerOutput:
-        """What the next step computes. Blocks are assigned; nothing is computed yet."""
+        """Decides the next step and allocates its blocks. Nothing is computed yet."""
         sequences = self._assign()
         while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
             if any(seq.is_pending for seq in self.running):
@@ -209,7 +209,7 @@ class Scheduler:
         return sampled
 
     def _may_end(self, seq: Sequence) -> bool:
-        """It waits for a token, and what follows depends on which one it is, or is nothing."""
+        """Whether a sequence waits for a token that may end it, or on which its next step depends."""
         most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len)
         return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
@@ -226,7 +226,7 @@ class Scheduler:
         )
 
     def _grow(self, seq: Sequence, count: int) -> int:
-        """Gives a running sequence the blocks for `count` more tokens, at the cost of those after it.
+        """Allocates blocks for `count` more tokens of a running sequence, and preempts those after it if it must.
 
         Returns for how many tokens there are blocks.
         """
@@ -240,7 +240,7 @@ class Scheduler:
         return min(count, len(seq.blocks) * self.blocks.block_size - seq.num_computed)
 
     def _admit(self, seq: Sequence, budget: int) -> int:
-        """Makes a waiting sequence run if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
+        """Admits a waiting sequence if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
         if budget == 0:
             return 0
         found = self.blocks.match_prefix(seq)

@@ -8,7 +8,7 @@ __all__ = ["ScheduledSequence", "NewSequence", "SchedulerOutput", "ModelOutput"]
 
 
 class NewSequence(msgspec.Struct, frozen=True, array_like=True):
-    """A sequence that samples for the first time (or again after it lost its blocks)."""
+    """A sequence that samples for the first time, or again after it was preempted."""
 
     seq_id: int
     sampling: SamplingParams

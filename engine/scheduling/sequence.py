@@ -97,7 +97,7 @@ class Sequence:
 
     @property
     def can_speculate(self) -> bool:
-        """What is chosen at a position depends on nothing but logits and position."""
+        """Whether draft tokens may be proposed: its sampling depends on nothing but logits and position."""
         sampling, request = self.request.sampling, self.request
         return (
             request.grammar is None
