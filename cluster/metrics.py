@@ -16,8 +16,6 @@ from engine.types import EngineOutputs, GenerateRequest, RequestOutput
 
 __all__ = ["ReplicaMetrics", "migration_counter"]
 
-KINDS: dict[str, Any] = {"gauge": metrics.Gauge, "counter": metrics.Counter, "histogram": metrics.Histogram}
-
 
 def migration_counter() -> Callable[[str, bool], None]:
     """Counts requests that left their replica, by model and cause: "planned" (it drains) or "lost"."""
@@ -44,7 +42,9 @@ class ReplicaMetrics:
             metric = CATALOGUE[name]
             more: dict[str, Any] = {"boundaries": list(metric.buckets)} if metric.kind == "histogram" else {}
             tags = ("model_name", *metric.labels)
-            one = KINDS[metric.kind](f"vllm_{name}", description=metric.help, tag_keys=tags, **more)
+            one = getattr(metrics, metric.kind.capitalize())(
+                f"vllm_{name}", description=metric.help, tag_keys=tags, **more
+            )
             one.set_default_tags({"model_name": model})
             return one
 

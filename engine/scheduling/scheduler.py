@@ -56,7 +56,7 @@ class Scheduler:
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Tokens to compute before every sequence has its next one; a cached prefix may be evicted before it is used."""
+        """Tokens to compute before every sequence has its next one. Cached prefixes may be evicted before that."""
         return self.queue.num_missing_tokens + sum(seq.num_uncomputed - 1 for seq in self.running)
 
     # -- sequences come and go

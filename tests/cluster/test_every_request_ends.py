@@ -201,7 +201,7 @@ async def test_an_engine_that_raises_out_of_a_step_loses_what_it_was_asked_to_an
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with local_cluster(0) as cluster:
-        await cluster.add(engine=Refuses(ToyExecutor(num_blocks=512), "toy", cluster.scheduler, cache_key=SECRET))
+        await cluster.add(engine=Refuses(ToyExecutor(num_blocks=512), "toy", cache_key=SECRET))
         await cluster.until_up(1)
         asked = [request(f"r{i}", [i]) for i in range(4)]
         running = asyncio.gather(*(collect(cluster.client, one) for one in asked))
