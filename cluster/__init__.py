@@ -5,7 +5,7 @@ through it. Each ingress holds one TCP connection to each replica (`wire.py`): l
 structs, one frame per engine step for all requests of that ingress.
 
     ClusterClient.generate -> routing.choose -> Link.submit -> [wire] -> WireServer -> EngineThread
-                           <- OutputQueue        <- Link        <- [wire] <- WireServer <-
+                           <- OutputQueue    <- Link        <- [wire] <- WireServer <-
 
 `client.py` keeps the tokens that it has passed on. When a replica dies, stalls or drains, the request goes to another
 one as prompt + tokens, and the stream continues where it was.
