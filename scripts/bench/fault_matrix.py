@@ -72,7 +72,7 @@ class App:
 
     def scale(self, count: int) -> None:
         """A change of numbers alone: what runs stays."""
-        name = "Replica-" + self.model["name"]
+        name = "Replica-" + self.model["served_model_name"]
         self.overrides[1:] = [{"name": name, "num_replicas": count}]
         self.deploy()
 

@@ -32,7 +32,7 @@ def cluster() -> Iterator[Cluster]:
         return {kind: await answer(session, URL, kind) for kind in KINDS}
 
     with Nodes(num_cpus=8, has_redis=False) as nodes:
-        app = App(nodes, tensor_parallel_size=1)
+        app = App(nodes, tensor_parallel=1)
         yield Cluster(app, in_session(lambda session: deploy(app, session)))
 
 

@@ -14,6 +14,7 @@ import torch
 
 from kernels.experts.reference import Expert
 from kernels.kernel_set import KernelSet, triton_kernels
+from kernels.penalties.reference import PenaltyEntries
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.sampling import reference as sampling
 from scripts.bench.gpu.cases import Attention, make_attention, random_ints
@@ -404,7 +405,7 @@ def sampling_cases(kernels: KernelSet, rows: int, vocab_size: int, device: torch
         "top-k": (2, "keep_top_k", (top_k,), {"torch's sort": sampling.keep_top_k, "FlashInfer": flashinfer_top_k}),
         "top-p": (2, "keep_top_p", (top_p,), {"torch's sort": sampling.keep_top_p}),
         "min-p": (2, "keep_min_p", (1 - top_p,), {}),
-        "penalties, 1000 tokens a row": (2, "penalties", (*seen, top_p, top_p, top_p), {}),
+        "penalties, 1000 tokens a row": (2, "penalties", (PenaltyEntries(*seen), top_p, top_p, top_p), {}),
         "log probabilities, top 20": (1, "logprobs", (seeds, 20), {}),
     }
     for name, (times, op, arguments, peers) in cases.items():

@@ -237,12 +237,12 @@ def test_a_cpu_engine_beside_a_gpu_adds_up_on_the_cpu(tmp_path: Path, monkeypatc
 def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = ModelConfig(served_model_name="tiny", model=str(tmp_path), tensor_parallel_size=2)
-    with pytest.raises(ModelError, match="tensor_parallel is 2.*resources.num_gpus to 1"):
+    with pytest.raises(ModelError, match="tensor_parallel_size is 2.*resources.num_gpus to 1"):
         start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tensor_parallel is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
+    with pytest.raises(ModelError, match="tensor_parallel_size is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
         start_driver(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, rendezvous: None)
 
 
@@ -294,17 +294,17 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
         engine = Engine(first, "tiny", keeping)
         expected = told(engine, "first")
         names = hash_blocks(b"", root_hash(b"", "tiny", ""), PROMPT, 16)
-        assert first.blocks is not None and all(map(first.blocks.holds, names))
+        assert first.connector is not None and all(map(first.connector.holds, names))
         told(engine, "other", PROMPT[::-1] * 2)  # takes all blocks
-        (other,) = first.blocks._others
+        (other,) = first.connector._others
         assert other._file is not None
         for way in range(WAYS):
             other._set_last_used(other._file, names[2], way, 0)
-        assert not first.blocks.holds(names[2]) and not first.blocks.load(names[2], 0)
+        assert not first.connector.holds(names[2]) and not first.connector.load(names[2], 0)
         tokens, logprobs, num_cached, num_restored = told(engine, "again")
         assert (num_cached, num_restored) == (32, 32)
         assert tokens == expected[0] and logprobs == pytest.approx(expected[1], abs=1e-4)
-        assert first.blocks.holds(names[2]), "it is kept again"
+        assert first.connector.holds(names[2]), "it is kept again"
 
 
 def test_ranks_on_several_nodes_keep_nothing(caplog: pytest.LogCaptureFixture) -> None:

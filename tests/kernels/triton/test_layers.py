@@ -111,7 +111,8 @@ def test_keys_and_values_are_rounded_to_float8(dtype, scaled):
     caches = [torch.full((2, kv_heads, 4, dim), torch.nan, dtype=torch.float8_e4m3fn) for _ in range(4)]
     scales = [torch.tensor([0.25, 3.0]), torch.tensor([0.7, 1.0])] if scaled else [None, None]
     calls = ((qkv_rotary, caches[:2]), (qkv_reference.qkv_rotary, caches[2:]))
-    queries = [call(qkv.clone(), None, None, 1e-6, unturned, positions, slots, *pair, *scales) for call, pair in calls]
+    spec = QkvSpec(unturned, k_scale_G=scales[0], v_scale_G=scales[1])
+    queries = [call(qkv.clone(), tuple(pair), positions, slots, spec) for call, pair in calls]
     assert torch.equal(*queries)
     assert caches[0].float().nan_to_num().abs().max() == 448
     for ours, theirs in zip(caches[:2], caches[2:], strict=True):

@@ -85,21 +85,12 @@ def test_long_prefixes_and_long_rests_have_longer_splits(monkeypatch):
     assert error(paged.attend(paged_attention, prefixes=prefixes), paged.expected()) < 1e-5
 
 
-@pytest.mark.parametrize("options", [{"window": 100}, {"cut": False}])
-def test_windows_and_uncut_rows_leave_groups_aside(options):
+@pytest.mark.parametrize(("window", "cut"), [(100, True), (0, False)])
+def test_windows_and_uncut_rows_leave_groups_aside(window, cut):
     lens, counts, groups = BATCHES["beside chunks"]
     paged = make(write_kv, lens, counts, heads=(4, 2))
-    prefixes, attend = paged.share(groups), functools.partial(paged_attention, **options)
-    call = functools.partial(
-        attend,
-        paged.queries,
-        paged.k_cache,
-        paged.v_cache,
-        paged.query_starts,
-        paged.seq_lens,
-        paged.block_table,
-        0.125,
-    )
+    prefixes, attend = paged.share(groups), functools.partial(paged_attention, cut=cut)
+    call = functools.partial(paged.attend, attend, window)
     assert torch.equal(call(prefixes=prefixes), call())
 
 
