@@ -13,7 +13,7 @@ from engine.errors import ModelError
 from engine.execution.executor import Executor
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import device_of, load_executor
-from engine.parallel.collectives import group_name, open_broadcast, open_group
+from engine.parallel.collectives import group_name, open_command_broadcast, open_group
 from engine.parallel.rank_offload import RankOffloadingConnector
 from engine.parallel.tensor_parallel import Collective, TensorParallel
 from engine.parallel.worker_commands import (
@@ -149,7 +149,7 @@ def start_driver(
     remove_abandoned("manta-" + "[0-9a-f]" * 16)  # by replicas that were killed while they loaded
     # memory must be there before the others look for it; a process group comes about when all have come
     try:
-        memory = open_broadcast(commands, 0, size)
+        memory = open_command_broadcast(commands, 0, size)
     except OSError as error:
         log.warning("the ranks send plans over TCP, there is no shared memory: %s", error.strerror)
         commands, memory = "", None
@@ -194,7 +194,7 @@ def start_driver(
 
 def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
     """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
-    memory = open_broadcast(rendezvous.commands, rank, rendezvous.size)
+    memory = open_command_broadcast(rendezvous.commands, rank, rendezvous.size)
     worker = Worker(rendezvous, rank, memory)
     group = open_group(rendezvous.group, rank, rendezvous.size, device_of(model.engine).type == "cuda")
 

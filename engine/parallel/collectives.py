@@ -8,7 +8,7 @@ from engine.parallel.torch_group import TorchGroup
 from engine.parallel.worker_commands import CommandBroadcast
 from kernels.native.compiler import Compiler, find_compiler
 
-__all__ = ["group_name", "open_broadcast", "open_group"]
+__all__ = ["group_name", "open_command_broadcast", "open_group"]
 
 TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
 
@@ -20,7 +20,7 @@ def group_name(host: str, shares_memory: bool) -> str:
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
-def open_broadcast(name: str, rank: int, size: int) -> CommandBroadcast | None:
+def open_command_broadcast(name: str, rank: int, size: int) -> CommandBroadcast | None:
     if not name:
         return None
     from kernels.shm_broadcast.cpu import ShmBroadcast

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     except (ServerError, RuntimeError, OSError) as error:
         sys.exit(f"manta bench: {error}")
     if options.json:
-        print(json.dumps({"model": model, "arguments": _told(options), "rows": rows}))
+        print(json.dumps({"model": model, "arguments": _arguments_of(options), "rows": rows}))
     else:
         _print(rows)
 
@@ -61,7 +61,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         print(layout.format(row["concurrency"], row["num_requests"], prompt, row["output_tokens_per_s"], *times))
 
 
-def _told(options: argparse.Namespace) -> dict[str, Any]:
+def _arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result is worth nothing without; the key is nobody's business."""
     return {name: value for name, value in vars(options).items() if name != "api_key"}
 

@@ -29,16 +29,16 @@ class ResumingHub:
 
     def download(self, repo_id: str, revision: str | None, *, weights: bool) -> Path:
         if weights:
-            _bring(repo_id, revision, lambda names: filter(hub.is_weights, names))
+            _download(repo_id, revision, lambda names: filter(hub.is_weights, names))
         return hub.download(repo_id, revision, weights=weights)
 
     def download_gguf(self, repo_id: str, revision: str | None, quantization: str, *, weights: bool) -> Path:
         if weights:
-            _bring(repo_id, revision, lambda names: [hub.file_of(names, quantization, repo_id)])
+            _download(repo_id, revision, lambda names: [hub.file_of(names, quantization, repo_id)])
         return hub.download_gguf(repo_id, revision, quantization, weights=weights)
 
 
-def _bring(repo_id: str, revision: str | None, wanted: Callable[[list[str]], Iterable[str]]) -> None:
+def _download(repo_id: str, revision: str | None, wanted: Callable[[list[str]], Iterable[str]]) -> None:
     """Brings the files that are wanted of those that there are. What cannot be had is left to the hub's library."""
     try:
         commit, names = hub.files_of(repo_id, revision)

@@ -166,11 +166,11 @@ def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) 
     said = ""
     while thread.is_alive() and not stopping.is_set():
         thread.join(0.2)
-        said = _say_progress(serve, said)
+        said = _print_progress(serve, said)
     return failures[0] if failures and not stopping.is_set() else None
 
 
-def _say_progress(serve: Any, said: str) -> str:
+def _print_progress(serve: Any, said: str) -> str:
     """Says what the deployments do, whenever that has changed. Returns what was said last."""
     parts = []
     for application in serve.status().applications.values():

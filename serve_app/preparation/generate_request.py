@@ -10,7 +10,7 @@ from serve_app.generation.choice import TextRules
 from serve_app.generation.output_parser import ParseRules
 from serve_app.grammar.constraint import Constraint
 from serve_app.model.text_model import TextModel
-from serve_app.preparation.prompt import room_for_answer, truncated
+from serve_app.preparation.prompt import max_answer_tokens, truncated
 from serve_app.preparation.sampling import sampling_params
 from serve_app.request.options import Delivery, GenerationOptions
 from serve_app.request.output_format import FIT
@@ -78,7 +78,7 @@ def prepare(
     lengths, constraint, parse = options.lengths, answer.constraint, answer.parse
     _check(options, model, constraint)
     prompt = truncated(prompt, lengths, context.max_model_len)
-    max_tokens = room_for_answer(len(prompt), lengths, context.max_model_len)
+    max_tokens = max_answer_tokens(len(prompt), lengths, context.max_model_len)
     if lengths.max_tokens is None and model.defaults.max_new_tokens is not None:
         max_tokens = min(max_tokens, max(model.defaults.max_new_tokens, lengths.min_tokens))
     budget = lengths.reasoning_tokens

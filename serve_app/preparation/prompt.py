@@ -4,7 +4,7 @@ from engine.errors import ContextTooLong, RequestError
 from serve_app.model.text_model import TextModel
 from serve_app.request.options import LengthLimits
 
-__all__ = ["check_text_fits", "room_for_answer", "truncated"]
+__all__ = ["check_text_fits", "max_answer_tokens", "truncated"]
 
 
 def check_text_fits(text: str, limits: LengthLimits, model: TextModel, context_len: int, param: str) -> None:
@@ -29,7 +29,7 @@ def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -
     return prompt[-keep:] if limits.truncation_side == "left" else prompt[:keep]
 
 
-def room_for_answer(num_prompt: int, limits: LengthLimits, context_len: int) -> int:
+def max_answer_tokens(num_prompt: int, limits: LengthLimits, context_len: int) -> int:
     """How many tokens the answer may have.
 
     |----- prompt -----|------- answer -------|
