@@ -16,27 +16,38 @@ from kernels.native.compiler import Compiler
 __all__ = ["build"]
 
 PANEL = 64  # outputs that are packed together
+TILE_INPUTS = 32  # inputs that AMX tiles take at once
 
 
 def build(compiler: Compiler) -> Callable[..., "Linear"]:
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     library.linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5
     library.linear.restype = None
+    library.has_tiles.restype = ctypes.c_int64
+    has_tiles = bool(library.has_tiles())
+    if has_tiles:
+        library.linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5
+        library.linear_by_tiles.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
 
     def linear(weight_OI: Tensor, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> "Linear":
-        return Linear(library, weight_OI, bias_O, out_dtype or weight_OI.dtype)
+        kind = TiledLinear if has_tiles else Linear
+        return kind(library, weight_OI, bias_O, out_dtype or weight_OI.dtype)
 
     return linear
 
 
 class Linear:
+    """One implementation for all CPUs: with bfloat16 products where they are, else by fused multiply-adds."""
+
+    inputs_at_once = 2
+
     def __init__(self, library: ctypes.CDLL, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype) -> None:
-        self._function = library.linear
-        self._num_out, self._num_in = weight_OI.shape
-        self._odd = self._num_in % 2
-        padded = pad(weight_OI, (0, self._odd, 0, -self._num_out % PANEL))
+        self._library = library
+        self._num_out, num_in = weight_OI.shape
+        self._missing = -num_in % self.inputs_at_once
+        padded = pad(weight_OI, (0, self._missing, 0, -self._num_out % PANEL))
         # [O, I] -> [panels, I / 2, 64, 2]
         panels = padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2)
         self._weight = torch.empty(panels.shape, dtype=panels.dtype)
@@ -46,19 +57,29 @@ class Linear:
         self._out_dtype = out_dtype
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        if self._odd:
-            x_TI = pad(x_TI, (0, 1))
+        if self._missing:
+            x_TI = pad(x_TI, (0, self._missing))
         x_TI = x_TI.contiguous()
         out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
-        self._function(
-            x_TI.data_ptr(),
-            self._weight.data_ptr(),
-            None if self._bias is None else self._bias.data_ptr(),
-            out_TO.data_ptr(),
-            self._out_dtype == torch.float32,
-            x_TI.shape[0],
-            x_TI.shape[1],
-            self._num_out,
-            torch.get_num_threads(),
-        )
+        self._multiply(x_TI, out_TO)
         return out_TO
+
+    def _multiply(self, x_TI: Tensor, out_TO: Tensor) -> None:
+        self._library.linear(*self._pointers(x_TI, out_TO), *self._sizes(x_TI))
+
+    def _pointers(self, x_TI: Tensor, out_TO: Tensor) -> tuple[int | None, ...]:
+        bias = None if self._bias is None else self._bias.data_ptr()
+        return x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr()
+
+    def _sizes(self, x_TI: Tensor) -> tuple[int, ...]:
+        return self._out_dtype == torch.float32, *x_TI.shape, self._num_out, torch.get_num_threads()
+
+
+class TiledLinear(Linear):
+    """By AMX tiles."""
+
+    inputs_at_once = TILE_INPUTS
+
+    def _multiply(self, x_TI: Tensor, out_TO: Tensor) -> None:
+        tiles = torch.empty_like(x_TI)
+        self._library.linear_by_tiles(*self._pointers(x_TI, out_TO), tiles.data_ptr(), *self._sizes(x_TI))

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.native.instruction_set import InstructionSet, find_instruction_set
 from kernels.native.private import NotPrivateError, check_file, make_folder
 
 __all__ = ["Compiler", "find_compiler"]
@@ -29,14 +30,17 @@ if sys.platform == "linux":  # elsewhere the system's compiler mostly has no Ope
 
 
 def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
-    """The system's C compiler, or None. Shared objects go to `cache_dir`, by default one in the user's home.
+    """The system's C compiler for the best instruction set of this machine, or None. Shared objects go to `cache_dir`,
+    by default one in the user's home. MANTA_INSTRUCTION_SET chooses another set: ValueError if it cannot be run.
 
     What lies there is run: NotPrivateError if others can write to `cache_dir`.
     """
     flags = shlex.split(os.environ.get("MANTA_CFLAGS", ""))
     for name in ("gcc", "cc", "clang"):
         if command := shutil.which(name):
-            return Compiler(command, make_folder(cache_dir) if cache_dir else _default_folder(), flags=flags)
+            folder = make_folder(cache_dir) if cache_dir else _default_folder()
+            instructions, _ = find_instruction_set(os.environ.get("MANTA_INSTRUCTION_SET"))
+            return Compiler(command, folder, instructions, flags)
     return None
 
 
@@ -68,24 +72,25 @@ def _folder_of(home: Path | None, temporary: Path) -> Path:
 
 
 class Compiler:
-    """`march` is the CPU that is compiled for: this one, unless a test wants the code of a lesser one. `flags` (by
-    default those of MANTA_CFLAGS) come last: what they say wins.
-    """
+    """For one instruction set. `flags` (by default those of MANTA_CFLAGS) come last: what they say wins."""
 
-    def __init__(self, command: str, cache_dir: Path, march: str = "native", flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: str, cache_dir: Path, instructions: InstructionSet, flags: Sequence[str] = ()
+    ) -> None:
+        self.instructions = instructions
         self._command = command
         self._cache_dir = cache_dir
         self._extra_flags = tuple(flags)
-        self._flags = [*FLAGS, f"-march={march}", *flags]
+        self._flags = [*FLAGS, *instructions.flags, *flags]
 
-    def lesser(self, march: str) -> "Compiler":
-        return Compiler(self._command, self._cache_dir, march, self._extra_flags)
+    def for_instructions(self, instructions: InstructionSet) -> "Compiler":
+        return Compiler(self._command, self._cache_dir, instructions, self._extra_flags)
 
     def load(self, source: Path) -> ctypes.CDLL:
         """The shared object of a C file. A compiler that fails is a RuntimeError with what it said."""
         headers = Path(__file__).parent
         key = hashlib.sha256("\0".join([self._command, *self._flags, _cpu()]).encode())
-        for file in (source, *sorted(headers.glob("*.h"))):
+        for file in (source, *sorted(source.parent.glob("*.h")), *sorted(headers.glob("*.h"))):
             key.update(file.read_bytes())
         target = self._cache_dir / f"{source.parent.name}-{key.hexdigest()[:24]}.so"
         if not _is_ours(target):

@@ -9,47 +9,13 @@
  * blocks    |  . . x x  |  x x x x  |  x x x x  |  x x x . |  x . . .  |
  *            window                              tail: masked row by row */
 
-#include <stdlib.h>
-
-#include "lanes.h"
+#include "softmax.h"
+#include "tiles.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
-enum { MAX_ROWS = 12, GROUP = 6, LANES = 16, AHEAD = 4 };
-
-typedef struct {
-    const bf16 *q;       /* [H, D] of the row's token, at its head */
-    int64_t start, stop; /* positions of the keys it sees */
-    float sink;          /* a score without a key; -INFINITY is none */
-} Row;
-
-typedef struct {
-    float scale, soft_cap; /* of products of queries and keys, of scores; 0 is no cap */
-} Rules;
-
-/* A run of blocks of one sequence and KV head in one cache. */
-typedef struct {
-    const bf16 *cache;     /* at the head */
-    const int32_t *blocks; /* the sequence's row of the table */
-    int64_t stride;        /* values from one block to the next */
-    int64_t block_size, dim;
-} Blocks;
-
-static inline const uint32_t *block_at(const Blocks *blocks, int64_t b) {
-    return (const uint32_t *)(blocks->cache + blocks->blocks[b] * blocks->stride);
-}
-
-/* Blocks lie scattered, so they are asked for some blocks ahead. Into the second cache: the first has few requests
- * in flight at a time, which halves the bandwidth. */
-static inline void fetch(const Blocks *blocks, int64_t b, int64_t end) {
-    if (b >= end) return;
-    const char *memory = (const char *)block_at(blocks, b);
-    for (int64_t i = 0; i < blocks->block_size * blocks->dim * 2; i += 64) __builtin_prefetch(memory + i, 0, 2);
-}
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+enum { MAX_ROWS = 12, GROUP = 6 };
 
 /* -- scores of a block for up to GROUP rows: two sums over the dimensions, even and odd pairs, joined at the end
  * -- values: out [rows, D] += weights [rows] @ values of the first `slots` slots of blocks [from, to), one after the
@@ -174,59 +140,6 @@ static void add_values(int rows, const bf16 *weights, int64_t width, const Block
             }
 }
 
-/* 2^x for x <= 0 to 5 parts in a million: what follows is rounded to bfloat16. */
-static inline float power_of_2(float x) {
-    x = x < -126.0f ? -126.0f : x;
-    float n = rintf(x), r = x - n;
-    float p = fmaf(r, 0.00967f, 0.05550f);
-    p = fmaf(p, r, 0.24022f);
-    p = fmaf(p, r, 0.693147f);
-    p = fmaf(p, r, 1.0f);
-    return p * float_of((uint32_t)((int32_t)n + 127) << 23);
-}
-
-/* Products to scores between -cap and cap. */
-static void cap(float *products, int64_t count, const Rules *rules) {
-    float scale = rules->scale / rules->soft_cap;
-    for (int64_t i = 0; i < count; i++) {
-        float x = products[i] * scale, shrunk = exp_of(-2.0f * fabsf(x));
-        products[i] = copysignf(rules->soft_cap * (1.0f - shrunk) / (1.0f + shrunk), x);
-    }
-}
-
-/* Products to weights in bf16, not yet divided by their sum. Positions outside get weight 0.
- * Returns the sum, the sink's share included, and in `log` its logarithm, were the weights not relative to the largest.
- * Lane = position % 16, because base is a multiple of 16. */
-static float soften(float *scores, bf16 *weights, int64_t base, const Row *row, int64_t end, const Rules *rules,
-                    float *log) {
-    int64_t from = row->start - base, to = row->stop - base, count = end - base;
-    float scale = rules->scale;
-    if (rules->soft_cap != 0.0f) {
-        cap(scores + from, to - from, rules);
-        scale = 1.0f;
-    }
-    for (int64_t i = 0; i < from; i++) scores[i] = -INFINITY;
-    for (int64_t i = to; i < count; i++) scores[i] = -INFINITY;
-    float lanes[LANES], sums[LANES], largest = row->sink / scale;
-    for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY, sums[j] = 0.0f;
-    for (int64_t i = 0; i < count; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = scores[i + j] > lanes[j] ? scores[i + j] : lanes[j];
-    for (int j = 0; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-    float power = scale * 1.44269504f;
-    for (int64_t i = 0; i < count; i += LANES)
-        for (int j = 0; j < LANES; j++) {
-            float weight = power_of_2((scores[i + j] - largest) * power);
-            uint32_t bits = bits_of(scores[i + j] == -INFINITY ? 0.0f : weight);
-            bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
-            weights[i + j] = bits >> 16;
-            sums[j] += float_of(bits);
-        }
-    float sum = sum16(sums);
-    if (row->sink != -INFINITY) sum += power_of_2((row->sink / scale - largest) * power);
-    *log = log_of(sum) + largest * scale;
-    return sum;
-}
-
 /* All rows of a task: their unscaled outputs [rows, D], the sums to divide them by, and the logarithms of these. */
 static void attend(int num_rows, const Row *rows, const Blocks *keys, const Blocks *values, const Rules *rules,
                    float *out, float *sums, float *logs) {
@@ -246,8 +159,12 @@ static void attend(int num_rows, const Row *rows, const Blocks *keys, const Bloc
                    score + r * width + shift + (b - first) * block_size, width);
     }
     for (int64_t b = first; b < first + AHEAD; b++) fetch(values, b, last + 1);
-    for (int r = 0; r < num_rows; r++)
-        sums[r] = soften(score + r * width, weight + r * width, base, rows + r, end, rules, logs + r);
+    for (int r = 0; r < num_rows; r++) {
+        Softmax softmax = first_softmax(rows + r, rules);
+        soften(score + r * width, weight + r * width, base, width, rows + r, rules, &softmax);
+        sums[r] = softmax.sum;
+        logs[r] = log_of_sum(&softmax, rules);
+    }
     memset(out, 0, num_rows * dim * sizeof(float));
     shared = most(shared, first);
     for (int r = 0; r < num_rows; r += GROUP) {
@@ -268,9 +185,11 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
                      const int32_t *lens, const int32_t *table, const float *sinks, bf16 *out, float *lse_out,
                      float scale, float soft_cap, int64_t window, int64_t num_tokens, int64_t num_seqs,
                      int64_t num_heads, int64_t num_kv_heads, int64_t dim, int64_t block_size, int64_t table_width,
-                     int64_t num_threads) {
-    int64_t group = num_heads / num_kv_heads, heads = least(group, MAX_ROWS); /* heads of a group that go together */
-    int64_t height = MAX_ROWS / heads, parts = (group + heads - 1) / heads;
+                     int64_t num_threads, int64_t has_amx) {
+    int by_tiles = has_amx && can_tile(dim, block_size);
+    int64_t max_rows = by_tiles ? TILED_ROWS : MAX_ROWS, group = num_heads / num_kv_heads;
+    int64_t heads = least(group, max_rows); /* of a group, that go together */
+    int64_t height = max_rows / heads, parts = (group + heads - 1) / heads;
     int64_t *first_tile = malloc((num_seqs + 1) * sizeof(int64_t)); /* tiles of `height` queries before a sequence */
     first_tile[0] = 0;
     for (int64_t s = 0; s < num_seqs; s++)
@@ -284,7 +203,7 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
         while (first_tile[s + 1] <= tile) s++;
         int64_t from = starts[s] + (tile - first_tile[s]) * height, to = least(from + height, starts[s + 1]);
         int64_t h0 = g * group + part * heads, h1 = least(h0 + heads, (g + 1) * group);
-        Row rows[MAX_ROWS];
+        Row rows[TILED_ROWS];
         int num_rows = 0;
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++) {
@@ -292,11 +211,12 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
                 rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, window ? most(0, stop - window) : 0, stop,
                                          sinks ? sinks[h] : -INFINITY};
             }
-        float *sums = malloc(num_rows * (dim + 1) * sizeof(float)), *totals = sums + num_rows * dim, logs[MAX_ROWS];
+        float *sums = malloc(num_rows * (dim + 1) * sizeof(float)), *totals = sums + num_rows * dim, logs[TILED_ROWS];
         int64_t head = g * block_size * dim, stride = num_kv_heads * block_size * dim;
         Blocks keys = {k_cache + head, table + s * table_width, stride, block_size, dim}, values = keys;
         values.cache = v_cache + head;
-        attend(num_rows, rows, &keys, &values, &rules, sums, totals, logs);
+        if (by_tiles) attend_by_tiles(num_rows, rows, &keys, &values, &rules, sums, totals, logs);
+        else attend(num_rows, rows, &keys, &values, &rules, sums, totals, logs);
         num_rows = 0;
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++, num_rows++) {

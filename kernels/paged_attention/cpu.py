@@ -16,9 +16,12 @@ __all__ = ["build"]
 
 
 def build(compiler: Compiler) -> Callable[..., Tensor]:
-    function = compiler.load(Path(__file__).with_name("cpu.c")).paged_attention
-    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] * 2 + [ctypes.c_int64] * 9
+    library = compiler.load(Path(__file__).with_name("cpu.c"))
+    function = library.paged_attention
+    function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_float] * 2 + [ctypes.c_int64] * 10
     function.restype = None
+    library.has_tiles.restype = ctypes.c_int64
+    has_tiles = library.has_tiles()
 
     def paged_attention(
         q_THD: Tensor,
@@ -56,6 +59,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             block_size,
             block_table_SW.shape[1],
             torch.get_num_threads(),
+            has_tiles,
         )
         return out_THD
 

@@ -13,11 +13,13 @@
 #define _DEFAULT_SOURCE
 #include "lanes.h"
 #include "pages.h"
+#include "panel.h"
+#include "tiles.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
 
-enum { PANEL = 64, GROUP = 32, PAIRS = GROUP / 2, TILE = 6, ROWS_AT_ONCE = 96 };
+enum { GROUP = 32, PAIRS = GROUP / 2, TILE = 6, ROWS_AT_ONCE = 96 };
 enum { FOUR_BITS, EIGHT_BITS, UNPACKED }; /* how codes are kept */
 enum { PAIR_BYTES = PANEL, WIDE_PAIR_BYTES = 2 * PANEL, UNPACKED_PAIR_BYTES = 4 * PANEL };
 enum { AHEAD = 3 };                                   /* records: what is fetched while one is computed */
@@ -164,7 +166,7 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
     int64_t run = num_threads > 1 ? (num_panels + 4 * num_threads - 1) / (4 * num_threads) : num_panels;
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(dynamic, run)
     for (int64_t panel = 0; panel < num_panels; panel++) {
-        int64_t first = panel * PANEL, width = num_out - first < PANEL ? num_out - first : PANEL;
+        int64_t first = panel * PANEL;
         _Alignas(64) uint32_t unpacked[PANEL * PAIRS * UNPACKED_GROUPS];
         _Alignas(64) float sums[ROWS_AT_ONCE * PANEL];
         for (int64_t row = 0; row < num_rows; row += ROWS_AT_ONCE) {
@@ -195,15 +197,7 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
                                 num_groups, sums + start * PANEL + half * PANEL / 2);
                 }
             }
-            for (int64_t r = 0; r < count; r++) {
-                float *sum = sums + r * PANEL;
-                if (bias)
-                    for (int64_t j = 0; j < width; j++) sum[j] += bias[first + j];
-                if (out_is_float)
-                    memcpy((float *)out + (row + r) * num_out + first, sum, width * sizeof(float));
-                else
-                    for (int64_t j = 0; j < width; j++) ((bf16 *)out)[(row + r) * num_out + first + j] = narrow(sum[j]);
-            }
+            finish(sums, bias, count, first, num_out, out_is_float, out, row);
         }
     }
 }

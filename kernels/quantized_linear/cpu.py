@@ -31,25 +31,33 @@ def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
         return None
     library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
     library.quantized_linear.restype = None
+    library.has_tiles.restype = ctypes.c_int64
+    has_tiles = bool(library.has_tiles())
+    if has_tiles:
+        library.quantized_linear_by_tiles.argtypes = library.quantized_linear.argtypes
+        library.quantized_linear_by_tiles.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
 
     def quantized_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> QuantizedLinear:
-        return QuantizedLinear(library, weight, bias_O, out_dtype or torch.bfloat16)
+        kind = TiledQuantizedLinear if has_tiles else QuantizedLinear
+        return kind(library, weight, bias_O, out_dtype or torch.bfloat16)
 
     return quantized_linear
 
 
 class QuantizedLinear:
+    """With integers as they are, factors applied to each group's sum."""
+
     def __init__(
         self, library: ctypes.CDLL, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
     ) -> None:
-        self._function = library.quantized_linear
+        self._library = library
         self._num_out, self._num_in = weight.shape
-        self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
-        packed = _packed(weight)
+        self._format = weight.bits, weight.least, weight.offsets_OG is not None
+        packed = _packed(weight, self._codes)
         self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
         library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
         self._weight[:-1] = packed.flatten()
@@ -58,48 +66,80 @@ class QuantizedLinear:
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         x_TI = x_TI.contiguous()
-        num_rows = x_TI.shape[0]
-        x_sums = torch.empty((num_rows, self._num_in // GROUP))
-        out_TO = torch.empty((num_rows, self._num_out), dtype=self._out_dtype)
-        self._function(
-            x_TI.data_ptr(),
-            self._weight.data_ptr(),
-            None if self._bias is None else self._bias.data_ptr(),
-            out_TO.data_ptr(),
-            x_sums.data_ptr(),
-            self._out_dtype == torch.float32,
-            self._bits,
-            self._least,
-            self._has_offsets,
-            num_rows,
-            self._num_in,
-            self._num_out,
-            torch.get_num_threads(),
+        out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
+        bias = None if self._bias is None else self._bias.data_ptr()
+        scratch = self._scratch(x_TI)
+        self._multiply(
+            *(x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr(), scratch.data_ptr()),
+            *(self._out_dtype == torch.float32, *self._format, *x_TI.shape, self._num_out, torch.get_num_threads()),
         )
         return out_TO
 
+    @property
+    def _multiply(self) -> Callable[..., None]:
+        function: Callable[..., None] = self._library.quantized_linear
+        return function
 
-def _packed(weight: GroupQuantized) -> Tensor:
-    """[panels, groups, bytes of a record], as cpu.c draws it."""
+    @staticmethod
+    def _scratch(x_TI: Tensor) -> Tensor:
+        """For the sums of each group's inputs."""
+        return torch.empty((x_TI.shape[0], x_TI.shape[1] // GROUP))
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as cpu.c draws them."""
+        num_groups = weight.shape[1] // GROUP
+        if weight.bits == 8:
+            # [panels, 64, groups, pairs, 2] -> [panels, groups, pairs, 64, 2]
+            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP // 2, 2)
+            return wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
+        # [panels, 4, 16, groups, pairs, 2]: outputs c * 16 + j, a group's inputs by pairs
+        nibbles = _nibbles(weight).view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
+        return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
+
+
+class TiledQuantizedLinear(QuantizedLinear):
+    """By AMX tiles, with weights made bfloat16 as they are read."""
+
+    @property
+    def _multiply(self) -> Callable[..., None]:
+        function: Callable[..., None] = self._library.quantized_linear_by_tiles
+        return function
+
+    @staticmethod
+    def _scratch(x_TI: Tensor) -> Tensor:
+        """For the rows as the right side of a product."""
+        return torch.empty_like(x_TI)
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as tiles.h draws them."""
+        num_groups = weight.shape[1] // GROUP
+        if weight.bits == 8:
+            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP)
+            return wide.transpose(1, 2).flatten(2).view(torch.uint8)
+        # [panels, q, 4, groups, inputs] -> [panels, groups, q, inputs, 4]
+        nibbles = _nibbles(weight).view(-1, PANEL // 4, 4, num_groups, GROUP).permute(0, 3, 1, 4, 2)
+        return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # bytes of a word, the lower first
+
+
+def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
+    return 0, 0, 0, -weight.shape[0] % PANEL
+
+
+def _nibbles(weight: GroupQuantized) -> Tensor:
+    return pad((weight.ints_OI - weight.least).view(torch.uint8), _missing(weight))
+
+
+def _packed(weight: GroupQuantized, codes: Callable[[GroupQuantized], Tensor]) -> Tensor:
+    """[panels, groups, bytes of a record]: factors, offsets, codes."""
     num_groups = weight.shape[1] // GROUP
     repeats = weight.group // GROUP
-    missing = (0, 0, 0, -weight.shape[0] % PANEL)
 
     def by_panel(of_groups_OG: Tensor) -> Tensor:
         repeated = of_groups_OG.repeat_interleave(repeats, dim=1)
-        panels = pad(repeated, missing).view(-1, PANEL, num_groups).transpose(1, 2)
+        panels = pad(repeated, _missing(weight)).view(-1, PANEL, num_groups).transpose(1, 2)
         return panels.contiguous().view(torch.uint8)
 
-    if weight.bits == 8:
-        # [panels, 64, groups, pairs, 2] -> [panels, groups, pairs, 64, 2]
-        wide = pad(weight.ints_OI, missing).view(-1, PANEL, num_groups, GROUP // 2, 2)
-        codes = wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
-    else:
-        # [panels, 4, 16, groups, pairs, 2]: outputs c * 16 + j, a group's inputs by pairs
-        narrow = pad((weight.ints_OI - weight.least).view(torch.uint8), missing)
-        nibbles = narrow.view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
-        codes = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
-    parts = [by_panel(weight.factors_OG), codes]
-    if weight.offsets_OG is not None:
-        parts.insert(1, by_panel(weight.offsets_OG))
-    return torch.cat(parts, dim=2)
+    scales = [weight.factors_OG] if weight.offsets_OG is None else [weight.factors_OG, weight.offsets_OG]
+    return torch.cat([*map(by_panel, scales), codes(weight)], dim=2)

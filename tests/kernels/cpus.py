@@ -1,20 +1,19 @@
-"""The sets of instructions for which the compiled kernels are tried: this CPU's own and the lesser ones it has."""
+"""The instruction sets for which the compiled kernels are tried: all that this machine runs, and AMX emulated."""
 
-import platform
-from pathlib import Path
+from kernels.native.instruction_set import INSTRUCTION_SETS, InstructionSet, cpu_flags, find_instruction_set
 
-__all__ = ["CPUS"]
+__all__ = ["SETS"]
 
-# what gcc and clang call a CPU -> what it has that the one before it lacks
-LESSER = {"x86-64": set[str](), "haswell": {"avx2", "fma"}, "skylake-avx512": {"avx512f", "avx512bw", "avx512vl"}}
-
-
-def _lesser() -> list[str]:
-    if platform.machine() != "x86_64":
-        return []
-    cpuinfo = Path("/proc/cpuinfo")  # elsewhere only what every such CPU has is known to be there
-    has = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return [cpu for cpu, needs in LESSER.items() if needs <= has]
+# small blocks, so that few keys and inputs already need several
+EMULATED = ("-DEMULATED_AMX", "-DKEYS_AT_ONCE=64", "-DSTEPS_AT_ONCE=2")
 
 
-CPUS = ["native", *_lesser()]
+def _sets() -> dict[str, InstructionSet]:
+    best, _ = find_instruction_set()
+    sets = {one.name: one for one in INSTRUCTION_SETS.values() if one.machine == best.machine}
+    runs = {name: one for name, one in sets.items() if not one.missing(cpu_flags())}
+    emulated = InstructionSet("emulated_amx", best.machine, best.needs, (*best.flags, *EMULATED))
+    return {**runs, best.name: best, emulated.name: emulated}
+
+
+SETS = _sets()

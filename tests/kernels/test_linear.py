@@ -3,14 +3,14 @@ import torch
 
 from kernels.linear import cpu, cuda, onednn, reference
 from kernels.native.compiler import find_compiler
-from tests.kernels.cpus import CPUS
+from tests.kernels.cpus import SETS
 
 COMPILER = find_compiler()
 KINDS = {"reference": reference.Linear}
 if onednn.is_supported():
     KINDS["onednn"] = onednn.Linear
 if COMPILER:
-    KINDS |= {f"compiled for {name}": cpu.build(COMPILER.lesser(name)) for name in CPUS}
+    KINDS |= {f"compiled for {name}": cpu.build(COMPILER.for_instructions(one)) for name, one in SETS.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +58,7 @@ def test_in_float32_a_row_alone_is_the_row_in_a_batch_but_for_rounding(shape):
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_threads_do_not_change_a_sum():
-    linear, x = KINDS["compiled for native"](torch.randn(300, 96).bfloat16()), torch.randn(9, 96).bfloat16()
+    linear, x = cpu.build(COMPILER)(torch.randn(300, 96).bfloat16()), torch.randn(9, 96).bfloat16()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
