@@ -111,7 +111,7 @@ void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out,
 }
 
 #ifdef HAS_AMX
-/* The same by AMX tiles. x [T, I], I a multiple of 32; tiles scratch [T, I]. */
+/* The same by AMX tiles, of a weight packed for them (tiles.h). x [T, I], I a multiple of 32; tiles scratch [T, I]. */
 void linear_by_tiles(const bf16 *x, const uint32_t *weight, const float *bias, void *out, bf16 *tiles,
                      int64_t out_is_float, int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
     int64_t num_panels = (num_out + PANEL - 1) / PANEL, num_steps = num_in / TILE_INPUTS;
@@ -134,8 +134,7 @@ void linear_by_tiles(const bf16 *x, const uint32_t *weight, const float *bias, v
                 for (int64_t step = 0; step < num_steps; step += at_once)
                     for (int64_t p = 0; p < count; p++)
                         multiply_panel(tiles + row * num_in, rows, num_in, step, least(at_once, num_steps - step),
-                                       weight + (panel + p) * PANEL * (num_in / 2) + step * STEP_WORDS, step > 0,
-                                       sums + p * rows * PANEL);
+                                       weight + (panel + p) * PANEL * (num_in / 2), sums + p * rows * PANEL);
                 tile_fence();
                 for (int64_t p = 0; p < count; p++)
                     finish(sums + p * rows * PANEL, bias, rows, (panel + p) * PANEL, num_out, out_is_float, out, row);

@@ -47,9 +47,7 @@ class Linear:
         self._library = library
         self._num_out, num_in = weight_OI.shape
         self._missing = -num_in % self.inputs_at_once
-        padded = pad(weight_OI, (0, self._missing, 0, -self._num_out % PANEL))
-        # [O, I] -> [panels, I / 2, 64, 2]
-        panels = padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2)
+        panels = self._panels(pad(weight_OI, (0, self._missing, 0, -self._num_out % PANEL)))
         self._weight = torch.empty(panels.shape, dtype=panels.dtype)
         library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
         self._weight.copy_(panels)
@@ -63,6 +61,11 @@ class Linear:
         out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
         self._multiply(x_TI, out_TO)
         return out_TO
+
+    @staticmethod
+    def _panels(weight_OI: Tensor) -> Tensor:
+        """[O, I] -> [panels, I / 2, 64, 2]"""
+        return weight_OI.view(-1, PANEL, weight_OI.shape[1] // 2, 2).transpose(1, 2)
 
     def _multiply(self, x_TI: Tensor, out_TO: Tensor) -> None:
         self._library.linear(*self._pointers(x_TI, out_TO), *self._sizes(x_TI))
@@ -79,6 +82,12 @@ class TiledLinear(Linear):
     """By AMX tiles."""
 
     inputs_at_once = TILE_INPUTS
+
+    @staticmethod
+    def _panels(weight_OI: Tensor) -> Tensor:
+        """[O, I] -> [half panels, I / 32, 2, 16 pairs, 16 outputs, 2]"""
+        steps = weight_OI.shape[1] // TILE_INPUTS
+        return weight_OI.view(-1, 2, 16, steps, 16, 2).permute(0, 3, 1, 4, 2, 5)
 
     def _multiply(self, x_TI: Tensor, out_TO: Tensor) -> None:
         tiles = torch.empty_like(x_TI)

@@ -3,7 +3,11 @@
  * A sum goes over the inputs in order, 32 at a time, whatever the number of rows, of panels or of inputs at once: between
  * two blocks of inputs it waits in memory, as fp32, which changes nothing. So a row's result is bitwise the same in any
  * batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (20 KB), the same
- * inputs of all rows stream past it from the second. */
+ * inputs of all rows stream past it from the second.
+ *
+ * weight, packed for tiles: panels of 64 outputs, two halves each, a half [I / 32][2 tiles][16 pairs of inputs][16
+ * outputs][2]. A tile is 1024 contiguous bytes and a half one stream, which the CPU's prefetchers follow; rows of tiles
+ * 256 bytes apart they do not. */
 #pragma once
 
 #include "amx.h"
@@ -12,18 +16,7 @@
 #ifdef HAS_AMX
 #include <stdlib.h>
 
-enum { PANEL_BYTES = 4 * PANEL, STEP_WORDS = TILE_PAIRS * PANEL }; /* of a panel, for 32 inputs */
-
-/* x [T, 32 * steps] as tiles: 16 rows after the other (of the last maybe fewer), of these [steps][rows][32]. */
-static void pack_tiles(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t first, int64_t stop, bf16 *out) {
-    for (int64_t row = first; row < stop; row += TILE_ROWS) {
-        int64_t height = num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS;
-        bf16 *tile = out + row * num_in;
-        for (int64_t r = 0; r < height; r++)
-            for (int64_t k = 0; k < num_in / TILE_INPUTS; k++)
-                memcpy(tile + (k * height + r) * TILE_INPUTS, x + (row + r) * num_in + k * TILE_INPUTS, TILE_BYTES);
-    }
-}
+enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
 
 /* 32 rows (of the second tile maybe fewer) and half a panel: sums [32][64], of which it writes 32 columns. */
 static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t height1, const uint32_t *w,
@@ -42,9 +35,9 @@ static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t heig
     }
     for (int64_t k = 0; k < num_steps; k++, w += STEP_WORDS, a0 += TILE_VALUES, a1 += height1 * TILE_INPUTS) {
         tile_load(4, a0, TILE_BYTES);
-        tile_load(6, w, PANEL_BYTES);
+        tile_load(6, w, TILE_BYTES);
         tile_multiply(0, 4, 6);
-        tile_load(7, w + 16, PANEL_BYTES);
+        tile_load(7, w + TILE_WORDS, TILE_BYTES);
         tile_multiply(1, 4, 7);
         tile_load(5, a1, TILE_BYTES);
         tile_multiply(2, 5, 6);
@@ -57,8 +50,8 @@ static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t heig
 }
 
 /* Up to 16 rows and a whole panel: sums [height][64]. */
-static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_t *w, int64_t num_steps, int continues,
-                                    float *sums) {
+static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_t *w0, const uint32_t *w1,
+                                    int64_t num_steps, int continues, float *sums) {
     if (continues) {
         tile_load(0, sums, PANEL_BYTES);
         tile_load(1, sums + 16, PANEL_BYTES);
@@ -70,15 +63,15 @@ static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_
         tile_zero(2);
         tile_zero(3);
     }
-    for (int64_t k = 0; k < num_steps; k++, w += STEP_WORDS, a += height * TILE_INPUTS) {
+    for (int64_t k = 0; k < num_steps; k++, w0 += STEP_WORDS, w1 += STEP_WORDS, a += height * TILE_INPUTS) {
         tile_load(4, a, TILE_BYTES);
-        tile_load(5, w, PANEL_BYTES);
+        tile_load(5, w0, TILE_BYTES);
         tile_multiply(0, 4, 5);
-        tile_load(6, w + 16, PANEL_BYTES);
+        tile_load(6, w0 + TILE_WORDS, TILE_BYTES);
         tile_multiply(1, 4, 6);
-        tile_load(7, w + 32, PANEL_BYTES);
+        tile_load(7, w1, TILE_BYTES);
         tile_multiply(2, 4, 7);
-        tile_load(5, w + 48, PANEL_BYTES);
+        tile_load(5, w1 + TILE_WORDS, TILE_BYTES);
         tile_multiply(3, 4, 5);
     }
     tile_store(0, sums, PANEL_BYTES);
@@ -99,19 +92,22 @@ static inline TileShapes shapes_of_16_rows(int64_t height) {
     return shapes;
 }
 
-/* Some inputs of all rows against those of one panel: sums [T, 64], set or added to. `tiles` are packed rows of
- * `row_inputs` inputs each, from step `first_step` on; `w` [num_steps][16 pairs][64], at the first of them. */
+/* Steps [first_step, first_step + num_steps) of all rows against those of one panel: sums [T, 64], set at the first
+ * step, else added to. `tiles` are packed rows of `row_inputs` inputs each. */
 static void multiply_panel(const bf16 *tiles, int64_t num_rows, int64_t row_inputs, int64_t first_step,
-                           int64_t num_steps, const uint32_t *w, int continues, float *sums) {
+                           int64_t num_steps, const uint32_t *panel, float *sums) {
     int64_t whole = num_rows / (2 * TILE_ROWS) * 2 * TILE_ROWS, rest = num_rows - whole;
     int64_t at = first_step * TILE_INPUTS;
+    int continues = first_step > 0;
+    const uint32_t *halves[2] = {panel + first_step * STEP_WORDS};
+    halves[1] = halves[0] + row_inputs / TILE_INPUTS * STEP_WORDS;
     if (whole) {
         TileShapes shapes = full_tiles();
         tile_configure(&shapes);
         for (int half = 0; half < 2; half++)
             for (int64_t row = 0; row < whole; row += 2 * TILE_ROWS) {
                 const bf16 *a0 = tiles + row * row_inputs + at * TILE_ROWS;
-                multiply_32_rows(a0, a0 + TILE_ROWS * row_inputs, TILE_ROWS, w + 32 * half, num_steps, continues,
+                multiply_32_rows(a0, a0 + TILE_ROWS * row_inputs, TILE_ROWS, halves[half], num_steps, continues,
                                  sums + row * PANEL + 32 * half);
             }
     }
@@ -121,7 +117,7 @@ static void multiply_panel(const bf16 *tiles, int64_t num_rows, int64_t row_inpu
     if (rest <= TILE_ROWS) {
         TileShapes shapes = shapes_of_16_rows(rest);
         tile_configure(&shapes);
-        multiply_16_rows(a0 + at * rest, rest, w, num_steps, continues, last);
+        multiply_16_rows(a0 + at * rest, rest, halves[0], halves[1], num_steps, continues, last);
         return;
     }
     int64_t height1 = rest - TILE_ROWS;
@@ -129,7 +125,7 @@ static void multiply_panel(const bf16 *tiles, int64_t num_rows, int64_t row_inpu
     TileShapes shapes = shapes_of_32_rows(height1);
     tile_configure(&shapes);
     for (int half = 0; half < 2; half++)
-        multiply_32_rows(a0 + at * TILE_ROWS, a1, height1, w + 32 * half, num_steps, continues, last + 32 * half);
+        multiply_32_rows(a0 + at * TILE_ROWS, a1, height1, halves[half], num_steps, continues, last + 32 * half);
 }
 
 /* How many of the steps are taken at once: all where no second block of rows would use a panel again. */

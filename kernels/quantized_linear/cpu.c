@@ -13,8 +13,8 @@
 #define _DEFAULT_SOURCE
 #include "lanes.h"
 #include "pages.h"
+#include "amx.h"
 #include "panel.h"
-#include "tiles.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
@@ -148,6 +148,8 @@ static void sum_groups(const bf16 *x, int64_t num_sums, float *x_sums) {
         x_sums[i] = _mm512_reduce_add_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), group, ones));
     }
 }
+
+#include "tiles.h"
 
 /* x [T, I] bf16, I a multiple of 32; bias [O] fp32 or NULL; out [T, O], bf16 or fp32; x_sums scratch [T, I / 32].
  * `least` is the integer that code 0 of 4 bits stands for; 8 bits are the integer itself. `weight` is followed by a

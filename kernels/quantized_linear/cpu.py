@@ -9,6 +9,7 @@ as bfloat16's with one row of 4 bits and 1.3 times with 64, so that there weight
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from kernels.quantized_linear.reference import GroupQuantized
 __all__ = ["build"]
 
 PANEL = 64  # outputs that are packed together
+CODE_BASE = 128
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
 
 
@@ -34,7 +36,7 @@ def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
     library.has_tiles.restype = ctypes.c_int64
     has_tiles = bool(library.has_tiles())
     if has_tiles:
-        library.quantized_linear_by_tiles.argtypes = library.quantized_linear.argtypes
+        library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
         library.quantized_linear_by_tiles.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
@@ -49,15 +51,16 @@ def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
 
 
 class QuantizedLinear:
-    """With integers as they are, factors applied to each group's sum."""
+    """With the integers of 16 outputs looked up or converted as they are read."""
 
     def __init__(
         self, library: ctypes.CDLL, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
     ) -> None:
         self._library = library
         self._num_out, self._num_in = weight.shape
-        self._format = weight.bits, weight.least, weight.offsets_OG is not None
-        packed = _packed(weight, self._codes)
+        weight = self._in_form(weight)
+        self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
+        packed = _packed(weight, self._codes(weight))
         self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
         library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
         self._weight[:-1] = packed.flatten()
@@ -67,23 +70,14 @@ class QuantizedLinear:
     def __call__(self, x_TI: Tensor) -> Tensor:
         x_TI = x_TI.contiguous()
         out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
+        x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
         bias = None if self._bias is None else self._bias.data_ptr()
-        scratch = self._scratch(x_TI)
-        self._multiply(
-            *(x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr(), scratch.data_ptr()),
-            *(self._out_dtype == torch.float32, *self._format, *x_TI.shape, self._num_out, torch.get_num_threads()),
-        )
+        self._multiply(x_TI, x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr(), x_sums.data_ptr())
         return out_TO
 
-    @property
-    def _multiply(self) -> Callable[..., None]:
-        function: Callable[..., None] = self._library.quantized_linear
-        return function
-
     @staticmethod
-    def _scratch(x_TI: Tensor) -> Tensor:
-        """For the sums of each group's inputs."""
-        return torch.empty((x_TI.shape[0], x_TI.shape[1] // GROUP))
+    def _in_form(weight: GroupQuantized) -> GroupQuantized:
+        return weight
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
@@ -97,30 +91,40 @@ class QuantizedLinear:
         nibbles = _nibbles(weight).view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
 
+    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
+        form = self._out_dtype == torch.float32, self._bits, self._least, self._has_offsets
+        self._library.quantized_linear(*pointers, *form, *x_TI.shape, self._num_out, torch.get_num_threads())
+
 
 class TiledQuantizedLinear(QuantizedLinear):
-    """By AMX tiles, with weights made bfloat16 as they are read."""
-
-    @property
-    def _multiply(self) -> Callable[..., None]:
-        function: Callable[..., None] = self._library.quantized_linear_by_tiles
-        return function
+    """By AMX tiles."""
 
     @staticmethod
-    def _scratch(x_TI: Tensor) -> Tensor:
-        """For the rows as the right side of a product."""
-        return torch.empty_like(x_TI)
+    def _in_form(weight: GroupQuantized) -> GroupQuantized:
+        """A code of 4 bits is multiplied as 128 + code: offsets take off what is too much."""
+        if weight.bits == 8:
+            return weight
+        offsets = weight.factors_OG * (weight.least - CODE_BASE)
+        if weight.offsets_OG is not None:
+            offsets += weight.offsets_OG
+        return replace(weight, offsets_OG=offsets)
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as tiles.h draws them."""
         num_groups = weight.shape[1] // GROUP
         if weight.bits == 8:
-            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP)
-            return wide.transpose(1, 2).flatten(2).view(torch.uint8)
-        # [panels, q, 4, groups, inputs] -> [panels, groups, q, inputs, 4]
-        nibbles = _nibbles(weight).view(-1, PANEL // 4, 4, num_groups, GROUP).permute(0, 3, 1, 4, 2)
+            # [panels, 4, 16, groups, pairs, 2] -> [panels, groups, 4, pairs, 16, 2]
+            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL // 16, 16, num_groups, GROUP // 2, 2)
+            return wide.permute(0, 3, 1, 4, 2, 5).flatten(2).view(torch.uint8)
+        # [panels, 4, 16, groups, lines, 4 pairs, 2] -> [panels, groups, 4, lines, 16, 2, 4 pairs]
+        nibbles = _nibbles(weight).view(-1, PANEL // 16, 16, num_groups, 4, 4, 2).permute(0, 3, 1, 4, 2, 6, 5)
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # bytes of a word, the lower first
+
+    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
+        tiles, form = torch.empty_like(x_TI), (self._out_dtype == torch.float32, self._bits, self._has_offsets)
+        sizes = *x_TI.shape, self._num_out, torch.get_num_threads()
+        self._library.quantized_linear_by_tiles(*pointers, tiles.data_ptr(), *form, *sizes)
 
 
 def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
@@ -131,7 +135,7 @@ def _nibbles(weight: GroupQuantized) -> Tensor:
     return pad((weight.ints_OI - weight.least).view(torch.uint8), _missing(weight))
 
 
-def _packed(weight: GroupQuantized, codes: Callable[[GroupQuantized], Tensor]) -> Tensor:
+def _packed(weight: GroupQuantized, codes: Tensor) -> Tensor:
     """[panels, groups, bytes of a record]: factors, offsets, codes."""
     num_groups = weight.shape[1] // GROUP
     repeats = weight.group // GROUP
@@ -142,4 +146,4 @@ def _packed(weight: GroupQuantized, codes: Callable[[GroupQuantized], Tensor]) -
         return panels.contiguous().view(torch.uint8)
 
     scales = [weight.factors_OG] if weight.offsets_OG is None else [weight.factors_OG, weight.offsets_OG]
-    return torch.cat([*map(by_panel, scales), codes(weight)], dim=2)
+    return torch.cat([*map(by_panel, scales), codes], dim=2)

@@ -1,13 +1,13 @@
-/* The same product by AMX tiles: of each record the weights are made bfloat16 (factor * integer + offset, rounded once),
- * as the left side of a product whose right side are the rows. So it is bitwise the product of the dense matrix in
- * bfloat16, and reads a fourth of it.
+/* The same product by AMX tiles. Integers are made bfloat16, exactly, as the right side of products; each group's product
+ * is a tile of its own, whose sums are taken out, multiplied by the factors and added up in fp32. So what a row comes to
+ * does not depend on the other rows, and nothing of the weight is rounded.
  *
- * A record here: factors [64] fp32 | offsets [64] fp32, if there are any | codes of 64 outputs and 32 inputs. Of 4 bits
- * they are 16 lines of 32 words, a word for each input: the codes of outputs 4 q to 4 q + 3 in line q. Of 8 bits they
- * are [64][32] integers.
+ * A record here: factors [64] fp32 | offsets [64] fp32, if there are any | codes of four tiles, 16 outputs each.
  *
- * With four bits an output has 16 values in a group, so they are made once and looked up: two instructions for 32
- * weights, and four for their table. */
+ *   4 bits  four lines of [16 outputs][2 inputs] words; in line q are the codes of pairs 4 q to 4 q + 3, the lowest first.
+ *           A code under 16 in the last bits of the bfloat16 128 is the bfloat16 128 + code: no lookup. What is too much,
+ *           128 times the group's inputs, is taken off by the offsets.
+ *   8 bits  [16 pairs][16 outputs][2] integers */
 #pragma once
 
 #include "amx.h"
@@ -17,195 +17,161 @@
 #include <immintrin.h>
 #include <stdlib.h>
 
-enum { GROUP_INPUTS = TILE_INPUTS, RECORD_VALUES = PANEL * GROUP_INPUTS, LINES_AHEAD = 3 };
-
-/* Words of 16 rows of 16, columns to rows: out[c] = {from[0][c], ..., from[15][c]}. */
-static inline void transpose(const __m512i *from, __m512i *out) {
-    __m512i pairs[16], fours[16];
-    for (int i = 0; i < 16; i += 2) {
-        pairs[i] = _mm512_unpacklo_epi32(from[i], from[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(from[i], from[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            fours[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + 2 + j]);
-            fours[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + 2 + j]);
-        }
-    /* fours[4 b + c]: in lane l column 4 l + c of rows 4 b to 4 b + 3 */
-    for (int c = 0; c < 4; c++) {
-        __m512i low0 = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0x88);
-        __m512i high0 = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0xDD);
-        __m512i low1 = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0x88);
-        __m512i high1 = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0xDD);
-        out[c] = _mm512_shuffle_i32x4(low0, low1, 0x88);
-        out[8 + c] = _mm512_shuffle_i32x4(low0, low1, 0xDD);
-        out[4 + c] = _mm512_shuffle_i32x4(high0, high1, 0x88);
-        out[12 + c] = _mm512_shuffle_i32x4(high0, high1, 0xDD);
-    }
-}
-
-/* Up to 16 rows of x as right sides: out [steps][16 pairs][height][2]. */
-static void pack_right(const bf16 *x, int64_t height, int64_t num_in, bf16 *out) {
-    for (int64_t k = 0; k < num_in; k += GROUP_INPUTS, x += GROUP_INPUTS, out += height * GROUP_INPUTS) {
-        if (height == TILE_ROWS) {
-            __m512i rows[16], columns[16];
-            for (int r = 0; r < 16; r++) rows[r] = _mm512_loadu_si512(x + r * num_in);
-            transpose(rows, columns);
-            for (int pair = 0; pair < 16; pair++) _mm512_storeu_si512(out + pair * 32, columns[pair]);
-        } else {
-            for (int64_t r = 0; r < height; r++)
-                for (int pair = 0; pair < TILE_PAIRS; pair++)
-                    memcpy(out + (pair * height + r) * 2, x + r * num_in + 2 * pair, 4);
-        }
-    }
-}
-
-static inline void dequantize_four(const float *factors, const float *offsets, const uint8_t *codes, __m512 ints,
-                                   bf16 *out) {
-    for (int q = 0; q < PANEL / 4; q++, codes += 64) {
-        __m512i words = _mm512_loadu_si512(codes);
-        for (int j = 0; j < 4; j++) {
-            __m512 offset = offsets ? _mm512_set1_ps(offsets[4 * q + j]) : _mm512_setzero_ps();
-            __m512 values = _mm512_fmadd_ps(ints, _mm512_set1_ps(factors[4 * q + j]), offset);
-            __m512i table = _mm512_broadcast_i64x4((__m256i)_mm512_cvtneps_pbh(values)); /* all 16 twice: 5 bits count */
-            __m512i index = _mm512_srli_epi16(words, 4 * j);
-            _mm512_storeu_si512(out + (4 * q + j) * GROUP_INPUTS, _mm512_permutexvar_epi16(index, table));
-        }
-    }
-}
-
-static inline void dequantize_eight(const float *factors, const float *offsets, const uint8_t *codes, bf16 *out) {
-    for (int o = 0; o < PANEL; o++, codes += GROUP_INPUTS, out += GROUP_INPUTS) {
-        __m512 factor = _mm512_set1_ps(factors[o]), offset = offsets ? _mm512_set1_ps(offsets[o]) : _mm512_setzero_ps();
-        __m512 half[2];
-        for (int h = 0; h < 2; h++) {
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(codes + 16 * h));
-            half[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), factor, offset);
-        }
-        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(half[1], half[0]));
-    }
-}
+enum { GROUPS_AT_ONCE = 4, STEPS_UNPACKED = 8, TILES_PER_RECORD = PANEL / 16, RECORDS_AHEAD = 6 };
 
 typedef struct {
     int bits;
-    int64_t least, has_offsets, record_bytes;
+    int64_t has_offsets, head_bytes, record_bytes;
 } Format;
 
-/* Some records to left sides: out [steps][64][32]. */
-static void dequantize(const Format *format, const uint8_t *record, int64_t num_steps, bf16 *out) {
-    __m512 lanes = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512 ints = _mm512_add_ps(lanes, _mm512_set1_ps((float)format->least));
-    for (int64_t k = 0; k < num_steps; k++, record += format->record_bytes, out += RECORD_VALUES) {
-        const float *factors = (const float *)record, *offsets = format->has_offsets ? factors + PANEL : NULL;
-        const uint8_t *codes = record + PANEL * 4 * (1 + format->has_offsets);
+static inline void unpack_four(const uint8_t *codes, bf16 *out) {
+    const __m512i nibble = _mm512_set1_epi16(0xF), base = _mm512_set1_epi16(0x4300); /* 128 */
+    for (int line = 0; line < 4 * TILES_PER_RECORD; line++, codes += 64)
+        for (int j = 0; j < 4; j++, out += TILE_INPUTS) {
+            __m512i code = _mm512_srli_epi16(_mm512_loadu_si512(codes), 4 * j);
+            _mm512_store_si512(out, _mm512_ternarylogic_epi32(code, nibble, base, 0xEA)); /* (code & nibble) | base */
+        }
+}
+
+/* An integer of 8 bits is exact in the upper half of its fp32. */
+static inline void unpack_eight(const uint8_t *codes, bf16 *out) {
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
+    for (int row = 0; row < TILE_PAIRS * TILES_PER_RECORD; row++, codes += 32, out += TILE_INPUTS) {
+        __m512i pairs = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)codes)); /* words: first, second */
+        __m512 second = _mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 16));
+        __m512 first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 16), 16));
+        __m512i low = _mm512_srli_epi32((__m512i)first, 16);
+        _mm512_store_si512(out, _mm512_ternarylogic_epi32((__m512i)second, upper, low, 0xEA));
+    }
+}
+
+/* Some records as tiles: out [steps][4][16 pairs][16 outputs][2]. */
+static void unpack_records(const Format *format, const uint8_t *record, int64_t num_steps, bf16 *out) {
+    for (int64_t k = 0; k < num_steps; k++, record += format->record_bytes, out += TILES_PER_RECORD * TILE_VALUES) {
         for (int64_t line = 0; line < format->record_bytes; line += 64)
-            _mm_prefetch((const char *)record + LINES_AHEAD * format->record_bytes + line, _MM_HINT_T0);
-        if (format->bits == 4) dequantize_four(factors, offsets, codes, ints, out);
-        else dequantize_eight(factors, offsets, codes, out);
+            _mm_prefetch((const char *)record + RECORDS_AHEAD * format->record_bytes + line, _MM_HINT_T1);
+        if (format->bits == 4) unpack_four(record + format->head_bytes, out);
+        else unpack_eight(record + format->head_bytes, out);
     }
 }
 
-/* 64 outputs and up to 16 rows: sums [64][height], set or added to. */
-static void multiply_16_columns(const bf16 *left, const bf16 *right, int64_t height, int64_t num_steps, int continues,
-                                float *sums) {
-    int64_t stride = height * 4, tile = TILE_ROWS * height;
-    if (continues) {
-        tile_load(0, sums, stride);
-        tile_load(1, sums + tile, stride);
-        tile_load(2, sums + 2 * tile, stride);
-        tile_load(3, sums + 3 * tile, stride);
-    } else {
+/* Adds parts [groups][16][16] times factors to sums, and offsets times the inputs' sums; both at 16 of the outputs. */
+static inline void add_groups(const Format *format, const uint8_t *record, int64_t num_groups, int64_t height,
+                              const float *parts, const float *x_sums, int64_t sums_stride, float *sums) {
+    __m512 factors[GROUPS_AT_ONCE], offsets[GROUPS_AT_ONCE];
+    for (int64_t g = 0; g < GROUPS_AT_ONCE; g++) {
+        const float *head = (const float *)(record + (g < num_groups ? g : 0) * format->record_bytes);
+        factors[g] = _mm512_loadu_ps(head);
+        offsets[g] = format->has_offsets ? _mm512_loadu_ps(head + PANEL) : _mm512_setzero_ps();
+    }
+    for (int64_t r = 0; r < height; r++) {
+        __m512 sum = _mm512_loadu_ps(sums + r * PANEL);
+        const float *part = parts + r * 16, *x_sum = x_sums + r * sums_stride;
+#pragma GCC unroll 4
+        for (int64_t g = 0; g < GROUPS_AT_ONCE; g++) {
+            if (g >= num_groups) break;
+            sum = _mm512_fmadd_ps(_mm512_loadu_ps(part + g * TILE_ROWS * 16), factors[g], sum);
+            if (format->has_offsets) sum = _mm512_fmadd_ps(_mm512_set1_ps(x_sum[g]), offsets[g], sum);
+        }
+        _mm512_storeu_ps(sums + r * PANEL, sum);
+    }
+}
+
+/* Up to 16 rows x [steps][height][32] against 16 outputs: sums [height][64], added to. */
+static void multiply_groups(const Format *format, const bf16 *x, int64_t height, const bf16 *w, const uint8_t *record,
+                            int64_t num_steps, const float *x_sums, int64_t sums_stride, float *sums) {
+    _Alignas(64) float parts[GROUPS_AT_ONCE][TILE_ROWS][16];
+    const int64_t x_tile = height * TILE_INPUTS, w_tile = TILES_PER_RECORD * TILE_VALUES;
+    for (int64_t k = 0; k < num_steps; k += GROUPS_AT_ONCE, x += 4 * x_tile, w += 4 * w_tile) {
+        int64_t count = least(GROUPS_AT_ONCE, num_steps - k);
         tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    }
-    for (int64_t k = 0; k < num_steps; k++, left += RECORD_VALUES, right += height * GROUP_INPUTS) {
-        tile_load(4, right, stride);
-        tile_load(5, left, TILE_BYTES);
-        tile_multiply(0, 5, 4);
-        tile_load(6, left + TILE_VALUES, TILE_BYTES);
-        tile_multiply(1, 6, 4);
-        tile_load(7, left + 2 * TILE_VALUES, TILE_BYTES);
-        tile_multiply(2, 7, 4);
-        tile_load(5, left + 3 * TILE_VALUES, TILE_BYTES);
-        tile_multiply(3, 5, 4);
-    }
-    tile_store(0, sums, stride);
-    tile_store(1, sums + tile, stride);
-    tile_store(2, sums + 2 * tile, stride);
-    tile_store(3, sums + 3 * tile, stride);
-}
-
-/* Sums [64][height] to rows [height][64]. */
-static void to_rows(const float *sums, int64_t height, float *rows) {
-    if (height < TILE_ROWS) {
-        for (int64_t r = 0; r < height; r++)
-            for (int64_t o = 0; o < PANEL; o++) rows[r * PANEL + o] = sums[o * height + r];
-        return;
-    }
-    for (int c = 0; c < 4; c++, sums += 16 * TILE_ROWS, rows += 16) {
-        __m512i from[16], out[16];
-        for (int o = 0; o < 16; o++) from[o] = _mm512_loadu_si512(sums + o * TILE_ROWS);
-        transpose(from, out);
-        for (int r = 0; r < 16; r++) _mm512_storeu_si512(rows + r * PANEL, out[r]);
+        tile_load(4, x, TILE_BYTES);
+        tile_load(6, w, TILE_BYTES);
+        tile_multiply(0, 4, 6);
+        if (count > 1) {
+            tile_zero(1);
+            tile_load(5, x + x_tile, TILE_BYTES);
+            tile_load(7, w + w_tile, TILE_BYTES);
+            tile_multiply(1, 5, 7);
+        }
+        if (count > 2) {
+            tile_zero(2);
+            tile_load(4, x + 2 * x_tile, TILE_BYTES);
+            tile_load(6, w + 2 * w_tile, TILE_BYTES);
+            tile_multiply(2, 4, 6);
+        }
+        if (count > 3) {
+            tile_zero(3);
+            tile_load(5, x + 3 * x_tile, TILE_BYTES);
+            tile_load(7, w + 3 * w_tile, TILE_BYTES);
+            tile_multiply(3, 5, 7);
+        }
+        tile_store(0, parts[0], TILE_BYTES);
+        if (count > 1) tile_store(1, parts[1], TILE_BYTES);
+        if (count > 2) tile_store(2, parts[2], TILE_BYTES);
+        if (count > 3) tile_store(3, parts[3], TILE_BYTES);
+        tile_fence();
+        add_groups(format, record + k * format->record_bytes, count, height, parts[0][0], x_sums + k, sums_stride, sums);
     }
 }
 
-static TileShapes shapes_of_columns(int64_t height) {
+static TileShapes shapes_of_rows(int64_t height) {
     TileShapes shapes = full_tiles();
-    for (int t = 0; t < 5; t++) shapes.row_bytes[t] = height * 4;
+    for (int t = 0; t < 6; t++) shapes.rows[t] = height;
     return shapes;
 }
 
-/* Some records of one panel against all rows: sums [T / 16][64][16] (of the last rows maybe fewer). */
-static void multiply_records(const bf16 *left, const bf16 *right, int64_t num_rows, int64_t num_in, int64_t first_step,
-                             int64_t num_steps, float *sums) {
-    int64_t configured = 0;
+/* Some records of one panel against all rows: sums [T, 64], added to. */
+static void multiply_records(const Format *format, const bf16 *tiles, int64_t num_rows, int64_t num_in,
+                             const uint8_t *record, const bf16 *unpacked, int64_t first_step, int64_t num_steps,
+                             const float *x_sums, float *sums) {
+    int64_t configured = 0, num_groups = num_in / TILE_INPUTS;
     for (int64_t row = 0; row < num_rows; row += TILE_ROWS) {
         int64_t height = least(TILE_ROWS, num_rows - row);
         if (height != configured) {
-            TileShapes shapes = shapes_of_columns(height);
+            TileShapes shapes = shapes_of_rows(height);
             tile_configure(&shapes);
             configured = height;
         }
-        multiply_16_columns(left, right + row * num_in + first_step * height * GROUP_INPUTS, height, num_steps,
-                            first_step > 0, sums + row * PANEL);
+        const bf16 *x = tiles + row * num_in + first_step * height * TILE_INPUTS;
+        for (int c = 0; c < TILES_PER_RECORD; c++)
+            multiply_groups(format, x, height, unpacked + c * TILE_VALUES, record + 64 * c, num_steps,
+                            x_sums + row * num_groups + first_step, num_groups, sums + row * PANEL + 16 * c);
     }
 }
 
-/* As quantized_linear; `right` is scratch [T, I]. */
-void quantized_linear_by_tiles(const bf16 *x, const uint8_t *weight, const float *bias, void *out, bf16 *right,
-                               int64_t out_is_float, int64_t bits, int64_t least_int, int64_t has_offsets,
-                               int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
-    int64_t num_panels = (num_out + PANEL - 1) / PANEL, num_steps = num_in / GROUP_INPUTS;
+/* As quantized_linear, but for `least`, which the offsets of 4 bits hold. `tiles` is scratch [T, I]. */
+void quantized_linear_by_tiles(const bf16 *x, const uint8_t *weight, const float *bias, void *out, float *x_sums,
+                               bf16 *tiles, int64_t out_is_float, int64_t bits, int64_t has_offsets, int64_t num_rows,
+                               int64_t num_in, int64_t num_out, int64_t num_threads) {
+    int64_t num_panels = (num_out + PANEL - 1) / PANEL, num_steps = num_in / TILE_INPUTS;
     int64_t head_bytes = PANEL * 4 * (1 + has_offsets);
-    Format format = {bits, least_int, has_offsets, head_bytes + RECORD_VALUES * bits / 8};
+    Format format = {bits, has_offsets, head_bytes, head_bytes + PANEL * TILE_INPUTS * bits / 8};
     int64_t run = num_threads > 1 ? (num_panels + 4 * num_threads - 1) / (4 * num_threads) : num_panels;
+    if (has_offsets) sum_groups(x, num_rows * num_steps, x_sums);
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
 #pragma omp for
         for (int64_t row = 0; row < num_rows; row += TILE_ROWS)
-            pack_right(x + row * num_in, least(TILE_ROWS, num_rows - row), num_in, right + row * num_in);
-        int64_t cached = least(num_rows, ROWS_IN_CACHE);
-        bf16 *left = aligned_alloc(64, STEPS_AT_ONCE * RECORD_VALUES * sizeof(bf16));
-        float *sums = aligned_alloc(64, 2 * cached * PANEL * sizeof(float)), *rows = sums + cached * PANEL;
+            pack_tiles(x, num_rows, num_in, row, least(row + TILE_ROWS, num_rows), tiles);
+        bf16 *unpacked = aligned_alloc(64, STEPS_UNPACKED * TILES_PER_RECORD * TILE_VALUES * sizeof(bf16));
+        float *sums = aligned_alloc(64, least(num_rows, ROWS_IN_CACHE) * PANEL * sizeof(float));
 #pragma omp for schedule(dynamic, run)
         for (int64_t panel = 0; panel < num_panels; panel++)
             for (int64_t row = 0; row < num_rows; row += ROWS_IN_CACHE) {
                 int64_t count = least(ROWS_IN_CACHE, num_rows - row);
-                for (int64_t step = 0; step < num_steps; step += STEPS_AT_ONCE) {
-                    int64_t steps = least(STEPS_AT_ONCE, num_steps - step);
-                    dequantize(&format, weight + (panel * num_steps + step) * format.record_bytes, steps, left);
+                memset(sums, 0, count * PANEL * sizeof(float));
+                for (int64_t step = 0; step < num_steps; step += STEPS_UNPACKED) {
+                    int64_t steps = least(STEPS_UNPACKED, num_steps - step);
+                    const uint8_t *record = weight + (panel * num_steps + step) * format.record_bytes;
+                    unpack_records(&format, record, steps, unpacked);
                     tile_fence();
-                    multiply_records(left, right + row * num_in, count, num_in, step, steps, sums);
-                    tile_fence();
+                    multiply_records(&format, tiles + row * num_in, count, num_in, record, unpacked, step, steps,
+                                     x_sums + row * num_steps, sums);
                 }
-                for (int64_t r = 0; r < count; r += TILE_ROWS)
-                    to_rows(sums + r * PANEL, least(TILE_ROWS, count - r), rows + r * PANEL);
-                finish(rows, bias, count, panel * PANEL, num_out, out_is_float, out, row);
+                finish(sums, bias, count, panel * PANEL, num_out, out_is_float, out, row);
             }
-        free(left);
+        free(unpacked);
         free(sums);
         tile_release();
     }
