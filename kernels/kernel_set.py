@@ -215,7 +215,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
 
     return replace(
         kernels,
-        name="compiled",
+        name=f"compiled for {compiler.instructions.name}",
         deterministic=True,
         linear=linear,
         quantized_linear=quantized_linear,

@@ -39,7 +39,8 @@ def find_compiler(cache_dir: Path | None = None) -> "Compiler | None":
     for name in ("gcc", "cc", "clang"):
         if command := shutil.which(name):
             folder = make_folder(cache_dir) if cache_dir else _default_folder()
-            instructions, _ = find_instruction_set(os.environ.get("MANTA_INSTRUCTION_SET"))
+            instructions, why = find_instruction_set(os.environ.get("MANTA_INSTRUCTION_SET"))
+            log.info("C kernels are compiled for %s%s", instructions.name, f" ({why})" if why else "")
             return Compiler(command, folder, instructions, flags)
     return None
 
@@ -74,9 +75,7 @@ def _folder_of(home: Path | None, temporary: Path) -> Path:
 class Compiler:
     """For one instruction set. `flags` (by default those of MANTA_CFLAGS) come last: what they say wins."""
 
-    def __init__(
-        self, command: str, cache_dir: Path, instructions: InstructionSet, flags: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, command: str, cache_dir: Path, instructions: InstructionSet, flags: Sequence[str] = ()) -> None:
         self.instructions = instructions
         self._command = command
         self._cache_dir = cache_dir

@@ -11,9 +11,9 @@
  * second's. Of 8 bits a pair is 64 times two integers. */
 
 #define _DEFAULT_SOURCE
+#include "amx.h"
 #include "lanes.h"
 #include "pages.h"
-#include "amx.h"
 #include "panel.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)

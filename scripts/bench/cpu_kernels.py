@@ -2,15 +2,16 @@
 
     OMP_WAIT_POLICY=passive python -m scripts.bench.cpu_kernels --threads 1
 
-Matrices are taken in turn, so many that the second cache holds none of them when it is their turn again. A linear layer's
-floor is what must pass through memory at the bandwidth of a plain read, or its multiplications at the speed of a large
-bfloat16 product, whichever takes longer.
+Matrices are taken in turn, so many that the second cache holds none of them when it is their turn again. A linear
+layer's floor is what must pass through memory at the bandwidth of a plain read, or its multiplications at the speed of
+a large bfloat16 product, whichever takes longer.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -77,8 +78,8 @@ def _linears(options: argparse.Namespace, known: dict[str, Any]) -> Iterator[dic
             num_bytes = num_out * num_in * bits // 8
             matrices = [make(_weight(num_out, num_in, bits)) for _ in range(max(2, BYTES_IN_TURN // num_bytes))]
             for num_rows in options.rows:
-                x, turn = torch.randn(num_rows, num_in).bfloat16(), cycle(matrices)
-                took_s = _median_s(lambda x=x, turn=turn: next(turn)(x), options.seconds)
+                x = torch.randn(num_rows, num_in).bfloat16()
+                took_s = _median_s(partial(_next, cycle(matrices), x), options.seconds)
                 flops = 2 * num_rows * num_out * num_in
                 floor_s = max(num_bytes / known["read_gb_s"], flops / known["bf16_gflop_s"]) / 1e9
                 yield {
@@ -90,6 +91,10 @@ def _linears(options: argparse.Namespace, known: dict[str, Any]) -> Iterator[dic
                     "gb_s": round(num_bytes / took_s / 1e9, 1),
                     "share_of_floor": round(floor_s / took_s, 2),
                 }
+
+
+def _next(turn: Iterator[Callable[[torch.Tensor], torch.Tensor]], x: torch.Tensor) -> None:
+    next(turn)(x)
 
 
 def _weight(num_out: int, num_in: int, bits: int) -> torch.Tensor | GroupQuantized:
@@ -110,7 +115,7 @@ def _attentions(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for num_seqs, num_queries in ((1, 1), (16, 1), (1, 256)):
                 layout, cache = _paged(num_seqs, num_queries, context, kv_heads, dim)
                 q = torch.randn(num_seqs * num_queries, heads, dim).bfloat16()
-                took_s = _median_s(lambda q=q, c=cache, at=layout, f=attend: f(q, c, at, spec), options.seconds)
+                took_s = _median_s(partial(attend, q, cache, layout, spec), options.seconds)
                 pairs = num_seqs * num_queries * (2 * context - num_queries + 1) // 2
                 num_bytes = num_seqs * context * kv_heads * dim * 4
                 yield {

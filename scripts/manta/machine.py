@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from kernels.native.instruction_set import find_instruction_set
+
 __all__ = ["facts", "gpus", "instruction_sets"]
 
 # those that a kernel of ours, or the libraries below it, have code for; as /proc/cpuinfo names them
@@ -24,6 +26,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "manta", f"{_version('manta-serve') or 'a checkout'}, Python {platform.python_version()}"
     yield "CPU", f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}"
     yield "instruction sets", " ".join(instruction_sets()) or "not known here"
+    yield "CPU kernels", _kernels()
     yield "C compiler", _compiler()
     yield "GPU", ", ".join(gpus()) or "none"
     yield "versions", ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
@@ -47,6 +50,15 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip().replace(",", ";") for line in done.stdout.splitlines() if line.strip()] * (not done.returncode)
+
+
+def _kernels() -> str:
+    """The set that kernels are compiled for, and why not a better one."""
+    try:
+        instructions, why = find_instruction_set(os.environ.get("MANTA_INSTRUCTION_SET"))
+    except ValueError as error:
+        return str(error)
+    return f"{instructions.name} ({why})" if why else instructions.name
 
 
 def _compiler() -> str:

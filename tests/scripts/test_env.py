@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.native.instruction_set import INSTRUCTION_SETS
 from scripts.manta.machine import facts, instruction_sets
 from scripts.manta.ray_environment import cluster_variables, machine_variables, values_of
 from tests.readme import ROOT, text
@@ -55,7 +56,8 @@ def test_no_name_is_twice_in_a_list_and_none_stands_elsewhere() -> None:
 
 def test_facts_are_of_this_machine() -> None:
     told = dict(facts())
-    assert list(told)[:4] == ["manta", "CPU", "instruction sets", "C compiler"]
+    assert list(told)[:5] == ["manta", "CPU", "instruction sets", "CPU kernels", "C compiler"]
+    assert told["CPU kernels"].split()[0] in INSTRUCTION_SETS
     assert re.search(r"\btorch \d+\.\d+", told["versions"]) and re.search(r", \d+ cores", told["CPU"])
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
