@@ -1,8 +1,8 @@
 /* Intel AMX: tiles of 16 rows of 64 bytes, and products of bfloat16 tiles with sums in fp32.
  *
  * A tile number is a literal. The process must have asked Linux for the tiles' state (kernels/native/instruction_set.py).
- * With EMULATED_AMX the same in plain C, as Intel's manual defines it (Software Developer's Manual, volume 2, TDPBF16PS),
- * so that a machine without the tiles runs every line but these. */
+ * With EMULATED_AMX the same in plain C, as Intel's manual defines it (Software Developer's Manual, volume 2, TDPBF16PS)
+ * but for denormal numbers, so that a machine without the tiles runs every line but these. */
 #pragma once
 
 #include "lanes.h"
@@ -39,7 +39,7 @@ static inline TileShapes full_tiles(void) {
 
 #ifdef EMULATED_AMX
 static _Thread_local TileShapes tile_shapes;
-static _Thread_local uint8_t tiles[8][TILE_ROWS][TILE_BYTES];
+static _Thread_local _Alignas(64) uint8_t tiles[8][TILE_ROWS][TILE_BYTES];
 
 static inline void tile_configure(const TileShapes *shapes) {
     tile_shapes = *shapes;
@@ -56,23 +56,20 @@ static inline void tile_store(int t, void *memory, int64_t stride) {
     for (int r = 0; r < tile_shapes.rows[t]; r++)
         memcpy((char *)memory + r * stride, tiles[t][r], tile_shapes.row_bytes[t]);
 }
-static inline float without_denormal(float x) { return fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : x; }
 static inline void tile_multiply(int sums, int a, int b) {
     int num_rows = tile_shapes.rows[sums], num_out = tile_shapes.row_bytes[sums] / 4;
-    for (int m = 0; m < num_rows; m++)
-        for (int n = 0; n < num_out; n++) {
-            float even = 0.0f, odd = 0.0f, sum;
-            for (int k = 0; k < tile_shapes.row_bytes[a] / 4; k++) {
-                uint32_t x, w;
-                memcpy(&x, tiles[a][m] + 4 * k, 4);
-                memcpy(&w, tiles[b][k] + 4 * n, 4);
-                even = without_denormal(fmaf(without_denormal(first_of(x)), without_denormal(first_of(w)), even));
-                odd = without_denormal(fmaf(without_denormal(second_of(x)), without_denormal(second_of(w)), odd));
+    int num_pairs = tile_shapes.row_bytes[a] / 4;
+    for (int m = 0; m < num_rows; m++) {
+        const uint32_t *x = (const uint32_t *)tiles[a][m];
+        float even[16] = {0}, odd[16] = {0}, *out = (float *)tiles[sums][m];
+        for (int k = 0; k < num_pairs; k++)
+            for (int n = 0; n < num_out; n++) {
+                uint32_t w = ((const uint32_t *)tiles[b][k])[n];
+                even[n] = fmaf(first_of(x[k]), first_of(w), even[n]);
+                odd[n] = fmaf(second_of(x[k]), second_of(w), odd[n]);
             }
-            memcpy(&sum, tiles[sums][m] + 4 * n, 4);
-            sum = without_denormal(without_denormal(sum) + without_denormal(even + odd));
-            memcpy(tiles[sums][m] + 4 * n, &sum, 4);
-        }
+        for (int n = 0; n < num_out; n++) out[n] += even[n] + odd[n];
+    }
 }
 #else
 #include <immintrin.h>
