@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["distribution_svg"]
+__all__ = ["bars_svg", "distribution_svg"]
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 60, 170, 40, 50  # margins
@@ -45,4 +45,37 @@ def distribution_svg(title: str, unit: str, values: Mapping[str, Sequence[float]
         at = TOP + 20 + 22 * number
         parts.append(f'<path d="M{WIDTH - RIGHT + 12} {at}h20" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 38}" y="{at + 4}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def bars_svg(title: str, groups: Mapping[str, Mapping[str, float]]) -> str:
+    """A group of bars for each name, a bar for each of its values, all from zero on one scale per group."""
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    width = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        'font-size="12" fill="#333">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{LEFT}" y="24" font-size="14">{title}</text>',
+    ]
+    for place, (group, values) in enumerate(groups.items()):
+        left, most = LEFT + place * width, max(values.values()) or 1
+        bar = 0.8 * width / len(names)
+        parts.append(
+            f'<text x="{left + width * 0.4:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{group}</text>'
+        )
+        for name, value in values.items():
+            number = names.index(name)
+            height = value / most * (HEIGHT - TOP - BOTTOM - 20)
+            x, y = left + number * bar, HEIGHT - BOTTOM - height
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar * 0.9:.1f}" height="{height:.1f}" '
+                f'fill="{COLOURS[number % len(COLOURS)]}"/>'
+            )
+            parts.append(f'<text x="{x + bar * 0.45:.1f}" y="{y - 4:.1f}" text-anchor="middle">{value:g}</text>')
+    for number, name in enumerate(names):
+        at = TOP + 20 + 22 * number
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{at - 8}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 32}" y="{at + 3}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
