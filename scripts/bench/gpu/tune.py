@@ -20,7 +20,14 @@ import torch
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured
 from scripts.bench.gpu.compile_ahead import compile_ahead, noted
-from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases, linear_cases, sampling_cases
+from scripts.bench.gpu.kernels import (
+    Case,
+    attention_case,
+    kernel_cases,
+    linear_cases,
+    quantized_cases,
+    sampling_cases,
+)
 from scripts.bench.gpu.tables import add_config
 from scripts.bench.gpu.timing import copies, measure
 from scripts.bench.gpu.units import Row, Unit, reason, unit
@@ -48,6 +55,39 @@ class Search:
 
 
 WARPS = 1, 2, 4, 8, 16
+# a case a number of rows; more splits where few rows leave most of the device idle
+QUANTIZED_SEARCHES = [
+    Search(
+        "quantized_linear.gemv_triton",
+        "gemv ",
+        {"BLOCK_O": (2, 4, 8), "BLOCK_W": (256, 512), "num_warps": (2, 4)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=16 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "num_stages": (3, 5)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=32 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "SUMMED": (0, 1)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=64 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4), "SUMMED": (0, 1), "num_warps": (4,)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=128 ",
+        {"BLOCK_T": (64, 128), "SPLITS": (1, 2, 4), "num_warps": (4, 8), "DENSE": (0,)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=256 ",
+        {"BLOCK_T": (64, 128), "SPLITS": (1, 2), "num_warps": (8,), "DENSE": (0,)},
+    ),
+]
 SEARCHES = [
     Search(
         "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
@@ -72,11 +112,7 @@ SEARCHES = [
         "O=",
         {"BLOCK_T": (16, 32, 64), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
     ),
-    Search(
-        "quantized_linear.triton",
-        "T=",
-        {"BLOCK_O": (32, 64, 128), "SPLITS": (1, 2, 4, 8), "num_warps": (2, 4, 8), "num_stages": (2, 3, 4)},
-    ),
+    *QUANTIZED_SEARCHES,
     Search("sampling.triton", "choose ", {"BLOCK_V": (1024, 2048), "CHUNK_V": (4096, 8192), "num_warps": (4, 8)}),
     Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
     Search(
@@ -120,11 +156,11 @@ def tune(
 
     `quick`: decode and prefill attention of Llama-3.1-8B's shape alone, with more stages.
     """
-    if quick and not tiny:
+    if quick and not ops and not tiny:
         searches, cases = QUICK_SEARCHES, list(_quick_cases(kernels, device))
     else:
         searches = [search for search in SEARCHES if not ops or search.module.partition(".")[0] in ops]
-        cases = [case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES)]
+        cases = list(_cases(kernels, device, tiny, ops))
     modules = {search.module: import_module(f"kernels.{search.module}") for search in searches}
     asking = _asking(cases, modules, device)
     for search in searches:
@@ -134,6 +170,13 @@ def tune(
             timed = [case for case in asking[search.module, name] if case.name.startswith(search.timed)]
             if timed:
                 yield unit(_search, f"{search.module}: {name}", module, candidates, timed, device, path)
+
+
+def _cases(kernels: KernelSet, device: torch.device, tiny: bool, ops: Sequence[str]) -> Iterator[Case]:
+    if not ops or {"quantized_linear"} != set(ops):
+        yield from (case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES))
+    if not ops or "quantized_linear" in ops:
+        yield from quantized_cases(kernels, device, tiny)
 
 
 def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
