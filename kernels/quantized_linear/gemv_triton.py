@@ -45,10 +45,10 @@ def gemv(
 
 
 def launch(num_out: int, num_in: int, bits: int, device: torch.device) -> dict[str, int]:
-    """STAGES of 1 read into registers, more of them ahead into shared memory."""
+    """STAGES of 1 read into registers, more of them ahead into shared memory. EARLY asks for factors beforehand."""
     num_words = triton.cdiv(num_in * bits, 512) * 16
     block_w = 512 if num_words % 512 == 0 or num_words > 2048 else 256
-    config = {"BLOCK_O": 4, "BLOCK_W": block_w, "STAGES": 1, "num_warps": block_w // 128, "num_stages": 1}
+    config = {"BLOCK_O": 4, "BLOCK_W": block_w, "STAGES": 1, "EARLY": 1, "num_warps": block_w // 128, "num_stages": 1}
     return {**config, **measured(__file__, device).get(f"gemv O={num_out} I={num_in} bits={bits}", {})}
 
 
@@ -57,7 +57,7 @@ def _gemv(
     x, words, factors, offsets, bias, out, exponent,
     OFFSETS: tl.constexpr, BIAS: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr,
     NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_O: tl.constexpr, BLOCK_W: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_W: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_O outputs a program, BLOCK_W words of each at a time.
 
@@ -81,33 +81,31 @@ def _gemv(
         else:
             packed = tl.load(words_at + base, mask=is_out & (base + w < WORDS)[None, :], other=0)
         for g in tl.static_range(GROUPS):
+            group = ((base // 16 + fours // 4) * CHUNK + g * RUNS * 32) // GROUP
+            at = group[None, :] * NUM_OUT + o[:, None]
+            inside = is_out & (base // 4 + fours < WORDS // 4)[None, :]
+            if (WORDS % BLOCK_W == 0) & (NUM_OUT % BLOCK_O == 0):
+                factor = tl.load(factors + at)
+                offset = tl.load(offsets + at) if OFFSETS else factor
+            else:
+                factor = tl.load(factors + at, mask=inside, other=0.0)
+                offset = tl.load(offsets + at, mask=inside, other=0.0) if OFFSETS else factor
+            if EARLY:  # else the compiler has them asked for where they are needed, to be waited for there
+                tl.debug_barrier()
             part = tl.zeros([BLOCK_O, BLOCK_W], tl.float32)
             x_sum = tl.zeros([BLOCK_W], tl.float32)
             for n in tl.static_range(g * RUNS, (g + 1) * RUNS):
-                at = base // 16 * CHUNK + n * 32 + x_at
+                i = base // 16 * CHUNK + n * 32 + x_at
                 if NUM_IN % (BLOCK_W * 32 // BITS) == 0:
-                    row = tl.load(x + at)
+                    row = tl.load(x + i)
                 else:
-                    row = tl.load(x + at, mask=at < NUM_IN, other=0.0)
+                    row = tl.load(x + i, mask=i < NUM_IN, other=0.0)
                 low, high = tl.split(tl.reshape(row.to(tl.float32), [BLOCK_W, 2]))
-                part += _codes(packed, exponent, n * BITS, LEAST, BITS) * _divided(low, n * BITS, BITS)[None, :]
-                part += (
-                    _codes(packed, exponent, n * BITS + 16, LEAST, BITS) * _divided(high, n * BITS + 16, BITS)[None, :]
-                )
+                part += _codes(packed, exponent, n, 0, LEAST, BITS) * _divided(low, n, 0, BITS)[None, :]
+                part += _codes(packed, exponent, n, 1, LEAST, BITS) * _divided(high, n, 1, BITS)[None, :]
                 x_sum += low + high
-            group = ((base // 16 + fours // 4) * CHUNK + g * RUNS * 32) // GROUP
-            at = group[None, :] * NUM_OUT + o[:, None]
-            if (WORDS % BLOCK_W == 0) & (NUM_OUT % BLOCK_O == 0):
-                factor = tl.load(factors + at)
-            else:
-                inside = is_out & (base // 4 + fours < WORDS // 4)[None, :]
-                factor = tl.load(factors + at, mask=inside, other=0.0)
             acc += tl.sum(tl.reshape(part, [BLOCK_O, BLOCK_W // 4, 4]), 2) * factor
             if OFFSETS:
-                if (WORDS % BLOCK_W == 0) & (NUM_OUT % BLOCK_O == 0):
-                    offset = tl.load(offsets + at)
-                else:
-                    offset = tl.load(offsets + at, mask=inside, other=0.0)
                 acc += tl.sum(tl.reshape(x_sum, [BLOCK_W // 4, 4]), 1)[None, :] * offset
     sums = tl.sum(acc, 1)
     if BIAS:
@@ -116,8 +114,11 @@ def _gemv(
 
 
 @triton.jit
-def _codes(words, exponent, BIT: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr):
-    """The integers whose codes begin at BIT, times 2^PLACE: in the mantissa's 23 bits, or moved there."""
+def _codes(words, exponent, N: tl.constexpr, HALF: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr):
+    """The integers of run N, of inputs that are even or odd, times 2^PLACE: their codes lie in the mantissa's 23 bits,
+    or are moved there.
+    """
+    BIT: tl.constexpr = N * BITS + HALF * 16
     PLACE: tl.constexpr = BIT - 12 if BIT + BITS > 23 else BIT
     moved = words >> (BIT - PLACE)
     number = (moved & (((1 << BITS) - 1) << PLACE) | exponent).to(tl.float32, bitcast=True)
@@ -125,7 +126,8 @@ def _codes(words, exponent, BIT: tl.constexpr, LEAST: tl.constexpr, BITS: tl.con
 
 
 @triton.jit
-def _divided(x, BIT: tl.constexpr, BITS: tl.constexpr):
+def _divided(x, N: tl.constexpr, HALF: tl.constexpr, BITS: tl.constexpr):
     """By 2^PLACE."""
+    BIT: tl.constexpr = N * BITS + HALF * 16
     PLACE: tl.constexpr = BIT - 12 if BIT + BITS > 23 else BIT
     return x * (1.0 / (1 << PLACE))

@@ -182,7 +182,7 @@ def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
 
 def quantized_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
     """Of every number of rows that has launch parameters of its own."""
-    for tokens in [2] if tiny else [1, 16, 32, 64, 128, 256]:
+    for tokens in [1, 2] if tiny else [1, 16, 32, 64, 128, 256]:
         yield from _quantized_linears(kernels, tokens, device)
 
 

@@ -60,17 +60,17 @@ QUANTIZED_SEARCHES = [
     Search(
         "quantized_linear.gemv_triton",
         "gemv ",
-        {"BLOCK_O": (2, 4, 8), "BLOCK_W": (256, 512), "num_warps": (2, 4)},
+        {"BLOCK_O": (2, 4, 8), "BLOCK_W": (256, 512), "EARLY": (0, 1), "num_warps": (2, 4)},
     ),
     Search(
         "quantized_linear.triton",
         "T=16 ",
-        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "num_stages": (3, 5)},
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "num_stages": (3, 5, 7)},
     ),
     Search(
         "quantized_linear.triton",
         "T=32 ",
-        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "SUMMED": (0, 1)},
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "SUMMED": (0, 1), "num_stages": (5,)},
     ),
     Search(
         "quantized_linear.triton",
