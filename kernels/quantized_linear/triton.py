@@ -38,6 +38,9 @@ NUM_PROGRAMS = 400  # three on each multiprocessor of a large device: sums are c
 MANY_ROWS = 256  # above them the matrix is dequantized, up to them where launch parameters say so
 INVARIANT_ROWS = 64  # whose launch parameters all batches have where rows must be the same
 
+# launch parameters of float32, whose operands take twice the room, and three products
+WIDE = {"BLOCK_T": 32, "BLOCK_O": 64, "SUMMED": 0, "num_warps": 4, "num_stages": 2}
+
 
 class QuantizedLinear:
     def __init__(
@@ -67,19 +70,20 @@ class QuantizedLinear:
         x_TI = x_TI.contiguous()
         out_dtype = self._out_dtype or x_TI.dtype
         if self._batch_invariant:
-            return self._product(x_TI, out_dtype, self._launch(INVARIANT_ROWS))
+            return self._product(x_TI, out_dtype, self._launch(INVARIANT_ROWS, x_TI.dtype))
         if num_rows == 1:
             return gemv(
                 x_TI, self._words_OJ, self._factors_GO, self._offsets_GO, self._bias_O, out_dtype,
                 self._bits, self._least, self._group,
             )  # fmt: skip
-        config = self._launch(num_rows) if num_rows <= MANY_ROWS else {"DENSE": 1}
+        config = self._launch(num_rows, x_TI.dtype) if num_rows <= MANY_ROWS else {"DENSE": 1}
         if config["DENSE"]:
             return Linear(self._widened(x_TI.dtype), self._bias_O, out_dtype)(x_TI)
         return self._product(x_TI, out_dtype, config)
 
-    def _launch(self, num_rows: int) -> dict[str, int]:
-        return launch(num_rows, self._num_out, self._num_in, self._bits, self._group, self._words_OJ.device)
+    def _launch(self, num_rows: int, dtype: torch.dtype) -> dict[str, int]:
+        config = launch(num_rows, self._num_out, self._num_in, self._bits, self._group, self._words_OJ.device)
+        return {**config, **WIDE} if dtype == torch.float32 else config
 
     def _product(self, x_TI: Tensor, out_dtype: torch.dtype, config: dict[str, int]) -> Tensor:
         num_rows = x_TI.shape[0]
