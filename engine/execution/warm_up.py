@@ -20,7 +20,8 @@ from engine.types import SamplingParams
 
 __all__ = ["Launchable", "Warmable", "launch_all", "warm_up"]
 
-FEW_ROWS = 32  # of products with weights of 4 bits, which have one way for up to 16 rows, one up to 63, one for more
+# products with quantized weights have launch parameters up to each of these (kernels/quantized_linear/triton.py)
+FEW_ROWS = 256, 128, 64, 32, 16, 1
 # every station between logits and tokens is on
 SAMPLING = SamplingParams(
     max_tokens=1,
@@ -99,7 +100,7 @@ def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[Schedu
 
     # single tokens
     yield sequences([1 + num_draft_tokens] * num_seqs, num_draft_tokens=num_draft_tokens)
-    for count in (FEW_ROWS, 1):
+    for count in FEW_ROWS:
         if count < num_seqs:
             yield sequences([1] * count)
     # chunks of prompts

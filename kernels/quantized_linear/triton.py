@@ -1,12 +1,19 @@
 """Group-quantized linear layers in Triton: weights read once as they are, dequantized in registers, where integers are
 exact.
 
-Few rows are multiplied with the integers, group by group, and sums that are cut by inputs are merged in order; the cuts
-follow from the weight's shape alone. Many rows pay for the unpacking: for them the matrix is dequantized first, which
-rounds its numbers, and left to the library. Where rows must be the same in any batch there is one way for all.
+One row has a kernel of its own (gemv_triton.py). Few rows are multiplied by tensor cores, group by group: the matrix is
+the left operand, which wgmma takes from registers, so that a code is unpacked once, by the thread that has loaded it,
+and never goes to shared memory as a number; rows of the batch are the narrow side, so that 16 of them are enough. Sums
+that are cut by inputs are merged in order; the cuts follow from the weight's shape alone. Many rows pay for the
+unpacking: for them the matrix is dequantized first, which rounds its numbers, and left to the library. Where rows must
+be the same in any batch there is one way for all.
 
-weight, packed: of 4 bits 128 inputs are 16 rows of int32; row w has in its bits [4 n, 4 n + 4) the codes of input
-16 n + w. Of 8 bits they are 32 rows, with the codes of input 32 n + w in bits [8 n, 8 n + 8).
+weight, packed: a chunk of inputs of an output is 16 words of int32, runs of 32 inputs. Word w has the codes of inputs
+32 n + 2 w and 32 n + 2 w + 1, of 4 bits in bits [4 n, 4 n + 4) and [16 + 4 n, 20 + 4 n), of 8 bits in [8 n, 8 n + 8)
+and [16 + 8 n, 24 + 8 n): one shift of all words gives a run, two neighbours in the halves of a register, as operands
+of 16 bits have them. For those, 4 bits are put into the mantissas of twice 16.0 (three instructions for two codes);
+that each number is 16 too large is taken off with the group's offset, which multiplies the sum of the group's inputs.
+That sum is a product with ones where rows are few, else it is computed once beforehand (SUMMED).
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -20,13 +27,19 @@ from torch.nn.functional import pad
 
 from kernels.launch import measured
 from kernels.linear.cuda import Linear
+from kernels.quantized_linear.gemv_triton import gemv
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["QuantizedLinear", "launch"]
 
-CHUNK = 128  # inputs that are packed together
-NUM_PROGRAMS = 264  # what fills a large device twice: sums are cut until there are so many
-MANY_ROWS = 64  # from there on the matrix is dequantized
+CHUNK_WORDS = 16
+RUN = 32  # inputs
+NUM_PROGRAMS = 400  # three on each multiprocessor of a large device: sums are cut until there are about so many
+MANY_ROWS = 256  # above them the matrix is dequantized, up to them where launch parameters say so
+INVARIANT_ROWS = 64  # whose launch parameters all batches have where rows must be the same
+
+# launch parameters of float32, whose operands take twice the room, and three products
+WIDE = {"BLOCK_T": 32, "BLOCK_O": 64, "SUMMED": 0, "num_warps": 4, "num_stages": 2}
 
 
 class QuantizedLinear:
@@ -41,10 +54,11 @@ class QuantizedLinear:
         batch_invariant   a row's result is bitwise the same in any batch
         """
         self._num_out, self._num_in = weight.shape
-        self._group = weight.group if weight.group % CHUNK == 0 else gcd(weight.group, CHUNK)
+        self._chunk = CHUNK_WORDS * 32 // weight.bits
+        self._group = weight.group if weight.group % self._chunk == 0 else gcd(weight.group, self._chunk)
         self._least, self._bits = weight.least, weight.bits
         codes_OI = (weight.ints_OI.to(torch.int16) - weight.least).to(torch.uint8)
-        self._words_JO = _packed(pad(codes_OI, (0, -self._num_in % CHUNK)), weight.bits)
+        self._words_OJ = _packed(pad(codes_OI, (0, -self._num_in % self._chunk)), weight.bits)
         self._factors_GO = self._by_group(weight, weight.factors_OG)
         self._offsets_GO = None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG)
         self._bias_O = bias_O
@@ -55,10 +69,25 @@ class QuantizedLinear:
         num_rows = x_TI.shape[0]
         x_TI = x_TI.contiguous()
         out_dtype = self._out_dtype or x_TI.dtype
-        if num_rows >= MANY_ROWS and not self._batch_invariant:
+        if self._batch_invariant:
+            return self._product(x_TI, out_dtype, self._launch(INVARIANT_ROWS, x_TI.dtype))
+        if num_rows == 1:
+            return gemv(
+                x_TI, self._words_OJ, self._factors_GO, self._offsets_GO, self._bias_O, out_dtype,
+                self._bits, self._least, self._group,
+            )  # fmt: skip
+        config = self._launch(num_rows, x_TI.dtype) if num_rows <= MANY_ROWS else {"DENSE": 1}
+        if config["DENSE"]:
             return Linear(self._widened(x_TI.dtype), self._bias_O, out_dtype)(x_TI)
-        rows = MANY_ROWS if self._batch_invariant else num_rows
-        config = launch(rows, self._num_out, self._num_in, x_TI.device)
+        return self._product(x_TI, out_dtype, config)
+
+    def _launch(self, num_rows: int, dtype: torch.dtype) -> dict[str, int]:
+        config = launch(num_rows, self._num_out, self._num_in, self._bits, self._group, self._words_OJ.device)
+        return {**config, **WIDE} if dtype == torch.float32 else config
+
+    def _product(self, x_TI: Tensor, out_dtype: torch.dtype, config: dict[str, int]) -> Tensor:
+        num_rows = x_TI.shape[0]
+        config = {name: value for name, value in config.items() if name != "DENSE"}
         num_splits = config["SPLITS"]
         whole = num_splits == 1
         out_STO = torch.empty(
@@ -66,12 +95,25 @@ class QuantizedLinear:
         )
         num_tiles = triton.cdiv(num_rows, config["BLOCK_T"]) * triton.cdiv(self._num_out, config["BLOCK_O"])
         bias_O = self._bias_O if whole else None
+        sums_NT = self._sums(x_TI) if config["SUMMED"] else None
         _multiply[num_tiles, num_splits](
-            x_TI, self._words_JO, self._factors_GO, self._offsets_GO, bias_O, out_STO, num_rows,
+            x_TI, self._words_OJ, self._factors_GO, self._offsets_GO, sums_NT, bias_O, out_STO,
+            num_rows,
             OFFSETS=self._offsets_GO is not None, BIAS=bias_O is not None, LEAST=self._least, BITS=self._bits,
             NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, **config,
         )  # fmt: skip
         return out_STO[0] if whole else self._merged(out_STO, out_dtype)
+
+    def _sums(self, x_TI: Tensor) -> Tensor:
+        """[N, T]: of the inputs that are multiplied before a factor is applied, a group or a chunk."""
+        num_rows, span = x_TI.shape[0], min(self._group, self._chunk)
+        num_spans = triton.cdiv(self._num_in, self._chunk) * self._chunk // span
+        sums_NT = torch.empty((num_spans, num_rows), dtype=torch.float32, device=x_TI.device)
+        block = 8
+        _sum_inputs[num_rows, triton.cdiv(num_spans, block)](
+            x_TI, sums_NT, num_rows, NUM_IN=self._num_in, SPAN=span, SPANS=num_spans, BLOCK_N=block
+        )
+        return sums_NT
 
     def _merged(self, parts_STO: Tensor, out_dtype: torch.dtype) -> Tensor:
         num_splits, num_rows, num_out = parts_STO.shape
@@ -85,10 +127,10 @@ class QuantizedLinear:
 
     def _widened(self, dtype: torch.dtype) -> Tensor:
         """[O, I]"""
-        weight_OI = torch.empty((self._num_out, self._num_in), dtype=dtype, device=self._words_JO.device)
-        block = 32
-        _widen[triton.cdiv(self._num_out, block), triton.cdiv(self._num_in, CHUNK)](
-            self._words_JO, self._factors_GO, self._offsets_GO, weight_OI,
+        weight_OI = torch.empty((self._num_out, self._num_in), dtype=dtype, device=self._words_OJ.device)
+        block = 64
+        _widen[triton.cdiv(self._num_in, self._chunk), triton.cdiv(self._num_out, block)](
+            self._words_OJ, self._factors_GO, self._offsets_GO, weight_OI,
             OFFSETS=self._offsets_GO is not None, LEAST=self._least, BITS=self._bits,
             NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, BLOCK_O=block,
         )  # fmt: skip
@@ -97,84 +139,164 @@ class QuantizedLinear:
     def _by_group(self, weight: GroupQuantized, of_groups_OG: Tensor) -> Tensor:
         """[G, O] for groups of `self._group` inputs, zeros behind the last of them up to a whole chunk."""
         repeated = of_groups_OG.repeat_interleave(weight.group // self._group, dim=1)
-        num_groups = triton.cdiv(triton.cdiv(self._num_in, CHUNK) * CHUNK, self._group)
+        num_groups = triton.cdiv(triton.cdiv(self._num_in, self._chunk) * self._chunk, self._group)
         return pad(repeated, (0, num_groups - repeated.shape[1])).T.contiguous()
 
 
 def _packed(codes_OI: Tensor, bits: int) -> Tensor:
-    """[J, O] int32"""
-    in_word = 32 // bits
-    codes = codes_OI.view(len(codes_OI), -1, in_word, CHUNK // in_word)
-    words = torch.zeros((len(codes), codes.shape[1], CHUNK // in_word), dtype=torch.int32, device=codes.device)
-    for n in range(in_word):
-        words |= codes[:, :, n].to(torch.int32) << bits * n
-    return words.flatten(1).T.contiguous()
+    """[O, J] int32"""
+    num_runs = 16 // bits  # of a chunk
+    pairs = codes_OI.view(len(codes_OI), -1, num_runs, CHUNK_WORDS, 2)
+    words = torch.zeros((len(pairs), pairs.shape[1], CHUNK_WORDS), dtype=torch.int32, device=pairs.device)
+    for n in range(num_runs):
+        for half in range(2):
+            words |= pairs[:, :, n, :, half].to(torch.int32) << bits * n + 16 * half
+    return words.flatten(1)
 
 
-def launch(num_rows: int, num_out: int, num_in: int, device: torch.device) -> dict[str, int]:
-    rows = 16 if num_rows <= 16 else 32
-    block_o = 64
-    cuts = NUM_PROGRAMS // triton.cdiv(num_out, block_o)
-    splits = max(1, min(cuts, triton.cdiv(num_in, 4 * CHUNK)))
-    config = {"BLOCK_T": rows, "BLOCK_O": block_o, "SPLITS": splits, "GROUP_T": 8, "num_warps": 4, "num_stages": 3}
-    return {**config, **measured(__file__, device).get(f"T={rows} O={num_out} I={num_in}", {})}
+def launch(num_rows: int, num_out: int, num_in: int, bits: int, group: int, device: torch.device) -> dict[str, int]:
+    """For 2 to MANY_ROWS rows. DENSE of 1: the matrix is dequantized, and the rest is not used.
+
+    wgmma takes 64 outputs for 4 warps. Groups smaller than a chunk take registers: large tiles spill them.
+    """
+    chunk = CHUNK_WORDS * 32 // bits
+    rows = max(16, triton.next_power_of_2(num_rows))
+    tile = {"BLOCK_T": min(rows, 128 if group >= chunk else 64), "BLOCK_O": 64 if rows <= 32 else 128}
+    num_warps = 4 if rows <= 32 or (rows == 64 and group >= chunk) else 8
+    cuts = NUM_PROGRAMS // triton.cdiv(num_out, tile["BLOCK_O"]) // (1 if num_warps == 4 else 2)
+    splits = 1 << max(1, min(cuts, triton.cdiv(num_in, 4 * chunk), 8)).bit_length() - 1
+    more = {"SPLITS": splits, "SUMMED": int(rows > 32), "DENSE": int(rows > 128)}
+    name = f"T={rows} O={num_out} I={num_in} bits={bits} group={min(group, chunk)}"
+    # with more stages a program reads further ahead: with few rows, most of what it reads are weights
+    return {**tile, **more, "num_warps": num_warps, "num_stages": 4, **measured(__file__, device).get(name, {})}
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _multiply(
-    x, words, factors, offsets, bias, out, num_rows,
+    x, words, factors, offsets, sums, bias, out, num_rows,
     OFFSETS: tl.constexpr, BIAS: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr,
     NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, SPLITS: tl.constexpr, GROUP_T: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, SPLITS: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the output, over one split's chunks of inputs. Programs that run together share what they read:
-    GROUP_T tiles of rows, then the next tile of outputs.
+    """One tile of the output, over one split's chunks of inputs. Programs that run together share what they read: all
+    tiles of rows, then the next tile of outputs.
     """
-    CHUNK: tl.constexpr = 128
-    RUN: tl.constexpr = CHUNK * BITS // 32  # inputs at a time: what one shift of a chunk's words gives
+    CHUNK: tl.constexpr = 512 // BITS
+    RUN: tl.constexpr = 32
     CHUNKS: tl.constexpr = (NUM_IN + CHUNK - 1) // CHUNK
     CHUNKS_OF_SPLIT: tl.constexpr = (CHUNKS + SPLITS - 1) // SPLITS
     GROUPS: tl.constexpr = CHUNK // GROUP if GROUP < CHUNK else 1  # in a chunk
     RUNS: tl.constexpr = CHUNK // RUN // GROUPS  # in a group
+    BIASED: tl.constexpr = (BITS == 4) & (x.dtype.element_ty != tl.float32)  # numbers are 16 more than codes
     tiles_t = tl.cdiv(num_rows, BLOCK_T)
-    tiles_o: tl.constexpr = (NUM_OUT + BLOCK_O - 1) // BLOCK_O
     tile = tl.program_id(0)
     split = tl.program_id(1)
-    first_t = tile // (GROUP_T * tiles_o) * GROUP_T
-    group_t = tl.minimum(tiles_t - first_t, GROUP_T)
-    inside = tile % (GROUP_T * tiles_o)
-    t = (first_t + inside % group_t) * BLOCK_T + tl.arange(0, BLOCK_T)
-    o = inside // group_t * BLOCK_O + tl.arange(0, BLOCK_O)
-    w = tl.arange(0, RUN)
-    is_row, is_out = (t < num_rows)[:, None], o < NUM_OUT
-    x_at = x + t.to(tl.int64)[:, None] * NUM_IN + w[None, :]
+    t = tile % tiles_t * BLOCK_T + tl.arange(0, BLOCK_T)
+    o = tile // tiles_t * BLOCK_O + tl.arange(0, BLOCK_O)
+    w = tl.arange(0, 16)
+    i = tl.arange(0, RUN)
+    is_row, is_out = (t < num_rows)[None, :], o < NUM_OUT
+    words_at = words + o.to(tl.int64)[:, None] * (CHUNKS * 16) + w[None, :]
+    x_at = x + t.to(tl.int64)[None, :] * NUM_IN + i[:, None]
+    ones = tl.full([BLOCK_O, RUN], 1.0, tl.float32).to(x.dtype.element_ty)
+    acc = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
     first = split * CHUNKS_OF_SPLIT
-    words_at = words + (first * RUN + w).to(tl.int64)[:, None] * NUM_OUT + o[None, :]
-    acc = tl.zeros([BLOCK_T, BLOCK_O], tl.float32)
-    for chunk in range(first, tl.minimum(first + CHUNKS_OF_SPLIT, CHUNKS)):
-        packed = tl.load(words_at, mask=is_out[None, :], other=0)
-        words_at += RUN * NUM_OUT
+    last = tl.minimum(first + CHUNKS_OF_SPLIT, CHUNKS)
+    if GROUPS == 1:  # read a chunk ahead: nothing else here waits for what it has just asked for
+        group = tl.minimum(first, CHUNKS - 1) * CHUNK // GROUP
+        next_factor, next_offset = _of_group(factors, offsets, group, o, is_out, OFFSETS, BIASED, LEAST, NUM_OUT)
+    for chunk in range(first, last):
+        if NUM_OUT % BLOCK_O == 0:
+            packed = tl.load(words_at + chunk * 16)
+        else:
+            packed = tl.load(words_at + chunk * 16, mask=is_out[:, None], other=0)
+        if GROUPS == 1:
+            factor, offset = next_factor, next_offset
+            group = tl.minimum(chunk + 1, CHUNKS - 1) * CHUNK // GROUP
+            next_factor, next_offset = _of_group(factors, offsets, group, o, is_out, OFFSETS, BIASED, LEAST, NUM_OUT)
         for g in tl.static_range(GROUPS):
-            part = tl.zeros([BLOCK_T, BLOCK_O], tl.float32)
-            x_sum = tl.zeros([BLOCK_T], tl.float32)
+            if GROUPS > 1:
+                group = chunk * GROUPS + g
+                factor, offset = _of_group(factors, offsets, group, o, is_out, OFFSETS, BIASED, LEAST, NUM_OUT)
+            part = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
+            x_sum = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)  # in each of its rows
             for n in tl.static_range(g * RUNS, (g + 1) * RUNS):
                 base = chunk * CHUNK + n * RUN
                 if NUM_IN % CHUNK == 0:
                     x_tile = tl.load(x_at + base, mask=is_row, other=0.0)
                 else:
-                    x_tile = tl.load(x_at + base, mask=is_row & (base + w < NUM_IN)[None, :], other=0.0)
-                ints = (packed >> BITS * n & (1 << BITS) - 1) + LEAST
-                part = tl.dot(x_tile, ints.to(tl.float32).to(x_tile.dtype), part, input_precision="tf32x3")
-                if OFFSETS:
-                    x_sum += tl.sum(x_tile.to(tl.float32), 1)
-            at = (chunk * CHUNK + g * (CHUNK // GROUPS)) // GROUP * NUM_OUT + o
-            acc += part * tl.load(factors + at, mask=is_out, other=0.0)[None, :]
-            if OFFSETS:
-                acc += x_sum[:, None] * tl.load(offsets + at, mask=is_out, other=0.0)[None, :]
+                    x_tile = tl.load(x_at + base, mask=is_row & (base + i < NUM_IN)[:, None], other=0.0)
+                numbers = _numbers(packed, n, LEAST, BITS, BIASED, x.dtype.element_ty)
+                part = tl.dot(numbers, x_tile, part, input_precision="tf32x3")
+                if (OFFSETS or BIASED) and not SUMMED:
+                    x_sum = tl.dot(ones, x_tile, x_sum, input_precision="tf32x3")
+            acc += part * factor[:, None]
+            if (OFFSETS or BIASED) and not SUMMED:
+                acc += x_sum * offset[:, None]
+    if (OFFSETS or BIASED) and SUMMED:  # offsets of groups times the groups' sums: a product as well
+        spans = tl.arange(0, 16)
+        for base in tl.range(first * GROUPS, last * GROUPS, 16, num_stages=1):
+            span = base + spans
+            is_span = span < last * GROUPS
+            of_span = _of_group(
+                factors, offsets, (span * (CHUNK // GROUPS) // GROUP)[None, :], o[:, None],
+                is_out[:, None] & is_span[None, :], OFFSETS, BIASED, LEAST, NUM_OUT,
+            )  # fmt: skip
+            sums_at = sums + span[:, None] * num_rows + t[None, :]
+            x_sums = tl.load(sums_at, mask=is_span[:, None] & is_row, other=0.0)
+            acc = tl.dot(of_span[1], x_sums, acc, input_precision="tf32x3")
     if BIAS:
-        acc += tl.load(bias + o, mask=is_out, other=0.0).to(tl.float32)[None, :]
-    at = (split * num_rows + t).to(tl.int64)[:, None] * NUM_OUT + o[None, :]
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=is_row & is_out[None, :])
+        acc += tl.load(bias + o, mask=is_out, other=0.0).to(tl.float32)[:, None]
+    at = (split * num_rows + t).to(tl.int64)[None, :] * NUM_OUT + o[:, None]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=is_row & is_out[:, None])
+
+
+@triton.jit
+def _of_group(
+    factors, offsets, group, o, mask,
+    OFFSETS: tl.constexpr, BIASED: tl.constexpr, LEAST: tl.constexpr, NUM_OUT: tl.constexpr,
+):  # fmt: skip
+    """What products with numbers are multiplied by, and what the sum of the inputs is."""
+    at = group * NUM_OUT + o
+    factor = tl.load(factors + at, mask=mask, other=0.0)
+    offset = factor * (LEAST - 16.0 if BIASED else 0.0)
+    if OFFSETS:
+        offset += tl.load(offsets + at, mask=mask, other=0.0)
+    return factor, offset
+
+
+@triton.jit
+def _numbers(
+    words, N: tl.constexpr, LEAST: tl.constexpr, BITS: tl.constexpr, BIASED: tl.constexpr, dtype: tl.constexpr
+):  # fmt: skip
+    """[O, 32]: run N of a chunk's words [O, 16]. Integers, or 16 more than codes."""
+    if BIASED:
+        PLACE: tl.constexpr = 3 if dtype == tl.bfloat16 else 6  # the highest bits of the mantissa
+        SIXTEENS: tl.constexpr = 0x41804180 if dtype == tl.bfloat16 else 0x4C004C00  # 16.0 twice
+        if BITS * N < PLACE:
+            moved = words << (PLACE - BITS * N)
+        else:
+            moved = words >> (BITS * N - PLACE)
+        both = moved & (0x000F000F << PLACE) | SIXTEENS
+        low, high = both.to(tl.int16), (both >> 16).to(tl.int16)
+        return tl.reshape(tl.join(low, high), [words.shape[0], 32]).to(dtype, bitcast=True)
+    else:
+        low = (words >> (BITS * N) & (1 << BITS) - 1) + LEAST
+        high = (words >> (BITS * N + 16) & (1 << BITS) - 1) + LEAST
+        return tl.reshape(tl.join(low, high), [words.shape[0], 32]).to(tl.float32).to(dtype)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _sum_inputs(
+    x, out, num_rows,
+    NUM_IN: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Some spans of a row."""
+    t = tl.program_id(0)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    i = n[:, None] * SPAN + tl.arange(0, SPAN)[None, :]
+    values = tl.load(x + t.to(tl.int64) * NUM_IN + i, mask=i < NUM_IN, other=0.0)
+    tl.store(out + n * num_rows + t, tl.sum(values.to(tl.float32), 1), mask=n < SPANS)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -201,19 +323,21 @@ def _widen(
     NUM_OUT: tl.constexpr, NUM_IN: tl.constexpr, GROUP: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     """One chunk of some outputs, as numbers."""
-    CHUNK: tl.constexpr = 128
-    RUN: tl.constexpr = CHUNK * BITS // 32
-    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    chunk = tl.program_id(1)
-    w = tl.arange(0, RUN)
-    is_out = (o < NUM_OUT)[None, :]
-    packed = tl.load(words + (chunk * RUN + w).to(tl.int64)[:, None] * NUM_OUT + o[None, :], mask=is_out, other=0)
+    CHUNK: tl.constexpr = 512 // BITS
+    CHUNKS: tl.constexpr = (NUM_IN + CHUNK - 1) // CHUNK
+    RUN: tl.constexpr = 32
+    chunk = tl.program_id(0)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    is_out = o < NUM_OUT
+    row_at = o.to(tl.int64)[:, None]
+    words_at = words + row_at * (CHUNKS * 16) + chunk * 16 + tl.arange(0, 16)[None, :]
+    packed = tl.load(words_at, mask=is_out[:, None], other=0)
     for n in tl.static_range(CHUNK // RUN):
         at = (chunk * CHUNK + n * RUN) // GROUP * NUM_OUT + o
-        ints = (packed >> BITS * n & (1 << BITS) - 1) + LEAST
-        numbers = ints.to(tl.float32) * tl.load(factors + at, mask=o < NUM_OUT)[None, :]
+        numbers = _numbers(packed, n, LEAST, BITS, False, tl.float32)
+        numbers *= tl.load(factors + at, mask=is_out, other=0.0)[:, None]
         if OFFSETS:
-            numbers += tl.load(offsets + at, mask=o < NUM_OUT, other=0.0)[None, :]
-        i = chunk * CHUNK + n * RUN + w
-        out_at = out + o.to(tl.int64)[None, :] * NUM_IN + i[:, None]
-        tl.store(out_at, numbers.to(out.dtype.element_ty), mask=is_out & (i < NUM_IN)[:, None])
+            numbers += tl.load(offsets + at, mask=is_out, other=0.0)[:, None]
+        i = chunk * CHUNK + n * RUN + tl.arange(0, RUN)
+        inside = is_out[:, None] & (i < NUM_IN)[None, :]
+        tl.store(out + row_at * NUM_IN + i[None, :], numbers.to(out.dtype.element_ty), mask=inside)

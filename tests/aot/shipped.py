@@ -12,6 +12,7 @@ from kernels.logit_mask import triton as logit_mask
 from kernels.logprobs import triton as logprobs
 from kernels.penalties import triton as penalties
 from kernels.qkv_rotary import triton as qkv_rotary
+from kernels.quantized_linear import gemv_triton as quantized_gemv
 from kernels.quantized_linear import triton as quantized_linear
 from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
@@ -126,25 +127,38 @@ def _quantized_linears():
         numbers = {"OFFSETS": offsets, "LEAST": least, "BITS": bits, "GROUP": group}
         numbers |= {} if offsets else {"offsets": None}
         types = {"x": "*bf16", "words": "*i32", "factors": "*fp32", "offsets": "*fp32", "num_rows": "i32"}
-        for num_rows in (1, 32):
-            launch = quantized_linear.launch(num_rows, num_out, num_in, DEVICE)
+        no_bias = {"BIAS": False, "bias": None}
+        for num_rows in (16, 32, 64, 128):
+            launch = quantized_linear.launch(num_rows, num_out, num_in, bits, group, DEVICE)
+            assert not launch.pop("DENSE")
             out = "*bf16" if launch["SPLITS"] == 1 else "*fp32"
+            absent = no_bias | ({} if launch["SUMMED"] else {"sums": None})
             cases[f"quantized linear, {name}, {num_rows} rows"] = (
                 quantized_linear._multiply,
-                {**types, "out": out},
-                {**shape, **numbers, "BIAS": False, "bias": None},
+                {**types, "out": out, "sums": "*fp32"},
+                {**shape, **numbers, **absent},
                 launch,
             )
+        cases[f"row by a quantized matrix, {name}"] = (
+            quantized_gemv._gemv,
+            {**types, "out": "*bf16", "exponent": "i32"},
+            {**shape, **numbers, **no_bias},
+            quantized_gemv.launch(num_out, num_in, bits, DEVICE),
+        )
         merged = {"parts": "*fp32", "out": "*bf16", "num_rows": "i32"}
         cases[f"merge of a quantized linear, {name}"] = (
             quantized_linear._merge,
             merged,
-            {"BIAS": False, "bias": None, "NUM_OUT": num_out, "SPLITS": launch["SPLITS"], "BLOCK_O": 512},
+            {**no_bias, "NUM_OUT": num_out, "SPLITS": launch["SPLITS"], "BLOCK_O": 512},
             plain,
         )
         cases[f"widen, {name}"] = (
-            quantized_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 32}, plain
+            quantized_linear._widen, {**types, "out": "*bf16"}, {**shape, **numbers, "BLOCK_O": 64}, plain
         )  # fmt: skip
+        span = min(group, 512 // bits)
+        spans = {"NUM_IN": num_in, "SPAN": span, "SPANS": triton.cdiv(num_in, span), "BLOCK_N": 8}
+        types = {"x": "*bf16", "out": "*fp32", "num_rows": "i32"}
+        cases[f"sums of groups, {name}"] = quantized_linear._sum_inputs, types, spans, plain
     return cases
 
 

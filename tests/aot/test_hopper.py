@@ -33,7 +33,7 @@ def test_it_compiles_for_hopper_as_well_as_recorded(case):
     if launch.get("BLOCK_M", 0) >= 64 and case.startswith(("shared", "ragged")):
         assert found["wgmma"] > 0
     if case.startswith("quantized linear"):
-        assert found["mma"] > 0 and found["async"] > 0
+        assert found["wgmma"] > 0 and found["async"] > 0
     if case.startswith(("linear", "experts")):
         assert found["wgmma"] > 0 and found["async"] > 0
 

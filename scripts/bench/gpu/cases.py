@@ -146,11 +146,16 @@ def make_attention(
     )
 
 
-def random_ints(num_out: int, num_in: int, group: int, device: torch.device) -> GroupQuantized:
-    """A matrix of 4 bits with offsets."""
-    ints = torch.randint(16, (num_out, num_in), dtype=torch.int8, device=device)
-    factors = torch.rand((num_out, num_in // group), device=device) * 0.01
-    return GroupQuantized(ints, factors, -8 * factors + torch.randn_like(factors) * 0.01, least=0)
+def random_ints(
+    num_out: int, num_in: int, group: int, device: torch.device, bits: int = 4, offsets: bool = True
+) -> GroupQuantized:
+    """A matrix with offsets as of zero points in the middle, and more; without, of integers around 0."""
+    middle = 1 << bits - 1
+    factors = torch.rand((num_out, num_in // group), device=device) * 0.16 / (1 << bits)
+    least = 0 if bits == 4 and offsets else -middle
+    ints = torch.randint(least, least + 2 * middle, (num_out, num_in), dtype=torch.int16, device=device).to(torch.int8)
+    shifts = -(least + middle) * factors + torch.randn_like(factors) * 0.01 if offsets else None
+    return GroupQuantized(ints, factors, shifts, least, bits)
 
 
 def _one_group(seq_lens_S: Tensor, shared: int) -> SharedPrefixes:

@@ -17,8 +17,9 @@ from kernels.operations import QkvRotary
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm import reference as norm_reference
-from scripts.bench.gpu.cases import Attention, make_attention, random_ints
+from scripts.bench.gpu.cases import Attention, make_attention
 from scripts.bench.gpu.check_families import check_families
+from scripts.bench.gpu.check_quantized import check_quantized
 from scripts.bench.gpu.check_sampling import check_sampling
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.peers import check_peers
@@ -68,9 +69,8 @@ def check(kernels: KernelSet, device: torch.device, tiny: bool, full: bool = Tru
         yield unit(_gate, kernels, *size, dtype, device)
         yield unit(check_families, kernels, dtype, device, tiny, _row)
         if kernels.name == "triton":
-            matrix = (20, 256, 96) if tiny else LINEAR
-            for deterministic in (True, False):
-                yield unit(_quantized_linear, triton_kernels(deterministic), *matrix, dtype, device)
+            if dtype == SERVED[0]:
+                yield from check_quantized(kernels, device, tiny)
             yield unit(_linear, triton_kernels(True), *((70, 64, 96) if tiny else LINEAR), dtype, device)
         if dtype == torch.bfloat16:
             if kernels.name == "triton":
@@ -286,21 +286,6 @@ def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torc
     picks = [order[:few] for few in (1, 2, 17, 64, 65)]
     same = all(torch.equal(linear(x[pick]), out[pick]) for pick in picks)
     return {**row, "batch_invariant": same, "ok": row["ok"] and same}
-
-
-def _quantized_linear(
-    kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torch.dtype, device: torch.device
-) -> Row:
-    """Few rows and many, which go different ways unless any batch must give the same."""
-    x, weight = torch.randn((num, num_in), device=device, dtype=dtype), random_ints(num_out, num_in, 128, device)
-    assert kernels.quantized_linear is not None
-    linear, expected = kernels.quantized_linear(weight), x.double() @ weight.dense().double().T
-    counts = sorted({1, 16, 33, num})
-    out = torch.cat([linear(x[:count]) for count in counts])
-    shape = f"{num} x {num_in} x {num_out}{', deterministic' if kernels.deterministic else ''}"
-    row = _row("linear, 4 bits", shape, dtype, out, torch.cat([expected[:count] for count in counts]))
-    same = all(torch.equal(linear(x[:count]), out[-num:][:count]) for count in counts) or not kernels.deterministic
-    return {**row, "batch_invariant": kernels.deterministic and same, "ok": row["ok"] and same}
 
 
 def _model(device: torch.device, tiny: bool) -> Row:

@@ -29,6 +29,7 @@ __all__ = [
     "baseline_cases",
     "kernel_cases",
     "linear_cases",
+    "quantized_cases",
     "quick_cases",
     "sampling_cases",
     "second_cases",
@@ -170,13 +171,19 @@ def second_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
     """Experts, weights of 4 bits, the deterministic product, and prefixes that are shared."""
     for tokens in [2] if tiny else [1, 32, 256, 8192]:
         yield _experts(kernels, tokens, device, tiny)
-    for tokens in [2] if tiny else [1, 32, 64, 256, 4096]:
-        if kernels.quantized_linear is not None:
-            yield from _quantized_linears(kernels, tokens, device)
+    yield from quantized_cases(kernels, device, tiny)
+    for tokens in [2] if tiny else [4096]:
+        yield from _quantized_linears(kernels, tokens, device)
     for tokens in [2] if tiny else [1, 32, 256]:
         yield from (case for case in linear_cases(kernels, tokens, device, tiny) if case.name != "linear")
     for prefix in [64] if tiny else [1024, 8192]:
         yield from _cascade(kernels, 2 if tiny else 64, prefix, device, tiny)
+
+
+def quantized_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Of every number of rows that has launch parameters of its own."""
+    for tokens in [1, 2] if tiny else [1, 16, 32, 64, 128, 256]:
+        yield from _quantized_linears(kernels, tokens, device)
 
 
 def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
@@ -202,8 +209,7 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
     for tokens in [2] if tiny else [1, 32, 256, 4096]:
         yield from linear_cases(kernels, tokens, device, tiny)
         yield _experts(kernels, tokens, device, tiny)
-        if kernels.quantized_linear is not None:
-            yield from _quantized_linears(kernels, tokens, device)
+        yield from _quantized_linears(kernels, tokens, device)
     for rows in [2] if tiny else [1, 32, 128]:
         yield from sampling_cases(kernels, rows, 1000 if tiny else 128_256, device)
 
@@ -339,6 +345,8 @@ def linear_cases(kernels: KernelSet, tokens: int, device: torch.device, tiny: bo
 
 def _quantized_linears(kernels: KernelSet, tokens: int, device: torch.device) -> Iterator[Case]:
     """In groups of 128 with offsets, as AWQ has them. Its peer is the same matrix in bfloat16, the library's."""
+    if kernels.quantized_linear is None:
+        return
     for num_out, num_in in LINEARS[:-1] if device.type == "cuda" else [(96, 256)]:
         num_flops, num_numbers = 2 * tokens * num_in * num_out, num_out * num_in
         yield Case(

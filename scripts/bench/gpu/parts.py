@@ -9,6 +9,7 @@ import torch
 from kernels.kernel_set import KernelSet
 from scripts.bench.gpu.check import check
 from scripts.bench.gpu.check_memory import check_memory
+from scripts.bench.gpu.check_quantized import check_quantized
 from scripts.bench.gpu.counters import count_slowest
 from scripts.bench.gpu.engine import time_cascade, time_engine, time_engine_beside_peers, time_four_bits
 from scripts.bench.gpu.kernels import baseline_cases, kernel_cases, quick_cases, second_cases, time_kernels
@@ -68,6 +69,7 @@ PARTS: dict[str, Callable[[Setting], Iterator[Unit]]] = {
     "tune": _tune,
     "more-kernels": _more_kernels,
     "cascade": lambda on: time_cascade(on.kernels, on.device, on.tiny),
+    "check-quantized": lambda on: check_quantized(on.kernels, on.device, on.tiny),
     "four-bits": lambda on: time_four_bits(on.kernels, on.device, on.tiny),
     "memory": lambda on: check_memory(on.device, on.tiny),
     "text": lambda on: check_reference_text(on.device, on.carried),

@@ -50,6 +50,7 @@ PLANS = {
         Shard("memory", 20, 40),
         Shard("text", 70, 70),
         Shard("cascade", 50, 45),
+        Shard("check-quantized", 40, 40),
         Shard("four-bits", 40, 45),
         Shard("more-kernels", 70, 45),
         Shard("ncu", 40, 100),

@@ -5,6 +5,7 @@ than what is launched now, the written parameters or an older table's.
 """
 
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,9 +21,16 @@ import torch
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured
 from scripts.bench.gpu.compile_ahead import compile_ahead, noted
-from scripts.bench.gpu.kernels import Case, attention_case, kernel_cases, linear_cases, sampling_cases
+from scripts.bench.gpu.kernels import (
+    Case,
+    attention_case,
+    kernel_cases,
+    linear_cases,
+    quantized_cases,
+    sampling_cases,
+)
 from scripts.bench.gpu.tables import add_config
-from scripts.bench.gpu.timing import copies, measure
+from scripts.bench.gpu.timing import Work, copies, measure
 from scripts.bench.gpu.units import Row, Unit, reason, unit
 
 __all__ = ["tune"]
@@ -41,6 +49,7 @@ class Search:
     prefix: str  # of the cases in its table
     grid: dict[str, tuple[int, ...]]
     timed: str = ""  # how the names of the cases begin that it is timed on
+    at_call: bool = False  # parameters are looked up at each call: the same buffers serve all candidates
 
     def candidates(self) -> Iterator[dict[str, int]]:
         for values in itertools.product(*self.grid.values()):
@@ -48,6 +57,55 @@ class Search:
 
 
 WARPS = 1, 2, 4, 8, 16
+# a case a number of rows; more splits where few rows leave most of the device idle
+QUANTIZED_GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
+    "T=16 ": {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "num_stages": (3, 5)},
+    "T=32 ": {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4), "SUMMED": (0, 1), "num_stages": (5,)},
+    "T=64 ": {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4), "SUMMED": (0, 1), "num_warps": (4,)},
+    "T=128 ": {"BLOCK_T": (64, 128), "SPLITS": (1, 2, 4), "num_warps": (8,), "DENSE": (0,)},
+    "T=256 ": {"BLOCK_T": (64, 128), "SPLITS": (1, 2), "num_warps": (8,), "DENSE": (0,)},
+}
+QUANTIZED_SEARCHES = [
+    Search(
+        "quantized_linear.gemv_triton",
+        "gemv ",
+        {"BLOCK_O": (2, 4), "BLOCK_W": (256, 512), "EARLY": (0, 1), "num_warps": (2, 4)},
+        at_call=True,
+    ),
+    *(Search("quantized_linear.triton", prefix, grid, at_call=True) for prefix, grid in QUANTIZED_GRIDS.items()),
+]
+SEARCHES = [
+    Search(
+        "quantized_linear.gemv_triton",
+        "gemv ",
+        {"BLOCK_O": (2, 4, 8), "BLOCK_W": (256, 512), "EARLY": (0, 1), "num_warps": (2, 4)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=16 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "num_stages": (3, 5, 7)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=32 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4, 8), "SUMMED": (0, 1), "num_stages": (5,)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=64 ",
+        {"BLOCK_O": (64, 128), "SPLITS": (1, 2, 4), "SUMMED": (0, 1), "num_warps": (4,)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=128 ",
+        {"BLOCK_T": (64, 128), "SPLITS": (1, 2, 4), "num_warps": (4, 8), "DENSE": (0,)},
+    ),
+    Search(
+        "quantized_linear.triton",
+        "T=256 ",
+        {"BLOCK_T": (64, 128), "SPLITS": (1, 2), "num_warps": (8,), "DENSE": (0,)},
+    ),
+]
 SEARCHES = [
     Search(
         "paged_attention.triton", "decode ", {"BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
@@ -72,11 +130,7 @@ SEARCHES = [
         "O=",
         {"BLOCK_T": (16, 32, 64), "BLOCK_O": (64, 128), "BLOCK_I": (64,), "num_warps": (4, 8), "num_stages": (3, 4)},
     ),
-    Search(
-        "quantized_linear.triton",
-        "T=",
-        {"BLOCK_O": (32, 64, 128), "SPLITS": (1, 2, 4, 8), "num_warps": (2, 4, 8), "num_stages": (2, 3, 4)},
-    ),
+    *QUANTIZED_SEARCHES,
     Search("sampling.triton", "choose ", {"BLOCK_V": (1024, 2048), "CHUNK_V": (4096, 8192), "num_warps": (4, 8)}),
     Search("sampling.filters_triton", "filters ", {"CHUNK_V": (2048, 4096, 8192, 16384), "num_warps": (4, 8, 16)}),
     Search(
@@ -120,20 +174,54 @@ def tune(
 
     `quick`: decode and prefill attention of Llama-3.1-8B's shape alone, with more stages.
     """
-    if quick and not tiny:
+    if quick and not ops and not tiny:
         searches, cases = QUICK_SEARCHES, list(_quick_cases(kernels, device))
     else:
         searches = [search for search in SEARCHES if not ops or search.module.partition(".")[0] in ops]
-        cases = [case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES)]
+        cases = list(_cases(kernels, device, tiny, ops))
     modules = {search.module: import_module(f"kernels.{search.module}") for search in searches}
     asking = _asking(cases, modules, device)
-    for search in searches:
-        module = modules[search.module]
-        for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix)):
-            candidates = list(search.candidates())[: 2 if tiny else None]
-            timed = [case for case in asking[search.module, name] if case.name.startswith(search.timed)]
-            if timed:
-                yield unit(_search, f"{search.module}: {name}", module, candidates, timed, device, path)
+    jobs = [
+        _Job(search, modules[search.module], name, timed, list(search.candidates())[: 2 if tiny else None])
+        for search in searches
+        for name in sorted(key for owner, key in asking if owner == search.module and key.startswith(search.prefix))
+        if (timed := [case for case in asking[search.module, name] if case.name.startswith(search.timed)])
+    ]
+    if ahead := [job for job in jobs if job.search.at_call]:
+        yield unit(_compiled, ahead, device)
+    for job in jobs:
+        yield unit(_search, f"{job.search.module}: {job.name}", job, device, path)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A search of one case of a table."""
+
+    search: Search
+    module: ModuleType
+    name: str
+    cases: list[Case]
+    candidates: list[dict[str, int]]
+
+
+def _compiled(jobs: list[_Job], device: torch.device) -> Row:
+    """What all of them launch at once: a search's own few variants do not keep all cores busy."""
+    began_s = time.perf_counter()
+
+    def launch() -> None:
+        for job in jobs:
+            _launch_each(job, device)
+
+    num_variants = compile_ahead(launch, device)
+    took_s = round(time.perf_counter() - began_s, 2)
+    return {"name": "compile", "shape": f"{len(jobs)} searches", "variants": num_variants, "s": took_s}
+
+
+def _cases(kernels: KernelSet, device: torch.device, tiny: bool, ops: Sequence[str]) -> Iterator[Case]:
+    if not ops or {"quantized_linear"} != set(ops):
+        yield from (case for case in kernel_cases(kernels, device, tiny) if tiny or case.shape.startswith(SHAPES))
+    if not ops or "quantized_linear" in ops:
+        yield from quantized_cases(kernels, device, tiny)
 
 
 def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
@@ -168,52 +256,55 @@ def _asking(
     return asking
 
 
-def _search(
-    about: str,
-    module: ModuleType,
-    candidates: list[dict[str, int]],
-    cases: list[Case],
-    device: torch.device,
-    path: Path,
-) -> Iterator[Row]:
+def _search(about: str, job: _Job, device: torch.device, path: Path) -> Iterator[Row]:
     """A row a candidate, with its share of the time before and microseconds by case; what is best so far is written."""
-    name = about.partition(": ")[2]
-    best = _table(module, device).get(name, None)
-    compile_ahead(partial(_launch_each, module, name, candidates, cases, device), device)
-    before = _times(module, best, name, cases, device)
-    shapes = [f"{case.name} {case.shape}" for case in cases]
+    best = _table(job.module, device).get(job.name, None)
+    if not job.search.at_call:  # the others are compiled
+        compile_ahead(partial(_launch_each, job, device), device)
+    kept = _works(job, device) if job.search.at_call else None
+
+    def times_of(config: dict[str, int] | None) -> list[float]:
+        _set(job.module, config, job.name, device)
+        return [measure(works, device)["median_us"] for works in kept or _works(job, device)]
+
+    before = times_of(best)
+    shapes = [f"{case.name} {case.shape}" for case in job.cases]
     yield {"name": "before", "shape": about, "config": best, "cases": shapes, "us": before}
     least = 1.0
-    for candidate in candidates:
+    for candidate in job.candidates:
         try:
-            times = _times(module, candidate, name, cases, device)
+            times = times_of(candidate)
         except Exception as error:  # too large for the device, mostly
             yield {"name": "tried", "config": candidate, "why_not": reason(error)}
             continue
-        share = sum(new / old for new, old in zip(times, before, strict=True)) / len(cases)
+        share = sum(new / old for new, old in zip(times, before, strict=True)) / len(job.cases)
         yield {"name": "tried", "config": candidate, "share_of_time": round(share, 3), "us": times}
         if share < least - WIN:
             least, best = share, candidate
-            add_config(path, about.partition(":")[0], name, best, device)
-    _set(module, best, name, device)
-    yield {"name": "tune", "shape": about, "config": best, "share_of_time": round(least, 3), "tried": len(candidates)}
+            add_config(path, job.search.module, job.name, best, device)
+    _set(job.module, best, job.name, device)
+    yield {
+        "name": "tune",
+        "shape": about,
+        "config": best,
+        "share_of_time": round(least, 3),
+        "tried": len(job.candidates),
+    }
 
 
-def _launch_each(
-    module: ModuleType, name: str, candidates: list[dict[str, int]], cases: list[Case], device: torch.device
-) -> None:
-    for candidate in candidates:
-        _set(module, candidate, name, device)
-        for case in cases:
-            case.make()()
+def _works(job: _Job, device: torch.device) -> list[list[Work]]:
+    """Of each case, on as many buffers as exceed the cache."""
+    return [[case.make() for _ in range(copies(case.num_bytes, device))] for case in job.cases]
 
 
-def _times(
-    module: ModuleType, config: dict[str, int] | None, name: str, cases: list[Case], device: torch.device
-) -> list[float]:
-    _set(module, config, name, device)
-    works = ([case.make() for _ in range(copies(case.num_bytes, device))] for case in cases)
-    return [measure(each, device)["median_us"] for each in works]
+def _launch_each(job: _Job, device: torch.device) -> None:
+    kept = [case.make() for case in job.cases] if job.search.at_call else None
+    before = _table(job.module, device).get(job.name, None)
+    for candidate in job.candidates:
+        _set(job.module, candidate, job.name, device)
+        for work in kept or [case.make() for case in job.cases]:
+            work()
+    _set(job.module, before, job.name, device)
 
 
 def _set(module: ModuleType, config: dict[str, int] | None, name: str, device: torch.device) -> None:
