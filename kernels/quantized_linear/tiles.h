@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 enum { GROUPS_AT_ONCE = 4, STEPS_UNPACKED = 8, TILES_PER_RECORD = PANEL / 16, RECORDS_AHEAD = 6 };
+enum { FEW_TILED_ROWS = 4 };
 
 typedef struct {
     int bits;
@@ -140,6 +141,66 @@ static void multiply_records(const Format *format, const bf16 *tiles, int64_t nu
     }
 }
 
+/* All records of one panel against FEW_TILED_ROWS rows at most, a record at a time: the rows' tile is loaded once for 64
+ * outputs, and a record is unpacked while the one before it is multiplied. Sums are added up as in multiply_groups. */
+static void multiply_few(const Format *format, const bf16 *x, int64_t height, const uint8_t *record, int64_t num_steps,
+                         const float *x_sums, float *sums) {
+    _Alignas(64) bf16 unpacked[2][TILES_PER_RECORD * TILE_VALUES];
+    _Alignas(64) float parts[TILES_PER_RECORD][FEW_TILED_ROWS][16];
+    TileShapes shapes = shapes_of_rows(height);
+    shapes.rows[5] = TILE_ROWS;
+    tile_configure(&shapes);
+    unpack_records(format, record, 1, unpacked[0]);
+    for (int64_t k = 0; k < num_steps; k++, x += height * TILE_INPUTS, record += format->record_bytes) {
+        const bf16 *w = unpacked[k % 2];
+        tile_fence();
+        tile_load(4, x, TILE_BYTES);
+        tile_zero(0);
+        tile_load(5, w, TILE_BYTES);
+        tile_multiply(0, 4, 5);
+        tile_zero(1);
+        tile_load(6, w + TILE_VALUES, TILE_BYTES);
+        tile_multiply(1, 4, 6);
+        tile_zero(2);
+        tile_load(7, w + 2 * TILE_VALUES, TILE_BYTES);
+        tile_multiply(2, 4, 7);
+        tile_zero(3);
+        tile_load(5, w + 3 * TILE_VALUES, TILE_BYTES);
+        tile_multiply(3, 4, 5);
+        tile_store(0, parts[0], TILE_BYTES);
+        tile_store(1, parts[1], TILE_BYTES);
+        tile_store(2, parts[2], TILE_BYTES);
+        tile_store(3, parts[3], TILE_BYTES);
+        tile_fence();
+        if (k + 1 < num_steps) unpack_records(format, record + format->record_bytes, 1, unpacked[(k + 1) % 2]);
+        const float *factors = (const float *)record, *offsets = factors + PANEL;
+        for (int64_t r = 0; r < height; r++)
+            for (int c = 0; c < TILES_PER_RECORD; c++) {
+                float *at = sums + r * PANEL + 16 * c;
+                __m512 factor = _mm512_loadu_ps(factors + 16 * c);
+                __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(parts[c][r]), factor, _mm512_loadu_ps(at));
+                if (format->has_offsets) {
+                    __m512 x_sum = _mm512_set1_ps(x_sums[r * num_steps + k]);
+                    sum = _mm512_fmadd_ps(x_sum, _mm512_loadu_ps(offsets + 16 * c), sum);
+                }
+                _mm512_storeu_ps(at, sum);
+            }
+    }
+}
+
+/* All records of one panel against all rows, some records at a time. */
+static void multiply_many(const Format *format, const bf16 *tiles, int64_t num_rows, int64_t num_in,
+                          const uint8_t *weight, int64_t panel, bf16 *unpacked, const float *x_sums, float *sums) {
+    int64_t num_steps = num_in / TILE_INPUTS;
+    for (int64_t step = 0; step < num_steps; step += STEPS_UNPACKED) {
+        int64_t steps = least(STEPS_UNPACKED, num_steps - step);
+        const uint8_t *record = weight + (panel * num_steps + step) * format->record_bytes;
+        unpack_records(format, record, steps, unpacked);
+        tile_fence();
+        multiply_records(format, tiles, num_rows, num_in, record, unpacked, step, steps, x_sums, sums);
+    }
+}
+
 /* As quantized_linear, but for `least`, which the offsets of 4 bits hold. `tiles` is scratch [T, I]. */
 void quantized_linear_by_tiles(const bf16 *x, const uint8_t *weight, const float *bias, void *out, float *x_sums,
                                bf16 *tiles, int64_t out_is_float, int64_t bits, int64_t has_offsets, int64_t num_rows,
@@ -161,13 +222,12 @@ void quantized_linear_by_tiles(const bf16 *x, const uint8_t *weight, const float
             for (int64_t row = 0; row < num_rows; row += ROWS_IN_CACHE) {
                 int64_t count = least(ROWS_IN_CACHE, num_rows - row);
                 memset(sums, 0, count * PANEL * sizeof(float));
-                for (int64_t step = 0; step < num_steps; step += STEPS_UNPACKED) {
-                    int64_t steps = least(STEPS_UNPACKED, num_steps - step);
-                    const uint8_t *record = weight + (panel * num_steps + step) * format.record_bytes;
-                    unpack_records(&format, record, steps, unpacked);
-                    tile_fence();
-                    multiply_records(&format, tiles + row * num_in, count, num_in, record, unpacked, step, steps,
-                                     x_sums + row * num_steps, sums);
+                if (num_rows <= FEW_TILED_ROWS) {
+                    const uint8_t *records = weight + panel * num_steps * format.record_bytes;
+                    multiply_few(&format, tiles, num_rows, records, num_steps, x_sums, sums);
+                } else {
+                    multiply_many(&format, tiles + row * num_in, count, num_in, weight, panel, unpacked,
+                                  x_sums + row * num_steps, sums);
                 }
                 finish(sums, bias, count, panel * PANEL, num_out, out_is_float, out, row);
             }
