@@ -40,14 +40,17 @@ class ClusterClient:
         max_open_requests: int,
         cache_key: bytes,
         on_migration: Callable[[str, bool], None] = lambda model, is_planned: None,
+        on_mixed_kernels: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """`on_migration` is called for every request migration: with the model, and whether it was planned (drain)."""
+        """on_migration      called for every request migration: with the model, and whether it was planned (drain)
+        on_mixed_kernels  called with the model where a stream went on on a replica with other kernels
+        """
         self._replicas = replicas
         self._cache_key = cache_key  # the one that the engines' prefix caches have
         self._config = config
         self._max_open_requests = max_open_requests
         self._in_flight: dict[str, tuple[InFlightRequest, _Placed | None]] = {}
-        self._on_migration = on_migration
+        self._on_migration, self._on_mixed_kernels = on_migration, on_mixed_kernels
 
     @property
     def num_open(self) -> int:
@@ -121,6 +124,7 @@ class ClusterClient:
             num_preemptions=sum(status.num_preemptions for status in statuses),
             first_token_s=max(status.first_token_s for status in statuses),
             collective=", ".join(sorted({status.collective for status in statuses} - {""})),
+            kernels="; ".join(sorted({status.kernels for status in statuses} - {""})),
         )
 
     def _replicas_of(self, model: str) -> Replicas:
@@ -142,7 +146,7 @@ class ClusterClient:
         deadline_s = time.monotonic() + self._config.place_timeout_s
         rejected: dict[Link, Overloaded] = {}
         while time.monotonic() < deadline_s:
-            links = [link for link in replicas.up if link not in rejected]
+            links = in_flight.preferred([link for link in replicas.up if link not in rejected])
             if not links:
                 if rejected and not in_flight.has_begun:
                     raise next(iter(rejected.values()))
@@ -175,6 +179,8 @@ class ClusterClient:
                 placed.stop()
                 raise
             self._in_flight[request_id] = (in_flight, placed)
+            if in_flight.on_placed(link.replica_state.status.kernels):
+                self._on_mixed_kernels(in_flight.model)
             return placed
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 

@@ -1,7 +1,10 @@
 """An in-flight request: what request migration needs to continue a stream on another replica, with the same tokens."""
 
+from collections.abc import Sequence
+
 import msgspec
 
+from cluster.link import Link
 from engine.types import GenerateRequest, RequestOutput
 
 __all__ = ["InFlightRequest"]
@@ -17,6 +20,8 @@ class InFlightRequest:
         self._cached_tokens: int | None = None
         self._num_rests = 0
         self.num_migrations = 0  # replicas that were lost, or left, after they had accepted it
+        self._kernels: str | None = None  # of the replica that has it, or had it last
+        self._mixed_kernels = False
 
     @property
     def is_over(self) -> bool:
@@ -25,6 +30,24 @@ class InFlightRequest:
     @property
     def has_begun(self) -> bool:
         return self._cached_tokens is not None
+
+    @property
+    def model(self) -> str:
+        return self._request.model
+
+    def preferred(self, links: Sequence[Link]) -> Sequence[Link]:
+        """Of these replicas, those that compute what the client has to the last bit; all if there are none."""
+        if not self.has_begun:
+            return links
+        same = [link for link in links if link.replica_state.status.kernels == self._kernels]
+        return same or links
+
+    def on_placed(self, kernels: str) -> bool:
+        """A replica with these kernels has it. True if others began it, for the first time."""
+        is_first = self.has_begun and kernels != self._kernels and not self._mixed_kernels
+        self._mixed_kernels |= is_first
+        self._kernels = kernels
+        return is_first
 
     def remaining(self) -> GenerateRequest:
         """The request for the tokens that the client does not have yet.
@@ -62,6 +85,7 @@ class InFlightRequest:
             logprobs=chunk.logprobs[known:] if chunk.logprobs is not None else None,
             cached_tokens=self._cached_tokens,
             num_migrations=self.num_migrations,
+            mixed_kernels=self._mixed_kernels,
         )
 
     def stop_choice(self, index: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from cluster.client import ClusterClient
-from cluster.metrics import migration_counter
+from cluster.metrics import migration_counter, mixed_kernels_counter
 from cluster.replicas import Discover, Replicas
 from cluster.router import Router
 from configs.schema import Config
@@ -47,6 +47,7 @@ class Ingress:
             config.ingress.max_open_requests,
             cache_key=secret,
             on_migration=migration_counter(),
+            on_mixed_kernels=mixed_kernels_counter(),
         )
         self._app = await asyncio.to_thread(build_asgi, self._client, config)
         self._client.start()

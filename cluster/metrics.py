@@ -14,7 +14,7 @@ from ray.serve import metrics
 from configs.metrics import CATALOGUE
 from engine.types import EngineOutputs, GenerateRequest, RequestOutput
 
-__all__ = ["ReplicaMetrics", "migration_counter"]
+__all__ = ["ReplicaMetrics", "migration_counter", "mixed_kernels_counter"]
 
 
 def migration_counter() -> Callable[[str, bool], None]:
@@ -29,6 +29,16 @@ def migration_counter() -> Callable[[str, bool], None]:
         counter.inc(tags={"model_name": model, "cause": "planned" if is_planned else "lost"})
 
     return count
+
+
+def mixed_kernels_counter() -> Callable[[str], None]:
+    """Counts streams that went on on a replica with other kernels, by model."""
+    counter = metrics.Counter(
+        "manta_mixed_kernel_streams",
+        description="Streams that went on on other kernels or instruction sets: tokens may part at near ties.",
+        tag_keys=("model_name",),
+    )
+    return lambda model: counter.inc(tags={"model_name": model})
 
 
 class ReplicaMetrics:

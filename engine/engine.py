@@ -247,6 +247,7 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
             first_token_s=self._first_tokens.mean_s(),
             collective=self.executor.collective,
+            kernels=self.executor.kernels,
         )
 
     def close(self) -> None:

@@ -175,6 +175,7 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     num_migrations: int = 0  # engines that were lost under the request up to now; an engine itself says 0
     restored_tokens: int = 0  # of cached_tokens, those that came from the node's memory
     queued_s: float = 0.0  # from acceptance until it first had blocks
+    mixed_kernels: bool = False  # after a migration, engines with other kernels go on: tokens may part at near ties
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +193,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 0  # tokens in a block
     num_preemptions: int = 0  # times that a sequence lost its blocks to another one, since the engine began
     collective: str = ""  # what sums over several ranks go over: shared memory, nccl or gloo; "": there is one rank
+    kernels: str = ""  # what its numbers depend on, to the last bit: kernels, instruction set, dtype
 
 
 class Rejection(msgspec.Struct, frozen=True, array_like=True):

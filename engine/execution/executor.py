@@ -19,6 +19,7 @@ class Executor(Protocol):
     async_scheduling: bool = False  # it is an AsyncExecutor, and worth while as one: the device works on its own
     connector: KVConnector | None = None  # another tier of its KV blocks; what that has needs not be computed again
     collective: str = ""  # what its ranks add up over, for the status
+    kernels: str = ""  # what its numbers depend on, to the last bit
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput: ...
 

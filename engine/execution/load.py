@@ -111,6 +111,7 @@ def load_executor(
         tp=tp,
         connector=connector,
     )
+    executor.kernels = _described(kernels, dtype, device, tp)
     if device.type == "cuda":
         sampler.warm_up()
         warm_up_or_explain(executor, config)
@@ -126,6 +127,13 @@ def load_executor(
         max_model_len,
     )
     return executor
+
+
+def _described(kernels: KernelSet, dtype: torch.dtype, device: torch.device, tp: TensorParallel) -> str:
+    """What the numbers depend on: engines that say the same compute the same, to the last bit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    parts = kernels.name, str(dtype).removeprefix("torch."), name, f"{tp.size} ranks" if tp.size > 1 else ""
+    return ", ".join(filter(None, parts))
 
 
 def cascades(config: EngineConfig, device: torch.device) -> bool:

@@ -52,6 +52,7 @@ class TensorParallelExecutor(Executor):
         """`connector` is what all ranks keep for other replicas; closed with the executor."""
         self.connector = connector
         self.collective = group.name
+        self.kernels = local.kernels
         self.async_scheduling = local.async_scheduling
         self.vocab_size = local.vocab_size
         self.max_model_len = local.max_model_len

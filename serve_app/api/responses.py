@@ -72,6 +72,7 @@ class ModelStatus(BaseModel):
     num_free_blocks: int
     first_token_s: float  # mean of the last half minute, of the slowest replica; 0: nothing came
     collective: str  # what ranks add up over: shared memory, nccl or gloo; "": there is one rank
+    kernels: str  # of its replicas; several where machines differ
 
 
 class StatusList(BaseModel):
@@ -128,6 +129,7 @@ class UsageInfo(TypedDict):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: NotRequired[CompletionTokensDetails]
     migrations: NotRequired[int]  # replicas that the request lost on its way; absent if none
+    mixed_kernels: NotRequired[bool]  # other kernels went on with it: tokens may part at near ties; absent if not
 
 
 class PromptLogprob(TypedDict):

@@ -68,6 +68,7 @@ class BatchOutput:
             sum(usage.cached_tokens for usage in usages),
             None if usages[0].reasoning_tokens is None else sum(usage.reasoning_tokens or 0 for usage in usages),
             sum(usage.num_migrations for usage in usages),
+            any(usage.mixed_kernels for usage in usages),
         )
 
     def usage_of(self, index: int) -> Usage:

@@ -38,6 +38,7 @@ class RequestStream:
         self._num_open = request.n
         self._cached_tokens = 0
         self._num_migrations = 0
+        self._mixed_kernels = False
         self._reasons = rules.parse is not None and rules.parse.reasoning is not None
         self._scores_only = scores_only
 
@@ -78,6 +79,7 @@ class RequestStream:
             self._cached_tokens,
             sum(choice.num_reasoning_tokens for choice in choices) if self._reasons else None,
             self._num_migrations,
+            self._mixed_kernels,
         )
 
     def _push(self, chunk: RequestOutput) -> ChoiceDelta | None:
@@ -88,6 +90,7 @@ class RequestStream:
             raise RequestError(f"{field}: the answer could not be held to it up to its end: {chunk.error}", field)
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
         self._num_migrations = max(self._num_migrations, chunk.num_migrations)
+        self._mixed_kernels |= chunk.mixed_kernels
         choice = self._choices[chunk.index]
         if choice.finished:
             return None

@@ -11,3 +11,4 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int
     reasoning_tokens: int | None = None  # of the completion's; None: not looked for
     num_migrations: int = 0  # replicas that the request lost on its way
+    mixed_kernels: bool = False  # engines with other kernels went on with it

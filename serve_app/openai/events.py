@@ -62,4 +62,6 @@ def usage_info(usage: Usage) -> UsageInfo:
         shape["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.num_migrations:
         shape["migrations"] = usage.num_migrations
+    if usage.mixed_kernels:
+        shape["mixed_kernels"] = True
     return shape

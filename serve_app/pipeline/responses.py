@@ -102,6 +102,8 @@ class DocumentResponse(Response):
             return
         usage = self._output.usage()
         headers = {"X-Migrations": str(usage.num_migrations), **self._more}
+        if usage.mixed_kernels:
+            headers["X-Mixed-Kernels"] = "true"
         answer = Response(self._renderer.body(usage), headers=headers, media_type=self.media_type)
         await answer(scope, receive, send)
 

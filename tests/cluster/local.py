@@ -41,6 +41,7 @@ class LocalCluster:
         self.toys: dict[tuple[str, int], ToyExecutor] = {}
         self.addresses: list[tuple[str, int]] = []  # what discovery says
         self.migrations: list[bool] = []  # whether each was planned
+        self.mixed: list[str] = []  # models of streams that went on with other kernels
         self.client = self.new_client()
 
     def new_client(
@@ -54,6 +55,7 @@ class LocalCluster:
             max_open_requests,
             cache_key=SECRET,
             on_migration=lambda model, is_planned: self.migrations.append(is_planned),
+            on_mixed_kernels=self.mixed.append,
         )
 
     async def add(self, toy: ToyExecutor | None = None, engine: Engine | None = None) -> tuple[str, int]:
