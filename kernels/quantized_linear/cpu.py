@@ -1,10 +1,11 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
-Supports bfloat16 rows, and x86-64 with avx512_bf16. A step of one row reads a third of what bfloat16 weights take, or
-half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers
-take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of 8
-bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried: with AVX2 it took twice as long
-as bfloat16's with one row of 4 bits and 1.3 times with 64, so that there weights are dequantized.
+Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16. With the latter a step of one row reads a third of
+what bfloat16 weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the
+matrices of SmolLM2-135M's layers take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with
+8 and 16, 1.2 with hundreds; of 8 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried
+twice, the second time without conversions (128 + code by shift, and, or): with AVX2 it took two to three times as long
+as bfloat16's with one row of 4 bits and 1.3 to 1.8 times with 64, so that there weights are dequantized.
 """
 
 import ctypes
