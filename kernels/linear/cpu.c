@@ -54,7 +54,8 @@ static inline __attribute__((always_inline)) void tile(
         for (int r = 0; r < rows; r++) {
             float x0 = widen(x[r * num_in + 2 * k]), x1 = widen(x[r * num_in + 2 * k + 1]);
             for (int j = 0; j < PANEL; j++)
-                out[r * PANEL + j] = fmaf(x1, second_of(w[j]), fmaf(x0, first_of(w[j]), out[r * PANEL + j]));
+                out[r * PANEL + j] =
+                    multiply_add(x1, second_of(w[j]), multiply_add(x0, first_of(w[j]), out[r * PANEL + j]));
         }
 }
 #endif

@@ -32,6 +32,15 @@ static inline bf16 narrow(float x) {
     return (bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : (bf16)rounded;
 }
 
+/* x * y + z: fused where that is one instruction. Elsewhere fmaf is a call, some twenty times slower. */
+static inline float multiply_add(float x, float y, float z) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return fmaf(x, y, z);
+#else
+    return x * y + z;
+#endif
+}
+
 /* e^x to about one unit in the last place, for x clamped to [-87, 88]. */
 static inline float exp_of(float x) {
     x = x < -87.0f ? -87.0f : x;

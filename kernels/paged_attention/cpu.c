@@ -11,7 +11,7 @@
 
 #include "softmax.h"
 #include "tiles.h"
-#ifdef __AVX512BF16__
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -77,6 +77,83 @@ static inline __attribute__((always_inline)) void values16(
         for (int c = 0; c < parts; c++) _mm512_storeu_ps(out + r * blocks->dim + at + 16 * c, sums[r][c]);
 }
 
+#else
+/* As wide as the CPU's registers: what compilers make of plain loops here stays in memory. */
+#if defined(__AVX512F__)
+enum { WIDTH = 16 };
+#elif defined(__FMA__)
+enum { WIDTH = 8 };
+#else
+enum { WIDTH = 4 };
+#endif
+enum { PARTS = LANES / WIDTH };
+typedef uint32_t Words __attribute__((vector_size(WIDTH * 4), aligned(4)));
+typedef float Floats __attribute__((vector_size(WIDTH * 4), aligned(4)));
+
+static inline __attribute__((always_inline)) Floats first_ones(const uint32_t *pairs) {
+    return (Floats)(*(const Words *)pairs << 16);
+}
+static inline __attribute__((always_inline)) Floats second_ones(const uint32_t *pairs, uint32_t mask) {
+    return (Floats)(*(const Words *)pairs & mask);
+}
+
+/* x * y + z; compilers do not fuse products and sums of vectors themselves. */
+static inline __attribute__((always_inline)) Floats fused(Floats x, float y, Floats z) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(y), (__m512)z);
+#elif defined(__FMA__)
+    return (Floats)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(y), (__m256)z);
+#else
+    return x * y + z;
+#endif
+}
+
+static inline __attribute__((always_inline)) void scores16(
+    const int rows, const Row *row, const uint32_t *keys, int64_t stride, int64_t pairs, float *out, int64_t width) {
+    Floats sums[GROUP][PARTS];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < PARTS; c++) sums[r][c] = (Floats){0};
+    for (int64_t d = 0; d < pairs; d++, keys += stride)
+        for (int c = 0; c < PARTS; c++) {
+            Floats first = first_ones(keys + c * WIDTH), second = second_ones(keys + c * WIDTH, 0xFFFF0000u);
+            for (int r = 0; r < rows; r++) {
+                sums[r][c] = fused(first, widen(row[r].q[2 * d]), sums[r][c]);
+                sums[r][c] = fused(second, widen(row[r].q[2 * d + 1]), sums[r][c]);
+            }
+        }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < PARTS; c++) *(Floats *)(out + r * width + c * WIDTH) = sums[r][c];
+}
+
+/* `parts` times 16 dimensions, from `at` on */
+static inline __attribute__((always_inline)) void values16(
+    const int rows, const int parts, const bf16 *weights, int64_t width, const Blocks *blocks, int64_t from, int64_t to,
+    int64_t slots, int64_t at, float *out) {
+    for (int part = 0; part < parts; part++, at += LANES) {
+        Floats sums[GROUP][PARTS];
+        const bf16 *weight = weights;
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < PARTS; c++) sums[r][c] = *(const Floats *)(out + r * blocks->dim + at + c * WIDTH);
+        for (int64_t b = from; b < to; b++, weight += blocks->block_size) {
+            const uint32_t *values = block_at(blocks, b) + at;
+            if (part == 0) fetch(blocks, b + AHEAD, to);
+            for (int64_t s = 0; s < slots; s += 2, values += blocks->dim) {
+                uint32_t mask = s + 1 == slots ? 0 : 0xFFFF0000u; /* the last slot may be nobody's */
+                for (int c = 0; c < PARTS; c++) {
+                    Floats first = first_ones(values + c * WIDTH), second = second_ones(values + c * WIDTH, mask);
+                    for (int r = 0; r < rows; r++) {
+                        sums[r][c] = fused(first, widen(weight[r * width + s]), sums[r][c]);
+                        sums[r][c] = fused(second, widen(weight[r * width + s + 1]), sums[r][c]);
+                    }
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < PARTS; c++) *(Floats *)(out + r * blocks->dim + at + c * WIDTH) = sums[r][c];
+    }
+}
+#endif
+
 #define FOR_ROWS(call, ...)                       \
     switch (rows) {                               \
         case 1: call(1, __VA_ARGS__); break;      \
@@ -105,10 +182,6 @@ static int vector_values(int rows, const bf16 *weights, int64_t width, const Blo
         FOR_ROWS(values16, 1, weights, width, blocks, from, to, slots, at, out)
     return 1;
 }
-#else
-#define vector_scores(...) 0
-#define vector_values(...) 0
-#endif
 
 static void scores(int rows, const Row *row, const uint32_t *keys, int64_t block_size, int64_t dim, float *out,
                    int64_t width) {
@@ -120,7 +193,7 @@ static void scores(int rows, const Row *row, const uint32_t *keys, int64_t block
             float q0 = widen(row[r].q[2 * d]), q1 = widen(row[r].q[2 * d + 1]);
             const uint32_t *k = keys + d * block_size;
             for (int64_t s = 0; s < block_size; s++)
-                sums[s] = fmaf(q1, second_of(k[s]), fmaf(q0, first_of(k[s]), sums[s]));
+                sums[s] = multiply_add(q1, second_of(k[s]), multiply_add(q0, first_of(k[s]), sums[s]));
         }
     }
 }
@@ -134,9 +207,9 @@ static void add_values(int rows, const bf16 *weights, int64_t width, const Block
                 float weight = widen(weights[r * width + s]), *sums = out + r * blocks->dim;
                 const uint32_t *v = block_at(blocks, b) + s / 2 * blocks->dim;
                 if (s % 2)
-                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = fmaf(weight, second_of(v[i]), sums[i]);
+                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = multiply_add(weight, second_of(v[i]), sums[i]);
                 else
-                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = fmaf(weight, first_of(v[i]), sums[i]);
+                    for (int64_t i = 0; i < blocks->dim; i++) sums[i] = multiply_add(weight, first_of(v[i]), sums[i]);
             }
 }
 

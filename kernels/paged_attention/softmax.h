@@ -44,10 +44,10 @@ static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline float power_of_2(float x) {
     x = x < -126.0f ? -126.0f : x;
     float n = rintf(x), r = x - n;
-    float p = fmaf(r, 0.00967f, 0.05550f);
-    p = fmaf(p, r, 0.24022f);
-    p = fmaf(p, r, 0.693147f);
-    p = fmaf(p, r, 1.0f);
+    float p = multiply_add(r, 0.00967f, 0.05550f);
+    p = multiply_add(p, r, 0.24022f);
+    p = multiply_add(p, r, 0.693147f);
+    p = multiply_add(p, r, 1.0f);
     return p * float_of((uint32_t)((int32_t)n + 127) << 23);
 }
 
