@@ -62,7 +62,7 @@ def download_gguf(repo_id: str, revision: str | None, quantization: str, *, weig
     if weights:
         # by the revision's own name, so that the cache has its commit offline too
         return Path(_explained(lambda: hf_hub_download(repo_id, name, revision=revision), where))
-    return _explained(lambda: _head(repo_id, name, commit), where)
+    return _explained(lambda: _head(repo_id, revision, name, commit), where)
 
 
 def files_of(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
@@ -80,8 +80,13 @@ def files_of(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
             # no pattern: it need not be complete
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[]))
         except LocalEntryNotFoundError:
-            raise error from None
-        return folder.name, [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+            commit = _commit_of_heads(repo_id, revision)
+            if commit is None:
+                raise error from None
+            return commit, _cached_heads(repo_id, commit)
+        names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        known = {Path(name).name for name in names}
+        return folder.name, names + [name for name in _cached_heads(repo_id, folder.name) if name not in known]
 
 
 def is_weights(name: str) -> bool:
@@ -133,19 +138,46 @@ def file_of(names: Iterable[str], quantization: str, where: str) -> str:
     raise ModelError(f"{where}: no .gguf file ends with {quantization!r}; there are: {known}")
 
 
-def _head(repo_id: str, name: str, commit: str) -> Path:
+def _head(repo_id: str, revision: str | None, name: str, commit: str) -> Path:
     """A file with the first bytes of a .gguf file, as many as its metadata take."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HOME) / "manta" / "heads" / commit
-    path = folder / f"{repo_id.replace('/', '--')}--{Path(name).name}"
+    path = _heads_folder() / commit / f"{_flat(repo_id)}--{Path(name).name}"
     num_bytes = HEAD_BYTES
     while not _has_metadata(path):
         whole_bytes = _fetch_head(repo_id, name, commit, num_bytes, path)
         if num_bytes >= whole_bytes:
             break  # a broken file: reading it raises
         num_bytes *= 4
+    _write(_ref_of_heads(repo_id, revision), commit.encode())
     return path
+
+
+def _commit_of_heads(repo_id: str, revision: str | None) -> str | None:
+    """The commit of a revision whose heads are in the cache."""
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision if _cached_heads(repo_id, revision) else None
+    ref = _ref_of_heads(repo_id, revision)
+    return ref.read_text() if ref.exists() else None
+
+
+def _cached_heads(repo_id: str, commit: str) -> list[str]:
+    """The names of a commit's .gguf files whose heads are in the cache."""
+    prefix = f"{_flat(repo_id)}--"
+    return [path.name.removeprefix(prefix) for path in sorted((_heads_folder() / commit).glob(f"{prefix}*.gguf"))]
+
+
+def _ref_of_heads(repo_id: str, revision: str | None) -> Path:
+    """A file with the commit of a revision, as the hub's library has in refs/."""
+    return _heads_folder() / "refs" / f"{_flat(repo_id)}@{_flat(revision or 'main')}"
+
+
+def _heads_folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "manta" / "heads"
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "--")
 
 
 def _has_metadata(path: Path) -> bool:
@@ -173,8 +205,12 @@ def _fetch_head(repo_id: str, name: str, commit: str, num_bytes: int, path: Path
             if len(head) >= num_bytes:  # a server may ignore the range
                 break
         sizes = response.headers.get("Content-Range", "").rpartition("/")[2], response.headers.get("Content-Length")
+    _write(path, head)
+    return next((int(size) for size in sizes if size and size.isdecimal()), len(head))
+
+
+def _write(path: Path, data: bytes | bytearray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.write_bytes(head)
+    scratch.write_bytes(data)
     scratch.replace(path)  # atomic: another process may write the same
-    return next((int(size) for size in sizes if size and size.isdecimal()), len(head))
