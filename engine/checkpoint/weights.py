@@ -31,7 +31,7 @@ class Weights:
         may_be_unused   whether a tensor of that name may stay unread
         """
         self._source = source
-        self._says_nothing = may_be_unused
+        self._may_be_unused = may_be_unused
         self._keeps_ints = keeps_ints
         self.dtype = dtype
         self._device = device
@@ -78,7 +78,7 @@ class Weights:
         left = {name for name in self._left if not name.endswith("rotary_emb.inv_freq")}  # computed from the config
         if tied:
             left.discard("lm_head.weight")  # a copy of the embedding
-        left = {name for name in left if not self._says_nothing(name)}
+        left = {name for name in left if not self._may_be_unused(name)}
         if left:
             few = ", ".join(sorted(left)[:5])
             raise ModelError(f"the weights have {len(left)} tensors that this architecture does not know: {few}")

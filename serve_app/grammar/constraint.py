@@ -1,7 +1,4 @@
-"""Structured output: from the format that a request asks for to a grammar, which holds the answer to it.
-
-Every form becomes one grammar text for llguidance.
-"""
+"""Constraint of structured output: the output format of a request, compiled to one grammar for llguidance."""
 
 import re
 from collections.abc import Sequence

@@ -9,14 +9,14 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from serve_app.grammar.all_of import NotJoined, are_apart, joined, names_listed, values_listed
-from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
+from serve_app.grammar.all_of import CannotMerge, are_disjoint, joined, listed_names, listed_values
+from serve_app.grammar.ecma_regex import PatternFault, look_aheads, to_rust_regex
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
 from serve_app.grammar.number_regex import ANY_NUMBER, NumberRange, Scaled, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
 from serve_app.grammar.references import path_of, references_of, self_contained, target_of
-from serve_app.grammar.rule_faults import CannotHold, Mistake, Nothing, Piece
+from serve_app.grammar.rule_faults import InvalidSchema, Piece, Unsatisfiable, Unsupported
 from serve_app.grammar.schema_check import schema_fault
 from serve_app.grammar.schema_walk import Path, rewritten, schemas_in
 from serve_app.grammar.sequences import EMPTY, CountedMembers, items, quoted_name, several
@@ -53,7 +53,7 @@ class JsonRules:
         self._root = root
         self._options = options
         self._leaves_out = leaves_out
-        self.left_out: list[CannotHold] = []
+        self.left_out: list[Unsupported] = []
         self.pieces: list[Piece] = []
         self.lines: list[str] = []
         self._names: dict[str, str] = {}  # of rules, by what they are
@@ -64,7 +64,7 @@ class JsonRules:
         self._num_joined = 0
 
     def write(self) -> str:
-        """The rule of the whole schema. Raises CannotHold, Nothing or Mistake."""
+        """The rule of the whole schema. Raises Unsupported, Unsatisfiable or InvalidSchema."""
         if any(isinstance(one, dict) and one.keys() & NAMES for _, one in schemas_in(self._root)):
             return self._whole()
         start = self._value(self._root, ())
@@ -86,22 +86,22 @@ class JsonRules:
     def _value(self, schema: Any, path: Path) -> str:
         """What may stand in a rule for the documents of a schema."""
         if schema is False:
-            raise Nothing(path, "false", "nothing satisfies it")
+            raise Unsatisfiable(path, "false", "nothing satisfies it")
         if schema is True or not (asked := kept(schema)):
             return self._any()
         before = len(self.lines), len(self._names), len(self._references), len(self._waiting), len(self.pieces)
         try:
             if beyond := sorted(asked.keys() & BEYOND):
-                raise CannotHold(path, beyond[0], "")
+                raise Unsupported(path, beyond[0], "")
             if many := [key for key in sorted(COUNTS & asked.keys()) if asked[key] > MAX_COUNT]:
-                raise CannotHold(path, many[0], f"{MAX_COUNT} is the most")
+                raise Unsupported(path, many[0], f"{MAX_COUNT} is the most")
             try:
                 found = self._written(asked, path)
                 return self.named("r", found) if " " in found else found  # it may be needed twice, at every depth
             except _Piece:
                 self._forget(*before)
                 return self._piece(schema, path)
-        except CannotHold as fault:
+        except Unsupported as fault:
             if not self._leaves_out:
                 raise
             self.left_out.append(fault)
@@ -147,7 +147,7 @@ class JsonRules:
                 return self._array(asked, path)
             case "object":
                 return self._object(asked, path)
-        raise CannotHold(path, "type", f"{asked['type']!r} is no type")
+        raise Unsupported(path, "type", f"{asked['type']!r} is no type")
 
     def _first_of(self, ways: list[tuple[Any, Path]], write: Any, path: Path) -> str:
         """Alternatives, of which those that nothing satisfies are left out."""
@@ -155,17 +155,17 @@ class JsonRules:
         for schema, at in ways:
             try:
                 found.append(write(schema, at))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = nothing or none
         if not found:
-            raise nothing or Nothing(path, "type", "no type is one of all that are asked for")
+            raise nothing or Unsatisfiable(path, "type", "no type is one of all that are asked for")
         return f"({' | '.join(dict.fromkeys(found))})" if len(found) > 1 else str(found[0])
 
     def _joined(self, asked: dict[str, Any], path: Path) -> str:
         parts = [asked, *(one for one in asked.get("allOf", ()) if isinstance(one, dict))]
         references = {one["$ref"] for one in parts if "$ref" in one}
         if references & self._joining:
-            raise CannotHold(path, "$ref", "beside other keywords, where it refers to itself")
+            raise Unsupported(path, "$ref", "beside other keywords, where it refers to itself")
         self._joining |= references
         try:
             return self._value(self._join(asked), path)
@@ -178,13 +178,13 @@ class JsonRules:
             raise _Piece
         try:
             return joined(self._root, asked)
-        except NotJoined:
+        except CannotMerge:
             raise _Piece from None
 
     def _alternatives(self, asked: dict[str, Any], keyword: str, path: Path) -> str:
         ways = asked[keyword]
-        if keyword == "oneOf" and not are_apart(self._root, ways):
-            raise CannotHold(path, keyword, "its schemas are not clearly apart")
+        if keyword == "oneOf" and not are_disjoint(self._root, ways):
+            raise Unsupported(path, keyword, "its schemas are not clearly apart")
         rest = {key: value for key, value in asked.items() if key != keyword}
         if not rest:
             return self._first_of([(way, (*path, keyword, str(n))) for n, way in enumerate(ways)], self._value, path)
@@ -194,9 +194,9 @@ class JsonRules:
     def _reference(self, reference: str, path: Path) -> str:
         if reference not in self._references:
             if not reference.startswith("#"):
-                raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+                raise Unsupported(path, "$ref", f"{reference!r} is not within this schema")
             if target_of(self._root, reference) is None:
-                raise Mistake(path, "$ref", f"{reference!r} refers to nothing in this schema")
+                raise InvalidSchema(path, "$ref", f"{reference!r} refers to nothing in this schema")
             name = f"ref{len(self._references)}"
             self._references[reference] = name
             self._waiting.append((reference, name))
@@ -211,15 +211,15 @@ class JsonRules:
                 return self._terminal([ANY_NUMBER])
             scaled, found = _expressions(numbers)
         except TooManyDigits as error:
-            raise CannotHold(path, _bounds_in(asked)[0], str(error)) from None
+            raise Unsupported(path, _bounds_in(asked)[0], str(error)) from None
         if scaled is None:
-            raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
+            raise Unsatisfiable(path, ", ".join(_bounds_in(asked)), "no number is within")
         if found is not None:
             return self._terminal(found)
         multiples = multiples_schema(scaled)
         if multiples is None:
             why = f"multiples of {number_text(asked['multipleOf'])} within these bounds take too many states"
-            raise CannotHold(path, "multipleOf", why)
+            raise Unsupported(path, "multipleOf", why)
         rule = self._json(multiples)
         self.pieces.append(Piece(path, "multipleOf", rule))
         return rule
@@ -230,7 +230,7 @@ class JsonRules:
     def _string(self, asked: dict[str, Any], path: Path) -> str:
         least, most = asked.get("minLength", 0), asked.get("maxLength")
         if most is not None and least > most:
-            raise Nothing(path, "minLength", f"{least} is more than maxLength, {most}")
+            raise Unsatisfiable(path, "minLength", f"{least} is more than maxLength, {most}")
         if "pattern" in asked:
             if "format" not in asked and (looking := self._looking_ahead(asked["pattern"], least, most, path)):
                 return looking
@@ -264,7 +264,7 @@ class JsonRules:
         values = [value for value in values if self._may_be(value, rest)]
         keyword = "const" if "const" in asked else "enum"
         if not values:
-            raise Nothing(path, keyword, "no value of it satisfies what else is said there")
+            raise Unsatisfiable(path, keyword, "no value of it satisfies what else is said there")
         if rest.keys() & {"pattern", "format", "patternProperties"} and not all(map(is_number, values)):
             raise _Piece
         ways = []
@@ -317,22 +317,22 @@ class JsonRules:
     def _array(self, asked: dict[str, Any], path: Path) -> str:
         least, most = asked.get("minItems", 0), asked.get("maxItems")
         if most is not None and least > most:
-            raise Nothing(path, "minItems", f"{least} is more than maxItems, {most}")
+            raise Unsatisfiable(path, "minItems", f"{least} is more than maxItems, {most}")
         if asked.get("uniqueItems") and (most is None or most > 1):
             return self._set(asked, least, most, path)
         first: list[str] = []
-        nothing: Nothing | None = None
+        nothing: Unsatisfiable | None = None
         for n, item in enumerate(asked.get("prefixItems", [])[:most]):
             try:
                 first.append(self._value(item, (*path, "prefixItems", str(n))))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = none
                 break
         rest = None
         if nothing is None and (most is None or most > len(first)):
             try:
                 rest = self._value(asked.get("items", True), (*path, "items"))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = none
         if nothing is not None and least > len(first):
             raise nothing
@@ -341,13 +341,13 @@ class JsonRules:
     def _set(self, asked: dict[str, Any], least: int, most: int | None, path: Path) -> str:
         """An array of different items, of which there are few."""
         items = self._join({"allOf": [asked.get("items", True)]})
-        listed = values_listed(items) if "prefixItems" not in asked else None
+        listed = listed_values(items) if "prefixItems" not in asked else None
         if not isinstance(items, dict) or listed is None or len(listed) > MAX_IN_SET:
-            raise CannotHold(path, "uniqueItems", f"but of an enum of at most {MAX_IN_SET} values")
+            raise Unsupported(path, "uniqueItems", f"but of an enum of at most {MAX_IN_SET} values")
         allowed = [value for value in listed if self._may_be(value, items)]
         values = [one for n, one in enumerate(allowed) if not any(same(one, other) for other in allowed[:n])]
         if least > len(values):
-            raise Nothing(path, "minItems", f"there are {len(values)} different items, and {least} must be")
+            raise Unsatisfiable(path, "minItems", f"there are {len(values)} different items, and {least} must be")
         ways = [self._constants({"enum": [value]}, path) for value in values]
         most = len(ways) if most is None else min(most, len(ways))
         return f'"[" {self._different(ways, frozenset(range(len(ways))), least, most, {})} "]"'
@@ -381,7 +381,7 @@ class JsonRules:
             try:
                 member = f'{quoted_name(name)}":"{self._value(value, at)}'
                 members.append((member, name in required))
-            except Nothing:
+            except Unsatisfiable:
                 if name in required:
                     raise
         self.required |= dict.fromkeys(required)
@@ -397,11 +397,11 @@ class JsonRules:
         least, most = asked.get("minProperties", 0), asked.get("maxProperties")
         num_required = sum(needed for _, needed in members)
         if most is not None and least > most:
-            raise Nothing(path, "minProperties", f"{least} is more than maxProperties, {most}")
+            raise Unsatisfiable(path, "minProperties", f"{least} is more than maxProperties, {most}")
         if most is not None and most < num_required:
-            raise Nothing(path, "maxProperties", f"{num_required} properties are required, and {most} allowed")
+            raise Unsatisfiable(path, "maxProperties", f"{num_required} properties are required, and {most} allowed")
         if least > len(members) and not more:
-            raise Nothing(path, "minProperties", f"there are {len(members)} properties, and {least} must be")
+            raise Unsatisfiable(path, "minProperties", f"there are {len(members)} properties, and {least} must be")
         if num_required == len(members) or (least <= num_required and most is None):
             least, most = least - num_required, None if most is None else most - num_required
             if more and most != 0:
@@ -409,7 +409,7 @@ class JsonRules:
             return self._members(members)
         if len(members) * min(len(members), max(least, most or 0)) > MAX_COUNTED:
             keyword = "minProperties" if most is None else "maxProperties"
-            raise CannotHold(path, keyword, "beside so many properties that may be left out")
+            raise Unsupported(path, keyword, "beside so many properties that may be left out")
         return CountedMembers(self, members, more, least, most).write(0, 0)
 
     def _named_object(self, asked: dict[str, Any], path: Path) -> str:
@@ -418,18 +418,18 @@ class JsonRules:
         known, others = asked.get("properties", {}), asked.get("additionalProperties", True)
         try:
             names = joined(self._root, {"allOf": [{"type": "string"}, asked["propertyNames"]]})
-        except NotJoined:
-            raise CannotHold(path, "propertyNames", "what it says of names") from None
-        listed = names_listed(names)
+        except CannotMerge:
+            raise Unsupported(path, "propertyNames", "what it says of names") from None
+        listed = listed_names(names)
         if "patternProperties" in asked:
-            raise CannotHold(path, "propertyNames", "beside patternProperties")
+            raise Unsupported(path, "propertyNames", "beside patternProperties")
         if listed is not None:
             properties = {name: known.get(name, others) for name in listed}
             return self._object({**rest, "properties": properties, "additionalProperties": False}, path)
         if not {*known, *asked.get("required", [])}:
             return self._object(rest, path, self._value(names, (*path, "propertyNames")))
         if not isinstance(names, dict) or names.keys() - {"type", "minLength", "maxLength"}:
-            raise CannotHold(path, "propertyNames", "beside properties that are listed")
+            raise Unsupported(path, "propertyNames", "beside properties that are listed")
         least, most = int(names.get("minLength", 0)), names.get("maxLength")
         properties = {
             name: value if len(name) >= least and (most is None or len(name) <= most) else False
@@ -442,7 +442,7 @@ class JsonRules:
         """A member that is not listed; "" if there is none."""
         try:
             value = self._value(others, path)
-        except Nothing:
+        except Unsatisfiable:
             return ""
         if not taken:
             return f'{names or self._json({"type": "string"})} ":" {value}'
@@ -457,7 +457,7 @@ class JsonRules:
         _check_pattern(pattern, path, "patternProperties")
         try:
             value = self._value(schema, (*path, "patternProperties", pattern))
-        except Nothing:
+        except Unsatisfiable:
             return ""
         name = self._json({"type": "string", "pattern": pattern})
         self.pieces.append(Piece(path, "patternProperties", name))
@@ -505,25 +505,25 @@ class JsonRules:
 
 
 def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
-    """Raises CannotHold or Mistake for what llguidance would refuse, or read in another way."""
+    """Raises Unsupported or InvalidSchema for what llguidance would refuse, or read in another way."""
     if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames", "uniqueItems"})):
-        raise CannotHold(path, beyond[0], "")
+        raise Unsupported(path, beyond[0], "")
     if keyword := carried_by_doubles(schema):
-        raise CannotHold(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
+        raise Unsupported(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
     if "pattern" in schema:
         _check_pattern(schema["pattern"], path, "pattern")
     for pattern in schema.get("patternProperties", {}):
         _check_pattern(pattern, path, "patternProperties")
     reference = schema.get("$ref")
     if isinstance(reference, str) and not reference.startswith("#"):
-        raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+        raise Unsupported(path, "$ref", f"{reference!r} is not within this schema")
 
 
 def _check_pattern(pattern: str, path: Path, keyword: str) -> None:
     try:
-        in_rusts_words(pattern)
+        to_rust_regex(pattern)
     except PatternFault as fault:
-        raise (Mistake if fault.is_mistake else CannotHold)(path, keyword, str(fault)) from None
+        raise (InvalidSchema if fault.is_invalid else Unsupported)(path, keyword, str(fault)) from None
 
 
 def _with_leap_years(schema: dict[str, Any]) -> dict[str, Any]:
