@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 
 __all__ = [
+    "KVOrigin",
     "OffloadingConnector",
     "identity",
     "offloading_connector_of",
@@ -208,21 +209,24 @@ def _bytes_of(host: Tensor) -> np.ndarray:
     return host.view(-1).view(torch.uint8).numpy()
 
 
+class KVOrigin(NamedTuple):
+    """Everything that the keys and values of given tokens depend on, besides the dtype and device of the KV cache."""
+
+    model: ModelConfig
+    files: ModelFiles
+    arch: ModelArch  # the whole model's
+    kernels: str  # name of the kernel set
+    cache_key: bytes  # engines with another one share no blocks
+
+
 def open_offloading_connector(
-    model: ModelConfig,
-    files: ModelFiles,
-    arch: ModelArch,
-    kernels: str,
-    kv: KVCache,
-    cache_key: bytes,
-    rank: int = 0,
-    num_ranks: int = 1,
+    origin: KVOrigin, kv: KVCache, rank: int = 0, num_ranks: int = 1
 ) -> OffloadingConnector | None:
     """The KV connector to the node's host tier; None where the config or the machine has no memory for it.
 
-    Each rank has its part of the memory; `arch` is the whole model's.
+    Each rank has its part of the memory.
     """
-    cache = model.engine.cache
+    cache = origin.model.engine.cache
     if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
         return None
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
@@ -230,7 +234,7 @@ def open_offloading_connector(
         raise ModelError(
             f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
         )
-    whole = identity(model, files, arch, kernels, kv, cache_key)
+    whole = identity(origin, kv)
     try:
         return offloading_connector_of(
             kv, HostTier(_share(whole, rank), piece_bytes, cache.kv_offloading_bytes // num_ranks)
@@ -268,11 +272,10 @@ def _share(whole: str, rank: int) -> str:
     return f"{whole}-{rank}"
 
 
-def identity(
-    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVCache, cache_key: bytes
-) -> str:
+def identity(origin: KVOrigin, kv: KVCache) -> str:
     """A digest of weights, code and settings: engines with the same one compute equal keys and values for equal
     tokens."""
+    model, files, arch, kernels, cache_key = origin
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
     settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel_size

@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
 from engine.cache.kv_cache import KVCache
-from engine.cache.kv_offload import open_offloading_connector
+from engine.cache.kv_offload import KVOrigin, open_offloading_connector
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
@@ -37,11 +38,30 @@ from engine.structured_output.grammar import TokenTable, Vocabulary
 from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
+__all__ = [
+    "LoadedModel",
+    "cache_bytes_of",
+    "cascades",
+    "check_deterministic",
+    "device_of",
+    "load_executor",
+    "warm_up_or_explain",
+]
 
 CPU_CACHE_BYTES = 1 << 30  # KV cache on a CPU, unless the config sets it
 
 log = logging.getLogger(__name__)
+
+
+class LoadedModel(NamedTuple):
+    """The model and the KV cache of one rank, before warm-up."""
+
+    decoder: Decoder
+    kv: KVCache
+    kernels: KernelSet
+    max_model_len: int  # tokens
+    tp: TensorParallel
+    device: torch.device
 
 
 def load_executor(
@@ -87,14 +107,16 @@ def load_executor(
     clock.lap("weights")
     num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp.rank, tp.size)
+    origin = KVOrigin(model, files, arch, kernels.name, cache_key)
+    connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
     clock.lap("cache")
+    loaded = LoadedModel(decoder, kv, kernels, max_model_len, tp, device)
     if compilers is not None:
-        _compile_ahead(compilers, config, decoder, kv, kernels, max_model_len, tp, device)
+        _compile_ahead(compilers, config, loaded)
         clock.lap("compiling")
     cascade = None
     if cascades(config, device):
-        cascade = _measured_thresholds(config, decoder, kv, max_model_len, tp, device)
+        cascade = _measured_thresholds(config, loaded)
         clock.lap("cascade")
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
@@ -105,7 +127,7 @@ def load_executor(
         sampler,
         max_model_len,
         device,
-        _graphs(config, decoder, kv, max_model_len, _graph_cache(config, tp, device), device),
+        _graphs(config, loaded, _graph_cache(config, tp, device)),
         async_scheduling=_async_scheduling(config, device),
         cascade=cascade,
         tp=tp,
@@ -155,23 +177,15 @@ def _num_compilers(tp: TensorParallel) -> int:
     return max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) // tp.size))
 
 
-def _compile_ahead(
-    compilers: CompilePool,
-    config: EngineConfig,
-    decoder: Decoder,
-    kv: KVCache,
-    kernels: KernelSet,
-    max_model_len: int,
-    tp: TensorParallel,
-    device: torch.device,
-) -> None:
+def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedModel) -> None:
     """Compiles the kernels of the warm-up, and of the timing of cascade attention before it (the same for any number
     of rows). A failure costs time and is raised again at the launch; with several ranks it is raised now, since the
     others may be inside a collective.
     """
+    decoder, kv, kernels, max_model_len, tp, device = loaded
     cascade = LEAST_CASE if cascades(config, device) else None
     sampler = Sampler(kernels, decoder.arch.vocab_size, device)
-    graphs = _graphs(config, decoder, kv, max_model_len, CudaGraphCache(lambda run: run), device)
+    graphs = _graphs(config, loaded, CudaGraphCache(lambda run: run))
     executor = InlineExecutor(decoder, kv, sampler, max_model_len, device, graphs, cascade=cascade, tp=tp)
 
     is_launching = True
@@ -198,30 +212,23 @@ def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device)
     return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), all_reduce_min)
 
 
-def _graphs(
-    config: EngineConfig,
-    decoder: Decoder,
-    kv: KVCache,
-    max_model_len: int,
-    cache: CudaGraphCache | None,
-    device: torch.device,
-) -> CudaGraphs | None:
+def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | None) -> CudaGraphs | None:
     if cache is None or config.enforce_eager:
         return None
+    decoder, kv = loaded.decoder, loaded.kv
     return CudaGraphs(
         lambda batch: decoder.hidden(batch, kv),
         cache,
         max_rows=config.scheduler.max_num_seqs * (1 + config.scheduler.num_speculative_tokens),
-        max_blocks=-(-max_model_len // kv.block_size),
+        max_blocks=-(-loaded.max_model_len // kv.block_size),
         block_size=kv.block_size,
-        device=device,
+        device=loaded.device,
     )
 
 
-def _measured_thresholds(
-    config: EngineConfig, decoder: Decoder, kv: KVCache, max_model_len: int, tp: TensorParallel, device: torch.device
-) -> CascadeThresholds:
+def _measured_thresholds(config: EngineConfig, loaded: LoadedModel) -> CascadeThresholds:
     """Rank 0's timing, broadcast to all: ranks must call their collectives alike."""
+    decoder, kv, _, max_model_len, tp, device = loaded
     capture = cuda_capture(device) if not config.enforce_eager else _uncaptured
     times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:

@@ -13,7 +13,7 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.cache.host_tier import HostTier
 from engine.cache.kv_cache import KVCache
-from engine.cache.kv_offload import OffloadingConnector, _CudaStagingBuffer, identity
+from engine.cache.kv_offload import KVOrigin, OffloadingConnector, _CudaStagingBuffer, identity
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
@@ -306,7 +306,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
     def name(key=b"k", arch=arch, dtype=torch.bfloat16, kernels="compiled", **engine):
         kv = KVCache(arch, 2, 16, dtype, torch.device("cpu"))
         model = ModelConfig(served_model_name="m", model=str(folder), engine=EngineConfig(**engine))
-        return identity(model, files, arch, kernels, kv, key)
+        return identity(KVOrigin(model, files, arch, kernels, key), kv)
 
     others = [
         name(key=b"l"),
