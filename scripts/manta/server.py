@@ -101,7 +101,8 @@ def _serve(settings: Settings, folder: Path, stopping: threading.Event) -> None:
     with _ray(settings, folder) as serve:
         import ray
 
-        check_gpus(settings.document, ray.cluster_resources().get("GPU", 0.0))
+        seen = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        check_gpus(settings.document, seen.get("GPU", 0.0))
         failure = _deploy(settings.document, serve, stopping)
         if failure is not None:
             raise SystemExit(f"[failed] {failure}")
