@@ -9,7 +9,7 @@ their outputs, so that kernels/compile_ahead.py can record the launches and comp
 All steps use block 0, which no sequence has yet: they write there, and read undefined contents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from configs.schema import SchedulerConfig
@@ -57,24 +57,27 @@ class Launchable(Warmable, Protocol):
 
 def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
     """Launches the steps of `warm_up` without reading their results."""
-    for number, sequences in enumerate(_steps(executor, config)):
-        if not executor.samples:
-            executor.execute_without_sampling(SchedulerOutput(number, sequences))
-            continue
-        seq_ids = tuple(piece.seq_id for piece in sequences)
-        executor.launch_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+
+    def launch(scheduled: SchedulerOutput) -> None:
+        executor.launch_model(scheduled)
         executor.sample_tokens()
-        executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
+
+    _run_steps(executor, config, launch)
 
 
 def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
     """Runs the steps. Leaves only compiled kernels and CUDA graphs behind."""
+    _run_steps(executor, config, executor.execute_model)
+
+
+def _run_steps(executor: Warmable, config: SchedulerConfig, run: Callable[[SchedulerOutput], object]) -> None:
+    """Calls `run` for each step if this rank samples, and drops the sampling states."""
     for number, sequences in enumerate(_steps(executor, config)):
         if not executor.samples:
             executor.execute_without_sampling(SchedulerOutput(number, sequences))
             continue
         seq_ids = tuple(piece.seq_id for piece in sequences)
-        executor.execute_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+        run(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
         executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
 
 
