@@ -33,7 +33,8 @@ def _num_replicas(model: ModelConfig) -> int:
 
 
 def _explained(model: ModelConfig) -> str:
+    replicas = _num_replicas(model)
     return (
-        f"{model.name} needs {_needed(model):g} GPUs ({_num_replicas(model)} replicas x tensor_parallel_size "
+        f"{model.name} needs {_needed(model):g} GPUs ({replicas} replica{'s' * (replicas > 1)} x tensor_parallel_size "
         f"{model.tensor_parallel_size} x num_gpus {model.resources.num_gpus:g})"
     )

@@ -145,7 +145,7 @@ class AloneGroup:
 
     name, in_order = "alone", True
 
-    def sum(self, x):
+    def all_reduce(self, x):
         pass
 
     def gather(self, x):
