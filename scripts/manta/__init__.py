@@ -1,7 +1,7 @@
 """The command `manta`, as a wheel installs it; `scripts/serve` of a clone calls the same code.
 
 main              finds the subcommand; nothing heavy is imported before it is known
-serve             starts Ray and Serve on this machine, from a model or a config
+serve             downloads a model, and starts Ray and Serve on this machine, from a model or a config
 chat              a chat in the terminal with any OpenAI-compatible server
 pull              downloads a model from the Hugging Face Hub; resuming_hub resumes an interrupted download
 bench             load generator for a running server: throughput, time to first token, inter-token latency

@@ -25,9 +25,10 @@ from configs.load import ConfigError, load_args
 from scripts.manta.gpus import check_gpus
 from scripts.manta.ray_environment import Front, machine_variables, values_of
 
-__all__ = ["Settings", "check_keys", "serve_until_stopped"]
+__all__ = ["Settings", "check_keys", "download_models", "serve_until_stopped"]
 
 LOOPBACK = "127.0.0.1"
+APPLICATION = "serve_app.main:build"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -152,6 +153,16 @@ def _ray(settings: Settings, folder: Path) -> Iterator[Any]:
         remove_unused()  # host tiers of replicas that were killed
 
 
+def download_models(application: Mapping[str, Any]) -> None:
+    """Downloads what the replicas will load, resumably as `manta pull` does. Raises ModelError."""
+    from engine.checkpoint.source import resolve
+    from scripts.manta.resuming_hub import ResumingHub
+
+    if application["import_path"] == APPLICATION:  # another one may read its models in its own way
+        for model in load_args(application.get("args", {})).models:
+            resolve(model.model, ResumingHub())
+
+
 def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) -> BaseException | None:
     """Deploys and prints progress. Returns early, without a failure, if `stopping` is set."""
     failures: list[BaseException] = []
@@ -159,6 +170,7 @@ def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) 
     def deploy() -> None:
         try:
             for application in document["applications"]:
+                download_models(application)
                 module, _, name = application["import_path"].partition(":")
                 build = getattr(importlib.import_module(module), name)
                 path = application.get("route_prefix", "/")
