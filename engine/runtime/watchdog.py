@@ -35,7 +35,7 @@ class Watchdog:
     """
 
     def __init__(self, watched: Watched, period_s: float) -> None:
-        self.alarm: str | None = None  # what is wrong
+        self.alarm: str | None = None  # the failure, once detected
         self._watched = watched
         self._longest_s = 2 * period_s  # the most that counts of the time between two looks
         self._last_s: float | None = None

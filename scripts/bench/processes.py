@@ -16,7 +16,7 @@ class Held(msgspec.Struct):
 
     at_s: float
     rss_mb: float
-    files: list[str]  # what its file descriptors are of, without the numbers of sockets
+    files: list[str]  # targets of its file descriptors, without the numbers of sockets
 
     @property
     def num_files(self) -> int:

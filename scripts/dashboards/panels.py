@@ -10,7 +10,7 @@ __all__ = ["BOARDS", "Board", "Panel"]
 
 class Panel(msgspec.Struct, frozen=True):
     title: str
-    text: str  # what one reads from it
+    text: str  # the description
     unit: str  # one of Grafana's ids
     lines: dict[str, str]  # legend, with labels in braces -> PromQL
 

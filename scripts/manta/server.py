@@ -32,7 +32,7 @@ APPLICATION = "serve_app.main:build"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    document: Mapping[str, Any]  # what `serve deploy` takes
+    document: Mapping[str, Any]  # for `serve deploy`
     origin: str  # of the document, for messages
     host: str
     port: int

@@ -91,7 +91,7 @@ def _closest(messages: dict[str, bool]) -> list[str]:
 
 
 def _joined(messages: Sequence[str]) -> str:
-    """What may be, and once what is."""
+    """Several messages as one: alternatives joined by "or", the value's type once."""
     pieces = [message.removeprefix("must be ").rpartition(", not ") for message in messages]
     if len({piece[2] for piece in pieces}) > 1 or not all(message.startswith("must be ") for message in messages):
         return " or ".join(messages)

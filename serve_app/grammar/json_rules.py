@@ -1,8 +1,8 @@
 """JSON schemas as grammar rules in llguidance's Lark dialect.
 
-Objects, arrays, alternatives and numbers are written out here: llguidance's own JSON compiler calculates with doubles
-and knows no longest number. Strings, and what several schemas say of one object, are left to it, a piece at a time;
-there numbers must be such that doubles carry them.
+Objects, arrays, alternatives and numbers become rules here: llguidance's own JSON compiler calculates with doubles and
+does not bound the length of numbers. Strings, and several schemas that apply to one object, are left to it as pieces;
+their numbers must be exact doubles.
 """
 
 import json
@@ -23,7 +23,7 @@ from serve_app.grammar.sequences import EMPTY, CountedMembers, items, quoted_nam
 
 __all__ = ["MAX_COUNT", "JsonRules"]
 
-NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # so many characters
+NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # with a count of characters
 PLAIN_CHAR = r'[^"\\\x00-\x1f\x7f]'
 DATE = (
     "(?:(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-"
@@ -31,16 +31,24 @@ DATE = (
     "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
 )
 MAX_COUNT = 1_000_000_000  # characters, items or properties
-INVOLVED = ("patternProperties", "allOf", "$ref", "oneOf", "anyOf", "const", "enum")  # why a schema is a piece
-NAMES = {"$anchor"}  # of schemas, that references may mean
-MAX_COUNTED = 500  # places in objects whose properties are counted
+INVOLVED = (
+    "patternProperties",
+    "allOf",
+    "$ref",
+    "oneOf",
+    "anyOf",
+    "const",
+    "enum",
+)  # keywords for which a schema is left to llguidance
+NAMES = {"$anchor"}  # keywords that name a schema for references
+MAX_COUNTED = 500  # members of objects with minProperties or maxProperties
 MAX_CHECKED = 50  # constants that are objects or arrays, a millisecond each
-MAX_IN_SET = 7  # which takes 2^7 rules
-MAX_JOINED = 500  # alternatives that are made of several schemas
+MAX_IN_SET = 7  # needs 2^7 rules
+MAX_JOINED = 500  # alternatives merged from several schemas
 
 
 class _Piece(Exception):
-    """The schema is llguidance's to compile."""
+    """The schema is left to llguidance's compiler."""
 
 
 class JsonRules:
@@ -48,7 +56,7 @@ class JsonRules:
 
     def __init__(self, root: Any, options: dict[str, Any], *, leaves_out: bool = False) -> None:
         """options      of llguidance's JSON compiler
-        leaves_out   what cannot be held is noted, and anything written in its place
+        leaves_out   unsupported parts are noted, and any value is allowed in their place
         """
         self._root = root
         self._options = options
@@ -56,11 +64,11 @@ class JsonRules:
         self.left_out: list[Unsupported] = []
         self.pieces: list[Piece] = []
         self.lines: list[str] = []
-        self._names: dict[str, str] = {}  # of rules, by what they are
+        self._names: dict[str, str] = {}  # rule body -> its name
         self.required: dict[str, None] = {}  # names of properties
         self._references: dict[str, str] = {}
         self._waiting: list[tuple[str, str]] = []  # references whose rules are not written yet
-        self._joining: set[str] = set()  # references that are made one with other schemas around this place
+        self._joining: set[str] = set()  # references that are being merged with other schemas around this place
         self._num_joined = 0
 
     def write(self) -> str:
@@ -75,7 +83,7 @@ class JsonRules:
         return start
 
     def _whole(self) -> str:
-        """A schema with names that references may mean."""
+        """A schema with $anchor, as one piece."""
         for place, one in schemas_in(self._root):
             if isinstance(one, dict):
                 _check_for_piece(one, place)
@@ -84,7 +92,7 @@ class JsonRules:
         return rule
 
     def _value(self, schema: Any, path: Path) -> str:
-        """What may stand in a rule for the documents of a schema."""
+        """An expression of the documents that satisfy a schema."""
         if schema is False:
             raise Unsatisfiable(path, "false", "nothing satisfies it")
         if schema is True or not (asked := kept(schema)):
@@ -97,7 +105,7 @@ class JsonRules:
                 raise Unsupported(path, many[0], f"{MAX_COUNT} is the most")
             try:
                 found = self._written(asked, path)
-                return self.named("r", found) if " " in found else found  # it may be needed twice, at every depth
+                return self.named("r", found) if " " in found else found  # it may be used twice, at every depth
             except _Piece:
                 self._forget(*before)
                 return self._piece(schema, path)
@@ -109,7 +117,7 @@ class JsonRules:
             return self._any()
 
     def _forget(self, lines: int, names: int, references: int, waiting: int, pieces: int) -> None:
-        """What has been written since there were so many."""
+        """Drops everything written since these counts."""
         del self.lines[lines:], self._waiting[waiting:], self.pieces[pieces:]
         while len(self._names) > names:
             self._names.popitem()
@@ -150,7 +158,7 @@ class JsonRules:
         raise Unsupported(path, "type", f"{asked['type']!r} is no type")
 
     def _first_of(self, ways: list[tuple[Any, Path]], write: Any, path: Path) -> str:
-        """Alternatives, of which those that nothing satisfies are left out."""
+        """The alternatives without unsatisfiable ones."""
         found, nothing = [], None
         for schema, at in ways:
             try:
@@ -276,7 +284,7 @@ class JsonRules:
         return f"({' | '.join(ways)})" if len(ways) > 1 else ways[0]
 
     def _may_be(self, value: Any, rest: dict[str, Any]) -> bool:
-        """Whether what is said beside a constant allows it."""
+        """Whether the other keywords beside a constant allow it."""
         types = rest.get("type")
         if types is not None and not _kinds_of(value) & set(types if isinstance(types, list | tuple) else [types]):
             return False
@@ -339,7 +347,7 @@ class JsonRules:
         return f'"[" {items(first, rest, least, most)} "]"'
 
     def _set(self, asked: dict[str, Any], least: int, most: int | None, path: Path) -> str:
-        """An array of different items, of which there are few."""
+        """An array with uniqueItems, of an enum of few values."""
         items = self._join({"allOf": [asked.get("items", True)]})
         listed = listed_values(items) if "prefixItems" not in asked else None
         if not isinstance(items, dict) or listed is None or len(listed) > MAX_IN_SET:
@@ -355,7 +363,7 @@ class JsonRules:
     def _different(
         self, ways: list[str], left: frozenset[int], least: int, most: int, known: dict[frozenset[int], str]
     ) -> str:
-        """Items of those that are left, each at most once."""
+        """The remaining items, each at most once."""
         if left not in known:
             count = len(ways) - len(left)
             comma = '"," ' if count else ""
@@ -366,7 +374,7 @@ class JsonRules:
         return known[left]
 
     def _object(self, asked: dict[str, Any], path: Path, names: str = "") -> str:
-        """names   a rule of names that are not listed, where they are not any"""
+        """names   a rule of the unlisted names; "": any"""
         if "propertyNames" in asked:
             return self._named_object(asked, path)
         listed, required = asked.get("properties", {}), asked.get("required", [])
@@ -393,7 +401,7 @@ class JsonRules:
         return f'"{{" {self._counted(members, more, asked, path)} "}}"'
 
     def _counted(self, members: list[tuple[str, bool]], more: str, asked: dict[str, Any], path: Path) -> str:
-        """So many members as may be; `more` is one that is not listed, any number of times."""
+        """An object with bounded members; `more` is an unlisted member, any number of times."""
         least, most = asked.get("minProperties", 0), asked.get("maxProperties")
         num_required = sum(needed for _, needed in members)
         if most is not None and least > most:
@@ -413,7 +421,7 @@ class JsonRules:
         return CountedMembers(self, members, more, least, most).write(0, 0)
 
     def _named_object(self, asked: dict[str, Any], path: Path) -> str:
-        """An object whose names are asked for: those of a list, of some length, or any that is like a string."""
+        """An object with propertyNames: an enum, a length or a pattern."""
         rest = {key: value for key, value in asked.items() if key != "propertyNames"}
         known, others = asked.get("properties", {}), asked.get("additionalProperties", True)
         try:
@@ -439,7 +447,7 @@ class JsonRules:
         return self._object({**rest, "properties": properties}, path, f"/{NAME_BYTES % count}/")
 
     def _unlisted_member(self, others: Any, taken: list[str], names: str, path: Path) -> str:
-        """A member that is not listed; "" if there is none."""
+        """An unlisted member; "" if none is allowed."""
         try:
             value = self._value(others, path)
         except Unsatisfiable:
@@ -464,14 +472,14 @@ class JsonRules:
         return f'{name} ":" {value}'
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """The members in their order, with or without those that are not required."""
+        """The members in their order, optional ones present or not."""
         num_optional = next((n for n, (_, needed) in enumerate(members) if needed), len(members))
         rest = "".join(f'"," {one} ' if needed else f'("," {one})? ' for one, needed in members[num_optional + 1 :])
         found = f"{members[num_optional][0]} {rest}" if num_optional < len(members) else EMPTY
         if num_optional and num_optional < len(members):
             found = self.named("r", found)
             rest = f'"," {found}'
-        for n in range(num_optional - 1, -1, -1):  # what may come first, and what then is the rest
+        for n in range(num_optional - 1, -1, -1):  # the first optional member that is present, then the rest
             member = self.named("r", members[n][0]) if n else members[n][0]
             rest = self.named("r", rest) if rest else ""
             found = self.named("r", f"{member} {rest} | {found}")
@@ -505,7 +513,7 @@ class JsonRules:
 
 
 def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
-    """Raises Unsupported or InvalidSchema for what llguidance would refuse, or read in another way."""
+    """Raises Unsupported or InvalidSchema where llguidance would refuse the schema, or read it differently."""
     if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames", "uniqueItems"})):
         raise Unsupported(path, beyond[0], "")
     if keyword := carried_by_doubles(schema):
@@ -527,7 +535,7 @@ def _check_pattern(pattern: str, path: Path, keyword: str) -> None:
 
 
 def _with_leap_years(schema: dict[str, Any]) -> dict[str, Any]:
-    """A string whose date is one of the calendar: llguidance lets 29 February through in any year."""
+    """A string format of calendar dates: llguidance allows 29 February in any year."""
     match schema.get("format"):
         case "date":
             dates = f"^{DATE}$"
