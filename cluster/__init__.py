@@ -7,16 +7,16 @@ structs, one frame per engine step for all requests of that ingress.
     ClusterClient.generate -> routing.choose -> Link.submit -> [wire] -> WireServer -> EngineThread
                            <- OutputQueue    <- Link        <- [wire] <- WireServer <-
 
-`client.py` keeps the tokens that it has passed on. When a replica dies, stalls or drains, the request goes to another
-one as prompt + tokens, and the stream continues where it was.
+`client.py` keeps the tokens that it has streamed. When a replica dies, stalls or drains, the request migrates to
+another one as prompt + tokens, and the stream continues where it was.
 
 Health is the age of the last finished step. Every heartbeat of a replica carries it for its engine and for each of its
-ranks (`engine/runtime/watchdog.py`). A new request avoids a replica whose step takes half of what it may take; beyond
-the whole of it, or when a rank has been silent for two seconds while there is work, the replica ends its connections,
-its streams move, and its health check fails, so that Serve replaces it.
+ranks (`engine/runtime/watchdog.py`). A replica whose step has taken half of its time limit gets no new requests; beyond
+the limit, or when a rank has sent no heartbeat for two seconds while there is work, the replica closes its connections,
+its streams migrate, and its health check fails, so that Serve replaces it.
 
-No request is silent for ever. Of one that nothing was heard of for `wire.ask_s` the ingress asks its replica (`Ask`),
-whose engine says in a report, after every chunk that it has sent, whether it is running. One that has finished or is
-unknown there moves, as does one whose engine does not say so within `wire.answer_s`, and one of whose tokens some were
-left out. After three replicas without a token between it ends with an error.
+No request waits for ever. After `wire.ask_s` without a report about a request the ingress asks its replica (`Ask`),
+whose engine reports its state behind every output that it has sent. A request that has finished or is unknown there
+migrates, as does one without an answer within `wire.answer_s`, and one with a gap in its tokens. After three replicas
+without a token between it ends with an error.
 """

@@ -1,7 +1,7 @@
-"""Autoscaling: how many replicas a load needs. Pure; Serve applies its bounds and delays to what comes out.
+"""Autoscaling policy: how many replicas a load needs. Pure; Serve applies its bounds and delays to the result.
 
-Each target says what one replica should carry. The number wanted is the largest that any of them asks for: sequences
-and held KV blocks in proportion to their sums, and, while first tokens come too late, up to twice what there is.
+Each target is a load per replica. The result is the largest number that any target asks for: sequences and used KV
+blocks in proportion to their sums, and, while the time to first token is above its target, up to twice as many.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["Policy", "load_of", "wanted_replicas"]
 
 
 def load_of(status: EngineStatus) -> dict[str, float]:
-    """What one replica reports, by the names that `wanted_replicas` reads."""
+    """The autoscaling stats of one replica, as `wanted_replicas` reads them."""
     return {
         "sequences": float(status.num_running + status.num_waiting),
         "cache_use": 1.0 - status.num_free_blocks / status.num_blocks,
@@ -34,13 +34,13 @@ def wanted_replicas(
     by_sequences = sum(load["sequences"] for load in loads) / target_ongoing_requests
     by_cache = sum(load["cache_use"] for load in loads) / target_cache_use
     late = max((load["first_token_s"] for load in loads), default=0.0) / target_first_token_s
-    is_busy = by_sequences > 0  # first tokens of a load that has gone say nothing about the next
+    is_busy = by_sequences > 0  # the time to first token of a load that has ended does not count
     by_delay = len(loads) * min(2.0, late) if late > 1 and is_busy else 0.0
     return max(by_sequences, by_cache, by_delay)
 
 
 class Policy:
-    """What Serve's controller constructs and asks, by name (cluster/deploy.py)."""
+    """Serve's autoscaling policy class, named in cluster/deploy.py."""
 
     def __init__(self, target_ongoing_requests: float, target_cache_use: float, target_first_token_s: float) -> None:
         self._targets = (target_ongoing_requests, target_cache_use, target_first_token_s)

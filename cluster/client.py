@@ -16,7 +16,7 @@ from engine.types import EngineStatus, GenerateRequest, RequestOutput
 
 __all__ = ["ClusterClient"]
 
-MAX_FAILURES = 3  # engines that may fail under one request with no token between: then it may be the cause
+MAX_FAILURES = 3  # engines that may fail on one request without a token between: then it may be the cause
 
 
 class _Placed(NamedTuple):
@@ -24,7 +24,7 @@ class _Placed(NamedTuple):
 
     link: Link
     output_queue: OutputQueue
-    request_id: str  # that it has there
+    request_id: str  # its id there
 
     def stop(self, index: int | None = None) -> None:
         self.link.stop(self.request_id, index)
@@ -82,7 +82,7 @@ class ClusterClient:
                             raise ReplicaLost(chunk.error or "the engine failed")
                         try:
                             fresh = in_flight.record(chunk)
-                        except ValueError as error:  # what is missing is asked of another replica, or again of this
+                        except ValueError as error:  # tokens are missing: they are computed again
                             raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
                         if fresh is not None:
                             num_failures = 0
@@ -106,7 +106,7 @@ class ClusterClient:
             placed.stop(index)
 
     async def status(self, model: str) -> EngineStatus:
-        """All replicas of a model together. Raises Unavailable when there is none."""
+        """The summed status of a model's replicas. Raises Unavailable when there is none."""
         links = self._replicas_of(model).up
         if not links:
             raise Unavailable(f"no replica of {model!r} is up")
@@ -138,9 +138,9 @@ class ClusterClient:
         return hash_blocks(self._cache_key, root, request.prompt, block_size)
 
     async def _place(self, replicas: Replicas, in_flight: InFlightRequest, request_id: str) -> _Placed:
-        """Places what is left of the request on a replica that accepts it.
+        """Submits the remaining request to a replica that accepts it.
 
-        A request that has begun waits for a place; a new one is refused once every replica has refused it.
+        A request that has begun waits until one does; a new one is refused once every replica has refused it.
         """
         self._in_flight[request_id] = (in_flight, None)
         deadline_s = time.monotonic() + self._config.place_timeout_s
@@ -171,7 +171,7 @@ class ClusterClient:
             except ReplicaLost:
                 placed.stop()
                 continue
-            except Unavailable:  # it has failed or is going away, which it tells us next
+            except Unavailable:  # it has failed or drains, which its next frame says
                 placed.stop()
                 await replicas.changed()
                 continue
@@ -185,8 +185,8 @@ class ClusterClient:
         raise Unavailable(f"no replica could take the request within {self._config.place_timeout_s:g} s", 5.0)
 
     async def _accepted(self, link: Link, output_queue: OutputQueue, replicas: Replicas) -> None:
-        """Returns once the replica has accepted. If its heartbeats stop first, another replica is tried, if there is
-        one.
+        """Returns once the replica has accepted. If its heartbeats stop first, raises so that another replica is tried,
+        if there is one.
         """
         accepted = asyncio.ensure_future(output_queue.accepted())
         try:

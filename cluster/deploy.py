@@ -27,12 +27,12 @@ def application(
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.ingress.num_replicas,
-        # we refuse what is too much ourselves, with 429 and a reason; Serve must not queue before us
+        # the ingress refuses excess requests itself, with 429 and a reason; Serve must not queue them
         max_ongoing_requests=4 * config.ingress.max_open_requests,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
         health_check_period_s=5.0,
         health_check_timeout_s=15.0,
-        # a new ingress is there before an old one goes, and the old one stays until its streams have ended
+        # a new ingress starts before an old one stops, and the old one stays until its streams have ended
         max_surge_percent=100,
         graceful_shutdown_timeout_s=config.ingress.drain_s,
     )(serve.ingress()(Ingress))
@@ -44,22 +44,20 @@ def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: Loa
     deployment = serve.deployment(
         name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
         **_scale(model),
-        max_ongoing_requests=100,  # health, addresses: no requests of users
+        max_ongoing_requests=100,  # health checks and discovery, not users' requests
         **_place(model),
         health_check_period_s=5.0,
         health_check_timeout_s=20.0,
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         max_surge_percent=model.max_surge_percent,
-        logging_config={"enable_access_log": False},  # ingresses ask for addresses every second
+        logging_config={"enable_access_log": False},  # ingresses poll addresses every second
     )(Replica)
     return deployment.bind(model, config.wire, secret, load_engine, run_worker)
 
 
 def _place(model: ModelConfig) -> dict[str, Any]:
-    """Resources that Ray reserves: for several ranks a placement group with a bundle for each, the replica in the
-    first.
-    """
+    """The resources of a replica; for several ranks a placement group, a bundle per rank, the replica in the first."""
     resources = model.resources
     options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
     if model.tensor_parallel_size == 1:
@@ -99,16 +97,16 @@ def _scale(model: ModelConfig) -> dict[str, Any]:
 
 
 def _collected(look_back_period_s: float) -> dict[str, float]:
-    """How often loads are collected, for Serve's check that it averages over longer than that.
+    """The interval of autoscaling metrics, which Serve checks to be shorter than look_back_period_s.
 
-    Serve reads how often it really is from RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S; this older setting has
-    no other use, and its default of 10 s would be held against a shorter average.
+    The real interval is RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S; this older setting only serves the check,
+    and its default of 10 s would refuse a shorter look-back period.
     """
     return {"metrics_interval_s": look_back_period_s / 2} if look_back_period_s <= 10 else {}
 
 
 def _cluster_secret() -> bytes:
-    """The secret that this Ray cluster's applications share: the same at each deployment, so that replicas stay."""
+    """The secret of this Ray cluster's applications: the same at each deployment, so that Serve keeps the replicas."""
     if not ray.is_initialized():
         return secrets.token_bytes(32)
     internal_kv._internal_kv_put(SECRET_KEY, secrets.token_bytes(32), overwrite=False)

@@ -1,4 +1,4 @@
-"""An in-flight request: what request migration needs to continue a stream on another replica, with the same tokens."""
+"""An in-flight request: the state from which request migration continues a stream on another replica, exactly."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ __all__ = ["InFlightRequest"]
 
 
 class InFlightRequest:
-    """The tokens that the client has, by choice. With them any replica can continue the request."""
+    """The tokens that the client has, by choice. From them any replica can continue the request."""
 
     def __init__(self, request: GenerateRequest) -> None:
         resumed = request.resume or ((),) * request.n
         self._request = request
         self._tokens: list[list[int] | None] = [None if tokens is None else list(tokens) for tokens in resumed]
         self._cached_tokens: int | None = None
-        self._num_rests = 0
-        self.num_migrations = 0  # replicas that were lost, or left, after they had accepted it
+        self._num_placements = 0
+        self.num_migrations = 0  # replicas that were lost or drained after they had accepted it
         self._kernels: str | None = None  # of the replica that has it, or had it last
         self._mixed_kernels = False
 
@@ -52,18 +52,18 @@ class InFlightRequest:
     def remaining(self) -> GenerateRequest:
         """The request for the tokens that the client does not have yet.
 
-        Each has an id of its own: what one replica still says of an earlier one cannot be taken for its answer.
+        Each call gives it a new id, so that late outputs of an earlier placement cannot be mistaken for this one's.
         """
         request, resume = self._request, tuple(None if tokens is None else tuple(tokens) for tokens in self._tokens)
-        if self._num_rests:
-            request = msgspec.structs.replace(request, request_id=f"{request.request_id}~{self._num_rests}")
-        self._num_rests += 1
+        if self._num_placements:
+            request = msgspec.structs.replace(request, request_id=f"{request.request_id}~{self._num_placements}")
+        self._num_placements += 1
         return msgspec.structs.replace(request, resume=resume) if any(resume) or None in resume else request
 
     def record(self, chunk: RequestOutput) -> RequestOutput | None:
-        """Records a chunk. Returns the part of it that is new, None if nothing is.
+        """Records an output. Returns its new part, None if nothing is new.
 
-        Raises ValueError for a chunk that begins after the tokens that are known: some were lost on the way.
+        Raises ValueError for an output that begins after the known tokens: some were lost on the way.
         """
         tokens = self._tokens[chunk.index]
         if tokens is None:
@@ -89,5 +89,5 @@ class InFlightRequest:
         )
 
     def stop_choice(self, index: int) -> None:
-        """Drops one choice: no more of its tokens are wanted."""
+        """Drops one choice, whose further tokens are ignored."""
         self._tokens[index] = None

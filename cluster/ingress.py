@@ -1,4 +1,4 @@
-"""The ingress as a Ray Serve deployment: hosts the HTTP application that it is given, with a client to talk to."""
+"""The ingress as a Ray Serve deployment: hosts an ASGI application over a cluster client."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ BuildAsgi = Callable[[EngineClient, Config], Any]  # returns the ASGI app
 
 
 class Ingress:
-    """Serve constructs it. Stateless but for open streams."""
+    """Constructed by Serve. Its only state is open streams."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: Config, secret: bytes, replicas: Mapping[str, DeploymentHandle[Any]], build_asgi: BuildAsgi
@@ -73,12 +73,12 @@ def _broadcast(handle: DeploymentHandle[Any], timeout_s: float) -> Discover:
 
 
 def _ask_for_one(handle: DeploymentHandle[Any]) -> Callable[[], Awaitable[None]]:
-    """A call that waits in Serve's queue for a first replica: what its autoscaler sees when there is none."""
+    """A call that waits in Serve's queue for a first replica: it makes Serve's autoscaler scale up from zero."""
 
     async def ask() -> None:
         try:
             await handle.wire_address.remote()
-        except Exception as error:  # it was only to be seen waiting
+        except Exception as error:  # only its waiting matters
             logger.info("nobody answered the call for a replica: %s", error)
 
     return ask

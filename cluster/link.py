@@ -39,17 +39,17 @@ __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 
 logger = logging.getLogger(__name__)
 
-TOKEN_BYTES = 5  # of one token on the wire, at most
+TOKEN_BYTES = 5  # the most that a token takes on the wire
 
 
 class Health(enum.Enum):
     UP = "up"
-    SUSPECT = "suspect"  # silent for suspect_s, or in a step for half of what it may take, or draining: no new work
-    DEAD = "dead"  # closed, or silent for dead_s: its streams move
+    SUSPECT = "suspect"  # no heartbeat for suspect_s, or past half of a step's limit, or draining: no new work
+    DEAD = "dead"  # closed, or no heartbeat for dead_s: its streams migrate
 
 
 class ReplicaLost(Unavailable):
-    """The replica of an accepted request is dead, or (`is_planned`) going away; another one can go on."""
+    """The replica of an accepted request is dead, or (`is_planned`) drains; another one can continue it."""
 
     def __init__(self, message: str, is_planned: bool = False) -> None:
         super().__init__(message)
@@ -68,10 +68,10 @@ class Link:
         config: WireConfig,
         on_change: Callable[["Link"], None],
     ) -> None:
-        """`seals` are of our own frames and of the replica's, after the Welcome."""
+        """`seals`: the MACs of our own frames and of the replica's, after the Welcome."""
         self.replica_id = welcome.replica_id
         self.replica_state = ReplicaState(welcome.status, welcome.block_size, welcome.block_hashes)
-        self.ages: StepAges | None = None  # of its engine and ranks, as its last heartbeat said
+        self.ages: StepAges | None = None  # of its engine and ranks, from its last heartbeat
         self.is_draining = False
         self.output_queues = OutputQueues()
         self._reader, self._writer = reader, writer
@@ -92,18 +92,18 @@ class Link:
         return Health.UP
 
     def _is_stuck(self) -> bool:
-        """Whether its engine may be hung: its last heartbeat says that it has been in one step for long."""
+        """Whether its engine may be hung: by its last heartbeat, its step has taken half of the limit."""
         return self.ages is not None and self.ages.engine_s > 0.5 * self.ages.limit_s
 
     def submit(self, request: GenerateRequest, num_tokens: int, block_hashes: Sequence[bytes]) -> OutputQueue:
-        """Submits a request. Its output queue has the acceptance or the rejection, then the chunks.
+        """Submits a request. Its output queue gets the acceptance or the rejection, then the outputs.
 
-        num_tokens   that it has to compute there, as far as is known
-        names        of its prompt's full blocks
+        num_tokens     tokens that it has to compute there, as far as is known
+        block_hashes   of its prompt's full blocks
         """
         frame = encode(Submit(request))
         most = self._config.max_frame_bytes
-        # what is said of an answer goes along if the request has to move
+        # a migrated request carries its outputs' tokens along
         room = 0 if request.resume else request.n * request.sampling.max_tokens * TOKEN_BYTES
         if len(frame) + room > most:
             raise RequestError(
@@ -116,7 +116,7 @@ class Link:
         return output_queue
 
     def stop(self, request_id: str, index: int | None = None) -> None:
-        """Ends one choice of a request, or all of it."""
+        """Stops one choice of a request, or all of it."""
         if index is None:
             self.output_queues.close(request_id)
             self.replica_state.on_stop(request_id)
@@ -158,7 +158,7 @@ class Link:
                         self._on_change(self)
                         self.output_queues.deliver(report)
                         for state_of_request in report.states:
-                            self._learn(state_of_request)
+                            self._apply_state(state_of_request)
                     case Heartbeat(status, ages):
                         self.ages = ages
                         if status is not None:
@@ -174,17 +174,17 @@ class Link:
             why = str(error)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except Exception:  # a fault of ours must not look like silence
+        except Exception:  # a bug of ours must not look like a silent replica
             logger.exception("listening to replica %s failed", self.replica_id)
             why = "a fault in this ingress"
         self.close(why)
 
     async def _watch(self) -> None:
-        """Sends heartbeats, and notices when the replica's stop."""
+        """Sends heartbeats, and detects when the replica's stop."""
         while True:
             slept_at_s = time.monotonic()
             await asyncio.sleep(self._config.heartbeat_s)
-            # while our own loop was late nothing could be heard: that is not the replica's silence
+            # time in which our own event loop was late is not the replica's silence
             self._last_heard_s += max(0.0, time.monotonic() - slept_at_s - 2 * self._config.heartbeat_s)
             silence_s = time.monotonic() - self._last_heard_s
             if silence_s > self._config.dead_s:
@@ -194,7 +194,7 @@ class Link:
             self._ask(time.monotonic())
 
     def _ask(self, now_s: float) -> None:
-        """Asks the replica about requests without any output for long: no request may be silent for ever."""
+        """Asks the replica for the state of requests without any report for ask_s."""
         asked = []
         for request_id, output_queue in list(self.output_queues.silent_since(now_s - self._config.ask_s)):
             if output_queue.asked_s is None:
@@ -207,14 +207,14 @@ class Link:
         if asked:
             self._send(Ask(tuple(asked)))
 
-    def _learn(self, state_of_request: RequestState) -> None:
+    def _apply_state(self, state_of_request: RequestState) -> None:
         output_queue = self.output_queues.get(state_of_request.request_id)
         if output_queue is None:
             return
-        output_queue.hear()
+        output_queue.note_report()
         if state_of_request.state == "running":
             output_queue.accept()
-        else:  # whatever was sent of it has been read: an end, if there was one, is there
+        else:  # all its outputs have been read, its end included if it was sent
             logger.info(
                 "replica %s: request %s is %s there",
                 self.replica_id,

@@ -18,7 +18,7 @@ __all__ = ["ReplicaMetrics", "migration_counter", "mixed_kernels_counter"]
 
 
 def migration_counter() -> Callable[[str, bool], None]:
-    """Counts requests that left their replica, by model and cause: "planned" (it drains) or "lost"."""
+    """Counts migrated requests, by model and cause: "planned" (drain) or "lost"."""
     counter = metrics.Counter(
         "manta_request_migrations",
         description="Requests that went on on another replica.",
@@ -45,7 +45,7 @@ class ReplicaMetrics:
     """Follows the requests of one replica from their acceptance to their end."""
 
     def __init__(self, model: str, has_node_cache: bool = False) -> None:
-        """has_node_cache   the replica looks up what it does not hold in the host tier of its node"""
+        """has_node_cache   the replica has a host tier (KV offload)"""
         self._has_node_cache = has_node_cache
 
         def made(name: str) -> Any:
@@ -78,7 +78,7 @@ class ReplicaMetrics:
         self._end_to_end = made("e2e_request_latency_seconds")
         self._prompt_lens = made("request_prompt_tokens")
         self._output_lens = made("request_generation_tokens")
-        self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> when, prompt tokens, choices left
+        self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> arrival, prompt tokens, open choices
         self._answers: dict[tuple[str, int], _Answer] = {}  # by choice
         self._unwritten_tokens = 0
         self._written_preemptions = 0

@@ -15,11 +15,11 @@ __all__ = ["RankStarter", "RunWorker"]
 
 logger = logging.getLogger(__name__)
 
-RunWorker = Callable[[ModelConfig, int, Rendezvous], None]  # returns when the first rank is gone
+RunWorker = Callable[[ModelConfig, int, Rendezvous], None]  # returns when the driver is gone
 
 
 class Rank:
-    """One process. Ray ends it with the replica that made it, and its own connection does so sooner."""
+    """One worker rank's actor. It ends with its connection to the driver, at the latest with the replica."""
 
     def run(self, run_worker: RunWorker, model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
         run_worker(model, rank, rendezvous)
@@ -31,7 +31,7 @@ class RankStarter:
     def __init__(self, model: ModelConfig, run_worker: RunWorker) -> None:
         self._model = model
         self._run_worker = run_worker
-        self._ranks: list[Any] = []  # an actor lives as long as somebody holds it
+        self._ranks: list[Any] = []  # an actor lives as long as its handle
 
     @property
     def is_on_one_node(self) -> bool:

@@ -20,22 +20,22 @@ __all__ = ["LoadEngine", "Replica"]
 
 logger = logging.getLogger(__name__)
 
-# takes the model, the key of the prefix cache, this node's address, and what starts the further ranks
+# takes the model, the prefix cache's key, this node's address, and the starter of the further ranks
 LoadEngine = Callable[[ModelConfig, bytes, str, RankStarter], Engine]
 
-STEP_DEADLINE_S = 15.0  # an engine with work that finishes no step for so long is not healthy
-DRAIN_GRACE_S = 5.0  # time for the ingresses to take the streams elsewhere
+STEP_DEADLINE_S = 15.0  # an engine with work that finishes no step for so long is unhealthy
+DRAIN_GRACE_S = 5.0  # time for the ingresses to migrate the streams
 
 
 class Replica:
-    """Serve constructs it; its address is what `wire_address` returns."""
+    """Constructed by Serve. Ingresses find it by `wire_address`."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model: ModelConfig, wire: WireConfig, secret: bytes, load_engine: LoadEngine, run_worker: RunWorker
     ) -> None:
-        # waiting threads must sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
+        # waiting threads sleep, not spin: other processes share the cores. Read when torch loads OpenMP.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # but a little spinning pays, or two threads are no faster
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # a short spin first, or two threads are no faster than one
         began_s = time.monotonic()
         host = wire.bind or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._ranks = RankStarter(model, run_worker)
@@ -51,16 +51,16 @@ class Replica:
         return self._address
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """The load that cluster/autoscaling.py reads; requests come over our wire, where Serve cannot count them."""
+        """The load for cluster/autoscaling.py: requests come over the wire, where Serve cannot count them."""
         return load_of(self._server.engine_thread.status)
 
     async def check_health(self) -> None:
-        """Raises unless the engine has finished a step within the deadline, or has finished one now."""
+        """Raises unless the engine has finished a step within the deadline, or finishes one now."""
         async with asyncio.timeout(STEP_DEADLINE_S):
             await self._server.probe()
 
     async def __del__(self) -> None:
-        """Called by Serve before the replica ends: drains it, so that its streams migrate first."""
+        """Called by Serve before the replica stops: drains it, so that its streams migrate first."""
         server = getattr(self, "_server", None)
         if server is None:
             return

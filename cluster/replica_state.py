@@ -1,4 +1,4 @@
-"""Replica state and KV index: what an ingress knows of one replica, from its reports and from what was sent since."""
+"""Replica state and KV index: an ingress's view of one replica, from its reports and the requests sent since."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ __all__ = ["ReplicaState"]
 
 
 class ReplicaState:
-    """Exact but for reports in flight, and for what other ingresses have sent since.
+    """Exact but for reports in flight, and for requests that other ingresses have sent since.
 
-    A block counts as held there from the moment that a request is sent that will fill it.
+    A block counts as cached there from the moment that a request that fills it is sent.
     """
 
     def __init__(self, status: EngineStatus, block_size: int, block_hashes: Sequence[bytes] = ()) -> None:
         self.status = status
         self.block_size = block_size
-        self.block_hashes = set(block_hashes)  # of the blocks that can be shared there
+        self.block_hashes = set(block_hashes)  # of the blocks that are cached there
         self._unreported: dict[str, int] = {}  # requests that `status` does not count yet -> tokens to compute
-        self._coming: dict[str, list[bytes]] = {}  # requests without an answer yet -> blocks that they fill
-        self._num_coming: Counter[bytes] = Counter()  # name -> how many of these requests fill it
+        self._coming: dict[str, list[bytes]] = {}  # requests without an output yet -> blocks that they fill
+        self._num_coming: Counter[bytes] = Counter()  # block hash -> how many of these requests fill it
 
     def on_submit(self, request_id: str, num_tokens: int, block_hashes: Sequence[bytes]) -> None:
-        """A request was submitted: it has that many tokens to compute, and these block hashes."""
+        """Counts a submitted request, with its tokens to compute and its block hashes."""
         self._unreported[request_id] = num_tokens
         self._coming[request_id] = [name for name in block_hashes if name not in self.block_hashes]
         self._num_coming.update(self._coming[request_id])
@@ -58,7 +58,7 @@ class ReplicaState:
         )
 
     def _arrived(self, request_id: str) -> None:
-        """Its blocks are stored and reported by now, or will not be."""
+        """Drops a request's expected blocks: they are reported by now, or will not be stored."""
         for name in self._coming.pop(request_id, ()):
             self._num_coming[name] -= 1
             if not self._num_coming[name]:

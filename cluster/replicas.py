@@ -1,4 +1,4 @@
-"""Replica discovery: the replicas of one model, as one ingress knows them."""
+"""Replica discovery: one ingress's links to the replicas of one model."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ Discover = Callable[[], Awaitable[list[tuple[str, int]]]]  # the addresses where
 
 
 class Replicas:
-    """Keeps a link to every replica that `discover` names. Lives on one event loop, from `start` to `close`."""
+    """Keeps a link to every replica that `discover` returns. Lives on one event loop, from `start` to `close`."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Replicas:
         config: WireConfig,
         router: Router,
     ) -> None:
-        """`wake` scales up from zero: it asks the control plane for a replica and may take as long as that takes."""
+        """`wake` scales up from zero: it asks the control plane for a replica and may wait until there is one."""
         self.router = router
         self._discover = discover
         self._ingress_id = ingress_id
@@ -52,7 +52,7 @@ class Replicas:
             link.close("the ingress is closing")
 
     def wake(self) -> None:
-        """Asks for a replica where there is none, once at a time."""
+        """Scales up from zero, with one call of `wake` at a time."""
         if self._waking is None or self._waking.done():
             self._waking = asyncio.ensure_future(self._wake())
 
@@ -66,7 +66,7 @@ class Replicas:
         return [link for link in self._links.values() if link.health is not Health.DEAD]
 
     async def changed(self) -> None:
-        """Returns when a replica came, went or reported, or after a heartbeat's time."""
+        """Returns when a replica was added, lost or reported, or after a heartbeat's time."""
         self._changed.clear()
         try:
             await asyncio.wait_for(self._changed.wait(), self._config.heartbeat_s)
@@ -77,18 +77,18 @@ class Replicas:
         while True:
             try:
                 addresses = await self._discover()
-            except Exception as error:  # the control plane may be away; what is connected goes on
+            except Exception as error:  # the control plane may be down; connected replicas go on
                 logger.info("cannot look for replicas now: %s", error)
                 addresses = []
             for address in addresses:
                 if address not in self._links and address not in self._connecting:
                     self._connecting[address] = asyncio.create_task(self._connect(address))
-            # until the first replica is there somebody may be waiting for it
+            # a request may wait for the first replica
             await asyncio.sleep(self._config.discover_s if self._links else min(0.1, self._config.discover_s))
 
     async def _connect(self, address: tuple[str, int]) -> None:
         try:
-            link = await connect(*address, self._ingress_id, self._secret, self._config, self._note)
+            link = await connect(*address, self._ingress_id, self._secret, self._config, self._on_change)
         except (WireError, OSError) as error:
             logger.info("cannot connect to the replica at %s:%d: %s", *address, error)
         else:
@@ -97,7 +97,7 @@ class Replicas:
         finally:
             del self._connecting[address]
 
-    def _note(self, link: Link) -> None:
+    def _on_change(self, link: Link) -> None:
         if link.health is Health.DEAD:
             self._links = {address: other for address, other in self._links.items() if other is not link}
         self._changed.set()

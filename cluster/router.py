@@ -15,12 +15,12 @@ class Router:
     def __init__(self, config: RoutingConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
-        self._last = ""  # the replica that had its turn
+        self._last = ""  # the last replica of the round robin
 
     def choose(self, session: str, replica_ids: Sequence[str], loads: Sequence[Load]) -> int:
-        """The index of the replica to take; there is one load for each id, and at least one.
+        """The index of the chosen replica; there is one load for each id, and at least one.
 
-        A session that is named stays at its home unless that is overloaded.
+        A request with a session goes to that session's replica unless it is overloaded.
         """
         if session and self._config.session_affinity:
             index = rendezvous_hash(session, replica_ids)
@@ -32,7 +32,7 @@ class Router:
             case "power_of_two":
                 return power_of_two_choices(loads, self._rng)
             case "round_robin":
-                # ingresses that begin together must not go round together
+                # ingresses that start together must not go round in step
                 start = self._last or self._rng.choice(replica_ids)
                 index = round_robin(replica_ids, start)
                 self._last = replica_ids[index]

@@ -1,17 +1,16 @@
 """Routing policies: which replica gets a request. KV-aware cost, power of two choices, rendezvous hashing. Pure.
 
-The cost of a replica is an estimate of the tokens that it computes before and beside this request: the prompt tokens
-that it does not hold, the prompt tokens queued there, and its other requests, each worth DECODE_TOKENS because it takes
-a share of every step to come. The cheapest replica wins; equals are drawn by lot, so that ingresses that see the same
-loads do not all choose the same one.
+The cost of a replica estimates the tokens that it computes before and beside this request: the prompt tokens that it
+has not cached, the prompt tokens queued there, and its other requests, each worth DECODE_TOKENS because it takes a
+share of every coming step. The cheapest replica is chosen, ties at random, so that ingresses that see the same loads
+do not all choose the same one.
 
-What a replica computes for this request keeps it from others, which costs nothing while some replica is idle, and the
-more the busier the least busy one is. So the request's own tokens have a price: 1, plus the work before the least busy
-replica in steps. Without it a fleet under load computes popular prefixes everywhere and never recovers
-(scripts/bench/routing.py). It follows that a request goes behind others, while a replica is idle, only where it has
-less to wait for and to compute together than it would have to compute there.
+Uncached tokens also delay other requests, which costs nothing while some replica is idle, and more the busier the least
+busy one is. So they are weighted by 1 plus the work of the least busy replica in steps. Without that weight a fleet
+under load computes popular prefixes everywhere and never recovers (scripts/bench/routing.py). While a replica is idle,
+a request is queued behind others only where waiting and computing together cost less than computing on the idle one.
 
-The other policies are there to compare with, and for models whose prompts have nothing in common.
+The other policies are baselines, and for models whose prompts have nothing in common.
 """
 
 import random
@@ -30,9 +29,9 @@ STEP_TOKENS = 512  # one step of an engine, as configured by default
 class Load(msgspec.Struct, frozen=True):
     """A replica's load, as seen by one request."""
 
-    num_uncached_tokens: int  # tokens of this request that the replica would have to compute
-    num_queued_tokens: int  # tokens that it computes before the requests that it has can decode
-    num_requests: int  # sequences that run or wait there, and requests on their way
+    num_uncached_tokens: int  # tokens of this request that the replica has not cached
+    num_queued_tokens: int  # tokens that it computes before its present requests can decode
+    num_requests: int  # sequences that run or wait there, and requests in flight to it
 
 
 def work(load: Load) -> float:
@@ -54,22 +53,22 @@ def cheapest(loads: Sequence[Load], rng: random.Random) -> int:
 
 
 def power_of_two_choices(loads: Sequence[Load], rng: random.Random) -> int:
-    """Of two replicas drawn by lot the one with fewer requests (Mitzenmacher, "The power of two choices", 2001)."""
+    """Of two random replicas the one with fewer requests (Mitzenmacher, "The power of two choices", 2001)."""
     drawn = rng.sample(range(len(loads)), min(2, len(loads)))
     return min(drawn, key=lambda index: loads[index].num_requests)
 
 
 def round_robin(replica_ids: Sequence[str], last: str) -> int:
-    """The index of the replica whose id follows `last`, in a circle. Replicas may come and go between two turns."""
+    """The index of the replica whose id follows `last`, cyclically. Replicas may come and go between two calls."""
     later = [replica_id for replica_id in replica_ids if replica_id > last]
     return replica_ids.index(min(later or replica_ids))
 
 
 def rendezvous_hash(session: str, replica_ids: Sequence[str]) -> int:
-    """The index of the replica to which a session belongs.
+    """The index of a session's replica, the same in every ingress.
 
-    Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica comes or goes, only the sessions move that it gets
-    or had. Every ingress finds the same home.
+    Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica comes or goes, only the sessions that it gets or
+    had move.
     """
     key = blake2b(session.encode("utf-8", "surrogatepass")).digest()
     ranks = [blake2b(one.encode(), key=key, digest_size=8).digest() for one in replica_ids]
@@ -77,6 +76,6 @@ def rendezvous_hash(session: str, replica_ids: Sequence[str]) -> int:
 
 
 def is_overloaded(index: int, loads: Sequence[Load]) -> bool:
-    """Whether a session should leave its replica this time: it costs more than twice the cheapest and a step."""
+    """Whether session affinity is ignored this time: the replica costs more than twice the cheapest one and a step."""
     costs = costs_of(loads)
     return costs[index] > SESSION_FACTOR * min(costs) + STEP_TOKENS

@@ -51,12 +51,12 @@ __all__ = ["Observer", "WireServer"]
 
 logger = logging.getLogger(__name__)
 
-PROBE = -1  # stands for a connection's number in the request ids of our own
-MAX_HELLO_BYTES = 4096  # a stranger can make us hold no more
+PROBE = -1  # the connection number in request ids of health probes
+MAX_HELLO_BYTES = 4096  # bounds the memory of an unauthenticated connection
 
 
 class Observer(Protocol):
-    """An observer of requests and reports; request ids are those of the engine."""
+    """Observes requests and reports, for metrics; request ids are the engine's."""
 
     def submitted(self, request_id: str, request: GenerateRequest) -> None: ...
 
@@ -66,8 +66,8 @@ class Observer(Protocol):
 class WireServer:
     """Owns the engine's thread and the connections of all ingresses. Lives on one event loop.
 
-    Request ids are the ingress's own; towards the engine they carry the connection's number, so that two ingresses
-    cannot meet.
+    Request ids are the ingress's; the engine's are prefixed with the connection's number, so that those of two
+    ingresses cannot collide.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WireServer:
         self.engine_thread = EngineThread(engine, self._deliver)
         self._server: asyncio.Server | None = None
         self._beat: asyncio.Task[None] | None = None
-        self._block_hashes: set[bytes] = set()  # of the blocks that can be shared, as the reports up to now tell
+        self._block_hashes: set[bytes] = set()  # of the cached blocks, by the KV events up to now
         self._draining = False
         self._num_probes = 0
 
@@ -93,7 +93,7 @@ class WireServer:
         """Listens on `host`, any free port. Returns the address."""
         self.engine_thread.start()
         self._server = await asyncio.start_server(self._serve, host, 0, limit=1 << 20)
-        self._beat = asyncio.create_task(self._send_beats())
+        self._beat = asyncio.create_task(self._send_heartbeats())
         address = self._server.sockets[0].getsockname()
         return address[0], address[1]
 
@@ -103,9 +103,9 @@ class WireServer:
         for connection in self._connections.values():
             connection.send(Drain())
 
-    def _leave(self) -> None:
-        """Ends every connection after the engine has failed; its requests migrate, and one that fails engines is given
-        up.
+    def _disconnect_all(self) -> None:
+        """Ends every connection after the engine has failed: its requests migrate, and one that fails MAX_FAILURES
+        engines ends with an error.
         """
         self._draining = True
         for connection in list(self._connections.values()):
@@ -113,13 +113,13 @@ class WireServer:
 
     @property
     def num_open(self) -> int:
-        """Requests that are in flight for some ingress."""
+        """The number of requests in flight of all ingresses."""
         return sum(len(connection.open) for connection in self._connections.values())
 
     async def probe(self) -> None:
         """Returns when the engine has finished a step from now on. Raises EngineFailed when it cannot any more.
 
-        A busy engine proves itself by its work, an idle one computes a token for the purpose.
+        A busy engine is observed, an idle one computes one token for the probe.
         """
         thread = self.engine_thread
         request = None
@@ -160,7 +160,7 @@ class WireServer:
         try:
             theirs, ours = await asyncio.wait_for(self._shake_hands(reader, writer), self._config.connect_timeout_s)
             connection = self._connections[number] = _Connection(number, writer, ours, self._config.max_frame_bytes)
-            # now, not earlier: from here on no report that changes these names passes the connection by
+            # now, not earlier: every later report with KV events goes to this connection, too
             status, block_hashes = self.engine_thread.status, tuple(self._block_hashes)
             connection.send(Welcome(self._replica_id, self._block_size, status, block_hashes))
             if self._draining:
@@ -171,7 +171,7 @@ class WireServer:
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             pass
         finally:
-            self._forget(number)
+            self._drop_connection(number)
             self._serving.discard(task)
             writer.transport.abort()
 
@@ -191,7 +191,7 @@ class WireServer:
     async def _run_command(self, connection: "_Connection", reader: asyncio.StreamReader, seal: Seal) -> None:
         decoder = msgspec.msgpack.Decoder(FromIngress)
         while True:
-            # an ingress beats too: one that is silent for long is gone, whatever TCP believes
+            # ingresses send heartbeats too: a silent one is gone, whatever TCP's state is
             frame = await asyncio.wait_for(
                 read_frame(reader, decoder, self._config.max_frame_bytes, seal), 4 * self._config.dead_s
             )
@@ -218,7 +218,7 @@ class WireServer:
                 case _:
                     raise WireError(f"{type(frame).__name__} has no place here")
 
-    def _forget(self, number: int) -> None:
+    def _drop_connection(self, number: int) -> None:
         connection = self._connections.pop(number, None)
         for request_id in connection.open if connection else ():
             self.engine_thread.send(Abort(f"{number}:{request_id}"))
@@ -230,7 +230,7 @@ class WireServer:
             self._loop.call_soon_threadsafe(self._distribute, report)
 
     def _distribute(self, report: EngineOutputs) -> None:
-        """Sends each ingress its part of a step, in one frame. KV events go to all."""
+        """Sends each ingress its part of a step's report, in one frame. KV events go to all."""
         if self._observer is not None:
             self._observer.reported(report)
         self._block_hashes.difference_update(report.removed_blocks)
@@ -267,7 +267,7 @@ class WireServer:
         if self.engine_thread.failure is not None and not self._draining:
             self.drain()
 
-    async def _send_beats(self) -> None:
+    async def _send_heartbeats(self) -> None:
         watchdog = Watchdog(self.engine_thread, self._config.heartbeat_s)
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
@@ -277,7 +277,7 @@ class WireServer:
             if watchdog.alarm is not None and self.engine_thread.failure is None:
                 self.engine_thread.declare_hung(watchdog.alarm)
                 logger.error("%s; streams are moved to other replicas", watchdog.alarm)
-                self._leave()
+                self._disconnect_all()
 
 
 class _Part(msgspec.Struct):
@@ -290,20 +290,20 @@ class _Part(msgspec.Struct):
 
 
 class _Connection:
-    """One ingress."""
+    """The connection of one ingress."""
 
     def __init__(self, number: int, writer: asyncio.StreamWriter, seal: Seal, max_frame_bytes: int) -> None:
         self.number = number
         self.writer = writer
         self._seal = seal
-        self.open: set[str] = set()  # request ids, the ingress's own, until it stops them
+        self.open: set[str] = set()  # the ingress's request ids, until it stops them
         self._max_frame_bytes = max_frame_bytes
 
-    def state(self, told: RequestState) -> RequestState:
-        """The state of a request: one that was accepted here and that the engine does not know has finished."""
-        if told.state == "unknown" and told.request_id in self.open:
-            return msgspec.structs.replace(told, state="finished")
-        return told
+    def state(self, reported: RequestState) -> RequestState:
+        """The state of a request: an accepted one that the engine does not know has finished."""
+        if reported.state == "unknown" and reported.request_id in self.open:
+            return msgspec.structs.replace(reported, state="finished")
+        return reported
 
     def send(self, frame: FromReplica) -> None:
         transport = self.writer.transport
@@ -320,7 +320,7 @@ class _Connection:
             self._write(frame)
             return
         nothing: dict[str, tuple[()]] = {"accepted": (), "rejected": (), "states": ()}
-        # removed blocks come before stored ones, and both where they were in a report that is whole
+        # removed blocks come before stored ones, as in an unsplit report
         for name, later in (
             ("removed_blocks", ("stored_blocks", "chunks")),
             ("stored_blocks", ("chunks",)),

@@ -10,9 +10,9 @@ ever pickled. A frame that is too long, does not parse or has no place at that p
     replica   Report, Beat, Drain ...  ->
 
 Every frame after the Hello is followed by a MAC of TAG_BYTES: BLAKE2b over the frame's number in its direction and its
-bytes, under a key of the connection and the direction, derived from the secret and both nonces (`Seal`). Who sits on
-the path can read frames, but a frame that it changes, injects, repeats, drops or moves ends the connection. The Welcome
-has the first one of the replica, which proves that it knows the secret too. A MAC is checked before its frame is
+bytes, under a key of the connection and the direction, derived from the secret and both nonces (`Seal`). An attacker on
+the path can read frames, but a frame that is changed, injected, replayed, dropped or reordered ends the connection. The
+Welcome's MAC is the replica's first, which proves that it knows the secret too. A MAC is checked before its frame is
 decoded.
 """
 
@@ -75,7 +75,7 @@ class Welcome(_Frame, frozen=True, array_like=True, tag=2):
     replica_id: str
     block_size: int
     status: EngineStatus
-    block_hashes: tuple[bytes, ...] = ()  # of the blocks that can be shared there now; reports tell every change
+    block_hashes: tuple[bytes, ...] = ()  # of the blocks cached there now; KV events follow in reports
 
 
 class Submit(_Frame, frozen=True, array_like=True, tag=3):
@@ -88,8 +88,8 @@ class Stop(_Frame, frozen=True, array_like=True, tag=4):
 
 
 class Heartbeat(_Frame, frozen=True, array_like=True, tag=5):
-    status: EngineStatus | None = None  # replicas say how they are
-    ages: StepAges | None = None  # and whether they get on
+    status: EngineStatus | None = None  # of a replica
+    ages: StepAges | None = None  # of a replica
 
 
 class Report(_Frame, frozen=True, array_like=True, tag=6):
@@ -101,7 +101,7 @@ class Drain(_Frame, frozen=True, array_like=True, tag=7):
 
 
 class Ask(_Frame, frozen=True, array_like=True, tag=8):
-    """Asks for the state of requests. It comes in a report after every chunk of them."""
+    """Asks for the state of requests, which a report has behind all their outputs."""
 
     request_ids: tuple[str, ...]
 
@@ -118,7 +118,7 @@ def encode(frame: FromIngress | FromReplica) -> bytes:
 
 
 class Seal:
-    """The MACs of one direction of a connection, frame after frame. Each end has one for either direction."""
+    """The MACs of one direction of a connection, frame by frame. Each end has one for each direction."""
 
     def __init__(self, secret: bytes, side: bytes, replica_nonce: bytes, ingress_nonce: bytes) -> None:
         """`side` sends these frames: b"ingress" or b"replica"."""
@@ -143,7 +143,7 @@ async def read_frame(
 ) -> _Kind:
     """The next frame, which is followed by its MAC if there is a `seal`.
 
-    Raises WireError for anything that is not one, IncompleteReadError at the end of the stream.
+    Raises WireError for anything else, IncompleteReadError at the end of the stream.
     """
     head = await reader.readexactly(4)
     (length,) = struct.unpack(">I", head)
@@ -159,5 +159,5 @@ async def read_frame(
 
 
 def prove(secret: bytes, side: bytes, replica_nonce: bytes, ingress_nonce: bytes) -> bytes:
-    """HMAC-SHA256 over who proves and both nonces: knowing the secret, fresh for this connection (RFC 2104)."""
+    """HMAC-SHA256 over the side and both nonces: proof of the secret, fresh for this connection (RFC 2104)."""
     return hmac.new(secret, side + b"\0" + replica_nonce + b"\0" + ingress_nonce, sha256).digest()

@@ -1,4 +1,4 @@
-"""API keys: where they are read from, and what each may do. A key is kept as its SHA-256 only."""
+"""API keys and their limits, from config, variable and file. A key is kept as its SHA-256 only."""
 
 import os
 import re
@@ -22,7 +22,7 @@ HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # in logs, metrics and rejections
     sha256: str  # of the key, in hexadecimal
-    expires: datetime | None = None  # from then on it is refused
+    expires: datetime | None = None  # refused from then on
     limits: KeyLimits | None = None  # None: `api.limits`
     shares_cache: bool = False  # reuses prefixes and results of the other keys that share
 
@@ -42,18 +42,18 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def digest(key: str) -> str:
-    """What is kept of a key."""
+    """The SHA-256 of a key, by which it is kept."""
     return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def without_keys(api: ApiConfig) -> ApiConfig:
-    """The same with the hashes of its keys, for what is kept and handed around. Raises ConfigError."""
+    """The same config with hashes in place of keys, to be stored and passed on. Raises ConfigError."""
     hashes = tuple(f"sha256:{_hashed(key, 'api.api_keys')}" for key in api.api_keys)
     return msgspec.structs.replace(api, api_keys=hashes)
 
 
 def keys_to_start_with(api: ApiConfig, environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:
-    """As `read_keys`. Raises ConfigError also where keys are required and there are none."""
+    """As `read_keys`. Raises ConfigError also if keys are required and there are none."""
     keys = read_keys(api, environment)
     if api.require_api_keys and not keys:
         raise ConfigError(
@@ -118,7 +118,7 @@ def _hashed(key: str, where: str) -> str:
 
 
 def _time_of(value: object, where: str) -> datetime | None:
-    """YAML makes a date or a time of what looks like one."""
+    """Parses an expiry, which YAML may have parsed to a date or a time already."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Loads a configuration from a mapping (the `args` of a Serve application) or a file, or says which key is wrong."""
+"""Loads and validates a configuration from a mapping (the `args` of a Serve application) or a file."""
 
 import difflib
 import re
@@ -30,7 +30,7 @@ def load_args(args: dict[str, Any]) -> Config:
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """A struct from plain values, as YAML gives them. Raises ConfigError like `load_args`."""
+    """A struct from plain YAML values. Raises ConfigError like `load_args`."""
     _check_keys(kind, value, "")
     try:
         return msgspec.convert(value, kind)
@@ -49,7 +49,7 @@ def load_file(path: str | Path) -> Config:
 
 
 def _check_keys(kind: Any, value: Any, at: str) -> None:
-    """Raises for the first key of `value` that `kind` does not have, however deep."""
+    """Raises for the first key of `value`, at any depth, that `kind` does not have."""
     for option in typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,):
         origin = typing.get_origin(option)
         if origin is typing.Annotated:
@@ -66,7 +66,7 @@ def _check_keys(kind: Any, value: Any, at: str) -> None:
 
 
 def _right_name(key: str, known: dict[str, Any]) -> str:
-    """What was meant: a key of the same level that is written alike, or the one that is called so elsewhere."""
+    """A suggestion: a key of the same level that is spelled alike, or the key of another name for the same thing."""
     plain = key.replace("-", "_")
     if plain in known:
         return f"; did you mean {plain}?"
@@ -77,7 +77,7 @@ def _right_name(key: str, known: dict[str, Any]) -> str:
 
 
 def _dotted(message: str) -> str:
-    """msgspec writes "… - at `$.models[0].name`"; we put the key first."""
+    """Puts the key first, where msgspec writes "… - at `$.models[0].name`"."""
     found = re.fullmatch(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", message, re.DOTALL)
     assert found is not None
     path = re.sub(r"\[(\d+|\.\.\.)\]", r".\1", found["path"] or "").strip(".")

@@ -1,7 +1,7 @@
 """The metric catalogue: name, kind, help and buckets of every vLLM metric, for /metrics and for Ray's metrics alike.
 
 Ray exports each name as `ray_vllm_<name>`, the ingress's own /metrics as `vllm:<name>`. Not every metric is on both:
-what an ingress alone can see (time between events) or an engine alone (preemptions) is where it is seen.
+only an ingress can measure the time between events, only an engine preemptions.
 """
 
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Other names of config keys, each with the right one: ours of before, vLLM's, SGLang's and Ray Serve LLM's."""
+"""Other names of config keys, each with ours: former names, vLLM's, SGLang's and Ray Serve LLM's."""
 
 __all__ = ["OTHER_NAMES"]
 
@@ -7,9 +7,9 @@ ENGINE = "models[].engine."
 CACHE = "models[].engine.cache."
 SCHEDULER = "models[].engine.scheduler."
 
-# a key that somebody may write -> where it stands here, and what is different
+# another name -> our key, and the difference if there is one
 OTHER_NAMES: dict[str, str] = {
-    # before
+    # former names
     "name": f"{MODEL}served_model_name",
     "source": f"{MODEL}model",
     "aliases": f"{MODEL}served_model_name, which takes a list",

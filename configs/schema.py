@@ -34,17 +34,17 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_queued_requests: Positive = 256  # requests that wait for their first step; one more is refused
     max_queued_tokens: Positive = 262_144  # prompt tokens of all waiting requests together; more is refused
     num_speculative_tokens: Count = 0  # draft tokens of one sequence in a step, at most (n-gram proposer); 0 is off
-    prompt_lookup_min: Positive = 3  # drafts are what followed the last time that so many tokens were the same
+    prompt_lookup_min: Positive = 3  # tokens of the n-gram by which drafts are looked up
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block_size: Positive = 16  # tokens in a KV block
     num_blocks: Positive | None = None  # KV blocks; unset: as many as the next two give
-    kv_cache_memory_bytes: Positive | None = None  # for keys and values; unset: 1 GiB on CPU, on a GPU by the next
+    kv_cache_memory_bytes: Positive | None = None  # size of the KV cache; unset: 1 GiB on CPU, on a GPU by the next
     gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of a GPU's memory for weights and KV cache
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"  # auto: the model's; fp8: twice the blocks in the same bytes
     enable_prefix_caching: bool = True  # reuse the blocks of equal prefixes
-    kv_offloading_bytes: Count = 0  # host memory in which the replicas of a node keep blocks for each other; 0: none
+    kv_offloading_bytes: Count = 0  # host memory for KV offload, shared by the replicas of a node; 0: off
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,15 +67,15 @@ class ResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class AutoscalingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    min_replicas: Count = 1  # 0: the model goes away when nobody asks, and comes back with the next request
-    max_replicas: Positive = 4  # engines at most
+    min_replicas: Count = 1  # 0: scales to zero when idle, and up again with the next request
+    max_replicas: Positive = 4  # replicas at most
     target_ongoing_requests: Annotated[float, Meta(gt=0)] = 16.0  # sequences per engine, running and waiting
     target_cache_use: Annotated[float, Meta(gt=0, le=1)] = 0.8  # share of the KV blocks that sequences hold
     target_first_token_s: Seconds = 2.0  # time to the first token, mean of the last half minute
-    look_back_period_s: Seconds = 10.0  # loads are averaged over so long
-    upscale_delay_s: Annotated[float, Meta(ge=0)] = 5.0  # more must be wanted for so long
-    downscale_delay_s: Annotated[float, Meta(ge=0)] = 120.0  # fewer must be wanted for so long
-    downscale_to_zero_delay_s: Annotated[float, Meta(ge=0)] = 600.0  # none must be wanted for so long
+    look_back_period_s: Seconds = 10.0  # window over which loads are averaged
+    upscale_delay_s: Annotated[float, Meta(ge=0)] = 5.0  # time for which more replicas must be wanted
+    downscale_delay_s: Annotated[float, Meta(ge=0)] = 120.0  # time for which fewer replicas must be wanted
+    downscale_to_zero_delay_s: Annotated[float, Meta(ge=0)] = 600.0  # time for which none must be wanted
 
 
 class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,12 +86,12 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Name  # hub id, local folder, .gguf file, or package:NAME/FILE
     served_model_name: Name | Names | None = None  # ids that clients send, the first in answers; unset: `model`
-    tool_call_parser: Name | None = None  # how it writes tool calls (serve_app/tools/formats.py); unset: its template's
-    reasoning_parser: Name | None = None  # how it marks reasoning (serve_app/text/reasoning_parser.py); "none": not
-    num_replicas: Positive = 1  # engines of this model, where autoscaling does not say
+    tool_call_parser: Name | None = None  # format of tool calls (serve_app/tools/formats.py); unset: the template's
+    reasoning_parser: Name | None = None  # format of reasoning (serve_app/text/reasoning_parser.py); "none": off
+    num_replicas: Positive = 1  # replicas of this model, without autoscaling
     max_surge_percent: Annotated[int, Meta(ge=0, le=100)] = 0  # replicas that an upgrade may start before old ones go
     autoscaling: AutoscalingConfig | None = None  # unset: num_replicas, always
-    tensor_parallel_size: Positive = 1  # ranks that one replica is divided over
+    tensor_parallel_size: Positive = 1  # ranks of one replica (GPUs, or processes on CPU)
     placement_group_strategy: Literal["STRICT_PACK", "PACK", "SPREAD"] = "STRICT_PACK"  # ranks on one node, few, many
     routing: RoutingConfig = RoutingConfig()  # which of its replicas gets a request
     resources: ResourcesConfig = ResourcesConfig()  # of each rank
@@ -113,25 +113,25 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     requests_per_minute: Positive | None = None  # of one API key; unset: any number
     tokens_per_minute: Positive | None = None  # prompt and answer tokens of one API key; unset: any number
     max_concurrent_requests: Positive | None = None  # of one API key, streams too; unset: any number
-    min_priority: int = 0  # lowest `priority` that may be asked for; lower runs first: with 0 nobody overtakes
+    min_priority: int = 0  # lowest `priority` of a request; lower runs first: 0 forbids to overtake
 
 
 Access = Literal["open", "key", "off"]
 
 
 class AccessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    metrics: Access = "open"  # /metrics; open: to anybody, key: to who has an API key, off: the route is not there
+    metrics: Access = "open"  # /metrics; open: without a key, key: with an API key, off: no such route
     status: Access = "open"  # /status
     load: Access = "open"  # /load
     docs: Access = "open"  # /docs and /openapi.json
-    chat_page: Access = "open"  # /; the page asks for a key where /v1 does
+    chat_page: Access = "open"  # /; the page asks for a key if /v1 needs one
 
 
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1, or their "sha256:..."; Ray shows them to its users
-    api_keys_file: str | None = None  # YAML file with named keys, on every ingress's node; read anew as it changes
+    api_keys_file: str | None = None  # YAML file with named keys, on every ingress's node; reloaded when it changes
     api_keys_env: str = "MANTA_API_KEYS"  # environment variable with further keys: KEY,KEY or NAME=KEY,NAME=KEY
-    require_api_keys: bool = False  # do not start without a key; false: without any, anybody may use /v1
+    require_api_keys: bool = False  # do not start without a key; false: without any, /v1 is open
     limits: KeyLimits = KeyLimits()  # of each key without limits of its own; of all together where there are no keys
     access: AccessConfig = AccessConfig()
     allowed_origins: tuple[str, ...] = ()  # browser origins that may call (CORS); "*" is any
@@ -145,17 +145,17 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_tools: Positive = 256  # tools in one request
     trust_request_chat_template: bool = False  # clients may send a chat_template: a program that runs in the ingress
     max_grammar_bytes: Positive = 262_144  # a JSON schema or grammar, as compiled
-    result_cache_bytes: Count = 0  # answers kept for deterministic requests that come again; 0: none
-    result_cache_age_s: Seconds = 300.0  # an older one is made anew
+    result_cache_bytes: Count = 0  # size of the result cache for repeated deterministic requests; 0: off
+    result_cache_age_s: Seconds = 300.0  # age at which a cached result expires
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 
 class IngressConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    num_replicas: Positive = 1  # processes that speak HTTP
+    num_replicas: Positive = 1  # HTTP processes
     num_cpus: Annotated[float, Meta(ge=0)] = 0.0  # CPUs that Ray reserves for one ingress
-    max_open_requests: Positive = 1_024  # requests that one ingress holds at the same time; one more gets 429
-    drain_s: Seconds = 600.0  # an ingress that is replaced or taken away waits so long for its open streams
-    max_stream_bytes: Positive = 1_048_576  # text waiting for one slow reader; more ends its stream
+    max_open_requests: Positive = 1_024  # requests in flight of one ingress; one more gets 429
+    drain_s: Seconds = 600.0  # time that a replaced or removed ingress waits for its open streams
+    max_stream_bytes: Positive = 1_048_576  # unsent data of one slow reader; more ends its stream
 
 
 class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,13 +163,13 @@ class WireConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bind: str | None = None  # address the replicas listen on; unset: the node's address in Ray
     max_frame_bytes: Positive = 16_777_216  # one frame on the wire
     heartbeat_s: Seconds = 0.25  # time between two heartbeats
-    suspect_s: Seconds = 0.75  # silence after which a replica gets no new work
-    dead_s: Seconds = 1.5  # silence after which a replica's streams move
-    ask_s: Seconds = 2.0  # silence about a request after which its replica is asked for it; it moves if unknown there
-    answer_s: Seconds = 30.0  # time an engine has to answer that; then the request moves
-    connect_timeout_s: Seconds = 5.0  # time to connect and say hello
-    discover_s: Seconds = 1.0  # time between two looks for new replicas
-    place_timeout_s: Seconds = 30.0  # time a stream waits for a replica that can take it
+    suspect_s: Seconds = 0.75  # time without a heartbeat after which a replica gets no new requests
+    dead_s: Seconds = 1.5  # time without a heartbeat after which a replica's streams migrate
+    ask_s: Seconds = 2.0  # time without a report on a request, after which its replica is asked; it migrates if unknown
+    answer_s: Seconds = 30.0  # time for the engine's answer to that; then the request migrates
+    connect_timeout_s: Seconds = 5.0  # time to connect and authenticate
+    discover_s: Seconds = 1.0  # interval of replica discovery
+    place_timeout_s: Seconds = 30.0  # time a stream waits for a replica that accepts it
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,7 +38,7 @@ class Engine:
         self.model = model
         self.cache_key = cache_key
         self.enable_prefix_caching = config.cache.enable_prefix_caching
-        # one sequence must always be able to run alone
+        # a single sequence must always fit into the KV cache
         self.max_model_len = min(executor.max_model_len, executor.num_blocks * executor.block_size)
         self.scheduler = Scheduler(
             config=config.scheduler,
@@ -49,9 +49,9 @@ class Engine:
             max_model_len=self.max_model_len,
             connector=executor.connector,
         )
-        self.num_step_tokens = 0  # of the step that is computed now, or was last
+        self.num_step_tokens = 0  # of the step that runs now, or ran last
         self._async_executor = executor if executor.async_scheduling and isinstance(executor, AsyncExecutor) else None
-        self._launched: SchedulerOutput | None = None  # the step that was launched last, if it has not been sampled
+        self._launched: SchedulerOutput | None = None  # the step that is launched and not yet sampled
         self._seq_ids = itertools.count()
         self._beams = BeamScheduler(self.scheduler, self.max_model_len, self._seq_ids.__next__)
         self._choices: dict[str, dict[int, Sequence]] = {}  # request id -> choice -> sequence
@@ -90,7 +90,7 @@ class Engine:
         self._choices[request.request_id] = choices
 
     def abort(self, request_id: str, index: int | None = None) -> list[RequestOutput]:
-        """Ends a request, or one of its choices, and frees what it held. Unknown ids do nothing."""
+        """Ends a request, or one of its choices, and frees its blocks. Unknown ids are ignored."""
         choices = self._choices.get(request_id, {})
         ended = [seq for seq in choices.values() if index is None or seq.index == index]
         for seq in ended:
@@ -122,7 +122,7 @@ class Engine:
     # -- steps
 
     def step(self) -> list[RequestOutput]:
-        """Computes one step and returns what came out."""
+        """Computes one step and returns its outputs."""
         if self._async_executor is not None:
             return self._step_async(self._async_executor)
         scheduled = self.scheduler.schedule()
@@ -134,7 +134,7 @@ class Engine:
         return self._process_output(scheduled, output)
 
     def _step_async(self, executor: AsyncExecutor) -> list[RequestOutput]:
-        """The same with async scheduling: the step after it has been launched when this returns."""
+        """The same with async scheduling: when this returns, the next step has been launched."""
         scheduled, self._launched = self._launched or self._launch(executor), None
         if scheduled is None:
             return []
@@ -160,10 +160,10 @@ class Engine:
         for seq, count, error in zip(sampled, counts, failed, strict=True):
             own = list(itertools.islice(logprobs, count))
             if seq is None:
-                continue  # it ended while this was computed
+                continue  # it ended while the step ran
             if error is not None:
                 self._forget(seq)
-                del seq.tokens[len(seq.tokens) - count :]  # it means nothing, and nobody gets it
+                del seq.tokens[len(seq.tokens) - count :]  # undefined, and never sent
                 outputs.append(_output(seq, (), "grammar", None, error))
             elif seq.request.request_id in self._beams:
                 assert own[0] is not None
@@ -210,14 +210,14 @@ class Engine:
             return []
         return hash_blocks(self.cache_key, root, tokens, self.executor.block_size)
 
-    # -- what executors of several ranks, or with grammars, can do besides
+    # -- optional abilities of executors: grammars, several ranks
 
     def needs_preparing(self, request: GenerateRequest) -> bool:
-        """Whether `prepare` does something for it."""
+        """Whether `prepare` has work to do for the request."""
         return request.grammar is not None and isinstance(self.executor, GrammarCompiler)
 
     def prepare(self, request: GenerateRequest) -> None:
-        """What of a request can take long before its first step, in any thread: its grammar is compiled."""
+        """Compiles a request's grammar ahead of its first step, in any thread."""
         if request.grammar is not None and isinstance(self.executor, GrammarCompiler):
             self.executor.compile_grammar(request.grammar.text)
 
@@ -226,7 +226,7 @@ class Engine:
         return self.executor.heartbeats() if isinstance(self.executor, MultiRankExecutor) else ()
 
     def lose_ranks(self) -> None:
-        """Ends the step that waits for a rank, in any thread. No other one can follow."""
+        """Aborts the step that waits for a rank, in any thread. Every later step fails."""
         if isinstance(self.executor, MultiRankExecutor):
             self.executor.lose()
 
@@ -254,7 +254,7 @@ class Engine:
         self.executor.close()
 
     def check(self) -> None:
-        """Asserts everything that must hold between two steps."""
+        """Asserts the invariants between two steps."""
         self.scheduler.check()
         ours = {seq.seq_id for choices in self._choices.values() for seq in choices.values()}
         theirs = {seq.seq_id for seq in (*self.scheduler.waiting, *self.scheduler.running)}

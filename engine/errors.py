@@ -23,7 +23,7 @@ __all__ = [
 
 
 class MantaError(Exception):
-    """Any error of ours. The message is for the reader who can act on it."""
+    """The base of all our errors. The message is for the reader who can act on it."""
 
 
 class RequestError(MantaError):
@@ -35,7 +35,7 @@ class RequestError(MantaError):
 
 
 class ContextTooLong(RequestError):
-    """The prompt does not fit."""
+    """The prompt does not fit into the model's context or the KV cache."""
 
 
 class UnknownModel(RequestError):
@@ -51,7 +51,7 @@ class Overloaded(MantaError):
 
 
 class Unavailable(MantaError):
-    """Nobody can take the request at present."""
+    """No replica can take the request at present."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

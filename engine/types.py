@@ -32,9 +32,9 @@ FinishReason = Literal["stop", "length", "repetition", "abort", "grammar", "erro
 
 
 class ReasoningBudget(msgspec.Struct, frozen=True, array_like=True):
-    """How long an answer may think. engine/structured_output/reasoning_budget.py counts."""
+    """A limit of an answer's reasoning. Enforced by engine/structured_output/reasoning_budget.py."""
 
-    budget: int  # tokens of thinking after which it is ended
+    budget: int  # tokens of reasoning after which it is ended
     ends: tuple[int, ...]  # the tokens that end it
     begins: tuple[int, ...] = ()  # the tokens that begin it; (): the answer begins inside
 
@@ -52,7 +52,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     max_tokens: int  # new tokens per choice, at most
     min_tokens: int = 0  # new tokens before a token of stop_token_ids may be chosen
-    temperature: float = 1.0  # 0 takes the most likely token
+    temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0 is off
     min_p: float = 0.0
@@ -63,39 +63,41 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_token_ids: tuple[int, ...] = ()  # end-of-sequence ids too, unless the client ignores them
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
-    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences whose last token is banned after the others
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that are banned: the last token, after the others
     num_logprobs: int | None = None  # None: no logprobs; k: the chosen token's and the k most likely ones'
-    logprob_token_ids: tuple[int, ...] = ()  # and those of these tokens, if there are logprobs
-    scores_filtered: bool = False  # logprobs are of what bans, bias and penalties leave, not of the raw logits
+    logprob_token_ids: tuple[int, ...] = ()  # tokens whose logprobs are returned too, if there are logprobs
+    scores_filtered: bool = False  # logprobs are computed after bans, bias and penalties, not of the raw logits
     num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, sent once, with choice 0
     thinking: ReasoningBudget | None = None
     repetition: RepetitionLimit | None = None
 
 
 class Fit(msgspec.Struct, frozen=True, array_like=True):
-    """A match must be finished within a budget. engine/structured_output/output_budget.py sees to it."""
+    """The answer must satisfy its grammar within a budget. Enforced by engine/structured_output/output_budget.py."""
 
-    budget: int  # tokens of the whole output, thinking and the end token too
+    budget: int  # tokens of the whole output, reasoning and the end token too
     plan: tuple[int, ...] = ()  # a short match, the end token last; (): the engine looks for one
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer must match, from some point on. engine/structured_output/grammar.py follows it."""
+    """The grammar of an answer, from some point on. Enforced by engine/structured_output/grammar.py."""
 
     text: str  # in llguidance's form
-    begins_after: tuple[int, ...] = ()  # token ids after whose first occurrence in the output it holds; (): at once
-    fit: Fit | None = None  # None: it may be cut
-    opens: tuple[int, ...] = ()  # an answer that does not begin with these is held at once; (): it waits whatever comes
+    begins_after: tuple[
+        int, ...
+    ] = ()  # token ids after whose first occurrence it applies (end of reasoning); (): at once
+    fit: Fit | None = None  # None: the answer may be cut
+    opens: tuple[int, ...] = ()  # of reasoning: an answer that does not begin so has none; (): any may have
 
 
 class BeamParams(msgspec.Struct, frozen=True, array_like=True):
-    """Beam search: the best n of `width` beams are the answer. Bans, bias and penalties hold, but nothing that is about
-    chance: temperature, top-p, top-k, min-p, seed.
+    """Beam search: the best n of `width` beams are the answer. Bans, bias and penalties apply; temperature, top-p,
+    top-k, min-p and seed do not.
     """
 
     width: int
     length_penalty: float = 1.0  # scores are divided by length to this power
-    early_stopping: bool = False  # end with the first `width` answers, whether or not better ones could come
+    early_stopping: bool = False  # end with the first `width` answers
 
 
 class TokenSpan(msgspec.Struct, frozen=True, array_like=True, tag="tokens"):
@@ -121,17 +123,17 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     request_id: str
     model: str
-    inputs: tuple[TokenSpan | MediaSpan, ...]  # what is computed before the answer, in order
+    inputs: tuple[TokenSpan | MediaSpan, ...]  # the prompt's parts, in order
     sampling: SamplingParams
     task: Literal["generate", "embed", "score"] = "generate"
     adapter: str = ""  # name of a LoRA adapter; "": the model itself
     grammar: Grammar | None = None
-    beam: BeamParams | None = None  # n <= width; nothing is sent before the end, so a lost search starts again
+    beam: BeamParams | None = None  # n <= width; nothing is sent before the end, so a migrated search starts again
     n: int = 1
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # only requests with the same salt share blocks
-    tenant: str = ""  # whose request it is; a queue is shared fairly between tenants
-    session: str = ""  # requests of one session belong on one replica; an engine does not care
+    tenant: str = ""  # queues are shared fairly between tenants
+    session: str = ""  # session affinity: requests of one session go to one replica; engines ignore it
     resume: tuple[tuple[int, ...] | None, ...] = ()
 
     @property
@@ -152,7 +154,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PromptLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """What the model, having read the tokens before, thought of one token of the prompt. Raw logits, as above."""
+    """Log probabilities of one prompt token, given those before it. Raw logits, as above."""
 
     token: int
     logprob: float
@@ -166,20 +168,20 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     request_id: str
     index: int  # which choice
     start: int  # index of tokens[0] among the choice's output tokens
-    tokens: tuple[int, ...]  # the end-of-sequence or stop token too
+    tokens: tuple[int, ...]  # the end-of-sequence or stop token included
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None  # one per token
     cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None  # with token 0 of choice 0: of all but the first token
-    error: str | None = None  # what happened, when finish_reason is error, or grammar: it cannot be followed any more
-    num_migrations: int = 0  # engines that were lost under the request up to now; an engine itself says 0
-    restored_tokens: int = 0  # of cached_tokens, those that came from the node's memory
+    error: str | None = None  # the message, when finish_reason is error, or grammar (its matcher failed)
+    num_migrations: int = 0  # migrations of the request up to now; engines leave it 0
+    restored_tokens: int = 0  # of cached_tokens, those loaded from the host tier
     queued_s: float = 0.0  # from acceptance until it first had blocks
     mixed_kernels: bool = False  # after a migration, engines with other kernels go on: tokens may part at near ties
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine has and does."""
+    """The load and the limits of an engine."""
 
     model: str
     max_model_len: int  # tokens, prompt and answer together
@@ -191,8 +193,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_prefill_tokens: int = 0  # to compute before every sequence has its next token; shared prefixes counted once
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
     block_size: int = 0  # tokens in a block
-    num_preemptions: int = 0  # times that a sequence lost its blocks to another one, since the engine began
-    collective: str = ""  # what sums over several ranks go over: shared memory, nccl or gloo; "": there is one rank
+    num_preemptions: int = 0  # preempted sequences since the engine started
+    collective: str = ""  # backend of the ranks' all-reduce: shared memory, nccl or gloo; "": one rank
     kernels: str = ""  # what its numbers depend on, to the last bit: kernels, instruction set, dtype
 
 
@@ -207,14 +209,16 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestState(msgspec.Struct, frozen=True, array_like=True):
-    """What has become of a request. Chunks come of one that is running alone."""
+    """The state of a request. Only a running one has outputs to come."""
 
     request_id: str
-    state: Literal["running", "finished", "unknown"]  # running: or waiting for it; an engine forgets what has finished
+    state: Literal[
+        "running", "finished", "unknown"
+    ]  # running: or waiting; a finished request may be unknown to the engine
 
 
 class EngineOutputs(msgspec.Struct, frozen=True, array_like=True):
-    """Everything that one turn of the engine's loop has to tell."""
+    """The report of one iteration of the engine's loop."""
 
     accepted: tuple[str, ...]  # request ids
     rejected: tuple[Rejection, ...]
@@ -222,19 +226,19 @@ class EngineOutputs(msgspec.Struct, frozen=True, array_like=True):
     status: EngineStatus
     stored_blocks: tuple[bytes, ...] = ()  # block hashes that can be shared from now on (KV events)
     removed_blocks: tuple[bytes, ...] = ()  # block hashes that cannot any more; applied before `stored_blocks`
-    states: tuple[RequestState, ...] = ()  # of the requests that were asked for; true after `chunks`
+    states: tuple[RequestState, ...] = ()  # of the requests that were asked for, after `chunks`
 
 
 class StepAges(msgspec.Struct, frozen=True, array_like=True):
     """How long ago an engine and its ranks have finished a step, in seconds. An engine without work has age 0."""
 
     engine_s: float
-    limit_s: float  # an engine that is older hangs
-    ranks_s: tuple[float, ...] = ()  # from rank 1 on; of one that is not heard of, its silence too
+    limit_s: float  # an engine with a higher age hangs
+    ranks_s: tuple[float, ...] = ()  # of the ranks from 1 on, the time without a heartbeat included
 
 
 class EngineClient(Protocol):
-    """An engine, or a cluster of them: the layers above cannot tell."""
+    """The client interface of one engine or of a cluster of them (vLLM's EngineClient)."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         """The answer's chunks. Closing the iterator aborts the request.
@@ -245,10 +249,10 @@ class EngineClient(Protocol):
         ...
 
     def stop_choice(self, request_id: str, index: int) -> None:
-        """Frees what one choice of a running request holds: no more of its tokens are wanted.
+        """Stops one choice of a running request and frees its blocks.
 
-        Chunks of that choice that are on their way may still come. The iterator ends when every choice has finished
-        or was stopped.
+        Outputs of that choice that are already on their way may still come. The iterator ends when every choice has
+        finished or was stopped.
         """
         ...
 

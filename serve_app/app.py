@@ -1,4 +1,4 @@
-"""The HTTP application, put together from its parts."""
+"""Builds the FastAPI application: middleware, routes and their dependencies."""
 
 import time
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router
 from serve_app.tenants.key_store import KeyStore
 from serve_app.transport.compression import CompressAnswers
-from serve_app.transport.errors import answer_faults_as_json
+from serve_app.transport.errors import install_error_handlers
 from serve_app.transport.head_requests import HeadRequests
 from serve_app.transport.protocol_versions import ProtocolVersions
 from serve_app.transport.request_id import RequestIds
@@ -38,7 +38,7 @@ from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
 
-# what prepares requests: workers have it loaded before they are forked
+# modules that prepare requests: the fork server imports them before it forks workers
 PREPARING = ("serve_app.chat.adapter", "serve_app.completion.adapter", "serve_app.server.token_routes")
 
 
@@ -54,9 +54,9 @@ def build_app(
     """OpenAI's API in front of an engine client.
 
     models         by the name in the config; aliases come from the config
-    workers        for what a client may make costly
-    keys           who may ask
-    behind_serve   Ray Serve hosts it, which has its own way with request ids
+    workers        for work whose cost a client chooses
+    keys           API keys
+    behind_serve   hosted by Ray Serve, which sets request ids itself
     """
     version = _version()
     # the documentation has routes of its own, for `api.access`
@@ -77,7 +77,7 @@ def build_app(
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))
-    answer_faults_as_json(app)
+    install_error_handlers(app)
     complete_schema(app)
     _build_routes(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)
@@ -97,9 +97,7 @@ def build_app(
 
 
 def _build_routes(app: FastAPI) -> None:
-    """FastAPI builds an included router, with its response schemas, when a request first passes it: some 30 ms that the
-    first clients would wait for.
-    """
+    """Builds included routers and their response schemas now: FastAPI would at the first request, for some 30 ms."""
     for route in app.router.routes:
         route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})
 

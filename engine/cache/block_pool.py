@@ -1,4 +1,4 @@
-"""The block pool: reference counts of KV blocks, and LRU eviction of those that nobody refers to.
+"""The block pool: reference counts of KV blocks, and LRU eviction of unreferenced ones.
 
 Ids only: contents are the KVCache's, block hashes the PrefixCache's.
 """
@@ -9,7 +9,7 @@ __all__ = ["BlockPool"]
 
 
 class BlockPool:
-    """A fixed number of blocks, each referred to by any number of sequences, or free.
+    """A fixed number of blocks, each referenced by any number of sequences, or free.
 
     A free block keeps its contents until it is allocated again. Blocks are allocated, and so evicted from the prefix
     cache, in the order in which they became free (the least recently used first); blocks that are not cached come
@@ -29,19 +29,19 @@ class BlockPool:
         return block in self._free
 
     def allocate(self) -> int:
-        """The least recently used free block, now referred to once. There must be one."""
+        """The least recently used free block, with one reference. There must be one."""
         block, _ = self._free.popitem(last=False)
         self._ref_counts[block] = 1
         return block
 
     def touch(self, block: int) -> None:
-        """One more reference to a block, free or not."""
+        """Adds a reference to a block, free or not."""
         if self._ref_counts[block] == 0:
             del self._free[block]
         self._ref_counts[block] += 1
 
     def release(self, block: int, is_cached: bool) -> None:
-        """One reference less. A block without any becomes free, and is the last to be evicted if it is cached."""
+        """Drops a reference. A block without any becomes free, and is the last to be evicted if it is cached."""
         assert self._ref_counts[block] > 0, f"block {block} is free"
         self._ref_counts[block] -= 1
         if self._ref_counts[block] == 0:
@@ -49,7 +49,7 @@ class BlockPool:
             self._free.move_to_end(block, last=is_cached)
 
     def check(self, held: list[int]) -> None:
-        """Asserts that `held`, every block of every sequence, is exactly what the pool believes."""
+        """Asserts that the reference counts match `held`, every block of every sequence."""
         ref_counts = [0] * self.num_blocks
         for block in held:
             ref_counts[block] += 1

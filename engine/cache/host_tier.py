@@ -4,14 +4,14 @@
     a bucket:   the block hashes of its 16 slots | when each was last used, 0: the slot is empty
     a slot:     a block | its hash once more
 
-It is a set-associative cache: a hash belongs to one bucket, where it evicts the least recently used block. Memory is
-taken as slots are written. A slot is empty while it is written: nobody reads what a killed process left there. A bucket
-is locked, by a byte of the file, for as long as a copy takes. Nobody waits for a lock, since a process that holds one
-may be stopped: what cannot be had at once is a miss.
+A hash belongs to one bucket, where it evicts the least recently used block. Memory is taken as slots are written. A
+slot is marked empty while it is written, so what a killed process left half written is never read. A bucket is locked,
+by a record lock on a byte of the file, for one copy. A lock is tried, never waited for, since its holder may be
+stopped: a bucket that is locked is a miss.
 
-The file is read and written, never mapped: a page that is touched when somebody has truncated the file, or when no
-memory is left for it, ends the process with SIGBUS. Here the first is a miss and the second a block that is not kept.
-Zeros, as which a truncated slot reads once the file has grown again, are no hash.
+The file is read and written, never mapped: touching a mapped page of a file that was truncated, or for which no memory
+is left, ends the process with SIGBUS. Here the first is a miss and the second a block that is not kept. A truncated
+slot reads as zeros once the file has grown again; zeros are no hash.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ __all__ = ["HASH_BYTES", "WAYS", "HostTier", "HostTierError", "remove_unused"]
 WAYS = 16  # slots of a bucket
 HASH_BYTES = 16
 PREFIX = "manta-blocks-"
-LAYOUT = 2  # of the file
-USERS = 1 << 40  # the byte, far beyond the end, of which everybody who has the file open holds a share
+LAYOUT = 2  # version of the file's layout
+USERS = 1 << 40  # the byte, far beyond the end, on which every process with the file open holds a shared lock
 LAST_USED = struct.Struct(f"<{WAYS}Q")
 BUCKET_BYTES = WAYS * HASH_BYTES + LAST_USED.size
-MAX_BUFFERS = 1024  # that a call of the system takes; the same everywhere
-OPEN_S = 1.0  # for as long another process may give the file back
+MAX_BUFFERS = 1024  # of one preadv or pwritev (IOV_MAX)
+OPEN_S = 1.0  # opening is tried again for so long, while another process removes the file
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +46,16 @@ Buffers = Iterable[Any]  # pieces of contiguous memory that together are a block
 
 
 class HostTierError(Exception):
-    """The memory is not there, or belongs to another user."""
+    """The file cannot be made or opened, or belongs to another user."""
 
 
 class HostTier:
     """One process's view of the cache. Not thread safe. Failures after opening are logged once and cost hits only."""
 
     def __init__(self, identity: str, piece_bytes: int, num_bytes: int, folder: Path | None = None) -> None:
-        """Opens the memory of that identity for blocks of `piece_bytes`, or makes it. Raises HostTierError.
+        """Opens or makes the file of that identity, for blocks of `piece_bytes`. Raises HostTierError.
 
-        Memory of other identities that nobody has open is given back.
+        Files of other identities that no process has open are removed.
         """
         folder = folder or _folder()
         self.identity, self.piece_bytes = identity, piece_bytes
@@ -73,15 +73,15 @@ class HostTier:
         except (OSError, NotPrivateError) as error:
             raise HostTierError(_explain(error, self._path)) from None
         self._grown_to = os.fstat(self._file).st_size
-        self._complaints = _Complaints()
+        self._warned = _WarnedOnce()
         if self._grown_to == 0 and free.f_bavail * free.f_frsize < whole:
             self.close()
             raise HostTierError(f"{folder} has no room for {num_bytes} bytes")
 
-    def beside(self, identity: str) -> "HostTier":
+    def open_sibling(self, identity: str) -> "HostTier":
         """Opens another cache of this size in the same folder."""
         other = HostTier(identity, *self._size)
-        other._complaints = self._complaints
+        other._warned = self._warned
         return other
 
     def holds(self, name: bytes) -> bool:
@@ -89,8 +89,8 @@ class HostTier:
         return _way(self._bucket(name), name) is not None
 
     def read(self, name: bytes, into: Buffers) -> bool:
-        """Fills the buffers, `piece_bytes` together, with the block of that hash. False: it is not there, and what the
-        buffers hold means nothing."""
+        """Fills the buffers, `piece_bytes` together, with the block of that hash. False: a miss, and the buffers are
+        undefined."""
         with self._locked(name, fcntl.F_RDLCK) as file:
             if file is None or (way := _way(self._bucket(name), name)) is None:
                 return False
@@ -98,13 +98,13 @@ class HostTier:
             try:
                 is_whole = _transfer(os.preadv, file, [*into, behind], self._slot_at(name, way)) and behind == name
             except OSError as error:
-                self._complain(_explain(error, self._path))
+                self._warn_once(_explain(error, self._path))
                 return False
             with contextlib.suppress(OSError):
                 if is_whole:
                     self._set_last_used(file, name, way, time.monotonic_ns())
-                else:  # other blocks are lost as well: all begins anew
-                    self._complain(f"{self._path}: somebody truncated it or wrote to it")
+                else:  # other blocks are lost as well: start with an empty file
+                    self._warn_once(f"{self._path}: somebody truncated it or wrote to it")
                     os.ftruncate(file, 0)
             return is_whole
 
@@ -126,19 +126,19 @@ class HostTier:
                 LAST_USED.pack_into(bucket, WAYS * HASH_BYTES, *used)
                 os.pwrite(file, bucket, self._at(name))
             except OSError as error:
-                self._complain(_explain(error, self._path))
+                self._warn_once(_explain(error, self._path))
                 return False
             return True
 
     def close(self) -> None:
         """Closes the file; the last user removes it."""
         if self._file is not None:
-            _give_back(self._path, self._file)
+            _remove_if_unused(self._path, self._file)
             os.close(self._file)
             self._file = None
 
     def _bucket(self, name: bytes) -> bytearray:
-        """Full of zeros if it cannot be read."""
+        """The bucket of a hash; zeros if it cannot be read."""
         bucket = bytearray(BUCKET_BYTES)
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ class HostTier:
         return bucket
 
     def _at(self, name: bytes) -> int:
-        """Where its bucket begins."""
+        """The offset of the bucket of a hash."""
         return _number(name) % self._num_buckets * BUCKET_BYTES
 
     def _slot_at(self, name: bytes, way: int) -> int:
@@ -157,25 +157,25 @@ class HostTier:
         os.pwrite(file, at_ns.to_bytes(8, "little"), self._at(name) + WAYS * HASH_BYTES + 8 * way)
 
     def _is_intact(self, file: int) -> bool:
-        """False where a replica that starts now would not find this file: it is closed then, for its memory."""
+        """False where a replica that starts now would not find this file: then it is closed, to free its memory."""
         if not _is_at(self._path, file):
-            self._complain(f"{self._path}: somebody removed or replaced it; it is used again after a restart")
+            self._warn_once(f"{self._path}: somebody removed or replaced it; it is used again after a restart")
             self.close()
             return False
         size = os.fstat(file).st_size
         if size < self._grown_to:
-            self._complain(f"{self._path}: somebody truncated it")
+            self._warn_once(f"{self._path}: somebody truncated it")
         self._grown_to = size
         return True
 
-    def _complain(self, reason: str) -> None:
-        if not self._complaints.is_made:
-            self._complaints.is_made = True
+    def _warn_once(self, reason: str) -> None:
+        if not self._warned.is_made:
+            self._warned.is_made = True
             log.warning("KV offload (engine.cache.kv_offloading_bytes) does without: %s", reason)
 
     @contextlib.contextmanager
     def _locked(self, name: bytes, kind: int) -> Iterator[int | None]:
-        """The file, while the bucket is locked; None if that cannot be."""
+        """The file, with the bucket locked; None if the lock is taken."""
         file, byte = self._file, self._at(name)
         if file is None or not _lock(file, kind, byte):
             yield None
@@ -187,8 +187,8 @@ class HostTier:
                 _lock(file, fcntl.F_UNLCK, byte)
 
 
-class _Complaints:
-    """Of all views that a process has: one."""
+class _WarnedOnce:
+    """Whether a failure was logged, for all views of one process."""
 
     is_made = False
 
@@ -198,7 +198,7 @@ def _number(name: bytes) -> int:
 
 
 def _way(bucket: bytearray, name: bytes) -> int | None:
-    """Which slot of its bucket has that hash, if one has it."""
+    """The slot of the bucket that has that hash, if one has."""
     at = bucket.find(name, 0, WAYS * HASH_BYTES)
     while at >= 0:
         way, within = divmod(at, HASH_BYTES)
@@ -209,7 +209,7 @@ def _way(bucket: bytearray, name: bytes) -> int | None:
 
 
 def _transfer(call: Callable[[int, list[Any], int], int], file: int, buffers: list[Any], start: int) -> bool:
-    """Reads into all buffers, or writes them all. False if the file ends before, or its memory does."""
+    """Reads into all buffers, or writes them all. False at the end of the file or of memory."""
     for first in range(0, len(buffers), MAX_BUFFERS):
         some = buffers[first : first + MAX_BUFFERS]
         num_bytes = sum(memoryview(buffer).nbytes for buffer in some)
@@ -220,10 +220,10 @@ def _transfer(call: Callable[[int, list[Any], int], int], file: int, buffers: li
 
 
 def _open(path: Path) -> int:
-    """The file at that path, of which this process then holds a share."""
+    """Opens or makes the file at that path, with a shared lock on USERS."""
     deadline_s = time.monotonic() + OPEN_S
     while time.monotonic() < deadline_s:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # somebody made it or gave it back in between
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process made or removed it in between
             file = open_file(path) if os.path.lexists(path) else make_file(path)
             if _lock(file, fcntl.F_RDLCK, USERS) and _is_at(path, file):
                 return file
@@ -243,13 +243,13 @@ def _explain(error: Exception, path: Path) -> str:
 
 
 def remove_unused(folder: Path | None = None, but: Path | None = None) -> None:
-    """Removes all files of this user that no process has open: their last users were killed."""
+    """Removes this user's files that no process has open: their last users were killed."""
     for path in (folder or _folder()).glob(f"{PREFIX}*"):
         if path != but:
             with contextlib.suppress(OSError):  # another user's, or gone meanwhile
                 file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
                 if os.fstat(file).st_uid == os.geteuid():
-                    _give_back(path, file)
+                    _remove_if_unused(path, file)
                 os.close(file)
 
 
@@ -257,15 +257,15 @@ def _folder() -> Path:
     return Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
 
 
-def _give_back(path: Path, file: int) -> None:
-    """Unless somebody else has it open."""
+def _remove_if_unused(path: Path, file: int) -> None:
+    """Removes the file unless another process has it open."""
     if _lock(file, fcntl.F_WRLCK, USERS) and _is_at(path, file):
         path.unlink(missing_ok=True)
 
 
 def _lock(file: int, kind: int, byte: int) -> bool:
-    """Of this opening of the file, which ends with it however the process ends. False if it cannot be had now."""
-    if not hasattr(fcntl, "F_OFD_SETLK"):  # beyond Linux locks are of the process
+    """Takes an open-file-description lock, which ends with the process. False if it is taken."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):  # other systems have only locks of a process
         names = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}
         with contextlib.suppress(OSError):
             fcntl.lockf(file, names[kind] | fcntl.LOCK_NB, 1, byte)

@@ -6,18 +6,18 @@ __all__ = ["KVConnector"]
 
 
 class KVConnector(Protocol):
-    """Another place for full blocks, by block hash. engine/cache/kv_offload.py has the host tier of a node."""
+    """Another tier of full blocks, by block hash. engine/cache/kv_offload.py has the host tier of a node."""
 
     def holds(self, block_hash: bytes) -> bool: ...
 
     def load(self, block_hash: bytes, block: int) -> bool:
-        """Fills a block of the KV cache before the next step. False: it was evicted meanwhile."""
+        """Fills a block of the KV cache before the next step. False: the tier has evicted it meanwhile."""
         ...
 
     def save(self, block_hash: bytes, block: int) -> None:
-        """Keeps what a full block is now."""
+        """Saves a full block's present contents."""
         ...
 
     def close(self) -> None:
-        """Blocks that are on their way are kept."""
+        """Waits for the blocks that are being saved."""
         ...

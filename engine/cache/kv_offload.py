@@ -1,8 +1,7 @@
-"""KV offload: blocks that the replicas of one node keep for each other in host memory (the host tier).
+"""KV offload: the replicas of one node share full KV blocks in host memory (the host tier).
 
-What a replica computes for a prefix another one finds here, and the next one after its death. Equal names mean equal
-tokens before and in a block; that equal tokens mean equal keys and values is what `identity` is for: all that they
-depend on is in it.
+A replica finds there what any other one has computed for a prefix, also one that has died. Equal block hashes mean
+equal tokens up to the end of the block; `identity` has everything else that keys and values depend on.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -25,16 +24,23 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 
-__all__ = ["OffloadingConnector", "identity", "offloading_connector_of", "open_offloading_connector", "open_others"]
+__all__ = [
+    "KVOrigin",
+    "OffloadingConnector",
+    "identity",
+    "offloading_connector_of",
+    "open_offloading_connector",
+    "open_worker_tiers",
+]
 
 log = logging.getLogger(__name__)
 
-ON_THE_WAY = 32  # blocks between device and host at the same time
+MAX_IN_FLIGHT = 32  # blocks between device and host at the same time
 CODE = (
     "kernels",
     "engine/model",
     "engine/checkpoint",
-)  # what decides how keys and values come about and lie in a block
+)  # the code that keys, values and a block's layout depend on
 
 
 Copy = Callable[[Tensor, Tensor], object]  # to, from
@@ -47,13 +53,13 @@ def _copy(to: Tensor, source: Tensor) -> None:
 class OffloadingConnector:
     """The KV connector to a host tier: saves and loads blocks of a KVCache by block hash.
 
-    Of a device that works on its own a block goes on its way to the host when the step's work is queued, beside that
-    work; a thread writes it into the host tier when it has come.
+    On a GPU the copy of a block to the host is queued on a stream of its own behind the step; a thread writes it into
+    the host tier when it has arrived.
     """
 
     def __init__(self, kv: KVCache, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]" = ()) -> None:
-        """`staging_buffers` are where blocks stop on their way, if the device works on its own; nobody waits for it
-        then.
+        """`staging_buffers`: pinned memory for copies to and from a GPU, which the engine's thread does not wait
+        for; () on a CPU.
         """
         self.host_tier = host_tier
         self._kv = kv
@@ -63,12 +69,12 @@ class OffloadingConnector:
         return self.host_tier.holds(name)
 
     def load(self, name: bytes, block: int) -> bool:
-        """Fills a block before all that is queued from now on. False: it is not there any more."""
+        """Fills a block before all that is queued from now on. False: it was evicted."""
         if self._writer is None:
             return self.host_tier.read(name, self._kv.buffers(block))
         staging = self._writer.free_staging()
-        if not self.host_tier.read(name, [_bytes_of(staging.here)]):
-            self._writer.give_back(staging)
+        if not self.host_tier.read(name, [_bytes_of(staging.host)]):
+            self._writer.release(staging)
             return False
         staging.send(self._kv.by_block[block])
         self._writer.put(staging)
@@ -86,7 +92,7 @@ class OffloadingConnector:
         self._writer.put(staging, name)
 
     def close(self) -> None:
-        """Blocks that are on their way are kept."""
+        """Waits for the blocks that are being saved."""
         if self._writer is not None:
             self._writer.close()
         self.host_tier.close()
@@ -95,14 +101,14 @@ class OffloadingConnector:
 class StagingBuffer(Protocol):
     """Pinned host memory for one block between the device and the host tier."""
 
-    here: Tensor  # on the host
+    host: Tensor  # on the host
 
     def fetch(self, block: Tensor) -> None:
-        """Queues the copy to the host of what the block is after all that is queued up to now."""
+        """Queues the copy of the block to the host, behind all that is queued up to now."""
         ...
 
     def send(self, block: Tensor) -> None:
-        """Queues the copy to the device, into the block, before all that is queued from now on."""
+        """Queues the copy into the block on the device, before all that is queued from now on."""
         ...
 
     def wait(self) -> None:
@@ -111,13 +117,13 @@ class StagingBuffer(Protocol):
 
 
 class _Writer:
-    """A thread that waits for blocks to come and writes those that came from the device, in order.
+    """A thread that waits for copies in order, and writes blocks from the device into the host tier.
 
-    It has a view of the host tier for itself, which is not thread safe.
+    It has its own view of the host tier, which is not thread safe.
     """
 
     def __init__(self, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]") -> None:
-        self._host_tier = host_tier.beside(host_tier.identity)
+        self._host_tier = host_tier.open_sibling(host_tier.identity)
         self._free: queue.SimpleQueue[StagingBuffer] = queue.SimpleQueue()
         for staging in staging_buffers:
             self._free.put(staging)
@@ -126,15 +132,15 @@ class _Writer:
         self._thread.start()
 
     def free_staging(self) -> "StagingBuffer":
-        """Waits for the oldest block under way where there is none."""
+        """A free staging buffer; waits for the oldest copy where there is none."""
         return self._free.get()
 
-    def give_back(self, staging: "StagingBuffer") -> None:
-        """One that was not used."""
+    def release(self, staging: "StagingBuffer") -> None:
+        """Returns a staging buffer that was not used."""
         self._free.put(staging)
 
     def put(self, staging: "StagingBuffer", name: bytes = b"") -> None:
-        """`name` is under what to keep the block; b"": nobody keeps it."""
+        """`name`: the block hash to save it under; b"": it is not saved."""
         self._under_way.put((staging, name))
 
     def close(self) -> None:
@@ -148,73 +154,79 @@ class _Writer:
             try:
                 staging.wait()
                 if name:
-                    self._host_tier.write(name, [_bytes_of(staging.here)])
-            except Exception as error:  # of any kind: the block is computed again, and the engine sees for itself
+                    self._host_tier.write(name, [_bytes_of(staging.host)])
+            except (
+                Exception
+            ) as error:  # of any kind: the block is computed again, and a broken device fails the engine's own step
                 log.warning("a block is not kept for other replicas: %s: %s", type(error).__name__, error)
             self._free.put(staging)
 
 
 class _CudaStagingBuffer:
-    """Only what goes on within the device is queued behind the steps; the ways between host and device have streams of
-    their own, one for each direction.
+    """Copies within the device are queued on the steps' stream; host-device copies have a stream for each direction.
 
     steps     ... | block -> staged | the next step may write the block ...
-    outward                         | staged -> here |
+    offload                         | staged -> host |
 
-    inward    | here -> staged |
+    load      | host -> staged |
     steps     ...              | staged -> block | the next step may read the block ...
     """
 
-    def __init__(self, kv: KVCache, outward: Any, inward: Any, cuda: Any = torch.cuda, copy: Copy = _copy) -> None:
+    def __init__(
+        self, kv: KVCache, offload_stream: Any, load_stream: Any, cuda: Any = torch.cuda, copy: Copy = _copy
+    ) -> None:
         block = kv.by_block[0]
         pinned = block.device.type == "cuda"
-        self.here = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
+        self.host = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
         self._staged = torch.empty(block.shape, dtype=block.dtype, device=block.device)
         self._cuda, self._copy = cuda, copy
-        self._outward, self._inward = outward, inward
+        self._offload_stream, self._load_stream = offload_stream, load_stream
         self._staged_is_filled = cuda.Event()
-        self._has_come = cuda.Event(blocking=True)  # whoever waits sleeps
+        self._done = cuda.Event(blocking=True)  # waiting sleeps, does not spin
 
     def fetch(self, block: Tensor) -> None:
         self._copy(self._staged, block)
         self._staged_is_filled.record()
-        self._outward.wait_event(self._staged_is_filled)
-        with self._cuda.stream(self._outward):
-            self._copy(self.here, self._staged)
-            self._has_come.record()
+        self._offload_stream.wait_event(self._staged_is_filled)
+        with self._cuda.stream(self._offload_stream):
+            self._copy(self.host, self._staged)
+            self._done.record()
 
     def send(self, block: Tensor) -> None:
-        with self._cuda.stream(self._inward):
-            self._copy(self._staged, self.here)
+        with self._cuda.stream(self._load_stream):
+            self._copy(self._staged, self.host)
             self._staged_is_filled.record()
         self._cuda.current_stream().wait_event(self._staged_is_filled)
         self._copy(block, self._staged)
-        self._has_come.record()
+        self._done.record()
 
     def wait(self) -> None:
-        self._has_come.synchronize()
+        self._done.synchronize()
 
 
 def _bytes_of(host: Tensor) -> np.ndarray:
-    """[bytes] of a contiguous tensor of the host, as it lies there."""
+    """A view of a contiguous host tensor as [bytes]."""
     return host.view(-1).view(torch.uint8).numpy()
 
 
-def open_offloading_connector(
-    model: ModelConfig,
-    files: ModelFiles,
-    arch: ModelArch,
-    kernels: str,
-    kv: KVCache,
-    cache_key: bytes,
-    rank: int = 0,
-    num_ranks: int = 1,
-) -> OffloadingConnector | None:
-    """None where the config or the machine has no memory for it: an engine works without.
+class KVOrigin(NamedTuple):
+    """Everything that the keys and values of given tokens depend on, besides the dtype and device of the KV cache."""
 
-    Of several ranks each has its part of the memory; `arch` is the whole model's.
+    model: ModelConfig
+    files: ModelFiles
+    arch: ModelArch  # the whole model's
+    kernels: str  # name of the kernel set
+    cache_key: bytes  # engines with another one share no blocks
+
+
+def open_offloading_connector(
+    origin: KVOrigin, kv: KVCache, rank: int = 0, num_ranks: int = 1
+) -> OffloadingConnector | None:
+    """The KV connector to the node's host tier; None where the config or the machine has no memory for it.
+
+    Each rank has its part of the memory.
     """
-    cache = model.engine.cache
+    cache = origin.model.engine.cache
     if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
         return None
     piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
@@ -222,7 +234,7 @@ def open_offloading_connector(
         raise ModelError(
             f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
         )
-    whole = identity(model, files, arch, kernels, kv, cache_key)
+    whole = identity(origin, kv)
     try:
         return offloading_connector_of(
             kv, HostTier(_share(whole, rank), piece_bytes, cache.kv_offloading_bytes // num_ranks)
@@ -233,20 +245,22 @@ def open_offloading_connector(
 
 
 def offloading_connector_of(kv: KVCache, host_tier: HostTier) -> OffloadingConnector:
-    """As the device needs it. Raises HostTierError."""
+    """A connector with staging buffers if the KV cache is on a GPU. Raises HostTierError."""
     if kv.by_block.device.type != "cuda":
         return OffloadingConnector(kv, host_tier)
-    outward, inward = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
-    return OffloadingConnector(kv, host_tier, [_CudaStagingBuffer(kv, outward, inward) for _ in range(ON_THE_WAY)])
+    offload_stream, load_stream = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
+    return OffloadingConnector(
+        kv, host_tier, [_CudaStagingBuffer(kv, offload_stream, load_stream) for _ in range(MAX_IN_FLIGHT)]
+    )
 
 
-def open_others(first: OffloadingConnector, size: int) -> list[HostTier]:
-    """What the ranks from 1 on have, for the first one. Raises HostTierError."""
+def open_worker_tiers(first: OffloadingConnector, size: int) -> list[HostTier]:
+    """The host tiers of the ranks from 1 on, for rank 0. Raises HostTierError."""
     whole = first.host_tier.identity.removesuffix(_share("", 0))
     host_tiers: list[HostTier] = []
     try:
         for rank in range(1, size):
-            host_tiers.append(first.host_tier.beside(_share(whole, rank)))
+            host_tiers.append(first.host_tier.open_sibling(_share(whole, rank)))
     except HostTierError:
         for host_tier in host_tiers:
             host_tier.close()
@@ -258,10 +272,10 @@ def _share(whole: str, rank: int) -> str:
     return f"{whole}-{rank}"
 
 
-def identity(
-    model: ModelConfig, files: ModelFiles, arch: ModelArch, kernels: str, kv: KVCache, cache_key: bytes
-) -> str:
-    """Of weights, code and settings: engines with the same one compute the same keys and values for the same tokens."""
+def identity(origin: KVOrigin, kv: KVCache) -> str:
+    """A digest of weights, code and settings: engines with the same one compute equal keys and values for equal
+    tokens."""
+    model, files, arch, kernels, cache_key = origin
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
     settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel_size

@@ -1,8 +1,8 @@
 """The prefix cache: finds the KV blocks of equal prefixes by their block hashes.
 
-A full block is identified by a chained keyed hash: of the block before it and of its own tokens. Equal hashes therefore
-mean equal prefixes, up to the first token. The key is secret, so nobody can construct two prefixes with one hash
-(automatic prefix caching as in vLLM, with the keyed BLAKE2b of RFC 7693 in place of a plain hash).
+A full block's hash covers the hash of the block before it and its own tokens, so equal hashes mean equal prefixes
+(automatic prefix caching as in vLLM). It is the keyed BLAKE2b of RFC 7693: the key is secret, so that no client can
+construct two prefixes with one hash.
 """
 
 from array import array
@@ -15,7 +15,7 @@ DIGEST_BYTES = 16
 
 
 def root_hash(key: bytes, model: str, cache_salt: str, adapter: str = "") -> bytes:
-    """The hash of the empty prefix: different for each model, adapter and salt, so their blocks never meet."""
+    """The hash of the empty prefix: different for each model, adapter and salt, so that they share no blocks."""
     identity = f"{len(model)}:{model}:{cache_salt}"
     if adapter:
         identity = f"{len(adapter)}:{adapter}+{identity}"
@@ -73,14 +73,14 @@ class PrefixCache:
         return block in self._hash_of
 
     def evict(self, block: int) -> bytes | None:
-        """The block is about to be written again. Returns the hash that it had."""
+        """Uncaches a block that is about to be overwritten. Returns the hash that it had."""
         block_hash = self._hash_of.pop(block, None)
         if block_hash is not None:
             del self._block_of[block_hash]
         return block_hash
 
     def block_hashes(self) -> list[bytes]:
-        """Every cached hash, for a router that starts to listen to KV events."""
+        """Every cached hash: the initial state for a router that subscribes to KV events."""
         return list(self._block_of)
 
     def check(self) -> None:

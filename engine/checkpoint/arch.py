@@ -1,4 +1,4 @@
-"""The model architecture: all that the decoder needs to know of a model besides its weights, in flags and sizes."""
+"""The model architecture: everything that the decoder needs besides the weights, in flags and sizes."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from engine.errors import ModelError
 
 __all__ = ["ModelArch", "Norms", "arch_from_hub"]
 
-# Where norms stand: before attention and the feed-forward block, after them (before they are added), or both
+# Pre-norm, post-norm (before the residual is added), or both
 Norms = Literal["before", "after", "around"]
 Activation = Literal["silu", "gelu_tanh", "clamped"]
 
@@ -25,37 +25,37 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rotary_dim: int  # first dimensions of a head that are rotated
+    rotary_dim: int  # the first dimensions of a head, which are rotated
     rope_theta: float
     rope_scaling: RopeScaling | None = None
-    window_rope: Rope | None = None  # of layers with a window, where it is another
-    nope_layers: tuple[int, ...] = ()  # layers that do not rotate
+    window_rope: Rope | None = None  # of sliding-window layers; None: the same
+    nope_layers: tuple[int, ...] = ()  # layers without rotary embedding
     norm_eps: float
     max_model_len: int  # tokens
     sliding_windows: tuple[int, ...]  # per layer, tokens that a query sees, itself included; 0 is no limit
-    tied: bool = False  # the head is the embedding
+    tied: bool = False  # the LM head is the embedding
     qkv_bias: bool = False
     out_bias: bool = False
     ffn_bias: bool = False
     qk_norm: bool = False  # RMS norm over each query and key head
-    whole_qk_norm: bool = False  # that norm is over all query heads together, and over all key heads
+    whole_qk_norm: bool = False  # the norm is over all query heads together, and over all key heads
     norms: Norms = "before"
-    norm_offset: float = 0.0  # what the checkpoint's norm weights are less than those that are meant
+    norm_offset: float = 0.0  # added to the checkpoint's norm weights
     activation: Activation = "silu"
     embedding_scale: float = 1.0
-    rounds_embedding_scale: bool = False  # to the model's dtype
-    residual_scale: float = 1.0  # on what attention and the feed-forward block add
+    rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
+    residual_scale: float = 1.0  # multiplies what attention and the feed-forward block add
     logit_scale: float = 1.0
-    attention_scale: float | None = None  # on products of queries and keys; None is head_dim ** -0.5
-    attention_cap: float = 0.0  # of scores, as paged_attention has it; 0 is none
+    attention_scale: float | None = None  # multiplies query-key products; None: head_dim ** -0.5
+    attention_cap: float = 0.0  # soft cap of scores; 0: none
     logit_cap: float = 0.0
-    num_experts: int = 0  # 0: one feed-forward block for all tokens
+    num_experts: int = 0  # 0: a dense feed-forward block
     experts_per_token: int = 0
-    renormalises_experts: bool = False  # their weights add up to 1
-    expert_bias: bool = False  # of their matrices, and of the one that chooses them
-    stacked_experts: bool = False  # the checkpoint has all of a layer's in one tensor, as stacked_experts.py draws it
-    interleaved_rope: bool = False  # the checkpoint's queries and keys pair other dimensions: interleaved_rows.py
-    sinks: bool = False  # a score of each head that has no key
+    renormalizes_experts: bool = False  # the chosen experts' weights are scaled to add up to 1
+    expert_bias: bool = False  # the experts and the router have biases
+    stacked_experts: bool = False  # the checkpoint has all experts of a layer in one tensor: stacked_experts.py
+    interleaved_rope: bool = False  # the checkpoint's q_proj and k_proj are for interleaved RoPE: interleaved_rows.py
+    sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "model_dim", "ffn_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -75,7 +75,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def arch_from_hub(config: Mapping[str, Any]) -> ModelArch:
-    """Reads a model's config.json. Raises ModelError for what the decoder does not do."""
+    """Reads a model's config.json. Raises ModelError for what the decoder does not support."""
     family = config.get("model_type")
     if not isinstance(family, str) or family not in {*HUB_FLAGS, *TEXT_PARTS}:
         raise ModelError(

@@ -1,7 +1,4 @@
-"""Dequantizes FP8, MXFP4 and other small floats with scales, on the device that they were sent to.
-
-In chunks of rows, so that what this takes beside the result stays small.
-"""
+"""Dequantizes FP8, MXFP4 and other scaled small floats on their device, in chunks of rows to bound scratch memory."""
 
 import functools
 
@@ -10,9 +7,9 @@ from torch import Tensor
 
 __all__ = ["MXFP4_GROUP", "dequantize_float8", "dequantize_mxfp4"]
 
-CHUNK = 1 << 22  # numbers that are made at once on a device
+CHUNK = 1 << 22  # numbers dequantized at once on a GPU
 CPU_CHUNK = 1 << 18  # on a CPU: as many as its cache holds
-MXFP4_GROUP = 32  # numbers that have a scale
+MXFP4_GROUP = 32  # numbers that share a scale
 NUMBERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of 4 bits (E2M1); the highest is the sign
 
 
@@ -20,7 +17,7 @@ def dequantize_mxfp4(blocks_OGB: Tensor, scales_OG: Tensor) -> Tensor:
     """[O, 32 G] in bfloat16, which holds every product exactly.
 
     blocks_OGB   [O, G, 16] uint8, two numbers a byte, the first in its low half
-    scales_OG    uint8: by which power of 2 a group is multiplied, plus 127
+    scales_OG    uint8: E8M0, the power of 2 that multiplies a group, plus 127
     """
     num_out, num_groups, _ = blocks_OGB.shape
     pairs, powers = _mxfp4_tables(blocks_OGB.device)
@@ -37,7 +34,7 @@ def dequantize_mxfp4(blocks_OGB: Tensor, scales_OG: Tensor) -> Tensor:
 def _mxfp4_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """(int32 [256], the two numbers of a byte, in bfloat16; [256] bfloat16, the power of 2 of a scale)
 
-    Numbers are doubled and powers halved: so the largest power is finite, and the least still exact.
+    Numbers are doubled and powers halved, so that the largest power is finite and the least still exact.
     """
     numbers = 2 * torch.tensor([*NUMBERS, *(-number for number in NUMBERS)], dtype=torch.bfloat16)
     codes = torch.arange(256)
@@ -49,8 +46,8 @@ def _mxfp4_tables(device: torch.device) -> tuple[Tensor, Tensor]:
 def dequantize_float8(weight_OI: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """[O, I] in `dtype`, multiplied in fp32.
 
-    scale   one for all, [O, 1] for each row, or for each block: its sizes follow from the shapes, the last blocks may
-            be cut off
+    scale   per tensor, per row [O, 1], or per block: the block sizes follow from the shapes, the last blocks may be
+            cut off
     """
     num_out, num_in = weight_OI.shape
     out = torch.empty((num_out, num_in), dtype=dtype, device=weight_OI.device)

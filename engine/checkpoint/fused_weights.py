@@ -1,4 +1,4 @@
-"""Fused checkpoint tensors (qkv, gate_up): several matrices in one, seen as if each were on its own."""
+"""Fused checkpoint tensors (qkv_proj, gate_up_proj), split into the matrices that are stacked in them."""
 
 from torch import Tensor
 
@@ -12,11 +12,11 @@ __all__ = ["Unfused"]
 
 
 class Unfused:
-    """`self_attn.qkv_proj` and `mlp.gate_up_proj` become the matrices that are stacked in them; other tensors stay."""
+    """Splits `self_attn.qkv_proj` and `mlp.gate_up_proj`; other tensors pass unchanged."""
 
     def __init__(self, source: TensorSource, arch: ModelArch) -> None:
         self._source = source
-        self._places: dict[str, tuple[str, Shard]] = {}  # of each matrix: the tensor that it is in, its rows there
+        self._places: dict[str, tuple[str, Shard]] = {}  # matrix -> its fused tensor, its rows there
         q_dim, kv_dim = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         stacks = {
             "self_attn.qkv_proj": {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim},

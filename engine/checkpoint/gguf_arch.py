@@ -12,7 +12,7 @@ __all__ = ["arch_from_gguf"]
 
 
 def arch_from_gguf(pairs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ModelArch:
-    """Reads a .gguf file's metadata; what it does not say follows from which tensors there are, by name and shape."""
+    """Reads a .gguf file's metadata; what that lacks follows from the names and shapes of its tensors."""
     family = pairs.get("general.architecture")
     if not isinstance(family, str) or family not in GGUF_FLAGS:
         raise ModelError(f"architecture {family!r} is not supported; supported are {', '.join(GGUF_FLAGS)}")

@@ -1,6 +1,6 @@
 """Model families of GGUF files: the flags of ModelArch that follow from a family's metadata, and tensor names.
 
-Much is not in a file, because its readers know it of the family: which layers have windows, how embeddings are scaled.
+Much is implied by the family and not in the file: which layers have sliding windows, how embeddings are scaled.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from engine.errors import ModelError
 
 __all__ = ["GGUF_FLAGS", "NEIGHBOURS", "OTHER_NAMES", "gguf_windows"]
 
-# Files that pair neighboring rows of q and k for rotary, where the hub pairs halves
+# Families whose q and k rows are permuted for interleaved RoPE, where the hub's are half-rotated (NeoX)
 NEIGHBOURS = ("llama", "smollm3", "granite")
 
-# A tensor's part of a layer by the family's own name for the hub's
+# The family's own tensor names -> the hub's
 OTHER_NAMES = {
     "phi3": {"ffn_up": "mlp.gate_up_proj"},
     "glm4": {"ffn_up": "mlp.gate_up_proj", "ffn_norm": "pre_feedforward_layernorm"},
@@ -29,7 +29,7 @@ OTHER_NAMES = {
 
 def _olmo2_flags(sizes: Mapping[str, Any]) -> Flags:
     flags: Flags = {"whole_qk_norm": True, "norms": "after"}
-    if sizes.get("attention.sliding_window"):  # OLMo 3: there positions are not stretched
+    if sizes.get("attention.sliding_window"):  # OLMo 3: sliding-window layers have no RoPE scaling
         flags["window_rope"] = Rope(sizes["rope.freq_base"])
     return flags
 
@@ -40,7 +40,7 @@ def _gemma1_flags(sizes: Mapping[str, Any]) -> Flags:
 
 
 def _gemma_flags(sizes: Mapping[str, Any], largest: int) -> Flags:
-    """`largest`: the layers of the one model of the family whose heads are scaled as if there were no others."""
+    """`largest`: the number of layers of the family's largest model, whose attention scale is another."""
     flags: Flags = {**_gemma1_flags(sizes), "norms": "around"}
     if sizes["block_count"] == largest:
         flags["attention_scale"] = (sizes["embedding_length"] // sizes["attention.head_count"]) ** -0.5
@@ -61,7 +61,7 @@ def _gemma3_flags(sizes: Mapping[str, Any]) -> Flags:
         "logit_cap": sizes.get("final_logit_softcapping", 0.0),
         "rope_theta": sizes.get("rope.freq_base", 1_000_000.0),
         "window_rope": Rope(sizes.get("rope.freq_base_swa", 10_000.0)),
-        "max_model_len": sizes["context_length"],  # with the stretched positions
+        "max_model_len": sizes["context_length"],  # after RoPE scaling
     }
 
 
@@ -81,7 +81,7 @@ def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
     return {
         "num_experts": sizes["expert_count"],
         "experts_per_token": sizes["expert_used_count"],
-        "renormalises_experts": renormalises,
+        "renormalizes_experts": renormalises,
         "ffn_dim": sizes.get("expert_feed_forward_length") or sizes["feed_forward_length"],
     }
 
@@ -89,7 +89,7 @@ def _experts(sizes: Mapping[str, Any], renormalises: bool) -> Flags:
 def _exaone4_flags(sizes: Mapping[str, Any]) -> Flags:
     flags: Flags = {"norms": "after"}
     windows = gguf_windows("exaone4", sizes)
-    if any(windows):  # then the layers that see everything do not rotate
+    if any(windows):  # then full-attention layers are NoPE layers
         flags["nope_layers"] = tuple(layer for layer, window in enumerate(windows) if not window)
     return flags
 
@@ -103,7 +103,7 @@ def _gpt_oss_flags(sizes: Mapping[str, Any]) -> Flags:
 
 
 GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
-    # Mistral, Mixtral and SmolLM2 files call themselves so
+    # Mistral, Mixtral and SmolLM2 files too
     "llama": lambda sizes: _experts(sizes, True) if sizes.get("expert_count") else {},
     "qwen2": lambda sizes: {},
     "qwen3": lambda sizes: {},
@@ -121,7 +121,7 @@ GGUF_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "granite": _granite_flags,
 }
 
-# The last of so many layers sees everything, 0: none does; unless the file says more
+# Every n-th layer has full attention; 0: none has. The file's metadata override it
 WINDOW_PERIODS = {"olmo2": 4, "exaone4": 4, "gpt-oss": 2, "gemma2": 2, "gemma3": 6}
 
 

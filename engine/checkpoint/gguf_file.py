@@ -54,12 +54,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_tensor_infos(path: Path) -> list[TensorInfo]:
-    """What tensors the file has, all of them inside it. Raises ModelError if it is broken or of an unknown type."""
+    """The tensor index, each tensor checked to lie inside the file. Raises ModelError for a broken file or an unknown
+    type."""
     return read_index(path)[1]
 
 
 def read_index(path: Path) -> tuple[dict[str, Any], list[TensorInfo]]:
-    """Both, in one pass."""
+    """Metadata and tensor index, in one pass."""
     with _open(path) as cursor:
         pairs = cursor.pairs()
         alignment = pairs.get("general.alignment", 32)
@@ -93,7 +94,7 @@ class _Broken(Exception):
 
 
 class _Cursor:
-    """A place in the file. Every read is checked against its end."""
+    """A read position. Every read is checked against the file's end."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
@@ -149,7 +150,7 @@ class _Cursor:
         return [self._value(kind, depth) for _ in range(self._count("Q", 12))]
 
     def _strings(self, count: int) -> list[str]:
-        # a vocabulary and its merges are half a million strings: locals, and no call per string
+        # a vocabulary and its merges are half a million strings: local names, and no call per string
         data, size, at, unpack = self.data, self.size, self.at, struct.Struct("<Q").unpack_from
         strings = []
         for _ in range(count):
@@ -168,7 +169,7 @@ class _Cursor:
         return struct.unpack("<" + kind, self._take(struct.calcsize("<" + kind)))[0]
 
     def _count(self, kind: str, least_bytes: int) -> int:
-        """A number of things that take at least so many bytes each."""
+        """A count of items that take at least `least_bytes` each, checked against the file's end."""
         count: int = self._scalar(kind)
         if count * least_bytes > self.size - self.at:
             raise _Broken("it is cut off, or a length is wrong")

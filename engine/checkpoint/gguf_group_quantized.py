@@ -1,6 +1,6 @@
-"""GGUF's group-quantized blocks (Q4_0, Q4_1, Q5, Q8_0) as integers in groups of 32: of 4 bits, of 8, or of 5 kept in 8.
+"""GGUF's quantized blocks (Q4_0, Q4_1, Q4_K, Q5, Q8_0) as group-quantized integers of 4 or 8 bits, groups of 32.
 
-How a block is laid out is ggml's to say (ggml-common.h, ggml-quants.c; read by gguf-py's `quants` too).
+Block layouts are ggml's (ggml-common.h, ggml-quants.c; gguf-py's `quants` reads them too).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ import torch
 from engine.checkpoint.gguf_file import TENSOR_TYPES
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["INTS", "grouped_ints"]
+__all__ = ["INTS", "read_group_quantized"]
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Of N blocks with g groups each: integers [N, g * 32] int8, factors and offsets [N, g] fp32."""
+    """N blocks of g groups: integers [N, g * 32] int8, factors and offsets [N, g] fp32."""
 
     ints: np.ndarray
     factors: np.ndarray
@@ -26,7 +26,7 @@ class _Numbers:
     bits: int = 4
 
 
-def grouped_ints(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> GroupQuantized:
+def read_group_quantized(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> GroupQuantized:
     """kind   one of INTS
     data   [num_bytes] uint8, whole blocks
     shape  [O, I] of the matrix
@@ -64,7 +64,7 @@ def _q8_0(blocks: np.ndarray) -> _Numbers:
 
 
 def _q4_k(blocks: np.ndarray) -> _Numbers:
-    # 32 bytes have one group in their low halves, the next in their high ones
+    # 32 bytes have one group in their low nibbles, the next in their high ones
     codes = _low_then_high(blocks[:, 16:].reshape(-1, 32)).reshape(len(blocks), -1)
     return _Numbers(codes, *_of_eight_groups(blocks))
 
@@ -78,7 +78,7 @@ def _q5_k(blocks: np.ndarray) -> _Numbers:
 
 
 def _of_eight_groups(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and offsets of Q4_K and Q5_K: 6-bit integers times a number of the block's."""
+    """Factors and offsets of Q4_K and Q5_K: 6-bit integers times the block's own factor."""
     packed = blocks[:, 4:16]
     first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = np.concatenate((first & 63, third & 15 | first >> 6 << 4), axis=1)

@@ -1,4 +1,4 @@
-"""Weights of a GGUF file under their hub names, in the hub's row order, dequantized or group-quantized."""
+"""Weights of a GGUF file under hub names, in the hub's row order, dequantized or group-quantized."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.gguf_families import NEIGHBOURS, OTHER_NAMES
 from engine.checkpoint.gguf_file import TensorInfo, read_index
-from engine.checkpoint.gguf_group_quantized import INTS, grouped_ints
+from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
@@ -62,7 +62,7 @@ class GgufSource:
         return tuple(self._infos[name].shape)
 
     def read(self, name: str, part: Shard | None = None) -> Tensor:
-        """Blocks of a quantized tensor hang together, so a part is cut from the whole."""
+        """A quantized tensor is dequantized whole, then cut: its blocks may cross the cut."""
         info = self._infos[name]
         tensor = torch.from_numpy(_dequantized(self._path, info)).view(info.shape)
         rows = self._hub_rows(name)
@@ -74,12 +74,12 @@ class GgufSource:
         info = self._infos[name]
         if info.type not in INTS:
             return self.read(name, part)
-        ints = grouped_ints(info.type, _bytes(self._path, info), info.shape)
+        ints = read_group_quantized(info.type, _bytes(self._path, info), info.shape)
         rows = self._hub_rows(name)
         return cut(ints if rows is None else ints.rows(rows), part)
 
     def _hub_rows(self, name: str) -> Tensor | None:
-        """Which of the file's rows come first, second, ...; None: they are in the hub's order."""
+        """The file's rows in the hub's order; None: they are in that order."""
         if not self._interleaved_rope:
             return None
         if ".q_proj." in name:
@@ -97,11 +97,11 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
             return f"model.layers.{layer}.self_attn.sinks"
         case ["blk", layer, part, kind] if part in in_layer:
             return f"model.layers.{layer}.{in_layer[part]}.{kind}"
-    return name  # unknown: nobody takes it, and it is named as one too many
+    return name  # unknown: Weights.finish reports it as unused
 
 
 def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
-    """A tensor that has a matrix or a bias of each expert, one after the other, as these."""
+    """A tensor of all experts as one tensor per expert."""
     match info.name.split("."):
         case ["blk", layer, part, kind] if part in EXPERTS and len(info.shape) == (3 if kind == "weight" else 2):
             each = info.num_bytes // info.shape[0]

@@ -56,10 +56,10 @@ def _gemma2_flags(config: Mapping[str, Any]) -> Flags:
 def _gemma3_flags(config: Mapping[str, Any]) -> Flags:
     return {
         **_gemma2_flags(config),
-        "attention_cap": 0.0,  # transformers has the key and does not read it
+        "attention_cap": 0.0,  # transformers has the key but does not read it
         "qk_norm": True,
         "window_rope": hub_window_rope(config, config["rope_local_base_freq"]),
-        "max_model_len": config["max_position_embeddings"],  # with the stretched positions
+        "max_model_len": config["max_position_embeddings"],  # after RoPE scaling
     }
 
 
@@ -84,7 +84,7 @@ def _granite_flags(config: Mapping[str, Any]) -> Flags:
 
 def _exaone4_flags(config: Mapping[str, Any]) -> Flags:
     flags: Flags = {"qk_norm": True, "norms": "after"}
-    if config.get("sliding_window"):  # then the layers that see everything do not rotate
+    if config.get("sliding_window"):  # then full-attention layers are NoPE layers
         flags["nope_layers"] = tuple(layer for layer, window in enumerate(hub_windows(config)) if not window)
     return flags
 
@@ -93,7 +93,7 @@ def _experts(config: Mapping[str, Any], renormalises: bool) -> Flags:
     return {
         "num_experts": config.get("num_local_experts") or config["num_experts"],
         "experts_per_token": config["num_experts_per_tok"],
-        "renormalises_experts": renormalises,
+        "renormalizes_experts": renormalises,
     }
 
 
@@ -142,7 +142,7 @@ GEMMA_DEFAULTS = {
 
 GLM_DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
 
-# What a config.json may leave out, because transformers' class of the family knows it
+# Defaults of transformers' config classes, which a config.json may leave out
 HUB_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_theta": 500_000.0, "sliding_window": 4096},
     "gemma": {"head_dim": 256, "tie_word_embeddings": True},
@@ -179,7 +179,7 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "llama": _llama_flags,
     "mistral": lambda config: {},
     "ministral": lambda config: {},
-    "phi3": lambda config: {},  # what it keeps in one matrix fused_weights.py takes apart
+    "phi3": lambda config: {},  # its fused matrices: fused_weights.py
     "qwen2": lambda config: {"qkv_bias": True},
     "qwen3": _qwen3_flags,
     "olmo2": _olmo2_flags,
@@ -198,11 +198,11 @@ HUB_FLAGS: Mapping[str, Callable[[Mapping[str, Any]], Flags]] = {
     "gemma3_text": _gemma3_flags,
 }
 
-# A model of text and more, and what its language model is on its own
+# Multimodal model_type -> that of its language model
 TEXT_PARTS = {"gemma3": "gemma3_text"}
 
 
-# The last of so many layers sees everything, 0: none does; unless config.json says more
+# Every n-th layer has full attention; 0: none has. config.json overrides it
 WINDOW_PERIODS = {
     "mistral": 0,
     "ministral": 0,

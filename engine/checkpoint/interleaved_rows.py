@@ -1,4 +1,4 @@
-"""Interleaved RoPE checkpoints, whose rotary pairs are neighboring rows, seen as half-rotated (NeoX) ones."""
+"""Interleaved RoPE checkpoints, whose rotary pairs are neighboring rows, permuted to half-rotated (NeoX) ones."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 
-__all__ = ["Halves"]
+__all__ = ["HalfRotatedRows"]
 
 
-class Halves:
-    """Rows of `q_proj` and `k_proj` in another order within each head; other tensors stay.
+class HalfRotatedRows:
+    """Permutes the rows of `q_proj` and `k_proj` within each head; other tensors pass unchanged.
 
     rotated dimensions   0 1 2 3 4 5   become   0 2 4 1 3 5; those that are not rotated stay
     """
@@ -41,7 +41,7 @@ class Halves:
         return matrix[rows] if isinstance(matrix, Tensor) else matrix.rows(rows)
 
     def _rows(self, count: int) -> Tensor:
-        """Of whole heads."""
+        """The permutation of `count` rows, whole heads."""
         return (torch.arange(0, count, self._head_dim)[:, None] + self._order).flatten()
 
 

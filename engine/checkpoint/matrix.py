@@ -1,4 +1,4 @@
-"""A linear layer's weight as a checkpoint has it: dense, or group-quantized."""
+"""A linear layer's weight: a dense tensor, or group-quantized. Sharding and stacking of either."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Matrix = Tensor | GroupQuantized
 
 
 def cut(matrix: Matrix, part: Shard | None) -> Matrix:
-    """A part of it. Where a group would be cut in two, its numbers are dense from then on."""
+    """A shard. If the cut goes through a group, the shard is dequantized."""
     if part is None:
         return matrix
     if isinstance(matrix, GroupQuantized):
@@ -28,14 +28,14 @@ def cut(matrix: Matrix, part: Shard | None) -> Matrix:
 
 
 def stacked(parts: Sequence[Matrix], dtype: torch.dtype | None = None) -> Matrix:
-    """One below the other; where they are not of one kind, all are made dense."""
+    """Stacks matrices along their outputs; if they are not of one kind, all are dequantized."""
     if len({kind_of(part) for part in parts}) == 1:
         return _stacked(list(parts))
     return torch.cat([part if isinstance(part, Tensor) else part.dense().to(dtype) for part in parts])
 
 
 def kind_of(matrix: Matrix) -> object:
-    """Equal for matrices that can be stacked as they are."""
+    """A key that is equal for matrices that can be stacked without dequantizing."""
     return matrix.kind if isinstance(matrix, GroupQuantized) else None
 
 

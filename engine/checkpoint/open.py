@@ -10,14 +10,14 @@ from engine.checkpoint.fused_weights import Unfused
 from engine.checkpoint.gguf_arch import arch_from_gguf
 from engine.checkpoint.gguf_file import read_index
 from engine.checkpoint.gguf_weights import GgufSource
-from engine.checkpoint.interleaved_rows import Halves
+from engine.checkpoint.interleaved_rows import HalfRotatedRows
 from engine.checkpoint.quantized_weights import QuantizedSource
-from engine.checkpoint.renamed_weights import UsualNames
+from engine.checkpoint.renamed_weights import CanonicalNames
 from engine.checkpoint.safetensors_weights import SafetensorsSource
 from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
-from engine.checkpoint.weight_formats import packing_of
+from engine.checkpoint.weight_formats import weight_format_of
 from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
 
@@ -38,14 +38,14 @@ def open_weights(
         return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
     quantization = _config(files).get("quantization_config")
     if arch.stacked_experts and (quantization or {}).get("quant_method") == "mxfp4":
-        quantization = None  # of experts alone: SeparateExperts knows it
-    packing = packing_of(quantization, dtype) if quantization else None  # complains before anything is opened
-    plain: TensorSource = UsualNames(SafetensorsSource(files.path))
+        quantization = None  # of experts alone: SeparateExperts reads it
+    weight_format = weight_format_of(quantization, dtype) if quantization else None  # raises before any file is opened
+    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path))
     if arch.stacked_experts:
         plain = SeparateExperts(plain, device)
-    if packing is None:
+    if weight_format is None:
         return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
-    source = QuantizedSource(plain, packing, device)
+    source = QuantizedSource(plain, weight_format, device)
     return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
 
 
@@ -62,4 +62,4 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 
 def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
     unfused = Unfused(source, arch)
-    return Halves(unfused, arch) if arch.interleaved_rope else unfused
+    return HalfRotatedRows(unfused, arch) if arch.interleaved_rope else unfused

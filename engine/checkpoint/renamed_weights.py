@@ -1,4 +1,4 @@
-"""Checkpoints with other weight names, or with more in them than a language model."""
+"""Checkpoints with other weight names, or of multimodal models, of which the language model is taken."""
 
 import logging
 
@@ -8,11 +8,11 @@ from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 
-__all__ = ["UsualNames"]
+__all__ = ["CanonicalNames"]
 
 log = logging.getLogger(__name__)
 
-# where a language model is in a larger one, as older and as newer transformers write it
+# the language model's prefix in a multimodal model, as older and as newer transformers write it
 LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
 SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
@@ -26,8 +26,8 @@ GLM4 = {
 }
 
 
-class UsualNames:
-    """Tensors of the language model under the names that the decoder asks for. Those that see are left aside, which is
+class CanonicalNames:
+    """Tensors of the language model under the names that the decoder takes. Vision weights are skipped, which is
     logged."""
 
     def __init__(self, source: TensorSource) -> None:
@@ -37,7 +37,7 @@ class UsualNames:
         if unseen:
             log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
         is_glm4 = any(".post_self_attn_layernorm." in name for name in names)
-        self._names = {_usual_name(name, is_glm4): name for name in names - unseen}
+        self._names = {_canonical_name(name, is_glm4): name for name in names - unseen}
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -52,7 +52,7 @@ class UsualNames:
         return self._source.read_matrix(self._names[name], part)
 
 
-def _usual_name(name: str, is_glm4: bool) -> str:
+def _canonical_name(name: str, is_glm4: bool) -> str:
     for there, usual in LANGUAGE.items():
         if name.startswith(there):
             return usual + name.removeprefix(there)

@@ -17,36 +17,36 @@ __all__ = [
 
 
 class LinearScaling(msgspec.Struct, frozen=True):
-    """All positions are closer together."""
+    """All positions are divided by one factor (position interpolation)."""
 
     factor: float
 
 
 class Llama3Scaling(msgspec.Struct, frozen=True):
-    """Waves that do not fit often enough into the original context are slowed down, with a smooth passage."""
+    """Low frequencies are divided by the factor, high ones kept, with a linear ramp between."""
 
     factor: float
     original_context_len: int
-    low_freq_factor: float  # waves that fit fewer times into the original context are slowed by the whole factor
-    high_freq_factor: float  # waves that fit more times are left alone
+    low_freq_factor: float  # turns over the original context, below which the whole factor applies
+    high_freq_factor: float  # turns above which a frequency is kept
 
 
 class YarnScaling(msgspec.Struct, frozen=True):
-    """The passage runs linearly over the dimensions; rotated queries and keys grow by `amplitude`."""
+    """YaRN: the ramp is linear over dimensions; rotated queries and keys are multiplied by `amplitude`."""
 
     factor: float
     original_context_len: int
-    beta_fast: float  # turns over the original context from which on a dimension is left alone
-    beta_slow: float  # turns up to which it is slowed by the whole factor
+    beta_fast: float  # turns over the original context from which on a dimension is kept
+    beta_slow: float  # turns up to which the whole factor applies
     amplitude: float
-    whole_dims: bool = True  # the passage begins and ends at whole dimensions
+    whole_dims: bool = True  # the ramp begins and ends at whole dimensions
 
 
 class LongScaling(msgspec.Struct, frozen=True):
-    """Each pair is slowed by a factor of its own; rotated queries and keys grow by `amplitude`.
+    """LongRoPE: each pair has its own factor; rotated queries and keys are multiplied by `amplitude`.
 
-    Which factors: the long ones for all positions if the context may be longer than the original one, else the short
-    ones. (Going over from one to the other inside a sequence would make its first keys wrong.)
+    The long factors apply to all positions if the context may be longer than the original one, else the short ones. (A
+    switch inside a sequence would make its first keys wrong.)
     """
 
     short: tuple[float, ...]
@@ -64,7 +64,7 @@ class Rope(msgspec.Struct, frozen=True):
 
 
 def amplitude(scaling: RopeScaling | None) -> float:
-    """What rotated queries and keys are multiplied by."""
+    """The factor of rotated queries and keys (attention factor, mscale)."""
     return scaling.amplitude if isinstance(scaling, YarnScaling | LongScaling) else 1.0
 
 

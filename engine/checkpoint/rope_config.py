@@ -11,7 +11,7 @@ __all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "hub_window_rope", "scaled
 
 
 def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json says of positions; where layers differ, of those that see everything."""
+    """The RoPE parameters of config.json; where layers differ, those of full-attention layers."""
     given = config.get("rope_parameters") or {}
     # old configs have rope_theta at the top and the rest in rope_scaling, new ones all of it in rope_parameters
     old = {"rope_theta": 10000.0, **config, **(config.get("rope_scaling") or {})}
@@ -19,7 +19,7 @@ def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hub_window_rope(config: Mapping[str, Any], theta: float) -> Rope:
-    """The same of layers with a window. Old configs scale the others alone, and may not say theta."""
+    """The same of sliding-window layers. Old configs scale full attention alone, and may have no theta."""
     given = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
     return Rope(float(given.get("rope_theta", theta)), hub_scaling(given, config["max_position_embeddings"]))
 
@@ -53,7 +53,7 @@ def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None
 
 def gguf_scaling(sizes: Mapping[str, Any], tensors: Container[str]) -> RopeScaling | None:
     original = sizes.get("rope.scaling.original_context_length") or sizes["context_length"]
-    if "rope_factors_long.weight" in tensors:  # the factors of each pair are read with the weights
+    if "rope_factors_long.weight" in tensors:  # the per-pair factors are among the weights
         return LongScaling((), (), original, sizes.get("rope.scaling.attn_factor", 1.0))
     kind, factor = sizes.get("rope.scaling.type", "none"), sizes.get("rope.scaling.factor", 0.0)
     if kind == "none" or not factor:
@@ -61,7 +61,9 @@ def gguf_scaling(sizes: Mapping[str, Any], tensors: Container[str]) -> RopeScali
     if kind == "linear":
         return LinearScaling(factor)
     if kind == "yarn":
-        told = {"attention_factor": sizes.get("rope.scaling.yarn_attn_factor")}  # in the hub's meaning: all of it
+        told = {
+            "attention_factor": sizes.get("rope.scaling.yarn_attn_factor")
+        }  # in the hub's meaning: the whole attention factor
         amplitude = sizes.get("rope.scaling.attn_factor", 1.0) * _yarn_amplitude(factor, told)
         fast, slow = (sizes.get(f"rope.scaling.yarn_beta_{end}", by) for end, by in (("fast", 32.0), ("slow", 1.0)))
         return YarnScaling(factor, original, fast, slow, amplitude)

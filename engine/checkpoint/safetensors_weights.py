@@ -1,4 +1,4 @@
-"""Weights of a hub model's folder in safetensors: one file, or several with an index."""
+"""Weights in safetensors: one file of a folder, or several with an index."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ class SafetensorsSource:
         return tuple(self._slice(name).get_shape())
 
     def read(self, name: str, part: Shard | None = None) -> Tensor:
-        """Reads a part's bytes only."""
+        """Reads the shard's bytes only."""
         tensor: Tensor
         if part is None:
             tensor = self._files[self._holder[name]].get_tensor(name)  # type: ignore[no-untyped-call]

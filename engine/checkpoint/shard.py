@@ -17,7 +17,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def shard_arch(arch: ModelArch, size: int) -> ModelArch:
-    """What one of `size` ranks computes. Raises ModelError, which names the sizes that work."""
+    """The architecture of one of `size` ranks. Raises ModelError, which names the sizes that work."""
     if not _fits(arch, size):
         works = ", ".join(str(n) for n in range(1, arch.num_heads + 1) if _fits(arch, n))
         raise ModelError(

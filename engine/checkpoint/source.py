@@ -1,4 +1,4 @@
-"""Resolves a model name to files: hub id, folder, GGUF file or Python package. Torch-free: ingresses use it too."""
+"""Resolves a model name to files: hub id, folder, GGUF file or Python package. Torch-free, for ingresses too."""
 
 import re
 from importlib.util import find_spec
@@ -20,13 +20,13 @@ HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?(?::([\w.-]+))?
 
 
 class Hub(Protocol):
-    """Where models are downloaded from; engine/checkpoint/hub.py is one. Both raise ModelError."""
+    """A model hub; engine/checkpoint/hub.py is Hugging Face's. Both calls raise ModelError."""
 
     def download(self, repo_id: str, revision: str | None, *, weights: bool) -> Path:
         """A folder with config.json and tokenizer, and with safetensors if `weights`."""
 
     def download_gguf(self, repo_id: str, revision: str | None, quantization: str, *, weights: bool) -> Path:
-        """A .gguf file; without `weights` perhaps no more than its metadata."""
+        """A .gguf file; without `weights` possibly its metadata alone."""
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 def resolve(source: str, hub: Hub = hugging_face, *, weights: bool = True) -> ModelFiles:
     """Finds a model's files, downloading what is missing. Raises ModelError, which says what was looked for.
 
-    Without `weights` a hub's model has its configuration and tokenizer alone, and its .gguf file perhaps only a head.
+    Without `weights` a hub's model is its configuration and tokenizer alone, a .gguf file possibly its head.
     """
     if source.startswith("package:"):
         return _local(_in_package(source), source)
@@ -63,7 +63,7 @@ def _in_package(source: str) -> Path:
     name, _, file = source.removeprefix("package:").partition("/")
     if not name.isidentifier() or not file:
         raise ModelError(f"{source!r} is not of the form package:NAME/FILE, NAME being an importable package")
-    spec = find_spec(name)  # finds a top-level package without importing it
+    spec = find_spec(name)  # find_spec does not import a top-level package
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise ModelError(f"{source}: no package {name!r} is installed; {SOURCES}")

@@ -4,7 +4,7 @@
     down_proj       [E, F, M]     with down_proj_bias [E, M]
 
 or, in MXFP4, these transposed, in groups of 32 inputs: NAME_blocks [E, O, G, 16] uint8, two numbers of 4 bits a byte,
-the first in its low half, and NAME_scales [E, O, G] uint8: by which power of 2 a group is multiplied, plus 127.
+the first in its low half, and NAME_scales [E, O, G] uint8: E8M0, the power of 2 that multiplies a group, plus 127.
 """
 
 import torch
@@ -22,10 +22,10 @@ STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 class SeparateExperts:
-    """Each expert's matrices under names of their own; other tensors stay.
+    """Gives each expert's matrices names of their own; other tensors pass unchanged.
 
-    What is in MXFP4 is sent to the device as it is. The last expert's rows are kept until all of its matrices that are
-    in them were read: these are asked for one after the other.
+    MXFP4 is sent to the device as it is, and dequantized there. The rows of the expert read last are kept, since its
+    gate and up projections are read one after the other.
     """
 
     def __init__(self, source: TensorSource, device: torch.device) -> None:

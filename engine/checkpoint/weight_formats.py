@@ -19,34 +19,32 @@ from engine.checkpoint.matrix import Matrix
 from engine.errors import ModelError
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["Packing", "packing_of"]
+__all__ = ["WeightFormat", "weight_format_of"]
 
 Parts = Callable[[str], Tensor]  # by name, of one matrix
-AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 eight neighboring outputs lie
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # positions of eight neighboring outputs in an int32
 
 
-class Packing(Protocol):
-    main: tuple[str, ...]  # a matrix that has one of these tensors is packed
-    parts: tuple[str, ...]  # all that a packed matrix may have
+class WeightFormat(Protocol):
+    main: tuple[str, ...]  # a matrix that has one of these tensors is in this format
+    parts: tuple[str, ...]  # all tensors that such a matrix may have
 
     def shape(self, main: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """[O, I], from the shape of the main tensor; None: it is that of `weight`."""
+        """[O, I] from the shape of the main tensor; None: that of `weight`."""
         ...
 
     def read(self, parts: Parts, has: Callable[[str], bool]) -> Matrix: ...
 
 
-def packing_of(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
-    """Reads the quantization_config of a config.json. Raises ModelError for what is not supported. `dtype` is the
-    model's.
-    """
+def weight_format_of(config: Mapping[str, Any], dtype: torch.dtype) -> WeightFormat:
+    """Reads a config.json's quantization_config; `dtype` is the model's. Raises ModelError for unsupported formats."""
     try:
-        return _packing(config, dtype)
+        return _weight_format(config, dtype)
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"quantization_config is not complete: {type(error).__name__} {error}") from error
 
 
-def _packing(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
+def _weight_format(config: Mapping[str, Any], dtype: torch.dtype) -> WeightFormat:
     method = config.get("quant_method")
     match method:
         case "gptq":
@@ -67,7 +65,7 @@ def _packing(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
     )
 
 
-def _compressed(config: Mapping[str, Any], dtype: torch.dtype) -> Packing:
+def _compressed(config: Mapping[str, Any], dtype: torch.dtype) -> WeightFormat:
     groups = list((config.get("config_groups") or {}).values())
     forms = {group.get("format") or config.get("format") for group in groups}
     if forms and forms <= {"float-quantized", "int-quantized", "naive-quantized"}:
@@ -102,7 +100,7 @@ class Gptq:
     parts: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
 
     def __init__(self, bits: int, adds_one: bool) -> None:
-        """adds_one   zeros are kept less one, as AutoGPTQ's first format has it"""
+        """adds_one   stored zeros are less by one, as in AutoGPTQ's v1 format"""
         self._bits = bits
         self._adds_one = adds_one
 
@@ -153,9 +151,7 @@ class Packed:
 
 
 class Scaled:
-    """Activations are not rounded here, so the scales for that are not needed. What is not kept as integers is made
-    dense in `dtype`.
-    """
+    """Activation scales are ignored: activations stay in `dtype`. Float8 is dequantized to `dtype`."""
 
     main: tuple[str, ...] = ("weight_scale", "weight_scale_inv")
     parts: tuple[str, ...] = (
@@ -195,9 +191,9 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
 def _grouped(
     codes_OI: Tensor, factors_OG: Tensor, zeros_OG: Tensor, bits: int, group_of_I: Tensor | None = None
 ) -> Matrix:
-    """factor * (code - zero), as integers where a kernel could take them.
+    """factor * (code - zero), group-quantized where a kernel takes it, else dense.
 
-    group_of_I   which group an input belongs to, where that may be others than its neighbors'
+    group_of_I   the group of each input (g_idx), where groups are not runs of neighbors
     """
     num_in, num_groups = codes_OI.shape[1], factors_OG.shape[1]
     group = -(-num_in // num_groups)
@@ -209,7 +205,7 @@ def _grouped(
     factors_OG = factors_OG.contiguous()
     middle = 1 << bits - 1
     is_symmetric = bool((zeros_OG == middle).all())
-    # 8 bits are kept as they fit into a signed byte, with a zero that is as much smaller
+    # 8-bit codes are shifted into a signed byte, and their zeros by as much
     shift = middle if is_symmetric or bits == 8 else 0
     offsets_OG = None if is_symmetric else factors_OG * (shift - zeros_OG)
     ints_OI = (codes_OI.contiguous() - shift).view(torch.int8)

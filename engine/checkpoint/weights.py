@@ -17,7 +17,7 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """Takes tensors from a source, one at a time, so that never more than one is held twice. `dtype` is the model's."""
+    """Takes tensors from a source one at a time, so that at most one is in memory twice. `dtype` is the model's."""
 
     def __init__(
         self,
@@ -25,42 +25,39 @@ class Weights:
         dtype: torch.dtype,
         device: torch.device,
         keeps_ints: bool = False,
-        says_nothing: Callable[[str], bool] = lambda name: False,
+        may_be_unused: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        """keeps_ints     quantized matrices stay so; else they are dequantized to `dtype`
-        says_nothing   whether a tensor may be left over
+        """keeps_ints      group-quantized matrices stay so; else they are dequantized to `dtype`
+        may_be_unused   whether a tensor of that name may stay unread
         """
         self._source = source
-        self._says_nothing = says_nothing
+        self._may_be_unused = may_be_unused
         self._keeps_ints = keeps_ints
         self.dtype = dtype
         self._device = device
         self._left = source.names()
-        # the bar is for people: a log would only fill up
+        # a progress bar only on a terminal
         self._bar = tqdm(total=len(self._left), desc="weights", unit="tensor", disable=not sys.stderr.isatty())
 
     def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Shard | None = None) -> Tensor:
-        """A tensor that must be there, in this shape, or a part of it.
-
-        `dtype` other than the model's for the few that need it.
-        """
-        self._tick_off(name, shape)
+        """A tensor that must exist in this shape, or a shard of it, in `dtype` (None: the model's)."""
+        self._mark_read(name, shape)
         return self._source.read(name, part).to(self._device, dtype or self.dtype)
 
     def take_matrix(self, name: str, *shape: int, part: Shard | None = None) -> Matrix:
-        """The same of a linear layer."""
+        """A linear layer's weight that must exist in this shape, or a shard of it."""
         if not self._keeps_ints:
             return self.take(name, *shape, part=part)
-        self._tick_off(name, shape)
+        self._mark_read(name, shape)
         matrix = self._source.read_matrix(name, part)
         return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
 
-    def ints_again(self, name: str, part: Shard | None = None) -> GroupQuantized | None:
-        """A matrix that was taken as a tensor, as integers; None where it is not kept so."""
+    def take_group_quantized(self, name: str, part: Shard | None = None) -> GroupQuantized | None:
+        """A matrix that was taken before as a dense tensor, group-quantized; None if the checkpoint has it dense."""
         matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
         return matrix.to(self._device) if isinstance(matrix, GroupQuantized) else None
 
-    def _tick_off(self, name: str, shape: tuple[int, ...]) -> None:
+    def _mark_read(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:
             raise ModelError(f"the weights lack {name}")
         self._left.remove(name)
@@ -76,12 +73,12 @@ class Weights:
         return self._source.shape(name)
 
     def finish(self, tied: bool) -> None:
-        """Raises ModelError for tensors that nobody took: they would change what the model says."""
+        """Raises ModelError for tensors that were never read: they would change the model's outputs."""
         self._bar.close()
         left = {name for name in self._left if not name.endswith("rotary_emb.inv_freq")}  # computed from the config
         if tied:
             left.discard("lm_head.weight")  # a copy of the embedding
-        left = {name for name in left if not self._says_nothing(name)}
+        left = {name for name in left if not self._may_be_unused(name)}
         if left:
             few = ", ".join(sorted(left)[:5])
             raise ModelError(f"the weights have {len(left)} tensors that this architecture does not know: {few}")

@@ -1,5 +1,5 @@
-"""Between the host and an accelerator: copies that nobody waits for, and the capture of CUDA graphs.
+"""The device: asynchronous copies between host and GPU, and CUDA graph capture.
 
-`transfer.py` moves small tensors; `cuda_capture.py` records launches as a CUDA graph. Both know nothing of models.
+`transfer.py` copies small tensors; `cuda_capture.py` captures launches as a CUDA graph. Neither knows about models.
 Tested in tests/engine/device, with a fake device where no GPU is.
 """

@@ -1,9 +1,8 @@
-"""Captures work on a GPU as a CUDA graph, and leaves the process fit to go on where that fails.
+"""CUDA graph capture that leaves the process usable if a capture fails.
 
-Before torch 2.12 a capture that CUDA ends with an error leaves torch's caching allocator as if it still went on: the
-next time that memory is short, or is given back, an internal assertion fails (pytorch/pytorch#180395). What torch
-leaves out is done here then: the pool's capture is ended, the stream of before is the current one again, and later
-graphs take their memory from another pool.
+Before torch 2.12 a capture that CUDA ends with an error leaves torch's caching allocator in the capturing state: an
+internal assertion fails at the next out-of-memory or release (pytorch/pytorch#180395). This module does then what torch
+leaves out: it ends the pool's capture, restores the current stream, and gives later graphs another pool.
 """
 
 import weakref
@@ -16,38 +15,38 @@ from torch import Tensor
 __all__ = ["Capture", "CaptureError", "CudaCapture", "CudaMemory", "Run", "cuda_capture"]
 
 Run = Callable[[], Tensor]
-Capture = Callable[[Run], Run]  # what it returns does the same work again and gives the same tensor
+Capture = Callable[[Run], Run]  # returns the replay, which gives the same tensor each time
 
 
 class CaptureError(RuntimeError):
-    """The work was computed, but could not be recorded. Everything else goes on as before."""
+    """The work was computed, but could not be captured. The process is as before."""
 
 
 class CudaCapture:
-    """CUDA graphs, which share their scratch memory: only one may run at a time."""
+    """Captures CUDA graphs that share one memory pool: only one may run at a time."""
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda, allocator: Any = torch._C) -> None:
         self._device, self._cuda, self._allocator = device, cuda, allocator
         self._stream = cuda.Stream(device)
         self._pool = cuda.graph_pool_handle()
         self._alive: weakref.WeakSet[_Replay] = weakref.WeakSet()  # of this pool
-        self._failed: list[Any] = []  # torch goes on asking these for whom pinned memory is
+        self._failed: list[Any] = []  # kept alive: torch goes on asking them about pinned memory
 
     def __call__(self, run: Run) -> Run:
-        """Raises CaptureError. What `run` itself raises, before anything is recorded, is raised as it is."""
+        """Captures `run` after one eager call of it, whose errors pass through. Raises CaptureError."""
         cuda = self._cuda
         before = cuda.current_stream(self._device)
         self._stream.wait_stream(before)
         with cuda.stream(self._stream):
-            run()  # compiles what has not been, and lets libraries allocate
+            run()  # compiles kernels, and lets libraries allocate
         cuda.synchronize(self._device)
-        if not self._alive:  # torch does not take a pool again that all graphs have left
+        if not self._alive:  # torch does not reuse a pool whose graphs are all gone
             self._pool = cuda.graph_pool_handle()
         graph = cuda.CUDAGraph()
         try:
             with cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 out = run()
-        except Exception as error:  # of any kind: a kernel, torch and CUDA may refuse to be recorded
+        except Exception as error:  # of any kind: a kernel, torch and CUDA may refuse capture
             cuda.set_stream(before)
             self._clean_up(graph)
             raise CaptureError(f"{type(error).__name__}: {error}") from error
@@ -56,7 +55,7 @@ class CudaCapture:
         return replay
 
     def _clean_up(self, graph: Any) -> None:
-        """Raises RuntimeError where the process cannot go on."""
+        """Ends a failed capture. Raises RuntimeError if the process is not usable any more."""
         self._failed.append(graph)
         index = self._cuda.current_device() if self._device.index is None else self._device.index
         try:
@@ -90,17 +89,17 @@ def cuda_capture(device: torch.device) -> Capture:
 
 
 class CudaMemory:
-    """A card's memory, as far as graphs are concerned."""
+    """A GPU's memory, as the CUDA graph cache asks for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def free_bytes(self) -> int:
-        """What the driver could give out now, the caching allocator's spare memory included."""
+        """Bytes that can be allocated now, the caching allocator's unused ones included."""
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(self._device)[0]
 
     def driver_bytes(self) -> int:
-        """What is taken outside the caching allocator: graphs are, beside what others and libraries have."""
+        """Bytes taken outside the caching allocator: by graphs, libraries and other processes."""
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free - torch.cuda.memory_reserved(self._device)

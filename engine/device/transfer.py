@@ -1,4 +1,4 @@
-"""Copies between host and device without synchronization: what is queued on a GPU goes on meanwhile."""
+"""Asynchronous copies between host and device, through pinned memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,17 @@ __all__ = ["HostCopy", "to_device"]
 
 
 def to_device(values: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """The copy is queued behind what the device has to do."""
+    """Queues the copy behind the device's work."""
     tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
     if device.type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # of other memory the host waits for the whole queue
+    return tensor.pin_memory().to(
+        device, non_blocking=True
+    )  # from pageable memory the host would wait for the whole queue
 
 
 class HostCopy:
-    """A tensor's values, on their way since this was made."""
+    """A copy to the host, queued at construction."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived = None
@@ -30,7 +32,7 @@ class HostCopy:
             self._arrived.record()
 
     def tolist(self) -> Any:
-        """Waits for them, but for nothing that was queued later."""
+        """Waits for the copy, but for nothing that was queued later."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._here.tolist()

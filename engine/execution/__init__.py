@@ -4,6 +4,5 @@
 
 `load.py` makes an executor of a config. `inline_executor.py` runs one rank, `tensor_parallel_executor.py` several.
 `cuda_graphs.py` with `cuda_graph_cache.py` and `cuda_graph_inputs.py` replays decode steps on a GPU, `warm_up.py`
-computes every kind of step before anybody asks, `cascade_timing.py` measures from where on a shared prefix is read
-once.
+runs every kind of step before the first request, `cascade_timing.py` measures when cascade attention pays.
 """

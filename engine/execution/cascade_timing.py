@@ -1,4 +1,4 @@
-"""Times cascade attention: from how many rows and tokens on a shared prefix is worth reading once on this device."""
+"""Times cascade attention: from how many sequences and shared tokens on it is faster on this device."""
 
 import logging
 import time
@@ -20,37 +20,37 @@ log = logging.getLogger(__name__)
 
 ROWS = (4, 8, 16, 32, 64)
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
-LEAST_CASE = CascadeThresholds(((ROWS[0], TOKENS[0]),))  # that can be found to be worth it
-OWN_TOKENS = 128  # of each row, behind what is shared
+LEAST_CASE = CascadeThresholds(((ROWS[0], TOKENS[0]),))  # the smallest case that is timed
+OWN_TOKENS = 128  # of each sequence, behind the shared prefix
 LEAST_GAIN = 0.03  # below it is noise
 REPEATS = 5
 
 Times = Callable[[int, int], tuple[float, float] | None]
 
 
-def measure_thresholds(times: Times, agree: Callable[[bool], bool] = lambda wins: wins) -> CascadeThresholds:
-    """`times` takes rows and tokens and gives what each row for itself takes and what the group takes, or None where
-    there is no room for them. What wins for some rows wins for more, so few of all cases are looked at.
+def measure_thresholds(times: Times, broadcast: Callable[[bool], bool] = lambda wins: wins) -> CascadeThresholds:
+    """Times few of all cases: what pays for some rows pays for more.
 
-    `agree` takes what this rank has found and returns what all go by.
+    times       takes rows and shared tokens, returns seconds without and with cascade attention; None: out of blocks
+    broadcast   takes this rank's finding, returns the first rank's
     """
     steps: list[tuple[int, int]] = []
     for rows in ROWS:
         for tokens in TOKENS:
             if steps and tokens >= steps[-1][1]:
-                break  # fewer rows have won with so many
+                break  # it pays for fewer rows with so many tokens
             found = times(rows, tokens)
             if found is None:
                 break
             apart, together = found
-            if agree(together < (1 - LEAST_GAIN) * apart):
+            if broadcast(together < (1 - LEAST_GAIN) * apart):
                 steps.append((rows, tokens))
                 break
     return CascadeThresholds(tuple(steps))
 
 
 class AttentionTimer:
-    """Times the attention layers of a decoder on blocks that nobody has written yet."""
+    """Times the attention layers of a decoder on blocks with undefined contents."""
 
     def __init__(
         self, decoder: Decoder, kv: KVCache, max_model_len: int, max_rows: int, device: torch.device, capture: Capture
@@ -59,7 +59,7 @@ class AttentionTimer:
         self._max_context_len, self._max_rows = max_model_len, max_rows
 
     def __call__(self, rows: int, tokens: int) -> tuple[float, float] | None:
-        """Seconds of `rows` sequences that share `tokens`: each for itself, and as a group."""
+        """Seconds of `rows` sequences that share `tokens`, without and with cascade attention."""
         block_size = self._kv.block_size
         num_shared, num_own = tokens // block_size, -(-(OWN_TOKENS + 1) // block_size)
         needed = num_shared + rows * num_own
@@ -79,7 +79,7 @@ class AttentionTimer:
         return self._seconds(apart), self._seconds(together)
 
     def _seconds(self, batch: ForwardBatch) -> float:
-        """The least of some."""
+        """The least of several runs."""
 
         def run() -> Tensor:
             return self._decoder.attend(batch, self._kv)

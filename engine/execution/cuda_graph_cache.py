@@ -1,8 +1,8 @@
-"""CUDA graphs by shape, no more than memory is set aside for: the least recently used one is evicted.
+"""The CUDA graph cache: captured graphs by shape, within a memory budget; the least recently used one is evicted.
 
-A shape that cannot be recorded runs eagerly, kernel by kernel. Of several ranks either all replay a shape or none does,
-and all evict the same ones: else they would not call their collectives alike. So every look at a rank's own memory, and
-the outcome of every capture, is agreed on.
+A shape that cannot be captured runs eagerly. Tensor-parallel ranks must call their collectives alike, so either all of
+them replay a shape or none does, and all evict the same graphs: free memory and the outcome of every capture go through
+an all-reduce (minimum).
 """
 
 import logging
@@ -21,16 +21,16 @@ __all__ = ["GRAPH_BYTES", "MAX_GRAPHS", "CudaGraphCache", "GraphMemory", "graphs
 log = logging.getLogger(__name__)
 
 MAX_GRAPHS = 72  # two for each of 35 numbers of rows; vLLM and SGLang record 35 to 67
-GRAPH_BYTES = 24 << 20  # of one of a whole model, until some were measured; outside the caching allocator
+GRAPH_BYTES = 24 << 20  # of one graph of a whole model, until MEASURED were captured; outside the caching allocator
 BUDGET_SHARE = 32  # graphs get at most this fraction, 1 / 32, of a card
-LEAST_FREE_BYTES = 512 << 20  # below it nothing is recorded
-MEASURED = 3  # so many graphs tell better than GRAPH_BYTES what one takes
-MAX_FAILURES = 3  # captures that fail; from then on none is tried, each of them costs a tenth of a second
-RETRY_CALLS = 1000  # a shape that found too little memory is tried again after so many
+LEAST_FREE_BYTES = 512 << 20  # below it nothing is captured
+MEASURED = 3  # from so many graphs on their measured size replaces GRAPH_BYTES
+MAX_FAILURES = 3  # failed captures, after which none is tried: each costs 0.1 s
+RETRY_CALLS = 1000  # a shape that found too little memory is tried again after so many calls
 
 
 def graphs_budget(total_bytes: int) -> int:
-    """What is set aside for graphs on a card of that size."""
+    """The memory budget of CUDA graphs on a GPU with `total_bytes`."""
     return min(MAX_GRAPHS * GRAPH_BYTES, total_bytes // BUDGET_SHARE)
 
 
@@ -38,7 +38,7 @@ class GraphMemory(Protocol):
     def free_bytes(self) -> int: ...
 
     def driver_bytes(self) -> int:
-        """What is taken outside the caching allocator."""
+        """Bytes taken outside the caching allocator."""
         ...
 
 
@@ -53,23 +53,28 @@ class CudaGraphCache:
         capture: Capture,
         memory: GraphMemory | None = None,
         budget_bytes: int = MAX_GRAPHS * GRAPH_BYTES,
-        agree: Callable[[int], int] | None = None,
+        all_reduce_min: Callable[[int], int] | None = None,
     ) -> None:
         """memory   None: only the number of graphs is bounded
-        agree    takes a number up to MAX_GRAPHS that this rank has, returns the least of all ranks'; None: one rank
+        all_reduce_min   takes this rank's number, up to MAX_GRAPHS, returns the least of all ranks'; None: one rank
         """
-        self._capture, self._memory, self._budget_bytes, self._agree = capture, memory, budget_bytes, agree
+        self._capture, self._memory, self._budget_bytes, self._all_reduce_min = (
+            capture,
+            memory,
+            budget_bytes,
+            all_reduce_min,
+        )
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()  # the least recently used one first
         self._eager_until: dict[Hashable, float] = {}  # in calls
         self._calls = self._num_failures = 0
 
     @property
     def shapes(self) -> tuple[Hashable, ...]:
-        """That are recorded, the least recently used one first."""
+        """The captured shapes, the least recently used one first."""
         return tuple(self._graphs)
 
     def run(self, shape: Hashable, run: Run) -> Tensor:
-        """Does the work of `run`, which is the same for equal shapes. The result is valid until the next call."""
+        """Replays the graph of the shape, or runs and captures `run`. The result is valid until the next call."""
         self._calls += 1
         graph = self._graphs.get(shape)
         if graph is not None:
@@ -87,7 +92,7 @@ class CudaGraphCache:
         return self._recorded(shape, run)
 
     def close(self) -> None:
-        """Before the process group that graphs call: NCCL waits for them."""
+        """Frees the graphs. Comes before the process group that they call is destroyed: NCCL waits for them."""
         self._graphs.clear()
 
     def _recorded(self, shape: Hashable, run: Run) -> Tensor:
@@ -98,8 +103,8 @@ class CudaGraphCache:
         except CaptureError as error:
             reason = str(error)
         except torch.OutOfMemoryError as error:  # of the run before, on a stream that has no spare memory yet
-            if self._agree is not None:
-                raise  # others are in the midst of a collective
+            if self._all_reduce_min is not None:
+                raise  # the other ranks are inside a collective
             reason = str(error)
         if not self._least_of_all(int(replay is not None)) or replay is None:
             self._num_failures += 1
@@ -114,7 +119,7 @@ class CudaGraphCache:
         return out
 
     def _most(self) -> int:
-        """How many graphs there may be, with the next one; 0: this one may not."""
+        """How many graphs fit, the next one included; 0: the next one does not."""
         if self._memory is None:
             return MAX_GRAPHS
         if self._memory.free_bytes() < LEAST_FREE_BYTES:
@@ -122,9 +127,9 @@ class CudaGraphCache:
         graph_bytes = GRAPH_BYTES
         if len(self._graphs) >= MEASURED:
             measured = [graph.num_bytes for graph in self._graphs.values()]
-            # without the largest: at the first one libraries took memory, at another one somebody else on the card
+            # without the largest: the first capture lets libraries allocate, and another process may share the GPU
             graph_bytes = (sum(measured) - max(measured)) // (len(measured) - 1)
         return min(MAX_GRAPHS, max(1, self._budget_bytes // max(1, graph_bytes)))
 
     def _least_of_all(self, number: int) -> int:
-        return number if self._agree is None else self._agree(number)
+        return number if self._all_reduce_min is None else self._all_reduce_min(number)

@@ -19,26 +19,25 @@ __all__ = ["CudaGraphInputs", "GraphShape"]
 class GraphShape(msgspec.Struct, frozen=True):
     num_rows: int
     width: int  # blocks
-    num_groups: int  # that share a prefix; 0: none is read for several rows at once
+    num_groups: int  # of sequences that share a prefix; 0: no cascade attention
 
     @property
     def long_sizes(self) -> list[int]:
-        """Of tokens, positions and slots."""
+        """The sizes of tokens, positions and slots."""
         return [self.num_rows] * 3
 
     @property
     def int_sizes(self) -> list[int]:
-        """Of starts and lengths; where there are groups, of their starts, members and shared lengths."""
+        """The sizes of starts and lengths; with groups, of their starts, members and shared lengths too."""
         size = self.num_rows
         return [size + 1, size, *([self.num_groups + 1, size, size] if self.num_groups else [])]
 
 
 class CudaGraphInputs:
-    """A step is written to host memory first, and goes over in two copies.
+    """A step is written to pinned host memory and copied to the device twice: 64-bit and 32-bit integers.
 
-    The table goes as narrow as the step's longest sequence is, behind the other ints, and is spread on the device:
-    there each row is as wide as the graph's, and what lies past the step's width is an earlier step's, which nobody
-    reads.
+    The block table is copied only as wide as the step's longest sequence, behind the other ints, and spread on the
+    device, where each row has the graph's width; entries past the step's width are stale and never read.
     """
 
     def __init__(self, largest: GraphShape, device: torch.device) -> None:
@@ -54,11 +53,11 @@ class CudaGraphInputs:
     def fill(
         self, shape: GraphShape, sequences: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
     ) -> None:
-        """`slices` have one token each. What the shape has beyond them is padding."""
+        """`sequences` have one token each. Rows of the shape beyond them are padding."""
         if self._copied is not None:
-            self._copied.synchronize()  # a rank that does not sample may be a step behind
+            self._copied.synchronize()  # on a rank that does not sample the last copy may still run
         count = len(sequences)
-        # through numpy: a tensor of lists takes milliseconds where rows and blocks are many
+        # through numpy: a tensor made of lists takes milliseconds for many rows and blocks
         tokens, positions, slots = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
         starts, lens, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
         tokens[:count] = [piece.tokens[0] for piece in sequences]
@@ -86,7 +85,7 @@ class CudaGraphInputs:
         self._table_of(shape)[:count, :width].copy_(self._there[1][entries].view(count, width))
 
     def batch(self, shape: GraphShape) -> ForwardBatch:
-        """What was filled in last, on the device."""
+        """The inputs that were filled in last, on the device."""
         tokens, positions, slots = _parts(self._there[0], shape.long_sizes)
         starts, lens, *shared = _parts(self._there[1], shape.int_sizes)
         return ForwardBatch(
@@ -105,7 +104,7 @@ class CudaGraphInputs:
 
 
 def _fill_prefixes(parts: list[np.ndarray], groups: Sequence[PrefixGroup]) -> None:
-    """Groups of padding have no members."""
+    """Padding groups have no members."""
     group_starts, members, shared_lens = parts
     members.fill(0)
     shared_lens.fill(0)
@@ -120,7 +119,7 @@ def _fill_prefixes(parts: list[np.ndarray], groups: Sequence[PrefixGroup]) -> No
 
 
 def _parts(memory: Tensor, sizes: list[int]) -> list[Tensor]:
-    """One after the other, each at a multiple of 16 bytes: of other addresses Triton compiles its kernels once more."""
+    """Views one after the other, each aligned to 16 bytes: for other addresses Triton compiles a kernel again."""
     starts = itertools.accumulate(map(_aligned, sizes), initial=0)
     return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
@@ -130,5 +129,5 @@ def _room(sizes: list[int]) -> int:
 
 
 def _aligned(size: int) -> int:
-    """Numbers of four or eight bytes."""
+    """A size in numbers of four or eight bytes, rounded up to 16 bytes."""
     return -(-size // 4) * 4

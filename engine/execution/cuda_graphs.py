@@ -1,10 +1,9 @@
-"""CUDA graphs of decode steps: what hundreds of launches do, one replay does.
+"""CUDA graphs of decode steps: one replay instead of hundreds of kernel launches.
 
-A graph is recorded for a shape, the first time that a step needs it: a number of rows, one of three widths of the block
-table and one of three numbers of groups that share a prefix. Steps in between are padded: rows of padding write
-nowhere, sequences of padding have no queries, groups of padding no members. All graphs read the same inputs, which are
-filled before each replay. How many graphs there are, and what becomes of the others:
-engine/execution/cuda_graph_cache.py.
+A graph is captured for a shape at the first step that needs it: a number of rows, one of three widths of the block
+table and one of three numbers of groups that share a prefix. Smaller steps are padded: padding rows write nowhere,
+padding sequences have no queries, padding groups no members. All graphs read the same static inputs, which are filled
+before each replay. engine/execution/cuda_graph_cache.py bounds the number of graphs.
 """
 
 import bisect
@@ -24,19 +23,19 @@ from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutpu
 __all__ = ["Capture", "CudaGraphs", "Run", "cuda_capture"]
 
 FIRST_ROWS = (1, 2, 4)
-ROWS_STEP = 8  # between sizes above
-MANY_ROWS = 256  # from there on four times that
-# widths of the block table, in tokens; the third is the longest context. Programs of attention that find no keys there
-# end at once, but there are as many as the width asks for: 8 splits of a row at the first width, 32, then 64
+ROWS_STEP = 8  # between captured numbers of rows, above the small ones
+MANY_ROWS = 256  # from here on four times that
+# widths of the block table, in tokens; the third is the longest context. The width sets the number of attention
+# programs (8, 32, then 64 splits of a row), of which those without keys end at once
 WIDTHS = (2048, 8192)
 FEW_GROUPS = 4  # the first number of groups; the second is as many as rows can form
 
 
 class CudaGraphs:
-    """Replays steps in which each sequence computes one token, or some with guesses behind it, and samples from each.
+    """Replays steps in which each sequence decodes one token, with draft tokens behind it or not.
 
-    A token is a row. Rows of one sequence stand beside each other as if they were several that share their blocks:
-    attention looks at the keys only when all of a step's are written.
+    Each token is a row, and rows of one sequence are treated as sequences that share their blocks: attention reads
+    keys only after all keys of the step are written.
     """
 
     def __init__(
@@ -49,9 +48,9 @@ class CudaGraphs:
         block_size: int,
         device: torch.device,
     ) -> None:
-        """hidden       gives the rows that are sampled from, [R, M]
-        capture      a CudaGraphCache bounds the memory of graphs, too
-        max_blocks   what one sequence has at most
+        """hidden       the forward pass up to the LM head, [R, M] of the sampled rows
+        capture      a CudaGraphCache bounds the graphs' memory, too
+        max_blocks   blocks of one sequence, at most
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
@@ -77,7 +76,7 @@ class CudaGraphs:
         groups: Sequence[PrefixGroup] = (),
         put_tokens: Callable[[Tensor], None] = lambda tokens_T: None,
     ) -> Tensor:
-        """[R, M], valid until the next call. `put_tokens` may change the tokens where they lie."""
+        """[R, M], valid until the next call. `put_tokens` may change the input tokens in place."""
         rows = [row for piece in scheduled.sequences for row in _rows(piece)]
         first = [0, *itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences)]
         groups = [PrefixGroup(group.num_tokens, tuple(first[row] for row in group.rows)) for group in groups]
@@ -88,35 +87,35 @@ class CudaGraphs:
         return self._graphs.run(shape, lambda: self._hidden(batch))[: len(rows)]
 
     def shape_of(self, num_rows: int, num_blocks: int, num_groups: int) -> GraphShape:
-        """The least that such a step fits into."""
+        """The smallest captured shape that such a step fits into."""
         size = self._sizes[bisect.bisect_left(self._sizes, num_rows)]
         width = self._widths[min(bisect.bisect_left(self._widths, num_blocks), len(self._widths) - 1)]
         return GraphShape(size, width, _num_groups(num_groups, size))
 
     @property
     def shapes(self) -> tuple[Hashable, ...]:
-        """That are recorded now, the least recently used one first."""
+        """The captured shapes, the least recently used one first."""
         return self._graphs.shapes
 
     def close(self) -> None:
-        """Before the process group that graphs call, if there is one."""
+        """Frees the graphs, before the process group that they call is destroyed."""
         self._graphs.close()
 
 
 def _num_groups(count: int, num_rows: int) -> int:
-    """Room for these."""
+    """The number of groups of the smallest shape with room for `count`."""
     if not count:
         return 0
     return FEW_GROUPS if count <= FEW_GROUPS else _most_groups(num_rows)
 
 
 def _most_groups(num_rows: int) -> int:
-    """Of two rows at least."""
+    """The most groups that rows can form, each of two rows at least."""
     return max(FEW_GROUPS, num_rows // 2)
 
 
 def _rows(piece: ScheduledSequence) -> list[ScheduledSequence]:
-    """Each token for itself."""
+    """One single-token sequence for each token."""
     if len(piece.tokens) == 1:
         return [piece]
     return [

@@ -23,7 +23,7 @@ __all__ = ["InlineExecutor"]
 
 
 class InlineExecutor(Executor):
-    """One rank, in the caller's thread."""
+    """Runs one rank's model, cache and sampler in the caller's thread."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class InlineExecutor(Executor):
         return self._sampler.sample(scheduled, logits_RV, bits.result())
 
     def launch_model(self, scheduled: SchedulerOutput) -> None:
-        """Computes the logits. -1 in the plan is the token that the sequence got, or is getting, in the last step."""
+        """Queues the forward pass. A token of -1 is the one that the sequence samples, or sampled, in the last step."""
         self._kv.copy(scheduled.copies)
         self._begun = scheduled, self._forward(scheduled)
 
     def sample_tokens(self) -> Sampling:
-        """Of the step that was begun last; its result must be asked for before the next call."""
+        """Samples the step that was launched last. The result must be read before the next call."""
         scheduled, logits_RV = self._begun
         self._sampler.update(scheduled)
         bits = self._sampler.grammar_bits(scheduled) if self._sampler.has_grammar(scheduled) else None
@@ -87,16 +87,16 @@ class InlineExecutor(Executor):
         return self._sampled
 
     def execute_without_sampling(self, scheduled: SchedulerOutput) -> None:
-        """The forward pass alone: what a rank does that does not sample."""
+        """The forward pass alone, for ranks that do not sample."""
         self._kv.copy(scheduled.copies)
         self._forward(scheduled)
 
     def compile_grammar(self, text: str) -> None:
-        """Ahead of the request that has it, in any thread."""
+        """Compiles a grammar ahead of its first step, in any thread."""
         self._sampler.compile_grammar(text)
 
     def fill(self, block: int, data: bytes) -> None:
-        """Puts keys and values of all layers into a block that the next step may read."""
+        """Copies keys and values of all layers into a block, before the next step reads it."""
         self._kv.fill(block, data)
 
     def _forward(self, scheduled: SchedulerOutput) -> Tensor:
@@ -110,7 +110,7 @@ class InlineExecutor(Executor):
         return self._decoder.forward(batch, self._kv)
 
     def _put_sampled(self, scheduled: SchedulerOutput, tokens_T: Tensor) -> None:
-        """Puts the tokens of the last step in the place of each -1. They need not be known here; rank 0 has them."""
+        """Replaces each -1 by the token sampled in the last step, on the device. Rank 0 broadcasts them."""
         ends = list(itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences))
         waiting = [
             (end - 1, piece.seq_id)
@@ -120,10 +120,10 @@ class InlineExecutor(Executor):
         if not waiting:
             return
         rows = to_device([row for row, _ in waiting], self._device)
-        tokens_T[rows] = self._tp.share_ints(self._last_tokens([seq_id for _, seq_id in waiting]))
+        tokens_T[rows] = self._tp.broadcast_ints(self._last_tokens([seq_id for _, seq_id in waiting]))
 
     def _last_tokens(self, seq_ids: list[int]) -> Tensor:
-        """What sequences got in the last step, at rank 0; elsewhere as many numbers."""
+        """The tokens sampled in the last step at rank 0; elsewhere as many zeros."""
         if self._tp.rank:
             return torch.zeros(len(seq_ids), dtype=torch.int64, device=self._device)
         assert self._sampled is not None

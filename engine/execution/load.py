@@ -1,10 +1,10 @@
-"""Loads a model: from its configuration to an executor that is ready, with KV cache, sampler and CUDA graphs.
+"""Loads a model: from its configuration to a warmed-up executor with KV cache, sampler and CUDA graphs.
 
-On a CPU, OpenMP's threads are shared by torch and the compiled kernels, and read their environment once, before torch
-is imported, which is before this module is. With more than one thread the process needs
+On a CPU, torch and the compiled kernels share OpenMP's threads, which read their environment once, before torch is
+imported, so before this module is. With more than one thread the process needs
 
-    OMP_WAIT_POLICY=passive   threads sleep between loops; spinning makes a step twenty times as long beside others
-    GOMP_SPINCOUNT=1000       but not at once: the next loop mostly follows within microseconds, and wake-ups are dear
+    OMP_WAIT_POLICY=passive   threads sleep between loops; on shared cores spinning makes a step 20 times as long
+    GOMP_SPINCOUNT=1000       spin for microseconds first: the next loop mostly follows at once, and wake-ups are slow
 """
 
 import logging
@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
 from engine.cache.kv_cache import KVCache
-from engine.cache.kv_offload import open_offloading_connector
+from engine.cache.kv_offload import KVOrigin, open_offloading_connector
 from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
@@ -37,11 +38,30 @@ from engine.structured_output.grammar import TokenTable, Vocabulary
 from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
 from kernels.kernel_set import KernelSet, load_kernels
 
-__all__ = ["cache_bytes_of", "cascades", "check_deterministic", "device_of", "load_executor", "warm_up_or_explain"]
+__all__ = [
+    "LoadedModel",
+    "cache_bytes_of",
+    "cascades",
+    "check_deterministic",
+    "device_of",
+    "load_executor",
+    "warm_up_or_explain",
+]
 
-CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, unless the config says otherwise
+CPU_CACHE_BYTES = 1 << 30  # KV cache on a CPU, unless the config sets it
 
 log = logging.getLogger(__name__)
+
+
+class LoadedModel(NamedTuple):
+    """The model and the KV cache of one rank, before warm-up."""
+
+    decoder: Decoder
+    kv: KVCache
+    kernels: KernelSet
+    max_model_len: int  # tokens
+    tp: TensorParallel
+    device: torch.device
 
 
 def load_executor(
@@ -49,14 +69,14 @@ def load_executor(
     vocabulary: Vocabulary | None = None,
     encode: Callable[[bytes], list[int]] | None = None,
     tp: TensorParallel | None = None,
-    agree: Callable[[int], int] = lambda num_blocks: num_blocks,
+    all_reduce_min: Callable[[int], int] = lambda num_blocks: num_blocks,
     cache_key: bytes = b"",
 ) -> InlineExecutor:
-    """Finds, reads and prepares a model, or one rank's share of it. Raises ModelError, which says what to change.
+    """Loads a model, or one rank's shard of it. Raises ModelError, which says what to change.
 
-    `vocabulary`, and `encode` for the model's own way to write text, are needed for requests with a grammar.
-    `agree` takes the KV blocks that this rank has room for and returns those that every rank has.
-    `cache_key` keys what the node keeps: engines with another one find nothing of it.
+    vocabulary, encode   the tokenizer's, needed for structured output
+    all_reduce_min       takes the KV blocks that this rank has memory for, returns the least of all ranks'
+    cache_key            keys the host tier: engines with another key share no blocks
     """
     tp = tp or TensorParallel()
     clock = _Clock()
@@ -78,23 +98,25 @@ def load_executor(
     if config.deterministic:
         check_deterministic(kernels, dtype, tp)
     if compilers is not None:
-        compilers.begin_where_cold()  # they import torch while weights are read
+        compilers.begin_where_cold()  # its processes import torch while weights are read
     clock.lap("kernels")
     local_arch = shard_arch(arch, tp.size)
     keeps_ints = config.keep_quantized and kernels.quantized_linear is not None
     weights = open_weights(files, arch, dtype, device, keeps_ints)
     decoder = Decoder(arch, weights, kernels, max_model_len, tp)
     clock.lap("weights")
-    num_blocks = agree(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
+    num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
-    connector = open_offloading_connector(model, files, arch, kernels.name, kv, cache_key, tp.rank, tp.size)
+    origin = KVOrigin(model, files, arch, kernels.name, cache_key)
+    connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
     clock.lap("cache")
+    loaded = LoadedModel(decoder, kv, kernels, max_model_len, tp, device)
     if compilers is not None:
-        _compile_ahead(compilers, config, decoder, kv, kernels, max_model_len, tp, device)
+        _compile_ahead(compilers, config, loaded)
         clock.lap("compiling")
     cascade = None
     if cascades(config, device):
-        cascade = _measured_thresholds(config, decoder, kv, max_model_len, tp, device)
+        cascade = _measured_thresholds(config, loaded)
         clock.lap("cascade")
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
@@ -105,7 +127,7 @@ def load_executor(
         sampler,
         max_model_len,
         device,
-        _graphs(config, decoder, kv, max_model_len, _graph_cache(config, tp, device), device),
+        _graphs(config, loaded, _graph_cache(config, tp, device)),
         async_scheduling=_async_scheduling(config, device),
         cascade=cascade,
         tp=tp,
@@ -137,7 +159,7 @@ def _described(kernels: KernelSet, dtype: torch.dtype, device: torch.device, tp:
 
 
 def cascades(config: EngineConfig, device: torch.device) -> bool:
-    """Whether sequences are grouped by what they begin with: a row's bits then depend on its batch."""
+    """Whether cascade attention is on. A row's bits then depend on its batch."""
     return config.cascade_attention == "auto" and device.type == "cuda" and not config.deterministic
 
 
@@ -159,27 +181,19 @@ def _async_scheduling(config: EngineConfig, device: torch.device) -> bool:
 
 
 def _num_compilers(tp: TensorParallel) -> int:
-    """Of this rank: others may be on the same machine."""
+    """The compile processes of this rank: others may be on the same machine."""
     return max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) // tp.size))
 
 
-def _compile_ahead(
-    compilers: CompilePool,
-    config: EngineConfig,
-    decoder: Decoder,
-    kv: KVCache,
-    kernels: KernelSet,
-    max_model_len: int,
-    tp: TensorParallel,
-    device: torch.device,
-) -> None:
-    """What the warm-up will launch, and the timing of shared prefixes before it: of any number of rows it is the same
-    code. What fails costs time, and comes up again at the launch. But where there are other ranks, these may be in the
-    midst of a collective.
+def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedModel) -> None:
+    """Compiles the kernels of the warm-up, and of the timing of cascade attention before it (the same for any number
+    of rows). A failure costs time and is raised again at the launch; with several ranks it is raised now, since the
+    others may be inside a collective.
     """
+    decoder, kv, kernels, max_model_len, tp, device = loaded
     cascade = LEAST_CASE if cascades(config, device) else None
     sampler = Sampler(kernels, decoder.arch.vocab_size, device)
-    graphs = _graphs(config, decoder, kv, max_model_len, CudaGraphCache(lambda run: run), device)
+    graphs = _graphs(config, loaded, CudaGraphCache(lambda run: run))
     executor = InlineExecutor(decoder, kv, sampler, max_model_len, device, graphs, cascade=cascade, tp=tp)
 
     is_launching = True
@@ -202,38 +216,33 @@ def _compile_ahead(
 def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> CudaGraphCache | None:
     if device.type != "cuda" or config.enforce_eager:
         return None
-    agree = None if tp.group is None else partial(tp.least, most=MAX_GRAPHS, device=device)
-    return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), agree)
+    all_reduce_min = None if tp.group is None else partial(tp.all_reduce_min, most=MAX_GRAPHS, device=device)
+    return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), all_reduce_min)
 
 
-def _graphs(
-    config: EngineConfig,
-    decoder: Decoder,
-    kv: KVCache,
-    max_model_len: int,
-    cache: CudaGraphCache | None,
-    device: torch.device,
-) -> CudaGraphs | None:
+def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | None) -> CudaGraphs | None:
     if cache is None or config.enforce_eager:
         return None
+    decoder, kv = loaded.decoder, loaded.kv
     return CudaGraphs(
         lambda batch: decoder.hidden(batch, kv),
         cache,
         max_rows=config.scheduler.max_num_seqs * (1 + config.scheduler.num_speculative_tokens),
-        max_blocks=-(-max_model_len // kv.block_size),
+        max_blocks=-(-loaded.max_model_len // kv.block_size),
         block_size=kv.block_size,
-        device=device,
+        device=loaded.device,
     )
 
 
-def _measured_thresholds(
-    config: EngineConfig, decoder: Decoder, kv: KVCache, max_model_len: int, tp: TensorParallel, device: torch.device
-) -> CascadeThresholds:
-    """Every rank goes by what the first one finds: else they would not call their collectives alike."""
+def _measured_thresholds(config: EngineConfig, loaded: LoadedModel) -> CascadeThresholds:
+    """Rank 0's timing, broadcast to all: ranks must call their collectives alike."""
+    decoder, kv, _, max_model_len, tp, device = loaded
     capture = cuda_capture(device) if not config.enforce_eager else _uncaptured
     times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:
-        return measure_thresholds(times, lambda wins: bool(tp.share_ints(torch.tensor([wins], device=device).long())))
+        return measure_thresholds(
+            times, lambda wins: bool(tp.broadcast_ints(torch.tensor([wins], device=device).long()))
+        )
     except RuntimeError as error:  # out of memory too
         raise ModelError(
             f"timing shared prefixes failed ({error}); set engine.cascade_attention to off to do without"
@@ -257,11 +266,11 @@ def _check_cache_dtype(config: EngineConfig, cache_dtype: torch.dtype, device: t
 
 
 def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
-    """Raises ModelError, which says what to change, where a step of the largest kind does not work."""
+    """Raises ModelError, which says what to change, if the largest step fails."""
     try:
         warm_up(executor, config.scheduler)
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # a rank that does not sample has not waited for anything yet
+            torch.cuda.synchronize()  # a rank that does not sample has not synchronized yet
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"the largest step does not fit beside weights and keys and values ({error}); lower "
@@ -277,7 +286,7 @@ def warm_up_or_explain(executor: Warmable, config: EngineConfig) -> None:
 
 
 def check_deterministic(kernels: KernelSet, dtype: torch.dtype, tp: TensorParallel) -> None:
-    """Raises ModelError where the kernels, or how ranks add up, cannot give a row the same bits in any batch."""
+    """Raises ModelError if the kernels or the all-reduce are not batch-invariant."""
     if tp.group is not None and tp.size > 2 and not tp.group.in_order:
         raise ModelError(
             f"engine.deterministic cannot be held over tensor_parallel_size {tp.size} on GPUs or several nodes; "
@@ -324,29 +333,28 @@ def _num_blocks(
 
 
 def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:
-    torch.cuda.empty_cache()  # what loading took besides the weights
+    torch.cuda.empty_cache()  # scratch memory of loading
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
     return cache_bytes_of(free, total, reserved, config.cache.gpu_memory_utilization, _graphs_bytes(config, device))
 
 
 def _graphs_bytes(config: EngineConfig, device: torch.device) -> int:
-    """What is set aside for CUDA graphs, which the caching allocator knows nothing of."""
+    """The memory budget of CUDA graphs, which lie outside the caching allocator."""
     return graphs_budget(torch.cuda.mem_get_info(device)[1]) if not config.enforce_eager else 0
 
 
 def cache_bytes_of(free: int, total: int, ours: int, fraction: float, set_aside: int = 0) -> int:
-    """What keys and values may take of a GPU's memory, of which this process has `ours` already, for weights, and will
-    have what is `set_aside` for graphs.
+    """Bytes for the KV cache on a GPU, of which this process has `ours` already (weights) and `set_aside` for graphs.
 
-    Others may be on the card: `fraction` is for us alone, but beside all of them a tenth of the card is kept free, or
-    what the fraction leaves if that is less.
+    `fraction` (gpu_memory_utilization) bounds this process alone. Beside all processes of the GPU a tenth of it stays
+    free, or 1 - fraction if that is less.
     """
     return int(min(total * fraction - ours, free - total * min(0.1, 1 - fraction))) - set_aside
 
 
 class _Clock:
-    """Times the parts of loading."""
+    """Times the phases of loading, for the log."""
 
     def __init__(self) -> None:
         self._last = self._first = time.perf_counter()

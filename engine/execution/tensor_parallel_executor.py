@@ -1,4 +1,4 @@
-"""The tensor-parallel executor: a driver that schedules and samples, and workers that compute what it commands."""
+"""The tensor-parallel executor: a driver rank that samples, and worker ranks that run its commands."""
 
 import logging
 import secrets
@@ -8,18 +8,18 @@ import msgspec
 
 from configs.schema import ModelConfig
 from engine.cache.host_tier import HostTierError
-from engine.cache.kv_offload import OffloadingConnector, open_others
+from engine.cache.kv_offload import OffloadingConnector, open_worker_tiers
 from engine.errors import ModelError
 from engine.execution.executor import Executor
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import device_of, load_executor
-from engine.parallel.collectives import group_name, open_command_broadcast, open_group
+from engine.parallel.collectives import group_name, open_group, open_message_queue
 from engine.parallel.rank_offload import RankOffloadingConnector
 from engine.parallel.tensor_parallel import Collective, TensorParallel
 from engine.parallel.worker_commands import (
-    CommandBroadcast,
     Driver,
     LoadBlock,
+    MessageQueue,
     RankHeartbeat,
     Rendezvous,
     SaveBlock,
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 
 
 class TensorParallelExecutor(Executor):
-    """The first rank of several. A rank that is lost makes `execute` raise; the replica ends with it."""
+    """The driver's end. If a rank is lost, every step raises, and the replica ends."""
 
     def __init__(
         self,
         local: InlineExecutor,
         driver: Driver,
         group: Collective,
-        memory: CommandBroadcast | None = None,
+        memory: MessageQueue | None = None,
         connector: RankOffloadingConnector | None = None,
         liveness: "Liveness | None" = None,
     ) -> None:
-        """`connector` is what all ranks keep for other replicas; closed with the executor."""
+        """`connector`: the ranks' KV connector to their host tiers; closed with the executor."""
         self.connector = connector
         self.collective = group.name
         self.kernels = local.kernels
@@ -87,30 +87,30 @@ class TensorParallelExecutor(Executor):
         if self.connector is not None:
             self.connector.close()
         self._driver.close()
-        self._local.close()  # graphs first: NCCL would wait for those that hold its calls
+        self._local.close()  # graphs first: NCCL waits for those that have captured its calls
         self._group.close()
         if self._memory is not None:
             self._memory.close()
 
 
 class Liveness:
-    """Whether all ranks are there. A GPU does not say that a sum broke off: what comes out then means nothing."""
+    """Whether all ranks are alive. An aborted all-reduce on a GPU raises nothing: its output is undefined."""
 
-    def __init__(self, give_up: Callable[[], None] = lambda: None) -> None:
-        self._give_up = give_up
+    def __init__(self, abort: Callable[[], None] = lambda: None) -> None:
+        self._abort = abort
         self._is_lost = self._is_over = False
 
     def lose(self) -> None:
-        """A rank is gone; at the end they all go."""
+        """Marks a rank as lost and aborts collectives, unless the executor is being closed."""
         if not self._is_over:
             self._is_lost = True
-            self._give_up()
+            self._abort()
 
     def end(self) -> None:
         self._is_over = True
 
     def checked(self, result: ModelOutput) -> ModelOutput:
-        """The same, unless it came about without some of them."""
+        """`result`, or RuntimeError if a rank was lost meanwhile."""
         if self._is_lost:
             raise RuntimeError("a rank is gone")
         return result
@@ -133,24 +133,24 @@ def start_driver(
     encode: Callable[[bytes], list[int]] | None = None,
     cache_key: bytes = b"",
 ) -> TensorParallelExecutor:
-    """Loads the first rank and has the others started, each by a call of `start_rank`, which must not block.
+    """Loads rank 0 and starts the others, each by a call of `start_rank`, which must not block.
 
     host        this node's address, where the other ranks connect
-    cache_key   as of load_executor
+    cache_key   as in load_executor
     """
     size, token = model.tensor_parallel_size, secrets.token_hex(32)
     commands = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
     on_gpu = device_of(model.engine).type == "cuda"
-    if on_gpu and model.resources.num_gpus < 1:  # else Ray shows every rank all of them, and all take the first
+    if on_gpu and model.resources.num_gpus < 1:  # else Ray shows every rank all GPUs, and all take the first
         raise ModelError(
             f"tensor_parallel_size is {size}, and each rank takes a GPU of its own; set resources.num_gpus to 1, or "
             "engine.device to cpu"
         )
     name = group_name(host, on_one_node and not on_gpu)
-    remove_abandoned("manta-" + "[0-9a-f]" * 16)  # by replicas that were killed while they loaded
-    # memory must be there before the others look for it; a process group comes about when all have come
+    remove_abandoned("manta-" + "[0-9a-f]" * 16)  # of replicas that were killed while they loaded
+    # the segment must exist before the others open it; a process group forms when all ranks have joined
     try:
-        memory = open_command_broadcast(commands, 0, size)
+        memory = open_message_queue(commands, 0, size)
     except OSError as error:
         log.warning("the ranks send plans over TCP, there is no shared memory: %s", error.strerror)
         commands, memory = "", None
@@ -166,19 +166,19 @@ def start_driver(
         model = _without_offloading(model)
     rendezvous = Rendezvous(host, driver.port, token, size, name, commands, cache_key if on_one_node else None)
 
-    def give_up() -> None:
+    def abort() -> None:
         for one in (group, memory):
             if one is not None:
-                one.give_up()
+                one.abort()
 
     try:
         for rank in range(1, size):
             start_rank(rank, rendezvous)
         group = group or open_group(name, 0, size, on_gpu)
         tp = TensorParallel(0, size, group)
-        local = load_executor(model, vocabulary, encode, tp, driver.agree, cache_key)
+        local = load_executor(model, vocabulary, encode, tp, driver.all_reduce_min, cache_key)
     except BaseException:
-        give_up()
+        abort()
         driver.close()
         for one in (group, memory):
             if one is not None:
@@ -186,30 +186,30 @@ def start_driver(
         raise
     for one in (group, memory):
         if one is not None:
-            one.forget_name()
-    liveness = Liveness(give_up)
+            one.unlink()
+    liveness = Liveness(abort)
     driver.watch(liveness.lose)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
     return TensorParallelExecutor(local, driver, group, memory, _open_connector(local, size, driver), liveness)
 
 
 def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
-    """What every other rank does: loads its share and computes each plan, until the first rank is gone."""
-    memory = open_command_broadcast(rendezvous.commands, rank, rendezvous.size)
+    """The main loop of a worker rank: loads its shard and runs each command, until the driver is gone."""
+    memory = open_message_queue(rendezvous.commands, rank, rendezvous.size)
     worker = Worker(rendezvous, rank, memory)
     group = open_group(rendezvous.group, rank, rendezvous.size, device_of(model.engine).type == "cuda")
 
-    def give_up() -> None:
-        group.give_up()
+    def abort() -> None:
+        group.abort()
         if memory is not None:
-            memory.give_up()
+            memory.abort()
 
     if rendezvous.cache_key is None:
         model = _without_offloading(model)
     tp = TensorParallel(rank, rendezvous.size, group)
-    executor = load_executor(model, tp=tp, agree=worker.agree, cache_key=rendezvous.cache_key or b"")
-    worker.watch(give_up)
-    worker.beat()
+    executor = load_executor(model, tp=tp, all_reduce_min=worker.all_reduce_min, cache_key=rendezvous.cache_key or b"")
+    worker.watch(abort)
+    worker.start_heartbeats()
     for command in worker.commands():
         try:
             _run_command(command, executor, rank)
@@ -238,7 +238,7 @@ def _open_connector(first: InlineExecutor, size: int, driver: Driver) -> RankOff
     if not isinstance(first.connector, OffloadingConnector):
         return None
     try:
-        return RankOffloadingConnector(first.connector, open_others(first.connector, size), driver.send)
+        return RankOffloadingConnector(first.connector, open_worker_tiers(first.connector, size), driver.send)
     except HostTierError as error:
         log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
         return None

@@ -1,16 +1,15 @@
-"""Warm-up: computes a step of each kind that serving may need before anybody asks.
+"""Warm-up: runs a step of each kind before the first request, so that kernels are compiled and graphs captured.
 
-Triton compiles a kernel at its first call, for seconds. A request that waited for some of them would be late, and its
-replica would seem dead. The largest steps come first: if they do not fit in memory that is known at the start, and what
-graphs of smaller ones need as scratch is there already.
+Triton compiles a kernel at its first call, for seconds, in which the replica would seem dead. The largest steps come
+first: that they fit into memory is known at the start, and smaller graphs find their scratch memory allocated.
 
-One after the other these kernels take half a minute to compile. `launch_all` launches the same ones, and can do so
-where launches are only noted (kernels/compile_ahead.py): it does not look at what they make.
+One after the other these kernels take half a minute to compile. `launch_all` launches the same ones without reading
+their outputs, so that kernels/compile_ahead.py can record the launches and compile them in parallel.
 
-All of it is in block 0, which nobody has yet: sequences write there, and read what they find.
+All steps use block 0, which no sequence has yet: they write there, and read undefined contents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from configs.schema import SchedulerConfig
@@ -22,7 +21,7 @@ __all__ = ["Launchable", "Warmable", "launch_all", "warm_up"]
 
 # products with quantized weights have launch parameters up to each of these (kernels/quantized_linear/triton.py)
 FEW_ROWS = 256, 128, 64, 32, 16, 1
-# every station between logits and tokens is on
+# every stage of the sampler is on
 SAMPLING = SamplingParams(
     max_tokens=1,
     temperature=0.5,
@@ -39,7 +38,7 @@ GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
 
 class Warmable(Protocol):
-    """engine/execution/inline_executor.py's, which may be one rank of several."""
+    """An InlineExecutor, which may be one rank of several."""
 
     block_size: int
     max_model_len: int
@@ -58,25 +57,28 @@ class Launchable(Warmable, Protocol):
 
 
 def launch_all(executor: Launchable, config: SchedulerConfig) -> None:
-    """The steps of `warm_up`, whose results nobody asks for."""
-    for number, sequences in enumerate(_steps(executor, config)):
-        if not executor.samples:
-            executor.execute_without_sampling(SchedulerOutput(number, sequences))
-            continue
-        seq_ids = tuple(piece.seq_id for piece in sequences)
-        executor.launch_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+    """Launches the steps of `warm_up` without reading their results."""
+
+    def launch(scheduled: SchedulerOutput) -> None:
+        executor.launch_model(scheduled)
         executor.sample_tokens()
-        executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
+
+    _run_steps(executor, config, launch)
 
 
 def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
-    """Leaves nothing behind but what was compiled, and graphs."""
+    """Runs the steps. Leaves only compiled kernels and CUDA graphs behind."""
+    _run_steps(executor, config, executor.execute_model)
+
+
+def _run_steps(executor: Warmable, config: SchedulerConfig, run: Callable[[SchedulerOutput], object]) -> None:
+    """Calls `run` for each step if this rank samples, and drops the sampling states."""
     for number, sequences in enumerate(_steps(executor, config)):
         if not executor.samples:
             executor.execute_without_sampling(SchedulerOutput(number, sequences))
             continue
         seq_ids = tuple(piece.seq_id for piece in sequences)
-        executor.execute_model(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
+        run(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
         executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
 
 
@@ -86,7 +88,7 @@ def _starts(number: int, seq_ids: Sequence[int]) -> tuple[NewSequence, ...]:
 
 def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[ScheduledSequence, ...]]:
     block_size, context_len = executor.block_size, executor.max_model_len
-    all_blocks = (0,) * -(-context_len // block_size)  # tables as wide as they get: what is cut is put together again
+    all_blocks = (0,) * -(-context_len // block_size)  # the widest block tables: attention is split and combined
     num_draft_tokens = min(config.num_speculative_tokens, context_len - 1)
     num_seqs = max(1, min(config.max_num_seqs, config.max_num_batched_tokens // (1 + num_draft_tokens)))
 
@@ -107,7 +109,7 @@ def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[Schedu
     whole, rest = divmod(config.max_num_batched_tokens, context_len)
     yield sequences([*[context_len] * min(whole, config.max_num_seqs), *([rest] if rest and whole < num_seqs else ())])
     yield sequences([min(3, config.max_num_batched_tokens, context_len)], scored=1)
-    # those that share a prefix, alone and beside a chunk
+    # cascade attention, alone and beside a chunk
     for rows, tokens in executor.cascade.steps[:1] if executor.cascade is not None else ():
         shared = -(-tokens // block_size) * block_size
         if context_len >= shared + 2 and config.max_num_batched_tokens >= rows + 2:

@@ -52,12 +52,12 @@ class Attention:
         if arch.sinks:
             heads = tp.rows(arch.num_heads)
             sinks_H = weights.take(f"{at}.self_attn.sinks", arch.num_heads, dtype=torch.float32, part=heads)
-        # one that no sequence outgrows is none: kernels need not look, and prefixes can be read for many at once
+        # a window that no sequence outgrows is none, so that cascade attention works
         window = arch.sliding_windows[index] if arch.sliding_windows[index] < arch.max_model_len else 0
         scale = head_dim**-0.5 if arch.attention_scale is None else arch.attention_scale
         spec = AttentionSpec(scale, window, arch.attention_cap, sinks_H)
         qkv_spec = QkvSpec(tables.of_layer(index), self._norms.q_norm, self._norms.k_norm, arch.norm_eps)
-        # in a cache of float8, and of another dtype, which has room for all numbers that there are
+        # scales of an FP8 cache; a cache of another dtype needs none
         self._specs = {
             True: (
                 replace(spec, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
@@ -75,4 +75,4 @@ class Attention:
         squares_T2 = self._norms.squares(qkv_TX)
         q_THD = self._kernels.qkv_rotary(qkv_TX, cache, batch.positions_T, batch.slots_T, qkv_spec, squares_T2)
         out_THD = self._kernels.paged_attention(q_THD, cache, batch.layout, spec)
-        return self._tp.sum(self._out(out_THD.flatten(1)))
+        return self._tp.all_reduce(self._out(out_THD.flatten(1)))

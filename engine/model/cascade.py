@@ -1,4 +1,4 @@
-"""Cascade attention: sequences of a step that share a prefix in the same blocks, so that it is read once for all."""
+"""Cascade attention: groups the sequences of a step that share prefix blocks, whose keys are then read once."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ __all__ = ["CascadeThresholds", "PrefixGroup", "group_by_prefix"]
 
 
 class PrefixGroup(msgspec.Struct, frozen=True, array_like=True):
-    num_tokens: int  # shared, at the beginning
-    rows: tuple[int, ...]  # places in the plan's slices
+    num_tokens: int  # of the shared prefix
+    rows: tuple[int, ...]  # indices into the step's sequences
 
 
 class CascadeThresholds(msgspec.Struct, frozen=True):
-    """When a group is worth it: where it reaches both numbers of a step. engine/execution/cascade_timing.py measures
-    them.
+    """From how many rows and shared tokens on a group pays: both numbers of some step must be reached.
+    engine/execution/cascade_timing.py measures them.
     """
 
     steps: tuple[tuple[int, int], ...]  # (rows, tokens that they share)
@@ -29,18 +29,18 @@ class CascadeThresholds(msgspec.Struct, frozen=True):
 def group_by_prefix(
     sequences: Sequence[ScheduledSequence], block_size: int, thresholds: CascadeThresholds
 ) -> list[PrefixGroup]:
-    """Groups of slices with one token each: all but one of a group do without reading what it shares.
+    """Groups of single-token sequences, each of which reads its shared prefix once.
 
-    A prefix is a multiple of the least tokens of any step, rounded up to whole blocks, and ends before every token of
-    this step.
+    A prefix is a multiple of the thresholds' fewest tokens, rounded up to whole blocks, and ends before every token
+    of this step.
     """
     if not thresholds.steps:
         return []
     least_rows, least_tokens = (min(numbers) for numbers in zip(*thresholds.steps, strict=True))
-    run = -(-least_tokens // block_size)  # blocks that are looked at together
+    run = -(-least_tokens // block_size)  # blocks that are compared together
     root = _Node(0, [row for row, piece in enumerate(sequences) if len(piece.tokens) == 1])
     nodes = [root]
-    for node in nodes:  # which grow on the way
+    for node in nodes:  # `nodes` grows in the loop
         node.children = [_Node(node.depth + 1, rows) for rows in _split(sequences, node, run, block_size, least_rows)]
         nodes += node.children
     for node in reversed(nodes):
@@ -48,11 +48,11 @@ def group_by_prefix(
     return [PrefixGroup(depth * run * block_size, tuple(rows)) for depth, rows in root.groups]
 
 
-Groups = list[tuple[int, list[int]]]  # (runs of blocks that are shared, rows)
+Groups = list[tuple[int, list[int]]]  # (shared runs of blocks, rows)
 
 
 class _Node:
-    """Rows whose first `depth` runs of blocks are the same."""
+    """A node of the prefix tree: rows whose first `depth` runs of blocks are the same."""
 
     def __init__(self, depth: int, rows: list[int]) -> None:
         self.depth = depth
@@ -61,8 +61,8 @@ class _Node:
         self.groups: Groups = []
 
     def choose(self, is_worth: Callable[[int, list[int]], bool]) -> None:
-        """The best of three: smaller groups that share more; of those the ones that save more than their rows would in
-        a group of this node's, and such a group of all others; all rows in one. What is not worth it counts nothing."""
+        """Chooses the groups that save most reads: the children's groups; those children's groups that save more than
+        their rows would here, and one group of the others; or all rows in one. A group that does not pay saves 0."""
         below = [group for child in self.children for group in child.groups]
         kept = [(depth, rows) for depth, rows in below if depth * (len(rows) - 1) > self.depth * len(rows)]
         away = {row for _, rows in kept for row in rows}
@@ -75,14 +75,15 @@ class _Node:
 
 
 def _saved(groups: Groups) -> int:
-    """Runs of blocks that are not read again."""
+    """The runs of blocks that are not read again."""
     return sum(depth * (len(rows) - 1) for depth, rows in groups)
 
 
 def _split(
     sequences: Sequence[ScheduledSequence], node: _Node, run: int, block_size: int, least_rows: int
 ) -> list[list[int]]:
-    """The node's rows by their next run of blocks, without those that end before it or have too few with them."""
+    """The node's rows grouped by their next run of blocks, without rows that end before it and groups that are too
+    small."""
     start, stop = node.depth * run, (node.depth + 1) * run
     by_blocks: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for row in node.rows:

@@ -21,9 +21,9 @@ __all__ = ["Decoder"]
 
 
 class Decoder:
-    """Takes every weight it needs and complains about those left over. Positions reach up to `max_model_len`.
+    """Takes every weight, and raises ModelError for unused ones. Positions reach up to `max_model_len`.
 
-    `arch` is the whole model's; of it this rank (`tp`) computes its share.
+    `arch` is the whole model's; this rank (`tp`) computes its shard.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Decoder:
         weights.finish(arch.tied)
 
     def _head_matrix(self, weights: Weights) -> Matrix:
-        """This rank's tokens, of which the last rank may have fewer: they are filled up."""
+        """This rank's rows of the LM head, zero-padded on the last rank."""
         num_tokens, share = self.arch.vocab_size, self._tp.rows(self.arch.vocab_size)
         if not self.arch.tied:
             head: Matrix = weights.take_matrix("lm_head.weight", num_tokens, self.arch.model_dim, part=share)
         else:
-            ints = weights.ints_again("model.embed_tokens.weight", share)
+            ints = weights.take_group_quantized("model.embed_tokens.weight", share)
             head = self._embedding_VM[share.start : share.stop] if ints is None else ints
         missing = -(-num_tokens // self._tp.size) - head.shape[0]
         if missing == 0:
@@ -68,12 +68,12 @@ class Decoder:
 
     @torch.inference_mode()
     def hidden(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """The same up to the head: [R, M] in the model's dtype."""
+        """The forward pass up to the LM head: [R, M] in the model's dtype."""
         add_norm, eps = self._kernels.add_rms_norm, self.arch.norm_eps
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
-        # 60 sums in bfloat16 would decide between near ties by rounding alone
+        # a residual stream in fp32: 60 sums in bfloat16 would decide near ties by rounding
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
-        after_M, scale = None, self._embedding_scale  # what x is still to be normed and multiplied with
+        after_M, scale = None, self._embedding_scale  # pending: norm weights and scale of x
         for layer, cache in zip(self._layers, kv.layers, strict=True):
             x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M, scale)
             x_TM = layer.attend(x_TM, batch, cache)
@@ -86,7 +86,7 @@ class Decoder:
 
     @torch.inference_mode()
     def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """Attention alone, one layer after the other, [T, M]: of a step what sequences' lengths make slow."""
+        """The attention layers alone, [T, M]: the part of a step that depends on sequence lengths."""
         x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
         for layer, cache in zip(self._layers, kv.layers, strict=True):
             x_TM = layer.attend(x_TM, batch, cache)
@@ -102,7 +102,7 @@ class Decoder:
             logits_RV = logits_RV * self.arch.logit_scale
         if self.arch.logit_cap:
             logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
-        return self._tp.join_columns(logits_RV, self.arch.vocab_size)
+        return self._tp.gather_columns(logits_RV, self.arch.vocab_size)
 
 
 class _Layer:

@@ -19,7 +19,7 @@ __all__ = ["feed_forward"]
 def feed_forward(
     arch: ModelArch, weights: Weights, kernels: KernelSet, index: int, tp: TensorParallel
 ) -> Callable[[Tensor], Tensor]:
-    """[T, M] -> [T, M], added up over ranks: each has some inner dimensions of the block, or of every expert."""
+    """[T, M] -> [T, M], all-reduced: each rank has a shard of the inner dimensions, of every expert too."""
     kind = _Experts if arch.num_experts else _Block
     return kind(arch, weights, kernels, f"model.layers.{index}", tp)
 
@@ -36,7 +36,9 @@ class _Block:
         self._down = linears.row_parallel("mlp.down_proj", dim, ffn_dim, tp.columns(ffn_dim), bias)
 
     def __call__(self, x_TM: Tensor) -> Tensor:
-        return self._tp.sum(self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation)))
+        return self._tp.all_reduce(
+            self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation))
+        )
 
 
 class _Experts:
@@ -51,8 +53,8 @@ class _Experts:
 
     def __call__(self, x_TM: Tensor) -> Tensor:
         arch = self._arch
-        ids_TK, weights_TK = self._kernels.route(self._gate(x_TM), arch.experts_per_token, arch.renormalises_experts)
-        return self._tp.sum(self._experts(x_TM, ids_TK, weights_TK))
+        ids_TK, weights_TK = self._kernels.route(self._gate(x_TM), arch.experts_per_token, arch.renormalizes_experts)
+        return self._tp.all_reduce(self._experts(x_TM, ids_TK, weights_TK))
 
 
 def _each(arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> Iterator[Expert]:
@@ -67,7 +69,7 @@ def _each(arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: Te
             yield Expert(gate_up, down)
             continue
         biases = [weights.take(f"{name}.{which}_proj.bias", ffn_dim, part=rows) for which in ("gate", "up")]
-        down_bias_M = weights.take(f"{name}.down_proj.bias", dim)  # which one rank adds
+        down_bias_M = weights.take(f"{name}.down_proj.bias", dim)  # added by one rank
         if tp.rank != 0:
             down_bias_M = torch.zeros_like(down_bias_M)
         yield Expert(gate_up, down, torch.cat(biases), down_bias_M)

@@ -19,7 +19,7 @@ __all__ = ["ForwardBatch"]
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """All sequences of a step, one after the other.
+    """The tensors of one step, its sequences one after the other.
 
     step    A: tokens 7 8 9 from position 4, B: token 5 at position 2, both sample; block size 4, blocks A [3 6], B [1]
 
@@ -38,18 +38,18 @@ class ForwardBatch:
     seq_lens_S: Tensor  # int32, this step's tokens included
     block_table_SW: Tensor  # int32; -1 past a sequence's blocks
     sample_rows_R: Tensor  # int64, rows whose logits are wanted
-    prefixes: SharedPrefixes | None = None  # None where no group is worth it
+    prefixes: SharedPrefixes | None = None  # of cascade attention; None: no groups
 
     @cached_property
     def layout(self) -> AttentionLayout:
-        """What attention needs to know of it."""
+        """The arguments of attention."""
         return AttentionLayout(self.query_starts, self.seq_lens_S, self.block_table_SW, self.prefixes)
 
     @classmethod
     def from_plan(
         cls, scheduled: SchedulerOutput, block_size: int, device: torch.device, groups: Sequence[PrefixGroup] = ()
     ) -> "ForwardBatch":
-        """`groups` begin with the same blocks."""
+        """`groups` are those of cascade attention."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -65,7 +65,7 @@ class ForwardBatch:
             rows += range(starts[-2], starts[-2] + len(piece.scored))
             if piece.samples:
                 rows += range(len(tokens) - 1 - piece.num_draft_tokens, len(tokens))
-        # in numpy: a tensor of lists takes milliseconds where rows and blocks are many
+        # in numpy: a tensor made of lists takes milliseconds for many rows and blocks
         table = np.full(
             (len(scheduled.sequences), max(len(piece.blocks) for piece in scheduled.sequences)), -1, np.int32
         )

@@ -1,4 +1,4 @@
-"""KV cache scales of an FP8 cache: what keys and values of a layer are divided by, where the checkpoint says so."""
+"""KV cache scales of an FP8 cache: keys and values of a layer are divided by them, where the checkpoint has some."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def take_kv_scale(weights: Weights, layer: int, which: str, arch: ModelArch, tp:
     A checkpoint has one for all heads, or one for each.
     """
     at = f"model.layers.{layer}.self_attn"
-    # as llm-compressor writes it, as vLLM calls it, as ModelOpt writes it
+    # the names of llm-compressor, vLLM and ModelOpt
     for name in (f"{at}.{which}_scale", f"{at}.attn.{which}_scale", f"{at}.{which}_proj.{which}_scale"):
         if not weights.has(name):
             continue

@@ -1,4 +1,4 @@
-"""Column-parallel and row-parallel linear layers of one decoder layer, of which a rank has its shard."""
+"""Column-parallel and row-parallel linear layers of one decoder layer: this rank's shards."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -18,7 +18,7 @@ __all__ = ["Linears", "linear_of"]
 
 
 class Linears:
-    """`at` is the layer's name among the weights."""
+    """`at` is the decoder layer's prefix among the weights."""
 
     def __init__(self, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> None:
         self._weights = weights
@@ -27,7 +27,7 @@ class Linears:
         self._tp = tp
 
     def column_parallel(self, parts: dict[str, tuple[int, Shard]], in_dim: int, bias: bool) -> LinearKernel:
-        """One matrix of several, stacked, of each this rank's rows."""
+        """One linear layer of several stacked matrices, this rank's rows of each."""
         matrices = [
             self._weights.take_matrix(f"{self._at}.{name}.weight", dim, in_dim, part=part)
             for name, (dim, part) in parts.items()
@@ -50,15 +50,15 @@ def linear_of(
     bias_O: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> LinearKernel:
-    """x -> x @ weight.T + bias, where the weight is the parts one below the other.
+    """x -> x @ weight.T + bias, where the weight is the parts stacked along their outputs.
 
-    Neighbours of one kind become one matrix; `kernels` must have a quantized_linear if there are integers.
+    Neighbors of one kind become one matrix; `kernels` must have a quantized_linear if a part is group-quantized.
     """
     runs = [stacked(list(run)) for _, run in groupby(parts, kind_of)]
     num_out = [run.shape[0] for run in runs]
     biases = [None] * len(runs) if bias_O is None else torch.split(bias_O, num_out)
     linears = [_linear(kernels, run, bias, out_dtype) for run, bias in zip(runs, biases, strict=True)]
-    return linears[0] if len(linears) == 1 else _SideBySide(linears)
+    return linears[0] if len(linears) == 1 else _ConcatenatedLinears(linears)
 
 
 def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype: torch.dtype | None) -> LinearKernel:
@@ -68,7 +68,7 @@ def _linear(kernels: KernelSet, matrix: Matrix, bias_O: Tensor | None, out_dtype
     return kernels.quantized_linear(matrix, bias_O, out_dtype)
 
 
-class _SideBySide:
+class _ConcatenatedLinears:
     def __init__(self, linears: Sequence[Callable[[Tensor], Tensor]]) -> None:
         self._linears = linears
 

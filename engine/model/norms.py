@@ -25,7 +25,7 @@ NAMES = {
 
 
 def take_norm(weights: Weights, name: str, size: int, arch: ModelArch, part: Shard | None = None) -> Tensor:
-    """The weights of a norm as they are meant, fp32."""
+    """A norm's weights in fp32, the architecture's offset added."""
     weight = weights.take(f"{name}.weight", size, dtype=torch.float32, part=part)
     return weight + arch.norm_offset if arch.norm_offset else weight
 
@@ -73,11 +73,11 @@ class QkNorms:
             for name, count, rows in zip(("q_norm", "k_norm"), sizes, (q_rows, kv_rows), strict=True)
         )
         if arch.whole_qk_norm:
-            # key heads that several ranks share are counted by each of them
+            # a key head that several ranks share is counted by each of them
             self._shares = 1 / (torch.tensor(self._widths, dtype=torch.float32, device=self.q_norm.device) * tp.size)
 
     def squares(self, qkv_TX: Tensor) -> Tensor | None:
-        """[T, 2]: mean squares over all heads of all ranks; None where each head has its own."""
+        """[T, 2]: mean squares over the heads of all ranks, of q and of k; None where each head has its own norm."""
         if self._shares is None:
             return None
-        return self._tp.sum(self._kernels.square_sums(qkv_TX, *self._widths)) * self._shares
+        return self._tp.all_reduce(self._kernels.square_sums(qkv_TX, *self._widths)) * self._shares

@@ -11,7 +11,7 @@ __all__ = ["RotaryTables"]
 
 
 class RotaryTables:
-    """One for each way in which a model's layers are rotated."""
+    """One table for each distinct RoPE of the model's layers."""
 
     def __init__(self, arch: ModelArch, weights: Weights, num_positions: int, device: torch.device) -> None:
         self._arch = arch
@@ -34,7 +34,7 @@ class RotaryTables:
 
 
 def _with_factors(scaling: RopeScaling | None, weights: Weights, rotary_dim: int) -> RopeScaling | None:
-    """.gguf files have the factors of long contexts among the weights."""
+    """Fills in LongRoPE factors from the weights, where .gguf files have them."""
     if not isinstance(scaling, LongScaling) or scaling.long:
         return scaling
     short, long = (

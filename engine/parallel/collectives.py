@@ -1,31 +1,31 @@
-"""Opens what tensor-parallel ranks talk over: shared memory on one node, torch.distributed elsewhere."""
+"""Opens the message queue and the collectives of tensor-parallel ranks: shared memory, or torch.distributed."""
 
 import secrets
 import socket
 
 from engine.parallel.tensor_parallel import Collective
 from engine.parallel.torch_group import TorchGroup
-from engine.parallel.worker_commands import CommandBroadcast
+from engine.parallel.worker_commands import MessageQueue
 from kernels.native.compiler import Compiler, find_compiler
 
-__all__ = ["group_name", "open_command_broadcast", "open_group"]
+__all__ = ["group_name", "open_message_queue", "open_group"]
 
-TIMEOUT_S = 30.0  # a rank that lets the others wait for so long is lost
+TIMEOUT_S = 30.0  # a rank for which the others wait so long is lost
 
 
 def group_name(host: str, shares_memory: bool) -> str:
     if shares_memory and find_compiler() is not None:
         return f"shm://manta-{secrets.token_hex(8)}"
-    with socket.create_server((host, 0)) as probe:  # free now; nobody else is told of it
+    with socket.create_server((host, 0)) as probe:  # a free port, for the process group
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
-def open_command_broadcast(name: str, rank: int, size: int) -> CommandBroadcast | None:
+def open_message_queue(name: str, rank: int, size: int) -> MessageQueue | None:
     if not name:
         return None
-    from kernels.shm_broadcast.cpu import ShmBroadcast
+    from kernels.shm_broadcast.cpu import ShmMessageQueue
 
-    return ShmBroadcast(_compiler(), name, rank, size, TIMEOUT_S)
+    return ShmMessageQueue(_compiler(), name, rank, size, TIMEOUT_S)
 
 
 def open_group(name: str, rank: int, size: int, on_gpu: bool) -> Collective:

@@ -10,18 +10,18 @@ __all__ = ["RankOffloadingConnector"]
 
 
 class RankOffloadingConnector:
-    """The first rank's. Each rank keeps its share of a block in a host tier of its own; a block is there if all shares
-    are.
+    """Rank 0's KV connector. Each rank has its shard of a block in a host tier of its own; a block is cached if all
+    shards are.
 
-    Other replicas may take the place of a share at any time, so the first rank copies those of all ranks before it
-    says that there is a block, and hands them on with the command to load it.
+    Another replica may evict a shard at any time, so rank 0 reads the shards of all ranks before it reports a hit, and
+    sends them with the command to load the block.
     """
 
     def __init__(
         self, own: OffloadingConnector, others: Sequence[HostTier], send: Callable[[WorkerCommand], None]
     ) -> None:
-        """`others` are the host tiers of the ranks from 1 on; they are closed with this. `send` reaches these ranks, in
-        order with the steps."""
+        """`others` are the host tiers of the ranks from 1 on; they are closed with this. `send` sends commands to these
+        ranks, in order with the steps."""
         self._own = own
         self._others = others
         self._send = send

@@ -10,22 +10,22 @@ from torch import Tensor
 
 __all__ = ["TorchGroup"]
 
-# of a collective: ranks may be started one after the other, and one compiles kernels while another waits
+# of a collective: ranks start one after the other, and one may compile kernels while another waits
 GROUP_TIMEOUT_S = 300.0
 
 
 class TorchGroup:
-    """Ranks anywhere: NCCL between GPUs, gloo between CPUs of several nodes.
+    """A torch.distributed process group: NCCL between GPUs, gloo between CPUs of several nodes.
 
-    NCCL_GRAPH_MIXING_SUPPORT stays as NCCL has it: without it no call may be made while a graph with calls is still
-    under way, not even behind it on the same stream, and logits are gathered so.
+    NCCL_GRAPH_MIXING_SUPPORT keeps NCCL's default: without it no call may be queued while a graph with calls still
+    runs, not even behind it on the same stream, as the gather of logits is.
     """
 
-    in_order = False  # where a rank's part begins in a tensor follows from the tensor's size
+    in_order = False  # a ring's chunk borders depend on the tensor's size
 
     def __init__(self, address: str, rank: int, size: int, on_gpu: bool, dist: Any = torch.distributed) -> None:
         self._backend = "nccl" if on_gpu else "gloo"
-        # of a GPU that it knows NCCL connects the ranks now, and not in the first step
+        # with a device_id NCCL connects the ranks now, not in the first step
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
         dist.init_process_group(
             self._backend,
@@ -38,7 +38,7 @@ class TorchGroup:
         self.name = self._backend
         self._rank, self._size, self._dist = rank, size, dist
 
-    def sum(self, x: Tensor) -> None:
+    def all_reduce(self, x: Tensor) -> None:
         self._dist.all_reduce(x)
 
     def gather(self, x: Tensor) -> Tensor | None:
@@ -46,9 +46,9 @@ class TorchGroup:
         self._dist.all_gather(parts, x.contiguous())
         return torch.stack(parts) if self._rank == 0 else None
 
-    def give_up(self) -> None:
-        """Whoever waits in a collective finds the connection closed. On a GPU it ends, and nobody is told."""
-        if self._backend == "nccl":  # to destroy it waits for what the lost rank will never send
+    def abort(self) -> None:
+        """Collectives that wait raise on a CPU; on a GPU they end with undefined outputs and no error."""
+        if self._backend == "nccl":  # destroying the group would wait for the lost rank
             with contextlib.suppress(Exception):
                 self._dist.distributed_c10d._abort_process_group()
             return
@@ -58,5 +58,5 @@ class TorchGroup:
         with contextlib.suppress(Exception):
             self._dist.destroy_process_group()
 
-    def forget_name(self) -> None:
-        """A process group has none."""
+    def unlink(self) -> None:
+        """Does nothing: a process group has no name."""

@@ -1,4 +1,4 @@
-"""The async engine: an EngineClient in this process, what stands behind the API when there is no cluster."""
+"""The async engine: an EngineClient over an engine in this process, for an API server without a cluster."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ __all__ = ["AsyncEngine"]
 
 
 class AsyncEngine:
-    """Construct it inside a running event loop and use it there alone. `close` ends the engine's thread."""
+    """Constructed inside a running event loop and used only there. `close` ends the engine's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ class Submit(msgspec.Struct, frozen=True):
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    """A Submit comes again when its grammar is compiled."""
+    """A Submit again, once its grammar is compiled."""
 
     request: GenerateRequest
 
@@ -34,7 +34,7 @@ class Abort(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Is this request still running? The next report says so, after every chunk that was made before."""
+    """Asks for a request's state. It is in the next report, after every output made before."""
 
     request_id: str
 
@@ -45,12 +45,12 @@ Command = Submit | Abort | Ask | _Prepared
 
 
 class EngineThread:
-    """Owns the engine from `start` on. `deliver` is called in the engine's thread and must return at once.
+    """Owns the engine from `start` on. `deliver` is called in the engine's thread and must not block.
 
-    A grammar is compiled in another thread, and its request submitted after that: a step waits for none.
+    A grammar is compiled in another thread, and its request submitted after that: steps do not wait for it.
 
-    When the engine raises, whatever it was asked to do, every request ends with an error chunk, `failure` says why, and
-    nothing is accepted any more.
+    If the engine raises, in any call, every request ends with an error output, `failure` says why, and nothing is
+    accepted any more.
     """
 
     def __init__(self, engine: Engine, deliver: Callable[[EngineOutputs], None]) -> None:
@@ -62,7 +62,7 @@ class EngineThread:
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
         self.failure: str | None = None
         self.num_steps = 0
-        self.is_in_step = False  # number `num_steps`, and not waiting for commands
+        self.is_in_step = False  # in step number `num_steps`, not waiting for commands
         self._is_hung = False
         self._step_times = StepTimes()
         self.status: EngineStatus = engine.status()
@@ -71,7 +71,7 @@ class EngineThread:
         self._thread.start()
 
     def send(self, command: Command) -> None:
-        """Never blocks. Whether a Submit is accepted is in a later report."""
+        """Queues a command; never blocks. A later report says whether a Submit was accepted."""
         self._inbox.put(command)
 
     @property
@@ -81,7 +81,7 @@ class EngineThread:
 
     @property
     def is_step_known(self) -> bool:
-        """Whether a step as large as the one that is computed now has finished before."""
+        """Whether a step as large as the running one has finished before."""
         return self._step_times.knows(self._engine.num_step_tokens)
 
     def rank_heartbeats(self) -> tuple[RankHeartbeat, ...]:
@@ -89,14 +89,14 @@ class EngineThread:
         return self._engine.rank_heartbeats()
 
     def declare_hung(self, message: str) -> None:
-        """Declares the engine hung: the step is given up, and nothing more is accepted. In any thread."""
+        """Declares the engine hung: its step is abandoned, and nothing more is accepted. In any thread."""
         self._is_hung = True
         self.failure = self.failure or message
         self._engine.lose_ranks()
 
     def close(self) -> None:
-        """Ends the thread after the step it is in; requests that still run get an abort chunk. One that hangs is left
-        behind: it ends with the process.
+        """Ends the thread after its running step; open requests end with "abort". A hung thread is left to the end of
+        the process.
         """
         if self._thread.is_alive():
             self._inbox.put(None)
@@ -115,7 +115,7 @@ class EngineThread:
                     self._run_command(command, turn)
                 if open_:
                     turn.chunks += self._step()
-            except BaseException as error:  # a panic in compiled code is no Exception: nobody is left waiting by it
+            except BaseException as error:  # also a Rust panic, which is no Exception: every request must end
                 traceback.print_exc()
                 self.failure = self.failure or f"{type(error).__name__}: {error}"
                 turn.chunks += engine.fail("the engine failed")
@@ -156,7 +156,7 @@ class EngineThread:
             case Submit(request):
                 self._answer(request, turn)
             case _Prepared(request):
-                if self._preparing.get(request.request_id) is request:  # else it was aborted
+                if self._preparing.get(request.request_id) is request:  # else aborted meanwhile
                     del self._preparing[request.request_id]
                     self._answer(request, turn)
             case Abort(request_id, index):
@@ -173,7 +173,7 @@ class EngineThread:
         )
 
     def _prepare(self, request: GenerateRequest) -> None:
-        """In the compiler's thread. What is wrong with the grammar is told by the engine, which asks for it again."""
+        """Runs in the compiler's thread. Errors are left to the engine, which compiles the grammar again."""
         try:
             self._engine.prepare(request)
         except Exception:  # of any kind

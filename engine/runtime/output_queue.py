@@ -1,4 +1,4 @@
-"""Output queues: where an engine's reports become one stream per request."""
+"""Output queues (vLLM's RequestOutputCollector): an engine's reports become one stream per request."""
 
 import asyncio
 import time
@@ -11,21 +11,21 @@ __all__ = ["OutputQueue", "OutputQueues", "rejection_error"]
 
 
 class OutputQueue:
-    """The outputs of one request that are not consumed yet. Lives on one event loop."""
+    """The unconsumed outputs of one request. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks: asyncio.Queue[RequestOutput | MantaError] = asyncio.Queue()
-        self.heard_s = time.monotonic()  # when something came for it last, or a word about it
-        self.asked_s: float | None = None  # when the engine was asked what has become of it, if it has not said
-        self.has_failed = False  # nothing more will come
+        self.last_report_s = time.monotonic()  # when a report last named the request
+        self.asked_s: float | None = None  # when the engine was asked for its state, if it has not answered
+        self.has_failed = False  # no more outputs will come
 
     async def accepted(self) -> None:
-        """Returns once the engine has accepted the request; raises what it was refused with."""
+        """Returns once the engine has accepted the request; raises the error of a rejection."""
         await self._accepted
 
     async def next(self) -> RequestOutput:
-        """The next chunk. Raises what the connection to the engine ended with."""
+        """The next output. Raises the error with which the connection to the engine ended."""
         item = await self._chunks.get()
         if isinstance(item, MantaError):
             raise item
@@ -35,19 +35,19 @@ class OutputQueue:
         if not self._accepted.done():
             self._accepted.set_result(None)
 
-    def hear(self) -> None:
-        """Notes that the engine has reported on the request."""
-        self.heard_s, self.asked_s = time.monotonic(), None
+    def note_report(self) -> None:
+        """Notes that the engine has reported about the request."""
+        self.last_report_s, self.asked_s = time.monotonic(), None
 
     def refuse(self, error: MantaError) -> None:
         self.has_failed = True
         if not self._accepted.done():
             self._accepted.set_exception(error)
-            self._accepted.exception()  # the reader may be gone: do not warn
+            self._accepted.exception()  # the consumer may be gone: do not warn
         self._chunks.put_nowait(error)
 
     def put(self, chunk: RequestOutput) -> None:
-        self.hear()
+        self.note_report()
         self.accept()
         self._chunks.put_nowait(chunk)
 
@@ -73,7 +73,7 @@ class OutputQueues:
     def deliver(self, report: EngineOutputs) -> None:
         for request_id in report.accepted:
             if request_id in self._by_id:
-                self._by_id[request_id].hear()
+                self._by_id[request_id].note_report()
                 self._by_id[request_id].accept()
         for rejection in report.rejected:
             if rejection.request_id in self._by_id:
@@ -86,8 +86,8 @@ class OutputQueues:
         return self._by_id.get(request_id)
 
     def silent_since(self, then_s: float) -> Iterator[tuple[str, OutputQueue]]:
-        """Requests without any report since some moment."""
-        return ((id_, box) for id_, box in self._by_id.items() if box.heard_s < then_s and not box.has_failed)
+        """Requests without any report since `then_s`."""
+        return ((id_, box) for id_, box in self._by_id.items() if box.last_report_s < then_s and not box.has_failed)
 
     def fail(self, error: MantaError) -> None:
         """Every open request ends with `error`."""

@@ -1,11 +1,11 @@
-"""How long a step may take before it counts as hung, by what steps of its size have taken."""
+"""The time limit of a step, beyond which it counts as hung, from the times of earlier steps of its size."""
 
 __all__ = ["StepTimes"]
 
-LEAST_S = 2.0  # no step hangs before
-FACTOR = 4.0  # so many times the longest step of its size may one take: others use the machine, too
-FIRST_S = 120.0  # where no step is known yet: kernels may be compiled in it
-KEPT = 0.98  # of the longest, with each further step: one that compiled kernels is forgotten after some hundred
+LEAST_S = 2.0  # the least limit
+FACTOR = 4.0  # the limit as a multiple of the longest step of its size: other processes use the machine, too
+FIRST_S = 120.0  # the limit before any step has finished: kernels may be compiled in it
+KEPT = 0.98  # decay of the longest time per step: one that compiled kernels has no effect after some hundred
 
 
 class StepTimes:
@@ -19,11 +19,11 @@ class StepTimes:
         self._longest_s[size] = max(took_s, KEPT * self._longest_s.get(size, 0.0))
 
     def knows(self, num_tokens: int) -> bool:
-        """Whether a step of this size has finished: the next one compiles nothing."""
+        """Whether a step of this size has finished, so that the next one compiles nothing."""
         return num_tokens.bit_length() in self._longest_s
 
     def limit_s(self, num_tokens: int) -> float:
-        """A step of a size that was not seen takes, per token, at most what the next smaller one took."""
+        """The limit in seconds. An unseen size scales, per token, from the next smaller one that was seen."""
         size = num_tokens.bit_length()
         known = dict(self._longest_s)
         nearest = max((other for other in known if other <= size), default=None)

@@ -1,4 +1,4 @@
-"""The watchdog: notices a hung engine and a stopped rank by the age of their last finished steps."""
+"""The watchdog: detects a hung engine and a stopped rank by the age of their last finished steps."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ RANK_SILENCE_S = 2.0  # of a rank without a heartbeat, while the others wait for
 
 
 class Watched(Protocol):
-    """An engine's thread, as the watchdog sees it. engine/runtime/engine_thread.py has the real one."""
+    """The part of EngineThread that the watchdog reads."""
 
     num_steps: int
     is_in_step: bool
@@ -26,29 +26,29 @@ class Watched(Protocol):
 
 
 class Watchdog:
-    """Looks once in each heartbeat. It counts what it has seen of a wait: a process that was stopped as a whole, or
-    whose machine was, has not waited meanwhile.
+    """Looks once per heartbeat period, and adds up only the time between looks: time in which this process or its
+    machine was suspended does not count.
 
     An engine hangs when its step takes longer than `limit_s` (engine/runtime/step_times.py). A rank counts as stopped
-    when nothing is heard of it for RANK_SILENCE_S while there is work. Where a step of the size is the first one, a
-    rank may compile kernels and be silent for as long as the step may take.
+    when it sends no heartbeat for RANK_SILENCE_S while there is work. In the first step of a size a rank may compile
+    kernels, and be silent for as long as the step may take.
     """
 
     def __init__(self, watched: Watched, period_s: float) -> None:
-        self.alarm: str | None = None  # what is wrong
+        self.alarm: str | None = None  # the failure, once detected
         self._watched = watched
-        self._longest_s = 2 * period_s  # of the time between two looks, what counts
+        self._longest_s = 2 * period_s  # the most that counts of the time between two looks
         self._last_s: float | None = None
         self._engine = _Wait()
         self._ranks: list[_Wait] = []
 
     def look(self, now_s: float) -> StepAges:
-        """How old the last steps are now."""
+        """The ages of the last steps now."""
         watched, heartbeats = self._watched, self._watched.rank_heartbeats()
         passed_s = min(now_s - self._last_s, self._longest_s) if self._last_s is not None else 0.0
         self._last_s = now_s
         self._ranks += [_Wait() for _ in heartbeats[len(self._ranks) :]]
-        # one that has sent none yet is still loading
+        # a rank without any heartbeat yet is still loading
         heard = [beat.num_heartbeats or None for beat in heartbeats]
         silences_s = [wait.look(count, passed_s) for wait, count in zip(self._ranks, heard, strict=True)]
         engine_s = self._engine.look(watched.num_steps if watched.is_in_step else None, passed_s)
@@ -69,14 +69,14 @@ class Watchdog:
 
 
 class _Wait:
-    """For how long a count has not changed."""
+    """How long a counter has not changed."""
 
     def __init__(self) -> None:
         self._count: int | None = None
         self._waited_s = 0.0
 
     def look(self, count: int | None, passed_s: float) -> float:
-        """`count` is None where nothing is waited for."""
+        """Seconds without a change. `count` is None while nothing is waited for."""
         self._waited_s = self._waited_s + passed_s if count is not None and count == self._count else 0.0
         self._count = count
         return self._waited_s

@@ -1,6 +1,6 @@
-"""From logits to tokens: penalties, bias, grammar masks, temperature, top-k, top-p, min-p, choice, logprobs.
+"""Sampling: grammar masks, bans, bias, penalties, temperature, min-p, top-k, top-p, Gumbel noise, logprobs.
 
-`sampler.py` is one pipeline, each stage off by flag; `sampling_state.py` keeps what one sequence's choice depends on
-besides the logits. The noise is a function of (seed, position, token), so a sequence that is preempted, rewound or
-moved samples what it would have sampled.
+`sampler.py` is one pipeline of logits, each stage off by flag; `sampling_state.py` is what one sequence's sampling
+depends on besides the logits. The noise is a function of (seed, position, token), so a sequence that is preempted,
+rewound or migrated samples the same tokens.
 """

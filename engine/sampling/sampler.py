@@ -20,20 +20,20 @@ __all__ = ["Sampler", "Sampling"]
 ReadLogprobs = Callable[[], tuple[TokenLogprob | None, ...]]
 ReadScores = Callable[[], tuple[PromptLogprob, ...]]
 
-FLOOR = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
+MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
 
 
 class Sampler:
-    """One road of logits, in fp32: grammar, allowed, forbidden (bad words, min_tokens), bias, penalties, temperature,
-    min-p, top-k, top-p, choice. Where thinking must end, or the whole answer, the choice is made.
+    """A pipeline of logits in fp32: grammar mask, allowed tokens, bans (bad words, min_tokens), bias, penalties,
+    temperature, min-p, top-k, top-p, sampling; then the tokens that a reasoning or output budget forces.
 
-    Every station is skipped when it is off for all rows. A row's choice depends on that row alone.
+    A stage is skipped when it is off for all rows. A row's token depends on that row alone.
     """
 
     def __init__(
         self, kernels: KernelSet, vocab_size: int, device: torch.device, table: TokenTable | None = None
     ) -> None:
-        """`table` is needed for requests with a grammar."""
+        """`table` is needed for requests with structured output."""
         self._table = table
         self._kernels = kernels
         self._vocab_size = vocab_size
@@ -41,14 +41,14 @@ class Sampler:
         self._states: dict[int, SamplingState] = {}
 
     def update(self, scheduled: SchedulerOutput) -> None:
-        """Forgets the sequences that ended and learns about those that start."""
+        """Drops the sampling state of finished sequences and makes that of new ones."""
         for seq_id in scheduled.finished_ids:
             self._states.pop(seq_id, None)
         for start in scheduled.new_sequences:
             self._states[start.seq_id] = SamplingState(start, self._vocab_size, self._table)
 
     def compile_grammar(self, text: str) -> None:
-        """So that a request with it costs its first step nothing more. In any thread; nothing is wrong if it fails."""
+        """Compiles a grammar ahead of the request's first step, in any thread. Errors are left to that step."""
         if self._table is not None:
             self._table.compiled(text)
 
@@ -64,22 +64,22 @@ class Sampler:
         return torch.from_numpy(bits)
 
     def warm_up(self) -> None:
-        """Compiles what only a request with a grammar needs; engine/execution/warm_up.py sees to everything else."""
+        """Compiles the kernels of grammar masks; engine/execution/warm_up.py has everything else."""
         logits = torch.zeros((1, self._vocab_size), device=self._device)
         words = torch.zeros((1, -(-self._vocab_size // 32)), dtype=torch.int32, device=self._device)
         self._kernels.allow_bits(logits, words)
 
     def sample(self, scheduled: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> ModelOutput:
-        """What each sampling slice gets, in the plan's order. `logits_RV` is not changed.
+        """The tokens of each sequence that samples, in the step's order. `logits_RV` is not changed.
 
-        The logits of a slice are those of its scored rows, then those that it samples from: one, and one after each of
-        its drafts. A draft holds if it is what is chosen before it.
+        A sequence's rows are its scored ones (prompt logprobs), then those that it samples from: one, and one after
+        each draft token. A draft token is accepted if it is the token sampled before it.
         """
         return self.begin(scheduled, logits_RV, bits).result()
 
     @torch.inference_mode()
     def begin(self, scheduled: SchedulerOutput, logits_RV: Tensor, bits: Tensor | None = None) -> "Sampling":
-        """The same, whose result can be asked for later: once, and before the next one is begun."""
+        """Queues the same; the result may be read later, once, and before the next `begin`."""
         states = self._sampling(scheduled)
         scores: list[ReadScores] = []
         if any(piece.scored for piece in scheduled.sequences):
@@ -88,11 +88,11 @@ class Sampler:
             return Sampling(scheduled, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
         allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, to_device(bits, self._device))
         filtered_RV = self._filter(allowed_RV, states)
-        if bits is not None:  # where nothing is left of what the grammar allows, the grammar wins
+        if bits is not None:  # where bans leave nothing that the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
         ahead = [at for piece in scheduled.sequences if piece.samples for at in range(1 + piece.num_draft_tokens)]
-        chosen_R = self._settle(self._force(self._choose(filtered_RV, states, ahead), states), states)
+        chosen_R = self._enforce_budgets(self._force(self._choose(filtered_RV, states, ahead), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
         if any(piece.num_draft_tokens for piece in scheduled.sequences):
@@ -102,7 +102,7 @@ class Sampler:
         return Sampling(scheduled, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
     def _sampling(self, scheduled: SchedulerOutput) -> list[SamplingState]:
-        """The state of each row that is sampled from."""
+        """The sampling state of each row that is sampled from."""
         sequences = (piece for piece in scheduled.sequences if piece.samples)
         return [self._states[piece.seq_id] for piece in sequences for _ in range(1 + piece.num_draft_tokens)]
 
@@ -116,11 +116,11 @@ class Sampler:
         if any(state.bias for state in states):
             bias = self._floats([value for state in states for value in state.bias.values()])
             logits_RV = kernels.add_bias(logits_RV, *self._entries(state.bias for state in states), bias)
-        if any(state.penalised for state in states):
-            logits_RV = self._penalise(logits_RV, states)
+        if any(state.penalized for state in states):
+            logits_RV = self._penalize(logits_RV, states)
         return logits_RV
 
-    def _penalise(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
+    def _penalize(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         seen = [state.seen.arrays() for state in states]
         rows = np.repeat(np.arange(len(seen)), [len(tokens) for tokens, _ in seen])
         tokens_E, counts_E = (np.concatenate(parts) for parts in zip(*seen, strict=True))
@@ -133,7 +133,7 @@ class Sampler:
         )
 
     def _choose(self, logits_RV: Tensor, states: list[SamplingState], ahead: list[int]) -> Tensor:
-        """`ahead` is how many drafts are before each row."""
+        """`ahead`: the draft tokens before each row."""
         kernels, params = self._kernels, [state.params for state in states]
         greedy = [one.temperature == 0 for one in params]
         if all(greedy):
@@ -152,29 +152,29 @@ class Sampler:
         return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
 
     def _force(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
-        """The choice, but where a token must come."""
+        """The sampled tokens, replaced where a reasoning budget forces one."""
         forced = [state.forced for state in states]
         if all(token is None for token in forced):
             return chosen_R
         tokens = [-1 if token is None else token for token in forced]
         return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
 
-    def _settle(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
-        """The choice, but where an answer could not be finished within its budget after it."""
+    def _enforce_budgets(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
+        """The sampled tokens, replaced where an answer could not be finished within its output budget."""
         if not any(state.is_fitted for state in states):
             return chosen_R
-        tokens = [state.settle(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
+        tokens = [state.enforce_budget(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
         return self._ints(tokens)
 
     def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list[SamplingState]) -> Tensor:
-        """The logits whose log probabilities are told."""
+        """The logits whose log probabilities are returned."""
         filtered = [state.params.scores_filtered for state in states]
         if not any(filtered):
             return logits_RV
         return torch.where(self._floats(filtered).bool()[:, None], filtered_RV, logits_RV)
 
     def _logprobs(self, logits_RV: Tensor, chosen_R: Tensor, states: list[SamplingState]) -> "ReadLogprobs":
-        """They are computed now, and read later."""
+        """Queues the computation of logprobs; the result reads them."""
         wanted = [(row, state.params.num_logprobs) for row, state in enumerate(states)]
         asked = [(row, count) for row, count in wanted if count is not None]
         if not asked:
@@ -189,14 +189,14 @@ class Sampler:
             out: list[TokenLogprob | None] = [None] * len(states)
             parts = (column.tolist() for column in columns)
             for (row, count), others, token, logprob, ids, values in zip(asked, named, *parts, strict=True):
-                top = _floored(ids[:count], values[:count])
-                out[row] = TokenLogprob(token, max(logprob, FLOOR), top, others())
+                top = _clamped(ids[:count], values[:count])
+                out[row] = TokenLogprob(token, max(logprob, MIN_LOGPROB), top, others())
             return tuple(out)
 
         return read
 
     def _score(self, scheduled: SchedulerOutput, logits_RV: Tensor) -> tuple[list[ReadScores], Tensor]:
-        """What the prompts' tokens got, to be read later, and the rows that are sampled from."""
+        """The prompt logprobs, to be read later, and the logits of the rows that are sampled from."""
         scores: list[ReadScores] = []
         at = 0
         sampled: list[int] = []
@@ -204,7 +204,7 @@ class Sampler:
             stop = at + len(piece.scored)
             if piece.scored:
                 most = self._states[piece.seq_id].params.num_prompt_logprobs or 0
-                # copied: a kernel would be compiled anew for rows that begin at no multiple of 16 bytes
+                # copied: Triton compiles a kernel again for rows that begin at no multiple of 16 bytes
                 scores.append(self._scores_of(logits_RV[at:stop].clone(), piece.scored, most))
             num_sampled = piece.samples * (1 + piece.num_draft_tokens)
             sampled += range(stop, stop + num_sampled)
@@ -220,19 +220,19 @@ class Sampler:
         def read() -> tuple[PromptLogprob, ...]:
             parts = (column.tolist() for column in columns)
             return tuple(
-                PromptLogprob(token, max(logprob, FLOOR), rank, _floored(ids, values))
+                PromptLogprob(token, max(logprob, MIN_LOGPROB), rank, _clamped(ids, values))
                 for token, logprob, rank, ids, values in zip(tokens, *parts, strict=True)
             )
 
         return read
 
     def _named(self, logits_V: Tensor, state: SamplingState) -> Callable[[], tuple[tuple[int, float], ...]]:
-        """Tokens that the request names, and their log probabilities, to be read later."""
+        """The logprobs of logprob_token_ids, to be read later."""
         ids = list(state.named)
         if not ids:
             return tuple
         values = HostCopy(logits_V.log_softmax(-1)[self._ints(ids)])
-        return lambda: _floored(ids, values.tolist())
+        return lambda: _clamped(ids, values.tolist())
 
     def _entries(self, tokens_of_rows: Iterable[Iterable[int]]) -> tuple[Tensor, Tensor]:
         entries = [(row, token) for row, tokens in enumerate(tokens_of_rows) for token in tokens]
@@ -246,7 +246,7 @@ class Sampler:
 
 
 class Sampling:
-    """A step's choice on its way."""
+    """The sampled tokens of one step, on their way to the host."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Sampling:
         self._read_scores, self._counts = read_scores, counts
 
     def result(self) -> ModelOutput:
-        """Waits for it. From then on the sequences have these tokens."""
+        """Waits for the tokens and appends them to the sampling states."""
         tokens = tuple(self._copy.tolist())
         logprobs = self._read_logprobs()
         for state, token in zip(self._states, tokens, strict=True):
@@ -280,7 +280,7 @@ def _no_logprobs() -> tuple[TokenLogprob | None, ...]:
 
 
 def _kept(scheduled: SchedulerOutput, chosen: list[int]) -> tuple[tuple[int, ...], list[int]]:
-    """How many tokens each sampling slice gets, and the rows that they are chosen from."""
+    """How many tokens each sampling sequence gets, and the rows that they are sampled from."""
     counts: list[int] = []
     kept: list[int] = []
     first = 0
@@ -293,5 +293,5 @@ def _kept(scheduled: SchedulerOutput, chosen: list[int]) -> tuple[tuple[int, ...
     return tuple(counts), kept
 
 
-def _floored(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:
-    return tuple((id_, max(value, FLOOR)) for id_, value in zip(ids, values, strict=True))
+def _clamped(ids: list[int], values: list[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((id_, max(value, MIN_LOGPROB)) for id_, value in zip(ids, values, strict=True))

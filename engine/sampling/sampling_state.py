@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 
 from engine.scheduling.scheduler_output import NewSequence
 from engine.structured_output.grammar import GrammarError, Matcher, TokenTable
-from engine.structured_output.reasoning_budget import Thinking
+from engine.structured_output.reasoning_budget import ReasoningTracker
 from engine.types import SamplingParams
 
 __all__ = ["SamplingState"]
 
 
 class SamplingState:
-    """One sequence's. Token ids outside the vocabulary are dropped here, once."""
+    """Token ids outside the vocabulary are dropped at construction."""
 
     def __init__(self, start: NewSequence, vocab_size: int, table: TokenTable | None) -> None:
         params = start.sampling
         self.is_fitted = start.grammar is not None and start.grammar.fit is not None
-        self.failure: str | None = None  # why the grammar cannot be followed any more
+        self.failure: str | None = None  # why its grammar failed
         self.matcher = self._match(start, table)
 
         def known(tokens: Iterable[int]) -> tuple[int, ...]:
@@ -30,24 +30,26 @@ class SamplingState:
         self.num_tokens = len(start.prompt) + len(start.output)
         self.allowed = None if params.allowed_token_ids is None else known(params.allowed_token_ids)
         self.bias = {token: value for token, value in params.logit_bias if 0 <= token < vocab_size}
-        self.penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
-        # tokens of the prompt stand here, with a count of 0, only if somebody asks for them
+        self.penalized = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+        # the prompt's tokens, with a count of 0, are only there for the repetition penalty
         self.seen = _Seen(start.prompt if params.repetition_penalty != 1 else ())
         self.named = known(params.logprob_token_ids)
-        words = table.tokens if table is not None else ()
-        self.thinking = Thinking(params.thinking, start.output, words) if params.thinking is not None else None
+        token_bytes = table.tokens if table is not None else ()
+        self.thinking = (
+            ReasoningTracker(params.thinking, start.output, token_bytes) if params.thinking is not None else None
+        )
         self._num_output = len(start.output)
         self._stop_ids = known(params.stop_token_ids)
         self._bad_tokens = known(word[0] for word in params.bad_words if len(word) == 1)
         self._bad_endings = [word for word in params.bad_words if len(word) > 1 and 0 <= word[-1] < vocab_size]
         longest = max((len(word) for word in self._bad_endings), default=1)
         self._tail_len = longest - 1
-        self._tail: tuple[int, ...] = ()  # last output tokens, as many as a bad word can end with
+        self._tail: tuple[int, ...] = ()  # last output tokens, as many as the longest bad word has before its last one
         for token in start.output:
             self._count(token)
 
     def fill(self, row: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
-        """Writes what the grammar allows, if there is one."""
+        """Writes the grammar mask of the next token, if there is a grammar."""
         if self.matcher is not None and self.failure is None:
             try:
                 self.matcher.fill(row)
@@ -56,14 +58,14 @@ class SamplingState:
 
     @property
     def forced(self) -> int | None:
-        """The token that must come, for thinking to end. A marker within a grammar's text is no thinking."""
-        if self.thinking is None or (self.matcher is not None and self.matcher.holds):
+        """The token that the reasoning budget forces. A marker within a grammar's text begins no reasoning."""
+        if self.thinking is None or (self.matcher is not None and self.matcher.is_past_reasoning):
             return None
         return self.thinking.forced
 
-    def settle(self, token: int) -> int:
-        """The token to take for a chosen one, so that the answer can be finished in time."""
-        return token if self.matcher is None or self.failure is not None else self.matcher.settle(token)
+    def enforce_budget(self, token: int) -> int:
+        """The sampled token, or its replacement by the output budget."""
+        return token if self.matcher is None or self.failure is not None else self.matcher.enforce_budget(token)
 
     def append(self, token: int) -> None:
         if self.matcher is not None and self.failure is None:
@@ -78,7 +80,7 @@ class SamplingState:
         self._count(token)
 
     def forbidden(self) -> tuple[int, ...]:
-        """Tokens that must not come next: bad words, and stop tokens before min_tokens."""
+        """Tokens that must not come next: bad token_bytes, and stop tokens before min_tokens."""
         stops = self._stop_ids if self._num_output < self.params.min_tokens else ()
         endings = [word[-1] for word in self._bad_endings if self._tail[-(len(word) - 1) :] == word[:-1]]
         if not endings:
@@ -97,14 +99,14 @@ class SamplingState:
             return None
 
     def _count(self, token: int) -> None:
-        if self.penalised:
+        if self.penalized:
             self.seen.count(token)
         if self._tail_len:
             self._tail = (*self._tail, token)[-self._tail_len :]
 
 
 class _Seen:
-    """Which tokens a sequence has had, and how often in its output. Arrays, because a step reads all of it."""
+    """Token counts for penalties: the prompt's with 0, the output's. Arrays, because every step reads all of them."""
 
     def __init__(self, prompt: Iterable[int]) -> None:
         self._at = {token: i for i, token in enumerate(dict.fromkeys(prompt))}

@@ -1,4 +1,4 @@
-"""Admission control: refuses what an engine could never compute, and what its queues have no room for now."""
+"""Admission control: refuses invalid requests, and requests for which the engine's queues have no room."""
 
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.scheduling.fair_queueing import may_join
@@ -8,7 +8,7 @@ from engine.types import GenerateRequest, TokenSpan
 __all__ = ["check_queue", "validate"]
 
 MAX_BEAMS = 64
-MAX_CHOICES = 4096  # of one request; they are made at once, and everybody waits for it
+MAX_CHOICES = 4096  # of one request: all its sequences are made in one call, which delays every other request
 
 
 def validate(request: GenerateRequest, max_model_len: int, vocab_size: int) -> None:
@@ -48,9 +48,9 @@ def validate(request: GenerateRequest, max_model_len: int, vocab_size: int) -> N
 def check_queue(request: GenerateRequest, scheduler: Scheduler) -> None:
     """Raises Overloaded when a queue is full; an empty queue takes anything."""
     config = scheduler.config
-    free = config.max_num_seqs - len(scheduler.running)  # so many start with the next step, they do not wait
+    free = config.max_num_seqs - len(scheduler.running)  # these start with the next step
     queued = max(0, len(scheduler.waiting) - free)
-    # a request may bring more choices than the queue holds; it is refused only behind others
+    # a request may have more choices than the queue holds: an empty queue takes it
     if scheduler.waiting and len(scheduler.waiting) + request.n > free + config.max_queued_requests:
         raise Overloaded(f"{queued} requests wait, {config.max_queued_requests} may")
     own = sum(seq.request.tenant == request.tenant for seq in scheduler.waiting) if request.tenant else 0

@@ -1,4 +1,4 @@
-"""The beams of one request: what each of them samples, and the answers when their beam search is over."""
+"""The beams of one request: the request of each beam's step, and the answers at the end of the beam search."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ __all__ = ["BeamGroup", "one_step_of"]
 class BeamGroup:
     def __init__(self, request: GenerateRequest, first: int, room: int) -> None:
         """first   the sequence that computes the prompt
-        room    tokens that an answer can have
+        room    tokens that an answer may have
         """
         assert request.beam is not None
         sampling = request.sampling
@@ -25,7 +25,7 @@ class BeamGroup:
         )
 
     def chunks(self, cached_tokens: int) -> list[RequestOutput]:
-        """The answers, when the search is over."""
+        """The answers, once the search is over."""
         return [
             RequestOutput(
                 request_id=self.request.request_id,
@@ -47,7 +47,7 @@ class BeamGroup:
 
 
 def one_step_of(request: GenerateRequest) -> GenerateRequest:
-    """What each beam is asked for: the most likely tokens that may follow."""
+    """The request of each beam: one step that returns its most likely continuations."""
     assert request.beam is not None
     sampling = request.sampling
     return msgspec.structs.replace(
@@ -55,9 +55,9 @@ def one_step_of(request: GenerateRequest) -> GenerateRequest:
         sampling=msgspec.structs.replace(
             sampling,
             temperature=0.0,
-            min_tokens=0,  # the search counts them, and knows the stop tokens
+            min_tokens=0,  # BeamSearch applies it
             stop_token_ids=(),
-            # as many as are needed when all but the last `width` are stop tokens
+            # enough if all but the last `width` are stop tokens
             num_logprobs=request.beam.width + len(set(sampling.stop_token_ids)),
             scores_filtered=True,
             logprob_token_ids=(),

@@ -1,4 +1,4 @@
-"""Beam search over the scheduler: beams are sequences that fork, are rewound to the token that was chosen, or end."""
+"""Beam search over the scheduler: beams are sequences that fork, are rewound to the chosen token, or end."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,15 +14,15 @@ NewSequenceId = Callable[[], int]
 
 
 class BeamStep(NamedTuple):
-    """What the search has decided once the last beam of a step was sampled."""
+    """The search's decision after all beams of a step were sampled."""
 
-    forked: tuple[Sequence, ...] = ()  # sequences that are new in the scheduler
-    ended: tuple[Sequence, ...] = ()  # sequences that nobody needs any more
+    forked: tuple[Sequence, ...] = ()  # new sequences in the scheduler
+    ended: tuple[Sequence, ...] = ()  # sequences to remove
     outputs: tuple[RequestOutput, ...] = ()  # the answers, if the search is over
 
 
 class BeamScheduler:
-    """The searches that go on, by request id. A beam is no choice yet: its index is one that no choice has."""
+    """The running beam searches, by request id. A beam is no choice yet: its index is one that no choice has."""
 
     def __init__(self, scheduler: Scheduler, max_model_len: int, new_id: NewSequenceId) -> None:
         self._scheduler = scheduler
@@ -45,12 +45,12 @@ class BeamScheduler:
         self._requests.pop(request_id, None)
 
     def advance(self, seq: Sequence, logprob: TokenLogprob, beams: list[Sequence]) -> BeamStep:
-        """Takes the continuations of one beam. With the last of `beams`, all that the search has, the next ones are
-        chosen.
+        """Takes the continuations of one beam. After the last one of `beams`, all beams of the search, the next beams
+        are chosen.
         """
         group = self._requests[seq.request.request_id]
         seq.is_paused = True
-        group.search.tell(seq.seq_id, logprob)
+        group.search.add_continuations(seq.seq_id, logprob)
         if not group.search.is_ready:
             return BeamStep()
         forked, kept = self._choose(group, beams)
@@ -59,9 +59,9 @@ class BeamScheduler:
         return BeamStep(forked, tuple(beam for beam in beams if beam.seq_id not in kept))
 
     def _choose(self, group: BeamGroup, beams: list[Sequence]) -> tuple[tuple[Sequence, ...], set[int]]:
-        """Forks and rewinds. Returns the new sequences, and the ids of those that go on themselves."""
+        """Forks and rewinds. Returns the new sequences, and the ids of the sequences that continue."""
         parents = {beam.seq_id: beam for beam in beams}
-        kept: dict[int, int] = {}  # parent's sequence -> the token with which it goes on itself
+        kept: dict[int, int] = {}  # parent's sequence -> the token with which it continues
         forked: list[Sequence] = []
         next_ids = []
         for parent_id, token in group.search.choose():
@@ -72,7 +72,7 @@ class BeamScheduler:
             child = self._fork(parents[parent_id], token)
             forked.append(child)
             next_ids.append(child.seq_id)
-        group.search.go_on(next_ids)
+        group.search.assign_sequences(next_ids)
         for beam in beams:
             if beam.seq_id in kept:
                 self._scheduler.rewind(beam, kept[beam.seq_id])

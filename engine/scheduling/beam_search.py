@@ -1,8 +1,8 @@
-"""Beam search over one request: which beams live on, and which answers are done. Pure; ids and floats only.
+"""Beam search over one request: chooses the live beams and the finished answers. Pure; ids and floats only.
 
-The usual rule (as in HF transformers): of all continuations of the live beams the best by summed log probability go
-on; one that ends with a stop token becomes an answer, scored by sum / length ** length_penalty. It is over when there
-are `width` answers and, unless `early_stopping`, no live beam can still beat the worst of them.
+As in HF transformers: of all continuations of the live beams the best by summed log probability are kept; one that ends
+with a stop token becomes an answer, scored by sum / length ** length_penalty. The search is over when there are `width`
+answers and, unless `early_stopping`, no live beam can still beat the worst of them.
 """
 
 from engine.types import BeamParams, FinishReason, TokenLogprob
@@ -23,7 +23,7 @@ class _Beam:
 
 
 class BeamSearch:
-    """`first` names the sequence that computes the prompt; from then on each live sequence is one beam."""
+    """`first` is the sequence that computes the prompt; from then on each live sequence is one beam."""
 
     def __init__(
         self, params: BeamParams, first: int, stop_ids: frozenset[int], min_tokens: int, max_tokens: int
@@ -32,13 +32,13 @@ class BeamSearch:
         self._stop_ids = stop_ids
         self._min_tokens, self._max_tokens = min_tokens, max_tokens
         self._live: dict[int, _Beam] = {first: _Beam(0.0, (), ())}
-        self._told: dict[int, TokenLogprob] = {}
+        self._continuations: dict[int, TokenLogprob] = {}
         self._answers: list[BeamAnswer] = []
 
     @property
     def is_ready(self) -> bool:
-        """Every live beam has told what may follow it."""
-        return len(self._told) == len(self._live)
+        """Whether the continuations of every live beam are known."""
+        return len(self._continuations) == len(self._live)
 
     @property
     def is_over(self) -> bool:
@@ -49,16 +49,16 @@ class BeamSearch:
         """The best first."""
         return sorted(self._answers, key=lambda answer: -answer.score)[: self._params.width]
 
-    def tell(self, sequence: int, logprob: TokenLogprob) -> None:
-        """What may follow a beam: in `top` at least `width` continuations that are no stop tokens."""
-        self._told[sequence] = logprob
+    def add_continuations(self, sequence: int, logprob: TokenLogprob) -> None:
+        """Adds a beam's continuations: `top` has at least `width` that are no stop tokens."""
+        self._continuations[sequence] = logprob
 
     def choose(self) -> list[tuple[int, int]]:
-        """The beams to go on with, best first, each as (parent's sequence, token). Empty when the search is over."""
+        """The next beams, best first, each as (parent's sequence, token). Empty when the search is over."""
         candidates = [
             (beam.total + logprob, sequence, token)
             for sequence, beam in self._live.items()
-            for token, logprob in self._told[sequence].top
+            for token, logprob in self._continuations[sequence].top
         ]
         candidates.sort(key=lambda one: (-one[0], one[1], one[2]))
         chosen: list[tuple[_Beam, int, int]] = []
@@ -77,17 +77,17 @@ class BeamSearch:
             chosen = []
         elif chosen and self._is_decided(chosen[0][0]):
             chosen = []
-        self._told = {}
+        self._continuations = {}
         self._live = {}
         self._next = [child for child, _, _ in chosen]
         return [(sequence, token) for _, sequence, token in chosen]
 
-    def go_on(self, sequences: list[int]) -> None:
-        """Names the sequences of the beams that `choose` returned, in its order."""
+    def assign_sequences(self, sequences: list[int]) -> None:
+        """Sets the sequences of the beams that `choose` returned, in its order."""
         self._live = dict(zip(sequences, self._next, strict=True))
 
     def _child(self, sequence: int, token: int, total: float) -> _Beam:
-        parent, told = self._live[sequence], self._told[sequence]
+        parent, told = self._live[sequence], self._continuations[sequence]
         logprob = TokenLogprob(token, total - parent.total, told.top)
         return _Beam(total, (*parent.tokens, token), (*parent.logprobs, logprob))
 

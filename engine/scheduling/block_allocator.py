@@ -1,8 +1,8 @@
 """The block allocator: gives KV blocks to sequences, by prefix caching where equal prefixes are cached, and frees them.
 
-A sequence shares the cached blocks of its prefix, gets blocks back from a KV connector (KV offload), or allocates new
-ones. Full blocks get their block hashes as they fill, so that whoever begins alike can share them. What is stored and
-removed is reported as KV events.
+A sequence shares the cached blocks of its prefix, loads blocks from a KV connector (KV offload), or allocates new ones.
+Blocks are hashed and cached as they fill, so that later sequences with the same prefix share them. Stored and removed
+block hashes are reported as KV events.
 """
 
 from engine.cache.block_pool import BlockPool
@@ -14,7 +14,7 @@ __all__ = ["BlockAllocator"]
 
 
 class BlockAllocator:
-    """Allocates blocks for sequences and frees them. The scheduler decides for whom, in which order."""
+    """Allocates and frees the blocks of sequences. The scheduler decides for which, in which order."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class BlockAllocator:
         self._enable_prefix_caching = enable_prefix_caching
         self._cache_key = cache_key
         self._connector = connector if enable_prefix_caching else None
-        self._filling: dict[bytes, int] = {}  # hash of a prompt block that is being filled -> the seq_id that fills it
-        self._kv_events: dict[bytes, bool] = {}  # hash -> stored (or removed), since they were last taken
+        self._filling: dict[bytes, int] = {}  # hash of a prompt block that a running sequence fills -> its seq_id
+        self._kv_events: dict[bytes, bool] = {}  # hash -> stored (else removed), since the last take_kv_events
 
-    # -- what there is
+    # -- queries
 
     def num_blocks_of(self, num_tokens: int) -> int:
-        """The number of blocks that so many tokens take."""
+        """The number of blocks of `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
     def num_computable_tokens(self, seq: Sequence) -> int:
@@ -52,14 +52,14 @@ class BlockAllocator:
         return self.num_blocks_of(stop) - len(found) + sum(map(self.pool.is_free, found))
 
     def usable_hashes(self, seq: Sequence) -> list[bytes]:
-        """The block hashes that a sequence may look for."""
-        # the last known token is always computed, for its logits; so are all whose logits are wanted
+        """The block hashes that a sequence may look up."""
+        # the last known token is always computed, for its logits; so are all tokens with prompt logprobs
         if seq.lacks_scores:
             return []
         return seq.block_hashes[: (len(seq.tokens) - 1) // self.block_size]
 
     def missing_hashes(self, seq: Sequence) -> list[bytes]:
-        """Of the usable hashes, those that are cached nowhere and that no running sequence is about to compute."""
+        """The usable hashes that are neither cached nor about to be computed by a running sequence."""
         block_hashes = self.usable_hashes(seq)
         at = len(self.cache.match(block_hashes))
         while self._connector is not None and at < len(block_hashes) and self._connector.holds(block_hashes[at]):
@@ -67,7 +67,7 @@ class BlockAllocator:
         return [block_hash for block_hash in block_hashes[at:] if block_hash not in self._filling]
 
     def is_being_filled(self, seq: Sequence) -> bool:
-        """True if a running sequence is about to compute the block that this one needs next."""
+        """Whether a running sequence is about to compute the block that this one needs next."""
         if not self._filling:
             return False
         usable = self.usable_hashes(seq)
@@ -77,8 +77,8 @@ class BlockAllocator:
     # -- a sequence begins, grows and ends
 
     def start(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
-        """Shares the blocks that `match_prefix` has found, and loads those behind them from the KV connector, if
-        it may be, and as far as there is room for a chunk. Returns how many blocks were.
+        """Shares the blocks that `match_prefix` has found, and with `may_restore` loads those behind them from the KV
+        connector, as far as free blocks for a chunk remain. Returns the number of loaded blocks.
         """
         for block in found:
             self.pool.touch(block)
@@ -91,8 +91,8 @@ class BlockAllocator:
         return num_restored
 
     def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
-        """The child begins with what the parent has computed. Full blocks are shared; the block that is partly filled
-        must be copied, which is returned: from which to which. There must be an free one for it.
+        """Starts the child with what the parent has computed. Full blocks are shared; the partly filled one must be
+        copied: returns (from, to). There must be a free block for it.
         """
         num_full = parent.num_computed // self.block_size
         child.blocks = parent.blocks[:num_full]
@@ -106,12 +106,12 @@ class BlockAllocator:
         return parent.blocks[num_full], child.blocks[num_full]
 
     def allocate(self, seq: Sequence, num_tokens: int) -> None:
-        """Allocates the blocks that a sequence lacks for its first `num_tokens`, while there are free ones."""
+        """Allocates the missing blocks of a sequence's first `num_tokens`, while there are free ones."""
         while len(seq.blocks) < self.num_blocks_of(num_tokens) and self.pool.num_free > 0:
             seq.blocks.append(self._allocate())
 
     def cache_full_blocks(self, seq: Sequence) -> None:
-        """Caches the blocks that have become full, under their hashes."""
+        """Caches newly full blocks under their hashes."""
         if not self._enable_prefix_caching:
             return
         while (seq.num_cached_blocks + 1) * self.block_size <= seq.num_computed:
@@ -129,16 +129,16 @@ class BlockAllocator:
             seq.num_cached_blocks += 1
 
     def free(self, seq: Sequence) -> None:
-        """Frees all blocks of a sequence; what is cached stays until it is evicted."""
+        """Frees all blocks of a sequence; cached ones stay until they are evicted."""
         for block_hash in seq.block_hashes[seq.num_cached_blocks :]:
             self._end_filling(seq, block_hash)
-        for block in reversed(seq.blocks):  # the end of a prefix goes before its beginning
+        for block in reversed(seq.blocks):  # the end of a prefix is evicted before its beginning
             self.pool.release(block, is_cached=self.cache.holds(block))
         seq.blocks = []
         seq.num_computed = seq.num_cached_blocks = 0
 
     def take_kv_events(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """The block hashes stored and removed since the last call: the state now, not every step towards it."""
+        """The block hashes stored and removed since the last call: the net change."""
         kv_events, self._kv_events = self._kv_events, {}
         stored_blocks = tuple(block_hash for block_hash, is_stored in kv_events.items() if is_stored)
         return stored_blocks, tuple(block_hash for block_hash, is_stored in kv_events.items() if not is_stored)
@@ -177,7 +177,7 @@ class BlockAllocator:
     # -- for tests
 
     def check(self, running: list[Sequence]) -> None:
-        """Asserts that these hold exactly what is held."""
+        """Asserts that the running sequences hold exactly the referenced blocks."""
         self.pool.check([block for seq in running for block in seq.blocks])
         self.cache.check()
         assert set(self._filling.values()) <= {seq.seq_id for seq in running}

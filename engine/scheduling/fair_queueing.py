@@ -1,9 +1,9 @@
-"""Fair queueing between tenants: who may join a queue, and who is served first.
+"""Fair queueing between tenants: dynamic queue thresholds, and start-time fair queueing over tokens.
 
 `may_join` is the dynamic threshold of shared buffers (Choudhury and Hahne, "Dynamic Queue Length Thresholds for
-Shared-Memory Packet Switches", 1998): a tenant may hold so many times what is left free, so that a newcomer always
-finds room. `VirtualClock` is start-time fair queueing (Goyal, Vin and Cheng, 1996) over tokens: like the virtual token
-counter of "Fairness in Serving Large Language Models" (Sheng et al., 2024), and a tenant that was idle earns no credit.
+Shared-Memory Packet Switches", 1998): a tenant may hold a multiple of the free places, so that a new one finds
+room. `VirtualClock` is start-time fair queueing (Goyal, Vin and Cheng, 1996) over tokens, like the virtual token
+counter of "Fairness in Serving Large Language Models" (Sheng et al., 2024); an idle tenant earns no credit.
 """
 
 from engine.types import GenerateRequest
@@ -11,7 +11,7 @@ from engine.types import GenerateRequest
 __all__ = ["VirtualClock", "expected_tokens", "may_join"]
 
 SHARE_OF_FREE = 4
-EXPECTED_TOKENS = 256  # of an answer; how long it will be nobody knows
+EXPECTED_TOKENS = 256  # of an answer, whose length is unknown at admission
 
 
 def may_join(num_own: int, num_all: int, limit: int) -> bool:
@@ -20,7 +20,7 @@ def may_join(num_own: int, num_all: int, limit: int) -> bool:
 
 
 def expected_tokens(request: GenerateRequest, *, is_first: bool) -> int:
-    """What one choice is expected to take, in tokens; the prompt counts with the first one."""
+    """The expected cost of one choice in tokens; the prompt counts for the first one."""
     width = request.beam.width if request.beam is not None else 1
     return width * min(request.sampling.max_tokens, EXPECTED_TOKENS) + (len(request.prompt) if is_first else 0)
 
@@ -32,7 +32,7 @@ class VirtualClock:
     """
 
     def __init__(self) -> None:
-        self._now = 0  # virtual start of what was served last
+        self._now = 0  # virtual start of the request served last
         self._next: dict[str, int] = {}  # tenant -> virtual end of its last request
 
     def start(self, tenant: str, cost: int) -> int:

@@ -1,4 +1,4 @@
-"""Time to first token (TTFT), as a mean over a sliding window: what autoscaling and the status read."""
+"""Time to first token (TTFT), as a mean over a sliding window, for autoscaling and the status."""
 
 import time
 from collections import deque

@@ -1,10 +1,10 @@
 """The scheduler: continuous batching with chunked prefill and preemption. Decides what the next step computes.
 
 There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served in
-the order (priority, virtual start, arrival): tenants have their turns (engine/scheduling/fair_queueing.py). Every
-sequence that lacks a single token (a decode) has one token of the budget set aside; longer ones share what is left in
-chunks. When blocks run out, the last sequence in that order loses its own and computes them again later, so the first
-one always gets on and nothing starves within a priority.
+the order (priority, virtual start, arrival), fair between tenants (engine/scheduling/fair_queueing.py). Every decode
+(a sequence with one uncomputed token) has one token of the budget reserved; prefills share the rest in chunks. When
+blocks run out, the last sequence in that order is preempted and recomputed later, so the first one always makes
+progress and nothing starves within a priority.
 """
 
 import bisect
@@ -22,7 +22,7 @@ from engine.scheduling.waiting_queue import WaitingQueue
 
 __all__ = ["Scheduler"]
 
-SCORED_ROWS = 64  # rows of logits in one step, at most, for the prompts whose logprobs are wanted
+SCORED_ROWS = 64  # most rows of logits in one step for prompt logprobs
 
 
 class Scheduler:
@@ -42,7 +42,7 @@ class Scheduler:
         self.max_model_len = max_model_len
         self.blocks = BlockAllocator(num_blocks, block_size, enable_prefix_caching, cache_key, connector)
         self.queue = WaitingQueue(self.blocks)
-        self.running: list[Sequence] = []  # sorted by order; these hold blocks
+        self.running: list[Sequence] = []  # in scheduling order; these hold blocks
         self.num_preemptions = 0
         self.clock = VirtualClock()
         self._new_sequences: list[NewSequence] = []
@@ -56,10 +56,10 @@ class Scheduler:
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Tokens to compute before every sequence has its next one. Cached prefixes may be evicted before that."""
+        """Tokens to compute before every sequence has its next one, if no cached prefix is evicted before."""
         return self.queue.num_missing_tokens + sum(seq.num_uncomputed - 1 for seq in self.running)
 
-    # -- sequences come and go
+    # -- adding and removing sequences
 
     def add(self, seq: Sequence) -> None:
         self.queue.add(seq)
@@ -104,8 +104,8 @@ class Scheduler:
         sequences = self._assign()
         while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
             if any(seq.is_pending for seq in self.running):
-                break  # there will be work when they have their tokens
-            self._preempt(self.running[-1])  # all that run are paused: they must not block those they wait for
+                break  # they are schedulable again once sampled
+            self._preempt(self.running[-1])  # all running ones are paused, for waiting beams that need blocks
             sequences = self._assign()
         if not sequences:
             return SchedulerOutput(self._step, ())
@@ -131,7 +131,7 @@ class Scheduler:
         reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
         for seq in ready:
             if not seq.blocks:
-                continue  # lost them to one before it
+                continue  # preempted for one before it
             is_decode = seq.num_uncomputed == 1 and reserved > 0
             count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
             count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
@@ -146,17 +146,17 @@ class Scheduler:
             if seq.is_paused or seq.is_pending:
                 continue
             if self.blocks.is_being_filled(seq):
-                continue  # its prefix will be there to share in a step or two
+                continue  # its prefix can be shared in a step or two
             count = self._admit(seq, min(budget, rows) if seq.lacks_scores else budget)
             if count == 0:
-                break  # no overtaking: the first in line gets the next free blocks
+                break  # no overtaking: the first one gets the next free blocks
             budget -= count
             rows -= count if seq.lacks_scores else 0
             sequences.append(self._slice(seq, count))
         return sequences
 
     def _add_draft_tokens(self, sequences: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """Decodes with draft tokens behind them, as far as budget and free blocks are left over."""
+        """Adds draft tokens to decodes, within the remaining budget and free blocks."""
         budget = self.config.max_num_batched_tokens - sum(len(piece.tokens) for piece in sequences)
         by_id = {seq.seq_id: seq for seq in self.running}
         out = []
@@ -175,20 +175,20 @@ class Scheduler:
         return out
 
     def update_after_schedule(self, scheduled: SchedulerOutput) -> None:
-        """Counts what a launched step computes. What it samples is PENDING until `update_from_output`.
+        """Counts the tokens of a launched step as computed. Its samples are PENDING until `update_from_output`.
 
-        One step may be planned in between: sequences that may end with the token they wait for have no part in it.
+        One step may be scheduled in between, without the sequences that may end with their pending token.
         """
         by_id = {seq.seq_id: seq for seq in self.running}
         for piece in scheduled.sequences:
             seq = by_id.get(piece.seq_id)
-            if seq is not None:  # else it was removed meanwhile
+            if seq is not None:  # else removed meanwhile
                 seq.num_computed += len(piece.tokens) - piece.num_draft_tokens
                 if piece.samples:
                     seq.tokens.append(PENDING)
 
     def update_from_output(self, scheduled: SchedulerOutput, result: ModelOutput) -> list[Sequence | None]:
-        """Appends what a step sampled. Returns the sequences that got tokens, in the output's order; None: removed."""
+        """Appends a step's sampled tokens. Returns the sequences that got some, in its order; None: removed."""
         by_id = {seq.seq_id: seq for seq in (*self.waiting, *self.running)}
         sampled = []
         tokens, scores, counts = iter(result.tokens), iter(result.scores), iter(result.counts)
@@ -209,7 +209,7 @@ class Scheduler:
         return sampled
 
     def _may_end(self, seq: Sequence) -> bool:
-        """Whether a sequence waits for a token that may end it, or on which its next step depends."""
+        """Whether a sequence's pending token may end it, or its next step depends on it."""
         most = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len)
         return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
@@ -226,9 +226,9 @@ class Scheduler:
         )
 
     def _grow(self, seq: Sequence, count: int) -> int:
-        """Allocates blocks for `count` more tokens of a running sequence, and preempts those after it if it must.
+        """Allocates blocks for `count` more tokens of a running sequence, and preempts those after it if needed.
 
-        Returns for how many tokens there are blocks.
+        Returns the number of tokens that have blocks.
         """
         stop = seq.num_computed + count
         while (
@@ -250,7 +250,7 @@ class Scheduler:
         self.queue.remove(seq)
         self.clock.served(seq.virtual_start)
         bisect.insort(self.running, seq, key=_order)
-        # blocks that are still to be copied must not be filled anew
+        # blocks that are still to be copied must not be overwritten
         num_restored = self.blocks.start(seq, found, may_restore=not self._copies)
         if seq.cached_tokens is None:
             seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
@@ -266,7 +266,7 @@ class Scheduler:
         return NewSequence(seq.seq_id, request.sampling, seq.seed, request.prompt, seq.output, request.grammar)
 
     def _make_room(self) -> None:
-        """Preempts running sequences for a waiting one of better priority."""
+        """Preempts running sequences for a waiting one of higher priority."""
         if not self.waiting:
             return
         first = self.waiting[0]
@@ -279,7 +279,7 @@ class Scheduler:
             self._preempt(self.running[-1])
 
     def _preempt(self, seq: Sequence) -> None:
-        """Preempts a sequence: frees its blocks; it will recompute them."""
+        """Preempts a sequence: frees its blocks, to be recomputed."""
         self.num_preemptions += 1
         self.running.remove(seq)
         self._new_sequences = [start for start in self._new_sequences if start.seq_id != seq.seq_id]
@@ -290,7 +290,7 @@ class Scheduler:
     # -- for tests
 
     def check(self) -> None:
-        """Recomputes every redundant fact and asserts that it is right."""
+        """Asserts every redundant field against its recomputation."""
         self.blocks.check(self.running)
         self.queue.check()
         assert self.running == sorted(self.running, key=_order)

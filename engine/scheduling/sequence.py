@@ -1,4 +1,4 @@
-"""A sequence: one choice of one request on its way. The only thing in the engine that changes over time."""
+"""A sequence: one choice of one request, with its tokens and blocks. The only mutable value in the engine."""
 
 import time
 
@@ -14,7 +14,7 @@ class Sequence:
     """Known tokens and computed tokens; a step computes some of the difference.
 
     known 10, computed 6, block size 4:
-      [0 1 2 3][4 5|6 7][8 9 . .]      blocks cover what is computed and what the current step computes
+      [0 1 2 3][4 5|6 7][8 9 . .]      blocks cover the computed tokens and those of the current step
     """
 
     __slots__ = (
@@ -58,24 +58,24 @@ class Sequence:
         self.request = request
         self.index = index
         self.seed = seed
-        self.root_hash = root_hash  # name of the empty prefix
-        self.block_hashes = block_hashes  # names of the first full blocks; grows as blocks fill
+        self.root_hash = root_hash  # of the empty prefix
+        self.block_hashes = block_hashes  # of the first full blocks; grows as blocks fill
         self.tokens: list[int] = [*request.prompt, *resumed]
         self.prompt_len = len(request.prompt)
         self.num_computed = 0
-        self.num_missing = 0  # while it waits: tokens that it will have to compute, as far as is known
+        self.num_missing = 0  # while it waits: tokens that no cached prefix saves, as far as is known
         self.is_paused = False  # waits for the other beams of its search
-        self.num_cached_blocks = 0  # full blocks that publish() has seen
+        self.num_cached_blocks = 0  # full blocks that cache_full_blocks has seen
         self.blocks: list[int] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
-        self.restored_tokens = 0  # of these, what came from elsewhere
+        self.restored_tokens = 0  # of these, the ones loaded from the KV connector
         self.queued_s = 0.0  # until it first ran
-        # tokens of the prompt whose logprobs are wanted: all that follow another; a moved answer's have been told
+        # prompt tokens with logprobs: all but the first; none after migration, they have been sent
         wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
-        self.drafts: NgramProposer | None = None  # made with the first guess
-        # who goes first: engine/scheduling/fair_queueing.py says what a virtual start is; ids rise with arrival
+        self.drafts: NgramProposer | None = None  # made with the first draft
+        # scheduling order: virtual starts are of engine/scheduling/fair_queueing.py; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
 
     @property
@@ -92,7 +92,7 @@ class Sequence:
 
     @property
     def is_pending(self) -> bool:
-        """Its last token is being sampled."""
+        """Whether its last token is being sampled."""
         return self.tokens[-1] == PENDING
 
     @property

@@ -8,7 +8,10 @@ __all__ = ["finish_reason"]
 
 
 def finish_reason(seq: Sequence, length: int, max_model_len: int) -> FinishReason | None:
-    """Whether a sequence ends with the first `length` of its tokens. Where there are more, nothing repeats."""
+    """The finish reason at a sequence's first `length` tokens; None: it goes on.
+
+    A sequence with more tokens (accepted drafts) has no repetition limit: see Sequence.can_speculate.
+    """
     sampling, num_output = seq.request.sampling, length - seq.prompt_len
     if seq.tokens[length - 1] in sampling.stop_token_ids and num_output > sampling.min_tokens:
         return "stop"

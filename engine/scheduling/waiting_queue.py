@@ -1,4 +1,4 @@
-"""The waiting queue: sequences that have no blocks yet, or were preempted, and what they will cost."""
+"""The waiting queue: new and preempted sequences, and the tokens that they will have to compute."""
 
 import bisect
 
@@ -9,17 +9,17 @@ __all__ = ["WaitingQueue"]
 
 
 class WaitingQueue:
-    """In the order in which they are served, (priority, virtual start, arrival)."""
+    """Sequences in scheduling order: (priority, virtual start, arrival)."""
 
     def __init__(self, blocks: BlockAllocator) -> None:
         self.sequences: list[Sequence] = []
-        self.num_tokens = 0  # all that they lack
-        self.num_missing_tokens = 0  # of these, what no prefix will save, as far as is known
+        self.num_tokens = 0  # uncomputed tokens of all sequences
+        self.num_missing_tokens = 0  # of these, the ones that no cached prefix saves, as far as is known
         self._blocks = blocks
         self._promised: dict[bytes, int] = {}  # hash of a prompt block -> the waiting sequence that will fill it
 
     def add(self, seq: Sequence) -> None:
-        """Counts what it will have to compute: not what is there, nor what one before it will compute."""
+        """Adds a sequence, and counts its tokens without those that are cached or that one before it will compute."""
         bisect.insort(self.sequences, seq, key=lambda one: one.order)
         missing = [block_hash for block_hash in self._blocks.missing_hashes(seq) if block_hash not in self._promised]
         self._promised.update(dict.fromkeys(missing, seq.seq_id))
@@ -37,7 +37,7 @@ class WaitingQueue:
                 del self._promised[block_hash]
 
     def check(self) -> None:
-        """Recomputes every redundant fact and asserts that it is right."""
+        """Asserts every redundant field against its recomputation."""
         assert self.sequences == sorted(self.sequences, key=lambda seq: seq.order)
         assert self.num_tokens == sum(seq.num_uncomputed for seq in self.sequences)
         assert self.num_missing_tokens == sum(seq.num_missing for seq in self.sequences)

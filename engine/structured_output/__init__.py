@@ -1,7 +1,7 @@
-"""Structured output and what else an answer's own tokens allow next. Functions of tokens; masks are bit arrays.
+"""Structured output: grammar masks, output budget, reasoning budget, repetition. Functions of an answer's tokens alone.
 
-`grammar.py` follows what a request's answer must match. `grammar_start.py` knows where in the answer that begins, after
-the reasoning if there is any; where it must end in time, `output_budget.py` keeps to a way that
-`shortest_completion.py` has found (`json_hints.py`: what it tries first). `reasoning_budget.py` ends reasoning in time,
-`repetition.py` an answer that repeats itself. A `token_marker.py` is a run of tokens that begins or ends something.
+`grammar.py` computes grammar masks with llguidance. `grammar_start.py` tracks where in the answer the grammar begins:
+after the reasoning, if there is any. `output_budget.py` keeps an answer short enough to be finished (`fit`), by a
+completion that `shortest_completion.py` finds (`json_hints.py` orders its search). `reasoning_budget.py` ends reasoning
+after so many tokens, `repetition.py` an answer that repeats itself. `token_marker.py` finds markers such as `</think>`.
 """

@@ -1,8 +1,8 @@
 """Grammar masks for structured output: which tokens a grammar allows next. llguidance does the parsing.
 
 A grammar is given in llguidance's own form (its Lark dialect, or the JSON that its `grammar_from_*` functions return),
-so JSON schemas, regular expressions, choices and tool calls are all the same thing down here. A matcher is a function
-of the tokens it has consumed: a request that moves to another engine consumes its old tokens again and goes on.
+so JSON schemas, regular expressions, choices and tool calls are the same thing here. A matcher's state is a function of
+the tokens that it has consumed: after request migration they are consumed again.
 """
 
 import random
@@ -24,8 +24,8 @@ from engine.types import Fit, Grammar
 
 __all__ = ["GrammarError", "Matcher", "TokenTable", "Vocabulary"]
 
-# what one request may cost, about a tenth of llguidance's defaults: seconds become tenths of a second. What a row may
-# hold is not the cost (that is step_max_items): the default of 2,000 stops a rule of as many alternatives.
+# what one request may cost: about a tenth of llguidance's defaults, tenths of a second at worst. Only max_items_in_row
+# is larger, since step_max_items bounds the cost: the default of 2,000 refuses a rule of as many alternatives.
 INITIAL_LEXER_FUEL, STEP_LEXER_FUEL = 1_000_000, 200_000
 LIMITS = llguidance.LLParserLimits(
     max_items_in_row=20_000,
@@ -39,14 +39,14 @@ LIMITS = llguidance.LLParserLimits(
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
-    """What each token id stands for."""
+    """The tokenizer's vocabulary: the bytes of each token id."""
 
     tokens: tuple[bytes, ...]  # by token id
     special_ids: tuple[int, ...]  # never text
     end_ids: tuple[int, ...]  # any of these ends an answer
 
 
-# what llguidance says when a limit is reached, and what that means to who wrote the grammar
+# llguidance's message for a limit that is reached -> ours
 REACHED = [
     (
         r"Current row has (\d+) items; max is (\d+)",
@@ -73,8 +73,8 @@ REACHED = [
 DEAD_END = "it has come to a place where no text can follow"
 NUM_WALKS, WALK_TOKENS = 3, 12  # some 10 ms
 CACHE_BYTES = 4_000_000  # of grammar text; compiled it takes some twenty times as much
-MAX_COMPILED = 256  # grammars: some take much more
-EFFORT = 5_000  # steps to find a short end of a whole grammar, mostly a millisecond, at worst some tenths of a second
+MAX_COMPILED = 256  # grammars: some take much more than their text
+EFFORT = 5_000  # steps of the search for a short completion: mostly 1 ms, at worst some 0.1 s
 
 
 class GrammarError(Exception):
@@ -86,27 +86,27 @@ class GrammarLimitReached(GrammarError):
 
 
 class TokenTable:
-    """A vocabulary prepared for masks. Made once per model (some 0.1 s), shared by all matchers."""
+    """llguidance's tokenizer of a vocabulary, and compiled grammars. One per model (0.1 s), shared by matchers."""
 
     def __init__(
         self, vocabulary: Vocabulary, vocab_size: int, encode: Callable[[bytes], list[int]] | None = None
     ) -> None:
-        """`vocab_size` is the model's: logits may have rows for ids that stand for nothing.
+        """`vocab_size` is the model's: logits may have columns for ids that are no tokens.
 
-        Text that a grammar forces is allowed in one tokenization only, that of `encode` (UTF-8 to token ids); without
-        it, in the one that takes the longest token each time.
+        Text that a grammar forces is tokenized by `encode` (UTF-8 to token ids), and allowed in no other way; without
+        it, by the longest match.
         """
         self.vocab_size = vocab_size
         self._encode = encode or self._longest_tokens
-        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the one used last stands last
-        self._crossings: dict[bytes, dict[int, tuple[int, ...]]] = {}  # by the text that ends the thinking
+        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # the least recently used one first
+        self._straddling_by_text: dict[bytes, dict[int, tuple[int, ...]]] = {}  # by the text that ends the reasoning
         self._lock = threading.Lock()
-        self._finder: CompletionFinder | None = None  # made when it is first needed
+        self._finder: CompletionFinder | None = None  # made at first use
         self._end_ids = vocabulary.end_ids
         tokens = [*vocabulary.tokens[:vocab_size], *[b""] * (vocab_size - len(vocabulary.tokens))]
         self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
         self._longest = max(map(len, self._ids), default=1)
-        # what LLTokenizer asks of a tokenizer
+        # what llguidance.TokenizerWrapper reads
         self.tokens = tokens
         self.special_token_ids = list(vocabulary.special_ids)
         self.eos_token_id = vocabulary.end_ids[0]
@@ -119,8 +119,8 @@ class TokenTable:
         return self._encode(data)
 
     def check(self, text: str) -> None:
-        """Raises GrammarError for a grammar that does not compile within the limits, or cannot be followed within them
-        for its first tokens. Once it passed, it is quick.
+        """Raises GrammarError for a grammar that does not compile within LIMITS, or exceeds them within its first
+        tokens. A grammar that passed is cached.
         """
         matcher = self.compiled(text)
         if matcher.is_error():
@@ -142,25 +142,27 @@ class TokenTable:
         return plan
 
     def matcher(self, grammar: Grammar, output: Iterable[int] = ()) -> "Matcher":
-        """Raises GrammarError, also for a budget that the grammar does not fit into."""
+        """The matcher after `output`. Raises GrammarError, also for an output budget that is too small."""
         fit = grammar.fit
-        fitting = self._fitting(grammar.text, fit) if fit is not None else None
-        beginning = GrammarStart(grammar.opens, grammar.begins_after, self.tokens)
+        output_budget = self._output_budget(grammar.text, fit) if fit is not None else None
+        start = GrammarStart(grammar.opens, grammar.begins_after, self.tokens)
         compiled = self.compiled(grammar.text)
-        crossing = self._crossing(beginning.ends.text) if beginning.ends is not None else {}
-        matcher = Matcher(compiled, beginning, fitting, self._end_ids, crossing, fit.budget if fit is not None else 0)
+        straddling = self._straddling(start.ends.text) if start.ends is not None else {}
+        matcher = Matcher(
+            compiled, start, output_budget, self._end_ids, straddling, fit.budget if fit is not None else 0
+        )
         for token in output:
             matcher.consume(token)
         return matcher
 
     def compiled(self, text: str) -> llguidance.LLMatcher:
-        """A matcher at its beginning. The grammars used last, up to CACHE_BYTES of text, are not compiled again."""
+        """A fresh matcher of a grammar, from an LRU cache of up to CACHE_BYTES of text."""
         with self._lock:
             known = self._compiled.get(text)
             if known is not None:
                 self._compiled.move_to_end(text)
                 return known.deep_copy()
-        matcher = llguidance.LLMatcher(self.tokenizer, text, log_level=0, limits=LIMITS)  # other threads run meanwhile
+        matcher = llguidance.LLMatcher(self.tokenizer, text, log_level=0, limits=LIMITS)  # releases the GIL
         if not matcher.is_error():
             with self._lock:
                 self._compiled[text] = matcher.deep_copy()
@@ -169,7 +171,7 @@ class TokenTable:
         return matcher
 
     def _walk(self, matcher: llguidance.LLMatcher, mask: NDArray[np.int32], rng: random.Random) -> None:
-        """Follows a few tokens, taken by chance. Raises GrammarLimitReached; a dead end is no reason to refuse."""
+        """Consumes a few random allowed tokens. Raises GrammarLimitReached; a dead end is no reason to refuse."""
         for _ in range(WALK_TOKENS):
             bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self.vocab_size]
             bits[list(self._end_ids)] = 0
@@ -186,22 +188,22 @@ class TokenTable:
                     raise error
                 return
 
-    def _fitting(self, text: str, fit: Fit) -> OutputBudget:
+    def _output_budget(self, text: str, fit: Fit) -> OutputBudget:
         plan = fit.plan
         if not plan or self.compiled(text).validate_tokens(list(plan)) != len(plan):
             plan = self.short_completion(text)
         return OutputBudget(self._find_ends(), text, plan, self._end_ids)
 
-    def _crossing(self, text: bytes) -> dict[int, tuple[int, ...]]:
-        """The tokens that complete a text and go on: by the number of its bytes that were said before."""
-        known = self._crossings.get(text)
+    def _straddling(self, text: bytes) -> dict[int, tuple[int, ...]]:
+        """The tokens that complete `text` and have bytes after it, by how many bytes of it came before."""
+        known = self._straddling_by_text.get(text)
         if known is None:
             known = {size: () for size in range(len(text))}
             for token, word in enumerate(self.tokens):
                 if text[-1] in word[:-1]:
-                    for size in _crossed(text, word):
+                    for size in _overlaps(text, word):
                         known[size] += (token,)
-            self._crossings[text] = known
+            self._straddling_by_text[text] = known
         return known
 
     def _find_ends(self) -> CompletionFinder:
@@ -214,7 +216,7 @@ class TokenTable:
         while at < len(data):
             length = next((n for n in range(self._longest, 0, -1) if data[at : at + n] in self._ids), None)
             if length is None:
-                at += 1  # no token for this byte: it cannot be written at all
+                at += 1  # no token has this byte: it cannot be written
                 continue
             ids.append(self._ids[data[at : at + length]])
             at += len(data[at : at + length])
@@ -222,116 +224,119 @@ class TokenTable:
 
 
 class Matcher:
-    """One answer's place in its grammar. Where thinking may come first, it may be opened or the grammar followed."""
+    """One answer's grammar state. Before the reasoning, both its start marker and the grammar's tokens are allowed."""
 
     def __init__(
         self,
         matcher: llguidance.LLMatcher,
-        beginning: GrammarStart,
-        fitting: OutputBudget | None,
+        start: GrammarStart,
+        output_budget: OutputBudget | None,
         end_ids: tuple[int, ...],
-        crossing: dict[int, tuple[int, ...]],
+        straddling: dict[int, tuple[int, ...]],
         budget: int,
     ) -> None:
-        """crossing   tokens in which the thinking ends and the answer begins, by the bytes of its end said before
-        budget     is only read with `fitting`
+        """straddling   tokens that end the reasoning and begin the answer, by how many bytes of the marker came before
+        budget       tokens that the output may have; only read with `output_budget`
         """
-        self._fresh = matcher  # stands at the grammar's beginning
-        self._follows: llguidance.LLMatcher | None = matcher.deep_copy()  # None: what was said is no beginning of it
-        self._beginning = beginning
-        self._fitting = fitting
-        self._num_needed = fitting.num_needed if fitting is not None else 0  # tokens that certainly satisfy it
-        self._room = budget  # tokens that may come
-        # an answer may end in its thinking only if it may be empty
+        self._fresh = matcher  # stands at the grammar's start
+        self._active: llguidance.LLMatcher | None = (
+            matcher.deep_copy()
+        )  # None: the output so far is no prefix of a match
+        self._start = start
+        self._output_budget = output_budget
+        # tokens that certainly satisfy the grammar
+        self._num_needed = output_budget.num_needed if output_budget is not None else 0
+        self._tokens_left = budget
+        # an end token is allowed in the reasoning only if the answer may be empty
         self._ending = () if matcher.is_accepting() else end_ids
-        self._crossing = crossing
-        num_before = beginning.num_left if beginning.place == "inside" else 0
-        if fitting is not None and budget < num_before + self._num_needed:
+        self._straddling = straddling
+        num_before = start.num_left if start.place == "inside" else 0
+        if output_budget is not None and budget < num_before + self._num_needed:
             raise GrammarError(f"it needs {num_before + self._num_needed} tokens, {budget} may come")
 
     @property
-    def holds(self) -> bool:
-        """There will be no thinking any more."""
-        return self._beginning.place == "after"
+    def is_past_reasoning(self) -> bool:
+        """Whether the reasoning has ended or can no longer begin."""
+        return self._start.place == "after"
 
     @property
     def _forbidden(self) -> tuple[int, ...]:
-        """Tokens that must not come inside the thinking. The answer's first token is one of its grammar's."""
-        ends = self._beginning.ends
-        begun = ends.begun() if ends is not None else ()
-        return sum((self._crossing.get(size, ()) for size in begun), self._ending)
+        """Tokens banned inside the reasoning: the answer must begin with a token of its own."""
+        ends = self._start.ends
+        begun = ends.partial_lengths() if ends is not None else ()
+        return sum((self._straddling.get(size, ()) for size in begun), self._ending)
 
     def fill(self, bits: NDArray[np.int32]) -> None:
         """Writes one row of a mask, [ceil(V / 32)]: bit 1 means allowed. Raises GrammarError."""
-        place = self._beginning.place
+        place = self._start.place
         if place == "inside":
             bits.fill(-1)
             for token in self._forbidden:
                 bits.view(np.uint32)[token // 32] &= ~(1 << token % 32) & 0xFFFFFFFF
             return
-        if self._follows is None:
+        if self._active is None:
             bits.fill(0)
-        elif self._fitting is not None and 0 < self._room == self._fitting.num_needed:
+        elif self._output_budget is not None and 0 < self._tokens_left == self._output_budget.num_needed:
             bits.fill(0)
-            _allow(bits, self._fitting.next_token)
+            _allow(bits, self._output_budget.next_token)
         else:
-            self._follows.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self._active.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
             self._raise_on_error()
         if place == "before" and self._may_open:
-            _allow(bits, self._beginning.next_token)
+            _allow(bits, self._start.next_token)
 
-    def settle(self, token: int) -> int:
-        """The token to take in place of a chosen one: another one only where the answer would not fit any more."""
-        fitting, beginning = self._fitting, self._beginning
-        if fitting is None:
+    def enforce_budget(self, token: int) -> int:
+        """The sampled token, or its replacement where the answer could no longer be finished within the budget."""
+        output_budget, start = self._output_budget, self._start
+        if output_budget is None:
             return token
-        if beginning.place == "inside":
-            fits = beginning.num_left_after(token) + self._num_needed < self._room
-            return token if fits and token not in self._forbidden else beginning.next_token
-        if self._follows is None:
-            return beginning.next_token
-        if beginning.place == "before" and self._may_open and token == beginning.next_token:
+        if start.place == "inside":
+            fits = start.num_left_after(token) + self._num_needed < self._tokens_left
+            return token if fits and token not in self._forbidden else start.next_token
+        if self._active is None:
+            return start.next_token
+        if start.place == "before" and self._may_open and token == start.next_token:
             return token
-        return fitting.settle(self._follows, token, self._room)
+        return output_budget.enforce_budget(self._active, token, self._tokens_left)
 
     def consume(self, token: int) -> None:
-        """Takes the chosen token. Raises GrammarError for one that was not allowed."""
-        was = self._beginning.place
-        self._beginning.consume(token, may_open=self._may_open)
-        if was != "inside" and self._beginning.place != "inside":
-            self._follow(token, may_open=self._beginning.place == "before")
-        elif was == "before":  # thinking it is: whatever of the grammar was followed, it begins anew
-            self._follows = self._fresh.deep_copy()
-            self._fitting = self._fitting.anew() if self._fitting is not None else None
-        self._room -= 1
+        """Advances by a token. Raises GrammarError for one that was not allowed."""
+        was = self._start.place
+        self._start.consume(token, may_open=self._may_open)
+        if was != "inside" and self._start.place != "inside":
+            self._follow(token, may_open=self._start.place == "before")
+        elif was == "before":  # the reasoning has begun: the grammar starts over behind it
+            self._active = self._fresh.deep_copy()
+            self._output_budget = self._output_budget.restarted() if self._output_budget is not None else None
+        self._tokens_left -= 1
 
     @property
     def _may_open(self) -> bool:
-        """There is room for thinking."""
-        return self._fitting is None or self._beginning.num_left + self._num_needed <= self._room
+        """Whether the budget leaves tokens for reasoning."""
+        return self._output_budget is None or self._start.num_left + self._num_needed <= self._tokens_left
 
     def _follow(self, token: int, *, may_open: bool) -> None:
-        matcher = self._follows
+        matcher = self._active
         if matcher is None or (may_open and not matcher.validate_tokens([token])):
             if not may_open:
                 raise GrammarError("the answer neither opens the thinking nor follows the grammar")
-            self._follows = None
+            self._active = None
             return
-        if self._fitting is not None and not self._fitting.consume(matcher, token, self._room):
+        if self._output_budget is not None and not self._output_budget.consume(matcher, token, self._tokens_left):
             if not may_open:
                 raise GrammarError("it cannot be finished within its tokens any more")
-            self._follows = None
+            self._active = None
             return
         matcher.consume_token(token)
         self._raise_on_error()
 
     def _raise_on_error(self) -> None:
-        if self._follows is not None and self._follows.is_error():
-            raise _error(self._follows)
+        if self._active is not None and self._active.is_error():
+            raise _error(self._active)
 
 
-def _crossed(text: bytes, word: bytes) -> list[int]:
-    """How many bytes of the text may stand before a word in which it ends, and does not end with it."""
+def _overlaps(text: bytes, word: bytes) -> list[int]:
+    """For which numbers of bytes of `text` already written `word` completes it with bytes to spare."""
     within = [0] if text in word[:-1] else []
     longer = (size for size in range(1, len(text)) if size + len(word) > len(text))
     return within + [size for size in longer if word.startswith(text[size:])]
@@ -342,7 +347,7 @@ def _allow(bits: NDArray[np.int32], token: int) -> None:
 
 
 def _error(matcher: llguidance.LLMatcher) -> GrammarError:
-    """What stopped a matcher, in words."""
+    """The error that stopped a matcher."""
     message = matcher.get_error()
     for pattern, words in REACHED:
         if found := re.search(pattern, message):
@@ -353,6 +358,6 @@ def _error(matcher: llguidance.LLMatcher) -> GrammarError:
 
 
 def _first_lines(message: str) -> str:
-    """With what is wrong, where a drawing of the place stands between."""
+    """The message without llguidance's drawing of the place."""
     first, rest = message.strip().splitlines()[:2], message.strip().splitlines()[2:]
     return " ".join([*first, *(line for line in rest if line.startswith("error:"))])[:500]

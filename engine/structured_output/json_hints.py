@@ -1,23 +1,23 @@
-"""JSON hints for the search of a short completion: the one place in the engine that knows what JSON looks like.
+"""JSON hints for the search of a short completion: the only place in the engine that knows JSON's syntax.
 
-They only order what is tried first. A grammar of another language is finished as surely, with more steps.
+They order what is tried first. A grammar of another language gets a completion as surely, with more steps.
 """
 
 import re
 
 __all__ = ["BETWEEN", "BLANKS", "CLOSING", "search_order"]
 
-MAX_NAMED = 16  # words and characters of patterns
+MAX_NAMED = 16  # required names and pattern literals
 BLANKS = " \t\n\r"
 CLOSING = b'}]"'
 BETWEEN = [bytes([char]) for char in b'"{}[],:']
 STRUCTURE = b",:0123456789ntf[{-"
-IN_TEXT = b"@.:/-0aTZP"  # what formats ask for
+IN_TEXT = b"@.:/-0aTZP"  # characters that `format`s require
 NAMED = re.compile(r'"(pattern|required)": ?("(?:[^"\\]|\\.)*"|\[[^\]]*\])')
 
 
 def search_order(grammar: str) -> tuple[bytes, bytes, list[bytes]]:
-    """The characters to try where few may come and where many may, and words that patterns are made of."""
+    """The characters to try first where few are allowed, where many are, and the literals of patterns."""
     named = {"required": b"", "pattern": b""}
     for found in NAMED.finditer(grammar):
         named[found[1]] += bytes(char for char in found[2].encode() if chr(char).isalnum() or char in b"@.:/-_")

@@ -1,8 +1,8 @@
-"""Budget-constrained decoding (`fit`): keeps an answer finishable within its tokens.
+"""Budget-constrained decoding (`fit`): keeps an answer short enough to satisfy its grammar within its tokens.
 
-A token is taken as it was chosen if the rest can be finished after it, and else replaced by the next one of the known
-way. So what was promised at admission holds to the end. All of it is a function of the tokens alone: an answer that
-moves to another engine goes on exactly.
+The plan is a completion of the grammar that fits the remaining tokens. A sampled token is kept if a completion that
+fits can be found behind it, and else replaced by the plan's next token. A function of the tokens alone, so it survives
+request migration.
 """
 
 from llguidance import LLMatcher
@@ -11,58 +11,59 @@ from engine.structured_output.shortest_completion import CompletionFinder
 
 __all__ = ["OutputBudget"]
 
-MAX_ENDS = 100  # of the known way that are tried, short ones and long ones
+MAX_ENDS = 100  # suffixes of the plan that are tried, short ones and long ones
 EFFORT = 1_500  # steps of one search, some 30 ms at worst
 
 
 class OutputBudget:
-    """Works beside a matcher, which its owner moves on."""
+    """One answer's plan. The matcher passed to each call is its owner's, who advances it after `consume`."""
 
     def __init__(self, finder: CompletionFinder, grammar: str, plan: tuple[int, ...], end_ids: tuple[int, ...]) -> None:
-        """`plan` finishes the grammar from where the matcher stands, the end token last."""
+        """`plan` completes the grammar from the matcher's state, the end token last."""
         self._finder = finder
         self._grammar = grammar
         self._whole = plan
         self._plan = plan
         self._end_ids = end_ids
-        self._settled: tuple[int, tuple[int, ...]] | None = None  # what `settle` said, and the plan after it
+        # the token that `enforce_budget` returned last, and the plan after it
+        self._last_decision: tuple[int, tuple[int, ...]] | None = None
 
-    def anew(self) -> "OutputBudget":
-        """For an answer that has not begun."""
+    def restarted(self) -> "OutputBudget":
+        """The budget of the same grammar at its start."""
         return OutputBudget(self._finder, self._grammar, self._whole, self._end_ids)
 
     @property
     def num_needed(self) -> int:
-        """Tokens that certainly finish the answer, the end token too."""
+        """Tokens of the plan, the end token included."""
         return len(self._plan)
 
     @property
     def next_token(self) -> int:
         return self._plan[0]
 
-    def settle(self, matcher: LLMatcher, token: int, room: int) -> int:
-        """The token to take in place of a chosen one, mostly that one. `room`: tokens that may come, it included."""
+    def enforce_budget(self, matcher: LLMatcher, token: int, room: int) -> int:
+        """The sampled token, or the plan's next one. `room`: tokens left, this one included."""
         plan = self._plan_after(matcher, token, room - 1)
         if plan is None:
             token, plan = self._plan[0], self._plan[1:]
-        self._settled = token, plan
+        self._last_decision = token, plan
         return token
 
     def consume(self, matcher: LLMatcher, token: int, room: int) -> bool:
-        """Takes a token, before the matcher does. False for one after which the answer cannot be finished."""
-        if self._settled is None or self._settled[0] != token:
-            self.settle(matcher, token, room)
-        assert self._settled is not None
-        settled, plan = self._settled
-        if settled != token:
+        """Advances the plan by a token, before the matcher. False if no completion that fits is known behind it."""
+        if self._last_decision is None or self._last_decision[0] != token:
+            self.enforce_budget(matcher, token, room)
+        assert self._last_decision is not None
+        kept, plan = self._last_decision
+        if kept != token:
             return False
-        self._plan, self._settled = plan, None
+        self._plan, self._last_decision = plan, None
         return True
 
     def _plan_after(self, matcher: LLMatcher, token: int, room: int) -> tuple[int, ...] | None:
-        """A way to the end after a token that is no longer than `room`, if one is found."""
+        """A completion behind `token` of at most `room` tokens, if one is found."""
         plan = self._plan
-        if not plan:  # nothing can follow but more end tokens
+        if not plan:  # only end tokens can follow
             return ()
         if token == plan[0]:
             return plan[1:]
@@ -70,14 +71,14 @@ class OutputBudget:
             return None
         if token in self._end_ids:
             return ()
-        # the end of the known way often does: a longer string is closed as the shorter one was
+        # a suffix of the plan often does: a longer string is closed as the shorter one was
         nexts = {one for one in set(plan) if matcher.validate_tokens([token, one]) == 2}
         sizes = [size for size in range(1, min(len(plan), room) + 1) if plan[-size] in nexts]
         for size in sizes if len(sizes) <= 2 * MAX_ENDS else [*sizes[:MAX_ENDS], *sizes[-MAX_ENDS:]]:
             if matcher.validate_tokens([token, *plan[-size:]]) == size + 1:
                 return plan[-size:]
         if room < len(plan):
-            return None  # with no room to spare the known way is taken
+            return None  # no tokens to spare: the plan is kept
         ahead = matcher.deep_copy()
         if not ahead.consume_token(token):
             return None

@@ -5,35 +5,34 @@ from collections.abc import Iterable, Sequence
 from engine.structured_output.token_marker import TokenMarker
 from engine.types import ReasoningBudget
 
-__all__ = ["Thinking"]
+__all__ = ["ReasoningTracker"]
 
 
-class Thinking:
-    """One answer's place in its thinking, which comes once.
+class ReasoningTracker:
+    """One answer's reasoning, which comes once.
 
     before --begins--> inside --ends--> after
 
-    `forced` is the token that must come next, None while any may.
+    `forced` is the token that must come next; None: any may.
     """
 
     __slots__ = ("_budget", "_inside", "_marker", "_num_tokens", "_then")
 
-    def __init__(self, limit: ReasoningBudget, output: Iterable[int] = (), words: Sequence[bytes] = ()) -> None:
-        """`words` is what each token id stands for: other tokens that spell a marker are it too."""
-        ends = TokenMarker(limit.ends, words)
+    def __init__(self, limit: ReasoningBudget, output: Iterable[int] = (), token_bytes: Sequence[bytes] = ()) -> None:
+        """`token_bytes` has the bytes of each token id: other tokens that spell a marker count as the marker."""
+        ends = TokenMarker(limit.ends, token_bytes)
         self._inside = not limit.begins
-        self._marker: TokenMarker | None = (
-            TokenMarker(limit.begins, words) if limit.begins else ends
-        )  # that is waited for
-        self._then = ends if limit.begins else None  # and after it
+        # the marker that comes next, and the one after it
+        self._marker: TokenMarker | None = TokenMarker(limit.begins, token_bytes) if limit.begins else ends
+        self._then = ends if limit.begins else None
         self._budget = limit.budget
-        self._num_tokens = 0  # thought
+        self._num_tokens = 0  # of reasoning so far
         for token in output:
             self.consume(token)
 
     @property
     def forced(self) -> int | None:
-        """An ending that the model has begun is finished, not begun again."""
+        """The next token of the end marker once the budget is used up, behind what the model wrote of it itself."""
         if self._marker is None or not self._inside or self._num_tokens < self._budget:
             return None
         return self._marker.next_token

@@ -1,4 +1,4 @@
-"""Repetition detection: does an answer repeat a pattern of tokens?"""
+"""Repetition detection: whether an answer repeats a pattern of tokens (vLLM's RepetitionDetectionParams)."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,8 @@
-"""A short completion of a grammar: tokens that finish it from where it stands, few if not the fewest.
+"""The search of a short completion: few tokens that satisfy a grammar from a matcher's state, not always the fewest.
 
-Every text that a matcher has taken can be finished, so a walk that takes what is forced, closes what can be closed and
-else tries each kind of character in turn comes to an end soon. With effort to spare the walk's forks are tried again
-the other way, one by one, and what makes the whole shorter is kept. All of it counts steps, never time: the same place
-gives the same end everywhere.
+A greedy walk takes forced tokens, closes what can be closed, and else tries each kind of character in turn. With steps
+left, the other options of its forks are tried one by one, and what shortens the completion is kept (local search). The
+budget counts steps, never time: the same state gives the same completion on every machine.
 """
 
 from collections import Counter
@@ -17,20 +16,20 @@ from engine.structured_output.json_hints import BETWEEN, BLANKS, CLOSING, search
 
 __all__ = ["CompletionFinder"]
 
-WIDE = 40  # characters that may come next; more of them are free text
-MAX_FORKS = 200  # remembered of one walk
-MAX_TURNS = 8  # other ways tried at one fork
-MAX_WORDS = 64  # that fill a text
-MAX_SPELLED = 400  # texts of them that are tried
-SPLIT_PER_STEP = 8  # characters whose best split into tokens takes as long as a step
-LONGEST_PIECE = 24  # bytes of a token that is worth looking up
-SPECIAL = b"\xff"  # with which llguidance writes a special token as bytes
+WIDE = 40  # allowed characters; more of them are free text
+MAX_FORKS = 200  # kept of one walk
+MAX_TURNS = 8  # other options tried at one fork
+MAX_WORDS = 64  # of the vocabulary, to lengthen a text
+MAX_SPELLED = 400  # combinations of pattern literals that are tried
+SPLIT_PER_STEP = 8  # characters whose tokenization costs as much as one step
+LONGEST_PIECE = 24  # bytes of a token that is looked up
+SPECIAL = b"\xff"  # llguidance's prefix of a special token
 
 
 class _Fork(msgspec.Struct):
     at: int  # tokens before it
     matcher: LLMatcher
-    turns: list[int]  # tokens that were not taken
+    turns: list[int]  # the options that were not taken
 
 
 class _Walk(msgspec.Struct):
@@ -39,7 +38,7 @@ class _Walk(msgspec.Struct):
 
 
 class CompletionFinder:
-    """One vocabulary's. Keeps nothing of the matchers it looks at."""
+    """Finds completions in one vocabulary. Stateless towards matchers."""
 
     def __init__(self, tokens: Sequence[bytes], special_ids: Sequence[int], end_ids: Sequence[int]) -> None:
         special = {*special_ids, *end_ids}
@@ -48,15 +47,15 @@ class CompletionFinder:
         self._special = frozenset(special)
         self._ids = {data: id for id, data in reversed(list(enumerate(tokens))) if data and id not in special}
         self._marks = [id for id in special_ids if id not in end_ids and id < len(tokens)]
-        # words and numbers, the longest first: what fills a text that must have some length
+        # words and numbers, the longest first: they lengthen a text that has a minimal length
         self._fillers = [self._ids[data] for data in _fillers(self._ids)]
         self._words = -(-len(tokens) // 32)
 
     def find(self, matcher: LLMatcher, grammar: str, effort: int, enough: int = 0) -> tuple[int, ...] | None:
-        """The tokens, the end token last. None if no end was found within `effort` steps. `matcher` stays as it is.
+        """The tokens, the end token last. None if none was found within `effort` steps. `matcher` is not changed.
 
-        grammar   the text of the matcher's grammar: its patterns and required names are tried first
-        enough    tokens that are few enough to look no further
+        grammar   the matcher's grammar, for the hints of json_hints.py
+        enough    a completion of so few tokens ends the search
         """
         search = _Search(self, search_order(grammar), effort)
         best = search.walk(matcher.deep_copy(), [], effort)
@@ -83,7 +82,7 @@ class CompletionFinder:
         return plan if matcher.validate_tokens(list(plan)) == len(plan) else None
 
     def fewest(self, tokens: Sequence[int]) -> list[int]:
-        """The same text in as few tokens as there can be. Special tokens stay."""
+        """The same text in the fewest tokens. Special tokens stay."""
         out: list[int] = []
         text = b""
         for token in tokens:
@@ -95,7 +94,7 @@ class CompletionFinder:
         return out + self._split(text)
 
     def longest(self, data: bytes) -> list[int]:
-        """Forced text, quickly: as a start for `fewest`. Stops where a byte has no token."""
+        """Greedy longest-match tokenization, up to the first byte that has no token."""
         ids, at = [], 0
         while at < len(data):
             for size in range(min(LONGEST_PIECE, len(data) - at), 0, -1):
@@ -128,7 +127,7 @@ class CompletionFinder:
 
 
 class _Search:
-    """Walks of one search: what they cost together, and the orders in which they try characters."""
+    """The walks of one search, with their common step budget and the orders in which they try characters."""
 
     def __init__(self, finder: CompletionFinder, order: tuple[bytes, bytes, list[bytes]], effort: int) -> None:
         self.effort = effort
@@ -143,7 +142,7 @@ class _Search:
         self._bits = np.empty(finder._words, np.int32)
 
     def walk(self, matcher: LLMatcher, tokens: list[int], most: int) -> _Walk | None:
-        """From a place on, beginning with some tokens, to the end. Takes the matcher along. `most`: tokens."""
+        """Walks from the matcher's state, `tokens` first, to the end. Advances the matcher. `most`: tokens at most."""
         if tokens and not matcher.consume_tokens(tokens):
             return None
         walk, taken = _Walk(list(tokens), []), Counter[tuple[int, str | int]]()
@@ -159,7 +158,7 @@ class _Search:
         return walk
 
     def _forks(self, matcher: LLMatcher, walk: _Walk, taken: Counter[tuple[int, str | int]]) -> list[int]:
-        """What to take where there is a choice; the other ways are noted."""
+        """The tokens to take at a choice; the other options are noted as a fork."""
         matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         options = self._allowed(self._narrow)
         is_wide = len(options) > WIDE
@@ -175,7 +174,7 @@ class _Search:
         kinds = [str(token) if is_wide else _kind(self._finder._bytes[token]) for token in options]
         first = min(range(len(options)), key=lambda i: (taken[place, kinds[i]], taken[place, options[i]], i))
         if not is_wide and self._finder._bytes[options[first]] in BETWEEN:
-            taken.clear()  # the same choice later is another one
+            taken.clear()  # the same options later are another choice
         else:
             taken.update([(place, kinds[first]), (place, options[first])])
         is_closed = is_wide and options[first] == self._quote
@@ -189,7 +188,7 @@ class _Search:
         return allowed
 
     def _fill(self, matcher: LLMatcher) -> list[int]:
-        """Words until the text may be closed; none if that does not help."""
+        """Words up to where the text may be closed; none if that does not help."""
         matcher, out = matcher.deep_copy(), list[int]()
         while len(out) < MAX_WORDS:
             self.effort -= 1
@@ -202,7 +201,7 @@ class _Search:
         return []
 
     def _spell(self, matcher: LLMatcher) -> list[int]:
-        """The fewest of the patterns' own words after which the text may be closed; none if many are needed."""
+        """The fewest pattern literals after which the text may be closed; none if many are needed."""
         texts = [(matcher, list[int]())]
         for before, out in texts:
             for word in self._words if len(texts) < MAX_SPELLED else ():
@@ -217,7 +216,7 @@ class _Search:
 
 
 def _kind(data: bytes) -> str:
-    """Characters of one kind are tried in turn with those of the others."""
+    """The kind of a character: kinds take turns in the order of options."""
     if len(data) != 1:
         return repr(data)
     char = chr(data[0])
@@ -225,7 +224,7 @@ def _kind(data: bytes) -> str:
 
 
 def _turns(options: list[int], kinds: list[str], first: int) -> list[int]:
-    """Other ways, few of a kind that has many."""
+    """The other options of a fork, only a few of each kind."""
     many = {kind for kind, count in Counter(kinds).items() if count > 9}
     turns, seen = [], {kinds[first]} & many
     for token, kind in zip(options, kinds, strict=True):

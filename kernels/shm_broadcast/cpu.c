@@ -1,12 +1,12 @@
-/* Bytes from one process to others of the same machine, through memory that they share. Who waits for long, sleeps.
+/* A broadcast message queue between processes of one machine, in shared memory. A reader spins, then sleeps on a futex.
  *
- * segment   64 bytes: word 0 is not 0 when somebody is gone and nobody may wait any more
+ * segment   64 bytes: word 0 is not 0 once the group is aborted: every call that waits returns 1
  *           64 bytes: 32 bit, the pieces that were sent so far; 32 bit, the bytes of the last one;
  *                     32 bit, 0 if more pieces of the same message follow
  *           64 bytes per receiver: 32 bit, the pieces that it has taken
  *           `capacity` bytes: the last piece
  *
- * A piece is sent when everybody has taken the one before. */
+ * A piece is sent once every receiver has taken the one before. */
 
 #define _GNU_SOURCE
 #include <sched.h>
@@ -53,7 +53,7 @@ static void wake(word *at) {
 #endif
 }
 
-/* 0, 1 if somebody is gone, 2 if the piece before is not taken in time */
+/* 0, 1 if the group is aborted, 2 if a receiver has not taken the piece before in time */
 int send_piece(char *segment, int64_t num_receivers, const char *data, int64_t num_bytes, int64_t is_last,
                double timeout_s) {
     uint32_t number = atomic_load_explicit(sent(segment), memory_order_relaxed);
@@ -74,7 +74,7 @@ int send_piece(char *segment, int64_t num_receivers, const char *data, int64_t n
 }
 
 /* Waits for the next piece, as long as it takes. Its size is written to num_bytes, and whether it is the last one of
- * its message to is_last; it is to be taken before the next. 0, or 1 if somebody is gone. */
+ * its message to is_last; it is to be taken before the next. 0, or 1 if the group is aborted. */
 int await_piece(char *segment, int64_t receiver, int64_t *num_bytes, int64_t *is_last) {
     uint32_t number = atomic_load_explicit(taken(segment, receiver), memory_order_relaxed);
     for (int64_t spins = 0; atomic_load_explicit(sent(segment), memory_order_acquire) == number; spins++) {
@@ -94,7 +94,7 @@ void take_piece(char *segment, int64_t num_receivers, int64_t receiver, char *ou
     atomic_fetch_add_explicit(taken(segment, receiver), 1, memory_order_release);
 }
 
-void give_up(char *segment) {
+void abort_group(char *segment) {
     atomic_store(gone(segment), 1);
     wake(sent(segment));
 }

@@ -1,39 +1,34 @@
-"""Broadcast of messages from one process of a machine to the others, through shared memory. In C."""
+"""A broadcast message queue in shared memory: one writer, many readers of one machine (vLLM's MessageQueue). In C."""
 
 import ctypes
-import threading
 from pathlib import Path
 
 from kernels.native.compiler import Compiler
-from kernels.native.segment import Segment
+from kernels.native.shm_group import ShmGroup
 
-__all__ = ["ShmBroadcast"]
+__all__ = ["ShmMessageQueue"]
 
 LINE = 64
 CAPACITY = 1 << 20  # bytes of one piece; longer messages go in several
 
 
-class ShmBroadcast:
-    """One rank's end. Rank 0 sends, every other rank receives everything, in order.
+class ShmMessageQueue(ShmGroup):
+    """One rank's end. Rank 0 sends, every other rank receives every message, in order.
 
-    A call raises RuntimeError when a rank is gone (`give_up`).
+    A call raises RuntimeError once the group is aborted.
     """
 
     def __init__(self, compiler: Compiler, name: str, rank: int, size: int, timeout_s: float) -> None:
         """Rank 0 makes the segment `name`, the others open it. A message must be taken within `timeout_s`."""
-        self._segment = Segment(name, LINE * (1 + size) + CAPACITY, is_maker=rank == 0)
-        self._lock = threading.Lock()  # between giving up and closing
+        super().__init__(compiler, Path(__file__).with_name("cpu.c"), name, rank, LINE * (1 + size) + CAPACITY)
         self._rank, self._num_receivers, self._timeout_s = rank, size - 1, timeout_s
-        library = compiler.load(Path(__file__).with_name("cpu.c"))
         number, address = ctypes.c_int64, ctypes.c_void_p
+        library = self._library
         self._send, self._await, self._take = library.send_piece, library.await_piece, library.take_piece
         self._send.argtypes = [address, number, ctypes.c_char_p, number, number, ctypes.c_double]
         self._await.argtypes = [address, number, ctypes.POINTER(number), ctypes.POINTER(number)]
         self._take.argtypes = [address, number, number, ctypes.c_char_p, number]
         self._take.restype = None
-        self._give_up = library.give_up
-        self._give_up.argtypes = [address]
-        self._give_up.restype = None
 
     def send(self, data: bytes) -> None:
         for start in range(0, max(1, len(data)), CAPACITY):
@@ -54,18 +49,3 @@ class ShmBroadcast:
             self._take(self._segment.address, self._num_receivers, self._rank - 1, piece, num_bytes.value)
             pieces.append(piece.raw)
         return b"".join(pieces)
-
-    def give_up(self) -> None:
-        """Nobody waits any more, here or in the other ranks."""
-        with self._lock:
-            if self._segment.address is not None:
-                self._give_up(self._segment.address)
-
-    def forget_name(self) -> None:
-        """Every rank has come."""
-        self._segment.forget_name()
-
-    def close(self) -> None:
-        """Gives the memory back. No call but `give_up` may follow."""
-        with self._lock:
-            self._segment.close()

@@ -1,11 +1,11 @@
-/* Sums over processes of one machine, through memory that they share. Every rank adds in the order of the ranks, so all
- * get the same bits.
+/* All-reduce and gather over processes of one machine, in shared memory. Every rank adds in the order of the ranks, so
+ * all get the same bits.
  *
- * segment   64 bytes: word 0 is not 0 when a rank is gone and nobody may wait any more
+ * segment   64 bytes: word 0 is not 0 once the group is aborted: every call that waits returns 1
  *           64 bytes per rank: word 0 counts the pieces that the rank has published
  *           2 x size areas of `capacity` bytes: piece number n of rank r lies in area (n % 2) * size + r
  *
- * Two areas per rank suffice: whoever writes piece n + 2 has seen every rank publish n + 1, and a rank publishes n + 1
+ * Two areas per rank suffice: a rank that writes piece n + 2 has seen every rank publish n + 1, and a rank publishes n + 1
  * only after it has read all of piece n. */
 
 #define _DEFAULT_SOURCE
@@ -31,7 +31,7 @@ static char *area_of(char *segment, int64_t rank, int64_t size, int64_t capacity
     return segment + LINE * (1 + size) + ((piece % 2) * size + rank) * capacity;
 }
 
-/* Publishes a piece and waits for everybody else's. 0, 1 for a rank that is gone, 2 when the time is over. */
+/* Publishes a piece and waits for every other rank's. 0, 1 if the group is aborted, 2 on timeout. */
 static int exchange(char *segment, int64_t rank, int64_t size, int64_t capacity, const void *mine, int64_t num_bytes,
                     double timeout_s) {
     uint64_t piece = atomic_load_explicit(count_of(segment, rank), memory_order_relaxed);
@@ -50,7 +50,7 @@ static int exchange(char *segment, int64_t rank, int64_t size, int64_t capacity,
 }
 
 /* x [n], summed in place over all ranks; bf16 is added in fp32 and rounded once */
-int shm_collectives(char *segment, int64_t rank, int64_t size, int64_t capacity, void *x, int64_t num_values,
+int shm_all_reduce(char *segment, int64_t rank, int64_t size, int64_t capacity, void *x, int64_t num_values,
                int64_t is_float, double timeout_s) {
     int64_t width = is_float ? 4 : 2, most = capacity / width;
     for (int64_t start = 0; start < num_values; start += most) {
@@ -81,7 +81,7 @@ int shm_collectives(char *segment, int64_t rank, int64_t size, int64_t capacity,
 }
 
 /* mine [num_bytes] of every rank, one after the other in out [size * num_bytes], which may be NULL */
-int shared_gather(char *segment, int64_t rank, int64_t size, int64_t capacity, const char *mine, int64_t num_bytes,
+int shm_gather(char *segment, int64_t rank, int64_t size, int64_t capacity, const char *mine, int64_t num_bytes,
                   char *out, double timeout_s) {
     for (int64_t start = 0; start < num_bytes; start += capacity) {
         int64_t n = num_bytes - start < capacity ? num_bytes - start : capacity;
@@ -94,4 +94,4 @@ int shared_gather(char *segment, int64_t rank, int64_t size, int64_t capacity, c
     return 0;
 }
 
-void give_up(char *segment) { atomic_store((_Atomic uint64_t *)segment, 1); }
+void abort_group(char *segment) { atomic_store((_Atomic uint64_t *)segment, 1); }

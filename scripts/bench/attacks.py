@@ -1,4 +1,4 @@
-"""What a broken or hostile peer may say on the wire's port."""
+"""Wire fuzz: the frames of a broken or hostile peer on the wire's port."""
 
 import asyncio
 import random
@@ -28,11 +28,11 @@ from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams, T
 
 __all__ = ["KINDS", "attack", "mutated"]
 
-Say = Callable[[random.Random], list[bytes]]  # what is sealed one after the other, where the hello is right
+Say = Callable[[random.Random], list[bytes]]  # the frames, sealed one after the other if the hello is right
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The same with a few bytes changed, put in, left out or repeated."""
+    """The data with a few bytes changed, inserted, deleted or repeated."""
     spoiled = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(spoiled) + 1)
@@ -62,7 +62,7 @@ def _good(rng: random.Random) -> bytes:
 
 
 def _others(rng: random.Random) -> list[bytes]:
-    """A frame that only a replica may say."""
+    """A frame that only a replica may send."""
     frames: list[FromReplica] = [Drain(), Challenge(PROTOCOL_VERSION, b"x")]
     return [encode(rng.choice(frames))]
 
@@ -79,7 +79,7 @@ def _request(rng: random.Random, **sampling: object) -> GenerateRequest:
 
 
 def _absurd(rng: random.Random) -> list[bytes]:
-    """A frame that is well formed and asks for nonsense."""
+    """A well-formed frame with absurd values."""
     request = GenerateRequest(
         request_id="fuzz",
         model=rng.choice(["stub", "", "other"]),
@@ -94,7 +94,7 @@ def _absurd(rng: random.Random) -> list[bytes]:
 
 
 def _length(rng: random.Random) -> list[bytes]:
-    """A length that is too large, or that what follows does not keep."""
+    """A length that is too large, or that the frame does not have."""
     return [struct.pack(">I", rng.choice([0, 1, 2**24 + 1, 2**31, 2**32 - 1])) + rng.randbytes(rng.randint(0, 40))]
 
 
@@ -102,8 +102,8 @@ def _noise(rng: random.Random) -> list[bytes]:
     return [rng.randbytes(rng.randint(1, 200))]
 
 
-# kind -> (the hello before it: "right", "wrong", "mutated" or "none"; what is said then).
-# "unsealed" is a hello that is right, and no MAC after it is
+# kind -> (the hello before it: "right", "wrong", "mutated" or "none"; the frames behind it).
+# "unsealed" is a right hello without MACs behind it
 KINDS: dict[str, tuple[str, Say]] = {
     "mutated frame": ("right", lambda rng: [mutated(_good(rng), rng)]),
     "mutated frame after good ones": ("right", lambda rng: [_good(rng), mutated(_good(rng), rng)]),
@@ -122,7 +122,7 @@ WEIGHTS = [40, 15, 5, 3, 6, 6, 5, 15, 4, 2, 2, 2]
 
 
 async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) -> str:
-    """Connects, says one hostile thing, and returns its kind when the replica has ended the connection.
+    """Connects, sends one hostile frame, and returns its kind when the replica has ended the connection.
 
     Raises TimeoutError if it does not.
     """
@@ -144,7 +144,7 @@ async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) ->
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     finally:
-        # a reset: a hundred thousand ports must not wait for stragglers
+        # a reset: a hundred thousand ports must not stay in TIME_WAIT
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
     return kind

@@ -1,7 +1,7 @@
-"""The bare engines of a config under the load of scripts.bench.serve: python -m scripts.bench.bare [configs/FILE.yaml].
+"""Bare engines of a config under the load of scripts.bench.serve: python -m scripts.bench.bare [configs/FILE.yaml].
 
 As many processes as the config has replicas, each with an engine of its own and its share of the clients; no Ray, no
-HTTP, no text. What the whole stack reaches of this is what the stack costs.
+HTTP, no text. The difference to the whole stack is the stack's overhead.
 """
 
 import argparse

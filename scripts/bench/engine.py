@@ -2,8 +2,8 @@
 
     OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=1000 python -m scripts.bench.engine --threads 1
 
-The floor of a decode step is what must pass through memory, at the bandwidth that a plain read reaches in the same run,
-or the multiplications at the speed of a large bfloat16 matrix product, whichever takes longer.
+The roofline of a decode step is the memory traffic at the bandwidth of a plain read in the same run, or the
+multiplications at the speed of a large bfloat16 matrix product, whichever takes longer.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
         engine=EngineConfig(
             dtype=options.dtype,
             num_threads=options.threads,
-            keep_quantized=False,  # the floor counts weights of the dtype
+            keep_quantized=False,  # the roofline counts weights of the dtype
             cache=CacheConfig(kv_cache_memory_bytes=options.cache_bytes),
         ),
     )
@@ -105,7 +105,7 @@ def _measure(
 
 
 def measure_ceilings() -> dict[str, float]:
-    """What this machine does at best, now, with these threads."""
+    """The machine's measured peak bandwidth and compute, with these threads."""
     large = torch.ones(1 << 28, dtype=torch.uint8).view(torch.int64)
     a = torch.randn(2048, 1024).bfloat16()
     return {

@@ -1,8 +1,8 @@
-"""Every fault against every kind of stream, on a cluster of two nodes: python -m scripts.bench.fault_matrix.
+"""Fault matrix: every fault against every kind of stream, on two nodes: python -m scripts.bench.fault_matrix.
 
 Starts Ray on two nodes (scripts/bench/nodes.py), one replica of SmolLM2 on each, the ingress on the first. Each fault
-strikes while `--streams` clients ask for one stream after the other, of all kinds of scripts.bench.faults, and short
-new requests keep coming, until the cluster is whole again. A stream counts as exact if it equals the undisturbed one to
+is injected while `--streams` clients send one stream after the other, of all kinds of scripts.bench.faults, and short
+new requests keep coming, until the cluster has recovered. A stream counts as exact if it equals the undisturbed one to
 the last token: text, calls, log probabilities, usage.
 """
 
@@ -32,13 +32,13 @@ URL = f"http://{HEAD}:8000/v1"
 REPLICA = "ray::ServeReplica:manta:Replica"
 RANK = "ray::Rank"
 NEWCOMER = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4, "temperature": 0}
-# these take their connections with them: what counts is what comes after
+# these break the clients' connections: only later requests count
 FRONT_KILLED, INGRESS_KILLED = "HAProxy killed", "the ingress killed"
-KEPT_S = 20.0  # how long a fault that is mended lasts
+KEPT_S = 20.0  # duration of a fault that is repaired
 
 
 class App:
-    """Our application on the nodes, and the file that says how it is to be."""
+    """Our application on the nodes, and its `serve deploy` file."""
 
     def __init__(self, nodes: Nodes, tensor_parallel: int) -> None:
         self.nodes = nodes
@@ -53,7 +53,7 @@ class App:
         self.model["engine"]["num_threads"] = 1
         # a replica fills more than half a node, so that each has one
         self.model |= {"tensor_parallel_size": tensor_parallel, "resources": {"num_cpus": 6 // tensor_parallel}}
-        # an ingress lives where its clients can reach it
+        # the ingress runs on the node that clients can reach
         self.overrides: list[dict[str, Any]] = [
             {"name": "Ingress", "ray_actor_options": {"resources": {"node:__internal_head__": 0.001}}}
         ]
@@ -65,19 +65,19 @@ class App:
         self.nodes.serve("deploy", str(self.file))
 
     def upgrade(self) -> None:
-        """Another value of a setting that changes no token: every process is replaced."""
+        """Changes a setting that affects no token: every process is replaced."""
         self.num_upgrades += 1
         self.model["engine"]["scheduler"]["max_num_batched_tokens"] = 256 - 16 * (self.num_upgrades % 2)
         self.deploy()
 
     def scale(self, count: int) -> None:
-        """A change of numbers alone: what runs stays."""
+        """Changes the number of replicas only: running ones stay."""
         name = "Replica-" + self.model["served_model_name"]
         self.overrides[1:] = [{"name": name, "num_replicas": count}]
         self.deploy()
 
     def processes(self) -> set[int]:
-        """Of replicas and ingresses."""
+        """The process ids of replicas and ingresses."""
         return {pid for address in (HEAD, WORKER) for pid in self.nodes.pids(address, "ray::ServeReplica:manta")}
 
     async def until_whole(self, session: aiohttp.ClientSession) -> None:
@@ -100,7 +100,7 @@ async def _is_answered(session: aiohttp.ClientSession) -> bool:
         return False
 
 
-# -- faults: each strikes, and mends what does not heal by itself
+# -- faults: each injects one, and repairs what does not recover by itself
 
 
 async def _kill(app: App, address: str, name: str) -> None:
@@ -153,7 +153,7 @@ async def kill_controller(app: App) -> None:
 
 
 async def kill_front(app: App) -> None:
-    for pid in app.nodes.pids(HEAD, "haproxy"):  # one that drains too
+    for pid in app.nodes.pids(HEAD, "haproxy"):  # a draining one too
         os.kill(pid, signal.SIGKILL)
 
 
@@ -181,9 +181,9 @@ RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_
 async def strike(
     app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], num_clients: int, after_s: float
 ) -> tuple[list[tuple[str, Answer]], list[tuple[bool, float]]]:
-    """What the clients got, each one stream after the other, from before the fault until the cluster is whole again.
+    """The answers of all clients from before the fault until the cluster has recovered.
 
-    And of every newcomer whether it was answered and after how many seconds.
+    And for each new request whether it was answered and after how many seconds.
     """
     answers: list[tuple[str, Answer]] = []
     newcomers: list[asyncio.Task[tuple[bool, float]]] = []

@@ -1,8 +1,8 @@
 """Streams under faults, on a running server: python -m scripts.bench.faults [--url ...].
 
-Every kind of request is answered twice: undisturbed, and while a fault hits the replicas. The two answers must be the
-same to the last token: text, tool calls, log probabilities, finish reasons and usage. Prints a table of the longest
-silence that a client saw, one row per fault.
+Every kind of request is answered twice: undisturbed, and while a fault is injected into the replicas. The two answers
+must be the same to the last token: text, tool calls, log probabilities, finish reasons and usage. Prints a table of the
+longest gap that a client saw, one row per fault.
 """
 
 import argparse
@@ -64,7 +64,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Answer:
-    """One streamed answer, put together, and how it came."""
+    """One streamed answer, joined, with its timing."""
 
     def __init__(self) -> None:
         self.said: dict[int, dict[str, Any]] = {}
@@ -111,7 +111,7 @@ async def answer(session: aiohttp.ClientSession, url: str, kind: str) -> Answer:
                 last_s = now_s
                 if line.startswith(b"data: {"):
                     answer.add(json.loads(line[6:]))
-    except (OSError, aiohttp.ClientError) as error:  # what no client should ever see
+    except (OSError, aiohttp.ClientError) as error:  # never expected
         answer.error = type(error).__name__, f"{error} after {time.monotonic() - last_s:.2f} s"
     return answer
 
@@ -141,7 +141,7 @@ def replica_pids(deployment: str) -> list[int]:
 
 
 def _pause(deployment: str) -> None:
-    """Stops a replica for longer than it takes to be given up, then lets it go on."""
+    """Stops a replica's process for longer than wire.dead_s, then continues it."""
     pid = replica_pids(deployment)[0]
     os.kill(pid, signal.SIGSTOP)
     asyncio.get_running_loop().call_later(6.0, os.kill, pid, signal.SIGCONT)

@@ -1,8 +1,8 @@
-"""A fleet of replicas in simulated time: real schedulers and prefix caches, real routing, no processes and no sleeping.
+"""A discrete-event simulation of a fleet: real schedulers, prefix caches and routing, simulated time, no processes.
 
-A discrete-event loop over three kinds of events: a request arrives and is placed; a replica ends a step; a report
-reaches the ingress. What the ingress believes (`cluster.replica_state`) lags behind the truth by a step and the
-network, as on the wire: a report is made at the end of a step, and a request that is placed during one waits for the
+Three kinds of events: a request arrives and is routed; a replica ends a step; a report reaches the ingress. The
+ingress's replica state (`cluster.replica_state`) lags behind by a step and the network, as on the wire: a report is
+sent at the end of a step, and a request that arrives during one waits for the next.
 next.
 """
 
@@ -30,11 +30,11 @@ MODEL, KEY = "simulated", b"simulated"
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica can do. A step takes step_s and token_s for each token in it."""
+    """The speed of one replica. A step takes step_s and token_s for each token in it."""
 
     step_s: float = 0.008
     token_s: float = 0.0001
-    num_blocks: int = 4096  # keys and values of running requests and cached prefixes together
+    num_blocks: int = 4096  # KV blocks for running requests and cached prefixes together
     block_size: int = 16
     network_s: float = 0.001  # one way
     scheduler: SchedulerConfig = SchedulerConfig(max_queued_requests=10**6, max_queued_tokens=10**9)
@@ -43,7 +43,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     num_requests: int
     num_prefixes: int = 200
-    zipf: float = 1.0  # the k-th prefix is asked for in proportion to k ** -zipf
+    zipf: float = 1.0  # the k-th prefix's frequency is proportional to k ** -zipf
     prefix_len: tuple[int, int] = (1_000, 4_000)  # tokens; each prefix's own, drawn evenly
     suffix_len: tuple[int, int] = (64, 320)  # tokens that only this request has
     output_len: tuple[int, int] = (16, 112)
@@ -59,22 +59,22 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What became of all requests, in the order of their arrival."""
+    """The results of all requests, in the order of their arrival."""
 
     first_token_s: list[float]  # from arrival
     cached_tokens: int
     prompt_tokens: int
     sharable_tokens: int  # of prompts, but for the first request with each prefix: what perfect caching would find
-    num_queued_beside_idle: int  # placed where others waited, while some replica did nothing
+    num_queued_beside_idle: int  # queued behind others, while some replica was idle
     num_unwise: int  # of these: those that would have had their first token sooner there, by more than the slack
     wall_s: float  # simulated
 
 
 def capacity(hardware: Hardware, workload: Workload) -> float:
-    """Requests per second that one replica can do if it never computes a prefix.
+    """Requests per second of one replica that never computes a shared prefix.
 
-    It then runs as many sequences as it may; each step decodes a token of each and computes the suffixes of those that
-    take the places of the finished ones.
+    It then runs max_num_seqs sequences; each step decodes a token of each and computes the suffixes of those that
+    replace the finished ones.
     """
     suffix, output = (sum(bounds) / 2 for bounds in (workload.suffix_len, workload.output_len))
     sequences = hardware.scheduler.max_num_seqs
@@ -115,7 +115,7 @@ def simulate(
 
 
 class _NoExecutor(Executor):
-    """Computes nothing, and says how much it would have been."""
+    """Computes nothing, and counts the tokens of each step."""
 
     vocab_size = 2**31
     max_model_len = 2**20
@@ -132,7 +132,7 @@ class _NoExecutor(Executor):
 
 
 class _Replica:
-    """Truth: what the engine has and does. `engine` is always a step ahead: as it is when the running step ends."""
+    """The replica's real state. `engine` is always a step ahead: as it is when the running step ends."""
 
     def __init__(self, hardware: Hardware) -> None:
         self.executor = _NoExecutor(hardware)
@@ -147,7 +147,7 @@ class _Replica:
 
     @property
     def has_queue(self) -> bool:
-        """Somebody waits there for a first token."""
+        """Whether a sequence waits there for its first token."""
         scheduler = self.engine.scheduler
         return bool(self.inbox or self.sent or scheduler.waiting or scheduler.num_prefill_tokens)
 
@@ -206,7 +206,7 @@ class _Fleet:
         self.at(now_s + self.hardware.network_s, (index, "arrived"))
 
     def step(self, now_s: float, index: int) -> None:
-        """The replica takes what has come and begins a step, if there is work: as engine/runtime/engine_thread.py."""
+        """The replica submits its arrivals and starts a step, if there is work: as engine/runtime/engine_thread.py."""
         replica = self.replicas[index]
         accepted = []
         while replica.inbox:
@@ -240,7 +240,7 @@ class _Fleet:
         self.outcome.num_unwise += here_s > there_s + slack_s
 
     def expected_s(self, now_s: float, arrival: Arrival, replica: _Replica) -> float:
-        """To the first token there, knowing everything but what comes later."""
+        """The time to first token there, with everything known but later arrivals."""
         hardware, scheduler = self.hardware, replica.engine.scheduler
         num_tokens, coming = scheduler_backlog(scheduler)
         for one in [*replica.inbox, *replica.sent, arrival]:
@@ -252,7 +252,7 @@ class _Fleet:
 
 
 def scheduler_backlog(scheduler: Scheduler) -> tuple[int, set[bytes]]:
-    """Tokens to compute before all that run or wait there decode, and the names of the blocks that this fills."""
+    """Tokens to compute before all sequences there decode, and the hashes of the blocks that this fills."""
     num_tokens = sum(seq.num_uncomputed - 1 for seq in scheduler.running)
     coming = {name for seq in scheduler.running for name in seq.block_hashes[seq.num_cached_blocks :]}
     for seq in scheduler.waiting:

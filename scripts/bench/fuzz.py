@@ -1,7 +1,7 @@
-"""Hostile peers on the wire's port while streams run: python -m scripts.bench.fuzz [--frames 100000] [--write].
+"""Wire fuzz: hostile peers on the wire's port beside streams: python -m scripts.bench.fuzz [--frames 100000] [--write].
 
-Every connection says one hostile thing (scripts/bench/attacks.py). Nothing may escape the server, its memory must not
-grow with what it was sent, and the streams that run beside must get the tokens that they get undisturbed.
+Every connection sends one hostile frame (scripts/bench/attacks.py). The server must not raise, its memory must not
+grow, and concurrent streams must get the same tokens as undisturbed.
 """
 
 import argparse
@@ -33,12 +33,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Complaints(logging.Handler):
-    """Keeps what asyncio and our own code complain about: an exception that nobody caught. Counts the warnings."""
+    """Collects logged errors of asyncio and our code (uncaught exceptions), and counts warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.escaped: list[str] = []
-        self.num_turned_away = 0  # connections whose frames the server did not take
+        self.num_turned_away = 0  # connections whose frames the server refused
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR:
@@ -48,7 +48,7 @@ class Complaints(logging.Handler):
 
 
 async def fuzz(num_frames: int, num_streams: int, concurrency: int = 16, seed: int = 0) -> dict[str, Any]:
-    """Raises AssertionError when something gives way. Returns counts, and how memory grew."""
+    """Raises AssertionError at a violation. Returns counts, and the growth of memory."""
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     wire = WireConfig()

@@ -1,9 +1,8 @@
-"""Streams with long prompts whose replica is killed, on a running server: python -m scripts.bench.migration_latency
-[--url ...].
+"""Migration latency of streams with long prompts: python -m scripts.bench.migration_latency [--url ...].
 
-Each prompt is asked for twice: undisturbed, and then, with a salt of its own so that nothing is cached, while the
-replica that streams it is killed. Prints for how long the client heard nothing: with engine.cache.kv_offloading_bytes
-the other replica copies what the dead one computed, without it computes the prompt again.
+Each prompt is sent twice to a running server: undisturbed, and then, with another cache_salt so that nothing is cached,
+while its replica is killed. Prints the client's longest gap: with engine.cache.kv_offloading_bytes the other replica
+loads the dead one's blocks, without it computes the prompt again.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from scripts.bench.serve import WORDS
 
 __all__ = ["main"]
 
-AFTER_EVENTS = 12  # a stream that tells of so many is in its middle
+AFTER_EVENTS = 12  # the replica is killed after so many events
 
 
 class Watched(Answer):
@@ -49,7 +48,7 @@ def _cpu_ticks(pid: int) -> int:
 
 
 async def ask(session: aiohttp.ClientSession, arguments: argparse.Namespace, prompt: str, answer: Answer) -> float:
-    """Returns the longest silence after the first token."""
+    """Returns the longest gap after the first token."""
     body = {
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,

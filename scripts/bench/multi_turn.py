@@ -1,7 +1,7 @@
 """Conversations of several turns on a running server: python -m scripts.bench.multi_turn [--url ...].
 
-Every conversation has an opening of its own, and says in each turn, after some thinking, all that was said before. What
-share of the prompts was found in prefix caches tells how well turns find the replica that has seen the turns before.
+Every conversation has its own beginning, and each turn, after a think time, sends the whole history. The share of
+prompt tokens found in prefix caches shows how often a turn reaches the replica of its earlier turns.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Two nodes of a Ray cluster on one Linux machine: network namespaces joined by a bridge whose ports can be cut.
 
-Needs root and iproute2, and where the control plane (GCS) shall be killed and started again redis-server, which then
-keeps its state. Everything lives in namespaces of its own; what runs there is found and ended by them.
+Needs root and iproute2, and redis-server, which keeps the state of the control plane (GCS), to kill and restart that.
+Processes are found and ended by their namespaces.
 """
 
 import fcntl
@@ -25,12 +25,12 @@ __all__ = ["HEAD", "WORKER", "Namespaces", "Nodes", "can_run"]
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 BRIDGE, OUTSIDE = "manta0", "10.77.0.254"  # the bridge itself is where clients stand
 LOCK = "/tmp/manta-nodes.lock"
-LOCKED_S = 300.0  # somebody else's nodes on this machine are waited for so long
+LOCKED_S = 300.0  # timeout for other users of such nodes on this machine
 REDIS_PORT, GCS_PORT, DASHBOARD_PORT = 6390, 6399, 8265
 
 
 def can_run(has_redis: bool) -> str:
-    """Why two nodes cannot be had here, "" if they can."""
+    """Why two nodes are not possible here, "" if they are."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need root on Linux"
     missing = [name for name in ("ip", *["redis-server"] * has_redis) if shutil.which(name) is None]
@@ -38,10 +38,10 @@ def can_run(has_redis: bool) -> str:
 
 
 class Namespaces:
-    """A context: from its beginning to its end there are two nodes. What runs on them ends with it."""
+    """A context manager of two nodes. Processes on them end with it."""
 
     def __init__(self) -> None:
-        self._lock = open(LOCK, "w")  # held as long as the nodes are there
+        self._lock = open(LOCK, "w")  # locked while the nodes exist
 
     def __enter__(self) -> "Namespaces":
         deadline_s = time.monotonic() + LOCKED_S
@@ -49,7 +49,7 @@ class Namespaces:
             if time.monotonic() > deadline_s:
                 raise SystemExit("two nodes run on this machine already: wait for their end")
             time.sleep(1)
-        _clear()  # what one before us may have left
+        _clear()  # leftovers of an earlier run
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
@@ -71,7 +71,7 @@ class Namespaces:
         self._lock.close()
 
     def command(self, address: str, command: list[str]) -> list[str]:
-        """What runs a command on a node."""
+        """The command line that runs a command on a node."""
         return ["ip", "netns", "exec", _space(address), *command]
 
     def pids(self, address: str, name: str) -> list[int]:
@@ -95,10 +95,10 @@ class Namespaces:
 
 
 class Nodes(Namespaces):
-    """A context: from its beginning to its end Ray runs on both nodes, its state kept by Redis if `has_redis`."""
+    """A context manager of a Ray cluster on both nodes, with its state in Redis if `has_redis`."""
 
     def __init__(self, num_cpus: int, has_redis: bool = True) -> None:
-        """num_cpus   that Ray believes each node to have"""
+        """num_cpus   of each node, as told to Ray"""
         super().__init__()
         self._num_cpus = num_cpus
         self._has_redis = has_redis
@@ -108,7 +108,7 @@ class Nodes(Namespaces):
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **values_of(machine_variables("haproxy", self._dir), {}),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxies must hear of it on a busy machine too
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxy must be updated on a busy machine too
             "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             "PYTHONPATH": str(ROOT),
@@ -140,7 +140,7 @@ class Nodes(Namespaces):
         shutil.rmtree(self._dir, ignore_errors=True)
 
     def kill_gcs(self) -> Callable[[], None]:
-        """Kills Ray's control plane. Returns what starts it again, as it was."""
+        """Kills Ray's control plane. Returns a function that restarts it with its state."""
         (pid,) = self.pids(HEAD, "gcs_server")
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         pairs = (pair.partition(b"=") for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if pair)
@@ -155,7 +155,7 @@ class Nodes(Namespaces):
         return again
 
     def serve(self, *arguments: str) -> None:
-        """Runs Ray's `serve` tool against the cluster, beside us."""
+        """Runs Ray's `serve` command against the cluster, in a process of its own."""
         program = str(Path(sys.executable).parent / "serve")
         self._run([program, *arguments, "--address", self.dashboard], self._env)
 
@@ -219,7 +219,7 @@ def _pids(space: str) -> list[int]:
 
 
 def _clear() -> None:
-    """Ends what runs in our namespaces and takes them away."""
+    """Ends all processes in our namespaces and removes them."""
     for address in (HEAD, WORKER):
         space = _space(address)
         for pid in _pids(space):

@@ -1,11 +1,11 @@
-"""After how long faults are noticed: python -m scripts.bench.noticing [--turns 5] [--write].
+"""Fault detection latency: python -m scripts.bench.noticing [--turns 5] [--write].
 
     hung engine       its thread stands still in a step; from there until the replica declares it hung
     stopped rank      one of three processes of a replica gets SIGSTOP; from there until the replica declares it stopped
     killed ingress    gets SIGKILL while it streams; from there until the replica has freed the blocks of its streams
 
-Real wires on loopback, streams on the way, no Ray and no HAProxy. The stopped rank is one of SmolLM2, the other engines
-are stand-ins with steps of 20 ms. A fault strikes at any moment between two heartbeats.
+Real wires on loopback, with streams in flight, no Ray and no HAProxy. The stopped rank is one of SmolLM2, the other
+engines are stubs with steps of 20 ms. A fault is injected at a random moment between two heartbeats.
 """
 
 import argparse
@@ -51,7 +51,7 @@ TOKENS = tuple(range(100, 1100))
 
 
 class Hanging(StubExecutor):
-    """Stands still from when `hangs` is set until `goes_on` is."""
+    """Hangs from when `hangs` is set until `goes_on` is."""
 
     def __init__(self) -> None:
         super().__init__(TOKENS, 0.02)
@@ -99,7 +99,7 @@ async def streaming(server: WireServer, address: tuple[str, int]) -> Any:
 
 
 async def until_running(server: WireServer) -> None:
-    """And for some steps, so that their times are known."""
+    """Waits for some more steps, so that their times are known."""
     while server.engine_thread.status.num_running < NUM_STREAMS:
         await asyncio.sleep(0.01)
     await asyncio.sleep(1.0 + 0.25 * random.random())

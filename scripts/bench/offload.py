@@ -1,7 +1,7 @@
-"""python -m scripts.bench.offload: what it takes to keep a KV block in the node's memory, and to read it.
+"""KV offload: the time to write a KV block to the host tier and to read it: python -m scripts.bench.offload.
 
-Beside it, in the same run and over the same bytes, the file mapped into memory: faster where all of it was touched
-before, and the end of the process where somebody truncates the file. Prints the median and the 99th percentile in us.
+The baseline, in the same run over the same bytes, is the file mapped into memory: faster once all pages are touched,
+but truncating the file ends the process. Prints the median and the 99th percentile in us.
 """
 
 import json

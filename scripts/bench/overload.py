@@ -1,9 +1,9 @@
-"""Many times more requests than a replica can take: python -m scripts.bench.overload [--minutes 1] [--factor 10].
+"""Overload: many more requests than a replica can take: python -m scripts.bench.overload [--minutes 1] [--factor 10].
 
-A replica with a stand-in engine (steps of 20 ms, whatever is in them), the ingress as it is deployed, HTTP on loopback;
-no Ray and no HAProxy. First one request comes after the other. Then they come at `--factor` times the rate at which the
-replica can finish them, at random times, half of them streams. Every answer must be complete, or a 429 or 503 with
-Retry-After. Prints the latencies of what was admitted, and what the processes hold.
+A replica with a stub engine (steps of 20 ms for any batch), the ingress as deployed, HTTP on loopback; no Ray and no
+HAProxy. First a closed loop of one request at a time. Then an open loop at `--factor` times the rate that the replica
+can finish, at random times, half of them streams. Every answer must be complete, or a 429 or 503 with Retry-After.
+Prints the latencies of admitted requests, and the resources of the processes.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STEP_S = 0.02
 NUM_TOKENS = 50  # of an answer: a second
 LIMITS = SchedulerConfig(max_num_seqs=16, max_queued_requests=8)  # a queue of half an answer's time
 CAPACITY = LIMITS.max_num_seqs / (NUM_TOKENS * STEP_S)  # answers a second
-WARM_UP_S = 10.0  # caches fill; what is held counts from then on
+WARM_UP_S = 10.0  # caches fill; resources count from then on
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -148,7 +148,7 @@ def _summary(alone: list[Answer], answers: list[Answer], seconds: float) -> dict
 
 
 def first_token_bound_s() -> float:
-    """What the limits make of the queue: all of it, and an answer that has just begun, go before."""
+    """The longest wait by the limits: behind a full queue, and behind an answer that has just begun."""
     return (LIMITS.max_queued_requests / LIMITS.max_num_seqs + 1) * NUM_TOKENS * STEP_S
 
 

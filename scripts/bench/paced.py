@@ -1,8 +1,8 @@
 """Streams at a steady pace through the real wire, ingress and HTTP: python -m scripts.bench.paced [--streams 64 256].
 
-Three processes on loopback: a replica whose engine is a stand-in that gives every stream 50 tokens a second, an ingress
-as it is deployed (routing, text, server-sent events, uvicorn), a client. No Ray and no HAProxy: what is measured is
-what our own code costs. CPU time is that of all three processes over all tokens that were delivered meanwhile.
+Three processes on loopback: a replica whose stub engine gives every stream 50 tokens a second, an ingress as deployed
+(routing, text, server-sent events, uvicorn), a client. No Ray and no HAProxy: only the overhead of our own code is
+measured. CPU time is that of all three processes, per delivered token.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from scripts.bench.record import describe, percentiles
 __all__ = ["main"]
 
 STEP_S = 0.02
-RAMP_S = 2.0  # in which all streams begin
+RAMP_S = 2.0  # all streams start within it
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "Tell me a long story about a lighthouse and the people who have lived there since it was built."
 
 
 def plain_tokens() -> tuple[int, ...]:
-    """Tokens that are a word each: no stand-in answer has half a character or ends itself."""
+    """Tokens that are a word each: no stub answer has partial characters or stop tokens."""
     from serve_app.model.text_model import load_text_model
 
     vocabulary = load_text_model(MODEL).vocabulary
@@ -96,7 +96,7 @@ def main() -> None:
     tokens = plain_tokens()
     runs = []
     for num_streams in options.streams:
-        others = round(os.getloadavg()[0], 2)  # what else the machine does
+        others = round(os.getloadavg()[0], 2)  # other load of the machine
         run = measure(num_streams, options.seconds, options.max_tokens, tokens) | {"load_average_before": others}
         runs.append(run)
         print(

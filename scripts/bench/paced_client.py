@@ -1,4 +1,4 @@
-"""A client of many streams that costs little itself: it counts events instead of reading them."""
+"""A cheap client of many streams: it counts events instead of parsing them."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ END = b"0\r\n\r\n"  # of a chunked answer
 
 
 class Samples(msgspec.Struct):
-    """What all streams saw. Times are of time.monotonic()."""
+    """The counts and times of all streams. Times are of time.monotonic()."""
 
     first_token_s: list[float]
     gaps_s: list[float]  # between the tokens of one stream; 0 for those that came together
@@ -28,7 +28,7 @@ class _Stream(asyncio.Protocol):
         self._request = request
         self._until_s = until_s
         self._samples = samples
-        self._rest = b""  # the end of what came, where a marker may have begun
+        self._rest = b""  # the last bytes, which may begin a marker
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +70,7 @@ class _Stream(asyncio.Protocol):
 
 
 async def stream_for(port: int, body: dict[str, object], until_s: float, samples: Samples) -> None:
-    """Streams answers until that time, and the last one to its end."""
+    """Streams answers one after the other until that time, and the last one to its end."""
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

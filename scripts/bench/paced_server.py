@@ -1,4 +1,4 @@
-"""The two server processes of scripts.bench.paced: a replica with a stand-in engine, and an ingress as it is."""
+"""The two server processes of scripts.bench.paced: a replica with a stub engine, and an ingress as deployed."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def running_servers(
 
 
 def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, scheduler: SchedulerConfig) -> None:
-    """Tells its address and serves until it is terminated."""
+    """Sends its address and serves until it is terminated."""
 
     async def serve() -> None:
         executor = StubExecutor(tokens, step_s, num_blocks=100_000)
@@ -65,7 +65,7 @@ def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, sche
 
 
 def run_ingress(addresses: tuple[str, int] | str, parent: Connection) -> None:
-    """Tells its port, once it has found a replica, and serves until it is terminated.
+    """Sends its port, once it has found a replica, and serves until it is terminated.
 
     addresses   where the replica is; or of a file that says where the replicas are now, as a JSON list
     """

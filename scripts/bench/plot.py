@@ -1,4 +1,4 @@
-"""Draws curves as SVG, by hand: no library, no fonts of its own, readable as text."""
+"""Draws cumulative distributions as plain SVG, without a library."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ COLOURS = ("#1b6ca8", "#c0392b", "#7f8c8d", "#27894a", "#a8791b", "#6c3483")
 
 
 def distribution_svg(title: str, unit: str, values: Mapping[str, Sequence[float]]) -> str:
-    """For each name the share of its values (positive, of that unit) that are at most x; x is logarithmic."""
+    """The empirical distribution function of each name's values (positive, of that unit), over a logarithmic x."""
     low = 10 ** math.floor(math.log10(max(1e-6, min(map(min, values.values())))))
     high = 10 ** math.ceil(math.log10(max(map(max, values.values()))))
 

@@ -1,4 +1,4 @@
-"""What a process holds, and whether that grows: memory, file descriptors, sockets."""
+"""Resources of a process and their growth: memory, file descriptors, sockets."""
 
 import os
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Held(msgspec.Struct):
-    """By one process, at one moment."""
+    """The resources of one process at one moment."""
 
     at_s: float
     rss_mb: float
-    files: list[str]  # what its file descriptors are of, without the numbers of sockets
+    files: list[str]  # targets of its file descriptors, without the numbers of sockets
 
     @property
     def num_files(self) -> int:
@@ -39,7 +39,7 @@ def held(pid: int, at_s: float) -> Held:
 
 
 def slope_per_minute(samples: Sequence[Held]) -> float:
-    """MB a minute: the line of least squares through what was measured."""
+    """MB a minute: the slope of the least-squares line through the samples."""
     times = [one.at_s / 60 for one in samples]
     mean_at = sum(times) / len(times)
     mean_mb = sum(one.rss_mb for one in samples) / len(samples)

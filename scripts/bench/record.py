@@ -1,4 +1,4 @@
-"""What a result is worth nothing without: the machine, the versions and the commit."""
+"""The context of a benchmark result: machine, versions and commit."""
 
 import json
 import os
@@ -12,7 +12,7 @@ __all__ = ["describe", "percentiles", "print_json"]
 
 
 def describe() -> dict[str, Any]:
-    """Where and with what a benchmark runs."""
+    """The machine, the versions and the commit of this run."""
     versions = {}
     for package in ("torch", "ray", "transformers", "triton"):
         try:
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
 
 
 def percentiles(values: list[float], unit: float = 1000.0) -> dict[str, float]:
-    """Median and 99th percentile, by default of seconds given in milliseconds."""
+    """Median and 99th percentile, by default of seconds, in milliseconds."""
     ordered = sorted(values)
     if not ordered:
         return {"p50": 0.0, "p99": 0.0}
@@ -50,7 +50,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """With a + where files differ from it. A copy of the tree without git says it in MANTA_COMMIT."""
+    """The commit, with a + if files differ from it. A copy of the tree without git has it in MANTA_COMMIT."""
     head = _git("rev-parse", "--short", "HEAD")
     return head + ("+" if _git("status", "--porcelain") else "") if head else os.environ.get("MANTA_COMMIT", "")
 

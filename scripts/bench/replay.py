@@ -1,11 +1,11 @@
-"""Records the answers to 300 mixed requests, and compares two recordings: what a change of code may not change.
+"""Records the answers to 300 mixed requests, and compares two recordings, to prove that a change keeps every byte.
 
     python -m scripts.bench.replay record before.json --url http://127.0.0.1:8000
     python -m scripts.bench.replay compare before.json after.json
 
 The requests are the same at every run: chats and completions, whole and streamed, greedy and seeded, with stops,
 penalties, logprobs, several choices, beams, echo, formats, regular expressions, tools in all modes, and some that are
-wrong. Every answer is kept to the byte, but for ids and times.
+invalid. Every answer is recorded byte by byte, but for ids and times.
 """
 
 import argparse
@@ -72,7 +72,7 @@ COMPLETIONS: tuple[dict[str, Any], ...] = (
 
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
-    """(path, body) of each."""
+    """(path, body) of each request."""
     rng = random.Random(1)
     made: list[tuple[str, dict[str, Any]]] = []
     for number in range(COUNT):
@@ -100,7 +100,7 @@ def _ask(url: str, path: str, body: dict[str, Any]) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """Without what is another one at each run, and with the pieces of a stream put together by choice."""
+    """The answer without ids and times, with the deltas of a stream joined by choice."""
     text = re.sub(r'"(id|created|request_id|system_fingerprint)": ?("[^"]*"|\d+)', r'"\1":0', text)
     return re.sub(r'"cached_tokens": ?\d+', '"cached_tokens":0', text)  # depends on what was asked before
 
@@ -110,7 +110,7 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 
 
 def _joined(text: str) -> dict[int, str] | None:
-    """Of a stream: each choice's texts joined. How tokens fall into events depends on the machine's load."""
+    """A stream with each choice's texts joined: how tokens are split into events depends on the machine's load."""
     if not text.startswith("data: "):
         return None
     joined: dict[int, str] = {}

@@ -1,7 +1,7 @@
 """Routing policies on a simulated fleet: python -m scripts.bench.routing [--write].
 
-The schedulers, prefix caches and the routing are the real ones, time is simulated (scripts/bench/fleet.py). The load is
-a share of what the fleet could do if it never computed a shared prefix.
+Schedulers, prefix caches and routing are real, time is simulated (scripts/bench/fleet.py). The load is a share of the
+fleet's capacity without any recomputed prefix.
 """
 
 import argparse

@@ -26,7 +26,7 @@ WORDS = "river stone light garden music winter paper signal bread mountain lette
 
 
 class Sample:
-    """What one request showed."""
+    """The measurements of one request."""
 
     def __init__(self) -> None:
         self.first_token_s = 0.0

@@ -1,11 +1,11 @@
-"""Everything at once, for long, and nothing may be lost: python -m scripts.bench.soak [--minutes 10].
+"""Soak test: mixed load with faults for long, without leaks: python -m scripts.bench.soak [--minutes 10].
 
-Two replicas of SmolLM2 on CPU that share blocks in their node's memory, the ingress as it is deployed, HTTP on
-loopback; no Ray and no HAProxy. Clients ask for answers of all kinds of scripts.bench.faults, which must be exact, and
-for answers under schemas that nobody has asked for before; they go away in the middle, or read as good as nothing. One
-replica is killed each `--kill-every` seconds and started again. In the end every block must be free, no more file
-descriptors, sockets and pieces of shared memory may be there than in the beginning, and no process that lived through
-it may have grown by more than 1 MB a minute in the second half.
+Two replicas of SmolLM2 on CPU with a common host tier, the ingress as deployed, HTTP on loopback; no Ray, no HAProxy.
+Clients send all kinds of scripts.bench.faults, whose answers must be exact, and requests with new schemas; some
+disconnect, some read very slowly. One replica is killed each `--kill-every` seconds and restarted. At the end every
+block must be free, there may be no more file descriptors, sockets and shared-memory segments than at the beginning, and
+no process that ran throughout may have grown by more than 1 MB a minute in the second half.
+
 """
 
 import argparse
@@ -42,7 +42,7 @@ __all__ = ["main"]
 
 RESULTS = Path(__file__).parent / "results"
 MOST_MB_PER_MINUTE = 1.0
-WARM_UP_S = 60.0  # of the load itself; what counts comes later
+WARM_UP_S = 60.0  # of load before measurements count
 REAL = msgspec.structs.replace(
     MODEL,
     engine=EngineConfig(
@@ -55,7 +55,7 @@ REAL = msgspec.structs.replace(
 
 
 def run_real_replica(parent: Connection, name: str) -> None:
-    """Tells its address, and afterwards the state of its blocks whenever it is asked, until it is terminated."""
+    """Sends its address, and then the state of its blocks on request, until it is terminated."""
     from engine.execution.load import load_executor
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
@@ -116,7 +116,7 @@ class Fleet:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of those that live through all of it."""
+        """The resources of the processes that run throughout."""
         found = {"replica": self._replicas["old"][0].pid, "ingress": self._ingress.pid}
         return {name: pid for name, pid in found.items() if pid is not None}
 
@@ -157,7 +157,7 @@ async def under_a_schema(session: aiohttp.ClientSession, url: str, rng: random.R
 
 
 async def fill_caches(session: aiohttp.ClientSession, url: str, rng: random.Random) -> None:
-    """Of compiled grammars, in every replica; and whatever else is made when it is first needed."""
+    """Fills the caches of compiled grammars in every replica, and others that fill at first use."""
     left = iter(range(3 * MAX_COMPILED))
 
     async def ask() -> None:
@@ -178,7 +178,7 @@ async def left_in_the_middle(session: aiohttp.ClientSession, url: str, rng: rand
 
 
 async def hardly_read(session: aiohttp.ClientSession, url: str, rng: random.Random) -> str:
-    """By a client that reads a hundred bytes a second, and goes away after a while."""
+    """A client that reads a hundred bytes a second, and disconnects after a while."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     body = json.dumps({"messages": STORY, "max_tokens": 300, "stream": True, "logprobs": True, "top_logprobs": 20})
     head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
@@ -212,7 +212,7 @@ async def client(
 
 
 class Observed:
-    """What has come out up to now."""
+    """The results up to now."""
 
     def __init__(self, expected: dict[str, Answer]) -> None:
         self.expected = expected
@@ -283,7 +283,7 @@ def _holding(samples: list[Held], before: Held | None, after: Held | None) -> di
 
 
 def faults_of(result: dict[str, Any]) -> list[str]:
-    """What was lost."""
+    """The violations of the run."""
     good = {"exact", "schema", "left", "slow reader"}
     found = [f"{count} times {kind}" for kind, count in result["kinds"].items() if kind not in good]
     found += [f"{result[name]} {name}" for name in ("blocks_lost", "sequences_left") if result[name]]

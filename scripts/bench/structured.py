@@ -1,4 +1,4 @@
-"""JSON and tool calls from a running server at temperature 1.5: are they valid, and what do the masks cost?
+"""Structured output and tool calls of a running server at temperature 1.5: validity, and the cost of grammar masks.
 
     python -m scripts.bench.structured [--schemas 200] [--calls 500] [--url ...]
 
@@ -45,7 +45,7 @@ ENDLESS = {
 
 
 class Answer:
-    """What one request got, streamed or not."""
+    """The answer of one request, streamed or not."""
 
     def __init__(self) -> None:
         self.content = ""
@@ -55,7 +55,7 @@ class Answer:
         self.first_token_s = 0.0  # of a stream
 
     def add(self, part: dict[str, Any]) -> None:
-        """A whole message, or what one event adds to it."""
+        """Adds a whole message, or one event's delta."""
         self.content += part.get("content") or ""
         for call in part.get("tool_calls") or []:
             function = call["function"]
@@ -165,7 +165,7 @@ async def calls(arguments: argparse.Namespace, *, forced: bool) -> dict[str, Any
 
 
 def _whole_calls(answer: Answer) -> list[dict[str, str]]:
-    """All but the one that a length cuts off."""
+    """All calls but one that max_tokens cuts off."""
     return answer.calls[:-1] if answer.reason == "length" else answer.calls
 
 

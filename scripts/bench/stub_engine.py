@@ -1,4 +1,4 @@
-"""An engine's executor that computes nothing: tokens at a steady pace, each a function of what came before."""
+"""A stub executor without a model: tokens at a steady pace, each a function of the previous one."""
 
 import time
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ __all__ = ["StubExecutor"]
 
 
 class StubExecutor(Executor):
-    """Its next token depends on the last one, its position and the choice's seed; two streams mixed up would show.
+    """The next token depends on the last one, its position and the choice's seed, so that mixed-up streams show.
 
-    tokens   what it answers with
-    step_s   time that every step takes, whatever is in it: a stream gets 1 / step_s tokens a second
+    tokens   of its answers
+    step_s   time of every step, for any batch: a stream gets 1 / step_s tokens a second
     """
 
     vocab_size = 2**31

@@ -1,4 +1,4 @@
-"""Grafana's view of a cluster: what the dashboards show, how they are written, and how they get to a Grafana server.
+"""Grafana dashboards of a cluster: their panels, their JSON, and their upload to a Grafana server.
 
 panels.py -> board.py -> publish.py
 """

@@ -1,4 +1,4 @@
-"""python -m scripts.dashboards: writes our dashboards as files, or brings them to a Grafana server."""
+"""python -m scripts.dashboards: writes our Grafana dashboards to files, or uploads them to a Grafana server."""
 
 import argparse
 import json

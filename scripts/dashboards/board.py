@@ -1,4 +1,4 @@
-"""A dashboard as Grafana reads it (JSON model, schema version 39: Grafana 10.4 and later)."""
+"""A dashboard in Grafana's JSON model (schema version 39: Grafana 10.4 and later)."""
 
 from typing import Any
 

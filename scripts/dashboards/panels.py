@@ -1,6 +1,6 @@
-"""What the dashboards show: expressions over what Ray exports, ours under vLLM's names (cluster/metrics.py).
+"""The panels of the dashboards: PromQL over Ray's metrics and ours, under vLLM's names (cluster/metrics.py).
 
-`$model` is the model that is looked at, or several.
+`$model` is the selected model, or several.
 """
 
 import msgspec
@@ -10,7 +10,7 @@ __all__ = ["BOARDS", "Board", "Panel"]
 
 class Panel(msgspec.Struct, frozen=True):
     title: str
-    text: str  # what one reads from it
+    text: str  # the description
     unit: str  # one of Grafana's ids
     lines: dict[str, str]  # legend, with labels in braces -> PromQL
 
@@ -33,7 +33,7 @@ def _rate(name: str, by: str) -> str:
 
 
 def _quantiles(name: str) -> dict[str, str]:
-    """Of a histogram of seconds."""
+    """A panel of a histogram of seconds."""
     rates = _rate(f"{name}_bucket", "le, model_name")
     return {f"p{q} {{{{model_name}}}}": f"histogram_quantile({q / 100}, {rates})" for q in (50, 90, 99)}
 
@@ -43,7 +43,7 @@ def _mean(name: str) -> str:
 
 
 def _share(part: str, whole: str) -> str:
-    """Between 0 and 1, where there is a whole."""
+    """A panel of a ratio between 0 and 1."""
     return f"{_rate(part, 'model_name')} / ({_rate(whole, 'model_name')} > 0)"
 
 

@@ -1,4 +1,4 @@
-"""Brings dashboards to a Grafana server."""
+"""Uploads dashboards to a Grafana server."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ NOT_FOUND, CHANGED = 404, 412
 
 
 class PublishError(Exception):
-    """What went wrong, and what to do."""
+    """The upload failed; the message says what to do."""
 
 
 def connect(url: str, token: str) -> GrafanaFace:
@@ -37,8 +37,8 @@ def connect(url: str, token: str) -> GrafanaFace:
 
 
 def publish(grafana: GrafanaFace, boards: list[Json], folder: str, overwrite: bool) -> list[str]:
-    """Returns the dashboards' paths on the server. Where one of their ids is there already, it is replaced only with
-    `overwrite`: somebody may have changed it. Raises PublishError.
+    """Uploads the dashboards and returns their paths on the server. An existing one is replaced only with `overwrite`,
+    since it may have been edited. Raises PublishError.
     """
     try:
         _make_folder(grafana, folder)

@@ -1,4 +1,4 @@
-"""Many requests at a time. What the server refuses under load (429, 503) says when to come again, and the SDK does."""
+"""Many concurrent requests. A refusal under load (429, 503) has Retry-After, and the SDK retries."""
 
 import asyncio
 import os

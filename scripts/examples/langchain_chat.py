@@ -1,4 +1,4 @@
-"""A LangChain pipeline, streamed; and structured output. The server is OpenAI's as far as LangChain knows."""
+"""A LangChain pipeline, streamed; and structured output. LangChain talks to the server as to OpenAI's."""
 
 import os
 

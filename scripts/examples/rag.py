@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation: the documents that fit a question best are given to the model with it."""
+"""Retrieval-augmented generation (RAG): the best matching documents are sent with the question."""
 
 import os
 import re
@@ -24,14 +24,14 @@ def words(text: str) -> set[str]:
 
 
 def retrieve(question: str, count: int) -> list[dict[str, str]]:
-    """By words in common; a real one asks an index of embeddings."""
+    """The documents with most words in common; a real one queries an index of embeddings."""
     asked = words(question)
     ranked = sorted(DOCUMENTS, key=lambda one: -len(asked & words(" ".join(one.values()))))
     return ranked[:count]
 
 
 def ask(question: str, takes_documents: bool = False) -> str:
-    """`takes_documents`: the model's chat template knows documents (Granite, Command R), and places them itself."""
+    """`takes_documents`: the model's chat template has `documents` (Granite, Command R)."""
     found = retrieve(question, 2)
     more: dict[str, Any] = {"documents": found} if takes_documents else {}
     # the same documents in the same order at the front are a prefix that later questions share

@@ -1,4 +1,4 @@
-"""An answer as it is written: when its first token comes, and how much of the prompt was in the prefix cache."""
+"""A streamed answer: its time to first token, and how much of the prompt was in the prefix cache."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""An answer as a pydantic model: decoding is held to its JSON schema, whatever the model would rather say."""
+"""An answer as a pydantic model: decoding is constrained to its JSON schema."""
 
 import os
 from typing import Literal

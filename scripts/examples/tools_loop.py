@@ -1,4 +1,4 @@
-"""The model calls functions until it answers. Their arguments satisfy the schema, because decoding is held to it."""
+"""The model calls functions until it answers. Decoding is constrained to their schemas, so arguments are valid."""
 
 import json
 import os

@@ -1,16 +1,17 @@
 """The command `manta`, as a wheel installs it; `scripts/serve` of a clone calls the same code.
 
 main              finds the subcommand; nothing heavy is imported before it is known
-serve             starts Ray and Serve on this machine, from a model or a config
+serve             downloads a model, and starts Ray and Serve on this machine, from a model or a config
 chat              a chat in the terminal with any OpenAI-compatible server
-pull              downloads a model from the Hugging Face Hub; resuming_hub goes on where one was interrupted
-bench             load on a running server: throughput, time to first token, gaps
+pull              downloads a model from the Hugging Face Hub; resuming_hub resumes an interrupted download
+bench             load generator for a running server: throughput, time to first token, inter-token latency
 config            shows the effective config, explains a key
-env               this machine's facts, and Ray's switches as a shell script
+env               this machine's facts, and Ray's environment variables as a shell script
 
 options           every config key as an option; deployment makes a `serve deploy` document of them
-ray_environment   the one list of what Ray and Serve read from their environment; ray_token draws their token
-server            Ray and Serve from their start to Ctrl-C
+ray_environment   the list of environment variables of Ray and Serve; ray_token generates their token
+gpus              checks a deployment's GPUs against those that Ray sees
+server            runs Ray and Serve until Ctrl-C
 machine           CPU, instruction sets, compiler, GPUs, versions
-openai_client     reads a server's models and its streams, with the standard library alone
+openai_client     a client of OpenAI-compatible servers, with the standard library alone
 """

@@ -62,7 +62,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 def _arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What a result is worth nothing without; the key is nobody's business."""
+    """The arguments for the record, without the API key."""
     return {name: value for name, value in vars(options).items() if name != "api_key"}
 
 

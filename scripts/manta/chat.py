@@ -62,14 +62,14 @@ class Chat:
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
 
     def answer(self, text: str) -> None:
-        """Sends a user's message and writes the answer as it comes. Raises ServerError, and forgets the message then.
+        """Sends a user's message and writes the streamed answer. Raises ServerError, and drops the message then.
 
         Ctrl-C ends the answer; what has been written of it stays in the conversation.
         """
         self.messages.append({"role": "user", "content": text})
         written: list[str] = []
         try:
-            # closed at once, not when it is collected: the server shall not compute on
+            # closed at once, not when it is collected: the server must stop generating
             with contextlib.closing(self._client.stream(self.model, self.messages, **self._fields)) as deltas:
                 self._write(deltas, written)
         except ServerError:
@@ -83,7 +83,7 @@ class Chat:
                 self.messages.append({"role": "assistant", "content": "".join(written)})
 
     def command(self, line: str) -> bool:
-        """Does what a line with a slash says. False if the chat shall end."""
+        """Runs a slash command. False ends the chat."""
         name, _, rest = line.strip().partition(" ")
         rest = rest.strip()
         match name:
@@ -117,7 +117,7 @@ class Chat:
             self._say("there is no message to answer again\n")
 
     def _write(self, deltas: Iterator[Delta], written: list[str]) -> None:
-        """Thinking is dim, and no part of the conversation."""
+        """Writes deltas; reasoning is dim, and not part of the conversation."""
         began_s = time.monotonic()
         first_s = 0.0
         is_dim, usage = False, None
@@ -144,7 +144,7 @@ class Chat:
 
 
 def _talk(chat: Chat) -> None:
-    """Until the input ends."""
+    """Reads and answers messages until the input ends."""
     is_terminal = sys.stdin.isatty()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     if is_terminal:

@@ -50,14 +50,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _source_and_key(first: str | None, second: str | None) -> tuple[str | None, str | None]:
-    """A first word that is the name of a key is one, unless a second one follows."""
+    """A single word that names a key is a key; else the first one is a model or a config."""
     if first is not None and second is None and (find_keys(first) or _looks_like_a_key(first)):
         return None, first
     return first, second
 
 
 def _looks_like_a_key(word: str) -> bool:
-    """It has no slash as a hub id has, and is no file or folder."""
+    """Whether a word is no hub id (which has a slash), file or folder."""
     return re.fullmatch(r"[\w.-]+", word) is not None and not is_config(word) and not Path(word).exists()
 
 
@@ -78,7 +78,7 @@ def _explained(key: ConfigKey, document: Mapping[str, Any] | None = None) -> Ite
 
 
 def _values(key: ConfigKey, document: Mapping[str, Any]) -> Iterator[str]:
-    """Of each model, where it is a model's key."""
+    """The values of the key; of each model if it is a model's key."""
     for application in document["applications"]:
         args = application["args"]
         for at in args["models"] if key.is_of_a_model else [args]:

@@ -1,4 +1,4 @@
-"""The document that `serve deploy` takes, made from a model or read from a config, with settings put into it."""
+"""The `serve deploy` document of a model or a config file, with command-line settings applied."""
 
 import os
 import re
@@ -26,7 +26,7 @@ class DeploymentError(Exception):
 
 
 def deployment_of(source: str | None, settings: Settings) -> Document:
-    """The document for a model or a config (None: the shipped quickstart), with `settings` in place of what it has."""
+    """The document of a model or a config (None: the shipped quickstart), overridden by `settings`."""
     document = _read(Path(source or QUICKSTART)) if source is None or is_config(source) else _of_model(source)
     for key, value in settings:
         _set(document, key, value)
@@ -34,12 +34,12 @@ def deployment_of(source: str | None, settings: Settings) -> Document:
 
 
 def is_config(source: str) -> bool:
-    """Whether a first argument means a config, not a model."""
+    """Whether the first argument is a config file, not a model."""
     return source.endswith((".yaml", ".yml"))
 
 
 def effective(document: Mapping[str, Any]) -> Document:
-    """The document with every key of the config in it, defaults too, and API keys as hashes. Raises ConfigError."""
+    """The document with every config key, defaults included, and API keys as hashes. Raises ConfigError."""
     from configs.keys import without_keys
     from configs.load import load_args
 
@@ -64,7 +64,7 @@ def _read(path: Path) -> Document:
 
 
 def _of_model(source: str) -> Document:
-    """On loopback, one replica on all that this machine has."""
+    """A document on loopback, with one replica on the whole machine."""
     model = {"served_model_name": _name_of(source), "model": source, "resources": _resources()}
     return {
         "proxy_location": "HeadOnly",
@@ -74,7 +74,7 @@ def _of_model(source: str) -> Document:
                 "name": "manta",
                 "route_prefix": "/",
                 "import_path": "serve_app.main:build",
-                # Ctrl-C does not wait longer for open streams
+                # Ctrl-C waits at most so long for open streams
                 "args": {"ingress": {"drain_s": 5.0}, "wire": {"bind": "127.0.0.1"}, "models": [model]},
             }
         ],
@@ -82,7 +82,7 @@ def _of_model(source: str) -> Document:
 
 
 def _name_of(source: str) -> str:
-    """What clients call the model: its hub id, or the name of its file or folder."""
+    """The served model name: its hub id, or the name of its file or folder."""
     path = Path(source.removeprefix("package:")).expanduser()
     if source.startswith("package:") or source.endswith(".gguf"):
         return path.name.removesuffix(".gguf")
@@ -92,7 +92,7 @@ def _name_of(source: str) -> str:
 
 
 def _resources() -> dict[str, float]:
-    """Of a rank: a GPU where there is one, else all cores but the one that HTTP and Ray take."""
+    """The resources of a rank: a GPU if there is one, else all cores but one for HTTP and Ray."""
     return {"num_gpus": 1.0} if gpus() else {"num_cpus": float(max(1, (os.cpu_count() or 1) - 1))}
 
 

@@ -1,4 +1,4 @@
-"""`manta env`: this machine's facts as comments, and what Ray reads from its environment, as a shell script."""
+"""`manta env`: this machine's facts as comments, and Ray's environment variables as a shell script."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def script(front: Front) -> Iterator[str]:
-    """Its lines."""
+    """The lines of the shell script."""
     for name, value in facts():
         yield f"# {name}: {value}"
     yield "mkdir -p -m 700 ~/.ray && mkdir -p -m 700 ~/.ray/tmp  # RAY_TMPDIR"

@@ -12,7 +12,7 @@ from kernels.native.instruction_set import find_instruction_set
 
 __all__ = ["facts", "gpus", "instruction_sets"]
 
-# those that a kernel of ours, or the libraries below it, have code for; as /proc/cpuinfo names them
+# instruction sets with code in our kernels or their libraries, by their names in /proc/cpuinfo
 USED = (
     ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16")
     + ("amx_tile", "amx_bf16", "amx_int8")
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "triton", "ray", "transformers", "msgspec", "llguidance")
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """Name and value, in the order in which they matter."""
+    """(name, value), the most important first."""
     yield "manta", f"{_version('manta-serve') or 'a checkout'}, Python {platform.python_version()}"
     yield "CPU", f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}"
     yield "instruction sets", " ".join(instruction_sets()) or "not known here"
@@ -35,13 +35,13 @@ def facts() -> Iterator[tuple[str, str]]:
 
 
 def instruction_sets() -> list[str]:
-    """Those of this CPU that are used. Empty where there is no /proc/cpuinfo."""
+    """The used instruction sets of this CPU. Empty without /proc/cpuinfo."""
     here = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())
     return [name for name in USED if name in here]
 
 
 def gpus() -> list[str]:
-    """One name for each NVIDIA GPU that the driver shows, without importing torch."""
+    """The name of each NVIDIA GPU that the driver lists, without importing torch."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]

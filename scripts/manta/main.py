@@ -1,4 +1,4 @@
-"""The command `manta` and its subcommands."""
+"""The command `manta`: dispatches to its subcommands."""
 
 import argparse
 import difflib
@@ -9,7 +9,7 @@ from importlib import metadata
 
 __all__ = ["COMMANDS", "main"]
 
-# name -> what it does; each is a module beside this one with a `main` that takes its arguments
+# name -> summary; each is a module of this package with a `main` that takes its arguments
 COMMANDS = {
     "serve": "serve a model on this machine: a hub id, a folder, a .gguf file or a config",
     "chat": "chat in the terminal with any OpenAI-compatible server",
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the subcommand that the arguments (by default those of the process) name first."""
+    """Runs the subcommand that is the first of the arguments (None: those of the process)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if not words or words[0] not in COMMANDS:
@@ -36,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _answer_without_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Ends the program."""
+    """Handles arguments without a subcommand, and exits."""
     if words and not words[0].startswith("-"):
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         parser.error(f"command: there is no {words[0]!r}{hint} (known: {', '.join(COMMANDS)})")
-    parser.parse_args(words)  # answers --help and --version, and refuses what else there is
+    parser.parse_args(words)  # --help and --version; anything else is an error
     parser.print_help(sys.stderr)
     sys.exit(2)
 

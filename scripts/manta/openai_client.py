@@ -16,11 +16,11 @@ Message = dict[str, str]
 
 
 class ServerError(Exception):
-    """What the server, or the way to it, answered; in words for a user."""
+    """An error of the server or the connection, with a message for the user."""
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """A piece of a streamed answer."""
+    """A delta of a streamed answer."""
 
     content: str = ""
     reasoning: str = ""
@@ -29,7 +29,7 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class OpenAIClient:
-    """Of the API at a base URL such as http://127.0.0.1:8000/v1."""
+    """A client of the API at a base URL such as http://127.0.0.1:8000/v1."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url.rstrip("/")
@@ -41,7 +41,7 @@ class OpenAIClient:
             return [str(model["id"]) for model in json.load(response)["data"]]
 
     def stream(self, model: str, messages: Sequence[Message], **fields: Any) -> Generator[Delta]:
-        """The pieces of the answer; closing the iterator ends the request. Raises ServerError."""
+        """The deltas of the answer; closing the iterator aborts the request. Raises ServerError."""
         body = {"model": model, "messages": list(messages), "stream": True, **fields}
         with self._open("/chat/completions", {**body, "stream_options": {"include_usage": True}}) as response:
             try:
@@ -85,7 +85,7 @@ def _deltas(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[Delta
 
 
 def _message(body: bytes) -> str:
-    """What an error says, of a body that may have any form."""
+    """The message of an error body, in any format."""
     try:
         error = json.loads(body)["error"]
         return str(error.get("message", error) if isinstance(error, dict) else error)

@@ -1,4 +1,4 @@
-"""Command-line options from the config schema: each key is an option under its own name, with dashes."""
+"""Command-line options of the config schema: each key is an option under its own name, with dashes."""
 
 import argparse
 import difflib
@@ -13,7 +13,7 @@ from scripts.config_table import ConfigKey, config_keys
 
 __all__ = ["Settings", "add_config_options", "find_keys", "parse", "settings_of", "spellings_of"]
 
-Settings = list[tuple[ConfigKey, Any]]  # keys that were set, and the values
+Settings = list[tuple[ConfigKey, Any]]  # (key, value) of each option that was given
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Ends the program where an option is unknown, and names the nearest one."""
+    """Parses the options. An unknown one ends the program, with the nearest one named."""
     options, rest = parser.parse_known_args(words)
     if rest:
         name = rest[0].partition("=")[0]
@@ -48,10 +48,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def spellings_of(keys: Iterable[ConfigKey]) -> dict[ConfigKey, list[str]]:
-    """Each key's names as an option, without the dashes before them, the shortest first.
+    """Each key's option names, without leading dashes, the shortest first.
 
-    Every end of a dotted name is one: `cache.block-size`, `block-size`. Where two keys share one it is the model's, and
-    among those of the key that lies less deep.
+    Every suffix of a dotted name is one: `cache.block-size`, `block-size`. Of two keys with the same suffix the model's
+    gets it, and among those the less nested one.
     """
     keys = list(keys)
     found: dict[ConfigKey, list[str]] = {}
@@ -65,13 +65,13 @@ def spellings_of(keys: Iterable[ConfigKey]) -> dict[ConfigKey, list[str]]:
 
 
 def find_keys(name: str) -> list[ConfigKey]:
-    """The keys whose dotted name is, or ends with, a name; also as an option writes it. Empty if there is none."""
+    """The keys whose dotted name equals or ends with a name, in either spelling. Empty if there is none."""
     wanted = name.removeprefix("--").removeprefix("models[].").replace("-", "_").split(".")
     return [key for key in config_keys() if list(key.path[-len(wanted) :]) == wanted]
 
 
 def _add(group: Any, key: ConfigKey, spellings: list[str]) -> None:
-    """The help shows the shortest spelling alone."""
+    """Adds the option; the help shows only its shortest spelling."""
     default = "" if key.default == "needed" else f" ({key.default})"
     helps = [key.meaning.replace("%", "%%") + default, *[argparse.SUPPRESS] * (len(spellings) - 1)]
     shape: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _add(group: Any, key: ConfigKey, spellings: list[str]) -> None:
         "type": _reader(key),
         "metavar": _metavar(key),
     }
-    if _is_switch(key):  # alone it means true
+    if _is_switch(key):  # without a value it means true
         shape |= {"nargs": "?", "const": True}
     for spelling, text in zip(spellings, helps, strict=True):
         group.add_argument(spelling, help=text, **shape)
@@ -92,7 +92,7 @@ def _add(group: Any, key: ConfigKey, spellings: list[str]) -> None:
 
 
 def _reader(key: ConfigKey) -> Callable[[str], Any]:
-    """Turns an option's text into the key's value, or says what is accepted."""
+    """Parses an option's text into the key's value; an error says what is accepted."""
 
     def read(text: str) -> Any:
         value = [part for part in text.split(",") if part] if _is_list(key) else text

@@ -1,4 +1,4 @@
-"""`manta pull`: downloads a model from the Hugging Face Hub, with progress in bytes; an interrupted one goes on."""
+"""`manta pull`: downloads a model from the Hugging Face Hub, with progress; resumes interrupted downloads."""
 
 import argparse
 import logging
@@ -46,6 +46,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _size(files: ModelFiles) -> int:
-    """Bytes of a model's files."""
+    """The size of a model's files in bytes."""
     paths = [files.path] if files.kind == "gguf" else [path for path in Path(files.path).iterdir() if path.is_file()]
     return sum(path.stat().st_size for path in paths)

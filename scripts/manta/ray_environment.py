@@ -1,7 +1,7 @@
-"""What Ray, Serve and HAProxy read from their environment: the one list, for `manta serve` and for a cluster.
+"""Environment variables of Ray, Serve and HAProxy: one list, for `manta serve` and for a cluster.
 
-Ray and Serve read it when they are imported, so it must be there at `ray start`, on every node. A variable that is set
-already keeps its value.
+Ray and Serve read them when they are imported, so they must be set at `ray start`, on every node. A variable that is
+already set keeps its value.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ class Variable(msgspec.Struct, frozen=True):
 
 
 def machine_variables(front: Front, folder: Path) -> list[Variable]:
-    """For Ray on this machine alone. HAProxy's files lie in `folder`: two clusters on one machine do not meet."""
+    """For Ray on this machine only. HAProxy's files lie in `folder`: two clusters on one machine are separate."""
     return [*_everywhere(), *_on_one_machine(), *(_haproxy_on_one_machine(folder) if front == "haproxy" else ())]
 
 
@@ -41,12 +41,12 @@ def cluster_variables(front: Front) -> list[Variable]:
 
 
 def values_of(variables: Iterable[Variable], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Name and value of each; what the environment has already wins."""
+    """The value of each variable; the environment's own wins."""
     return {one.name: environment.get(one.name, one.value) for one in variables}
 
 
 def exports(variables: Iterable[Variable], environment: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Lines of a shell script."""
+    """The export lines of a shell script."""
     for one in variables:
         yield f"export {one.name}={shlex.quote(environment.get(one.name, one.value))}  # {one.why}"
 
@@ -96,7 +96,7 @@ def _haproxy_everywhere() -> Iterator[Variable]:
         "conn-failure empty-response",
         "a request under which an ingress went is sent again",
     )
-    # the ingress refuses a head of half of that, in JSON
+    # the ingress refuses headers of half that size, with a JSON error
     yield Variable("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", "131072", "... if it is no longer than this, in bytes")
 
 

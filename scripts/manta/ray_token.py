@@ -1,4 +1,4 @@
-"""The token that guards a Ray cluster which `manta serve` starts: one for each checkout, or for this user."""
+"""The authentication token of a Ray cluster that `manta serve` starts: one per checkout, or per user."""
 
 import os
 import secrets
@@ -11,7 +11,7 @@ __all__ = ["token_file"]
 
 
 def token_file() -> Path:
-    """Its file, readable by its owner alone; drawn when it is first needed."""
+    """The token's file, readable by its owner alone; generated at first use."""
     path = _folder() / "ray-token"
     try:
         with open(make_file(path), "w") as file:
@@ -25,7 +25,7 @@ def token_file() -> Path:
 
 
 def _folder() -> Path:
-    """In a clone its own `.cache`, so that two clones do not share a token; else the user's."""
+    """In a clone its own `.cache`, so that two clones do not share a token; else the user's cache folder."""
     if (ROOT / "pyproject.toml").exists():
         folder = ROOT / ".cache"
         folder.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Downloads weights from the Hugging Face Hub byte by byte resumably, into the hub library's own cache.
+"""Resumable downloads of weights from the Hugging Face Hub, into the hub library's own cache.
 
-The library downloads a file that was interrupted anew. Here a part of a file stays beside the cache's blobs, under the
-hash that names the blob, and the next download asks for the rest with an HTTP range. A file that is whole has its size
-and hash checked, and is a blob from then on: the library finds it there, and brings what else there is.
+The library restarts an interrupted download of a file. Here a partial file stays beside the cache's blobs, under the
+blob's hash, and the next download fetches the rest with an HTTP range request. The size and hash of a complete file are
+checked, and it becomes a blob: the library finds it there, and downloads the remaining files.
 """
 
 import fcntl
@@ -19,13 +19,13 @@ from engine.errors import ModelError
 
 __all__ = ["ResumingHub"]
 
-MAX_BYTES = 50 * 10**9  # of a file that the hub gives over plain HTTP
+MAX_BYTES = 50 * 10**9  # largest file that the hub serves over plain HTTP
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
 
 
 class ResumingHub:
-    """The hub as `engine.checkpoint.source.resolve` takes it."""
+    """A Hub of `engine.checkpoint.source.resolve`."""
 
     def download(self, repo_id: str, revision: str | None, *, weights: bool) -> Path:
         if weights:
@@ -39,7 +39,7 @@ class ResumingHub:
 
 
 def _download(repo_id: str, revision: str | None, wanted: Callable[[list[str]], Iterable[str]]) -> None:
-    """Brings the files that are wanted of those that there are. What cannot be had is left to the hub's library."""
+    """Downloads the wanted files of a repository. What fails is left to the hub's library."""
     try:
         commit, names = hub.files_of(repo_id, revision)
         for name in wanted(names):
@@ -65,7 +65,7 @@ def _bring_file(repo_id: str, commit: str, name: str) -> None:
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process does it; the library waits for nobody, and brings its own
+        except BlockingIOError:  # another process downloads it; the library downloads its own copy
             return
         _append_rest(url, file.fileno(), found.size, name)
     if part.stat().st_size == found.size and _has_hash(part, found.etag):
@@ -75,7 +75,7 @@ def _bring_file(repo_id: str, commit: str, name: str) -> None:
 
 
 def _append_rest(url: str, file: int, size: int, name: str) -> None:
-    """Brings what the file lacks of its size. What was brought before an error stays."""
+    """Appends the rest of the file up to `size`. Bytes received before an error stay."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # its exports are lazy
 
@@ -85,7 +85,7 @@ def _append_rest(url: str, file: int, size: int, name: str) -> None:
     headers = {**build_hf_headers(), "Range": f"bytes={start}-", "Accept-Encoding": "identity"}
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         response.raise_for_status()
-        if response.status_code != 206:  # no ranges here: from the beginning
+        if response.status_code != 206:  # ranges are not supported: from the beginning
             os.ftruncate(file, 0)
             start = 0
         with tqdm(total=size, initial=start, desc=name, unit="B", unit_scale=True) as progress:
@@ -95,7 +95,7 @@ def _append_rest(url: str, file: int, size: int, name: str) -> None:
 
 
 def _has_hash(path: Path, etag: str) -> bool:
-    """Whether a large file is the one that it is named after; smaller ones are named otherwise, and not checked."""
+    """Whether a large file has the SHA-256 of its etag; smaller files have other etags, and are not checked."""
     if not SHA256.fullmatch(etag):
         return True
     with path.open("rb") as file:

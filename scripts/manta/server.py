@@ -1,4 +1,4 @@
-"""Ray and Serve on this machine, from their start to Ctrl-C: deploys a document, says when it is ready, ends it all."""
+"""Runs Ray and Serve on this machine until Ctrl-C: starts them, deploys a document, reports progress, stops them."""
 
 import contextlib
 import importlib
@@ -22,30 +22,32 @@ import msgspec
 
 from configs.keys import keys_to_start_with
 from configs.load import ConfigError, load_args
+from scripts.manta.gpus import check_gpus
 from scripts.manta.ray_environment import Front, machine_variables, values_of
 
-__all__ = ["Settings", "check_keys", "serve_until_stopped"]
+__all__ = ["Settings", "check_keys", "download_models", "serve_until_stopped"]
 
 LOOPBACK = "127.0.0.1"
+APPLICATION = "serve_app.main:build"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    document: Mapping[str, Any]  # what `serve deploy` takes
+    document: Mapping[str, Any]  # for `serve deploy`
     origin: str  # of the document, for messages
     host: str
     port: int
     dashboard_port: int
-    front: Front  # what takes the connections
+    front: Front  # the load balancer
 
 
 def serve_until_stopped(settings: Settings) -> None:
-    """Returns after Ctrl-C or SIGTERM, and ends the program where anything is wrong."""
+    """Returns after Ctrl-C or SIGTERM; an error ends the program."""
     folder = Path(tempfile.mkdtemp(prefix="manta-", dir="/tmp"))
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        # Ray reads its environment when it is imported: up to here nothing of it was
+        # Ray reads its environment when it is imported, which has not happened yet
         os.environ.update(values_of(machine_variables(settings.front, folder)))
         _check(settings.document, settings.origin)
         check_keys(settings.document, settings.host)
@@ -57,7 +59,7 @@ def serve_until_stopped(settings: Settings) -> None:
 
 
 def check_keys(document: Mapping[str, Any], host: str) -> None:
-    """Ends the program where keys are required and missing, and warns of an address that is open to others."""
+    """Ends the program if keys are required and missing; warns of a public address without keys."""
     try:
         keys = [keys_to_start_with(load_args(one.get("args", {})).api) for one in document["applications"]]
     except ConfigError as error:
@@ -68,7 +70,7 @@ def check_keys(document: Mapping[str, Any], host: str) -> None:
 
 
 def _check(document: Mapping[str, Any], origin: str) -> None:
-    """Ends the program unless Serve and we agree that the document is right."""
+    """Ends the program unless Serve's schema and ours accept the document."""
     from ray.serve.schema import ServeDeploySchema
 
     try:
@@ -98,6 +100,10 @@ def _check_port(host: str, port: int, setting: str) -> None:
 def _serve(settings: Settings, folder: Path, stopping: threading.Event) -> None:
     began_s = time.monotonic()
     with _ray(settings, folder) as serve:
+        import ray
+
+        seen = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        check_gpus(settings.document, seen.get("GPU", 0.0))
         failure = _deploy(settings.document, serve, stopping)
         if failure is not None:
             raise SystemExit(f"[failed] {failure}")
@@ -111,7 +117,7 @@ def _serve(settings: Settings, folder: Path, stopping: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _ray(settings: Settings, folder: Path) -> Iterator[Any]:
-    """`ray.serve`, started on loopback; at the end of the context everything that was started has ended."""
+    """`ray.serve`, started on loopback; at the end of the context everything is stopped."""
     began_s = time.monotonic()
     _say("ray", "starting on loopback")
     import ray
@@ -124,7 +130,7 @@ def _ray(settings: Settings, folder: Path) -> Iterator[Any]:
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         dashboard_port=settings.dashboard_port,
-        _temp_dir=str(folder / "ray"),  # Ray lets everybody write to this one; nobody gets there
+        _temp_dir=str(folder / "ray"),  # Ray makes it world-writable; `folder` is private
         log_to_driver=False,
         logging_level=logging.WARNING,
         object_store_memory=200_000_000,
@@ -141,19 +147,30 @@ def _ray(settings: Settings, folder: Path) -> Iterator[Any]:
     finally:
         from engine.cache.host_tier import remove_unused
 
-        with contextlib.redirect_stdout(io.StringIO()):  # Ray tells of the end of its own actors there
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints the end of its actors there
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-        remove_unused()  # of replicas that did not end by themselves
+        remove_unused()  # host tiers of replicas that were killed
+
+
+def download_models(application: Mapping[str, Any]) -> None:
+    """Downloads what the replicas will load, resumably as `manta pull` does. Raises ModelError."""
+    from engine.checkpoint.source import resolve
+    from scripts.manta.resuming_hub import ResumingHub
+
+    if application["import_path"] == APPLICATION:  # another one may read its models in its own way
+        for model in load_args(application.get("args", {})).models:
+            resolve(model.model, ResumingHub())
 
 
 def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) -> BaseException | None:
-    """Deploys and says what happens meanwhile. Returns early, without a failure, where `stopping` is set."""
+    """Deploys and prints progress. Returns early, without a failure, if `stopping` is set."""
     failures: list[BaseException] = []
 
     def deploy() -> None:
         try:
             for application in document["applications"]:
+                download_models(application)
                 module, _, name = application["import_path"].partition(":")
                 build = getattr(importlib.import_module(module), name)
                 path = application.get("route_prefix", "/")
@@ -171,7 +188,7 @@ def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) 
 
 
 def _print_progress(serve: Any, said: str) -> str:
-    """Says what the deployments do, whenever that has changed. Returns what was said last."""
+    """Prints the deployments' states when they change. Returns the last printed ones."""
     parts = []
     for application in serve.status().applications.values():
         for name, deployment in application.deployments.items():

@@ -1,4 +1,4 @@
-"""Wire fields about structured output: OpenAI's, vLLM's old and new, SGLang's and llama.cpp's."""
+"""Wire fields of structured output: OpenAI's, vLLM's old and new ones, SGLang's and llama.cpp's."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,17 +15,17 @@ class JsonSchemaFormat(WireModel):
     name: str = ""
     description: str = ""
     schema_: Schema = Field(default_factory=dict, alias="schema")
-    strict: bool = True  # false: what no grammar can hold a model to is left out, not refused
+    strict: bool = True  # false: keywords that no grammar supports are ignored, not refused
 
 
 class ResponseFormat(WireModel):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
     schema_: Schema | None = Field(default=None, alias="schema")  # where SGLang and llama.cpp take it
-    # structural_tag, the form that vLLM and SGLang had first
+    # structural_tag in the first form of vLLM and SGLang
     structures: Items[dict[str, Any]] | None = None
     triggers: Items[Text] | None = None
-    # and the one that they have now
+    # and in their present one
     format: dict[str, Any] | None = None
 
 

@@ -1,4 +1,4 @@
-"""What all wire models share: null equals absent, unknown fields are ignored, nothing is coerced."""
+"""The base of wire models: null equals absent, unknown fields are ignored, nothing is coerced."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +18,7 @@ Int = Annotated[int, BeforeValidator(_integral)]
 Int64 = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
-Items = Annotated[list[T], Field(fail_fast=True)]  # its first error is reported: a list may have a million
+Items = Annotated[list[T], Field(fail_fast=True)]  # only the first error is reported: a list may have a million items
 
 
 class WireModel(BaseModel):

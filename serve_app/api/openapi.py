@@ -1,4 +1,4 @@
-"""OpenAPI document: request bodies and responses of routes that read their body themselves."""
+"""OpenAPI document: request bodies and responses of routes that parse their own body."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ TROUBLES = {429: "all queues are full", 500: "internal error", 503: "nobody can 
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """For `openapi_extra`: the route takes this model."""
+    """`openapi_extra` of a route that takes this model."""
     schema = model.model_json_schema(ref_template=REFERENCE)
     definitions = schema.pop("$defs", {})
     content = {"application/json": {"schema": schema}}
@@ -23,7 +23,7 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def responses(model: type[Any] | None, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
-    """For `responses`: what the route answers, its faults included."""
+    """`responses` of a route, its errors included."""
     good: dict[str, Any] = {"description": "the answer"}
     answers: dict[int | str, dict[str, Any]] = {200: good}
     for status, text in (FAULTS | TROUBLES).items():
@@ -31,13 +31,13 @@ def responses(model: type[Any] | None, *, streams: bool = False) -> dict[int | s
     if model is not None:
         good["model"] = model
     if streams:
-        # no type: some readers check the whole body against it, others each event that they have parsed
+        # no type: some validators check the whole body against it, others each parsed event
         good["content"] = {"text/event-stream": {"schema": {"description": "server-sent events"}}}
     return answers
 
 
 def complete_schema(app: FastAPI) -> None:
-    """Moves the request models' definitions to where the references look for them."""
+    """Moves the request models' definitions to components/schemas, where references point."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Wire fields about reasoning: how much of it, and what of it is sent. OpenAI's, vLLM's, SGLang's and llama.cpp's."""
+"""Wire fields of reasoning: effort, budget, format. OpenAI's, vLLM's, SGLang's and llama.cpp's."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Reasoning(WireModel):
-    """All in one, where SGLang's clients say it."""
+    """SGLang's `reasoning` object."""
 
     effort: Effort | None = None
     reasoning_effort: Effort | None = None  # the same
@@ -22,7 +22,7 @@ class Reasoning(WireModel):
 
 
 class EffortFields(WireModel):
-    """What a template is given."""
+    """The fields that the chat template reads."""
 
     reasoning_effort: Effort | None = None
     reasoning: Reasoning = Field(default_factory=Reasoning)
@@ -32,8 +32,8 @@ class EffortFields(WireModel):
         return self.reasoning_effort or self.reasoning.effort or self.reasoning.reasoning_effort
 
     @property
-    def thinks(self) -> bool | None:
-        """None: as the template likes."""
+    def enables_thinking(self) -> bool | None:
+        """None: the template's default."""
         if self.reasoning.enabled is not None:
             return self.reasoning.enabled
         return None if self.effort is None else self.effort != "none"
@@ -43,7 +43,9 @@ class ReasoningFields(EffortFields):
     include_reasoning: bool = True
     separate_reasoning: bool = True  # false: reasoning is content, with its markers
     reasoning_format: Literal["none", "auto", "deepseek"] = "auto"  # none: the same
-    thinking_token_budget: Annotated[Int64, Field(ge=-1)] = -1  # tokens of thinking after which it is ended; -1: none
+    thinking_token_budget: Annotated[
+        Int64, Field(ge=-1)
+    ] = -1  # tokens of reasoning after which it is ended; -1: no limit
     thinking_budget_tokens: Annotated[Int64, Field(ge=-1)] = -1  # the same
 
     @property
@@ -52,12 +54,12 @@ class ReasoningFields(EffortFields):
 
     @property
     def merges_reasoning(self) -> bool:
-        """Reasoning is sent as content, as the model writes it."""
+        """Whether reasoning is sent as content, with its markers."""
         return not self.separate_reasoning or self.reasoning_format == "none"
 
     @property
     def reasoning_tokens(self) -> int:
-        """How many at most; -1: as many as the model likes."""
+        """The reasoning budget in tokens; -1: no limit."""
         if self.thinking_token_budget >= 0:
             return self.thinking_token_budget
         return self.thinking_budget_tokens if self.reasoning.max_tokens is None else self.reasoning.max_tokens

@@ -1,4 +1,4 @@
-"""Wire models of request bodies: OpenAI's, with the fields that vLLM, SGLang and llama.cpp add."""
+"""Wire models of request bodies: OpenAI's, with the additional fields of vLLM, SGLang and llama.cpp."""
 
 from typing import Annotated, Any, Literal
 
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 
-# fields whose cost is not that of their bytes: schemas, grammars, programs
+# fields that cost more than their size: schemas, grammars, templates
 COSTLY_FIELDS = ("tools", "functions", "chat_template", "chat_template_kwargs", *ConstraintFields.model_fields)
 
 Ids = Annotated[Items[Int], Field(min_length=1)]
 
 
 class TextPart(WireModel):
-    type: str = ""  # unset: text, if there is some
+    type: str = ""  # unset: text, if the part has some
     text: str | None = None
     refusal: str | None = None
     thinking: str | None = None
@@ -64,9 +64,7 @@ class ToolCall(WireModel):
 
 
 class Message(WireModel):
-    role: Literal[
-        "system", "developer", "user", "assistant", "tool", "function"
-    ]  # function: as tools were called first
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]  # function: the older name of tool
     content: str | Items[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
@@ -114,7 +112,7 @@ class StreamOptions(WireModel):
 
 
 class RepetitionDetection(WireModel):
-    """A pattern of tokens that comes so many times in a row ends the answer. max_pattern_size 0 is off."""
+    """Ends an answer that repeats a pattern of tokens `min_count` times in a row. max_pattern_size 0 is off."""
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=256)] = 0
     min_pattern_size: Annotated[Int, Field(ge=0)] = 0
@@ -128,10 +126,10 @@ class RepetitionDetection(WireModel):
 
 
 class SamplingFields(WireModel):
-    """How tokens are chosen. None: the model's own default."""
+    """Sampling parameters. None: the model's own default."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: the most likely token
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: greedy
     top_k: Annotated[Int, Field(ge=-1)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
@@ -149,8 +147,8 @@ class SamplingFields(WireModel):
     bad_words: Items[Text] = Field(default_factory=list)
     logprob_token_ids: Items[Int] = Field(
         default_factory=list
-    )  # sent at each position, and no others but the sampled one
-    prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if it may be
+    )  # tokens whose logprobs are sent, in place of the most likely ones
+    prompt_logprobs: Annotated[Int, Field(ge=-1)] | None = None  # -1: of the whole vocabulary, if the limits allow it
     repetition_detection: RepetitionDetection | None = None
     use_beam_search: bool = False  # with n beams; their answers come at the end, best first
     length_penalty: Annotated[Number, Field(ge=-32, le=32)] = 1.0  # an exponent: scores stay finite
@@ -162,14 +160,14 @@ class SamplingFields(WireModel):
 
 
 class PromptFields(WireModel):
-    """How much of the prompt is used."""
+    """Truncation of the prompt."""
 
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None  # -1: as many as leave room for the answer
     truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
 
 
 class AnswerFields(WireModel):
-    """Which model answers, how urgently, and in what form."""
+    """Model, priority and delivery of the answer."""
 
     model: str = ""
     stream: bool = False
@@ -177,7 +175,7 @@ class AnswerFields(WireModel):
     stream_interval: Annotated[Int, Field(ge=1)] = 1  # tokens per event
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True  # without effect: our tokenizers put none there
+    spaces_between_special_tokens: bool = True  # without effect: our detokenizer adds none
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False  # logprobs name tokens as token_id:N
     priority: Int64 = 0  # lower runs first
@@ -187,17 +185,17 @@ class AnswerFields(WireModel):
 
 
 class GenerationFields(SamplingFields, PromptFields, AnswerFields, ConstraintFields):
-    """What every request for an answer may say."""
+    """The fields of every generating request."""
 
 
 class ChatFields(EffortFields):
-    """How a conversation becomes a prompt."""
+    """The fields of chat templating."""
 
     add_generation_prompt: bool | None = None  # unset: unless the last message is continued
     continue_final_message: bool = False
-    add_special_tokens: bool = False  # beyond those that the template writes
+    add_special_tokens: bool = False  # besides those of the template
     documents: Items[dict[str, Any]] | None = None
-    chat_template: Text | None = None  # only where the server trusts its clients
+    chat_template: Text | None = None  # only with api.trust_request_chat_template
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -206,14 +204,14 @@ class ChatOptions(GenerationFields, ChatFields, ReasoningFields):
     logprobs: bool = False
     top_logprobs: Annotated[Int, Field(ge=0)] = 0
     echo: bool = False  # the answer begins with the last message, if that has the answer's role
-    return_prompt_text: bool = False  # the conversation as the template renders it, before any cut
+    return_prompt_text: bool = False  # the rendered conversation, before truncation
     tools: Items[Tool] = Field(default_factory=list)
     tool_choice: (
         Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None
     ) = None  # unset: auto
     parallel_tool_calls: bool = True
-    functions: Items[Function] = Field(default_factory=list)  # tools, as they were called first
-    function_call: Literal["none", "auto"] | FunctionName | None = None  # tool_choice, likewise
+    functions: Items[Function] = Field(default_factory=list)  # the older name of tools
+    function_call: Literal["none", "auto"] | FunctionName | None = None  # the older name of tool_choice
 
     @field_validator("tool_choice", mode="before")
     @classmethod
@@ -222,20 +220,20 @@ class ChatOptions(GenerationFields, ChatFields, ReasoningFields):
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:
-        """How many tokens the client wants at most, and the field that says so."""
+        """The client's max_tokens, and the field that has it."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens, "max_completion_tokens"
         return self.max_tokens, "max_tokens"
 
 
 class ChatRequest(ChatOptions):
-    messages: Items[Message]  # none only where the prompt comes as tokens
+    messages: Items[Message]  # may be empty only beside a token prompt
     prompt_token_ids: Ids | None = None  # read instead of the messages
-    input_ids: Ids | None = None  # the same, as SGLang calls it
+    input_ids: Ids | None = None  # SGLang's name for it
 
     @property
     def token_field(self) -> str | None:
-        """The field that says the prompt in tokens, if one does."""
+        """The field that has a token prompt, if one has."""
         fields = ("prompt_token_ids", "input_ids")
         return next((name for name in fields if getattr(self, name) is not None), None)
 
@@ -260,7 +258,7 @@ class CompletionRequest(GenerationFields):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
             return [self.prompt]  # one prompt of ids
-        return list(self.prompt)  # several of one kind
+        return list(self.prompt)  # several prompts
 
 
 class TokenizeRequest(ChatFields):

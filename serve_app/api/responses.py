@@ -1,6 +1,6 @@
-"""Response shapes of OpenAI's API, as typed dicts: renderers fill them, the OpenAPI document is made of them.
+"""Response shapes of OpenAI's API, as typed dicts: filled by renderers, and the source of the OpenAPI document.
 
-Bodies that a route returns as they are (models, tokens, status) are pydantic models, which write themselves.
+Bodies that a route returns unchanged (models, tokens, status) are pydantic models, which FastAPI serializes.
 """
 
 from typing import Any, Literal, NotRequired
@@ -60,7 +60,7 @@ class ModelList(BaseModel):
 
 
 class ModelStatus(BaseModel):
-    """All replicas of a model together."""
+    """The summed status of a model's replicas."""
 
     model: str
     max_model_len: int  # tokens, prompt and answer together
@@ -70,8 +70,8 @@ class ModelStatus(BaseModel):
     num_prefill_tokens: int
     num_blocks: int
     num_free_blocks: int
-    first_token_s: float  # mean of the last half minute, of the slowest replica; 0: nothing came
-    collective: str  # what ranks add up over: shared memory, nccl or gloo; "": there is one rank
+    first_token_s: float  # mean of the last half minute, of the slowest replica; 0: no tokens
+    collective: str  # backend of the ranks' all-reduce: shared memory, nccl or gloo; "": one rank
     kernels: str  # of its replicas; several where machines differ
 
 
@@ -111,7 +111,7 @@ class ChatMessage(TypedDict):
     reasoning: NotRequired[str]
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
-    function_call: NotRequired[ToolCallFunction]  # instead of tool_calls, to those who have sent functions
+    function_call: NotRequired[ToolCallFunction]  # in place of tool_calls, for requests with functions
 
 
 class PromptTokensDetails(TypedDict):
@@ -128,8 +128,8 @@ class UsageInfo(TypedDict):
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: NotRequired[CompletionTokensDetails]
-    migrations: NotRequired[int]  # replicas that the request lost on its way; absent if none
-    mixed_kernels: NotRequired[bool]  # other kernels went on with it: tokens may part at near ties; absent if not
+    migrations: NotRequired[int]  # request migrations; absent if none
+    mixed_kernels: NotRequired[bool]  # it migrated to other kernels: tokens may part at near ties; absent if not
 
 
 class PromptLogprob(TypedDict):
@@ -166,7 +166,7 @@ class ChatCompletion(TypedDict):
 class CompletionLogprobs(TypedDict):
     text_offset: list[int]
     tokens: list[str]
-    token_logprobs: list[float | None]  # null for the first token of a prompt that comes back
+    token_logprobs: list[float | None]  # null for the first token of an echoed prompt
     top_logprobs: list[dict[str, float] | None]
 
 

@@ -1,4 +1,4 @@
-"""Request validation: a parsed body against its wire model; errors name the field in the client's words."""
+"""Request validation: a parsed body against its wire model; errors name the client's field."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ __all__ = ["max_items", "validate"]
 
 MAX_FAULTS = 5  # reported at once
 CONSTANTS = {None: "null", True: "true", False: "false"}
-# pydantic's words -> JSON's
+# pydantic's type names -> JSON's
 PLAIN = (
     (r"a valid dictionary\b.*", "an object"),
     (r"a valid list", "an array"),
@@ -24,12 +24,12 @@ PLAIN = (
     (r"tag .* found using '(\w+)' does not match any of the expected tags: (.*)", r"an object whose \1 is one of \2"),
 )
 Path = tuple[str | int, ...]
-Branches = tuple[tuple[Path, str | int], ...]  # of unions: where each is, and which
+Branches = tuple[tuple[Path, str | int], ...]  # of unions: (path, branch)
 M = TypeVar("M", bound=BaseModel)
 
 
 def max_items(limits: ApiConfig) -> dict[str, int]:
-    """By field: what is refused before each item is looked at."""
+    """Field -> its largest number of items, checked before any item is."""
     return {
         "messages": limits.max_messages,
         "stop": limits.max_stop,
@@ -46,7 +46,7 @@ def max_items(limits: ApiConfig) -> dict[str, int]:
 def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, int] | None = None) -> M:
     """Raises RequestError; `param` is the dotted field of the first fault.
 
-    max_items   how many items the list or object in a field may have: longer ones are not looked at
+    max_items   the most items of a field's list or object; longer ones are refused unread
     """
     for field, most in (max_items or {}).items():
         value = payload.get(field)
@@ -62,8 +62,8 @@ def validate(model: type[M], payload: dict[str, Any], max_items: Mapping[str, in
 
 
 def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]]]:
-    """Field -> what is wrong. Where a union failed inside one branch, only that branch is reported."""
-    found: dict[Path, dict[str, bool]] = {}  # message -> whether it says that the type is wrong
+    """Field -> errors. Where a union failed inside one branch, only that branch is reported."""
+    found: dict[Path, dict[str, bool]] = {}  # message -> whether it is a type error
     details = error.errors(include_url=False, include_context=False)
     located = [(detail, *_path(payload, detail["loc"], detail["type"] == "missing")) for detail in details]
     other = _branches_not_meant((detail["type"], branches) for detail, _, branches in located)
@@ -76,7 +76,7 @@ def _by_field(payload: Any, error: ValidationError) -> list[tuple[str, list[str]
 
 
 def _branches_not_meant(faults: Iterable[tuple[str, Branches]]) -> set[tuple[Path, str | int]]:
-    """Branches of unions beside one that is wrong in values alone: of its types everything is."""
+    """Branches of unions that fail beside one with value errors alone, whose types match."""
     wrong_in_type: dict[tuple[Path, str | int], bool] = {}
     for kind, branches in faults:
         for branch in branches:
@@ -86,12 +86,12 @@ def _branches_not_meant(faults: Iterable[tuple[str, Branches]]) -> set[tuple[Pat
 
 
 def _closest(messages: dict[str, bool]) -> list[str]:
-    """Without the types that a union takes besides the one that was meant."""
+    """The messages without the other types of a union."""
     return [message for message, is_of_type in messages.items() if not is_of_type] or list(messages)
 
 
 def _joined(messages: Sequence[str]) -> str:
-    """What may be, and once what is."""
+    """Several messages as one: alternatives joined by "or", the value's type once."""
     pieces = [message.removeprefix("must be ").rpartition(", not ") for message in messages]
     if len({piece[2] for piece in pieces}) > 1 or not all(message.startswith("must be ") for message in messages):
         return " or ".join(messages)
@@ -99,7 +99,7 @@ def _joined(messages: Sequence[str]) -> str:
 
 
 def _path(payload: Any, location: Sequence[str | int], is_missing: bool) -> tuple[Path, Branches]:
-    """Pydantic's location without the names of union branches, which no body has; and those, each with its place."""
+    """Pydantic's location without union branches, which no body has; and the branches, each with its path."""
     path: list[str | int] = []
     branches: list[tuple[Path, str | int]] = []
     for index, step in enumerate(location):

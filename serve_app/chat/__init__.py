@@ -2,10 +2,10 @@
 
 Reading order:
 
-    routes         what is asked of the pipeline
-    adapter        ChatRequest -> Conversation, and what is prepared of it
-    messages, tools, token_prompt    parts of the adapter; functions is for clients from before tools
-    renderer       deltas as events, or as one document
+    routes         the routes, which call the pipeline
+    adapter        ChatRequest -> Conversation -> PreparedChat
+    messages, tools, token_prompt    parts of the adapter; functions: errors in terms of the older functions API
+    renderer       deltas -> events, or one document
 
-Promises: what the official SDK sends is read, what it reads is sent. Tests: tests/serve_app/chat.
+Promises: works with the official SDK in both directions. Tests: tests/serve_app/chat.
 """

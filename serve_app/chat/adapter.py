@@ -1,4 +1,4 @@
-"""Adapter of /v1/chat/completions: a ChatRequest becomes a Conversation. Also what is prepared in a worker for it."""
+"""Adapter of /v1/chat/completions: from a ChatRequest to a Conversation, and its preparation for worker processes."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import msgspec
 from configs.schema import ApiConfig
 from engine.errors import RequestError
 from serve_app.api.requests import ChatBatchRequest, ChatFields, ChatOptions, ChatRequest, Message
-from serve_app.chat.functions import in_words_of_functions
+from serve_app.chat.functions import naming_functions
 from serve_app.chat.messages import neutral_messages
 from serve_app.chat.token_prompt import token_prompt
 from serve_app.chat.tools import neutral_tools, tool_choice
@@ -26,14 +26,14 @@ __all__ = ["PreparedChat", "conversation_of", "prepare_chat", "prepare_chat_batc
 
 class PreparedChat(PreparedAnswer, frozen=True, kw_only=True):
     role: str  # of the answer
-    echo: str  # what every choice begins with
-    prompt: str | None  # as rendered, where the client wants to see it
+    echo: str  # the beginning of every choice
+    prompt: str | None  # as rendered, for return_prompt_text
     merges_reasoning: bool  # reasoning is sent as content
-    calls_functions: bool  # calls are sent as they were before tools
+    calls_functions: bool  # calls are sent as function_call
 
 
 def prepare_chat(chat: ChatRequest, model: TextModel, limits: ApiConfig, context: RequestContext) -> PreparedChat:
-    """Raises RequestError for everything that the client can get wrong."""
+    """Raises RequestError for every error of the client."""
     conversation = conversation_of(chat, limits)
     check_limits(conversation.options, limits, model.vocabulary.num_tokens)
     preparer = ConversationPreparer(_tools(chat, conversation, limits), model, limits)
@@ -43,7 +43,7 @@ def prepare_chat(chat: ChatRequest, model: TextModel, limits: ApiConfig, context
 def prepare_chat_batch(
     batch: ChatBatchRequest, model: TextModel, limits: ApiConfig, context: RequestContext
 ) -> PreparedChat:
-    """All conversations, answered together. Raises RequestError."""
+    """Prepares all conversations as one answer. Raises RequestError."""
     prompt_logprobs = ("prompt_logprobs", batch.prompt_logprobs is not None)
     for field, wrong in (("n", batch.n != 1), ("stream", batch.stream), ("echo", batch.echo), prompt_logprobs):
         if wrong:
@@ -65,7 +65,7 @@ def prepare_chat_batch(
 
 
 def conversation_of(chat: ChatRequest, limits: ApiConfig) -> Conversation:
-    """Raises RequestError for fields that contradict each other, and for messages that no template could read."""
+    """Raises RequestError for contradictory fields and for malformed messages."""
     if chat.top_logprobs and not chat.logprobs:
         raise RequestError("top_logprobs: needs logprobs to be true", param="top_logprobs")
     at_most("top_logprobs", chat.top_logprobs, limits.max_logprobs)
@@ -94,7 +94,7 @@ def template_options(chat: ChatFields) -> TemplateOptions:
         chat_template=chat.chat_template,
         kwargs=chat.chat_template_kwargs,
         reasoning_effort=chat.effort,
-        enable_thinking=chat.thinks,
+        enable_thinking=chat.enables_thinking,
     )
 
 
@@ -125,7 +125,7 @@ def _tools(chat: ChatOptions, conversation: Conversation, limits: ApiConfig) -> 
     try:
         return tool_use(conversation, limits)
     except RequestError as fault:
-        raise in_words_of_functions(fault) if chat.functions else fault from None
+        raise naming_functions(fault) if chat.functions else fault from None
 
 
 def _prepared_chat(

@@ -1,10 +1,10 @@
-"""Errors about tools in the words of functions, as tools were called first."""
+"""Errors about tools, renamed for clients of the older functions API."""
 
 import re
 
 from engine.errors import RequestError
 
-__all__ = ["in_words_of_functions"]
+__all__ = ["naming_functions"]
 
 WORDS = (
     (r"\btools\.(\d+)\.function\b", r"functions.\1"),
@@ -13,8 +13,8 @@ WORDS = (
 )
 
 
-def in_words_of_functions(fault: RequestError) -> RequestError:
-    """What is wrong with the tools, for the client that has called them functions."""
+def naming_functions(fault: RequestError) -> RequestError:
+    """The same error with `functions` and `function_call` in place of `tools` and `tool_choice`."""
     message, param = str(fault), fault.param or ""
     for tools, functions in WORDS:
         message, param = re.sub(tools, functions, message), re.sub(tools, functions, param)

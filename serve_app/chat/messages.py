@@ -1,4 +1,4 @@
-"""The wire's messages as neutral ones: every content one string, every call's arguments an object."""
+"""Adapter of messages: wire messages to neutral ones, with content as one string and arguments as objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +10,22 @@ from serve_app.text.json_text import parse_json
 
 __all__ = ["neutral_messages"]
 
-# type of a part -> where its text stands
+# type of a part -> the field that has its text
 TEXT_OF = {
     "text": "text",
-    "input_text": "text",  # as /v1/responses calls them
+    "input_text": "text",  # the names of /v1/responses
     "output_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
 }
-MAY_BE_SILENT = {"assistant", "tool", "function"}  # a call may give nothing
-NO_OBJECT = "arguments"  # the name under which a call's text is shown that is not that of a JSON object
+MAY_BE_SILENT = {"assistant", "tool", "function"}  # may have no content
+NO_OBJECT = "arguments"  # the key of arguments that are no JSON object
 
 
 def neutral_messages(messages: Sequence[wire.Message]) -> tuple[Message, ...]:
     """Raises RequestError that names the message."""
     found: list[Message] = []
-    called = ""  # by the last call without an id, which templates need: nine digits, as Mistral's take no other
+    called = ""  # the id made for the last call without one; nine digits, as Mistral's templates require
     for index, message in enumerate(messages):
         called = f"{index:09}" if message.function_call is not None else called
         found.append(_message(message, f"messages.{index}", called))
@@ -58,7 +58,7 @@ def _calls(message: wire.Message, called: str) -> tuple[ToolCall, ...]:
 
 
 def _call(id_: str, function: wire.FunctionCall) -> ToolCall:
-    """Templates want arguments as an object. What a model has written earlier may be none: it is shown as it is."""
+    """Templates read arguments as an object. Text that is none is passed on under NO_OBJECT."""
     arguments = function.arguments
     return ToolCall(id_, function.name, _arguments(arguments) if isinstance(arguments, str) else arguments)
 
@@ -68,7 +68,7 @@ def _arguments(text: str) -> dict[str, Any]:
         value = parse_json(text or "{}")
     except ValueError:
         return {NO_OBJECT: text}
-    if value is None:  # as some write where there are none
+    if value is None:  # some clients send null for no arguments
         return {}
     return value if isinstance(value, dict) else {NO_OBJECT: text}
 

@@ -1,4 +1,4 @@
-"""Renderer of /v1/chat/completions: deltas as events, or as one document."""
+"""Renderer of /v1/chat/completions: deltas to server-sent events, or to one document."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -45,7 +45,7 @@ class ChatRenderer:
 
 
 class _ChatStream:
-    """A StreamRenderer."""
+    """The StreamRenderer of chat completions."""
 
     def __init__(self, answer: PreparedChat, metadata: ResponseMetadata, vocabulary: Vocabulary) -> None:
         self._writer = EventWriter("chat.completion.chunk", metadata, answer.delivery)
@@ -58,7 +58,7 @@ class _ChatStream:
         return self._writer.wants_usage
 
     def opening(self, usage: Usage) -> bytes:
-        """The role of every choice, before any text."""
+        """The events with the role of every choice, before any text."""
         answer, start = self._answer, self._writer.start
         prompt = b"".join(b'"%b":%b,' % (name.encode(), _json(value)) for name, value in _prompt(answer).items())
         start = start.replace(b'"choices"', prompt + b'"choices"', 1)
@@ -98,7 +98,7 @@ class _ChatStream:
         return self._writer.event(choice, usage, start=start)
 
     def _last_event(self, delta: ChoiceDelta, piece: bytes, logprobs: bytes, usage: Usage | None) -> bytes:
-        """The last of a delta's events. `logprobs` are JSON, with the token ids after them."""
+        """A delta's last event. `logprobs`: JSON of logprobs and token ids."""
         if delta.finish_reason is None:
             choice = b'{"index":%d,"delta":{%b},"logprobs":%b,"finish_reason":null}' % (delta.index, piece, logprobs)
             return self._writer.event(choice, usage)
@@ -113,7 +113,7 @@ class _ChatStream:
 
 
 class _ChatDocument:
-    """A DocumentRenderer."""
+    """The DocumentRenderer of chat completions."""
 
     def __init__(self, answer: PreparedChat, metadata: ResponseMetadata, vocabulary: Vocabulary) -> None:
         num_choices = _num_choices(answer)
@@ -122,7 +122,7 @@ class _ChatDocument:
         self._vocabulary = vocabulary
         self._messages: list[list[MessageDelta]] = [[] for _ in range(num_choices)]
         self._tokens: list[list[int]] = [[] for _ in range(num_choices)]
-        self._logprobs: list[list[msgspec.Raw]] = [[] for _ in range(num_choices)]  # written as they come
+        self._logprobs: list[list[msgspec.Raw]] = [[] for _ in range(num_choices)]  # serialized as they come
         self._ends: list[ChoiceDelta | None] = [None] * num_choices
         self._prompt_logprobs: PromptLogprobs | None = None
 
@@ -193,7 +193,7 @@ def _num_logprobs(answer: PreparedChat) -> int | None:
 
 
 def _prompt(answer: PreparedChat) -> dict[str, Any]:
-    """What is sent of the prompt."""
+    """The fields about the prompt."""
     ids = answer.parts[0].request.prompt if answer.delivery.token_ids else None
     shown = {"prompt_token_ids": ids, "prompt_text": answer.prompt}
     return {name: value for name, value in shown.items() if value is not None}
@@ -204,7 +204,7 @@ def _json(value: Any) -> bytes:
 
 
 def _merged(message: MessageDelta, answer: PreparedChat) -> MessageDelta:
-    """With reasoning as content, where the client wants it so: it comes before other content."""
+    """The delta with reasoning as content, before other content, if the client wants it so."""
     if not answer.merges_reasoning or not message.reasoning:
         return message
     return msgspec.structs.replace(message, content=message.reasoning + message.content, reasoning="")
@@ -215,7 +215,7 @@ def _finish_reason(delta: ChoiceDelta, answer: PreparedChat) -> str | None:
 
 
 def _delta_pieces(message: MessageDelta, answer: PreparedChat) -> list[bytes]:
-    """The insides of `delta`, one for each event: a reader takes reasoning, text and each piece of a call alone."""
+    """The contents of `delta`, one for each event: reasoning, text and each tool-call delta on its own."""
     pieces = []
     if message.reasoning:
         text = json_text(message.reasoning)
@@ -255,7 +255,7 @@ def _token_logprobs(entry: TokenLogprob, answer: PreparedChat, vocabulary: Vocab
     """The most likely alternatives first."""
 
     def shape(token: int, logprob: float) -> TopLogprob:
-        # a special token has no bytes in the text, so that all bytes joined are the text
+        # a special token has no bytes here, so that the joined bytes are the text
         data = vocabulary.shown_bytes[token] if token < vocabulary.num_tokens else b""
         name = f"token_id:{token}" if answer.delivery.tokens_as_ids else vocabulary.text(token)
         return {"token": name, "logprob": max(logprob, LOWEST), "bytes": list(data)}

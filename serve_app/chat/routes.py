@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, and the same for many conversations at once."""
+"""Routes POST /v1/chat/completions and POST /v1/chat/completions/batch."""
 
 from fastapi import APIRouter, Request, Response
 

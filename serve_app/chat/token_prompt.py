@@ -1,4 +1,4 @@
-"""Token prompts: a conversation that the client has rendered and tokenized itself."""
+"""Token prompts (`prompt_token_ids`, `input_ids`): a conversation that the client has rendered and tokenized."""
 
 from engine.errors import RequestError
 from serve_app.api.requests import ChatRequest
@@ -6,7 +6,7 @@ from serve_app.request.conversation import TokenPrompt
 
 __all__ = ["token_prompt"]
 
-# what only a template can do
+# fields that need a template
 OF_TEMPLATES = (
     "add_generation_prompt",
     "add_special_tokens",
@@ -21,7 +21,7 @@ OF_TEMPLATES = (
 
 
 def token_prompt(chat: ChatRequest) -> TokenPrompt | None:
-    """The prompt's tokens, None if the messages are to be rendered. Raises RequestError."""
+    """The token prompt, None if there is none. Raises RequestError."""
     field = chat.token_field
     if field is None:
         if not chat.messages:

@@ -1,4 +1,4 @@
-"""The wire's tools and tool_choice, and functions and function_call as tools were called first, as neutral ones."""
+"""Adapter of tools and tool_choice, and of the older functions and function_call, to neutral ones."""
 
 from serve_app.api import requests as wire
 from serve_app.api.requests import AllowedTools, ChatOptions, Function, FunctionName, NamedTool
@@ -17,7 +17,7 @@ def neutral_tools(chat: ChatOptions) -> tuple[Tool, ...]:
 
 def neutral_tool(tool: wire.Tool) -> Tool:
     function: Function = tool.function
-    # with the fields that the client has set, and no more
+    # with only those fields that the client has set
     definition = {"type": tool.type, "function": function.model_dump(exclude_unset=True)}
     return Tool(function.name, function.parameters or {}, bool(function.strict), definition)
 

@@ -1,11 +1,11 @@
-"""POST /v1/completions: a text in, how it goes on out.
+"""POST /v1/completions: a text or token ids in, the continuation out.
 
 Reading order:
 
-    routes     what is asked of the pipeline
-    adapter    CompletionRequest -> TextPrompts, and what is prepared of it
-    echo       prompts that come back, with where each token stands in them
-    renderer   deltas as events, or as one document
+    routes     the route, which calls the pipeline
+    adapter    CompletionRequest -> TextPrompts -> PreparedCompletion
+    echo       echoed prompts, with the text offset of each token
+    renderer   deltas -> events, or one document
 
 Tests: tests/serve_app/completion.
 """

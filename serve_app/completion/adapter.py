@@ -1,4 +1,4 @@
-"""Adapter of /v1/completions: a CompletionRequest becomes TextPrompts. Also what is prepared in a worker for it."""
+"""Adapter of /v1/completions: from a CompletionRequest to TextPrompts, and its preparation for worker processes."""
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
@@ -16,7 +16,7 @@ __all__ = ["PreparedCompletion", "prepare_completion", "text_prompts_of"]
 
 
 class PreparedCompletion(PreparedAnswer, frozen=True, kw_only=True):
-    echoes: tuple[Echo, ...]  # what each choice begins with, prompt by prompt
+    echoes: tuple[Echo, ...]  # the beginning of each choice, prompt by prompt
     num_logprobs: int | None  # most likely tokens at each position; None: no logprobs
     num_prompt_logprobs: int | None  # the same of the prompt, in a field of its own
     shows_special: bool  # special tokens are part of the text
@@ -25,7 +25,7 @@ class PreparedCompletion(PreparedAnswer, frozen=True, kw_only=True):
 def prepare_completion(
     fields: CompletionRequest, model: TextModel, limits: ApiConfig, context: RequestContext
 ) -> PreparedCompletion:
-    """Raises RequestError for everything that the client can get wrong."""
+    """Raises RequestError for every error of the client."""
     asked = text_prompts_of(fields)
     check_limits(asked.options, limits, model.vocabulary.num_tokens)
     at_most("prompt", len(asked.prompts) * fields.n, limits.max_choices, "choices of all prompts")
@@ -50,8 +50,8 @@ def prepare_completion(
 
 
 def text_prompts_of(fields: CompletionRequest) -> TextPrompts:
-    """Raises RequestError for fields that contradict each other."""
-    # the engine has no answer without a token
+    """Raises RequestError for contradictory fields."""
+    # the engine generates at least one token
     lengths = length_limits(
         fields, fields, max_tokens=max(1, fields.max_tokens), field="max_tokens", prompt_field="prompt"
     )

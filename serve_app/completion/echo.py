@@ -1,4 +1,4 @@
-"""Echo of a completion: the prompt that comes back before the answer, and where each token stands in its text."""
+"""Echo of a completion: the prompt in front of the answer, and the text offset of each of its tokens."""
 
 import codecs
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ Ids = tuple[int, ...]
 
 
 class Echo(msgspec.Struct, frozen=True):
-    """`tokens` and `offsets` are empty where log probabilities are not wanted."""
+    """`tokens` and `offsets` are empty without logprobs."""
 
     text: str
     tokens: Ids = ()
@@ -25,7 +25,7 @@ NO_ECHO = Echo("")
 
 
 def echo_of(prompt: str | tuple[int, ...], tokens: Ids, model: TextModel, *, scored: bool) -> Echo:
-    """`tokens` are those of the prompt that are used; all their log probabilities are sent if `scored`."""
+    """`tokens`: the prompt's after truncation; `scored`: all of them have logprobs."""
     text = prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt), skip_special_tokens=False)
     if not scored:
         return Echo(text)
@@ -35,7 +35,7 @@ def echo_of(prompt: str | tuple[int, ...], tokens: Ids, model: TextModel, *, sco
 
 
 def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
-    """The places of special tokens that stand around the text, not in it."""
+    """The positions of special tokens that the tokenizer has added around the text."""
     special = model.vocabulary.special_ids
 
     def first_specials(ids: Iterable[int]) -> int:
@@ -48,7 +48,7 @@ def _added(prompt: str, tokens: Ids, model: TextModel) -> frozenset[int]:
 
 
 def _text_and_offsets(tokens: Ids, hidden: frozenset[int], model: TextModel) -> tuple[str, Ids]:
-    """The tokens' text, and how many characters of it come before each: a token may be a part of a character."""
+    """The tokens' text, and the number of characters before each token, which may be part of a character."""
     words, decoder = model.vocabulary, codecs.getincrementaldecoder("utf-8")("replace")
     text, offsets = "", []
     for position, token in enumerate(tokens):

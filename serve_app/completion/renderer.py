@@ -1,4 +1,4 @@
-"""Renderer of /v1/completions: deltas as events, or as one document."""
+"""Renderer of /v1/completions: deltas to server-sent events, or to one document."""
 
 import codecs
 from collections.abc import Sequence
@@ -39,10 +39,10 @@ class CompletionRenderer:
 
 
 class _CompletionStream:
-    """A StreamRenderer.
+    """The StreamRenderer of completions.
 
-    An echo with log probabilities waits for the first choice of its prompt, which alone brings them, and so does what
-    the others have to say. A prompt's ids are sent with each choice's first event, the answer's with every one.
+    An echo with logprobs waits for the first choice of its prompt, the only one whose outputs have them; deltas of the
+    prompt's other choices wait with it. A prompt's ids are in each choice's first event, the answer's in every one.
     """
 
     def __init__(self, answer: PreparedCompletion, metadata: ResponseMetadata, vocabulary: Vocabulary) -> None:
@@ -50,7 +50,7 @@ class _CompletionStream:
         self._logprobs = [_LogprobWriter(answer, vocabulary, len(echo.text)) for echo in answer.echoes]
         self._answer = answer
         self._nothing: Usage | None = None  # before the answer
-        # what waits for log probabilities of the prompt, by the first choice of each
+        # deltas that wait for prompt logprobs, by the first choice of each prompt
         firsts = [index for index, echo in enumerate(answer.echoes) if echo.tokens and index % answer.num_choices == 0]
         self._held: dict[int, list[tuple[ChoiceDelta, Usage | None]]] = {first: [] for first in firsts}
         self._prompt_ids = _prompt_ids(answer)
@@ -61,7 +61,7 @@ class _CompletionStream:
         return self._writer.wants_usage
 
     def opening(self, usage: Usage) -> bytes:
-        """The prompts, where they are asked for and known."""
+        """The echoes that need no logprobs."""
         self._nothing = msgspec.structs.replace(usage, completion_tokens=0)
         echoes = enumerate(self._answer.echoes)
         return b"".join(self._echo(index, b"null") for index, echo in echoes if not echo.tokens)
@@ -76,14 +76,16 @@ class _CompletionStream:
         return self._released(first, delta.prompt_logprobs)
 
     def closing(self, usage: Usage) -> bytes:
-        rest = b"".join(self._released(first, ()) for first in list(self._held))  # an abort came first
+        rest = b"".join(
+            self._released(first, ()) for first in list(self._held)
+        )  # aborted before the prompt logprobs came
         return rest + self._writer.closing(usage)
 
     def fault(self, fault: Fault) -> bytes:
         return self._writer.fault(fault)
 
     def _released(self, first: int, scores: Sequence[PromptLogprob]) -> bytes:
-        """A prompt's echoes, and what its choices have had to say."""
+        """The echoes of a prompt, and the deltas that waited for them."""
         events = []
         for index in range(first, first + self._answer.num_choices):
             logprobs = encode(self._logprobs[index].echoed(self._answer.echoes[index], scores))
@@ -129,7 +131,7 @@ class _CompletionStream:
 
 
 class _CompletionDocument:
-    """A DocumentRenderer."""
+    """The DocumentRenderer of completions."""
 
     def __init__(self, answer: PreparedCompletion, metadata: ResponseMetadata, vocabulary: Vocabulary) -> None:
         self._answer = answer
@@ -192,7 +194,7 @@ class _CompletionDocument:
 
 
 class _LogprobWriter:
-    """Parallel lists, as logprobs were first. Offsets run on from piece to piece of one choice."""
+    """Writes logprobs as parallel lists, the older shape. Text offsets continue from delta to delta of a choice."""
 
     def __init__(self, answer: PreparedCompletion, vocabulary: Vocabulary, offset: int) -> None:
         self._num_top = answer.num_logprobs or 0
@@ -215,7 +217,7 @@ class _LogprobWriter:
         }
 
     def echoed(self, echo: Echo, scores: Sequence[PromptLogprob]) -> CompletionLogprobs:
-        """The same for a prompt, whose first token has no log probability. None has one where they did not come."""
+        """The same for a prompt, whose first token has no logprob; without `scores` none has."""
         unknown = [None] * (len(echo.tokens) - len(scores))
         return {
             "text_offset": list(echo.offsets),
@@ -225,12 +227,12 @@ class _LogprobWriter:
         }
 
     def _text_bytes(self, token: int) -> bytes:
-        """What the token adds to the text."""
+        """The bytes that the token adds to the text."""
         is_hidden = token in self._vocabulary.special_ids and not self._shows_special
         return b"" if is_hidden else self._vocabulary.bytes_of(token)
 
     def _top(self, entry: TokenLogprob | PromptLogprob, others: Sequence[tuple[int, float]]) -> dict[str, float]:
-        """The token that is there stands first, also where it is none of the most likely ones."""
+        """The token itself comes first, also if it is not among the most likely ones."""
         named = {self._name(token): max(logprob, LOWEST) for token, logprob in others}
         return {self._name(entry.token): max(entry.logprob, LOWEST), **named}
 
@@ -239,7 +241,7 @@ class _LogprobWriter:
 
 
 def _prompt_ids(answer: PreparedCompletion) -> list[Ids] | None:
-    """Each choice's prompt, where the client wants ids."""
+    """The token ids of each choice's prompt, if the client wants them."""
     if not answer.delivery.token_ids:
         return None
     return [part.request.prompt for part in answer.parts for _ in range(answer.num_choices)]

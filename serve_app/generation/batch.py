@@ -1,4 +1,4 @@
-"""Batch output: several requests answered as one, their choices numbered through in the order of the requests."""
+"""Batch output: several requests in one answer, whose choices are numbered in the order of the requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -27,7 +27,7 @@ class BatchOutput:
     async def deltas(
         self, client: EngineClient, observers: Sequence[StreamObserver] = ()
     ) -> AsyncGenerator[ChoiceDelta]:
-        """As `RequestStream.deltas`, of all at the same time. The first that fails ends them all."""
+        """As `RequestStream.deltas`, of all requests concurrently. The first that fails ends them all."""
         queue: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue()
 
         async def pump(output: RequestStream, offset: int) -> None:

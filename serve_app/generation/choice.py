@@ -1,4 +1,4 @@
-"""One choice of an answer: tokens go in, deltas come out. Streamed and whole answers are both made of this.
+"""One choice of an answer: tokens in, deltas out, for streamed and whole answers alike.
 
 token ids -> incremental detokenizer -> stop-string checker -> output parser (reasoning, tool calls) -> ChoiceDelta
 """
@@ -19,7 +19,7 @@ __all__ = ["Choice", "ChoiceDelta", "FinishReason", "TextRules"]
 
 FinishReason = Literal["stop", "length", "tool_calls", "repetition", "abort"]
 
-# the engine's reason -> ours; "grammar" and "error" are raised before
+# the engine's finish reason -> OpenAI's; "grammar" and "error" are raised before
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -29,21 +29,21 @@ FINISH_REASONS: dict[str, FinishReason] = {
 
 
 class TextRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How the tokens of every choice become text."""
+    """The rules that turn the tokens of every choice into text."""
 
     stops: tuple[str, ...] = ()
     include_stop: bool = False  # a stop string or stop token is part of the text
-    min_tokens: int = 0  # stop strings are not looked for in the first tokens
+    min_tokens: int = 0  # stop strings are ignored in the first tokens
     stop_ids: frozenset[int] = frozenset()  # tokens that end the answer
-    reported_stop_ids: frozenset[int] = frozenset()  # those of them that the client named: sent as stop_reason
+    reported_stop_ids: frozenset[int] = frozenset()  # the ones of the client: sent as stop_reason
     skip_special: bool = True
     starts_text: bool = True
     parse: ParseRules | None = None  # reasoning and tool calls; None: all is content
-    constraint: Constraint | None = None  # what the content must match
+    constraint: Constraint | None = None  # structured output, which the content must satisfy
 
 
 class ChoiceDelta(msgspec.Struct):
-    """What one chunk of the engine's output adds to one choice."""
+    """The part that one of the engine's outputs adds to one choice."""
 
     index: int
     chunk: RequestOutput  # that it is made of
@@ -52,13 +52,13 @@ class ChoiceDelta(msgspec.Struct):
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
-    ended_here: bool = False  # a stop string was found: the engine does not know that this choice is over
+    ended_here: bool = False  # a stop string was found: the engine still has to stop this choice
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
     queued_s: float = 0.0  # how long the choice waited for its first step
 
 
 class Choice:
-    """The text state of one choice. After a finish reason, pieces that are still on their way change nothing."""
+    """The text state of one choice. Outputs after its finish reason are ignored."""
 
     __slots__ = (
         "_detokenizer",
@@ -73,7 +73,7 @@ class Choice:
 
     def __init__(self, index: int, rules: TextRules, vocabulary: Vocabulary) -> None:
         self.index = index
-        self.num_tokens = 0  # of the answer, with the token or string that ended it
+        self.num_tokens = 0  # of the answer, its stop token or stop string included
         self.num_reasoning_tokens = 0
         self.finished = False
         self._rules = rules
@@ -84,7 +84,7 @@ class Choice:
         self._parser = OutputParser(rules.parse) if rules.parse is not None else None
 
     def push(self, chunk: RequestOutput) -> ChoiceDelta:
-        """What the chunk adds. Where a stop string ends in it, later tokens do not count."""
+        """The delta of an output. Tokens behind a stop string are dropped."""
         tokens = chunk.tokens
         ends_in_token = chunk.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._rules.stop_ids
         num_shown = len(tokens) - (ends_in_token and not self._rules.include_stop)
@@ -102,7 +102,7 @@ class Choice:
         return delta
 
     def _push_token(self, delta: ChoiceDelta, chunk: RequestOutput, position: int, shown: int | None) -> None:
-        """Adds one token. `shown` is None for a token that ends the answer and is not part of it."""
+        """Adds one token. `shown`: the token whose text is added; None for a stop token that is not part of it."""
         self.num_tokens += 1
         parser = self._parser
         was_reasoning, was_hidden = (parser.is_reasoning, parser.is_hidden) if parser is not None else (False, False)
@@ -110,7 +110,7 @@ class Choice:
             self._add(delta.message, self._text(shown))
         if parser is not None and was_reasoning and parser.is_reasoning:
             self.num_reasoning_tokens += 1
-        if was_hidden:  # what a client does not want to read it does not get as ids either
+        if was_hidden:  # hidden reasoning has no token ids either
             return
         delta.tokens += chunk.tokens[position : position + 1]
         if chunk.logprobs:

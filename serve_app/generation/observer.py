@@ -1,4 +1,4 @@
-"""The one hook for streams: metrics, result cache and admission observe an answer while it is generated."""
+"""Stream observers: the hook by which metrics, result cache and admission control follow an answer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,29 +11,29 @@ __all__ = ["StreamObserver", "UsageSource", "observed"]
 
 
 class UsageSource(Protocol):
-    """Tokens so far."""
+    """The token usage so far."""
 
     def usage(self) -> Usage: ...
     def usage_of(self, index: int) -> Usage: ...
 
 
 class StreamObserver(Protocol):
-    """Watches one answer. Nothing here may wait, or change what it is given."""
+    """Observes one answer. No call may block or change its arguments."""
 
     def on_start(self, output: UsageSource) -> None:
-        """Before the engine is asked. May raise Overloaded: then the answer ends here, and `on_end` does not come."""
+        """Before the request is submitted. If this raises Overloaded, the answer ends and `on_end` is not called."""
         ...
 
     def on_delta(self, delta: ChoiceDelta) -> None: ...
 
     def on_end(self, *, is_complete: bool) -> None:
-        """Once, however the answer ends. It is complete if the consumer has taken all of it."""
+        """Once, at any end of the answer. `is_complete`: the consumer has taken all of it."""
         ...
 
 
 @contextmanager
 def observed(observers: Sequence[StreamObserver], output: UsageSource) -> Iterator[None]:
-    """Tells observers of the beginning and, whatever happens, of the end of what runs inside."""
+    """Calls the observers' on_start, and on_end however the block ends."""
     is_complete = False
 
     def end(observer: StreamObserver) -> None:

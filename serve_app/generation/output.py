@@ -1,4 +1,4 @@
-"""Request output: all choices of one request, from the engine's chunks to what each adds to the answer."""
+"""Request output: all choices of one request, from the engine's outputs to deltas, with the usage."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -18,7 +18,7 @@ __all__ = ["OutputStream", "RequestStream"]
 
 
 class OutputStream(UsageSource, Protocol):
-    """The output of one request, or of several that are answered together (batch.py)."""
+    """The output of one request, or of several in one answer (batch.py)."""
 
     def deltas(self, client: EngineClient, observers: Sequence[StreamObserver] = ()) -> AsyncGenerator[ChoiceDelta]: ...
 
@@ -26,7 +26,7 @@ class OutputStream(UsageSource, Protocol):
 class RequestStream:
     """The state of one answer while it is generated.
 
-    scores_only   the prompt alone is sent: the one token that the engine must generate is left out
+    scores_only   only the prompt's logprobs are sent: the one token that the engine must generate is dropped
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class RequestStream:
     async def deltas(
         self, client: EngineClient, observers: Sequence[StreamObserver] = ()
     ) -> AsyncGenerator[ChoiceDelta]:
-        """One delta for each chunk. Ends when every choice has finished; closing it aborts the request.
+        """One delta for each of the engine's outputs. Ends when every choice has finished; closing aborts the request.
 
-        Raises what `EngineClient.generate` raises before the first delta, and EngineFailed.
+        Raises the errors of `EngineClient.generate` before the first delta, and EngineFailed.
         """
         with observed(observers, self):
             async with aclosing(client.generate(self._request)) as chunks:
@@ -65,11 +65,11 @@ class RequestStream:
             raise EngineFailed("the answer broke off")
 
     def usage(self) -> Usage:
-        """Of all choices, so far."""
+        """The usage of all choices so far."""
         return self._usage(self._choices)
 
     def usage_of(self, index: int) -> Usage:
-        """Of one choice, so far."""
+        """The usage of one choice so far."""
         return self._usage(self._choices[index : index + 1])
 
     def _usage(self, choices: Sequence[Choice]) -> Usage:

@@ -1,4 +1,4 @@
-"""Output parser: sorts an answer's text into reasoning, tool calls and content, by the parsers of each."""
+"""Output parser: splits an answer's text into reasoning, tool calls and content, with the parser of each."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,25 +16,25 @@ __all__ = ["OutputParser", "ParseRules"]
 
 
 class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked for in an answer."""
+    """The parsers of an answer, and their settings."""
 
     reasoning: ReasoningFormat | None = None
-    position: ReasoningPosition = "before"  # where the answer begins
+    position: ReasoningPosition = "before"  # of the answer's beginning
     sends_reasoning: bool = True
-    keeps_markers: bool = False  # reasoning has its markers, as the model writes them
+    keeps_markers: bool = False  # reasoning is sent with its markers
     tools: ToolCallFormat | None = None
     tool_schemas: Mapping[str, Any] = msgspec.field(default_factory=dict)  # of the arguments, by the tool's name
     max_calls: int | None = None
-    forced: Literal["any", "named"] | None = None  # the answer is calls alone, or one call of the tool that was named
+    forced: Literal["any", "named"] | None = None  # the answer is tool calls only, or one call of the named tool
 
     @property
     def is_harmony(self) -> bool:
-        """One parser reads reasoning, calls and content."""
+        """Whether one parser reads reasoning, calls and content (gpt-oss)."""
         return self.tools == HARMONY or self.reasoning == CHANNELS
 
 
 class OutputParser:
-    """The state of one choice. Pieces in, sorted pieces out; joined they are the same however the text is cut."""
+    """The state of one choice. The joined deltas do not depend on how the text is split."""
 
     def __init__(self, rules: ParseRules) -> None:
         self._sends_reasoning = rules.sends_reasoning
@@ -57,12 +57,13 @@ class OutputParser:
 
     @property
     def is_hidden(self) -> bool:
-        """The client does not want to see what is being written."""
+        """Whether the text is reasoning that the client does not want."""
         return self.is_reasoning and not self._sends_reasoning
 
     @property
     def calls_tools(self) -> bool:
-        """There are calls, the model's own choice, and none is cut off. One of a named tool ends as text does."""
+        """Whether the finish reason is tool_calls: complete calls that the model chose. A named tool's call ends with
+        stop."""
         return self._tool_call_parser is not None and self._forced != "named" and self._tool_call_parser.is_complete
 
     def push(self, text: str) -> MessageDelta:
@@ -89,5 +90,5 @@ class OutputParser:
         return found
 
     def _without_rest(self, delta: MessageDelta) -> MessageDelta:
-        """Where only calls can come, the piece of one that was cut before its name is nothing to read."""
+        """With forced calls, drops the beginning of a call that was cut before its name."""
         return delta if self._forced is None else msgspec.structs.replace(delta, content="")

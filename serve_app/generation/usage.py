@@ -1,4 +1,4 @@
-"""Token usage of an answer."""
+"""Token usage of an answer: prompt, cached, completion and reasoning tokens."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ __all__ = ["Usage"]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int  # counted once, however many choices there are
+    prompt_tokens: int  # counted once for all choices
     completion_tokens: int
     cached_tokens: int
-    reasoning_tokens: int | None = None  # of the completion's; None: not looked for
-    num_migrations: int = 0  # replicas that the request lost on its way
-    mixed_kernels: bool = False  # engines with other kernels went on with it
+    reasoning_tokens: int | None = None  # of completion_tokens; None: no reasoning parser
+    num_migrations: int = 0  # request migrations
+    mixed_kernels: bool = False  # it migrated to other kernels

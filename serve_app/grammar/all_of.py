@@ -1,4 +1,4 @@
-"""allOf: several schemas that hold at once, as one; and schemas no two of which hold at once."""
+"""allOf: merges schemas that apply at once into one; and finds schemas that are pairwise disjoint."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -9,21 +9,21 @@ from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TYPES, kept
 from serve_app.grammar.number_schema import number_range, range_schema
 from serve_app.grammar.references import target_of
 
-__all__ = ["NotJoined", "are_apart", "joined", "names_listed", "values_listed"]
+__all__ = ["CannotMerge", "are_disjoint", "joined", "listed_names", "listed_values"]
 
-MAX_REFERENCES = 20  # one to another
+MAX_REFERENCES = 20  # in a chain
 MAX_PAIRS = 10_000
 OBJECTS = {"properties", "required"}
-# keywords that say something of those beside them
+# keywords whose meaning depends on others beside them
 BOUND_TOGETHER = ("additionalProperties", "patternProperties", "prefixItems", "items")
 
 
-class NotJoined(Exception):
-    """It takes more than is known here."""
+class CannotMerge(Exception):
+    """The schemas cannot be merged by these rules."""
 
 
 def joined(root: Any, schema: dict[str, Any]) -> dict[str, Any] | bool:
-    """A schema without $ref and allOf of its own that says the same. Raises NotJoined."""
+    """An equivalent schema without $ref and allOf at its top. Raises CannotMerge."""
     parts = _parts(root, schema, 0)
     if False in parts:
         return False
@@ -34,14 +34,14 @@ def joined(root: Any, schema: dict[str, Any]) -> dict[str, Any] | bool:
     return whole
 
 
-def names_listed(schema: Any) -> list[str] | None:
-    """The strings that satisfy a joined schema, where it lists them."""
-    values = values_listed(schema)
+def listed_names(schema: Any) -> list[str] | None:
+    """The strings that satisfy a merged schema, if it lists them."""
+    values = listed_values(schema)
     return None if values is None else [value for value in values if isinstance(value, str)]
 
 
-def values_listed(schema: Any) -> list[Any] | None:
-    """The values that satisfy a joined schema, where it lists them."""
+def listed_values(schema: Any) -> list[Any] | None:
+    """The values that satisfy a merged schema, if it lists them."""
     if schema is False:
         return []
     if not isinstance(schema, dict) or schema.keys() - {"type", "const", "enum"}:
@@ -49,24 +49,24 @@ def values_listed(schema: Any) -> list[Any] | None:
     return [False, True] if schema.get("type") == "boolean" else _values(schema)
 
 
-def are_apart(root: Any, schemas: list[Any]) -> bool:
-    """Whether certainly no document satisfies two of them."""
+def are_disjoint(root: Any, schemas: list[Any]) -> bool:
+    """Whether it is certain that no document satisfies two of them."""
     if len(schemas) ** 2 > MAX_PAIRS:
         return False
     known = [_one(root, schema) for schema in schemas]
     steps = count()
-    return all(_apart(root, one, other, steps) for n, one in enumerate(known) for other in known[:n])
+    return all(_disjoint(root, one, other, steps) for n, one in enumerate(known) for other in known[:n])
 
 
 def _parts(root: Any, schema: Any, depth: int) -> list[Any]:
-    """What a schema consists of, without references and allOf."""
+    """The parts of a schema, with references and allOf resolved."""
     if not isinstance(schema, dict):
         return [schema]
     if depth > MAX_REFERENCES:
-        raise NotJoined
+        raise CannotMerge
     asked = kept(schema)
     if asked.keys() & BEYOND:
-        raise NotJoined
+        raise CannotMerge
     idle = {key for key in ("additionalProperties", "items") if asked.get(key) in (True, {})}
     parts = [{key: value for key, value in asked.items() if key not in ("$ref", "allOf", *idle)}]
     if "$ref" in asked:
@@ -80,9 +80,9 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     if not one or not other:
         return one or other
     shared = one.keys() & other.keys()
-    apart = _is_wrapped(one, other) or _are_closed(one, other) or _are_closed(other, one)
+    apart = _is_type_only(one, other) or _are_closed(one, other) or _are_closed(other, one)
     if any(key in BOUND_TOGETHER for key in (*one, *other)) and not apart:
-        raise NotJoined
+        raise CannotMerge
     whole = {**one, **other}
     if "type" in shared:
         whole["type"] = _types(one["type"], other["type"])
@@ -96,17 +96,17 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     if "properties" in shared:
         whole["properties"] = _properties(one["properties"], other["properties"])
     if shared - {"type", "required", "properties", *NUMERIC, *COUNTS}:
-        raise NotJoined
+        raise CannotMerge
     return whole
 
 
-def _is_wrapped(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """One of them says nothing but the type."""
+def _is_type_only(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether one of them has no keyword but the type."""
     return one.keys() == {"type"} or other.keys() == {"type"}
 
 
 def _are_closed(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Both are objects, and what the other lists is listed in the one, whose alone it is to say what is additional."""
+    """Whether both are objects and `one` lists all properties of `other`, so that its additionalProperties applies."""
     bound = {key for key in (*one, *other) if key in BOUND_TOGETHER}
     return bound == {"additionalProperties"} and not (
         "additionalProperties" in other or other.get("properties", {}).keys() - one.get("properties", {}).keys()
@@ -127,12 +127,12 @@ def _properties(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _one(root: Any, schema: Any) -> Any:
     try:
         return joined(root, schema) if isinstance(schema, dict) else schema
-    except NotJoined:
+    except CannotMerge:
         return {}
 
 
-def _apart(root: Any, one: Any, other: Any, steps: Iterator[int]) -> bool:
-    """False, too, when it takes too many steps."""
+def _disjoint(root: Any, one: Any, other: Any, steps: Iterator[int]) -> bool:
+    """Whether two schemas are disjoint; False also after too many steps."""
     if next(steps) > MAX_PAIRS:
         return False
     if one is False or other is False:
@@ -148,7 +148,8 @@ def _apart(root: Any, one: Any, other: Any, steps: Iterator[int]) -> bool:
         needed = {*one.get("required", []), *other.get("required", [])}
         mine, theirs = one.get("properties", {}), other.get("properties", {})
         return any(
-            _apart(root, _one(root, mine.get(name, True)), _one(root, theirs.get(name, True)), steps) for name in needed
+            _disjoint(root, _one(root, mine.get(name, True)), _one(root, theirs.get(name, True)), steps)
+            for name in needed
         )
     return False
 

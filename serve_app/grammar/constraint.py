@@ -1,7 +1,4 @@
-"""Structured output: from the format that a request asks for to a grammar, which holds the answer to it.
-
-Every form becomes one grammar text for llguidance.
-"""
+"""Constraint of structured output: the output format of a request, compiled to one grammar for llguidance."""
 
 import re
 from collections.abc import Sequence
@@ -40,22 +37,22 @@ GBNF_START = re.compile(
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """What an answer must match."""
+    """The grammar that an answer must satisfy, and the field that it comes from."""
 
     grammar: str  # in llguidance's form
-    field: str  # of the request that asked for it
-    schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is to be JSON
-    fits: bool = False  # it is finished within the tokens that the answer may have
-    sources: tuple[tuple[str, Any], ...] = ()  # fields with the schemas that it is made of
+    field: str  # of the request
+    schema: dict[str, Any] | bool | None = None  # JSON Schema of the finished answer, if it is JSON
+    fits: bool = False  # budget-constrained: the answer is finished within its tokens
+    sources: tuple[tuple[str, Any], ...] = ()  # (field, schema) of each schema in the grammar
 
     @property
     def num_bytes(self) -> int:
-        """What counts against the limit: rules of a schema by about as much as the schema that they are made of."""
+        """The size that counts against the limit; a schema's rules count by about the size of the schema."""
         return len(self.grammar) // (RULES_PER_SCHEMA if "%json" in self.grammar or self.schema is not None else 1)
 
 
 def constraint_of(output: StructuredOutput, limits: ApiConfig) -> Constraint | None:
-    """The one constraint of a request. Raises RequestError for several, or for one that makes no sense."""
+    """The constraint of a request. Raises RequestError for several formats, or an invalid one."""
     formats = [_resolved(one) for one in output.formats]
     if output.empty_field:
         raise RequestError(f"{output.empty_field}: names no constraint", param=output.empty_field)
@@ -76,7 +73,7 @@ def constraint_of(output: StructuredOutput, limits: ApiConfig) -> Constraint | N
 
 
 def _resolved(format_: OutputFormat) -> OutputFormat:
-    """The same with what is written as JSON text read, and a schema as it is to be followed."""
+    """The format with JSON text parsed, and the schema closed or relaxed as requested."""
     if isinstance(format_, StructuralTagFormat):
         tag = _parsed(format_.tag, format_.field)
         if not isinstance(tag, dict):
@@ -96,7 +93,7 @@ def _resolved(format_: OutputFormat) -> OutputFormat:
 
 
 def _constraint(format_: OutputFormat, max_chars: int) -> Constraint:
-    """`max_chars`: nothing reads a text that is longer as it is written, and is to become a grammar."""
+    """`max_chars`: longer texts are refused before they are parsed."""
     field = format_.field
     match format_:
         case JsonFormat(schema=schema, whitespace=whitespace):
@@ -126,7 +123,7 @@ def _json(schema: dict[str, Any] | bool, field: str, whitespace: str = WHITESPAC
 
 
 def _parsed(value: Any, field: str) -> Any:
-    """A schema that may be written as JSON text."""
+    """A schema, parsed if it is JSON text."""
     if not isinstance(value, str):
         return value
     try:
@@ -147,13 +144,13 @@ def _any_grammar(text: str, field: str) -> str:
     if "::=" not in text or STARTS_LARK.search(text):
         return LLMatcher.grammar_from_lark(text)
     try:
-        # a rule named start would meet Lark's, which root becomes
+        # a rule named start would collide with Lark's, which root becomes
         renamed = GBNF_START.sub(lambda found: "rule-start" if found[0] == "start" else found[0], text)
         return LLMatcher.grammar_from_lark(gbnf_to_lark(renamed))
-    except Exception as error:  # it raises nothing narrower
+    except Exception as error:  # llguidance raises nothing narrower
         raise RequestError(f"{field}: {str(error)[:500]}", param=field) from None
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """With no properties beyond those it names, if it does not say otherwise."""
+    """The schema with additionalProperties false, unless it sets them."""
     return {"additionalProperties": False, **schema} if "properties" in schema else schema

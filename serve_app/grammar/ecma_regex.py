@@ -1,16 +1,16 @@
-"""ECMA-262 regular expressions, as JSON Schema has them, in the syntax of Rust's regex engine.
+"""Translates ECMA-262 regular expressions, JSON Schema's dialect, to the syntax of Rust's regex engine.
 
-Clients write other dialects too: what Python, Perl or .NET spell in another way and mean the same is read as well.
-What this module lets through, the engine compiles, but for its limits of size.
+Clients write other dialects too: equivalent syntax of Python, Perl and .NET is translated as well. Rust's engine
+compiles every result, but for its size limits.
 """
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["PatternFault", "in_rusts_words", "look_aheads"]
+__all__ = ["PatternFault", "to_rust_regex", "look_aheads"]
 
-LITERAL = set(r"\.+*?()|[]{}^$#&-~/")  # to be escaped
+LITERAL = set(r"\.+*?()|[]{}^$#&-~/")  # characters to escape
 CLASSES = {*"dDwWsS"}
 CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\x0C", "v": r"\x0B", "a": r"\x07", "e": r"\x1B"}
 ANCHORS = {"A": "^", "Z": "$", "z": "$"}
@@ -38,36 +38,36 @@ POSIX = re.compile(r"\[:\^?(?:alnum|alpha|ascii|blank|cntrl|digit|graph|lower|pr
 
 
 class PatternFault(ValueError):
-    """The pattern is none, or asks for what no grammar holds. The message says what."""
+    """The pattern is invalid or unsupported; the message says what."""
 
-    is_mistake = False  # it is a pattern in some dialect
+    is_invalid = False  # True: a pattern of no dialect
 
 
-class _Mistake(PatternFault):
-    is_mistake = True
+class _InvalidPattern(PatternFault):
+    is_invalid = True
 
 
 @lru_cache(1024)
-def in_rusts_words(pattern: str) -> str:
-    """Another expression of the same texts. Raises PatternFault."""
+def to_rust_regex(pattern: str) -> str:
+    """An equivalent expression of Rust's dialect. Raises PatternFault."""
     if len(pattern) > MAX_PATTERN:
         raise PatternFault(f"more than {MAX_PATTERN} characters")
     reader = _Reader(pattern)
     found = reader.alternatives(0)
     if not reader.is_done:
-        raise _Mistake(f"a group is closed that is not open, at {reader.at + 1}")
+        raise _InvalidPattern(f"a group is closed that is not open, at {reader.at + 1}")
     return found.text
 
 
 class LookAheads(NamedTuple):
-    """A pattern that begins with look-aheads, as expressions of whole texts: a text matches all but the forbidden."""
+    """A pattern that begins with look-aheads, as expressions of whole texts: required ones and forbidden ones."""
 
     needed: tuple[str, ...]
     forbidden: tuple[str, ...]
 
 
 def look_aheads(pattern: str) -> LookAheads | None:
-    """None for any other pattern. Raises PatternFault."""
+    """The look-aheads of a pattern that begins with some, else None. Raises PatternFault."""
     if not pattern.startswith(tuple(f"^{opens}" for opens in LOOK_AHEADS)):
         return None
     if len(pattern) > MAX_LOOKING:
@@ -86,22 +86,22 @@ def look_aheads(pattern: str) -> LookAheads | None:
 
 
 def _whole(pattern: str) -> list[str]:
-    """Expressions of the texts that a pattern's alternatives match from their beginning on."""
+    """Expressions of the whole texts in which a pattern's alternatives match at the beginning."""
     reader = _Reader(pattern, in_ascii=True)
     ways = reader.whole()
     if not reader.is_done:
-        raise _Mistake(f"a group is closed that is not open, at {reader.at + 1}")
+        raise _InvalidPattern(f"a group is closed that is not open, at {reader.at + 1}")
     return ways
 
 
 def _end_of_group(pattern: str, at: int) -> int:
-    """Where a group ends that is opened there."""
+    """The end of the group that opens at `at`."""
     depth = 0
     for token in TOKEN.finditer(pattern, at):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
         if depth == 0:
             return token.start()
-    raise _Mistake(f"unclosed group, opened at {at + 1}")
+    raise _InvalidPattern(f"unclosed group, opened at {at + 1}")
 
 
 class _Piece(NamedTuple):
@@ -112,7 +112,7 @@ class _Piece(NamedTuple):
 
 class _Reader:
     def __init__(self, text: str, *, in_ascii: bool = False) -> None:
-        """in_ascii   digits and letters are written out, for an engine that takes those of all languages"""
+        """in_ascii   \\d and \\w are written as ASCII classes, for an engine in which they are Unicode's"""
         self._text = text
         self._in_ascii = in_ascii
         self.at = 0
@@ -132,7 +132,7 @@ class _Reader:
         return _Piece(text, any(way.begins for way in ways), any(way.ends for way in ways))
 
     def whole(self) -> list[str]:
-        """Each alternative as one of whole texts that begin with it, or that it is all of."""
+        """Each alternative as an expression of whole texts that begin with it, or equal it if it ends with $."""
         ways = [self._whole_way()]
         while self._next == "|":
             self._take()
@@ -186,11 +186,11 @@ class _Reader:
                 text = self._escape(in_class=False)
                 return _Piece(text, text == "^", text == "$")
             case "*" | "+" | "?":
-                raise _Mistake(f"{char} has nothing to repeat, at {self.at}")
+                raise _InvalidPattern(f"{char} has nothing to repeat, at {self.at}")
             case "^" | "$" | ".":
                 return _Piece(char, char == "^", char == "$")
             case "{" if QUANTIFIER.match(self._text, self.at - 1):
-                raise _Mistake(f"{{ has nothing to repeat, at {self.at}")
+                raise _InvalidPattern(f"{{ has nothing to repeat, at {self.at}")
         return _Piece(_literal(char))
 
     def _quantifier(self, piece: _Piece) -> str:
@@ -203,9 +203,9 @@ class _Reader:
         if max(len(least or ""), len(most or "")) > 6:
             raise PatternFault(f"{found[0]} counts too far")
         if least and most and int(least) > int(most):
-            raise _Mistake(f"{found[0]} counts downwards")
+            raise _InvalidPattern(f"{found[0]} counts downwards")
         self._take(len(found[0]))
-        if self._next == "?":  # lazy: the same texts
+        if self._next == "?":  # lazy: matches the same texts
             self._take()
         elif self._next == "+":
             raise PatternFault("possessive repetition")
@@ -216,7 +216,7 @@ class _Reader:
         if self._text.startswith("?#", self.at):
             end = self._text.find(")", self.at)
             if end < 0:
-                raise _Mistake(f"unclosed group, opened at {start}")
+                raise _InvalidPattern(f"unclosed group, opened at {start}")
             self.at = end + 1
             return _Piece("")
         opens = "("
@@ -230,7 +230,7 @@ class _Reader:
             opens = f"(?{found[2]}:" if found[2] else "(?:"
         inner = self.alternatives(depth + 1)
         if self._take() != ")":
-            raise _Mistake(f"unclosed group, opened at {start}")
+            raise _InvalidPattern(f"unclosed group, opened at {start}")
         return inner._replace(text=f"{opens}{inner.text})")
 
     def _class(self) -> str:
@@ -244,17 +244,17 @@ class _Reader:
         pieces, previous = [], ""
         while self._next != "]":
             if self.is_done:
-                raise _Mistake(f"unclosed class, opened at {start}")
+                raise _InvalidPattern(f"unclosed class, opened at {start}")
             if posix := POSIX.match(self._text, self.at):
                 pieces.append(self._take(len(posix[0])))
                 continue
             if self._next == "-" and previous and self._text[self.at + 1 : self.at + 2] not in ("]", ""):
                 self._take()
                 following = self._member()
-                if _code(previous) is None or _code(following) is None:  # a class is no end of a range
+                if _code(previous) is None or _code(following) is None:  # a class cannot bound a range
                     pieces += [r"\-", following]
                 elif _known(previous) > _known(following):
-                    raise _Mistake(f"a range is out of order, at {self.at}")
+                    raise _InvalidPattern(f"a range is out of order, at {self.at}")
                 else:
                     pieces += ["-", following]
                 previous = ""
@@ -271,7 +271,7 @@ class _Reader:
     def _escape(self, *, in_class: bool) -> str:
         char = self._take()
         if char == "":
-            raise _Mistake("ends with a backslash")
+            raise _InvalidPattern("ends with a backslash")
         if char in CLASSES:
             return self._known_class(char, in_class=in_class)
         if char in CONTROLS:
@@ -338,7 +338,7 @@ class _Reader:
 
 
 def _check_anchors(pieces: list[tuple[bool, bool]]) -> None:
-    """Pieces that hold an anchor, or are one, may only follow on others of its kind."""
+    """Anchors may only follow on others of their kind: ^ at the beginning, $ at the end."""
     is_within = False
     for holds, is_anchor in pieces:
         if holds and is_within:
@@ -369,7 +369,7 @@ def _known(member: str) -> int:
 
 
 def _code(member: str) -> int | None:
-    """The number of a character in a class; None for several."""
+    """The code point of a class member; None for one that means several."""
     if len(member) == 1:
         return ord(member)
     if len(member) > 2 and "-" in member:

@@ -1,6 +1,6 @@
-"""Exact numbers of JSON, with the digits that they were written with.
+"""Exact JSON numbers, with all their written digits.
 
-A double keeps what it was read from while that has no more digits than it tells apart; `Digits` keeps the rest.
+A double is exact for up to 15 written digits; `Digits` keeps longer ones.
 """
 
 import json
@@ -17,17 +17,17 @@ def is_number(value: Any) -> bool:
 
 
 def exact(value: float) -> Fraction:
-    """What stands in the JSON text. Its digits are few: parse_json sees to it."""
+    """The number as written in the JSON text. parse_json bounds its digits."""
     return Fraction(value) if isinstance(value, int) else Fraction(number_text(value))
 
 
 def number_text(value: float) -> str:
-    """As JSON."""
+    """The number's JSON text."""
     return value.text if isinstance(value, Digits) else repr(value)
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON, every number with its digits. Raises ValueError or TypeError for what JSON cannot say."""
+    """A value as JSON, every number with its digits. Raises ValueError or TypeError for values that JSON has not."""
     if isinstance(value, dict):
         members = (f"{json_text(str(name))}: {json_text(one)}" for name, one in value.items())
         return f"{{{', '.join(members)}}}"
@@ -37,7 +37,7 @@ def json_text(value: Any) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values of JSON are equal, in JSON Schema's sense."""
+    """Whether two JSON values are equal in JSON Schema's sense."""
     if is_number(one) and is_number(other):
         return exact(one) == exact(other)
     if isinstance(one, dict) and isinstance(other, dict):

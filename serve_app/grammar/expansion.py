@@ -1,8 +1,8 @@
-"""Schema expansion: how large a schema becomes where references and alternatives have to be written out.
+"""Schema expansion: the size of a schema after references and alternatives are expanded.
 
-A grammar follows a reference by its name, once for all. Not so where several schemas hold at once (allOf, or keywords
-beside a reference): llguidance makes one schema of them, writes out what they refer to, and tries every alternative of
-one with every alternative of the others. Some lines of JSON can ask for 2^40 schemas so.
+A reference is one rule of the grammar. But where several schemas apply at once (allOf, or keywords beside a reference),
+llguidance merges them: it expands their references and combines every alternative of one with every alternative of the
+others. A few lines of JSON can mean 2^40 schemas so.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ BESIDE_A_REFERENCE = {"$defs", "definitions", "$comment", "title", "description"
 
 
 class _Size(NamedTuple):
-    schemas: int  # when it is written out
+    schemas: int  # after expansion
     ways: int  # alternatives
 
 
 def expansion(schema: Any) -> int:
-    """How many schemas the largest one is that has to be written out, up to a little over MAX_EXPANSION."""
+    """The number of schemas in the largest expansion, capped a little over MAX_EXPANSION."""
     if not isinstance(schema, dict):
         return 1
     known: dict[int, _Size] = {}
@@ -31,14 +31,14 @@ def expansion(schema: Any) -> int:
 
 
 def _joined(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every schema that several others make up."""
+    """Every schema that llguidance merges from several."""
     for value in objects_in(schema):
         if "allOf" in value or ("$ref" in value and value.keys() - {"$ref"} - BESIDE_A_REFERENCE):
             yield value
 
 
 def _size(root: dict[str, Any], schema: Any, known: dict[int, _Size], within: tuple[int, ...]) -> _Size:
-    """A schema that refers to itself is written out once."""
+    """The expanded size; a schema that refers to itself is expanded once."""
     if not isinstance(schema, dict) or id(schema) in within:
         return _Size(1, 1)
     if id(schema) not in known:
@@ -55,7 +55,7 @@ def _capped(root: dict[str, Any], schema: dict[str, Any], known: dict[int, _Size
         if one_of := [_size(root, one, known, within) for one in listed(schema.get(keyword))]:
             parts.append(_Size(sum(size.schemas for size in one_of), sum(size.ways for size in one_of)))
     schemas, ways = 1, 1
-    for part in parts:  # each way of this part with each way of those before
+    for part in parts:  # every alternative of this part with every one of those before
         schemas, ways = schemas * part.ways + part.schemas * ways, ways * part.ways
         schemas, ways = min(schemas, MAX_EXPANSION + 1), min(ways, MAX_EXPANSION + 1)
     return _Size(schemas, ways)

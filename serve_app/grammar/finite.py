@@ -1,6 +1,6 @@
-"""Satisfiability: is there a finite document that satisfies a schema? A node that needs another node has none.
+"""Finite satisfiability: whether some finite document satisfies a schema. A node that requires another node has none.
 
-The least fixed point: a reference has an end when what it refers to has one without it.
+A least fixed point: a reference is finite if its target is finite without it.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ from serve_app.grammar.references import listed, objects_in, target_of
 
 __all__ = ["has_finite_document"]
 
-MAX_REFERENCES = 500  # of a schema with more nothing is said
+MAX_REFERENCES = 500  # a schema with more is not checked
 ALTERNATIVES = ("anyOf", "oneOf")
 
 
 def has_finite_document(schema: Any) -> bool:
-    """False only where every document would go on for ever. Other contradictions are not looked for."""
+    """False only if every document would be infinite. Other contradictions are not checked."""
     references = _references(schema)
     if not references or len(references) > MAX_REFERENCES:
         return True
@@ -25,7 +25,7 @@ def has_finite_document(schema: Any) -> bool:
 
 
 def _ends(schema: Any, ends: set[str]) -> bool:
-    """`ends` are the references that are known to have an end."""
+    """`ends`: the references that are known to be finite."""
     if not isinstance(schema, dict):
         return True
     reference = schema.get("$ref")
@@ -42,7 +42,7 @@ def _ends(schema: Any, ends: set[str]) -> bool:
         return _object_ends(schema, ends)
     if kinds == "array":
         return _array_ends(schema, ends)
-    return True  # something else may be written
+    return True  # another type is allowed
 
 
 def _object_ends(schema: dict[str, Any], ends: set[str]) -> bool:

@@ -1,29 +1,29 @@
 """JSON schemas as grammar rules in llguidance's Lark dialect.
 
-Objects, arrays, alternatives and numbers are written out here: llguidance's own JSON compiler calculates with doubles
-and knows no longest number. Strings, and what several schemas say of one object, are left to it, a piece at a time;
-there numbers must be such that doubles carry them.
+Objects, arrays, alternatives and numbers become rules here: llguidance's own JSON compiler calculates with doubles and
+does not bound the length of numbers. Strings, and several schemas that apply to one object, are left to it as pieces;
+their numbers must be exact doubles.
 """
 
 import json
 from functools import lru_cache
 from typing import Any
 
-from serve_app.grammar.all_of import NotJoined, are_apart, joined, names_listed, values_listed
-from serve_app.grammar.ecma_regex import PatternFault, in_rusts_words, look_aheads
+from serve_app.grammar.all_of import CannotMerge, are_disjoint, joined, listed_names, listed_values
+from serve_app.grammar.ecma_regex import PatternFault, look_aheads, to_rust_regex
 from serve_app.grammar.exact_numbers import exact, is_number, number_text, same
 from serve_app.grammar.keywords import BEYOND, COUNTS, NUMERIC, TEXTUAL, TYPES, kept
 from serve_app.grammar.number_regex import ANY_NUMBER, NumberRange, Scaled, TooManyDigits, number_regex
 from serve_app.grammar.number_schema import bounded, carried_by_doubles, multiples_schema, number_range
 from serve_app.grammar.references import path_of, references_of, self_contained, target_of
-from serve_app.grammar.rule_faults import CannotHold, Mistake, Nothing, Piece
+from serve_app.grammar.rule_faults import InvalidSchema, Piece, Unsatisfiable, Unsupported
 from serve_app.grammar.schema_check import schema_fault
 from serve_app.grammar.schema_walk import Path, rewritten, schemas_in
 from serve_app.grammar.sequences import EMPTY, CountedMembers, items, quoted_name, several
 
 __all__ = ["MAX_COUNT", "JsonRules"]
 
-NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # so many characters
+NAME_BYTES = r'"([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])%s"'  # with a count of characters
 PLAIN_CHAR = r'[^"\\\x00-\x1f\x7f]'
 DATE = (
     "(?:(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-"
@@ -31,16 +31,24 @@ DATE = (
     "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
 )
 MAX_COUNT = 1_000_000_000  # characters, items or properties
-INVOLVED = ("patternProperties", "allOf", "$ref", "oneOf", "anyOf", "const", "enum")  # why a schema is a piece
-NAMES = {"$anchor"}  # of schemas, that references may mean
-MAX_COUNTED = 500  # places in objects whose properties are counted
+INVOLVED = (
+    "patternProperties",
+    "allOf",
+    "$ref",
+    "oneOf",
+    "anyOf",
+    "const",
+    "enum",
+)  # keywords for which a schema is left to llguidance
+NAMES = {"$anchor"}  # keywords that name a schema for references
+MAX_COUNTED = 500  # members of objects with minProperties or maxProperties
 MAX_CHECKED = 50  # constants that are objects or arrays, a millisecond each
-MAX_IN_SET = 7  # which takes 2^7 rules
-MAX_JOINED = 500  # alternatives that are made of several schemas
+MAX_IN_SET = 7  # needs 2^7 rules
+MAX_JOINED = 500  # alternatives merged from several schemas
 
 
 class _Piece(Exception):
-    """The schema is llguidance's to compile."""
+    """The schema is left to llguidance's compiler."""
 
 
 class JsonRules:
@@ -48,23 +56,23 @@ class JsonRules:
 
     def __init__(self, root: Any, options: dict[str, Any], *, leaves_out: bool = False) -> None:
         """options      of llguidance's JSON compiler
-        leaves_out   what cannot be held is noted, and anything written in its place
+        leaves_out   unsupported parts are noted, and any value is allowed in their place
         """
         self._root = root
         self._options = options
         self._leaves_out = leaves_out
-        self.left_out: list[CannotHold] = []
+        self.left_out: list[Unsupported] = []
         self.pieces: list[Piece] = []
         self.lines: list[str] = []
-        self._names: dict[str, str] = {}  # of rules, by what they are
+        self._names: dict[str, str] = {}  # rule body -> its name
         self.required: dict[str, None] = {}  # names of properties
         self._references: dict[str, str] = {}
         self._waiting: list[tuple[str, str]] = []  # references whose rules are not written yet
-        self._joining: set[str] = set()  # references that are made one with other schemas around this place
+        self._joining: set[str] = set()  # references that are being merged with other schemas around this place
         self._num_joined = 0
 
     def write(self) -> str:
-        """The rule of the whole schema. Raises CannotHold, Nothing or Mistake."""
+        """The rule of the whole schema. Raises Unsupported, Unsatisfiable or InvalidSchema."""
         if any(isinstance(one, dict) and one.keys() & NAMES for _, one in schemas_in(self._root)):
             return self._whole()
         start = self._value(self._root, ())
@@ -75,7 +83,7 @@ class JsonRules:
         return start
 
     def _whole(self) -> str:
-        """A schema with names that references may mean."""
+        """A schema with $anchor, as one piece."""
         for place, one in schemas_in(self._root):
             if isinstance(one, dict):
                 _check_for_piece(one, place)
@@ -84,24 +92,24 @@ class JsonRules:
         return rule
 
     def _value(self, schema: Any, path: Path) -> str:
-        """What may stand in a rule for the documents of a schema."""
+        """An expression of the documents that satisfy a schema."""
         if schema is False:
-            raise Nothing(path, "false", "nothing satisfies it")
+            raise Unsatisfiable(path, "false", "nothing satisfies it")
         if schema is True or not (asked := kept(schema)):
             return self._any()
         before = len(self.lines), len(self._names), len(self._references), len(self._waiting), len(self.pieces)
         try:
             if beyond := sorted(asked.keys() & BEYOND):
-                raise CannotHold(path, beyond[0], "")
+                raise Unsupported(path, beyond[0], "")
             if many := [key for key in sorted(COUNTS & asked.keys()) if asked[key] > MAX_COUNT]:
-                raise CannotHold(path, many[0], f"{MAX_COUNT} is the most")
+                raise Unsupported(path, many[0], f"{MAX_COUNT} is the most")
             try:
                 found = self._written(asked, path)
-                return self.named("r", found) if " " in found else found  # it may be needed twice, at every depth
+                return self.named("r", found) if " " in found else found  # it may be used twice, at every depth
             except _Piece:
                 self._forget(*before)
                 return self._piece(schema, path)
-        except CannotHold as fault:
+        except Unsupported as fault:
             if not self._leaves_out:
                 raise
             self.left_out.append(fault)
@@ -109,7 +117,7 @@ class JsonRules:
             return self._any()
 
     def _forget(self, lines: int, names: int, references: int, waiting: int, pieces: int) -> None:
-        """What has been written since there were so many."""
+        """Drops everything written since these counts."""
         del self.lines[lines:], self._waiting[waiting:], self.pieces[pieces:]
         while len(self._names) > names:
             self._names.popitem()
@@ -147,25 +155,25 @@ class JsonRules:
                 return self._array(asked, path)
             case "object":
                 return self._object(asked, path)
-        raise CannotHold(path, "type", f"{asked['type']!r} is no type")
+        raise Unsupported(path, "type", f"{asked['type']!r} is no type")
 
     def _first_of(self, ways: list[tuple[Any, Path]], write: Any, path: Path) -> str:
-        """Alternatives, of which those that nothing satisfies are left out."""
+        """The alternatives without unsatisfiable ones."""
         found, nothing = [], None
         for schema, at in ways:
             try:
                 found.append(write(schema, at))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = nothing or none
         if not found:
-            raise nothing or Nothing(path, "type", "no type is one of all that are asked for")
+            raise nothing or Unsatisfiable(path, "type", "no type is one of all that are asked for")
         return f"({' | '.join(dict.fromkeys(found))})" if len(found) > 1 else str(found[0])
 
     def _joined(self, asked: dict[str, Any], path: Path) -> str:
         parts = [asked, *(one for one in asked.get("allOf", ()) if isinstance(one, dict))]
         references = {one["$ref"] for one in parts if "$ref" in one}
         if references & self._joining:
-            raise CannotHold(path, "$ref", "beside other keywords, where it refers to itself")
+            raise Unsupported(path, "$ref", "beside other keywords, where it refers to itself")
         self._joining |= references
         try:
             return self._value(self._join(asked), path)
@@ -178,13 +186,13 @@ class JsonRules:
             raise _Piece
         try:
             return joined(self._root, asked)
-        except NotJoined:
+        except CannotMerge:
             raise _Piece from None
 
     def _alternatives(self, asked: dict[str, Any], keyword: str, path: Path) -> str:
         ways = asked[keyword]
-        if keyword == "oneOf" and not are_apart(self._root, ways):
-            raise CannotHold(path, keyword, "its schemas are not clearly apart")
+        if keyword == "oneOf" and not are_disjoint(self._root, ways):
+            raise Unsupported(path, keyword, "its schemas are not clearly apart")
         rest = {key: value for key, value in asked.items() if key != keyword}
         if not rest:
             return self._first_of([(way, (*path, keyword, str(n))) for n, way in enumerate(ways)], self._value, path)
@@ -194,9 +202,9 @@ class JsonRules:
     def _reference(self, reference: str, path: Path) -> str:
         if reference not in self._references:
             if not reference.startswith("#"):
-                raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+                raise Unsupported(path, "$ref", f"{reference!r} is not within this schema")
             if target_of(self._root, reference) is None:
-                raise Mistake(path, "$ref", f"{reference!r} refers to nothing in this schema")
+                raise InvalidSchema(path, "$ref", f"{reference!r} refers to nothing in this schema")
             name = f"ref{len(self._references)}"
             self._references[reference] = name
             self._waiting.append((reference, name))
@@ -211,15 +219,15 @@ class JsonRules:
                 return self._terminal([ANY_NUMBER])
             scaled, found = _expressions(numbers)
         except TooManyDigits as error:
-            raise CannotHold(path, _bounds_in(asked)[0], str(error)) from None
+            raise Unsupported(path, _bounds_in(asked)[0], str(error)) from None
         if scaled is None:
-            raise Nothing(path, ", ".join(_bounds_in(asked)), "no number is within")
+            raise Unsatisfiable(path, ", ".join(_bounds_in(asked)), "no number is within")
         if found is not None:
             return self._terminal(found)
         multiples = multiples_schema(scaled)
         if multiples is None:
             why = f"multiples of {number_text(asked['multipleOf'])} within these bounds take too many states"
-            raise CannotHold(path, "multipleOf", why)
+            raise Unsupported(path, "multipleOf", why)
         rule = self._json(multiples)
         self.pieces.append(Piece(path, "multipleOf", rule))
         return rule
@@ -230,7 +238,7 @@ class JsonRules:
     def _string(self, asked: dict[str, Any], path: Path) -> str:
         least, most = asked.get("minLength", 0), asked.get("maxLength")
         if most is not None and least > most:
-            raise Nothing(path, "minLength", f"{least} is more than maxLength, {most}")
+            raise Unsatisfiable(path, "minLength", f"{least} is more than maxLength, {most}")
         if "pattern" in asked:
             if "format" not in asked and (looking := self._looking_ahead(asked["pattern"], least, most, path)):
                 return looking
@@ -264,7 +272,7 @@ class JsonRules:
         values = [value for value in values if self._may_be(value, rest)]
         keyword = "const" if "const" in asked else "enum"
         if not values:
-            raise Nothing(path, keyword, "no value of it satisfies what else is said there")
+            raise Unsatisfiable(path, keyword, "no value of it satisfies what else is said there")
         if rest.keys() & {"pattern", "format", "patternProperties"} and not all(map(is_number, values)):
             raise _Piece
         ways = []
@@ -276,7 +284,7 @@ class JsonRules:
         return f"({' | '.join(ways)})" if len(ways) > 1 else ways[0]
 
     def _may_be(self, value: Any, rest: dict[str, Any]) -> bool:
-        """Whether what is said beside a constant allows it."""
+        """Whether the other keywords beside a constant allow it."""
         types = rest.get("type")
         if types is not None and not _kinds_of(value) & set(types if isinstance(types, list | tuple) else [types]):
             return False
@@ -317,37 +325,37 @@ class JsonRules:
     def _array(self, asked: dict[str, Any], path: Path) -> str:
         least, most = asked.get("minItems", 0), asked.get("maxItems")
         if most is not None and least > most:
-            raise Nothing(path, "minItems", f"{least} is more than maxItems, {most}")
+            raise Unsatisfiable(path, "minItems", f"{least} is more than maxItems, {most}")
         if asked.get("uniqueItems") and (most is None or most > 1):
             return self._set(asked, least, most, path)
         first: list[str] = []
-        nothing: Nothing | None = None
+        nothing: Unsatisfiable | None = None
         for n, item in enumerate(asked.get("prefixItems", [])[:most]):
             try:
                 first.append(self._value(item, (*path, "prefixItems", str(n))))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = none
                 break
         rest = None
         if nothing is None and (most is None or most > len(first)):
             try:
                 rest = self._value(asked.get("items", True), (*path, "items"))
-            except Nothing as none:
+            except Unsatisfiable as none:
                 nothing = none
         if nothing is not None and least > len(first):
             raise nothing
         return f'"[" {items(first, rest, least, most)} "]"'
 
     def _set(self, asked: dict[str, Any], least: int, most: int | None, path: Path) -> str:
-        """An array of different items, of which there are few."""
+        """An array with uniqueItems, of an enum of few values."""
         items = self._join({"allOf": [asked.get("items", True)]})
-        listed = values_listed(items) if "prefixItems" not in asked else None
+        listed = listed_values(items) if "prefixItems" not in asked else None
         if not isinstance(items, dict) or listed is None or len(listed) > MAX_IN_SET:
-            raise CannotHold(path, "uniqueItems", f"but of an enum of at most {MAX_IN_SET} values")
+            raise Unsupported(path, "uniqueItems", f"but of an enum of at most {MAX_IN_SET} values")
         allowed = [value for value in listed if self._may_be(value, items)]
         values = [one for n, one in enumerate(allowed) if not any(same(one, other) for other in allowed[:n])]
         if least > len(values):
-            raise Nothing(path, "minItems", f"there are {len(values)} different items, and {least} must be")
+            raise Unsatisfiable(path, "minItems", f"there are {len(values)} different items, and {least} must be")
         ways = [self._constants({"enum": [value]}, path) for value in values]
         most = len(ways) if most is None else min(most, len(ways))
         return f'"[" {self._different(ways, frozenset(range(len(ways))), least, most, {})} "]"'
@@ -355,7 +363,7 @@ class JsonRules:
     def _different(
         self, ways: list[str], left: frozenset[int], least: int, most: int, known: dict[frozenset[int], str]
     ) -> str:
-        """Items of those that are left, each at most once."""
+        """The remaining items, each at most once."""
         if left not in known:
             count = len(ways) - len(left)
             comma = '"," ' if count else ""
@@ -366,7 +374,7 @@ class JsonRules:
         return known[left]
 
     def _object(self, asked: dict[str, Any], path: Path, names: str = "") -> str:
-        """names   a rule of names that are not listed, where they are not any"""
+        """names   a rule of the unlisted names; "": any"""
         if "propertyNames" in asked:
             return self._named_object(asked, path)
         listed, required = asked.get("properties", {}), asked.get("required", [])
@@ -381,7 +389,7 @@ class JsonRules:
             try:
                 member = f'{quoted_name(name)}":"{self._value(value, at)}'
                 members.append((member, name in required))
-            except Nothing:
+            except Unsatisfiable:
                 if name in required:
                     raise
         self.required |= dict.fromkeys(required)
@@ -393,15 +401,15 @@ class JsonRules:
         return f'"{{" {self._counted(members, more, asked, path)} "}}"'
 
     def _counted(self, members: list[tuple[str, bool]], more: str, asked: dict[str, Any], path: Path) -> str:
-        """So many members as may be; `more` is one that is not listed, any number of times."""
+        """An object with bounded members; `more` is an unlisted member, any number of times."""
         least, most = asked.get("minProperties", 0), asked.get("maxProperties")
         num_required = sum(needed for _, needed in members)
         if most is not None and least > most:
-            raise Nothing(path, "minProperties", f"{least} is more than maxProperties, {most}")
+            raise Unsatisfiable(path, "minProperties", f"{least} is more than maxProperties, {most}")
         if most is not None and most < num_required:
-            raise Nothing(path, "maxProperties", f"{num_required} properties are required, and {most} allowed")
+            raise Unsatisfiable(path, "maxProperties", f"{num_required} properties are required, and {most} allowed")
         if least > len(members) and not more:
-            raise Nothing(path, "minProperties", f"there are {len(members)} properties, and {least} must be")
+            raise Unsatisfiable(path, "minProperties", f"there are {len(members)} properties, and {least} must be")
         if num_required == len(members) or (least <= num_required and most is None):
             least, most = least - num_required, None if most is None else most - num_required
             if more and most != 0:
@@ -409,27 +417,27 @@ class JsonRules:
             return self._members(members)
         if len(members) * min(len(members), max(least, most or 0)) > MAX_COUNTED:
             keyword = "minProperties" if most is None else "maxProperties"
-            raise CannotHold(path, keyword, "beside so many properties that may be left out")
+            raise Unsupported(path, keyword, "beside so many properties that may be left out")
         return CountedMembers(self, members, more, least, most).write(0, 0)
 
     def _named_object(self, asked: dict[str, Any], path: Path) -> str:
-        """An object whose names are asked for: those of a list, of some length, or any that is like a string."""
+        """An object with propertyNames: an enum, a length or a pattern."""
         rest = {key: value for key, value in asked.items() if key != "propertyNames"}
         known, others = asked.get("properties", {}), asked.get("additionalProperties", True)
         try:
             names = joined(self._root, {"allOf": [{"type": "string"}, asked["propertyNames"]]})
-        except NotJoined:
-            raise CannotHold(path, "propertyNames", "what it says of names") from None
-        listed = names_listed(names)
+        except CannotMerge:
+            raise Unsupported(path, "propertyNames", "what it says of names") from None
+        listed = listed_names(names)
         if "patternProperties" in asked:
-            raise CannotHold(path, "propertyNames", "beside patternProperties")
+            raise Unsupported(path, "propertyNames", "beside patternProperties")
         if listed is not None:
             properties = {name: known.get(name, others) for name in listed}
             return self._object({**rest, "properties": properties, "additionalProperties": False}, path)
         if not {*known, *asked.get("required", [])}:
             return self._object(rest, path, self._value(names, (*path, "propertyNames")))
         if not isinstance(names, dict) or names.keys() - {"type", "minLength", "maxLength"}:
-            raise CannotHold(path, "propertyNames", "beside properties that are listed")
+            raise Unsupported(path, "propertyNames", "beside properties that are listed")
         least, most = int(names.get("minLength", 0)), names.get("maxLength")
         properties = {
             name: value if len(name) >= least and (most is None or len(name) <= most) else False
@@ -439,10 +447,10 @@ class JsonRules:
         return self._object({**rest, "properties": properties}, path, f"/{NAME_BYTES % count}/")
 
     def _unlisted_member(self, others: Any, taken: list[str], names: str, path: Path) -> str:
-        """A member that is not listed; "" if there is none."""
+        """An unlisted member; "" if none is allowed."""
         try:
             value = self._value(others, path)
-        except Nothing:
+        except Unsatisfiable:
             return ""
         if not taken:
             return f'{names or self._json({"type": "string"})} ":" {value}'
@@ -457,21 +465,21 @@ class JsonRules:
         _check_pattern(pattern, path, "patternProperties")
         try:
             value = self._value(schema, (*path, "patternProperties", pattern))
-        except Nothing:
+        except Unsatisfiable:
             return ""
         name = self._json({"type": "string", "pattern": pattern})
         self.pieces.append(Piece(path, "patternProperties", name))
         return f'{name} ":" {value}'
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """The members in their order, with or without those that are not required."""
+        """The members in their order, optional ones present or not."""
         num_optional = next((n for n, (_, needed) in enumerate(members) if needed), len(members))
         rest = "".join(f'"," {one} ' if needed else f'("," {one})? ' for one, needed in members[num_optional + 1 :])
         found = f"{members[num_optional][0]} {rest}" if num_optional < len(members) else EMPTY
         if num_optional and num_optional < len(members):
             found = self.named("r", found)
             rest = f'"," {found}'
-        for n in range(num_optional - 1, -1, -1):  # what may come first, and what then is the rest
+        for n in range(num_optional - 1, -1, -1):  # the first optional member that is present, then the rest
             member = self.named("r", members[n][0]) if n else members[n][0]
             rest = self.named("r", rest) if rest else ""
             found = self.named("r", f"{member} {rest} | {found}")
@@ -505,29 +513,29 @@ class JsonRules:
 
 
 def _check_for_piece(schema: dict[str, Any], path: Path) -> None:
-    """Raises CannotHold or Mistake for what llguidance would refuse, or read in another way."""
+    """Raises Unsupported or InvalidSchema where llguidance would refuse the schema, or read it differently."""
     if beyond := sorted(schema.keys() & (BEYOND | {"propertyNames", "uniqueItems"})):
-        raise CannotHold(path, beyond[0], "")
+        raise Unsupported(path, beyond[0], "")
     if keyword := carried_by_doubles(schema):
-        raise CannotHold(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
+        raise Unsupported(path, keyword, "a number that doubles do not carry, where several schemas hold at once")
     if "pattern" in schema:
         _check_pattern(schema["pattern"], path, "pattern")
     for pattern in schema.get("patternProperties", {}):
         _check_pattern(pattern, path, "patternProperties")
     reference = schema.get("$ref")
     if isinstance(reference, str) and not reference.startswith("#"):
-        raise CannotHold(path, "$ref", f"{reference!r} is not within this schema")
+        raise Unsupported(path, "$ref", f"{reference!r} is not within this schema")
 
 
 def _check_pattern(pattern: str, path: Path, keyword: str) -> None:
     try:
-        in_rusts_words(pattern)
+        to_rust_regex(pattern)
     except PatternFault as fault:
-        raise (Mistake if fault.is_mistake else CannotHold)(path, keyword, str(fault)) from None
+        raise (InvalidSchema if fault.is_invalid else Unsupported)(path, keyword, str(fault)) from None
 
 
 def _with_leap_years(schema: dict[str, Any]) -> dict[str, Any]:
-    """A string whose date is one of the calendar: llguidance lets 29 February through in any year."""
+    """A string format of calendar dates: llguidance allows 29 February in any year."""
     match schema.get("format"):
         case "date":
             dates = f"^{DATE}$"

@@ -1,4 +1,4 @@
-"""JSON Schema keywords, by what a grammar makes of them."""
+"""JSON Schema keywords, by how grammars support them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ TYPES = ("null", "boolean", "number", "string", "array", "object")
 NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 TEXTUAL = ("minLength", "maxLength", "pattern", "format")
 COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
-# what no grammar holds an answer to
+# keywords that no grammar supports
 BEYOND = {
     *("contains", "minContains", "maxContains", "unevaluatedItems"),
     *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties"),
@@ -23,10 +23,10 @@ IMPLEMENTED = {
     *NUMERIC,
     *TEXTUAL,
 }
-# formats that llguidance knows
+# formats that llguidance supports
 FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 
 
 def kept(schema: dict[str, Any]) -> dict[str, Any]:
-    """What a schema asks for, without what it notes."""
+    """A schema without annotations."""
     return {key: value for key, value in schema.items() if key in IMPLEMENTED or key in BEYOND}

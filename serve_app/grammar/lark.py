@@ -1,4 +1,4 @@
-"""Lark: pieces of llguidance's grammar dialect."""
+"""Helpers for llguidance's Lark dialect: markers, patterns, escapes."""
 
 import json
 import re
@@ -12,7 +12,7 @@ TEXT = r"TEXT: /(.|\n)*/"
 
 
 class Markers:
-    """Writes texts: markers that are special tokens as tokens, everything else as strings."""
+    """Writes texts as grammar expressions: special tokens as tokens, everything else as strings."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.special: Mapping[str, int] = {vocabulary.text(token): token for token in vocabulary.special_ids}
@@ -25,18 +25,18 @@ class Markers:
         )
 
     def parts(self, text: str) -> list[str]:
-        """The text, cut at its special tokens."""
+        """The text, split at its special tokens."""
         known = sorted((marker for marker in self.special if marker and marker in text), key=len, reverse=True)
         return re.split("(" + "|".join(map(re.escape, known)) + ")", text) if known else [text]
 
 
 def pattern(text: str) -> str:
-    """The text within a regular expression."""
+    """The text, escaped for a regular expression."""
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
 
 
 def within_slashes(regex: str) -> str:
-    """Slashes of a regular expression, escaped if they are not."""
+    """A regular expression with its slashes escaped."""
     out, escaped = [], False
     for char in regex:
         out.append("\\/" if char == "/" and not escaped else "\\n" if char == "\n" else char)

@@ -1,7 +1,7 @@
-"""Number regexes: the JSON numbers in a range as regular expressions, in exact decimals.
+"""Number regexes: the JSON numbers of a range as regular expressions, in exact decimals.
 
-A number is read as n / 10^places with integers n and places, so an excluded bound is the next n. The expressions use
-nothing but digits, classes, groups and counts: Rust's and Python's engines read them alike.
+A number is n / 10^places with integers n and places, so an excluded bound is the next n. The expressions use only
+digits, classes, groups and counts, which Rust's and Python's engines read alike.
 """
 
 from fractions import Fraction
@@ -15,12 +15,12 @@ import msgspec
 __all__ = ["ANY_NUMBER", "NumberRange", "Scaled", "TooManyDigits", "number_regex", "places_of"]
 
 INTEGER_DIGITS = 19  # of an int64
-NUMBER_DIGITS = 17  # that tell a double from every other, before the point and after it
+NUMBER_DIGITS = 17  # significant digits of a double, before the point and after it
 LARGEST_DOUBLE = int(Fraction(repr(float_info.max)))
 MAX_DIGITS = 400  # of a bound: a double has 309 before the point
-MAX_NESTED = 200  # digits of which each may open a group: regex engines take 250
-MAX_LISTED = 200  # multiples that are written out one by one
-MAX_ENDINGS = 1_000  # last digits of multiples
+MAX_NESTED = 200  # digits that may each open a group: regex engines take 250
+MAX_LISTED = 200  # multiples that are listed one by one
+MAX_ENDINGS = 1_000  # different last digits of multiples
 ANY_NUMBER = (
     rf"-?(0|[1-9][0-9]{{0,{NUMBER_DIGITS - 1}}})(\.[0-9]{{1,{NUMBER_DIGITS}}})?"
     rf"|-?[0-9](\.[0-9]{{1,{NUMBER_DIGITS}}})?[eE][+-]?([0-9]{{1,2}}|[12][0-9]{{2}})"
@@ -32,7 +32,7 @@ class TooManyDigits(ValueError):
 
 
 class NumberRange(msgspec.Struct, frozen=True):
-    """The numbers that are asked for; None: no bound. `step`: they are its multiples."""
+    """A range of numbers; None: no bound. `step`: only its multiples (multipleOf)."""
 
     low: Fraction | None = None
     high: Fraction | None = None
@@ -46,7 +46,7 @@ class NumberRange(msgspec.Struct, frozen=True):
         return self.low is None and self.high is None and self.step is None and not self.is_integer
 
     def both(self, other: "NumberRange") -> "NumberRange":
-        """The numbers in this range and in the other one."""
+        """The intersection with another range."""
         low, excludes_low = _tighter([(self.low, self.excludes_low), (other.low, other.excludes_low)], 1)
         high, excludes_high = _tighter([(self.high, self.excludes_high), (other.high, other.excludes_high)], -1)
         steps = [step for step in (self.step, other.step) if step is not None]
@@ -63,7 +63,7 @@ class NumberRange(msgspec.Struct, frozen=True):
         )
 
     def scaled(self) -> "Scaled | None":
-        """The same as integers n of n / 10^places, bounded where the range is not. None: there is no such number."""
+        """The range as integers n of n / 10^places, with default bounds where it has none. None: it is empty."""
         step = self.step
         if self.is_integer:
             step = Fraction(1) if step is None else _common_multiple(Fraction(1), step)
@@ -95,7 +95,7 @@ class NumberRange(msgspec.Struct, frozen=True):
 
 
 class Scaled(msgspec.Struct, frozen=True):
-    """The multiples of `step` from `least` to `most`; each stands for itself / 10^places."""
+    """The multiples n of `step` from `least` to `most`; each means n / 10^places."""
 
     least: int
     most: int
@@ -108,7 +108,7 @@ class Scaled(msgspec.Struct, frozen=True):
 
 
 def number_regex(scaled: Scaled) -> list[str] | None:
-    """Expressions all of which a number matches. None: its step is one that no expression of a moderate size knows."""
+    """Expressions that a number must all match. None: the step has no expression of moderate size."""
     if scaled.step != 1 and (scaled.most - scaled.first) // scaled.step < MAX_LISTED:
         listed = [_text(n, scaled.places) for n in range(scaled.first, scaled.most + 1, scaled.step)]
         return ["|".join(text.replace(".", r"\.") for text in listed)]
@@ -129,7 +129,7 @@ def _between(least: int, most: int, places: int) -> str:
 
 
 def _from_zero(least: int, most: int, places: int) -> str:
-    """Both at least 0. A whole part alone, or with some of the digits after the point."""
+    """Both bounds are at least 0. An integer part alone, or with digits after the point."""
     (low, low_rest), (high, high_rest) = divmod(least, 10**places), divmod(most, 10**places)
     first, last = (str(rest).zfill(places) if places else "" for rest in (low_rest, high_rest))
     if low == high:
@@ -147,10 +147,10 @@ def _from_zero(least: int, most: int, places: int) -> str:
 
 
 def _whole(low: int, high: int) -> str:
-    """Integers from low to high, without zeros in front."""
+    """Integers from low to high, without leading zeros."""
     ways = ["0"] if low == 0 else []
     low = max(low, 1)
-    full: list[int] = []  # lengths of which every integer is in
+    full: list[int] = []  # lengths of which every integer is in the range the range
     for length in range(len(str(low)), len(str(high)) + 1 if high else 0):
         least, most = max(low, 10 ** (length - 1)), min(high, 10**length - 1)
         if least == 10 ** (length - 1) and most == 10**length - 1:
@@ -163,7 +163,7 @@ def _whole(low: int, high: int) -> str:
 
 
 def _digits(first: str, last: str, depth: int = 0) -> str:
-    """Texts from first to last, of the same length as both."""
+    """Digit strings from first to last, of their common length."""
     size = len(first)
     if first == last:
         return first
@@ -185,7 +185,7 @@ def _digits(first: str, last: str, depth: int = 0) -> str:
 
 
 def _fraction(first: str, last: str) -> str:
-    """A point and digits from first to last; nothing where first is zero."""
+    """A point and digits from first to last; optional if first is zero."""
     if not last:
         return ""
     if first.strip("0"):
@@ -194,7 +194,7 @@ def _fraction(first: str, last: str) -> str:
 
 
 def _places_between(first: str, last: str, depth: int = 0) -> str:
-    """Digits that, with zeros behind them, are from first to last. `first` is not zero."""
+    """Digits that, zero-padded on the right, are from first to last. `first` is not zero."""
     size = len(first)
     _check(depth)
     if same := commonprefix([first.rstrip("0"), last]):  # zeros at the end may be left out
@@ -220,7 +220,7 @@ def _rest_between(first: str, last: str, depth: int) -> str:
 
 
 def _some(last: str, depth: int = 0) -> str:
-    """One digit or more, up to as many as last has, that with zeros behind them are at most last."""
+    """One digit or more, at most as many as `last` has, that zero-padded on the right are at most last."""
     size = len(last)
     if not last.strip("9"):
         return _any(1, size)
@@ -237,7 +237,7 @@ def _some(last: str, depth: int = 0) -> str:
 
 @lru_cache(256)
 def _multiples_by_suffix(step: int, places: int) -> str | None:
-    """Of numbers that are multiples of a step that divides a power of ten, which their last digits tell."""
+    """The multiples of a step that divides a power of ten, by their last digits."""
     size = next((size for size in range(1, 12) if 10**size % step == 0), None)
     if size is None or 10**size // step > MAX_ENDINGS:
         return None
@@ -257,7 +257,7 @@ def _multiples_by_suffix(step: int, places: int) -> str | None:
 
 
 def places_of(value: Fraction) -> int:
-    """Digits after the point."""
+    """The digits after the point."""
     rest = value.denominator
     twos = (rest & -rest).bit_length() - 1
     rest, fives = rest >> twos, 0
@@ -272,7 +272,7 @@ def _common_multiple(one: Fraction, other: Fraction) -> Fraction:
 
 
 def _tighter(bounds: list[tuple[Fraction | None, bool]], sign: int) -> tuple[Fraction | None, bool]:
-    """The larger of two lower bounds (sign 1), the smaller of two upper ones (-1); an excluded one before the same."""
+    """The larger of two lower bounds (sign 1), the smaller of two upper ones (-1); of equal ones the excluded one."""
     known = [(bound * sign, excludes) for bound, excludes in bounds if bound is not None]
     if not known:
         return None, False

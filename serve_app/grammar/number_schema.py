@@ -1,4 +1,4 @@
-"""Number schemas: what a schema says of numbers, exactly; and what of it llguidance's compiler carries in doubles."""
+"""Number keywords of a schema, exactly; and which of them llguidance's compiler represents in doubles."""
 
 from fractions import Fraction
 from math import isfinite, nextafter
@@ -12,11 +12,11 @@ from serve_app.text.json_text import Digits
 __all__ = ["bounded", "carried_by_doubles", "multiples_schema", "number_range", "range_schema"]
 
 MAX_WHOLE = 2**53
-MAX_STEP = 3_000  # its digits as one number: llguidance has a state for each remainder
-NEIGHBORS = 64  # doubles around a step, one of which llguidance may read as that step
+MAX_STEP = 3_000  # as an integer of its digits: llguidance has a state for each remainder
+NEIGHBORS = 64  # doubles around a step that are tried for one that llguidance reads as that step
 MAX_INTEGER = 2**63 - 1024  # the largest int64 that is a double
-MAX_MULTIPLE = 10**15  # where the schema does not ask for more
-MAX_MOVES = 4096  # multiples between a bound and one that a double carries
+MAX_MULTIPLE = 10**15  # unless the schema's bounds need more
+MAX_MOVES = 4096  # multiples between a bound and the next one that is a double
 
 
 def number_range(schema: dict[str, Any]) -> NumberRange:
@@ -27,7 +27,7 @@ def number_range(schema: dict[str, Any]) -> NumberRange:
 
 
 def range_schema(numbers: NumberRange) -> dict[str, Any]:
-    """The keywords that say it, the type not among them."""
+    """The keywords of a range, without the type."""
     found = {
         "exclusiveMinimum" if numbers.excludes_low else "minimum": numbers.low,
         "exclusiveMaximum" if numbers.excludes_high else "maximum": numbers.high,
@@ -37,11 +37,11 @@ def range_schema(numbers: NumberRange) -> dict[str, Any]:
 
 
 def multiples_schema(scaled: Scaled) -> dict[str, Any] | None:
-    """For llguidance, which counts multiples of any step. None if it would not read the same numbers."""
+    """The keywords for llguidance, which counts multiples of any step. None if it would read other numbers."""
     step = _read_as(scaled.step, scaled.places) if scaled.step <= MAX_STEP else None
     largest = MAX_MULTIPLE * 10**scaled.places
     least, most = max(scaled.least, -largest), min(scaled.most, largest)
-    if most - least < scaled.step:  # it does ask for more
+    if most - least < scaled.step:  # the bounds need more
         least, most = scaled.least, scaled.most
     low, high = (_carried(bound, scaled, sign) for bound, sign in ((least, 1), (most, -1)))
     if step is None or low is None or high is None or low > high:
@@ -50,7 +50,7 @@ def multiples_schema(scaled: Scaled) -> dict[str, Any] | None:
 
 
 def carried_by_doubles(schema: dict[str, Any]) -> str | None:
-    """The keyword of a schema whose numbers llguidance would not read as they are, if there is one."""
+    """The first keyword whose numbers llguidance would not read exactly, if there is one."""
     for keyword in ("const", "enum"):
         values = schema.get(keyword) if keyword == "enum" else [schema.get(keyword)]
         if isinstance(values, list) and not all(map(_is_carried, values)):
@@ -71,7 +71,7 @@ def carried_by_doubles(schema: dict[str, Any]) -> str | None:
 
 
 def bounded(schema: dict[str, Any]) -> dict[str, Any]:
-    """With bounds for integers, so that none is written without end."""
+    """The schema with bounds for integers, so that none has unbounded digits."""
     if schema.get("type") != "integer":
         return schema
     low = {} if {"minimum", "exclusiveMinimum"} & schema.keys() else {"minimum": -MAX_INTEGER}
@@ -83,7 +83,7 @@ def _bound(schema: dict[str, Any], included: str, excluded: str, tighter: Any) -
     bounds = {keyword: exact(schema[keyword]) for keyword in (excluded, included) if keyword in schema}
     if not bounds:
         return None, False
-    keyword = tighter(bounds, key=lambda one: bounds[one])  # of two that are the same, the excluded one
+    keyword = tighter(bounds, key=lambda one: bounds[one])  # of equal ones the excluded one
     return bounds[keyword], keyword == excluded
 
 
@@ -109,7 +109,7 @@ def _is_carried(value: Any) -> bool:
 
 
 def _carried(bound: int, scaled: Scaled, sign: int) -> float | None:
-    """A bound that is a multiple and the same as a double, from `bound` on inwards."""
+    """The first multiple from `bound` inwards that is a double."""
     bound += sign * (-sign * bound % scaled.step)
     unit = 10**scaled.places
     for n in range(bound, bound + sign * scaled.step * MAX_MOVES, sign * scaled.step):
@@ -132,7 +132,7 @@ def _read_as(step: int, places: int) -> float | None:
 
 
 def _factor(value: float) -> tuple[int, int]:
-    """How llguidance reads a step: by ten until nothing is behind the point. (0, 0): it does not."""
+    """llguidance's reading of a step: multiplied by ten until it is an integer. (0, 0): it cannot read it."""
     places = 0
     while value != int(value):
         value, places = value * 10, places + 1

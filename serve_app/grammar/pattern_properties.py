@@ -1,7 +1,7 @@
-"""patternProperties: patterns of property names that no other name matches than those which `properties` lists.
+"""patternProperties whose patterns match no other names than `properties` lists.
 
-llguidance takes the listed names out of a pattern, and lets another property begin where nothing is left of it: an
-answer would come to a place where no text can follow.
+llguidance subtracts the listed names from a pattern, and lets another property begin even if no name is left: the
+answer would reach a dead end.
 """
 
 import json
@@ -13,12 +13,12 @@ from llguidance import LLMatcher, LLTokenizer
 __all__ = ["without_exhausted_patterns"]
 
 BYTES = LLTokenizer("byte")
-MAX_PATTERNS = 16  # looked at in one schema, a millisecond each; more would take time that others wait for
+MAX_PATTERNS = 16  # checked in one schema, a millisecond each, which other requests wait for
 MAX_NAME_CHARS = 4096  # of all listed names together
 
 
 def without_exhausted_patterns(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema: what such a pattern asks for is asked of the properties themselves."""
+    """An equivalent schema: the schema of such a pattern is moved to the properties that it matches."""
     listed, patterns = schema.get("properties"), schema.get("patternProperties")
     if not isinstance(listed, dict) or not isinstance(patterns, dict) or not listed or not patterns:
         return schema
@@ -41,7 +41,7 @@ def without_exhausted_patterns(schema: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(4096)
 def _is_exhausted(pattern: str, names: tuple[str, ...]) -> bool:
-    """Whether nothing but these names matches."""
+    """Whether the pattern matches only these names."""
     matcher = _matcher(
         {
             "type": "object",
@@ -73,7 +73,7 @@ def _takes(matcher: LLMatcher, text: str) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    """Not half a surrogate pair, which JSON's escapes can write."""
+    """Whether a string has no lone surrogates, which JSON's escapes can write."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""$ref: references within a JSON schema, and everything that may hold one."""
+"""$ref: resolves references within a JSON schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["listed", "objects_in", "path_of", "references_of", "self_contained",
 
 
 def objects_in(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every JSON object in it, itself too, whether it is a schema or not."""
+    """Every JSON object in it, itself included, whether it is a schema or not."""
     waiting = [schema]
     while waiting:
         value = waiting.pop()
@@ -22,12 +22,12 @@ def objects_in(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 def listed(value: Any) -> list[Any]:
-    """What stands under a keyword that wants a list: nothing if it is none."""
+    """The value of a keyword that takes a list; [] if it is none."""
     return value if isinstance(value, list) else []
 
 
 def target_of(root: Any, reference: str) -> Any:
-    """What a reference within the document means; None for others."""
+    """The target of a reference within the document; None for other references."""
     if not reference.startswith("#"):
         return None
     value: Any = root
@@ -45,7 +45,7 @@ def target_of(root: Any, reference: str) -> Any:
 
 
 def references_of(root: Any, schema: Any) -> list[str]:
-    """What a schema refers to, itself or through others."""
+    """The references of a schema, transitively."""
     found: dict[str, None] = {}
     waiting = [schema]
     while waiting:
@@ -58,7 +58,7 @@ def references_of(root: Any, schema: Any) -> list[str]:
 
 
 def self_contained(root: Any, schema: dict[str, Any], references: list[str]) -> dict[str, Any]:
-    """A schema with what it refers to within it."""
+    """A schema with its references' targets inside it."""
     plain = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
     if not references:
         return plain

@@ -1,30 +1,30 @@
-"""Unsupported schemas: what keeps one from being written as grammar rules, each with the place and the keyword."""
+"""Errors of schemas that have no grammar, each with the path and the keyword."""
 
 from typing import NamedTuple
 
 from serve_app.grammar.schema_walk import Path
 
-__all__ = ["CannotHold", "Mistake", "Nothing", "Piece"]
+__all__ = ["Unsupported", "InvalidSchema", "Unsatisfiable", "Piece"]
 
 
-class CannotHold(Exception):
-    """No grammar holds an answer to what stands there."""
-
-    def __init__(self, path: Path, keyword: str, why: str) -> None:
-        super().__init__(why)
-        self.path, self.keyword = path, keyword
-
-
-class Mistake(Exception):
-    """What stands there means nothing."""
+class Unsupported(Exception):
+    """No grammar supports the keyword."""
 
     def __init__(self, path: Path, keyword: str, why: str) -> None:
         super().__init__(why)
         self.path, self.keyword = path, keyword
 
 
-class Nothing(Exception):
-    """No document satisfies what stands there."""
+class InvalidSchema(Exception):
+    """The keyword's value is invalid."""
+
+    def __init__(self, path: Path, keyword: str, why: str) -> None:
+        super().__init__(why)
+        self.path, self.keyword = path, keyword
+
+
+class Unsatisfiable(Exception):
+    """No document satisfies the schema."""
 
     def __init__(self, path: Path, keyword: str, why: str) -> None:
         super().__init__(why)
@@ -32,7 +32,7 @@ class Nothing(Exception):
 
 
 class Piece(NamedTuple):
-    """What llguidance's JSON compiler is asked for, and why: it may refuse."""
+    """A part of a schema that llguidance's JSON compiler gets, and may refuse, with the keyword that is the reason."""
 
     path: Path
     keyword: str

@@ -1,7 +1,7 @@
-"""Schema check of a finished document, at a cost that the client cannot choose.
+"""Validates a finished document against its schema, at a bounded cost.
 
-Regular expressions are left out: Python's can be made to run for hours. References are followed within the schema only.
-A check that takes too many steps is given up: schemas of a kilobyte can have 2^40 of them. Numbers are exact decimals.
+Regular expressions are not checked: Python's can be made to run for hours. References are followed within the schema
+only. The check stops after MAX_STEPS: a schema of a kilobyte can mean 2^40 of them. Numbers are exact decimals.
 """
 
 import operator
@@ -23,11 +23,11 @@ MAX_STEPS = 1_000  # some 20 ms
 
 
 def schema_fault(document: Any, schema: dict[str, Any] | bool) -> str | None:
-    """What is wrong with the document, if anything is and it is found within MAX_STEPS."""
+    """The document's first error, if one is found within MAX_STEPS."""
     validator = _counted(MAX_STEPS)(rewritten(schema, _without_patterns), registry=Registry())
     try:
         error = next(validator.iter_errors(document), None)
-    except (Unresolvable, RecursionError, _TooManySteps):  # the grammar could follow it; we need not
+    except (Unresolvable, RecursionError, _TooManySteps):  # the grammar has already enforced the schema
         return None
     return error.message[:500] if error is not None else None
 
@@ -37,7 +37,7 @@ class _TooManySteps(Exception):
 
 
 def _counted(steps: int) -> Any:
-    """A validator class whose keywords have so many steps together: each takes one, and one for each of its parts."""
+    """A validator class with a budget of steps: each keyword takes one, and one for each of its items."""
     left = steps
 
     def counted(keyword: Any) -> Any:
@@ -91,6 +91,6 @@ EXACT = {  # keywords that jsonschema calculates in doubles
 
 def _without_patterns(schema: dict[str, Any]) -> dict[str, Any]:
     dropped = {"pattern", "patternProperties"}
-    if "patternProperties" in schema:  # what is additional depends on the patterns
+    if "patternProperties" in schema:  # additionalProperties depends on the patterns
         dropped |= {"additionalProperties", "unevaluatedProperties"}
     return {key: value for key, value in schema.items() if key not in dropped}

@@ -1,7 +1,7 @@
-"""Schema upgrade: older drafts and OpenAPI 3.0, written as JSON Schema 2020-12 says the same.
+"""Schema upgrade: rewrites older drafts and OpenAPI 3.0 as JSON Schema 2020-12.
 
-Generators of schemas still write them: tuples as a list under `items`, bounds that are made exclusive by a boolean,
-properties that say of themselves that they are required.
+Schema generators still write them: tuples as a list under `items`, bounds made exclusive by a boolean, `required` as a
+boolean of a property.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ def upgraded(schema: Any) -> Any:
 
 
 def _modern(schema: dict[str, Any]) -> dict[str, Any]:
-    # $schema goes as well: it names the draft that is left here
+    # $schema is dropped as well: it names the older draft
     gone = ("$schema", "additionalItems", "$recursiveAnchor")
     changed = {key: value for key, value in schema.items() if key not in gone}
-    if changed.get("$recursiveRef") == "#" and "$ref" not in changed:  # within one document they mean the same
+    if changed.get("$recursiveRef") == "#" and "$ref" not in changed:  # within one document they are equivalent
         changed["$ref"] = changed.pop("$recursiveRef")
     items = schema.get("items")
     if isinstance(items, list):

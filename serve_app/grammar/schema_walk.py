@@ -1,13 +1,13 @@
-"""Schema walk: goes through every schema within a JSON schema, and nothing that is data."""
+"""Schema walk: visits every subschema of a JSON schema, but no data."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["ONE", "SEVERAL", "Path", "rewritten", "schemas_in"]
 
-Path = tuple[str, ...]  # to a schema within another one
-DATA = {"const", "default", "enum", "examples"}  # keywords that hold no schema
-# keywords that hold schemas by name
+Path = tuple[str, ...]  # to a subschema
+DATA = {"const", "default", "enum", "examples"}  # keywords whose values are no schemas
+# keywords that map names to schemas
 SEVERAL = {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
 LISTS = {"anyOf", "allOf", "oneOf", "prefixItems"}
 ONE = {
@@ -17,7 +17,7 @@ ONE = {
 
 
 def schemas_in(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Whatever stands in the place of a schema, itself too, with the path to it; outer ones first."""
+    """Every subschema, valid or not, itself included, with its path; outer ones first."""
     waiting: list[tuple[Path, Any]] = [(path, schema)]
     while waiting:
         at, one = waiting.pop()
@@ -36,7 +36,7 @@ def schemas_in(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """The schema with each schema in it changed, inner ones first. What is no schema comes back as it is."""
+    """The schema with `change` applied to each subschema, inner ones first. Non-schemas are unchanged."""
     if isinstance(schema, list):
         return [rewritten(item, change) for item in schema]
     if not isinstance(schema, dict):

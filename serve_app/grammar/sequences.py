@@ -1,4 +1,4 @@
-"""Sequences: items of arrays and members of objects, one behind the other, in llguidance's Lark dialect."""
+"""Rules of array items and object members with counts, in llguidance's Lark dialect."""
 
 import json
 from typing import Protocol
@@ -20,18 +20,18 @@ def quoted_name(name: str) -> str:
 
 
 def several(item: str, least: int, most: int | None) -> str:
-    """At least one."""
+    """Items of an array without prefix items, at least one."""
     return f"{item} {repeated(item, least - 1, None if most is None else most - 1)}"
 
 
 def _from_none(item: str, least: int, most: int | None) -> str:
-    """The item so many times, or not at all where `least` is 0."""
+    """The item between `least` and `most` times, or not at all if `least` is 0."""
     found = several(item, max(least, 1), most)
     return found if least else f"({found})?"
 
 
 def repeated(item: str, least: int, most: int | None) -> str:
-    """The item, so many times behind another one."""
+    """The item between `least` and `most` times, behind another one."""
     if most == 0:
         return ""
     times = ("*" if least == 0 else f"{{{least},}}") if most is None else f"{{{least},{most}}}"
@@ -39,8 +39,8 @@ def repeated(item: str, least: int, most: int | None) -> str:
 
 
 def items(first: list[str], rest: str | None, least: int, most: int | None) -> str:
-    """Items of an array: so many of the first ones as must be, then others."""
-    more = ""  # behind the first items
+    """Items of an array: the prefix items, as many as required, then others."""
+    more = ""  # behind the prefix items
     num_more = max(0, least - len(first)), None if most is None else most - len(first)
     if rest is not None and num_more[1] != 0:
         if not first:
@@ -54,7 +54,7 @@ def items(first: list[str], rest: str | None, least: int, most: int | None) -> s
 
 
 class CountedMembers:
-    """The members of an object of which so many may be left out that the rest are not too few or too many."""
+    """The members of an object whose number is bounded by minProperties and maxProperties."""
 
     def __init__(self, rules: Rules, members: list[tuple[str, bool]], more: str, least: int, most: int | None) -> None:
         self._rules = rules
@@ -64,13 +64,13 @@ class CountedMembers:
 
     def write(self, place: int, count: int) -> str:
         found = self._from(place, count)
-        assert found is not None  # there are members enough, and no more are required than may be
+        assert found is not None  # the caller has checked the bounds
         return found
 
     def _from(self, place: int, count: int) -> str | None:
-        """What may come from a place on, behind so many members; None: nothing leads to an end."""
+        """The rule of the members from `place` on, behind `count` members; None: unsatisfiable."""
         if self._most is None:
-            count = min(count, max(self._least, 1))  # further ones are not counted
+            count = min(count, max(self._least, 1))  # further ones need no count
         key = place, count
         if key not in self._known:
             body = self._written(place, count)

@@ -1,6 +1,6 @@
-"""Structural tags: documents between markers, within free text or one after the other. From JSON to a grammar.
+"""Structural tags: documents between markers, within free text or in sequence, compiled from JSON to a grammar.
 
-The old form of vLLM and SGLang (structures and triggers), and XGrammar's, where formats contain formats:
+The old form of vLLM and SGLang (structures and triggers), and XGrammar's nested formats:
 
     const_string          value
     json_schema           json_schema
@@ -27,11 +27,11 @@ __all__ = ["structural_tag_grammar"]
 
 MAX_DEPTH = 32
 
-Ends = tuple[str, ...]  # texts, one of which ends what is around
+Ends = tuple[str, ...]  # texts, one of which ends the enclosing format
 
 
 def structural_tag_grammar(tag: dict[str, Any], field: str) -> str:
-    """In llguidance's form. Raises RequestError that says where the tag is wrong."""
+    """The grammar in llguidance's form. Raises RequestError with the path of the error."""
     writer = _Writer(field)
     if "format" in tag:
         start = writer.write(tag["format"], "format", ())
@@ -67,7 +67,7 @@ class _Writer:
         self.grammars: dict[str, str] = {}  # by name
 
     def write(self, format_: Any, at: str, ends: Ends, depth: int = 0) -> str:
-        """An expression for a format and, if there are any, for one of the `ends` after it."""
+        """An expression of a format, followed by one of `ends` if there are any."""
         if depth > MAX_DEPTH:
             raise self._wrong(at, f"more than {MAX_DEPTH} formats in each other")
         kind = format_.get("type") if isinstance(format_, dict) else None
@@ -78,7 +78,7 @@ class _Writer:
                 schema = upgraded(format_.get("json_schema"))
                 if not isinstance(schema, (dict, bool)) or schema is False:
                     raise self._wrong(f"{at}.json_schema", "a JSON schema")
-                json_grammar(schema, f"{self._field}.{at}.json_schema")  # says what is wrong with it
+                json_grammar(schema, f"{self._field}.{at}.json_schema")  # raises RequestError for an invalid schema
                 return self._closed(self._rule(json_rule(schema)), ends)
             case "regex":
                 return self._closed(self._regex(self._string(format_, at, "pattern")), ends)
@@ -116,11 +116,11 @@ class _Writer:
         return f"{expression} {_one_of(ends)}" if ends else expression
 
     def _any_text(self, ends: Ends) -> str:
-        """Where it must end, it ends at the first end: text that goes on is not looked for."""
+        """Free text up to the first of `ends`."""
         return self._rule(f"TEXT {_one_of(ends)}", "[lazy]") if ends else "TEXT"
 
     def _tag(self, format_: Any, at: str, trigger: str, depth: int) -> str:
-        """A tag, of which the trigger has been read."""
+        """A tag behind its trigger."""
         if not isinstance(format_, dict):
             raise self._wrong(at, "a tag: begin, content and end")
         begin = self._string(format_, at, "begin")

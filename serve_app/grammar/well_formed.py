@@ -1,4 +1,4 @@
-"""Schema validation: each keyword of a JSON schema has the kind of value that it must have."""
+"""Schema validation: checks the type of each keyword's value in a JSON schema."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ MAX_SHOWN = 80  # characters of a value
 
 
 def schema_mistake(schema: Any) -> tuple[Path, str] | None:
-    """The place of the first mistake, its keyword last, and what is wrong with it."""
+    """The path of the first error, its keyword last, and the message."""
     for path, one in schemas_in(schema):
         if isinstance(one, bool):
             continue
@@ -37,7 +37,7 @@ def _wrong_type(value: Any) -> str | None:
 
 
 def _shown(value: Any, write: Callable[[Any], str] = lambda value: json.dumps(value, ensure_ascii=False)) -> str:
-    """The beginning of a value."""
+    """The beginning of a value, for a message."""
     if isinstance(value, dict | list) and len(value) > MAX_SHOWN:
         return "an object" if isinstance(value, dict) else "a list"
     text = write(value)

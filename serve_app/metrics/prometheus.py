@@ -1,4 +1,4 @@
-"""Prometheus' text format: histograms and the page that /metrics answers with."""
+"""Prometheus' text format: histograms and the page at /metrics."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ class Histogram:
 
 
 class Exposition:
-    """Lines by metric: all of one stand together, whatever models they are of."""
+    """Lines grouped by metric, for all models."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[str]] = {}
 
     def add(self, name: str, model: str, value: float, suffix: str = "", label: str = "") -> None:
         kind = CATALOGUE[name].kind
-        of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's type stands under its whole name
+        of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's TYPE line has its whole name
         lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
         escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         labels = ",".join([f'model_name="{escaped}"', *([label] if label else [])])

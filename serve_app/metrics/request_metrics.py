@@ -1,6 +1,6 @@
-"""Request metrics of one ingress, under vLLM's names: time to first token, inter-token latency, tokens, endings.
+"""Request metrics of one ingress, under vLLM's names: time to first token, inter-token latency, tokens, finish reasons.
 
-Ray exports the engines' own numbers from every node; this is for who scrapes the API's address, as one does with vLLM.
+For scraping the API's own address, as with vLLM; Ray exports the engines' metrics from every node.
 A delta costs two observations, and an answer a handful.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["Metrics"]
 
 
 class _ModelMetrics:
-    """Of one model."""
+    """The metrics of one model."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -26,7 +26,7 @@ class _ModelMetrics:
         self.histograms: dict[str, Histogram] = {}  # by their names
         self.first_token = self._histogram("time_to_first_token_seconds")
         self.between_tokens = self._histogram("inter_token_latency_seconds")
-        # the mean of a choice, after its first token
+        # the mean over a choice's tokens after its first one
         self.per_token = self._histogram("request_time_per_output_token_seconds")
         self.queue = self._histogram("request_queue_time_seconds")  # of a choice, as are the next three
         self.prefill = self._histogram("request_prefill_time_seconds")
@@ -46,11 +46,11 @@ class Metrics:
         self._models: dict[str, _ModelMetrics] = {}
 
     def observer(self, model: str) -> StreamObserver:
-        """Counts one answer of the model."""
+        """The observer of one answer of the model."""
         return _MetricsObserver(self._models.setdefault(model, _ModelMetrics()), self._clock)
 
     def text(self, statuses: Iterable[EngineStatus]) -> str:
-        """Prometheus' text format; `statuses` are the engines' of now."""
+        """Prometheus' text format; `statuses`: the engines' present ones."""
         page = Exposition()
         for status in statuses:
             page.add("num_requests_running", status.model, status.num_running)
@@ -72,7 +72,7 @@ class Metrics:
 
 @dataclass
 class _ChoiceTimes:
-    """When something came of a choice."""
+    """The times of a choice, in seconds."""
 
     started_s: float  # its first step
     first_s: float  # token
@@ -110,7 +110,7 @@ class _MetricsObserver:
             metrics.endings["stop" if reason == "tool_calls" else reason] += 1
 
     def on_end(self, *, is_complete: bool) -> None:
-        if not self._open and not self._ended:  # it was refused
+        if not self._open and not self._ended:  # refused
             return
         metrics, usage = self._metrics, self._output.usage()
         metrics.counts["prompt_tokens"] += usage.prompt_tokens

@@ -1,11 +1,11 @@
-"""Models as the text layer knows them: read once, at the start.
+"""Text models: tokenizer, chat template and formats of a served model, loaded once at the start.
 
 Reading order:
 
     text_model         tokenizer, chat template, formats and sampling defaults of one model
-    gguf_tokenizer     the tokenizer that a .gguf file describes; pretokenizers split text before merging
-    template           renders a conversation; messages are what it reads
-    registry           which models are served, under which names
+    gguf_tokenizer     builds a .gguf file's tokenizer; pretokenizers split text before merging
+    template           renders a conversation; messages are its input
+    registry           the served models, by name and alias
 
 Promises: no weights are read here, and no torch is loaded. Tests: tests/serve_app/model.
 """

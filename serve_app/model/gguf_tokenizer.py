@@ -1,4 +1,4 @@
-"""Builds the tokenizer that a .gguf file describes."""
+"""Builds the tokenizer of a .gguf file from its metadata."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from serve_app.model.pretokenizers import knows_nfc, merges_last, pre_tokenizer
 __all__ = ["build_gguf_tokenizer"]
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a blank
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # sentencepiece's blank
 
 
 def build_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Raises ModelError if the file has no tokenizer or one of a kind that is not known."""
+    """Raises ModelError if the file has no tokenizer or one of an unknown kind."""
     kind = metadata.get("tokenizer.ggml.model")
     if not isinstance(metadata.get("tokenizer.ggml.tokens"), list):
         raise ModelError("the file has no tokenizer (tokenizer.ggml.tokens)")
@@ -89,9 +89,9 @@ def _add_marked_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any], *, nor
 
 
 def _add_bos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
-    """What plain text (not a chat, whose template writes it) begins with."""
+    """Adds BOS in front of plain text; a chat's template writes it itself."""
     bos = metadata.get("tokenizer.ggml.bos_token_id")
-    # a sentencepiece model that says nothing wants it, as does llama-bpe
+    # the default of sentencepiece models and of llama-bpe
     wanted = metadata["tokenizer.ggml.model"] == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
     if bos is None or not metadata.get("tokenizer.ggml.add_bos_token", wanted):
         return

@@ -1,4 +1,4 @@
-"""Messages as chat templates read them."""
+"""Messages in the shape that chat templates read."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """Pre-tokenizers: how BPE tokenizers split text before merging, one entry per value of `tokenizer.ggml.pre`.
 
-A .gguf file names the cut, it does not hold it. A wrong one gives other tokens for digits, blanks and scripts without
-blanks, and a model that is quietly worse; so an unknown name is an error.
+A .gguf file has only the name of the pre-tokenizer. A wrong one gives other tokens for digits, blanks and scripts
+without blanks, and a silently worse model; so an unknown name is an error.
 """
 
 from tokenizers import Regex
@@ -17,12 +17,12 @@ UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
 def _words(digits: str) -> str:
-    """The cut of GPT-4's first tokenizer; models differ in how many digits stay together."""
+    """The split of cl100k (GPT-4); models differ in how many digits stay together."""
     return rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{BLANKS}"
 
 
 def _cased_words(contraction: str, digits: str) -> str:
-    """The cut of GPT-4o: a new word where upper case begins."""
+    """The split of o200k (GPT-4o): a new word where upper case begins."""
     return (
         rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{contraction}"
         rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}"
@@ -44,11 +44,11 @@ CUTS: dict[str, str | None] = {
     "gpt-4o": _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}"),
     "llama4": _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}"),
 }
-DIGITS_APART = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then GPT-2's cut
+DIGITS_APART = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then GPT-2's split
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:
-    """Raises ModelError for a name that is not known."""
+    """Raises ModelError for an unknown name."""
     if name in DIGITS_APART:
         return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)])
     if name not in CUTS:

@@ -1,4 +1,4 @@
-"""Model registry: which models are served, under which names and aliases, and how long their contexts are."""
+"""Model registry: the served models by name and alias, with their context lengths."""
 
 import asyncio
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ class Registry:
         self._created = created  # unix seconds, sent as the models' `created`
         self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
         self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
-        self._context_lens: dict[str, int] = {}  # what engines have reported; it does not change while they are served
+        self._context_lens: dict[str, int] = {}  # as reported by engines; constant while the model is served
 
     def resolve(self, id_: str) -> TextModel:
-        """The model a client means. An empty id means the only one."""
+        """The model of an id. An empty id means the only model."""
         if not id_:
             models = {model.name: model for model in self._by_id.values()}
             if len(models) > 1:
@@ -50,12 +50,12 @@ class Registry:
         return ServedModel(id_, model.name, self._created, self._context_lens.get(model.name, model.max_model_len))
 
     async def context_len(self, model: TextModel) -> int:
-        """Tokens that the model and its engine take, prompt and answer together."""
+        """The context length of the model and its engine in tokens, prompt and answer together."""
         if model.name not in self._context_lens:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     reported = (await self._client.status(model.name)).max_model_len
-            except Exception:  # not asked for its own sake: `generate` meets a dead engine again
+            except Exception:  # `generate` will raise a dead engine's error
                 return model.max_model_len
             self._context_lens[model.name] = min(reported, model.max_model_len)
         return self._context_lens[model.name]
@@ -66,13 +66,13 @@ class Registry:
             await asyncio.gather(*(self._check(name) for name in {model.name for model in self._by_id.values()}))
 
     async def statuses(self) -> list[EngineStatus]:
-        """Of the models that have an engine now."""
+        """The statuses of all models that have an engine now."""
 
         async def ask(name: str) -> EngineStatus | None:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     return await self._client.status(name)
-            except Exception:  # an engine that does not answer has nothing to report
+            except Exception:  # no status without an answer
                 return None
 
         found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))

@@ -11,7 +11,7 @@ from engine.errors import ModelError, RequestError
 
 __all__ = ["RESERVED", "ChatTemplate", "compile_template"]
 
-# names that only the server gives to a template or to what renders it
+# variables that only the server may set
 RESERVED = frozenset(
     {
         "add_generation_prompt",
@@ -35,21 +35,21 @@ Message = dict[str, Any]
 
 
 class ChatTemplate(msgspec.Struct, frozen=True):
-    """A Jinja text, and the names of special tokens that it may use (`bos_token`, ...)."""
+    """A Jinja template, and its variables for special tokens (`bos_token`, ...)."""
 
     source: str
     variables: Mapping[str, str]
 
     def knows(self, word: str) -> bool:
-        """Whether the template speaks of a role or a variable."""
+        """Whether the template mentions a role or a variable."""
         return word in self.source
 
     def render(self, messages: Sequence[Message], /, **options: Any) -> str:
         """The prompt's text.
 
-        options   `tools`, `documents`, `add_generation_prompt`, `continue_final_message` and what else the template
-                  reads
-        Raises RequestError with the template's own words if it refuses the messages.
+        options   `tools`, `documents`, `add_generation_prompt`, `continue_final_message` and the template's other
+                  variables
+        Raises RequestError with the template's own message if it refuses the messages.
         """
         shown = [message if message["role"] != "developer" else self._as_known(message) for message in messages]
         options = {**self.variables, **options, "chat_template": self.source}
@@ -57,7 +57,7 @@ class ChatTemplate(msgspec.Struct, frozen=True):
             rendered = render_jinja_template([shown], **options)
         except jinja2.TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
-        except Exception as error:  # a template is a program that runs over what the client sent
+        except Exception as error:  # of any kind: a template is a program that runs on the client's input
             detail = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
             raise RequestError(f"the chat template cannot render these messages: {detail}", param="messages") from error
         text: str = rendered[0][0]
@@ -68,7 +68,7 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
 
 def compile_template(source: str, variables: Mapping[str, str]) -> ChatTemplate:
-    """Raises ModelError if the text is no Jinja template."""
+    """Raises ModelError for an invalid Jinja template."""
     template = ChatTemplate(source, variables)
     try:
         template.render([{"role": "user", "content": ""}], add_generation_prompt=True)

@@ -21,46 +21,46 @@ from serve_app.tools.tool_call_format import ToolCallFormat
 
 __all__ = ["ModelFiles", "SamplingDefaults", "TextModel", "build_text_model", "load_text_model"]
 
-# tokens that end a turn, whether or not a .gguf file's metadata says so
+# tokens that end a turn, also where a .gguf file's metadata does not name them
 TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True):
-    """What a request that does not say gets: the model's generation_config.json."""
+    """Defaults of sampling parameters: the model's generation_config.json."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    max_new_tokens: int | None = None  # of a chat's answer; None: all the room there is
+    max_new_tokens: int | None = None  # of a chat's answer; None: up to the context length
 
 
 class TextModel(msgspec.Struct, frozen=True, kw_only=True):
-    name: str  # the id answers carry
+    name: str  # the id in answers
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    marked_vocabulary: Vocabulary  # the same, showing the markers of reasoning and tool calls
+    marked_vocabulary: Vocabulary  # the same, with the markers of reasoning and tool calls shown
     reasoning_format: ReasoningFormat | None
     tool_call_format: ToolCallFormat
     template: ChatTemplate | None  # base models have none
-    template_variables: Mapping[str, str]  # bos_token and its like
+    template_variables: Mapping[str, str]  # bos_token, eos_token, ...
     eos_ids: tuple[int, ...]
     defaults: SamplingDefaults
     max_model_len: int  # tokens, prompt and answer together
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
-        """Token ids. Lets other threads run meanwhile, which `Tokenizer.encode` does not."""
+        """Token ids. Releases the GIL, which `Tokenizer.encode` does not."""
         return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def with_template(self, source: str) -> ChatTemplate:
-        """Another chat template with this model's special tokens. What is wrong with it shows when it is rendered."""
+        """Another chat template with this model's special tokens. Its errors show when it is rendered."""
         return ChatTemplate(source, self.template_variables)
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's files say, whatever their format."""
+    """The contents of a model's files, independent of their format."""
 
     tokenizer: Tokenizer
     template: str | None
@@ -71,7 +71,7 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_text_model(model: ModelConfig) -> TextModel:
-    """Reads, and downloads if need be, what this layer needs. Raises ModelError."""
+    """Loads, and if needed downloads, the tokenizer and templates of a model. Raises ModelError."""
     files = resolve(model.model, weights=False)
     try:
         return _from_gguf(model, files.path) if files.kind == "gguf" else _from_folder(model, files.path)
@@ -80,7 +80,7 @@ def load_text_model(model: ModelConfig) -> TextModel:
 
 
 def build_text_model(model: ModelConfig, files: ModelFiles) -> TextModel:
-    """Puts together what was configured and what was read."""
+    """Builds a text model of its config and its files."""
     vocabulary, template = read_vocabulary(files.tokenizer), files.template
     reasoning_format = _reasoning_format(model.reasoning_parser, template or "")
     tool_call_format = _tool_call_format(model.tool_call_parser, template or "")
@@ -120,12 +120,12 @@ def _from_gguf(model: ModelConfig, path: Path) -> TextModel:
 
 
 def _from_folder(model: ModelConfig, path: Path) -> TextModel:
-    # imported here: transformers' tokenizers take a second to import, and a .gguf file needs none of them
+    # imported here: transformers takes a second to import, and a .gguf file does not need it
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
     try:
         loaded = TokenizersBackend.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # whatever a folder's files make of it
+    except Exception as error:  # of any kind: the folder's files decide
         raise ModelError(f"no tokenizer could be read from {path}: {error}") from error
     config = _read_json(path / "config.json")
     generation = _read_json(path / "generation_config.json")

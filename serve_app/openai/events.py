@@ -1,4 +1,4 @@
-"""Events and documents that chat and text completions have in common: constant parts are bytes made once."""
+"""Server-sent events of chat and text completions: constant parts are bytes that are made once."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ encode = msgspec.json.encode
 
 
 class EventWriter:
-    """What all events of one answer share.
+    """The constant parts of one answer's events.
 
     |<-- start ---------------------------------------------->| choice | system_fingerprint, usage |
     data: {"id": ..., "object": ..., "model": ..., "choices": [  {...}  ], ... }
@@ -29,12 +29,12 @@ class EventWriter:
         self.wants_usage = delivery.include_usage and delivery.continuous_usage
 
     def event(self, choice: bytes, usage: Usage | None, *, is_last: bool = False, start: bytes | None = None) -> bytes:
-        """`choice` is JSON. The last event of a choice has the fingerprint, if no usage event comes."""
+        """`choice` is JSON. The last event of a choice has the fingerprint, if there is no usage event."""
         fingerprint = self._fingerprint if is_last and not self.includes_usage else None
         return _event(start or self.start, choice, fingerprint, usage if self.wants_usage else None)
 
     def closing(self, usage: Usage) -> bytes:
-        """The usage event, if it was asked for, and the end."""
+        """The usage event, if it was requested, and [DONE]."""
         return _event(self.start, b"", self._fingerprint, usage) + DONE if self.includes_usage else DONE
 
     def fault(self, fault: Fault) -> bytes:

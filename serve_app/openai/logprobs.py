@@ -1,4 +1,4 @@
-"""Log probabilities: which alternatives are sent, and the shape of a prompt's."""
+"""Logprobs: the alternatives that are sent, and the shape of prompt logprobs."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def prompt_logprobs(
 ) -> PromptLogprobs:
     """One entry for each token of the prompt, None for the first: the token itself, then the most likely ones.
 
-    num_top   of the most likely ones at most; None: all that are there
+    num_top   most likely ones, at most; None: all
     """
 
     def shape(token: int, logprob: float, rank: int) -> PromptLogprob:
@@ -32,7 +32,7 @@ def prompt_logprobs(
 
 
 def top_alternatives(entry: engine.TokenLogprob, num_top: int | None) -> Sequence[tuple[int, float]]:
-    """(token, logprob), likely ones first: of the tokens that the client named and the sampled one, else of the top."""
+    """(token, logprob), likely ones first: the client's tokens and the sampled one, else the most likely ones."""
     if not entry.named:
         return entry.top[:num_top]
     found = {entry.token: entry.logprob, **dict(entry.named)}

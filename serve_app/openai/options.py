@@ -1,4 +1,4 @@
-"""Adapter for the fields that all generating routes of OpenAI's API share: wire fields to GenerationOptions."""
+"""Adapter of the fields common to all generating routes of OpenAI's API: wire fields to GenerationOptions."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["generation_options", "length_limits"]
 
 
 def generation_options(fields: GenerationFields, lengths: LengthLimits, logprobs: Logprobs) -> GenerationOptions:
-    """Raises RequestError for fields that contradict each other."""
+    """Raises RequestError for contradictory fields."""
     return GenerationOptions(
         sampling=_sampling(fields),
         lengths=lengths,

@@ -1,4 +1,4 @@
-"""Adapter for structured output: response_format, structured_outputs, guided_*, SGLang's and llama.cpp's fields."""
+"""Adapter of structured output: response_format, structured_outputs, guided_*, SGLang's and llama.cpp's fields."""
 
 from serve_app.api.constraint_fields import ConstraintFields, ResponseFormat, StructuredOutputs
 from serve_app.request.output_format import (
@@ -18,7 +18,7 @@ ANY_OBJECT = {"type": "object"}
 
 
 def structured_output_of(fields: ConstraintFields) -> StructuredOutput:
-    """All that the request names; whether it makes sense shows when a grammar is made of it."""
+    """All formats of the request; grammar.constraint validates them."""
     outputs = fields.structured_outputs
     formats = (
         *_response_format(fields.response_format),
@@ -49,7 +49,7 @@ def _response_format(form: ResponseFormat | None) -> list[OutputFormat]:
         named = form.json_schema
         at = f"{field}.json_schema.schema"
         return [JsonFormat(field=field, schema=named.schema_, schema_field=at, strict=named.strict)]
-    if form.schema_ is not None:  # beside the type, where peers take it
+    if form.schema_ is not None:  # beside the type, as peers accept it
         return [JsonFormat(field=field, schema=form.schema_, schema_field=f"{field}.schema")]
     if form.type == "json_object":
         return [JsonFormat(field=field, schema=ANY_OBJECT)]
@@ -89,7 +89,7 @@ def _of_peers(fields: ConstraintFields) -> list[OutputFormat]:
 
 
 def _plain(prefix: str, regex: str | None, choice: list[str] | None, grammar: str | None) -> list[OutputFormat]:
-    """The formats that are written alike wherever they are."""
+    """The formats with the same shape in all fields."""
     found: list[OutputFormat] = []
     if regex is not None:
         found.append(RegexFormat(f"{prefix}regex", regex))

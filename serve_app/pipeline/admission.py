@@ -1,4 +1,4 @@
-"""Admission control: holds an answer to its tenant's limits while it is generated."""
+"""Admission control: enforces a tenant's limits on an answer while it is generated."""
 
 from contextlib import ExitStack
 
@@ -10,7 +10,7 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """A StreamObserver: takes a place among the tenant's requests in flight, and charges it for the tokens."""
+    """A StreamObserver: counts the answer among the tenant's requests in flight, and charges its tokens."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
@@ -18,7 +18,7 @@ class Admission:
         self._is_prompt_charged = False
 
     def on_start(self, output: UsageSource) -> None:
-        """Raises Overloaded if there is no place."""
+        """Raises Overloaded if the tenant has too many requests in flight."""
         self._place.enter_context(self._tenant.request_in_flight())
         self._output = output
 

@@ -1,7 +1,7 @@
 """The one pipeline of every route that generates: grammar, result cache, engine, observers, renderer, response.
 
-parsed request -> grammar is compiled -> cache or engine -> request output -> deltas -> renderer -> response
-                                                           (observers look at each delta)
+parsed request -> grammar validator -> result cache or engine -> request output -> deltas -> renderer -> response
+                                                                                (observers see each delta)
 """
 
 import time
@@ -32,7 +32,7 @@ P = TypeVar("P", bound=PreparedAnswer)
 
 
 class AnswerPipeline:
-    """`fingerprint` names the configuration of the models, for clients."""
+    """`fingerprint`: the system_fingerprint of the models' configuration."""
 
     def __init__(
         self,
@@ -74,5 +74,5 @@ def _output(parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Voca
 
 
 def _vocabulary(model: TextModel, parts: Sequence[PreparedRequest]) -> Vocabulary:
-    """Markers are shown to the one who looks for them."""
+    """The vocabulary that shows markers where a parser looks for them."""
     return model.vocabulary if parts[0].rules.parse is None else model.marked_vocabulary

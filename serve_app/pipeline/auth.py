@@ -1,4 +1,4 @@
-"""Authentication: who may use the API, by its key."""
+"""Authentication by API key: the tenant of a request, and the guard of routes."""
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
@@ -16,15 +16,15 @@ class Authenticator:
         self._keys = keys
 
     def guard(self, access: Access) -> list[Dependency]:
-        """The dependencies of a route that `api.access` shows."""
+        """The dependencies of a route with this `api.access`."""
         return [Depends(self.check)] if access == "key" else []
 
     async def check(self, request: Request) -> None:
-        """A dependency of routes."""
+        """A route dependency. Raises 401 without a valid key."""
         self.tenant(request)
 
     def tenant(self, request: Request) -> Tenant:
-        """Whose key the request bears; where there are no keys, that of anybody. Raises 401."""
+        """The tenant of the request's key; without any keys the anonymous one. Raises 401."""
         if self._keys.is_open:
             return self._keys.anybody
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

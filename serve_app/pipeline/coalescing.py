@@ -1,4 +1,4 @@
-"""Coalesced events (`stream_interval`): fewer and larger ones, for clients that ask for them."""
+"""Coalesced events (`stream_interval`): one event for several tokens."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ __all__ = ["Coalesced"]
 
 
 class Coalesced:
-    """Writes one event for `interval` tokens of a choice. The first token and the last go at once."""
+    """Writes one event for `interval` tokens of a choice. The first and the last token are not delayed."""
 
     def __init__(self, renderer: StreamRenderer, interval: int, num_choices: int) -> None:
         self._renderer = renderer
@@ -45,7 +45,7 @@ class Coalesced:
 
 
 def _joined(first: ChoiceDelta, second: ChoiceDelta) -> ChoiceDelta:
-    """`second` ends what both add."""
+    """Both deltas as one; its finish reason is that of `second`."""
     first.message.add(second.message)
     return msgspec.structs.replace(
         second, message=first.message, tokens=first.tokens + second.tokens, logprobs=first.logprobs + second.logprobs

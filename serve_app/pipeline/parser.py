@@ -1,4 +1,4 @@
-"""Request parser: the first half of every POST, from the socket to a prepared request and the model it means."""
+"""Request parser: the first half of every POST, from the socket to a prepared request and its model."""
 
 from typing import Generic, TypeVar
 
@@ -11,7 +11,7 @@ from serve_app.api.requests import COSTLY_FIELDS
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
-from serve_app.pipeline.preparation import Preparation, Prepare, prepared_here
+from serve_app.pipeline.preparation import Preparation, Prepare, prepare_inline
 from serve_app.preparation.generate_request import RequestContext, new_context
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
@@ -27,12 +27,12 @@ F = TypeVar("F", bound=BaseModel)
 class ParsedRequest(msgspec.Struct, Generic[T]):
     prepared: T
     model: TextModel
-    request_id: str  # as the client sees it
+    request_id: str  # the one that the client sees
     tenant: Tenant
 
 
 class _Address(msgspec.Struct):
-    """What has to be known of a request before it is prepared."""
+    """The fields of a body that are read before its preparation."""
 
     model: str | None = None
     request_id: str | None = None
@@ -47,7 +47,7 @@ class RequestParser:
         self._preparation = preparation
 
     async def parse(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> ParsedRequest[T]:
-        """Reads, checks and prepares a request: a small plain one at once, any other in a worker process.
+        """Reads, validates and prepares a request: a small plain one inline, any other in a worker process.
 
         Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
         """
@@ -61,7 +61,7 @@ class RequestParser:
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
         if payload is not None and not any(payload.get(name) for name in COSTLY_FIELDS):
-            prepared = prepared_here(payload, kind, prepare, model, self._limits, context)
+            prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)
         return ParsedRequest(prepared, model, request_id, tenant)
@@ -78,7 +78,7 @@ class RequestParser:
 
 
 def _address_in(data: bytes) -> _Address:
-    """Of a body that is wrong nothing is known; what is wrong with it shows when it is checked."""
+    """The address in a body; empty for an invalid body, whose error validation reports."""
     try:
         return msgspec.json.decode(data, type=_Address)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Preparation in worker processes: from a body's bytes to what the engine is asked, under limits of time and memory.
+"""Preparation in worker processes: from a body's bytes to a prepared request, under limits of CPU time and memory.
 
-A client chooses what this costs, so all but small plain requests are prepared in a worker process that is limited in
-CPU time and memory (serve_app/workers). The same code runs in both places.
+The client chooses the cost, so all but small plain requests are prepared in a worker process (serve_app/workers). The
+same code runs inline and in workers.
 """
 
 import pickle
@@ -23,12 +23,12 @@ from serve_app.workers import values
 from serve_app.workers.frames import function_at, name_of
 from serve_app.workers.pool import LimitExceeded, WorkerPool
 
-__all__ = ["Preparation", "Prepare", "load", "prepare_task", "prepared_here"]
+__all__ = ["Preparation", "Prepare", "load", "prepare_task", "prepare_inline"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
 
-# an adapter's pure work on a request: its wire model to what is prepared, which is all that comes back from a worker
+# an adapter's pure function from its wire model to a prepared request, all that a worker sends back
 Prepare = Callable[[F, TextModel, ApiConfig, RequestContext], T]
 
 
@@ -50,7 +50,7 @@ class _Loaded(msgspec.Struct, frozen=True):
     limits: ApiConfig
 
 
-def prepared_here(
+def prepare_inline(
     payload: dict[str, Any],
     kind: type[F],
     prepare: Prepare[F, T],
@@ -58,19 +58,19 @@ def prepared_here(
     limits: ApiConfig,
     context: RequestContext,
 ) -> T:
-    """What `prepare` makes of the checked fields. Raises RequestError."""
+    """Validates the fields and calls `prepare`. Raises RequestError."""
     return prepare(validate(kind, payload, max_items(limits)), model, limits, context)
 
 
 class Preparation:
-    """Has requests prepared by workers."""
+    """Prepares requests in worker processes."""
 
     def __init__(
         self, limits: ApiConfig, models: Mapping[str, TextModel], workers: WorkerPool, modules: tuple[str, ...]
     ) -> None:
-        """`modules` are those of all `prepare` functions, which workers have loaded before they are forked."""
+        """`modules`: those of all `prepare` functions, which the fork server imports."""
         self._workers = workers
-        # keys are nobody's business there
+        # workers get no API keys
         limits = msgspec.structs.replace(limits, api_keys=())
         self._keys = {name: self._share(_Loaded(model, limits), modules) for name, model in models.items()}
 
@@ -82,7 +82,7 @@ class Preparation:
         model: TextModel,
         context: RequestContext,
     ) -> T:
-        """As `prepared_here`. Raises RequestError also for what takes too much."""
+        """As `prepare_inline`. Raises RequestError also beyond the limits of time and memory."""
         task = _Task(body, name_of(kind), name_of(prepare), context)
         data = msgspec.msgpack.encode(task)
         try:
@@ -102,7 +102,7 @@ class Preparation:
 
 
 def load(data: bytes) -> _Loaded:
-    """In the process that workers are forked from. The data is the ingress's own."""
+    """Runs in the fork server, on the ingress's own data."""
     loaded, modules = pickle.loads(data)
     for module in modules:
         import_module(module)
@@ -110,12 +110,12 @@ def load(data: bytes) -> _Loaded:
 
 
 def prepare_task(loaded: _Loaded, data: bytes) -> bytes:
-    """In a worker: a _Task to what was prepared, or to a _Fault."""
+    """Runs in a worker: from a _Task to the prepared request, or to a _Fault."""
     task = msgspec.msgpack.decode(data, type=_Task)
     kind, prepare = function_at(task.kind), function_at(task.prepare)
     try:
         payload = parse_object(task.body)
-        prepared = prepared_here(payload, kind, prepare, loaded.model, loaded.limits, task.context)
+        prepared = prepare_inline(payload, kind, prepare, loaded.model, loaded.limits, task.context)
     except RequestError as error:
         return values.dumps(_Fault(str(error), error.param, isinstance(error, ContextTooLong)))
     except RecursionError:

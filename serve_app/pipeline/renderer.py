@@ -1,4 +1,4 @@
-"""The renderer protocol: what an API must bring to have its answers written, as events or as one document."""
+"""The renderer protocol of an API: writes an answer as server-sent events or as one document."""
 
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ P = TypeVar("P", bound=PreparedAnswer, contravariant=True)
 
 
 class ResponseMetadata(msgspec.Struct, frozen=True):
-    """What is the same in every piece of one answer."""
+    """The constant metadata of one answer."""
 
     id: str
     created: int  # unix seconds
@@ -29,33 +29,33 @@ class StreamRenderer(Protocol):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether every event carries the usage so far."""
+        """Whether every event has the usage so far."""
         ...
 
     def opening(self, usage: Usage) -> bytes:
-        """What comes before any delta."""
+        """The events before any delta."""
         ...
 
     def delta(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
-        """The events for one delta, b"" where it adds nothing. `usage` may be None unless `wants_usage`."""
+        """The events of one delta, b"" if it is empty. `usage` may be None unless `wants_usage`."""
         ...
 
     def closing(self, usage: Usage) -> bytes: ...
 
     def fault(self, fault: Fault) -> bytes:
-        """The end of a stream that has failed after its first byte."""
+        """The last events of a stream that has failed after its first byte."""
         ...
 
 
 class DocumentRenderer(Protocol):
-    """Gathers the deltas of an answer that is sent at once."""
+    """Collects the deltas of an answer that is not streamed."""
 
     def add(self, delta: ChoiceDelta) -> None: ...
     def body(self, usage: Usage) -> bytes: ...
 
 
 class Renderer(Protocol[P]):
-    """One API's."""
+    """The renderers of one API."""
 
     @property
     def id_prefix(self) -> str: ...

@@ -1,7 +1,7 @@
-"""The HTTP responses that run a request: one streams server-sent events, one is sent at once.
+"""The HTTP responses that run a request: a stream of server-sent events, or one document.
 
-Both wait for the engine's first output before they say anything, so that a refusal is a proper 4xx or 5xx, and both
-abort the request as soon as the client is gone.
+Both wait for the engine's first output before they send a byte, so that a refusal is a proper 4xx or 5xx, and both
+abort the request as soon as the client has disconnected.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -65,7 +65,7 @@ class StreamResponse(Response):
                         outbox.put(renderer.delta(delta, usage))
                 except ClientGone:
                     raise
-                except Exception as error:  # the status has been sent: what is left is an event
+                except Exception as error:  # the status has been sent: the error becomes an event
                     outbox.put(renderer.fault(fault_of(error)))
                 else:
                     outbox.put(renderer.closing(output.usage()))
@@ -74,7 +74,7 @@ class StreamResponse(Response):
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # proxies that know it pass every event on at once
+    (b"x-accel-buffering", b"no"),  # tells proxies not to buffer events
 ]
 
 

@@ -1,14 +1,14 @@
-"""Preparation: from the neutral request to the engine's GenerateRequest. Pure, and where most faults of clients end.
+"""Preparation: from the neutral request to the engine's GenerateRequest. Pure; finds most errors of clients.
 
 Reading order:
 
     conversation        chat template, tokens, tools, grammar of a Conversation
-    text_prompts        the same of texts and token ids
-    generate_request    what both share: puts the GenerateRequest together
+    text_prompts        the same for texts and token ids
+    generate_request    builds the GenerateRequest, for both
     prompt, sampling    truncation and the context's limits; sampling parameters with the model's defaults
-    grammar_validator   has a request's grammar compiled in a worker process (grammar_worker)
+    grammar_validator   compiles a request's grammar in a worker process (grammar_worker)
 
-Promises: everything that is wrong is a RequestError that names the client's field; nothing waits but the validator.
-Runs in worker processes for all but small plain requests (serve_app/pipeline/preparation.py), so what it returns are
-structs alone. Tests: tests/serve_app/preparation, tests/serve_app/chat/test_request.py, tests/serve_app/generation.
+Promises: every error is a RequestError that names the client's field; only the validator waits. Runs in worker
+processes for all but small plain requests (serve_app/pipeline/preparation.py), so it returns structs only. Tests:
+tests/serve_app/preparation, tests/serve_app/chat/test_request.py, tests/serve_app/generation.
 """

@@ -1,4 +1,4 @@
-"""From a Conversation to the engine's request: chat template, tokens, tools, grammar. Pure: nothing waits here."""
+"""From a Conversation to the engine's request: chat template, tokens, tools, grammar. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,20 +31,20 @@ __all__ = ["ConversationPreparer", "PreparedConversation", "chat_prompt"]
 class PreparedConversation(msgspec.Struct, frozen=True):
     request: PreparedRequest
     role: str  # of the answer
-    echo: str  # what every choice begins with
+    echo: str  # the beginning of every choice
     prompt: str  # as rendered
 
 
 class ConversationPreparer:
-    """Prepares conversations that differ in their messages alone; a grammar is made once for all of them."""
+    """Prepares conversations that differ only in their messages; their grammar is made once."""
 
     def __init__(self, tools: ToolUse, model: TextModel, limits: ApiConfig) -> None:
         self._tools, self._model, self._limits = tools, model, limits
-        # all that a constraint has of its conversation is where reasoning begins
+        # a constraint depends on its conversation only by where reasoning begins
         self._constraints: dict[ReasoningPosition | None, Constraint | None] = {}
 
     def prepare(self, conversation: Conversation, context: RequestContext) -> PreparedConversation:
-        """Raises RequestError for everything that the client can get wrong."""
+        """Raises RequestError for every error of the client."""
         messages = template_messages(conversation.messages)
         prompt, tokens = self._prompt(conversation, messages, context)
         parse = self._parse_rules(conversation, prompt)
@@ -53,7 +53,7 @@ class ConversationPreparer:
             starts_text=not conversation.template.continue_final_message, parse=parse, constraint=constraint
         )
         request = prepare(conversation.options, tokens, self._model, context, answer)
-        role = "assistant" if conversation.template.opens_answer else messages[-1]["role"]
+        role = "assistant" if conversation.template.adds_generation_prompt else messages[-1]["role"]
         echo = messages[-1]["content"] if conversation.echo and messages[-1]["role"] == role else ""
         return PreparedConversation(request, role, echo, prompt)
 
@@ -91,7 +91,7 @@ class ConversationPreparer:
         return self._constraints[position]
 
     def _new_constraint(self, conversation: Conversation, parse: ParseRules | None) -> Constraint | None:
-        """What the answer must be, and whether it must fit into its tokens."""
+        """The constraint of the answer, with `fits` set as requested."""
         constraint = self._format_or_calls(conversation, parse)
         must_fit = conversation.options.output.must_fit
         if constraint is None or self._tools.forced is None or not must_fit:
@@ -99,7 +99,7 @@ class ConversationPreparer:
         return msgspec.structs.replace(constraint, fits=True)
 
     def _format_or_calls(self, conversation: Conversation, parse: ParseRules | None) -> Constraint | None:
-        """A call that is forced leaves no room for an output format, which speaks of what stands beside calls."""
+        """The constraint of tool calls or of the output format, which a forced call excludes."""
         tools, model, output = self._tools, self._model, conversation.options.output
         if tools.forced == "named" and (field := output.field_beside_tools):
             raise RequestError(f"{field}: tool_choice allows a call of its tool and nothing else; leave one out", field)
@@ -120,7 +120,7 @@ def chat_prompt(
     model: TextModel,
     limits: ApiConfig,
 ) -> str:
-    """The conversation as the model reads it. Raises RequestError."""
+    """The rendered conversation. Raises RequestError."""
     _check_template(options, limits)
     template = model.template if options.chat_template is None else model.with_template(options.chat_template)
     if template is None:
@@ -131,14 +131,14 @@ def chat_prompt(
         messages,
         tools=tools or None,
         documents=options.documents,
-        add_generation_prompt=options.opens_answer,
+        add_generation_prompt=options.adds_generation_prompt,
         continue_final_message=options.continue_final_message,
         **_template_kwargs(options),
     )
 
 
 def _template_kwargs(options: TemplateOptions) -> dict[str, Any]:
-    # templates differ in what they call it
+    # templates have different names for it
     thinking = options.enable_thinking
     given = {"reasoning_effort": options.reasoning_effort, "enable_thinking": thinking, "thinking": thinking}
     return {name: value for name, value in given.items() if value is not None} | options.kwargs

@@ -1,4 +1,4 @@
-"""From a prompt's tokens and the neutral options to the engine's GenerateRequest: what all kinds of requests share."""
+"""Builds the engine's GenerateRequest from a prompt's tokens and the neutral options, for all kinds of requests."""
 
 import secrets
 
@@ -18,48 +18,48 @@ from serve_app.tenants.cache_salt import salt_within
 
 __all__ = ["PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
 
-MAX_LOGPROBS = 2_000_000  # of all answers to a request: held until the last one ends, some 100 bytes each
-MAX_PROMPT_LOGPROBS = 500_000  # come at once, in one frame
+MAX_LOGPROBS = 2_000_000  # of all answers to a request: kept until the last one ends, some 100 bytes each
+MAX_PROMPT_LOGPROBS = 500_000  # sent in one frame
 
 
 class RequestContext(msgspec.Struct, frozen=True):
-    """What a request has besides its body."""
+    """The data of a request besides its body."""
 
     request_id: str  # unique among all requests
-    seed: int  # drawn for a request that names none
+    seed: int  # for a request without one
     max_model_len: int  # tokens that the engine takes, prompt and answer together
-    session: str = ""  # that it belongs to; "": none
-    tenant: str = ""  # whose it is, by name; "": anybody's
+    session: str = ""  # for session affinity; "": none
+    tenant: str = ""  # name of the tenant; "": anonymous
     cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
-    num_parts: int = 1  # requests that are answered together
+    num_parts: int = 1  # prompts of one answer
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
     request: GenerateRequest
     rules: TextRules
-    length_field: str = "max_tokens"  # that says how long the answer may be
-    scores_only: bool = False  # what the engine generates is not sent
+    length_field: str = "max_tokens"  # the client's field of the answer's length
+    scores_only: bool = False  # generated tokens are not sent
 
 
 class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is answered together. Each API adds what its renderer needs. Made in a worker process."""
+    """The prepared requests of one answer. Each API adds its renderer's fields. Made in a worker process."""
 
     parts: tuple[PreparedRequest, ...]
     delivery: Delivery
     num_choices: int  # of each part
-    has_seed: bool  # of the client's
+    has_seed: bool  # the client has set a seed
 
 
 def new_context(
     request_id: str, max_model_len: int, *, session: str = "", tenant: str = "", cache_namespace: str = ""
 ) -> RequestContext:
-    """A client may use its id twice, the engine may not. Seeds are drawn here, so that a moved answer goes on."""
+    """A context with an id that is unique also if the client repeats its own, and a seed that survives migration."""
     unique, seed = f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63)
     return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace)
 
 
 def part_of(context: RequestContext, part: int, num_parts: int) -> RequestContext:
-    """The same for one of several prompts of a request."""
+    """The context of one of several prompts of a request."""
     request_id, seed = f"{context.request_id}-{part}", (context.seed + part) % 2**63
     return msgspec.structs.replace(context, request_id=request_id, seed=seed, num_parts=num_parts)
 
@@ -73,7 +73,7 @@ def prepare(
 ) -> PreparedRequest:
     """Raises RequestError.
 
-    answer   what is known of the answer's text beside the options: where it begins, how it is parsed, its constraint
+    answer   the text rules that do not follow from the options: output parser and constraint
     """
     lengths, constraint, parse = options.lengths, answer.constraint, answer.parse
     _check(options, model, constraint)
@@ -128,14 +128,14 @@ def _check(options: GenerationOptions, model: TextModel, constraint: Constraint 
 
 
 def _reasoning_ends(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
-    """The tokens after which the answer's content begins; none if it does at once."""
+    """The end marker of reasoning, before the answer's content; () if there is no reasoning."""
     if parse is None or parse.reasoning is None or parse.position == "after" or parse.is_harmony:
-        return ()  # of channels the grammar knows
+        return ()  # the grammar has the channels
     return model.encode(parse.reasoning.closes)
 
 
 def _reasoning_opens(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
-    """The tokens with which an answer to this prompt may begin to think; none if it has begun, or never does."""
+    """The start marker of reasoning in an answer to this prompt; () if the prompt has it, or there is none."""
     if (
         parse is None
         or parse.reasoning is None
@@ -148,7 +148,7 @@ def _reasoning_opens(parse: ParseRules | None, model: TextModel) -> tuple[int, .
 
 
 def _reasoning_limit(budget: int, parse: ParseRules | None, model: TextModel) -> ReasoningBudget | None:
-    """None where the answer does not think."""
+    """None for an answer without reasoning."""
     if parse is None or parse.reasoning is None or parse.position == "after":
         return None
     begins_inside = parse.position == "inside" or parse.reasoning.always
@@ -160,7 +160,7 @@ def _reasoning_limit(budget: int, parse: ParseRules | None, model: TextModel) ->
 def _check_logprobs(
     options: GenerationOptions, num_parts: int, num_prompt: int, max_tokens: int, num_prompt_logprobs: int
 ) -> None:
-    """Raises RequestError for more log probabilities than are worth the memory of everybody."""
+    """Raises RequestError for more logprobs than fit into memory."""
     logprobs, field = options.logprobs, options.lengths.field
     each = max(logprobs.num_top or 0, len(logprobs.token_ids))
     num_answers = options.n * num_parts
@@ -181,7 +181,7 @@ def _check_logprobs(
 
 
 def _check_fits(options: GenerationOptions, model: TextModel) -> None:
-    """Raises RequestError for what can end a document elsewhere than at its end, or not there."""
+    """Raises RequestError for options that may end a document before its end, or prevent its end."""
     sampling = options.sampling
     others = set(sampling.stop_token_ids) - set(model.eos_ids)
     wrong = {

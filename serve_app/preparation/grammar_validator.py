@@ -1,4 +1,4 @@
-"""Grammar validator: compiles a request's grammar in a limited process, before an engine is asked to follow it."""
+"""Grammar validator: compiles a request's grammar in a limited process before the engine gets it."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import msgspec
 from engine.errors import RequestError
 from engine.types import Fit, Grammar
 from serve_app.grammar.constraint import Constraint
-from serve_app.grammar.unsupported_keywords import in_clients_words
+from serve_app.grammar.unsupported_keywords import explained
 from serve_app.model.text_model import TextModel
 from serve_app.preparation.generate_request import PreparedRequest
 from serve_app.preparation.grammar_worker import Checked, FoundFault, GrammarToCheck, TableSource
@@ -19,7 +19,7 @@ from serve_app.workers.pool import LimitExceeded, WorkerPool
 
 __all__ = ["GrammarValidator"]
 
-MAX_KNOWN = 4096  # grammars remembered: 32 bytes each, and a short end of those that must fit
+MAX_KNOWN = 4096  # grammars in the cache: 32 bytes each, and a short completion of those with `fit`
 TASKS = "serve_app.preparation.grammar_worker"
 
 Plan = tuple[int, ...]
@@ -29,11 +29,11 @@ class GrammarValidator:
     def __init__(self, models: Mapping[str, TextModel], workers: WorkerPool) -> None:
         self._workers = workers
         self._keys = {name: self._share(model) for name, model in models.items()}
-        self._good: OrderedDict[tuple[str, bytes, bool], Plan] = OrderedDict()  # the last used last
+        self._good: OrderedDict[tuple[str, bytes, bool], Plan] = OrderedDict()  # the least recently used first
 
     async def check(self, prepared: PreparedRequest) -> PreparedRequest:
-        """The same; where the answer must fit, with a short one. Raises RequestError that names the field if the
-        request's grammar does not compile within the limits, or if the answer cannot fit.
+        """The request, with a short completion if the answer must fit. Raises RequestError that names the field if
+        the grammar does not compile within the limits, or if the answer cannot fit.
         """
         grammar, constraint = prepared.request.grammar, prepared.rules.constraint
         if grammar is None or constraint is None:
@@ -57,7 +57,7 @@ class GrammarValidator:
         return msgspec.structs.replace(prepared, request=msgspec.structs.replace(prepared.request, grammar=grammar))
 
     async def _check(self, model: str, grammar: Grammar, field: str) -> Plan:
-        """A short end of a grammar that must fit, () for others."""
+        """A short completion of a grammar with `fit`, () for others."""
         key = model, sha256(grammar.text.encode()).digest(), grammar.fit is not None
         plan = self._good.get(key)
         if plan is None:
@@ -69,7 +69,7 @@ class GrammarValidator:
         return plan
 
     async def _found(self, prepared: PreparedRequest, constraint: Constraint, fault: RequestError) -> RequestError:
-        """What is wrong with one place of a schema, where that is what is wrong with the grammar."""
+        """The error of one place of the schema, if the grammar's error comes from there."""
         if not constraint.sources or fault.param == FIT:
             return fault
         task, table = f"{TASKS}:find_fault", self._keys[prepared.request.model]
@@ -78,10 +78,10 @@ class GrammarValidator:
         except LimitExceeded:
             answer = msgspec.msgpack.encode(None)
         if found := msgspec.msgpack.decode(answer, type=FoundFault | None):
-            message = in_clients_words(found.fault, found.keyword, found.field)
+            message = explained(found.fault, found.keyword, found.field)
             return RequestError(f"{found.place}: {message}", param=found.field)
         message = str(fault).removeprefix(f"{constraint.field}: ")
-        return RequestError(f"{constraint.field}: {in_clients_words(message, '', constraint.field)}", fault.param)
+        return RequestError(f"{constraint.field}: {explained(message, '', constraint.field)}", fault.param)
 
     async def _compiled(self, table: str, grammar: GrammarToCheck, field: str) -> Plan:
         """Raises RequestError and LimitExceeded."""
@@ -109,7 +109,7 @@ class GrammarValidator:
 
 
 def _too_costly(constraint: Constraint, limit: LimitExceeded) -> RequestError:
-    """Of several schemas the largest is named: most likely it is the one."""
+    """Names the largest of several schemas: most likely it is the cause."""
     field, largest = constraint.field, ""
     if len(constraint.sources) > 1:
         name, _ = max(constraint.sources, key=lambda source: len(repr(source[1])))

@@ -1,4 +1,4 @@
-"""What a worker process does with a grammar: its cost is the client's choice (serve_app/workers)."""
+"""Compiles grammars in a worker process, since the client chooses the cost (serve_app/workers)."""
 
 from itertools import islice
 
@@ -11,11 +11,11 @@ from serve_app.workers import values
 
 __all__ = ["Checked", "FoundFault", "GrammarToCheck", "TableSource", "check", "find_fault", "load_table"]
 
-MAX_PIECES = 200  # of a schema that are compiled one by one, to find what is wrong
+MAX_PIECES = 200  # of a schema that are compiled one by one, to locate the error
 
 
 class TableSource(msgspec.Struct, frozen=True, array_like=True):
-    """What a TokenTable is made of."""
+    """The arguments of a TokenTable."""
 
     tokens: tuple[bytes, ...]  # by token id
     special_ids: tuple[int, ...]
@@ -30,15 +30,15 @@ class GrammarToCheck(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Checked(msgspec.Struct, frozen=True, array_like=True):
-    plan: tuple[int, ...] = ()  # a short end of a grammar that must fit
-    fault: str = ""  # why the grammar cannot be followed
-    cannot_fit: str = ""  # why no short end is known
+    plan: tuple[int, ...] = ()  # a short completion of a grammar with `fit`
+    fault: str = ""  # the grammar's error
+    cannot_fit: str = ""  # why no short completion was found
 
 
 class FoundFault(msgspec.Struct, frozen=True, array_like=True):
-    """The place of a schema that cannot be held."""
+    """The unsupported place of a schema."""
 
-    field: str  # of the request that the schema stands in
+    field: str  # of the request, with the path into its schema
     place: str
     keyword: str
     fault: str
@@ -55,7 +55,7 @@ def load_table(data: bytes) -> TokenTable:
 
 
 def check(table: TokenTable, data: bytes) -> bytes:
-    """A GrammarToCheck to a Checked."""
+    """From a GrammarToCheck to a Checked."""
     grammar = msgspec.msgpack.decode(data, type=GrammarToCheck)
     return msgspec.msgpack.encode(_checked(table, grammar))
 
@@ -74,7 +74,7 @@ def _checked(table: TokenTable, grammar: GrammarToCheck) -> Checked:
 
 
 def find_fault(table: TokenTable, data: bytes) -> bytes:
-    """Fields with their schemas to a FoundFault, or None."""
+    """From fields with their schemas to a FoundFault, or None."""
     num_left = MAX_PIECES
     for field, schema in values.loads(data):
         for piece, place, grammar in islice(pieces_of(schema, field), num_left):

@@ -1,4 +1,4 @@
-"""Prompt tokens: truncated as the client wishes, measured against the context."""
+"""Prompt tokens: truncation, and the check against the context length."""
 
 from engine.errors import ContextTooLong, RequestError
 from serve_app.model.text_model import TextModel
@@ -8,14 +8,14 @@ __all__ = ["check_text_fits", "max_answer_tokens", "truncated"]
 
 
 def check_text_fits(text: str, limits: LengthLimits, model: TextModel, context_len: int, param: str) -> None:
-    """Refuses a text that is too long however it is tokenized: no use in doing it."""
+    """Refuses a text that is too long in any tokenization, without tokenizing it."""
     fewest = len(text) // model.vocabulary.longest_bytes
     if fewest > context_len and limits.truncate_prompt is None:
         raise _too_long(f"more than {fewest}", context_len, param)
 
 
 def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -> tuple[int, ...]:
-    """The part of the prompt that the client wants used; -1 leaves room for max_tokens, or for one token."""
+    """The prompt after truncation; -1 leaves room for max_tokens, or for one token."""
     keep = limits.truncate_prompt
     if keep is None:
         return prompt
@@ -30,7 +30,7 @@ def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -
 
 
 def max_answer_tokens(num_prompt: int, limits: LengthLimits, context_len: int) -> int:
-    """How many tokens the answer may have.
+    """The most tokens that the answer may have.
 
     |----- prompt -----|------- answer -------|
     |<------------- context_len ------------->|
@@ -45,7 +45,7 @@ def max_answer_tokens(num_prompt: int, limits: LengthLimits, context_len: int) -
 
 
 def _too_long(num_prompt: str, context_len: int, param: str) -> ContextTooLong:
-    """Clients know the case by its first words, and then shorten the chat or turn to another model."""
+    """Clients match the message's first words, and then shorten the chat or take another model."""
     return ContextTooLong(
         f"This model's maximum context length is {context_len} tokens for prompt and answer together, "
         f"and the prompt has {num_prompt}: shorten it or set truncate_prompt_tokens",

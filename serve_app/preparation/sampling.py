@@ -1,4 +1,4 @@
-"""Sampling parameters for the engine: the client's options, and the model's defaults for what they leave open."""
+"""Sampling parameters of the engine: the client's options, with the model's defaults for unset ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,9 +9,9 @@ from serve_app.request.options import GenerationOptions
 
 __all__ = ["check_ids", "sampling_params"]
 
-GREEDY = 1e-5  # temperatures below are zero
-LEAST_TOP_P = 1e-9  # keeps the most likely token alone, as a client means with 0
-COLDEST = 0.01  # others are at least this, so that no logit overflows
+GREEDY = 1e-5  # lower temperatures are greedy
+LEAST_TOP_P = 1e-9  # keeps only the most likely token, the meaning of 0
+COLDEST = 0.01  # the least other temperature, so that no logit overflows
 
 
 def sampling_params(
@@ -22,9 +22,9 @@ def sampling_params(
     seed: int,
     thinking: ReasoningBudget | None = None,
 ) -> SamplingParams:
-    """`seed` is for a request that names none: an answer that moves to another replica must go on exactly.
+    """`seed` is for a request without one: after migration an answer must continue exactly.
 
-    max_tokens   that the answer has room for
+    max_tokens   the most that the answer may have
     """
     request, logprobs, defaults = options.sampling, options.logprobs, model.defaults
     num_tokens = model.vocabulary.num_tokens
@@ -75,7 +75,7 @@ def _allowed(ids: Sequence[int] | None, num_tokens: int) -> tuple[int, ...] | No
 
 
 def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...], ...]:
-    """Each word as it stands at the beginning of a text and within one."""
+    """The tokens of each word at the beginning of a text and within one."""
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
     return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
 

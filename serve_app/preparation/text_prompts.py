@@ -1,4 +1,4 @@
-"""From TextPrompts to the engine's requests, one for each prompt: tokens, grammar. Pure: nothing waits here."""
+"""From TextPrompts to the engine's requests, one for each prompt: tokens, grammar. Pure."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ __all__ = ["prepare_text_prompts"]
 def prepare_text_prompts(
     asked: TextPrompts, model: TextModel, limits: ApiConfig, context: RequestContext
 ) -> list[PreparedRequest]:
-    """Raises RequestError for everything that the client can get wrong."""
+    """Raises RequestError for every error of the client."""
     tokens = [_tokens(prompt, asked, model, context.max_model_len) for prompt in asked.prompts]
     answer = TextRules(starts_text=False, constraint=constraint_of(asked.options.output, limits))
     prepared = [
@@ -31,7 +31,7 @@ def prepare_text_prompts(
 
 
 def _parts(context: RequestContext, num_prompts: int) -> Sequence[RequestContext]:
-    """What is drawn for each prompt."""
+    """The context of each prompt."""
     if num_prompts == 1:
         return [context]
     return [part_of(context, part, num_prompts) for part in range(num_prompts)]

@@ -1,4 +1,4 @@
-"""A conversation to be answered: messages, tools and tool choice, chat template options, reasoning."""
+"""A conversation: messages, tools and tool choice, chat template options, reasoning options."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call that stands in an earlier message."""
+    """A tool call of an earlier message."""
 
     id: str
     name: str
@@ -40,51 +40,51 @@ class Tool(msgspec.Struct, frozen=True):
 
     name: str
     parameters: dict[str, Any]  # JSON schema of the arguments
-    strict: bool  # keywords that no grammar supports are refused, not left out
-    definition: dict[str, Any]  # as chat templates present it
+    strict: bool  # unsupported keywords are refused, not ignored
+    definition: dict[str, Any]  # the form that chat templates read
 
 
 class ToolChoice(msgspec.Struct, frozen=True):
-    """Which tools may be called, and whether one must be."""
+    """The tools that may be called, and whether one must be."""
 
     mode: Literal["none", "auto", "required", "named"] = "auto"
     names: tuple[str, ...] | None = None  # None: all
 
 
 class TokenPrompt(msgspec.Struct, frozen=True):
-    """A conversation that the client has rendered and tokenized."""
+    """A prompt that the client has rendered and tokenized."""
 
     tokens: tuple[int, ...]
     field: str  # of the request
 
 
 class TemplateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a chat template renders the messages."""
+    """The options of the chat template."""
 
     add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False
-    add_special_tokens: bool = False  # beyond those that the template writes
+    add_special_tokens: bool = False  # besides those of the template
     documents: list[dict[str, Any]] | None = None
     chat_template: str | None = None  # None: the model's
     kwargs: dict[str, Any] = {}
     reasoning_effort: str | None = None
-    enable_thinking: bool | None = None  # None: as the template likes
+    enable_thinking: bool | None = None  # None: the template's default
 
     @property
-    def opens_answer(self) -> bool:
-        """Whether the prompt ends with the beginning of a new message."""
+    def adds_generation_prompt(self) -> bool:
+        """Whether the prompt ends with the generation prompt."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
-    """What becomes of the model's reasoning. LengthLimits says how long it may be."""
+    """How reasoning is sent. Its length is in LengthLimits."""
 
     is_sent: bool = True
-    is_content: bool = False  # sent as content, with the markers that the model writes
+    is_content: bool = False  # sent as content, with its markers
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants answered, whichever API it speaks."""
+    """The neutral request of a chat, independent of the API."""
 
     messages: tuple[Message, ...]
     options: GenerationOptions
@@ -93,5 +93,5 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
-    token_prompt: TokenPrompt | None = None  # read instead of the messages
-    echo: bool = False  # the answer begins with the last message, if that has the answer's role
+    token_prompt: TokenPrompt | None = None  # in place of the messages
+    echo: bool = False  # the answer begins with the last message, if that has the same role

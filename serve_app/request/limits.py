@@ -1,4 +1,4 @@
-"""Limits that the operator sets on any request (`api.*` of the config)."""
+"""The operator's limits of any request (`api.*` of the config)."""
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError

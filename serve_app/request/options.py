@@ -1,4 +1,4 @@
-"""Request options that no API owns: sampling, length limits, log probabilities, delivery."""
+"""Request options of all APIs: sampling, length limits, logprobs, delivery."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,10 +12,10 @@ __all__ = ["Delivery", "GenerationOptions", "LengthLimits", "Logprobs", "Samplin
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen. None: the model's own default."""
+    """Sampling parameters. None: the model's own default."""
 
     temperature: float | None = None
-    top_p: float | None = None  # 0: the most likely token
+    top_p: float | None = None  # 0: greedy
     top_k: int | None = None
     min_p: float | None = None
     presence_penalty: float = 0.0
@@ -24,7 +24,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
-    logit_bias: Mapping[str, float] = msgspec.field(default_factory=dict)  # by token id, as the client writes it
+    logit_bias: Mapping[str, float] = msgspec.field(default_factory=dict)  # by token id, as the client's string
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
     beam: BeamParams | None = None
@@ -32,39 +32,39 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LengthLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How many tokens of prompt, reasoning and answer, and which fields of the request say so."""
+    """Limits of prompt, reasoning and answer in tokens, with the client's field names."""
 
-    max_tokens: int | None = None  # None: as many as the model's author says, else all the room there is
+    max_tokens: int | None = None  # None: the model's generation_config.json, else up to the context length
     min_tokens: int = 0
-    field: str = "max_tokens"  # that says max_tokens
+    field: str = "max_tokens"  # the client's field of max_tokens
     prompt_field: str = "prompt"
-    reasoning_tokens: int = -1  # -1: as many as the model likes
-    truncate_prompt: int | None = None  # tokens of the prompt that are used; -1: as many as leave room for the answer
+    reasoning_tokens: int = -1  # -1: no limit
+    truncate_prompt: int | None = None  # tokens of the prompt that are kept; -1: as many as leave room for the answer
     truncation_side: Literal["left", "right"] = "left"  # where tokens are cut off
 
 
 class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Which log probabilities are sent."""
+    """The logprobs that are sent."""
 
     num_top: int | None = None  # most likely tokens at each position of the answer; None: no logprobs
-    token_ids: tuple[int, ...] = ()  # at each position, and no others but the sampled one
+    token_ids: tuple[int, ...] = ()  # of these tokens and the sampled one, in place of the most likely ones
     num_prompt: int | None = None  # at each position of the prompt; -1: the whole vocabulary
-    num_echoed: int | None = None  # the same, of a prompt that comes back as a part of the answer
+    num_echoed: int | None = None  # the same, of an echoed prompt
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """How the answer is sent."""
+    """How the answer is delivered."""
 
     stream: bool = False
-    include_usage: bool = False  # in an event of its own, at a stream's end
-    continuous_usage: bool = False  # in every event too, where include_usage is set
+    include_usage: bool = False  # in an event of its own at the end of a stream
+    continuous_usage: bool = False  # in every event too, if include_usage is set
     interval: int = 1  # tokens per event
-    token_ids: bool = False  # the prompt's and the answer's
+    token_ids: bool = False  # send the prompt's and the answer's token ids
     tokens_as_ids: bool = False  # logprobs name tokens as token_id:N
 
 
 class GenerationOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What every request for an answer may say."""
+    """The options of every generating request."""
 
     sampling: Sampling
     lengths: LengthLimits
@@ -74,6 +74,6 @@ class GenerationOptions(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     stops: tuple[str, ...] = ()
     include_stop: bool = False  # a stop string or stop token is part of the text
-    skip_special: bool = True  # special tokens are not
+    skip_special: bool = True  # special tokens are not part of the text
     priority: int = 0  # lower runs first
     cache_salt: str = ""

@@ -1,4 +1,4 @@
-"""Structured output as a request asks for it: JSON schema, regex, choice, grammar or structural tag."""
+"""Output formats of structured output: JSON schema, regex, choice, grammar or structural tag."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ __all__ = [
     "StructuredOutput",
 ]
 
-FIT = "structured_outputs.fit"  # the field that asks for a document within its tokens
+FIT = "structured_outputs.fit"  # the field of budget-constrained decoding
 
 Schema = dict[str, Any] | bool
 
@@ -23,12 +23,12 @@ Schema = dict[str, Any] | bool
 class JsonFormat(msgspec.Struct, frozen=True, kw_only=True):
     """JSON that satisfies a schema."""
 
-    field: str  # of the request, that asks for it
+    field: str  # the client's field
     schema: Schema | str | None  # str: JSON text; None: missing
-    schema_field: str = ""  # where the schema stands or is missing; "": in `field`
-    whitespace: str | None = None  # a pattern of what stands between JSON's tokens; None: the server's
-    strict: bool = True  # false: keywords that no grammar supports are left out, not refused
-    closed: bool = False  # no properties beyond those that the schema names
+    schema_field: str = ""  # the field that has or lacks the schema; "": `field`
+    whitespace: str | None = None  # a pattern of the whitespace between JSON's tokens; None: the server's
+    strict: bool = True  # false: unsupported keywords are ignored, not refused
+    closed: bool = False  # no properties besides those of the schema
 
 
 class RegexFormat(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class ChoiceFormat(msgspec.Struct, frozen=True):
 
 
 class GrammarFormat(msgspec.Struct, frozen=True):
-    """A text in Lark's notation, or in GBNF/EBNF."""
+    """A grammar in Lark's notation, or in GBNF/EBNF."""
 
     field: str
     text: str
@@ -59,9 +59,9 @@ OutputFormat = JsonFormat | RegexFormat | ChoiceFormat | GrammarFormat | Structu
 
 
 class StructuredOutput(msgspec.Struct, frozen=True):
-    """What an answer must look like."""
+    """The structured output of a request."""
 
-    formats: tuple[OutputFormat, ...] = ()  # all that the request names; more than one is refused
+    formats: tuple[OutputFormat, ...] = ()  # all formats of the request; more than one is refused
     must_fit: bool = False  # a JSON document is finished within max_tokens
-    empty_field: str = ""  # an object of the request that should name a format and does not
-    field_beside_tools: str = ""  # that cannot stand beside a tool which must be called
+    empty_field: str = ""  # an object of the request that should have a format and has none
+    field_beside_tools: str = ""  # a field that a forced tool call excludes

@@ -1,4 +1,4 @@
-"""Prompts to be continued: texts, or token ids."""
+"""Text prompts: texts or token ids to be completed."""
 
 import msgspec
 
@@ -8,10 +8,10 @@ __all__ = ["TextPrompts"]
 
 
 class TextPrompts(msgspec.Struct, frozen=True, kw_only=True):
-    """Several prompts are answered together, with `options.n` choices each."""
+    """Prompts of one answer, with `options.n` choices each."""
 
     prompts: tuple[str | tuple[int, ...], ...]
     options: GenerationOptions
     add_special_tokens: bool = True
     echo: bool = False  # every answer begins with its prompt
-    scores_only: bool = False  # nothing but the prompt: the one token that the engine must generate is left out
+    scores_only: bool = False  # only the prompt is sent: the one token that the engine must generate is dropped

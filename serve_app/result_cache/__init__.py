@@ -1,8 +1,8 @@
-"""Result cache: deterministic requests that come again are answered without the engine, where the operator wants it.
+"""Result cache: repeated deterministic requests are answered without the engine, if the operator enables it.
 
-    cache     what is known, by the hash of all that an answer depends on; bounded in bytes and age (LRU)
-    replay    records the engine's chunks of an answer, and replays them in the engine's place
+    cache     results by a hash of everything that an answer depends on; bounded in bytes and age (LRU)
+    replay    records the engine's outputs of an answer, and replays them in the engine's place
 
-Promises: nobody gets the answer of another tenant, salt, model or option; an answer that was cut off is not kept.
+Promises: no hit across tenants, salts, models or options; incomplete answers are not kept.
 Tests: tests/serve_app/result_cache.
 """

@@ -1,8 +1,7 @@
-"""Result cache: a deterministic request that comes again gets what the engine generated before.
+"""Result cache: a repeated deterministic request gets the engine's recorded outputs.
 
-What is kept is the engine's chunks, so that streams and whole answers share them and every answer has its own id. Two
-requests are the same if everything is that the engine is asked and that turns its tokens into text, if they come
-from one tenant under one cache_salt, and if the models are configured alike.
+Outputs are cached, not texts, so that streams and whole answers share them and every answer has its own id. The key
+covers the engine's request, the text rules, tenant, cache_salt and the models' configuration.
 """
 
 import time
@@ -24,7 +23,7 @@ decoder = msgspec.msgpack.Decoder(Chunks)
 
 
 class CacheLookup(msgspec.Struct, frozen=True):
-    """Who is asked for the answer, and what the cache adds to it."""
+    """The client that answers a request, the observers to add, and whether it is a hit."""
 
     client: EngineClient
     observers: tuple[StreamObserver, ...] = ()
@@ -32,19 +31,19 @@ class CacheLookup(msgspec.Struct, frozen=True):
 
 
 class ResultCache:
-    """Bounded in bytes and age; what was used last stays longest."""
+    """An LRU cache, bounded in bytes and age."""
 
     def __init__(self, config: ApiConfig, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`identity` tells configurations of models apart."""
+        """`identity`: of the models' configuration."""
         self._max_bytes = config.result_cache_bytes
         self._age_s = config.result_cache_age_s
         self._identity = identity
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # key -> made at, chunks
+        self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # key -> (time, outputs)
         self.num_bytes = 0
 
     def lookup(self, parts: Sequence[PreparedRequest], client: EngineClient, *, has_seed: bool) -> CacheLookup:
-        """Answered from the cache, or by the client and kept when it is complete."""
+        """A replay on a hit; else the client, with an observer that caches the complete answer."""
         is_deterministic = has_seed or all(part.request.sampling.temperature == 0 for part in parts)
         if not self._max_bytes or not is_deterministic:
             return CacheLookup(client)
@@ -86,7 +85,7 @@ class ResultCache:
 
 
 def _asked(request: GenerateRequest) -> GenerateRequest:
-    """The request without what its answer does not depend on."""
+    """The request without the fields that do not affect its answer."""
     sampling = request.sampling
     if sampling.temperature == 0:
         sampling = msgspec.structs.replace(sampling, seed=0)

@@ -1,4 +1,4 @@
-"""Records the engine's chunks of an answer, and replays them in the engine's place."""
+"""Records the engine's outputs of an answer, and replays them in the engine's place."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -10,13 +10,13 @@ from serve_app.generation.observer import UsageSource
 
 __all__ = ["ChunkRecorder", "Chunks", "ReplayClient"]
 
-Chunks = list[tuple[int, RequestOutput]]  # which of the requests that are answered together, and what it got
+Chunks = list[tuple[int, RequestOutput]]  # (index of the request within the answer, output)
 
 
 class ChunkRecorder:
-    """A StreamObserver that keeps the chunks of an answer once it is complete.
+    """A StreamObserver that keeps the outputs of a complete answer.
 
-    ids   of the requests that are answered together
+    ids   of the answer's requests
     """
 
     def __init__(self, ids: Sequence[str], keep: Callable[[Chunks], None]) -> None:
@@ -39,7 +39,7 @@ class ChunkRecorder:
 
 
 class ReplayClient:
-    """An engine client that knows all its answers."""
+    """An engine client that replays recorded outputs."""
 
     def __init__(self, client: EngineClient, ids: Sequence[str], chunks: Chunks) -> None:
         self._client, self._ids, self._chunks = client, ids, chunks
@@ -51,7 +51,7 @@ class ReplayClient:
                 yield msgspec.structs.replace(chunk, request_id=request.request_id)
 
     def stop_choice(self, request_id: str, index: int) -> None:
-        """Nothing runs."""
+        """Does nothing: no engine runs."""
 
     async def status(self, model: str) -> EngineStatus:
         return await self._client.status(model)

@@ -1,8 +1,8 @@
-"""Every route that generates nothing: what is served, and how it is.
+"""The routes that generate nothing: models, tokenization, health and metrics, the chat page.
 
     model_routes   /v1/models
     token_routes   /tokenize, /detokenize
-    state_routes   /health, /ping, /version, /load, /status, /metrics; open_requests counts what is open
+    state_routes   /health, /ping, /version, /load, /status, /metrics; open_requests counts open requests
     page_routes    the chat page at /, which is page.html
 
 Tests: tests/serve_app/server.

@@ -12,7 +12,7 @@ __all__ = ["model_router"]
 def model_router(registry: Registry) -> APIRouter:
     router = APIRouter(tags=["models"])
 
-    @router.get("/models/", include_in_schema=False)  # or it would be the model without a name
+    @router.get("/models/", include_in_schema=False)  # else it would be the model with an empty name
     @router.get("/models", summary="List the models", responses=responses(ModelList))
     async def list_models() -> ModelList:
         return ModelList(data=[_card(model) for model in registry.all()])

@@ -1,4 +1,4 @@
-"""Server load: how many requests are being answered."""
+"""Server load: the number of open requests."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -6,7 +6,7 @@ __all__ = ["CountOpenRequests", "OpenRequests"]
 
 
 class OpenRequests:
-    """A number that the middleware keeps and a route shows."""
+    """The count of open requests, kept by the middleware and shown at /load."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Pages for people: the chat page at /, one file with nothing from elsewhere, and the API's documentation."""
+"""The chat page at /, one self-contained file, and the API's documentation at /docs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["page_router"]
 
 
 def page_router(app: FastAPI, access: AccessConfig, auth: Authenticator) -> APIRouter:
-    """What `access` shows."""
+    """The routes that `access` enables."""
     router = APIRouter(include_in_schema=False)
     page = Path(__file__).with_name("page.html").read_text()
 

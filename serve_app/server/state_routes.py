@@ -19,7 +19,7 @@ __all__ = ["health_router", "state_router"]
 
 
 def health_router(registry: Registry, version: str) -> APIRouter:
-    """What everybody may ask: probes have no key."""
+    """The routes without authentication: probes have no key."""
     router = APIRouter(tags=["server"])
     faults = responses(None)
 
@@ -62,7 +62,7 @@ def health_router(registry: Registry, version: str) -> APIRouter:
 def state_router(
     registry: Registry, open_requests: OpenRequests, metrics: Metrics, access: AccessConfig, auth: Authenticator
 ) -> APIRouter:
-    """What `access` shows."""
+    """The routes that `access` enables."""
     router = APIRouter(tags=["server"])
 
     async def show_load() -> dict[str, int]:

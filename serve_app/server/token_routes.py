@@ -39,7 +39,7 @@ def _answer(document: bytes) -> Response:
     return Response(document, media_type="application/json")
 
 
-# both give JSON: of millions of tokens it is written where they are made, in a worker
+# both return JSON, so that millions of tokens are serialized in a worker
 
 
 def _tokenize(fields: TokenizeRequest, model: TextModel, limits: ApiConfig, context: RequestContext) -> bytes:

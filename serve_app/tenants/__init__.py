@@ -1,9 +1,9 @@
-"""Tenants: who asks, and how much of the server is theirs.
+"""Tenants: owners of API keys, their rate limits and their isolation.
 
     token_bucket   limits a rate
-    tenant         the owner of one API key: its limits, what it has in flight
-    cache_salt     keeps their prefix caches apart
-    key_store      finds the tenant of a key, and reads the keys anew as their file changes
+    tenant         the owner of one API key: its limits, its requests in flight
+    cache_salt     isolates the tenants' prefix caches
+    key_store      finds the tenant of a key, and reloads the keys when their file changes
 
-Promises: keys are held as hashes only; nobody overtakes others by asking more often. Tests: tests/serve_app/tenants.
+Promises: keys are kept as hashes only; more requests give no tenant a larger share. Tests: tests/serve_app/tenants.
 """

@@ -1,4 +1,4 @@
-"""Cache salt: keeps the prefix caches and results of tenants apart."""
+"""Cache salt: isolates the prefix caches and results of tenants."""
 
 from hashlib import sha256
 
@@ -8,15 +8,16 @@ MARK = "tenant:"
 
 
 def namespace_of(name: str) -> str:
-    """Of the tenant of this name."""
+    """The namespace of the tenant with this name."""
     return f"{MARK}{sha256(name.encode()).hexdigest()[:32]}:"
 
 
 def salt_within(namespace: str, salt: str) -> str:
-    """Only requests with the same share blocks and results: a client's own salt divides what its tenant has.
+    """The salt of a request: only requests with equal ones share blocks and results.
 
-    namespace   the tenant's; "": that of all who share
+    namespace   the tenant's; "": the common one of tenants with shares_cache
+    salt        the client's, which subdivides the namespace
     """
     if namespace:
         return namespace + salt
-    return f"-{salt}" if salt.startswith(("-", MARK)) else salt  # nobody says the name of another's namespace
+    return f"-{salt}" if salt.startswith(("-", MARK)) else salt  # no salt can equal another namespace

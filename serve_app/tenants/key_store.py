@@ -1,4 +1,4 @@
-"""API keys: which tenant each belongs to. They come from the config, the environment and a file that may change."""
+"""The key store: tenants by API key, from config, environment and a file that is reloaded."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ __all__ = ["KeyStore"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # between two looks whether the file has changed
+LOOK_S = 1.0  # between two checks whether the file has changed
 
 
 class KeyStore:
-    """Holds hashes only. A file that changes for the worse changes nothing; the log says so."""
+    """Keeps hashes only. An invalid change of the file is logged and ignored."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class KeyStore:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Raises ConfigError if keys cannot be read, or are required and not there."""
+        """Raises ConfigError if keys cannot be read, or are required and missing."""
         self._api, self._environment, self._clock, self._now = config.api, environment, clock, now
         self._num_ingresses = config.ingress.num_replicas
         self._in_flight = InFlight(config.ingress.max_open_requests)
@@ -38,21 +38,23 @@ class KeyStore:
         self._tenants: dict[str, Tenant] = {}  # by name
         self._seen, self._looked_s = self._state_of_file(), clock()
         self._use(keys_to_start_with(config.api, environment))
-        self.is_open = not self._keys and self._file is None  # for good: no change of a file opens a server
+        self.is_open = (
+            not self._keys and self._file is None
+        )  # fixed at start: no change of a file removes authentication
         self.anybody = self._tenant("")
         self.anybody.configure(config.api.limits, shares_cache=True)
 
     def find(self, key: str) -> Tenant | None:
-        """None for a key that is not known, or not any more."""
+        """The tenant of a key; None for an unknown or expired one."""
         self._look()
-        # a lookup by hash: what time it takes tells nothing of the keys
+        # by hash: the lookup's time reveals nothing about keys
         found = self._keys.get(digest(key))
         if found is None or (found.expires is not None and found.expires <= self._now()):
             return None
         return self._tenants[found.name]
 
     def _look(self) -> None:
-        """Reads the file again if it is another one by now."""
+        """Reloads the file if it has changed."""
         if self._file is None or self._clock() - self._looked_s < LOOK_S:
             return
         self._looked_s = self._clock()

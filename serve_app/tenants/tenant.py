@@ -11,11 +11,11 @@ from serve_app.tenants.token_bucket import TokenBucket
 
 __all__ = ["InFlight", "Tenant"]
 
-RETRY_S = 1.0  # after which one of the requests in flight may have ended
+RETRY_S = 1.0  # Retry-After when too many requests are in flight
 
 
 class InFlight:
-    """Requests of all tenants of an ingress."""
+    """The requests in flight of all tenants of an ingress."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -23,10 +23,10 @@ class InFlight:
 
 
 class Tenant:
-    """Counts within one ingress, which has its part of the limits where there are several."""
+    """Counts within one ingress, which enforces its share of the limits."""
 
     def __init__(self, name: str, in_flight: InFlight, num_ingresses: int, clock: Callable[[], float]) -> None:
-        """`name` is "" for anybody, where there are no keys."""
+        """`name` is "" for the anonymous tenant of a server without keys."""
         self.name = name
         self.limits = KeyLimits()
         self.cache_namespace = ""  # see cache_salt.py
@@ -36,7 +36,7 @@ class Tenant:
         self._tokens: TokenBucket | None = None
 
     def configure(self, limits: KeyLimits, *, shares_cache: bool) -> None:
-        """From now on; what is in flight stays, and so does a bucket whose rate stays."""
+        """Sets the limits; requests in flight stay, and so does a bucket whose rate is unchanged."""
         if limits.requests_per_minute != self.limits.requests_per_minute:
             self._requests = self._bucket(limits.requests_per_minute)
         if limits.tokens_per_minute != self.limits.tokens_per_minute:
@@ -58,7 +58,7 @@ class Tenant:
 
     @contextmanager
     def request_in_flight(self) -> Iterator[None]:
-        """Raises Overloaded that names the limit if there is no place."""
+        """Counts a request in flight. Raises Overloaded that names the limit."""
         limit = self.limits.max_concurrent_requests
         if limit is not None and self._num_own >= self._part_of(limit):
             raise Overloaded(f"limit of {self._shown}: {limit} concurrent requests", RETRY_S)
@@ -77,12 +77,12 @@ class Tenant:
             self._all.count -= 1
 
     def charge(self, num_tokens: int) -> None:
-        """Counts tokens of prompts and answers."""
+        """Charges prompt and answer tokens."""
         if self._tokens is not None and num_tokens:
             self._tokens.take(num_tokens)
 
     def rate_limit_headers(self) -> dict[str, str]:
-        """OpenAI's rate limit headers; none where there are no limits."""
+        """OpenAI's rate limit headers; empty without limits."""
         headers = {}
         for bucket, limit, unit in (
             (self._requests, self.limits.requests_per_minute, "requests"),
@@ -95,7 +95,7 @@ class Tenant:
         return headers
 
     def check_priority(self, priority: int) -> None:
-        """Raises RequestError for one that would overtake others."""
+        """Raises RequestError for a priority below min_priority."""
         if priority < (least := self.limits.min_priority):
             raise RequestError(
                 f"priority: must be at least {least} for {self._shown}, got {priority}; lower runs first",

@@ -1,4 +1,4 @@
-"""A token bucket: so many units a minute, a minute's worth of them at once."""
+"""A token bucket: a rate per minute, with bursts of a minute's worth."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ PER_S = 1 / 60
 
 
 class TokenBucket:
-    """Takes what is asked for as long as anything is left, so the level may go below zero and has to fill up again."""
+    """A take succeeds while anything is left, so the level may go below zero and must refill first."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
         self._per_minute, self._clock = per_minute, clock
@@ -16,13 +16,13 @@ class TokenBucket:
 
     @property
     def remaining(self) -> int:
-        """Units that may be taken now."""
+        """The units that may be taken now."""
         self._fill()
         return max(0, int(self._level))
 
     @property
     def wait_s(self) -> float:
-        """Seconds until there is a unit to take; 0 where there is one."""
+        """Seconds until a unit is available; 0 if one is."""
         self._fill()
         return max(0.0, (1 - self._level) / (self._per_minute * PER_S))
 

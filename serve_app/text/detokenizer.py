@@ -1,4 +1,4 @@
-"""Incremental detokenizer: token ids to text, piece by piece; the pieces joined are the text of all tokens together."""
+"""Incremental detokenizer: token ids to text; the joined pieces are the text of all tokens together."""
 
 import codecs
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ __all__ = ["IncrementalDetokenizer"]
 class IncrementalDetokenizer:
     """The text of one choice.
 
-    A codepoint whose bytes lie in several tokens comes out with the last of them. Bytes that are no UTF-8 become
-    U+FFFD, as in `bytes.decode("utf-8", "replace")` over the whole.
+    A codepoint whose bytes lie in several tokens is returned with the last of them. Invalid UTF-8 becomes U+FFFD, as in
+    `bytes.decode("utf-8", "replace")` of the whole.
 
     skip_special   leave out special tokens
-    starts_text    the first token begins a text: a sentencepiece tokenizer's first space is dropped. False where the
-                   answer goes on in the middle of the prompt's last line.
+    starts_text    the first token begins a text: a sentencepiece tokenizer's first space is dropped. False if the
+                   answer continues the prompt's last line.
     """
 
     __slots__ = ("_decode", "_strip", "_table")
@@ -28,12 +28,12 @@ class IncrementalDetokenizer:
 
     def push(self, tokens: Iterable[int]) -> str:
         table = self._table
-        num_tokens = len(table)  # a model may have more rows than its tokenizer has tokens
+        num_tokens = len(table)  # a model may have more logits than its tokenizer has tokens
         text = self._decode(b"".join([table[token] for token in tokens if token < num_tokens]))
         return self._stripped(text) if self._strip else text
 
     def flush(self) -> str:
-        """What an unfinished codepoint leaves at the end. Nothing may be pushed afterwards."""
+        """The rest of an incomplete codepoint. No push may follow."""
         return self._decode(b"", True)
 
     def _stripped(self, text: str) -> str:

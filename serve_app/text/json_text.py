@@ -1,7 +1,7 @@
-"""Bounded JSON parsing: what would keep the interpreter busy for long in one call is refused before that.
+"""Bounded JSON parsing: refuses texts that would hold the GIL for long in one call.
 
-Hundreds of thousands of values take some tenths of a second in which no other thread runs, and deep nesting ends in a
-RecursionError wherever it is walked.
+Hundreds of thousands of values take some 0.1 s in which no other thread runs, and deep nesting raises RecursionError
+in any recursive walk.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_CONTAINERS", "MAX_DEPTH", "MAX_VALUES", "Digits", "TooMuch", "parse_json", "read_number"]
+__all__ = ["MAX_CONTAINERS", "MAX_DEPTH", "MAX_VALUES", "Digits", "LimitError", "parse_json", "read_number"]
 
 MAX_VALUES = 250_000  # values in one text
 MAX_CONTAINERS = 40_000  # arrays and objects among them
@@ -20,13 +20,13 @@ MAX_DEPTH = 64  # arrays and objects inside each other
 MAX_DIGITS = 1_000  # of a number
 
 
-class TooMuch(ValueError):
-    """More than may be looked at."""
+class LimitError(ValueError):
+    """The text has more values, nesting or digits than the limits allow."""
 
 
-@dataclass(init=False, eq=False, repr=False)  # as which msgspec can encode it
+@dataclass(init=False, eq=False, repr=False)  # msgspec encodes dataclasses
 class Digits(float):
-    """A number that a double does not tell from others: `text` is how it is written."""
+    """A number with more digits than a double: `text` is its written form."""
 
     text: str
 
@@ -40,9 +40,9 @@ class Digits(float):
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Numbers keep their digits: integers are ints, what a double cannot tell is Digits.
+    """Parses JSON with all digits of numbers: integers are ints, numbers that are no exact doubles are Digits.
 
-    Raises ValueError, whose message goes on a sentence that begins with what the text is; msgspec's for no JSON.
+    Raises ValueError, whose message continues a sentence that names the text; msgspec's for invalid JSON.
     """
     text = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
     num_containers = text.count(b"[") + text.count(b"{")
@@ -50,8 +50,8 @@ def parse_json(data: bytes | str) -> Any:
         _count_values(text)
     try:
         value = DECODER.decode(text)
-    except msgspec.ValidationError as error:  # what read_number raises, and where
-        raise TooMuch(str(error).partition(" - at ")[0]) from None
+    except msgspec.ValidationError as error:  # of read_number, with the path
+        raise LimitError(str(error).partition(" - at ")[0]) from None
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
@@ -59,14 +59,14 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def read_number(text: str) -> float:
-    """A number of JSON that is no integer. Raises TooMuch."""
+    """Parses a JSON number that is no integer. Raises LimitError."""
     if len(text) <= 16 and "e" not in text and "E" not in text:
-        return float(text)  # which tells numbers of 15 digits apart
+        return float(text)  # exact for 15 digits
     if len(text) > MAX_DIGITS:
-        raise TooMuch(f"holds a number of more than {MAX_DIGITS} digits")
+        raise LimitError(f"holds a number of more than {MAX_DIGITS} digits")
     number = float(text)
     if not isfinite(number) or (number == 0 and any(digit in "123456789" for digit in text.lower().split("e")[0])):
-        raise TooMuch(f"holds a number that is too large or too small: {text[:40]}")
+        raise LimitError(f"holds a number that is too large or too small: {text[:40]}")
     return number if Decimal(repr(number)) == Decimal(text) else Digits(text)
 
 
@@ -74,16 +74,16 @@ DECODER = msgspec.json.Decoder(float_hook=read_number)
 
 
 def _count_values(data: bytes) -> None:
-    """Counts outside of strings, piece by piece so that other threads run."""
+    """Counts values outside strings, in pieces so that other threads run in between."""
     num_commas = num_containers = 0
     for token in re.finditer(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', data, re.DOTALL):
         first = token[0][0]
         num_commas += first == 0x2C
         num_containers += first in (0x5B, 0x7B)
         if num_containers > MAX_CONTAINERS:
-            raise TooMuch(f"holds more than {MAX_CONTAINERS} arrays and objects")
+            raise LimitError(f"holds more than {MAX_CONTAINERS} arrays and objects")
         if num_commas + num_containers > MAX_VALUES:
-            raise TooMuch(f"holds more than {MAX_VALUES} values")
+            raise LimitError(f"holds more than {MAX_VALUES} values")
 
 
 def _check_depth(value: Any) -> None:
@@ -100,5 +100,5 @@ def _check_depth(value: Any) -> None:
     raise _too_deep()
 
 
-def _too_deep() -> TooMuch:
-    return TooMuch(f"is nested more than {MAX_DEPTH} deep")
+def _too_deep() -> LimitError:
+    return LimitError(f"is nested more than {MAX_DEPTH} deep")

@@ -1,4 +1,4 @@
-"""Markers: finds those of reasoning and tool calls in a text that comes in pieces."""
+"""Markers: finds the markers of reasoning and tool calls in streamed text."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ __all__ = ["could_begin", "split_at_marker"]
 def split_at_marker(text: str, markers: Sequence[str]) -> tuple[str, str | None, str]:
     """(text before the first marker, that marker, the rest).
 
-    Without a marker the second is None, and the rest is what may yet turn out to begin one. Of two markers at the
-    same place the longer one counts.
+    Without a marker the second is None, and the rest is a suffix that may begin one. Of two markers at the same place
+    the longer one wins.
     """
     found = [(text.find(marker), -len(marker), marker) for marker in markers if marker in text]
     if found:
@@ -20,12 +20,12 @@ def split_at_marker(text: str, markers: Sequence[str]) -> tuple[str, str | None,
 
 
 def could_begin(text: str, markers: Sequence[str]) -> bool:
-    """Whether the text is the beginning of a marker, but not yet all of it."""
+    """Whether the text is a proper prefix of a marker."""
     return any(len(text) < len(marker) and marker.startswith(text) for marker in markers)
 
 
 def _overlap(text: str, marker: str) -> int:
-    """Length of the longest end of the text that begins the marker."""
+    """The length of the longest suffix of the text that is a prefix of the marker."""
     for length in range(min(len(marker) - 1, len(text)), 0, -1):
         if text.endswith(marker[:length]):
             return length

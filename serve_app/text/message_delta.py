@@ -1,4 +1,4 @@
-"""Message delta: a piece of a streamed answer, sorted into content, reasoning and tool-call deltas."""
+"""Message delta: the content, reasoning and tool-call deltas of a piece of an answer."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ __all__ = ["ToolCallDelta", "MessageDelta"]
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    """A piece of a tool call. The first piece of each call, and only it, has id and name."""
+    """A delta of a tool call. The first one of each call, and only it, has id and name."""
 
     index: int
     arguments: str = ""

@@ -1,4 +1,4 @@
-"""Reasoning parser: tells a model's reasoning from its answer, by the markers of its family."""
+"""Reasoning parser: splits a model's reasoning from its answer, by the markers of its family."""
 
 from typing import Literal
 
@@ -23,10 +23,10 @@ class ReasoningFormat(msgspec.Struct, frozen=True):
     name: str
     opens: str
     closes: str
-    always: bool = False  # the model reasons first, whether or not it says so
+    always: bool = False  # the model reasons first, also without a start marker
 
     def position_after(self, prompt: str) -> ReasoningPosition:
-        """Where an answer to this prompt begins: many templates write the markers themselves."""
+        """The position of an answer to this prompt: many templates write the markers themselves."""
         end = prompt.rstrip()
         if end.endswith(self.opens):
             return "inside"
@@ -50,7 +50,7 @@ REASONING_FORMATS = {
 
 
 def find_reasoning_format(template: str) -> ReasoningFormat | None:
-    """The format that a chat template speaks of."""
+    """The format whose markers a chat template mentions."""
     if CHANNELS.opens.partition("analysis")[0] in template and "<|message|>" in template:
         return CHANNELS
     for name in ("think", "mistral", "granite", "seed_oss", "cohere_command3"):
@@ -60,14 +60,14 @@ def find_reasoning_format(template: str) -> ReasoningFormat | None:
 
 
 class ReasoningParser:
-    """The reasoning of one answer: once, at its beginning.
+    """The reasoning of one answer, which comes once, at its beginning.
 
     before --opens--> inside --closes--> after
        \\--anything else-----------------^
     """
 
     def __init__(self, format_: ReasoningFormat, position: ReasoningPosition, *, keeps_markers: bool = False) -> None:
-        """keeps_markers   as part of the reasoning, and the white space before it"""
+        """keeps_markers   markers, and the whitespace before them, are part of the reasoning"""
         self._format = format_
         self._position = position
         self._keeps_markers = keeps_markers
@@ -98,7 +98,7 @@ class ReasoningParser:
         return MessageDelta(reasoning=opening + text + closing if self._keeps_markers else text)
 
     def _begin(self, text: str) -> tuple[str, str]:
-        """The opening marker, with what comes before it, and the rest; nothing as long as there may be one."""
+        """The opening marker with the text before it, and the rest; nothing while a marker may still come."""
         text, self._buffer = self._buffer + text, ""
         opens, seen = self._format.opens, text.lstrip()
         if len(seen) < len(opens) and opens.startswith(seen):

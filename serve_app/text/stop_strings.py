@@ -1,4 +1,4 @@
-"""Stop-string checker: finds stop strings in a text that comes in pieces, whatever the pieces."""
+"""Stop-string checker: finds stop strings in streamed text, independent of how it is split."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ __all__ = ["StopStringChecker"]
 
 
 class StopStringChecker:
-    """Lets text through up to the first stop string.
+    """Returns text up to the first stop string.
 
-    The first is the one whose last character comes first, as generation stops when a stop string is complete; of two
-    that end together the longer one. Text that may yet turn out to begin a stop string is held back.
+    The first is the one that is complete first; of two that end together the longer one. Text that may begin a stop
+    string is held back.
 
         stop "\\nUser:"     push("Hi\\nUs") -> "Hi"     push("ing") -> "\\nUsing"
     """
@@ -17,14 +17,14 @@ class StopStringChecker:
     __slots__ = ("_firsts", "_buffer", "_include", "_patterns", "matched")
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        self.matched: str | None = None  # the stop string, once there is one
+        self.matched: str | None = None  # the stop string that was found
         self._patterns = [_Pattern(stop) for stop in sorted(stops, key=len, reverse=True)]
         self._firsts = {stop[0] for stop in stops}
         self._buffer = ""
-        self._include = include  # the stop string itself is let through too
+        self._include = include  # the stop string itself is returned too
 
     def push(self, text: str) -> str:
-        """The text that is now known to come before any stop string. After a match, nothing more comes."""
+        """The text that certainly comes before any stop string; "" after a match."""
         if self.matched is not None:
             return ""
         if not self._buffer and not any(first in text for first in self._firsts):
@@ -40,7 +40,7 @@ class StopStringChecker:
         return text[:kept]
 
     def flush(self) -> str:
-        """The end of the text: what was held back is no stop string."""
+        """The held-back text, at the end."""
         held, self._buffer = self._buffer, ""
         for pattern in self._patterns:
             pattern.num_matched = 0

@@ -1,4 +1,4 @@
-"""Vocabulary: the bytes of each token id; the one table behind detokenizing and behind the `bytes` of logprobs."""
+"""Vocabulary: the bytes of each token id, for the detokenizer and the `bytes` of logprobs."""
 
 import json
 import re
@@ -14,18 +14,18 @@ __all__ = ["Vocabulary", "read_vocabulary"]
 
 
 class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
-    all_bytes: tuple[bytes, ...]  # by token id; b"" where an id has no token
+    all_bytes: tuple[bytes, ...]  # by token id; b"" for an id without a token
     shown_bytes: tuple[bytes, ...]  # the same, with b"" for special tokens
     special_ids: frozenset[int]
     longest_bytes: int  # of the longest token
-    strips_space: bool  # a text's first space belongs to the tokenizer, not to the text (sentencepiece)
+    strips_space: bool  # the tokenizer adds a space before a text (sentencepiece)
 
     @property
     def num_tokens(self) -> int:
         return len(self.all_bytes)
 
     def showing(self, texts: Iterable[str]) -> "Vocabulary":
-        """The same, but for special tokens that are a part of one of the texts: those are shown."""
+        """The same vocabulary, with special tokens shown that are part of one of the texts."""
         texts = tuple(texts)
         parts = {token for token in self.special_ids if any(self.text(token) in text for text in texts)}
         shown = list(self.shown_bytes)
@@ -34,16 +34,16 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, shown_bytes=tuple(shown))
 
     def text(self, token: int) -> str:
-        """One token alone, U+FFFD for what is not UTF-8."""
+        """The text of one token alone, with U+FFFD for invalid UTF-8."""
         return self.bytes_of(token).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """b"" for a row of the model's that stands for nothing."""
+        """The bytes of a token; b"" for an id without a token."""
         return self.all_bytes[token] if 0 <= token < len(self.all_bytes) else b""
 
 
 def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """Raises ModelError for a tokenizer whose decoder is not made of bytes (WordPiece and its like)."""
+    """Raises ModelError for a tokenizer whose decoder is not byte-based (WordPiece and others)."""
     steps = _decoder_steps(tokenizer)
     to_bytes = _byte_level() if any(step["type"] == "ByteLevel" for step in steps) else _sentencepiece(steps)
     pieces = tokenizer.get_vocab(with_added_tokens=True)

@@ -1,7 +1,7 @@
-"""additionalProperties: arguments that a function does not have are not written.
+"""additionalProperties: false by default in tools' schemas, so that no unknown arguments are written.
 
-A schema that names properties and says nothing of others allows any, but no tool's schema means it: a call
-`f(**arguments)` fails on them, and a weak model likes to write them.
+A schema with `properties` alone allows others, but no tool's schema means it: a call `f(**arguments)` fails on them,
+and a weak model likes to write them.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ from serve_app.grammar.schema_walk import rewritten
 
 __all__ = ["without_additional_properties"]
 
-# beside `properties`: what is additional there may be named here
+# keywords beside `properties` that may name further ones
 COMBINING = {"anyOf", "oneOf", "$ref", "if", "then", "else", "dependentSchemas", "dependencies"}
 SAYS_SO = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}
 
 
 def without_additional_properties(schema: dict[str, Any]) -> dict[str, Any]:
-    """With no properties beyond those named, at every depth; the same where several schemas are combined in one."""
+    """The schema without additional properties, at every depth, also where several schemas are combined."""
     combined = False
 
     def close(inner: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Argument values that models write one by one, each a text of its own, become JSON."""
+"""Argument values: converts arguments that models write one by one to JSON."""
 
 import ast
 import json
@@ -15,13 +15,13 @@ FAULTS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
 class ArgumentWriter:
-    """Writes an object member by member: the pieces joined are one JSON text."""
+    """Writes an object member by member: the joined pieces are one JSON text."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
 
     def member(self, name: str, value: Any) -> str:
-        """A name that comes again is dropped."""
+        """The JSON of one member; "" for a repeated name."""
         if name in self._names:
             return ""
         written = f"{', ' if self._names else '{'}{json.dumps(name, ensure_ascii=False)}: {json_text(value)}"
@@ -33,7 +33,7 @@ class ArgumentWriter:
 
 
 def python_value(text: str) -> Any:
-    """A Python literal, or JSON; what is neither stands for itself."""
+    """The value of a Python literal or of JSON; other text is a string."""
     text = text.strip()
     for read in (_read, ast.literal_eval):
         try:
@@ -46,7 +46,7 @@ def python_value(text: str) -> Any:
 
 
 def tagged_value(text: str, schema: Any) -> Any:
-    """A value between two tags. Texts stand there bare, everything else as JSON."""
+    """A value between two tags: a bare string, or JSON for any other type."""
     if is_plain_text(schema):
         return text
     value = python_value(text)
@@ -60,7 +60,7 @@ def is_text(schema: Any) -> bool:
 
 
 def is_plain_text(schema: Any) -> bool:
-    """Any text will do, but for its length."""
+    """Whether the schema is a string without constraints but its length."""
     return is_text(schema) and not schema.keys() & {"enum", "const", "pattern", "format", "anyOf", "oneOf", "allOf"}
 
 

@@ -1,4 +1,4 @@
-"""Arguments written one by one: reads them, and lets each through as JSON once it is complete."""
+"""Parses arguments written one by one, and returns each as JSON once it is complete."""
 
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 class FieldReader(Protocol):
     def push(self, text: str) -> tuple[str, str | None]:
-        """The JSON that is now known, and, once the call has ended, the text behind it."""
+        """The new part of the JSON, and, once the call has ended, the text behind it."""
         ...
 
 
@@ -23,8 +23,8 @@ class PythonFields:
     def __init__(self) -> None:
         self._writer = ArgumentWriter()
         self._name = ""
-        self._value: str | None = None  # so far; None: the name is read
-        self._open: list[str] = []  # brackets that wait for their end
+        self._value: str | None = None  # so far; None: in the name
+        self._open: list[str] = []  # open brackets
         self._quote = ""
         self._escaped = False
 
@@ -64,7 +64,7 @@ class PythonFields:
 
 
 class TaggedReader:
-    """<parameter=city>Paris</parameter>, each value as its schema types it."""
+    """<parameter=city>Paris</parameter>, each value typed by its schema."""
 
     def __init__(self, form: TaggedFields, schema: Any) -> None:
         self._form = form
@@ -72,7 +72,7 @@ class TaggedReader:
         self._schemas = properties if isinstance(properties, dict) else {}
         self._writer = ArgumentWriter()
         self._held = ""
-        self._name: str | None = None  # of the argument whose value is read
+        self._name: str | None = None  # of the argument whose value comes
         self._in_name = False
         self._in_value = False
 
@@ -93,7 +93,7 @@ class TaggedReader:
                 return "".join(pieces), None
 
     def _between(self) -> str | None:
-        """What is behind the call, if it ends here."""
+        """The text behind the call, if it ends here."""
         form, held = self._form, self._held.lstrip()
         opens = form.key if self._name is None else form.value
         if not held or could_begin(held, (opens, form.ends)):

@@ -1,4 +1,4 @@
-"""Tool-call formats of families that write arguments one by one: as Python does, or between tags."""
+"""Tool-call formats of families that write arguments one by one: in Python syntax, or between tags."""
 
 from serve_app.tools.tool_call_format import CallSyntax, TaggedFields, ToolCallFormat
 
@@ -23,7 +23,7 @@ def _pythonic(name: str, **markers: tuple[str, ...]) -> ToolCallFormat:
 
 
 def _calls_between(name: str, opens: str, closes: str, syntax: CallSyntax, sign: str) -> ToolCallFormat:
-    """Python's calls between markers."""
+    """Calls in Python syntax between markers."""
     return ToolCallFormat(
         name=name,
         opens=(opens,),
@@ -56,7 +56,7 @@ def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolCallFormat:
     )
 
 
-# a template may hold the signs of several: the more particular ones stand first
+# a template may have the signs of several formats: the more specific ones come first
 FIELD_FORMATS = (
     _pythonic("llama4_pythonic", opens=("<|python_start|>",), closes=("<|python_end|>",)),
     _calls_between(
@@ -158,5 +158,5 @@ FIELD_FORMATS = (
     _glm("glm47", ("{function-name}<arg_key>", "<arg_value>"), ""),
     _glm("glm45", ("<arg_key>", "<arg_value>"), "\n"),
 )
-# written by models whose templates do not say so
+# of models whose templates do not show it
 PYTHONIC = _pythonic("pythonic")

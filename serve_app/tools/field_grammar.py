@@ -1,7 +1,7 @@
-"""Grammar of arguments that are written one by one: holds them to their tool's schema.
+"""Grammar of arguments that are written one by one: enforces their tool's schema.
 
-Each argument obeys its own schema; those that are required come, in the order in which they are declared. What a
-schema says of the object as a whole cannot be held, and is refused.
+Each argument satisfies its own schema; they come in the order of declaration, required ones always. Keywords of the
+object as a whole are unsupported, and refused.
 """
 
 import json
@@ -15,14 +15,14 @@ from serve_app.tools.tool_call_format import TaggedFields, ToolCallFormat
 
 __all__ = ["field_rules"]
 
-# of the object as a whole: what is held, or needs not be since no other arguments are written
+# keywords of the object as a whole that are supported, or that cannot be violated since no other arguments are written
 HELD = {"type", "properties", "required", "additionalProperties", "patternProperties", "maxProperties"}
 NOTES = {"title", "description", "default", "examples", "strict", "$defs", "definitions", "$schema", "$id", "$comment"}
 WHOLE = {"maxProperties"}
 
 
 def field_rules(rule: str, format_: ToolCallFormat, markers: Markers, schema: dict[str, Any], param: str) -> list[str]:
-    """Lark rules; `rule` is all arguments of one call. Raises RequestError for a schema that cannot be held."""
+    """Lark rules; `rule` is all arguments of one call. Raises RequestError for an unsupported schema."""
     _check(schema, format_, param)
     properties, required = schema.get("properties", {}), schema.get("required", [])
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
@@ -59,7 +59,7 @@ def _field(rule: str, format_: ToolCallFormat, markers: Markers, name: str, sche
 
 
 def _plain_text(rule: str, fields: TaggedFields, markers: Markers, schema: dict[str, Any], closes: str) -> list[str]:
-    """Any text up to the closing marker, which it must not hold itself."""
+    """Any text up to the closing marker, which it must not contain."""
     low, high = schema.get("minLength", 0), schema.get("maxLength", "")
     text = rf"/(.|\n){{{low},{high}}}/ & ~/(.|\n)*{pattern(fields.closes)}(.|\n)*/"
     before, *special = markers.parts(closes)

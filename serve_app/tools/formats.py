@@ -1,4 +1,4 @@
-"""All tool-call formats, and which of them a chat template speaks of."""
+"""All tool-call formats, and the detection of a chat template's."""
 
 from serve_app.tools.field_formats import FIELD_FORMATS, PYTHONIC
 from serve_app.tools.json_formats import GENERIC, JSON_FORMATS
@@ -6,7 +6,7 @@ from serve_app.tools.tool_call_format import CallSyntax, ToolCallFormat
 
 __all__ = ["HARMONY", "TOOL_CALL_FORMATS", "find_tool_call_format"]
 
-# gpt-oss: its channels hold thinking and content too, and harmony.py reads them all
+# gpt-oss: its channels have reasoning and content too; harmony_parser.py parses them all
 HARMONY = ToolCallFormat(
     name="harmony",
     opens=("<|start|>", "<|channel|>"),
@@ -15,16 +15,16 @@ HARMONY = ToolCallFormat(
     signs=("<|channel|>", "<|message|>"),
     syntax=CallSyntax(opens="<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>", closes=""),
 )
-# formats that stand in templates beside what looks like another's signs
+# formats whose templates also have another format's signs
 SPECIFIC = (HARMONY, *FIELD_FORMATS)
 TOOL_CALL_FORMATS = {one.name: one for one in (*JSON_FORMATS, *SPECIFIC, PYTHONIC, GENERIC)}
 
-# templates that write calls in a way that no format above describes
+# templates whose calls no format above describes
 FOREIGN_SIGNS = ("<function=", "<arg_key>", "<longcat_arg_key>")
 
 
 def find_tool_call_format(template: str) -> ToolCallFormat:
-    """The format that a chat template speaks of, else the generic one."""
+    """The format whose signs a chat template has, else the generic one."""
     if "tools" not in template:
         return GENERIC
     is_foreign = any(sign in template for sign in FOREIGN_SIGNS)

@@ -1,4 +1,4 @@
-"""Harmony grammar: holds gpt-oss's answers to calls that parse and to documents of their format: reasoning first."""
+"""Harmony grammar: constrains gpt-oss's answers to calls that parse or to a document, after the reasoning."""
 
 from engine.errors import RequestError
 from serve_app.grammar.constraint import Constraint
@@ -12,7 +12,7 @@ __all__ = ["harmony_constraint"]
 
 
 def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, output: Constraint | None) -> Constraint:
-    """Raises RequestError for a form that cannot stand in a channel."""
+    """Raises RequestError for an output format that cannot be in a channel."""
     markers = Markers(vocabulary)
     field = output.field if output is not None else "tools"
     if missing := [marker for marker in HARMONY.markers if marker not in markers.special]:
@@ -37,7 +37,7 @@ def harmony_constraint(tools: ToolUse, vocabulary: Vocabulary, output: Constrain
         lines.append(f"final: {markers.text('<|channel|>final<|message|>')} {'TEXT' if output is None else 'form'}")
     if output is not None and output.schema is not None:
         lines.append(f"form: {json_rule(output.schema)}")
-    bare = " | TEXT" if tools.forced is None and output is None else ""  # some text is no message at all
+    bare = " | TEXT" if tools.forced is None and output is None else ""  # text outside any message
     start = f"start: aside* ({' | '.join(ways)}){bare}"
     text = "\n".join(["%llguidance {}", start, *lines])
     if output is None:

@@ -1,9 +1,9 @@
-"""Harmony parser: gpt-oss's output, messages in channels, as reasoning, content and tool-call deltas.
+"""Harmony parser: splits gpt-oss's output, messages in channels, into reasoning, content and tool-call deltas.
 
     <|channel|>analysis<|message|>I think.<|end|><|start|>assistant<|channel|>final<|message|>Hello.
     <|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>
 
-A header says what a message is: to a function, a call; in the channel analysis, reasoning; else content.
+The header decides: a message to a function is a call, one in the channel analysis is reasoning, any other is content.
 """
 
 import re
@@ -24,7 +24,7 @@ ADDRESS = "to="
 
 
 class HarmonyParser:
-    """The messages of one answer. A call of no known tool is content."""
+    """The messages of one answer. A call of an unknown tool is content."""
 
     def __init__(
         self, names: Collection[str], position: ReasoningPosition, max_calls: int | None, random: Random | None = None
@@ -33,7 +33,7 @@ class HarmonyParser:
         self._max_calls = max_calls
         self._random = random or SystemRandom()
         self._buffer = ""
-        self._head: str | None = None  # of the message that begins, so far
+        self._head: str | None = None  # header of the message that begins, so far
         self._is_begun = position != "before"
         self._kind = "reasoning" if position == "inside" else "content"
         self._arguments: JsonValue | None = None
@@ -68,7 +68,7 @@ class HarmonyParser:
             if len(seen) < len(ADDRESS) and ADDRESS.startswith(seen):
                 return False
             self._is_begun = True
-            if seen.startswith(ADDRESS):  # the prompt has begun the head
+            if seen.startswith(ADDRESS):  # the prompt has begun the header
                 self._head = ""
                 return True
         text, marker, self._buffer = split_at_marker(self._buffer, (*BEGINS, *ENDS, MESSAGE))
@@ -84,7 +84,7 @@ class HarmonyParser:
         if marker is None:
             return False
         head, self._head, self._buffer = f"{self._head}{text}", None, rest
-        if marker in ENDS:  # a head and nothing more
+        if marker in ENDS:  # a header without a body
             return True
         called = re.search(r"to=functions\.(\S+?)(?=\s|<\||$)", head)
         channel = head.rpartition("<|channel|>")[2].split()
@@ -112,7 +112,7 @@ class HarmonyParser:
                 self._add_arguments(delta, text)
 
     def _add_arguments(self, delta: MessageDelta, text: str) -> None:
-        """The arguments up to their end; what stands behind them is dropped."""
+        """The arguments up to their end; text behind them is dropped."""
         kept = ""
         for char in text:
             if self._is_whole:

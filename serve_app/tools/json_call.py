@@ -1,4 +1,4 @@
-"""Tool calls in JSON: reads one character by character, and lets its arguments through as they are written."""
+"""Tool calls in JSON: an incremental parser that streams a call's arguments verbatim."""
 
 import json
 
@@ -10,7 +10,7 @@ ARGUMENT_KEYS = ("arguments", "parameters")
 
 
 class JsonValue:
-    """Knows where a JSON value ends. It does not check what is inside, and keeps only what is no container."""
+    """Finds the end of a JSON value. Its contents are not checked, and only strings and scalars are kept."""
 
     __slots__ = ("_depth", "_escaped", "_in_string", "is_container", "is_scalar", "text")
 
@@ -23,11 +23,11 @@ class JsonValue:
         self._escaped = False
 
     def takes(self, char: str) -> bool:
-        """False for a character that follows a scalar: it is not part of the value."""
+        """False for a character behind a scalar, which is not part of the value."""
         return not self.is_scalar or char not in ",}]" + BLANKS
 
     def step(self, char: str) -> bool:
-        """True if the value ends with this character."""
+        """Whether the value ends with this character."""
         if not self.is_container:
             self.text += char
         if self._in_string:
@@ -47,24 +47,24 @@ class CallObject:
 
     "tool_name" and "parameters" mean the same.
 
-    Arguments come out verbatim as they come in. Where a model writes them as a string that holds JSON, what is in the
-    string comes out at its end; where it writes none, "{}" does.
+    Arguments are returned verbatim as they come. If a model writes them as a string with JSON inside, the string's
+    content is returned at its end; if it writes none, "{}".
     """
 
     __slots__ = ("_after_value", "_has_arguments", "_key", "_value", "broken", "done", "name")
 
     def __init__(self) -> None:
-        """The opening brace has been read."""
+        """Starts behind the opening brace."""
         self.name: str | None = None
         self.done = False
-        self.broken = False  # what came is no such object: done, too
-        self._key: str | None = None  # whose value is being read
+        self.broken = False  # the text is no such object; `done` is set too
+        self._key: str | None = None  # of the value that comes
         self._value: JsonValue | None = None
         self._after_value = False
         self._has_arguments = False
 
     def step(self, char: str) -> str:
-        """The part of the arguments that is now known."""
+        """The new part of the arguments."""
         value = self._value
         if value is not None and value.takes(char):
             streams = self._streams(value)
@@ -100,7 +100,7 @@ class CallObject:
         return self._key is not None and self._key[:-1] in ARGUMENT_KEYS and value.is_container
 
     def _end_value(self, last: str) -> str:
-        """A key or a value is complete. `last` is its last character, if it streams."""
+        """Handles a complete key or value. `last` is its last character, if it streams."""
         assert self._value is not None and self._key is not None
         text, is_key, key, streamed = self._value.text, self._key == "", self._key[:-1], self._streams(self._value)
         self._value = None
@@ -131,7 +131,7 @@ class CallObject:
 
 
 def _inner_json(text: str) -> str:
-    """Arguments that are no object: JSON inside a string, or nothing at all."""
+    """Arguments that are no object: JSON inside a string, or none."""
     if text in ("null", '""'):
         return "{}"
     try:

@@ -154,5 +154,5 @@ JSON_FORMATS = (
     _tagged_objects("longcat", "longcat_tool_call"),
     _tagged_objects("hermes", "tool_call"),
 )
-# for models whose template knows no tools: a prompt of ours presents them (prompt)
+# for models whose template has no tools: tool_prompt.py describes them
 GENERIC = msgspec.structs.replace(JSON_FORMATS[-1], name="generic", signs=())

@@ -1,4 +1,4 @@
-"""Tool-call format: how a family of models writes calls. Parser and grammar are both made from it."""
+"""Tool-call format of a family of models, from which parser and grammar are made."""
 
 from typing import Literal
 
@@ -8,15 +8,15 @@ __all__ = ["TaggedFields", "ToolCallFormat", "CallSyntax"]
 
 
 class CallSyntax(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are written where a grammar holds the model to it: the way it was taught."""
+    """The syntax of calls that the grammar enforces: the one that the model was trained on."""
 
     begins: str = ""  # before the first call
-    opens: str  # up to the arguments; NAME stands for the tool's name
+    opens: str  # up to the arguments, with NAME for the tool's name
     closes: str  # after the arguments
     joint: str = ""  # between calls
     ends: str = ""  # after the last
-    # where arguments are written one by one
-    field_opens: str = ""  # before a value; KEY stands for the argument's name
+    # for arguments written one by one
+    field_opens: str = ""  # before a value, with KEY for the argument's name
     field_closes: str = ""
     field_joint: str = ""  # between arguments
 
@@ -29,7 +29,7 @@ class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
     value: str = ""
     closes: str
     ends: str  # of the call
-    pads: bool = False  # a line break at either end of a value is not part of it
+    pads: bool = False  # a line break at either end of a value is dropped
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
 class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
     """A call is an opening marker, then either an object with name and arguments or a name, a separator and arguments.
 
-    Arguments are a JSON object, or come one by one: as Python writes them, or between tags.
+    Arguments are a JSON object, or are written one by one: in Python syntax, or between tags.
 
     hermes       <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>
     mistral      [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]    or    [TOOL_CALLS]f[ARGS]{"a": 1}
@@ -51,13 +51,13 @@ class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     opens: tuple[str, ...]
     closes: tuple[str, ...] = ()
-    separators: tuple[str, ...] = ()  # between name and arguments; none: calls are objects
-    between: str = " \t\r\n"  # characters that may stand between calls
-    bare: str = ""  # this character at the very beginning of the answer begins a call
-    lists: bool = False  # an opening marker holds any number of names and arguments
+    separators: tuple[str, ...] = ()  # between name and arguments; (): calls are objects
+    between: str = " \t\r\n"  # characters allowed between calls
+    bare: str = ""  # this character at the very beginning of the answer begins a call without a marker
+    lists: bool = False  # any number of names and arguments behind one opening marker
     arguments: Literal["json", "python"] | TaggedFields = "json"
-    short_ids: bool = False  # ids of nine letters and digits, as the template insists
-    signs: tuple[str, ...] = ()  # what all stands in the chat template of a model that writes so
+    short_ids: bool = False  # ids of nine letters and digits, as the template requires
+    signs: tuple[str, ...] = ()  # texts that are all in the chat templates of such models
     syntax: CallSyntax
 
     @property

@@ -1,11 +1,11 @@
-"""Tool-call grammar: holds an answer to calls that parse, with a declared name and arguments that satisfy the schema.
+"""Tool-call grammar: constrains an answer to calls that parse, of declared tools, with arguments of their schemas.
 
     forced        the answer is calls
     with output   the answer is calls, or a document of the format that response_format asks for
-    else          the answer is text; from the moment it opens a call, it must be one
+    else          the answer is text; once it opens a call, the call is constrained
 
-A grammar in llguidance's Lark dialect (lark) is made from the format's `CallSyntax`. Arguments that are written one by
-one have their own rules: field_grammar. Channels too: harmony_grammar.
+A grammar in llguidance's Lark dialect (lark) is made from the format's `CallSyntax`. field_grammar has the rules of
+arguments that are written one by one, harmony_grammar those of channels.
 """
 
 import json
@@ -28,11 +28,11 @@ __all__ = ["tool_constraint"]
 def tool_constraint(
     tools: ToolUse, format_: ToolCallFormat, vocabulary: Vocabulary, output: Constraint | None
 ) -> Constraint:
-    """Raises RequestError for a schema that is none, or a form that cannot stand beside calls."""
+    """Raises RequestError for an invalid schema, or an output format that excludes calls."""
     sources = sources_of(tools)
     for (field, schema), name in zip(sources, tools.schemas, strict=True):
         try:
-            json_grammar(schema, field)  # says what is wrong with it
+            json_grammar(schema, field)  # raises RequestError for an invalid schema
         except RequestError as fault:
             raise RequestError(f"{fault} (in the tool {name!r})", param=field) from None
     if format_ is HARMONY:
@@ -71,7 +71,7 @@ class _Grammar:
         self._params = [f"tools.{shown.index(name)}.function.parameters" for name in self._names]
 
     def bare_beginning(self) -> str:
-        """A pattern of texts that begin like a call."""
+        """A pattern of texts that begin like a bare call."""
         if not self._format.lists:
             return pattern((self._syntax.begins + self._syntax.opens).partition("NAME")[0])
         names = "|".join([r"[A-Za-z_][A-Za-z0-9_.]*", *map(pattern, self._names)])
@@ -83,7 +83,7 @@ class _Grammar:
         if not self._format.bare:
             start = f"calls: {self._text(syntax.begins)} call {more} {self._text(syntax.ends)}"
             return [start, *self._one_call("call", "")]
-        # one string up to the arguments: it stands beside free text, and a lexer cannot wait and see
+        # one string up to the arguments: it competes with free text, and a lexer has no lookahead
         closes = self._text(syntax.closes)
         firsts = [
             f"({self._text(syntax.begins + opens)} arguments_{index} {closes})"
@@ -93,7 +93,7 @@ class _Grammar:
         return [start, *self._one_call("call", "")]
 
     def calls_or(self, output: Constraint, schema: dict[str, Any] | bool) -> list[str]:
-        """Calls or a document. Where both begin with a brace they are one schema: a lexer cannot wait and see."""
+        """Calls or a document. If both begin with a brace they are one schema: a lexer has no lookahead."""
         if self._format.bare != "{":
             return ["start: calls | form", f"form: {json_rule(schema)}", *self.calls()]
         if '"$ref"' in json.dumps([schema, self._schemas]):
@@ -111,7 +111,7 @@ class _Grammar:
         return [f"start: {json_rule({'anyOf': [*calls, schema]})}"]
 
     def calls_within_text(self, markers: tuple[str, ...]) -> list[str]:
-        """Text until a marker comes. One that is a special token cannot be text; another one ends the text."""
+        """Text up to a marker: a special token is never part of the text, any other marker ends it."""
         head = self._syntax.begins or self._opens[0]
         marker = next(marker for marker in markers if head.startswith(marker))
         if marker in self._markers.special:
@@ -126,7 +126,7 @@ class _Grammar:
         return [start, opened, TEXT, *self._one_call("rest", marker)]
 
     def _one_call(self, rule: str, without: str) -> list[str]:
-        """One call, whose first characters have been read."""
+        """One call behind its first characters."""
         lines = [f"{rule}: " + " | ".join(f"{rule}_{index}" for index in range(len(self._opens)))]
         closes = self._text(self._syntax.closes)
         for index, (opens, schema) in enumerate(zip(self._opens, self._schemas, strict=True)):

@@ -1,4 +1,4 @@
-"""Tool-call parser: finds the calls in an answer while it is written, and streams them as tool-call deltas."""
+"""Tool-call parser: finds the calls in a streamed answer, and returns them as tool-call deltas."""
 
 import string
 from collections.abc import Callable, Mapping
@@ -13,20 +13,20 @@ from serve_app.tools.tool_call_format import TaggedFields, ToolCallFormat
 
 __all__ = ["ToolCallParser"]
 
-MAX_NAME_CHARS = 1024  # what is longer is no name
+MAX_NAME_CHARS = 1024  # a longer text is no name
 
 
 class ToolCallParser:
-    """The calls of one answer. Whatever the pieces are, the same calls come out.
+    """The calls of one answer, the same for any split of its text.
 
     text ---opening marker---> between calls ---brace---> object ---its end---> between calls
       ^                           |    ^  \\---name------> name, separator, arguments --^
       \\------anything else--------/    \\----closing marker, opening marker
 
-    Text that opened like a call but is none (no name, a name of no tool) is content: nothing is lost.
+    Text that opens like a call but is none (no name, an unknown tool) is content: nothing is lost.
 
     tools      the schema of each tool's arguments
-    max_calls  calls after that many are dropped
+    max_calls  further calls are dropped
     """
 
     def __init__(
@@ -40,22 +40,22 @@ class ToolCallParser:
         self._tools = tools
         self._max_calls = max_calls
         self._random = random or SystemRandom()
-        self._buffer = ""  # not looked at yet: it may begin a marker
-        self._raw = ""  # read since the opening of what is not yet known to be a call
-        self._opened = False  # an opening marker waits for its call
-        self._begun = False  # something has been let through
+        self._buffer = ""  # unconsumed text, which may begin a marker
+        self._raw = ""  # text since the opening of a possible call
+        self._opened = False  # an opening marker came, and no call yet
+        self._begun = False  # some text was returned
         self._state: Callable[[MessageDelta], bool] = self._in_text
         self._call: CallObject | None = None
         self._arguments: JsonValue | None = None
         self._fields: FieldReader | None = None
-        self._in_list = False  # a call has come, and the next needs no opening marker
-        self._early = ""  # arguments that came before the name
-        self._named = False  # the current call has been announced
+        self._in_list = False  # behind a call of a list: the next one needs no opening marker
+        self._early = ""  # arguments before the name
+        self._named = False  # the current call's name was returned
         self.num_calls = 0
 
     @property
     def is_complete(self) -> bool:
-        """There are calls, and none is cut off."""
+        """Whether there are calls, and all are complete."""
         return self.num_calls > 0 and not self._named
 
     def push(self, text: str) -> MessageDelta:
@@ -66,13 +66,13 @@ class ToolCallParser:
         return delta
 
     def flush(self) -> MessageDelta:
-        """The answer is over. A call that was not announced is content."""
+        """Ends the answer. A call without a name so far is content."""
         is_rest_of_call = self._state == self._in_between and not self._opened
         delta = MessageDelta() if is_rest_of_call else MessageDelta(content=self._raw + self._buffer)
         self._raw = self._buffer = ""
         return delta
 
-    # Each state takes what it can from self._buffer, and is done (False) when it needs more.
+    # Each state consumes what it can of self._buffer, and returns False when it needs more.
 
     def _in_text(self, delta: MessageDelta) -> bool:
         if not self._begun:
@@ -82,7 +82,7 @@ class ToolCallParser:
                 self._opened = self._format.lists
                 return self._enter(self._in_between)
         before, marker, rest = split_at_marker(self._buffer, self._format.opens)
-        is_blank = not self._begun and not before.strip()  # blanks before the first call are no content
+        is_blank = not self._begun and not before.strip()  # blanks before the first call are dropped
         if marker is None and is_blank:
             return False
         self._buffer = rest
@@ -122,7 +122,7 @@ class ToolCallParser:
         if marker in self._format.opens:
             self._raw = self._raw + marker if self._opened else marker
             self._opened = True
-        elif self._opened:  # opened and closed without a call
+        elif self._opened:  # an opening and a closing marker without a call
             self._raw += marker
         else:
             self._raw = ""
@@ -182,7 +182,7 @@ class ToolCallParser:
             self._buffer = self._buffer.lstrip()
             if not self._buffer:
                 return False
-            if self._buffer[0] not in "{[":  # no arguments at all
+            if self._buffer[0] not in "{[":  # no arguments
                 self._add_arguments(delta, "{}")
                 return self._end_call()
             self._arguments = JsonValue(self._buffer[0])
@@ -222,7 +222,7 @@ class ToolCallParser:
         return self._enter(self._in_between)
 
     def _back_to_text(self, delta: MessageDelta) -> bool:
-        """It was no call: what has been read is content, and the rest is text again."""
+        """Returns the text of a call that is none as content, and continues in text."""
         delta.content += self._raw
         self._raw = self._early = ""
         self._begun = True

@@ -1,6 +1,6 @@
-"""Tool prompt: presents tools to a model whose chat template knows none, in its system message.
+"""Tool prompt: describes tools in the system message, for a model whose chat template has none.
 
-Calls and results of earlier turns are written as the model is asked to write them.
+Calls and results of earlier turns are written in the same format.
 """
 
 import json
@@ -19,7 +19,7 @@ To call a function, write exactly this, once for each call:
 
 
 def with_tools_in_text(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation with nothing in it but roles and text."""
+    """The conversation with tools, calls and results as text."""
     plain: list[dict[str, Any]] = []
     for message in messages:
         shown = _plain(message)

@@ -1,4 +1,4 @@
-"""Tool use: which tools a request offers, which of them the model may call (tool_choice), and with what schemas."""
+"""Tool use: the tools of a request, the ones that may be called (tool_choice), and their schemas."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,9 +18,9 @@ __all__ = ["ToolUse", "sources_of", "tool_use"]
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    definitions: list[dict[str, Any]]  # what the template presents
-    schemas: dict[str, Any]  # name -> schema of the arguments, of what may be called; none: no calls are looked for
-    forced: Literal["any", "named"] | None  # the answer must be calls, or a call of the one tool
+    definitions: list[dict[str, Any]]  # for the chat template
+    schemas: dict[str, Any]  # name -> schema of the arguments, of callable tools; {}: calls are not parsed
+    forced: Literal["any", "named"] | None  # the answer must be calls, or a call of the named tool
     max_calls: int | None
 
 
@@ -48,13 +48,13 @@ def tool_use(conversation: Conversation, limits: ApiConfig) -> ToolUse:
 
 
 def sources_of(tools: ToolUse) -> tuple[tuple[str, Any], ...]:
-    """The fields of the request that hold the schemas of what may be called, with these."""
+    """The request's fields with the schemas of the callable tools, and these schemas."""
     names = [tool["function"]["name"] for tool in tools.definitions]
     return tuple((f"tools.{names.index(name)}.function.parameters", schema) for name, schema in tools.schemas.items())
 
 
 def _arguments(tool: Tool, field: str) -> dict[str, Any]:
-    """Arguments are an object, whether or not their schema says so; a function without a schema has none."""
+    """The schema of a tool's arguments, always an object; without a schema it has no properties."""
     schema = without_additional_properties(upgraded(with_plain_types(tool.parameters or {"properties": {}})))
     declared = schema.get("type", "object")
     if "object" not in (declared if isinstance(declared, list) else [declared]):
@@ -64,7 +64,7 @@ def _arguments(tool: Tool, field: str) -> dict[str, Any]:
 
 
 def _choice(choice: ToolChoice, names: Sequence[str]) -> tuple[Sequence[str], Literal["any", "named"] | None]:
-    """What may be called, and whether something must be."""
+    """The callable tools, and whether a call is forced."""
     if choice.mode == "none":
         return (), None
     if choice.mode == "auto" and choice.names is None:

@@ -1,6 +1,6 @@
-"""Type names of programming languages and databases in tools' schemas, in JSON Schema's words.
+"""Type names of programming languages and databases in tools' schemas, translated to JSON Schema's.
 
-Tools are written by hand more often than made by a generator, and then say "dict", "STRING" or "list[str]".
+Tools are often written by hand, with types such as "dict", "STRING" or "list[str]".
 """
 
 import re
@@ -20,11 +20,11 @@ NAMES = {
     "null": "null none nil",
 }
 PLAIN = {name: plain for plain, names in NAMES.items() for name in names.split()}
-ANY = {"any", "enum", ""}  # enum: its values say what they are
+ANY = {"any", "enum", ""}  # enum: its values have types
 
 
 def with_plain_types(schema: Any) -> Any:
-    """The schema with each type that is known under another name; the others stay, for whoever checks it."""
+    """The schema with known type names translated; unknown ones stay, for validation to report."""
     return rewritten(schema, _with_plain_type)
 
 

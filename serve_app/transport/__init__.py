@@ -2,17 +2,17 @@
 
 Reading order, in:
 
-    protocol_versions, head_requests   what HTTP asks of a server besides
-    request_id, session_id             whose request it is
+    protocol_versions, head_requests   HTTP/1.0 and 1.1, HEAD
+    request_id, session_id             ids from headers or body
     body                               bounded, strict JSON, decompressed off the event loop
 
 Out:
 
-    connection     is the client still there, and does it read? Keep-alive, backpressure
+    connection     disconnects, backpressure of slow readers, keep-alive
     sse            server-sent events
-    compression    documents whole, streams event by event
+    compression    of documents as a whole, of streams event by event
     errors         the one table from errors to HTTP
 
-Promises: nothing here knows what a request is about. No body is larger, deeper or longer than the limits; a client
-that leaves or does not read ends its request. Tests: tests/serve_app/transport.
+Promises: independent of what a request contains. No body is larger, deeper or longer than the limits; a client that
+disconnects or does not read ends its request. Tests: tests/serve_app/transport.
 """

@@ -1,7 +1,7 @@
-"""Request body: bounded, strict JSON, decompressed, and never parsed for long on the event loop.
+"""Request body: bounded, strict JSON, decompressed, never parsed for long on the event loop.
 
-A small body is parsed at once, a large one where it is prepared (preparation.py). What would keep the interpreter busy
-for long in one call (hundreds of thousands of values, deep nesting) is refused before it is parsed.
+A small body is parsed at once, a large one where it is prepared (preparation.py). Bodies that would hold the GIL for
+long (hundreds of thousands of values, deep nesting) are refused before they are parsed.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from engine.errors import RequestError
-from serve_app.text.json_text import TooMuch, parse_json
+from serve_app.text.json_text import LimitError, parse_json
 
 __all__ = ["SMALL_BYTES", "parse_object", "read_body"]
 
-SMALL_BYTES = 16_384  # a body whose whole handling takes a few milliseconds at most
+SMALL_BYTES = 16_384  # a body that is handled within a few milliseconds
 
 HALF_A_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body. Raises 413 as soon as it is known to be too large, 400 for a type that is not JSON."""
+    """The body. Raises 413 as soon as it is too large, 400 for a content type other than JSON."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise RequestError(f"unsupported media type {kind!r}: send Content-Type: application/json")
@@ -49,17 +49,17 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in the body. Raises RequestError for anything else, NaN and lone surrogates included."""
     try:
         value = parse_json(data)
-    except TooMuch as error:
+    except LimitError as error:
         raise RequestError(f"the body {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RequestError(_what_is_wrong(data, str(error))) from None
+        raise RequestError(_parse_fault(data, str(error))) from None
     if not isinstance(value, dict):
         raise RequestError("the body is not a JSON object")
     return value
 
 
-def _what_is_wrong(data: bytes, error: str) -> str:
-    """With a body that is no JSON. The parser's own words fit the rest, and not these."""
+def _parse_fault(data: bytes, error: str) -> str:
+    """The message for a body that is no JSON, in place of some of the parser's own."""
     if not data.strip():
         return "the body is empty: send a JSON object"
     try:
@@ -74,7 +74,7 @@ def _what_is_wrong(data: bytes, error: str) -> str:
 
 
 def _unpacked(data: bytes, encoding: str, max_bytes: int) -> bytes:
-    """The body without its compression. Never makes more than max_bytes + 1 of it."""
+    """The decompressed body, at most max_bytes + 1 of it."""
     try:
         if encoding == "gzip":
             state = zlib.decompressobj(31)

@@ -1,7 +1,7 @@
-"""Response compression (gzip, zstd): documents whole, streams event by event, at once.
+"""Response compression (gzip, zstd): of documents as a whole, of streams event by event, without delay.
 
-An event costs two microseconds and shrinks to a twentieth: what is the same in every event is sent once. Windows are
-small, since a thousand streams may be open.
+An event costs two microseconds and shrinks to a twentieth, since events repeat each other. Windows are small, since a
+thousand streams may be open.
 """
 
 import re
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["CompressAnswers", "accepted_encoding"]
 
-SMALL_BYTES = 512  # a document below is sent as it is
+SMALL_BYTES = 512  # smaller documents are not compressed
 KINDS = ("application/json", "text/event-stream", "text/html")
 
 
@@ -29,7 +29,7 @@ class Gzip:
         self._state = zlib.compressobj(1, zlib.DEFLATED, 16 + 12, 5)  # gzip's header, a window of 4 KiB
 
     def piece(self, data: bytes) -> bytes:
-        """All of the data in a form that can be read at once."""
+        """The compressed data, flushed so that it can be decompressed at once."""
         return self._state.compress(data) + self._state.flush(zlib.Z_SYNC_FLUSH)
 
     def end(self, data: bytes) -> bytes:
@@ -42,7 +42,7 @@ class Zstd:
         self._state = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
     def piece(self, data: bytes) -> bytes:
-        """All of the data in a form that can be read at once."""
+        """The compressed data, flushed so that it can be decompressed at once."""
         return self._state.compress(data) + self._state.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
 
     def end(self, data: bytes) -> bytes:
@@ -64,7 +64,7 @@ class CompressAnswers:
 
 
 class _Answer:
-    """One answer on its way. Its start waits for its first bytes, which tell whether it is worth it."""
+    """The compression of one answer. Its start waits for the first body, which decides whether it is compressed."""
 
     def __init__(self, send: Send, encoding: str) -> None:
         self._send = send
@@ -100,7 +100,7 @@ class _Answer:
 
 
 def accepted_encoding(header: str) -> str | None:
-    """The encoding of ours that the client likes best; of equals the better one."""
+    """The supported encoding that the client prefers; of equals the better one."""
     weights = {}
     for item in header.split(","):
         name, _, parameters = item.partition(";")

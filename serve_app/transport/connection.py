@@ -1,4 +1,4 @@
-"""Client connection of a running answer: disconnects, slow readers (backpressure) and keep-alive."""
+"""Client connection of a running answer: disconnects, backpressure of slow readers, keep-alive."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,12 +10,12 @@ __all__ = ["ClientGone", "Outbox", "while_connected"]
 
 
 class ClientGone(Exception):
-    """Nobody is there to answer."""
+    """The client has disconnected, or reads too slowly."""
 
 
 @asynccontextmanager
 async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Ends what runs inside with ClientGone as soon as the client disconnects. The request's body has been read."""
+    """Cancels the block with ClientGone as soon as the client disconnects. The request's body has been read."""
     task = asyncio.current_task()
     assert task is not None
     gone = False
@@ -39,10 +39,10 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
 
 
 class Outbox:
-    """What waits to be sent on one stream. Everything that waits is sent together.
+    """The send buffer of one stream. All pending data is sent together.
 
-    max_bytes      more than that waiting means a reader too slow to serve: ClientGone
-    keep_alive_s   after that long without an event a comment line is sent, so that nobody on the way hangs up
+    max_bytes      of pending data; more raises ClientGone: the reader is too slow
+    keep_alive_s   after so long without an event a comment line is sent, so that no proxy closes the connection
     """
 
     def __init__(self, send: Send, *, max_bytes: int, keep_alive_s: float) -> None:
@@ -62,7 +62,7 @@ class Outbox:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits until all is sent, unless something went wrong."""
+        """Waits until all is sent, unless an error was raised."""
         self._timer.cancel()
         if kind is not None:
             self._sender.cancel()

@@ -1,4 +1,4 @@
-"""Error responses: the one table from errors to HTTP, and OpenAI's shape of them."""
+"""Error responses: the one table from errors to HTTP status, in OpenAI's shape."""
 
 import logging
 import math
@@ -21,9 +21,9 @@ from engine.errors import (
     UnknownModel,
 )
 
-__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "answer_faults_as_json", "fault_of"]
+__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "install_error_handlers", "fault_of"]
 
-# error -> (status, type); the first that fits, so the narrow ones stand above the wide ones
+# error -> (status, type); the first match, so subclasses come first
 TABLE: tuple[tuple[type[MantaError], int, str], ...] = (
     (UnknownModel, 404, "NotFoundError"),
     (ContextTooLong, 400, "BadRequestError"),
@@ -57,7 +57,7 @@ class ErrorResponse(TypedDict):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What a client gets for an error."""
+    """The HTTP response of an error."""
 
     status: int
     type: str
@@ -77,7 +77,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def fault_of(error: Exception) -> Fault:
-    """What a client gets for an error. One that is not ours is logged, and the client gets no details."""
+    """The response of an error. An error that is not ours is logged, and its details are not sent."""
     for kind, status, name in TABLE:
         if isinstance(error, kind):
             wait_s = getattr(error, "retry_after_s", None)
@@ -88,7 +88,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def _message_of(error: MantaError) -> str:
-    """An engine's words are those of the libraries under it, which name addresses and paths: they are logged."""
+    """Messages of the engine's libraries have addresses and paths: they are logged, not sent."""
     if not isinstance(error, EngineFailed):
         return str(error)
     logging.getLogger(__name__).error("an engine failed: %s", one_line(str(error)))
@@ -96,28 +96,28 @@ def _message_of(error: MantaError) -> str:
 
 
 def one_line(text: str) -> str:
-    """For a log: nothing in it looks like another line, or moves the cursor of who reads it."""
+    """The text with control characters escaped, so that it cannot forge log lines or move a terminal's cursor."""
     return text[:MAX_LOGGED_CHARS].encode("unicode_escape").decode()
 
 
-def answer_faults_as_json(app: FastAPI) -> None:
-    """From now on whatever a route raises, and a route that is not there, is answered in the one shape."""
+def install_error_handlers(app: FastAPI) -> None:
+    """Answers every exception of a route, and unknown routes, in OpenAI's shape."""
 
     async def answer(request: Request, error: Exception) -> Response:
         fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
         return Response(fault.body(), fault.status, fault.headers, media_type="application/json")
 
-    async def say_nothing(request: Request, error: Exception) -> Response:
-        """The client has left in the middle of its body: nobody reads this."""
+    async def ignore_disconnect(request: Request, error: Exception) -> Response:
+        """The client has disconnected while it sent its body."""
         return Response(status_code=499)
 
     for kind in (MantaError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
-    app.add_exception_handler(ClientDisconnect, say_nothing)
+    app.add_exception_handler(ClientDisconnect, ignore_disconnect)
 
 
-def _meant(request: Request) -> str:
-    """What a client with a wrong base URL meant: one without /v1, or with too many."""
+def _suggested_path(request: Request) -> str:
+    """The path that a client with a wrong base URL means: /v1 is missing or repeated."""
 
     def is_known(path: str) -> bool:
         return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in request.app.routes)
@@ -136,7 +136,7 @@ def _shown(path: str) -> str:
 def _http_fault(request: Request, error: HTTPException) -> Fault:
     message = error.detail
     if error.status_code == 404:
-        message = f"there is no route {_shown(request.url.path)}; {_meant(request)}"
+        message = f"there is no route {_shown(request.url.path)}; {_suggested_path(request)}"
     elif error.status_code == 405:
         message = f"{_shown(request.url.path)} does not take {request.method}"
     kind = HTTP_TYPES.get(error.status_code, "BadRequestError")

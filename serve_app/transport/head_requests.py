@@ -1,4 +1,4 @@
-"""HEAD requests: GET without the body, as probes and `curl -I` ask."""
+"""HEAD requests: GET without the body, for probes and `curl -I`."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -6,7 +6,7 @@ __all__ = ["HeadRequests"]
 
 
 class HeadRequests:
-    """Middleware."""
+    """Middleware that answers HEAD by GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

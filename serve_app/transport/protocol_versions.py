@@ -1,4 +1,4 @@
-"""HTTP protocol versions: what 1.0 and 1.1 ask of a server, and the one that hosts this application does not do."""
+"""HTTP protocol versions: requirements of HTTP/1.0 and 1.1 that uvicorn does not enforce."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,10 +11,10 @@ MAX_HEADERS = 200
 
 
 class ProtocolVersions:
-    """Middleware. A head has a limit (RFC 6585), a request of HTTP/1.1 has a Host (RFC 9112, 3.2), and a client of
-    HTTP/1.0 gets no chunks (6.1).
+    """Middleware: limits the size of headers (RFC 6585), requires Host in HTTP/1.1 (RFC 9112, 3.2), and sends no chunks
+    to HTTP/1.0 clients (6.1).
 
-    Such a client gets a stream as a whole, with its length, when it has ended: uvicorn would send chunks otherwise.
+    Such a client gets a stream as a whole, with its length, after its end: uvicorn would send chunks.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,13 +25,13 @@ class ProtocolVersions:
         if version is not None and (fault := _fault(version, scope["headers"])) is not None:
             await _refuse(send, fault)
         elif version == "1.0":
-            await self._app(scope, receive, _Whole(send))
+            await self._app(scope, receive, _BufferedResponse(send))
         else:
             await self._app(scope, receive, send)
 
 
-class _Whole:
-    """Sends an answer when all of it is there."""
+class _BufferedResponse:
+    """Buffers an answer until it is complete."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""Request ids: the client's own (X-Request-Id), or a new one. Every answer carries it."""
+"""Request ids: the client's own (X-Request-Id), or a new one, in every answer's headers."""
 
 import re
 import secrets
@@ -16,8 +16,8 @@ UUID = rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 class RequestIds:
     """Middleware: puts the id into `scope["state"]["request_id"]` and into the answer's X-Request-Id.
 
-    behind_serve   Ray Serve has given an id to every request that came without one, a UUID in a last header, and
-                   writes the answer's header itself
+    behind_serve   Ray Serve adds an id to requests without one, a UUID in the last header, and writes the answer's
+                   header itself
     """
 
     def __init__(self, app: ASGIApp, *, behind_serve: bool = False) -> None:
@@ -45,7 +45,7 @@ class RequestIds:
 
 
 def use_request_id(request: Request, from_body: str) -> str:
-    """The request's id, which a body may give where no header did."""
+    """The request's id, which the body may set if no header does."""
     if not request.state.asked_request_id and (cleaned := _clean(from_body)):
         request.state.request_id = cleaned
     return str(request.state.request_id)

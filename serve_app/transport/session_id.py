@@ -1,4 +1,4 @@
-"""Session ids (X-Session-Id): keep a client's requests on one replica, where their prefix is."""
+"""Session ids (X-Session-Id): keep a session's requests on one replica, which has their prefix cached."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SESSION_HEADER: dict[str, Any] = {
 
 
 def session_id(request: Request, from_body: str) -> str:
-    """What the client calls its session, "" if it does not. Raises RequestError."""
+    """The client's session id, "" if there is none. Raises RequestError."""
     from_header = request.headers.get("x-session-id", "")
     session, field = (from_header, "X-Session-Id") if from_header else (from_body, "session_id")
     if len(session) > MAX_CHARS:

@@ -1,4 +1,4 @@
-"""SSE: server-sent events and the JSON in them, written fast."""
+"""Server-sent events (SSE) and the JSON in them, serialized fast."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ encode = msgspec.json.encode
 
 
 def json_text(text: str) -> bytes:
-    """A JSON string without the characters that line readers other than SSE's take for an end of line."""
+    """A JSON string without raw Unicode line separators, at which generic line readers would split."""
     data = encode(text)
     if text.isascii():
         return data

@@ -1,11 +1,11 @@
-"""Worker processes for work whose cost a client chooses: limited in CPU time and memory, killed where it takes more.
+"""Worker processes for work whose cost a client chooses: limited in CPU time and memory, and killed beyond.
 
-Knows nothing of what the work is. Reading order:
+Independent of the work. Reading order:
 
-    frames       what goes over a socket
-    values       what comes back: structs and numbers of this project, whatever a worker may say
-    forkserver   the process that workers are forked from, in milliseconds and with all that was loaded before
-    pool         who asks them
+    frames       messages over a socket
+    values       results: only structs and numbers of this project are unpickled
+    forkserver   the process that workers are forked from, within milliseconds and with everything loaded
+    pool         runs tasks in workers
 
 Tests: tests/serve_app/workers, tests/serve_app/hostile.
 """

@@ -1,6 +1,6 @@
-"""python -m serve_app.workers.forkserver FD: loads what tasks need, and forks a worker whenever it is asked to.
+"""python -m serve_app.workers.forkserver FD: the fork server, which loads shared data and forks workers on request.
 
-Nothing here starts a thread, so a fork is safe, and takes milliseconds: a worker that was killed is replaced at once.
+Nothing here starts a thread, so a fork is safe, and takes milliseconds: a killed worker is replaced at once.
 Workers end when their socket closes, and with the fork server; the fork server ends when its socket closes.
 """
 
@@ -19,13 +19,13 @@ from serve_app.workers.frames import Answer, Load, Task, function_at, receive, s
 
 __all__ = ["FORK", "main"]
 
-FORK = b"fork"  # comes with a worker's socket and its memory limit; answered with the process id
+FORK = b"fork"  # sent with a worker's socket and its memory limit; answered with the process id
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever started this decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal is left to the parent
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     control = socket.socket(fileno=int(sys.argv[1]))
     loaded: dict[str, Any] = {}
     while True:
@@ -67,7 +67,7 @@ def _work(peer: socket.socket, loaded: dict[str, Any], limit_bytes: int) -> None
             answer = Answer(function_at(task.function)(loaded[task.key], task.data))
         except MemoryError:
             answer = Answer(out_of_memory=True)
-        except Exception as error:  # of any kind: the one who asked gets it
+        except Exception as error:  # of any kind: sent back to the caller
             answer = Answer(error=f"{type(error).__name__}: {error}")
         send(peer, msgspec.msgpack.encode(answer))
 

@@ -14,7 +14,7 @@ HEAD = struct.Struct("<I")
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """Has a module's function make what later tasks are given under a key."""
+    """Loads shared data: calls a module's function, whose result later tasks get by its key."""
 
     key: str
     function: str  # module:function, takes the data
@@ -22,7 +22,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    function: str  # module:function, takes what was loaded and the data, gives bytes
+    function: str  # module:function, takes the shared data and the task's, returns bytes
     key: str
     data: bytes
 
@@ -30,11 +30,11 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     data: bytes = b""
     out_of_memory: bool = False
-    error: str = ""  # of a kind that is nobody's fault but ours
+    error: str = ""  # an internal error
 
 
 def name_of(function: Any) -> str:
-    """A function or class of a module, as tasks name it."""
+    """The name of a function or class of a module, as in tasks."""
     return f"{function.__module__}:{function.__qualname__}"
 
 
@@ -48,7 +48,7 @@ def send(peer: socket.socket, data: bytes) -> None:
 
 
 def receive(peer: socket.socket) -> bytes | None:
-    """None where the peer has closed."""
+    """The next message; None if the peer has closed."""
     head = _exactly(peer, HEAD.size)
     if head is None:
         return None

@@ -1,4 +1,4 @@
-"""Worker pool: has work done in processes with limits of CPU time and memory, a few at a time."""
+"""Worker pool: runs tasks in processes with limits of CPU time and memory, a few at a time."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,15 @@ from serve_app.workers.frames import Answer, Load, Task, receive, send
 
 __all__ = ["LimitExceeded", "WorkerPool"]
 
-TICK_S = 0.05  # between looks at what a worker takes
-LONG_S = 0.25  # of CPU time, after which a task has a lower priority
-LOW_PRIORITY = 5  # a quarter of what others get, where they want all
-START_S = 60.0  # for the fork server to load and fork: a machine may be busy
-MAX_WALL_FACTOR = 3.0  # so many times its CPU seconds a task may take on a busy machine
+TICK_S = 0.05  # between checks of a worker's CPU time
+LONG_S = 0.25  # CPU time after which a task's priority is lowered
+LOW_PRIORITY = 5  # nice value: a quarter of the others' share
+START_S = 60.0  # timeout of the fork server's start and of a fork: a machine may be busy
+MAX_WALL_FACTOR = 3.0  # wall time limit of a task, as a multiple of its CPU time limit
 
 
 class LimitExceeded(Exception):
-    """A task took more than it may. The message names the limit."""
+    """A task exceeded a limit. The message names it."""
 
 
 class WorkerGone(RuntimeError):
@@ -37,15 +37,15 @@ class WorkerGone(RuntimeError):
 
 
 class WorkerPool:
-    """A fork server and its workers, made when they are first needed. Any event loop and any thread may ask."""
+    """A fork server and its workers, started at first use. Usable from any event loop and thread."""
 
     def __init__(
         self, num_workers: int | None = None, cpu_s: float = 4.0, memory_bytes: int = 512 << 20, max_waiting: int = 256
     ) -> None:
         """num_workers    at the same time; None: a quarter of the machine's CPUs, from 2 to 8
-        cpu_s          of one task, in seconds
-        memory_bytes   that one task may take beside what was loaded
-        max_waiting    tasks; one more is refused
+        cpu_s          CPU time of one task, in seconds
+        memory_bytes   of one task, besides the shared data
+        max_waiting    tasks that may wait; one more is refused
         """
         self._cpu_s, self._memory_bytes, self._max_waiting = cpu_s, memory_bytes, max_waiting
         self._loads: dict[str, Load] = {}
@@ -62,12 +62,12 @@ class WorkerPool:
         self._threads.submit(self._worker)
 
     def share(self, key: str, function: str, data: bytes) -> None:
-        """What `function` makes of the data is given to tasks with this key. Done once for a key."""
+        """Shares the result of `function(data)` with tasks of this key. Done once for a key."""
         with self._lock:
             self._loads.setdefault(key, Load(key, function, data))
 
     async def run(self, function: str, key: str, data: bytes) -> bytes:
-        """Raises LimitExceeded, Overloaded, and RuntimeError for what the function raised."""
+        """Runs a task. Raises LimitExceeded, Overloaded, and RuntimeError for an error of the function."""
         if self._num_waiting >= self._max_waiting:
             raise Overloaded("too many requests wait to be prepared", retry_after_s=5)
         self._num_waiting += 1
@@ -91,12 +91,12 @@ class WorkerPool:
             self._server.close()
 
     def _run(self, task: bytes) -> Answer:
-        """In a thread of the pool."""
+        """Runs in a thread of the pool."""
         for is_last in (False, True):
             worker = self._worker()
             try:
                 answer = worker.run(task, self._cpu_s)
-            except WorkerGone:  # while it had nothing to do
+            except WorkerGone:  # it died while it was idle
                 self._drop(worker)
                 if is_last:
                     raise
@@ -110,7 +110,7 @@ class WorkerPool:
         raise AssertionError("unreachable")
 
     def _worker(self) -> "_Worker":
-        """This thread's, which knows all that was shared."""
+        """This thread's worker, with all shared data."""
         worker: _Worker | None = getattr(self._workers, "one", None)
         if worker is not None and worker.num_loads == len(self._loads):
             return worker
@@ -183,15 +183,15 @@ class _ForkServer:
 class _Worker:
     def __init__(self, peer: socket.socket, pid: int, num_loads: int) -> None:
         self.num_loads = num_loads
-        self.is_low = False  # in priority, for good: only root may raise it again
+        self.is_low = False  # low priority, for good: only root may raise it again
         self._peer = peer
         self._pid = pid
-        # a process id may be another one's by the time that it is killed
+        # a pidfd: a process id may be reused before it is killed
         self._handle = os.pidfd_open(pid) if sys.platform == "linux" else None
         peer.settimeout(START_S)
 
     def run(self, task: bytes, cpu_s: float) -> Answer:
-        """Raises LimitExceeded, and WorkerGone before it has begun; the worker is of no use then."""
+        """Raises LimitExceeded, and WorkerGone if the task was not started; the worker is unusable then."""
         used_s, began_s = _cpu_s(self._pid), time.monotonic()
         try:
             send(self._peer, task)
@@ -213,7 +213,7 @@ class _Worker:
         return msgspec.msgpack.decode(frame, type=Answer)
 
     def _lower_priority(self) -> None:
-        """What takes long leaves the CPUs to what does not."""
+        """Lowers the priority, in favor of short tasks."""
         self.is_low = True
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._pid, LOW_PRIORITY)
@@ -230,7 +230,7 @@ class _Worker:
 
 
 def _cpu_s(pid: int) -> float:
-    """Seconds that a process has had; 0.0 where the system does not say."""
+    """CPU seconds of a process; 0.0 where the system does not report them."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,6 +1,6 @@
-"""Pickled values between an ingress and its workers: unpickled as values of known classes alone.
+"""Pickled values between an ingress and its workers: only known classes are unpickled.
 
-A worker handles what strangers send; whatever came over one, nothing that it answers makes the ingress call a function.
+A worker handles untrusted input: even a compromised one cannot make the ingress call a function by its answer.
 """
 
 import io
@@ -12,7 +12,7 @@ import msgspec
 
 __all__ = ["dumps", "loads"]
 
-REBUILD = "msgspec._utils", "rebuild"  # what structs with keywords are pickled by
+REBUILD = "msgspec._utils", "rebuild"  # the reducer of keyword-only structs
 PACKAGES = {"configs", "engine", "serve_app"}
 
 
@@ -28,7 +28,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _rebuilt(kind: type, fields: dict[str, Any]) -> Any:
-    """`kind` has come through find_class."""
+    """`kind` was checked by find_class."""
     return kind(**fields)
 
 
@@ -37,5 +37,5 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Raises pickle.UnpicklingError for what names anything but structs and numbers of this project."""
+    """Raises pickle.UnpicklingError for anything but structs and numbers of this project."""
     return _Unpickler(io.BytesIO(data)).load()

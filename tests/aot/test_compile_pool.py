@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from configs.schema import EngineConfig, SchedulerConfig
-from engine.execution.load import _compile_ahead
+from engine.execution.load import LoadedModel, _compile_ahead
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.compile_ahead import CompilePool, Variant, noted
 from kernels.kernel_set import triton_kernels
@@ -109,9 +109,8 @@ def compiled_at_start(compilers, tp=None, kernels=None):
     cpu = torch.device("cpu")
     model = RandomModel(TINY, triton_kernels(), 64, torch.bfloat16, cpu)
     config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64))
-    _compile_ahead(
-        compilers, config, model.decoder, model.kv, kernels or triton_kernels(), 512, tp or TensorParallel(), cpu
-    )
+    kernels, tp = kernels or triton_kernels(), tp or TensorParallel()
+    _compile_ahead(compilers, config, LoadedModel(model.decoder, model.kv, kernels, 512, tp, cpu))
 
 
 def test_an_engine_has_compiled_at_its_start_what_it_will_launch(absent):
@@ -146,7 +145,7 @@ class AloneGroup:
 
     name, in_order = "alone", True
 
-    def sum(self, x):
+    def all_reduce(self, x):
         pass
 
     def gather(self, x):

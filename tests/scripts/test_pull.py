@@ -65,6 +65,30 @@ def test_a_gguf_file_goes_on_too(tmp_path: Path) -> None:
     assert hub.sent == {"m-Q4_0.gguf": len(data) - num_there}
 
 
+def downloaded_to_serve(hub: FakeHub, home: Path, import_path: str) -> None:
+    application = {"import_path": import_path, "args": {"models": [{"model": "org/name"}]}}
+    code = f"from scripts.manta.server import download_models; download_models({application!r})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment_of(hub, home), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_serve_resumes_a_download_too(tmp_path: Path) -> None:
+    with FakeHub({"org/name": {"config.json": b"{}", "one.safetensors": TWO}}) as hub:
+        hub.stall_after["one.safetensors"] = 6_000_000
+        num_there = interrupt(hub, tmp_path, "org/name", 5_000_000)
+        hub.stall_after.clear()
+        hub.sent.clear()
+        downloaded_to_serve(hub, tmp_path, "serve_app.main:build")
+    assert hub.sent == {"config.json": 2, "one.safetensors": len(TWO) - num_there}
+
+
+def test_serve_downloads_nothing_for_another_application(tmp_path: Path) -> None:
+    with FakeHub({"org/name": {"config.json": b"{}"}}) as hub:
+        downloaded_to_serve(hub, tmp_path, "other.app:build")
+    assert not hub.sent
+
+
 def test_a_part_that_is_of_something_else_is_brought_anew(tmp_path: Path) -> None:
     with FakeHub({"org/name": {"config.json": b"{}", "one.safetensors": ONE}}, sha256=True) as hub:
         hub.stall_after["one.safetensors"] = 2_000_000

@@ -13,7 +13,7 @@ import torch
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
 from engine.cache.host_tier import HostTier
 from engine.cache.kv_cache import KVCache
-from engine.cache.kv_offload import OffloadingConnector, _CudaStagingBuffer, identity
+from engine.cache.kv_offload import KVOrigin, OffloadingConnector, _CudaStagingBuffer, identity
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.engine import Engine
@@ -108,14 +108,14 @@ class SlowPassage:
     """As of a device that works on its own: a block comes when it is let."""
 
     def __init__(self, kv):
-        self.here = torch.empty_like(kv.by_block[0])
+        self.host = torch.empty_like(kv.by_block[0])
         self.comes = threading.Event()
 
     def fetch(self, block):
-        self.here.copy_(block)
+        self.host.copy_(block)
 
     def send(self, block):
-        block.copy_(self.here)
+        block.copy_(self.host)
 
     def wait(self):
         assert self.comes.wait(10)
@@ -184,7 +184,7 @@ def test_a_block_that_does_not_come_costs_no_other(kv, tmp_path, caplog):
 
     staging.wait, wait = fail, staging.wait
     cache.save(NAMES[0], 0)
-    cache._writer.give_back(cache._writer.free_staging())  # it is free again
+    cache._writer.release(cache._writer.free_staging())  # it is free again
     staging.wait = wait
     staging.comes.set()
     cache.save(NAMES[1], 1)
@@ -197,7 +197,7 @@ class Device:
     """Streams that do nothing until they are run, each as far as it gets before another one's turn comes."""
 
     def __init__(self):
-        self.steps, self.outward, self.inward = (Stream(self) for _ in range(3))
+        self.steps, self.offload_stream, self.load_stream = (Stream(self) for _ in range(3))
         self.current = self.steps
 
     def Event(self, blocking=False):
@@ -255,27 +255,27 @@ class Event:
 
 
 def orders(device):
-    return itertools.permutations((device.steps, device.outward, device.inward))
+    return itertools.permutations((device.steps, device.offload_stream, device.load_stream))
 
 
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_saved_as_it_was_though_steps_use_it_again_at_once(kv, order):
     device = Device()
-    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
+    staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
     staging.fetch(kv.by_block[4])
     device.copy(kv.by_block[4], torch.full_like(kv.by_block[4], 9.0))  # the next step's
     device.run(*list(orders(device))[order])
     staging.wait()
-    assert (staging.here == 4).all() and (kv.by_block[4] == 9).all()
+    assert (staging.host == 4).all() and (kv.by_block[4] == 9).all()
 
 
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_over(kv, order):
     device = Device()
-    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
+    staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
     last, following = torch.zeros_like(kv.by_block[0]), torch.zeros_like(kv.by_block[0])
     device.copy(last, kv.by_block[2])  # who had the block before
-    staging.here.fill_(7.0)
+    staging.host.fill_(7.0)
     staging.send(kv.by_block[2])
     device.copy(following, kv.by_block[2])
     device.run(*list(orders(device))[order])
@@ -285,10 +285,10 @@ def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_ov
 
 def test_steps_do_not_wait_for_the_way_to_the_host(kv):
     device = Device()
-    staging = _CudaStagingBuffer(kv, device.outward, device.inward, device, device.copy)
+    staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
     staging.fetch(kv.by_block[4])
     device.steps.run()
-    assert not device.steps.queue and device.outward.queue
+    assert not device.steps.queue and device.offload_stream.queue
     with pytest.raises(AssertionError, match="wait for ever"):
         staging.wait()
 
@@ -306,7 +306,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
     def name(key=b"k", arch=arch, dtype=torch.bfloat16, kernels="compiled", **engine):
         kv = KVCache(arch, 2, 16, dtype, torch.device("cpu"))
         model = ModelConfig(served_model_name="m", model=str(folder), engine=EngineConfig(**engine))
-        return identity(model, files, arch, kernels, kv, key)
+        return identity(KVOrigin(model, files, arch, kernels, key), kv)
 
     others = [
         name(key=b"l"),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint.gguf_group_quantized import INTS, grouped_ints
+from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
 from kernels.native.compiler import find_compiler
 from kernels.quantized_linear import cpu
 from tests.engine.checkpoint.test_gguf_weights import TOKENS, random_blocks, write
@@ -16,7 +16,7 @@ KEEPS_INTS = COMPILER is not None and cpu.build(COMPILER) is not None
 @pytest.mark.parametrize("kind", INTS)
 def test_integers_are_what_the_package_dequantizes(kind):
     blocks = random_blocks(gguf.GGMLQuantizationType[kind], 24 * 512)
-    ints = grouped_ints(kind, blocks.reshape(-1), (24, 512))
+    ints = read_group_quantized(kind, blocks.reshape(-1), (24, 512))
     expected = gguf.quants.dequantize(blocks.reshape(24, -1), gguf.GGMLQuantizationType[kind])
     least, most = (-16, 15) if kind == "Q5_0" else (0, 31) if kind.startswith("Q5") else (ints.least, None)
     assert ints.ints_OI.min() == least and ints.ints_OI.max() == (most or least + (1 << ints.bits) - 1)

@@ -127,6 +127,22 @@ def test_of_a_gguf_file_the_head_is_enough_for_text(gguf_hub, tmp_path):
     assert gguf_hub.sent == asked
 
 
+@pytest.mark.parametrize("revision", ["", f"@{COMMIT}", "@main"])
+def test_a_head_is_found_again_without_the_hub(gguf_hub, tmp_path, revision):
+    source = f"org/name-GGUF{revision}:Q4_K_M"
+    head = resolved(gguf_hub, tmp_path, source, weights=False)
+    gguf_hub.close()
+    assert resolved(gguf_hub, tmp_path, source, weights=False) == head
+
+
+def test_of_another_quantization_the_head_is_found_beside_a_whole_file(gguf_hub, tmp_path):
+    head = resolved(gguf_hub, tmp_path, "org/name-GGUF:Q4_K_M", weights=False)
+    whole = resolved(gguf_hub, tmp_path, "org/name-GGUF:Q8_0", weights=True)
+    gguf_hub.close()
+    assert resolved(gguf_hub, tmp_path, "org/name-GGUF:Q4_K_M", weights=False) == head
+    assert resolved(gguf_hub, tmp_path, "org/name-GGUF:Q8_0", weights=False) == whole
+
+
 @pytest.mark.parametrize(
     ("names", "quantization", "message"),
     [

@@ -143,7 +143,7 @@ class Sums:
         self.barrier = threading.Barrier(size, timeout=10)
         self.parts: list[torch.Tensor] = []
 
-    def sum(self, x: torch.Tensor) -> None:
+    def all_reduce(self, x: torch.Tensor) -> None:
         self.parts.append(x.clone())
         self.barrier.wait()
         total = torch.stack(self.parts).sum(0)
@@ -155,9 +155,9 @@ class Sums:
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         raise NotImplementedError
 
-    def give_up(self) -> None: ...
+    def abort(self) -> None: ...
 
-    def forget_name(self) -> None: ...
+    def unlink(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -170,10 +170,10 @@ def test_ranks_replay_the_same_shapes_whatever_each_of_them_could() -> None:
     for rank, card in enumerate(cards):
         tp = TensorParallel(rank, 3, sums)
 
-        def agree(number: int, tp: TensorParallel = tp) -> int:
-            return tp.least(number, 72, CPU)
+        def all_reduce_min(number: int, tp: TensorParallel = tp) -> int:
+            return tp.all_reduce_min(number, 72, CPU)
 
-        caches.append(CudaGraphCache(card.capture, card, 200 * MB, agree))
+        caches.append(CudaGraphCache(card.capture, card, 200 * MB, all_reduce_min))
     found: list[list[tuple[object, ...]]] = [[], [], []]
 
     def rank_does(rank: int) -> None:

@@ -46,7 +46,7 @@ class _End:
     def __init__(self, threads, rank):
         self._threads, self._rank = threads, rank
 
-    def sum(self, x):
+    def all_reduce(self, x):
         x.copy_(torch.stack(self._threads.exchange(self._rank, x)).float().sum(0))
 
     def gather(self, x):

@@ -55,10 +55,10 @@ def agree(driver: Driver) -> list[int]:
 
         def follow(rank: int) -> int:
             with contextlib.closing(Worker(meeting_of(driver), rank, timeout_s=20)) as worker:
-                return worker.agree(100 + rank)
+                return worker.all_reduce_min(100 + rank)
 
         others = [pool.submit(follow, rank) for rank in range(1, SIZE)]
-        return [driver.agree(102, timeout_s=20), *(other.result() for other in others)]
+        return [driver.all_reduce_min(102, timeout_s=20), *(other.result() for other in others)]
 
 
 Stranger = Callable[[int], list[socket.socket]]  # what one does at a port; the connections that stay open
@@ -73,7 +73,7 @@ def goes_again(port: int) -> list[socket.socket]:
     return []
 
 
-def says_nothing(port: int) -> list[socket.socket]:
+def may_be_unused(port: int) -> list[socket.socket]:
     return [connected(port)]
 
 
@@ -96,7 +96,7 @@ def promises_a_large_frame(port: int) -> list[socket.socket]:
 
 def has_another_token(port: int) -> list[socket.socket]:
     with connected(port) as connection, pytest.raises(OSError):
-        worker_commands._introduce(connection, b"another token", 1, time.monotonic() + 5)
+        worker_commands._authenticate(connection, b"another token", 1, time.monotonic() + 5)
     return []
 
 
@@ -117,7 +117,7 @@ def repeats_what_a_rank_said(port: int) -> list[socket.socket]:
 def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
     for rank in (0, SIZE, 2**32 - 1):
         with connected(port) as connection, pytest.raises(OSError):
-            worker_commands._introduce(connection, TOKEN.encode(), rank, time.monotonic() + 5)
+            worker_commands._authenticate(connection, TOKEN.encode(), rank, time.monotonic() + 5)
     return []
 
 
@@ -125,7 +125,7 @@ def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
     "stranger",
     [
         goes_again,
-        says_nothing,
+        may_be_unused,
         many_say_nothing,
         sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         sends(bytes(1_000_000)),
@@ -182,11 +182,11 @@ def test_nobody_takes_the_place_of_a_rank_that_has_come(driver: Driver, join: Jo
         time.sleep(0.001)
     again, other = join(1), join(2)  # the second knows the token, and is refused all the same
     with ThreadPoolExecutor(2) as pool:
-        agreed = [pool.submit(one.agree, 50) for one in (first, other)]
-        assert driver.agree(60, timeout_s=5) == 50
+        agreed = [pool.submit(one.all_reduce_min, 50) for one in (first, other)]
+        assert driver.all_reduce_min(60, timeout_s=5) == 50
         assert [one.result() for one in agreed] == [50, 50]
     with pytest.raises(OSError):
-        again.agree(1)
+        again.all_reduce_min(1)
     commands = [SaveBlock(b"name", 7), SchedulerOutput(step=1, sequences=()), LoadBlock(3, (b"share",))]
     for command in commands:
         driver.send(command)
@@ -211,20 +211,20 @@ def test_a_leader_without_the_token_is_not_followed() -> None:
 def test_ranks_that_do_not_come_are_named(driver: Driver, join: Join) -> None:
     join(1)
     with pytest.raises(TimeoutError, match=r"of 3 ranks these have not come within 0.2 s: 2$"):
-        driver.agree(10, timeout_s=0.2)
+        driver.all_reduce_min(10, timeout_s=0.2)
 
 
 def test_the_first_rank_hears_how_old_the_others_steps_are(driver: Driver, join: Join) -> None:
     followers = {rank: join(rank) for rank in (1, 2)}
     with ThreadPoolExecutor(2) as pool:
-        agreed = [pool.submit(one.agree, 50) for one in followers.values()]
-        driver.agree(60, timeout_s=5)
+        agreed = [pool.submit(one.all_reduce_min, 50) for one in followers.values()]
+        driver.all_reduce_min(60, timeout_s=5)
         assert [one.result() for one in agreed] == [50, 50]
     assert driver.heartbeats() == ()
     lost = threading.Event()
     driver.watch(lost.set)
     for one in followers.values():
-        one.beat()
+        one.start_heartbeats()
     commands = followers[1].commands()
     driver.send(SaveBlock(b"name", 7))
     next(commands)  # and it does not come for another one
@@ -243,7 +243,7 @@ def test_a_rank_that_goes_while_it_loads_is_an_error(driver: Driver, join: Join)
     followers = [join(rank) for rank in (1, 2)]
     followers[0].close()
     with pytest.raises(OSError):
-        driver.agree(10, timeout_s=5)
+        driver.all_reduce_min(10, timeout_s=5)
 
 
 class Pipe:

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from engine.structured_output.reasoning_budget import Thinking
+from engine.structured_output.reasoning_budget import ReasoningTracker
 from engine.types import ReasoningBudget
 from tests.engine.sampling.test_sampler import Rows, falling, start
 
@@ -11,7 +11,7 @@ ENDS = (9, 8)
 
 def say(limit, draw, num_tokens, output=()):
     """Random tokens, but those that are forced."""
-    thinking, said = Thinking(limit, output), []
+    thinking, said = ReasoningTracker(limit, output), []
     for _ in range(num_tokens):
         forced = thinking.forced
         said.append(draw() if forced is None else forced)
@@ -48,15 +48,15 @@ def test_an_answer_that_moves_ends_its_thinking_at_the_same_place():
         draws = [rng.randrange(5, 10) for _ in range(40)]
         whole = say(limit, iter(draws).__next__, 30)
         for cut in range(30):
-            thinking = Thinking(limit, whole[:cut])
+            thinking = ReasoningTracker(limit, whole[:cut])
             for token in whole[cut:]:
                 assert thinking.forced in (None, token)
                 thinking.consume(token)
 
 
 def test_an_ending_that_was_begun_is_finished():
-    assert Thinking(ReasoningBudget(2, ENDS), (1, 9)).forced == 8
-    assert Thinking(ReasoningBudget(2, ENDS), (1, 9, 8)).forced is None
+    assert ReasoningTracker(ReasoningBudget(2, ENDS), (1, 9)).forced == 8
+    assert ReasoningTracker(ReasoningBudget(2, ENDS), (1, 9, 8)).forced is None
 
 
 def test_the_forced_token_wins_over_everything_and_only_in_its_row():

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import RequestError
 from serve_app.grammar.schema_upgrade import upgraded
-from serve_app.grammar.unsupported_keywords import in_clients_words, said_plainly, without_unsupported_keywords
+from serve_app.grammar.unsupported_keywords import explained, normalized, without_unsupported_keywords
 from tests.serve_app.grammar.test_constraint import constraint, table, write
 from tests.serve_app.scripted import ScriptedClient, chat, serving
 
@@ -64,7 +64,7 @@ def test_recursion_of_2019_is_a_reference(table):
 def test_data_in_a_schema_is_no_schema(table):
     data = {"items": [1], "exclusiveMinimum": True, "format": "iban", "uniqueItems": False, "properties": {}}
     schema = {"const": data, "default": data}
-    assert upgraded(schema) == said_plainly(schema) == without_unsupported_keywords(schema) == schema
+    assert upgraded(schema) == normalized(schema) == without_unsupported_keywords(schema) == schema
     assert written(table, constraint(**form(schema))) == [data] * 20
     closed = constraint(structured_outputs={"json": schema, "disable_additional_properties": True})
     assert written(table, closed) == [data] * 20
@@ -171,9 +171,9 @@ async def test_a_client_learns_what_to_do_about_its_schema(schema, told):
 
 def test_strict_is_named_only_where_it_is_a_field():
     fault = "patternProperty regexes /a/ and /b/ are not disjoint"
-    assert "strict" not in in_clients_words(fault, "patternProperties", "guided_json")
-    assert "set strict to false" in in_clients_words(fault, "patternProperties", "tools.0.function.parameters")
-    assert in_clients_words("something else", "", "tools") == "something else"
+    assert "strict" not in explained(fault, "patternProperties", "guided_json")
+    assert "set strict to false" in explained(fault, "patternProperties", "tools.0.function.parameters")
+    assert explained("something else", "", "tools") == "something else"
 
 
 def test_what_is_no_schema_is_refused_and_not_stumbled_over():

@@ -22,7 +22,7 @@ from serve_app.request.output_format import StructuredOutput
 from serve_app.result_cache.cache import ResultCache
 from serve_app.tenants.key_store import KeyStore
 from serve_app.tools.tool_use import tool_use
-from serve_app.transport.errors import answer_faults_as_json
+from serve_app.transport.errors import install_error_handlers
 from serve_app.transport.request_id import RequestIds
 from tests.serve_app.scripted import WORKERS, ScriptedClient, config, says, talking_to
 from tests.serve_app.toy import toy_model
@@ -103,7 +103,7 @@ def serving_poems(client, api=None):
     async def write_poem(http: Request):
         return await pipeline.answer(await parser.parse(http, Asked, prepare_poem), PoemRenderer())
 
-    answer_faults_as_json(app)
+    install_error_handlers(app)
     app.add_middleware(RequestIds)
     return talking_to(app)
 
