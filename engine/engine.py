@@ -15,6 +15,7 @@ from engine.execution.executor import AsyncExecutor, Executor, GrammarCompiler, 
 from engine.parallel.worker_commands import RankHeartbeat
 from engine.scheduling.admission_control import check_queue, validate
 from engine.scheduling.beam_scheduler import BeamScheduler
+from engine.scheduling.block_allocator import BlockAllocator
 from engine.scheduling.fair_queueing import expected_tokens
 from engine.scheduling.first_token_times import FirstTokenTimes
 from engine.scheduling.scheduler import Scheduler
@@ -40,15 +41,10 @@ class Engine:
         self.enable_prefix_caching = config.cache.enable_prefix_caching
         # a single sequence must always fit into the KV cache
         self.max_model_len = min(executor.max_model_len, executor.num_blocks * executor.block_size)
-        self.scheduler = Scheduler(
-            config=config.scheduler,
-            num_blocks=executor.num_blocks,
-            block_size=executor.block_size,
-            enable_prefix_caching=self.enable_prefix_caching,
-            cache_key=cache_key,
-            max_model_len=self.max_model_len,
-            connector=executor.connector,
+        blocks = BlockAllocator(
+            executor.num_blocks, executor.block_size, self.enable_prefix_caching, cache_key, executor.connector
         )
+        self.scheduler = Scheduler(config.scheduler, blocks, self.max_model_len)
         self.num_step_tokens = 0  # of the step that runs now, or ran last
         self._async_executor = executor if executor.async_scheduling and isinstance(executor, AsyncExecutor) else None
         self._launched: SchedulerOutput | None = None  # the step that is launched and not yet sampled

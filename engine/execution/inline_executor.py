@@ -7,15 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import OffloadingConnector
 from engine.device.transfer import to_device
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.executor import Executor
+from engine.execution.loaded_model import LoadedModel
 from engine.model.cascade import CascadeThresholds, group_by_prefix
-from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
-from engine.parallel.tensor_parallel import TensorParallel
 from engine.sampling.sampler import Sampler, Sampling
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 
@@ -27,39 +25,36 @@ class InlineExecutor(Executor):
 
     def __init__(
         self,
-        decoder: Decoder,
-        kv: KVCache,
+        model: LoadedModel,
         sampler: Sampler,
-        max_model_len: int,
-        device: torch.device,
         graphs: CudaGraphs | None = None,
         async_scheduling: bool = False,
         cascade: CascadeThresholds | None = None,
-        tp: TensorParallel | None = None,
         connector: OffloadingConnector | None = None,
     ) -> None:
-        """graphs     of this decoder and this KV store; None: every step is launched kernel by kernel
+        """graphs             of this decoder and this KV cache; None: every step is launched kernel by kernel
         async_scheduling   launch a step before the last one is sampled: the device works on its own
-        cascade    what so many sequences begin with alike is read once for all of them; None: never
-        tp         the ranks that the decoder is divided over; only the first one samples
-        connector   of this KV store; closed with the executor
+        cascade            from how many rows and tokens on a shared prefix is read once for all; None: never
+        connector          of this KV cache; closed with the executor
+
+        With several ranks only the first one samples.
         """
         self.connector = connector
         self.async_scheduling = async_scheduling
         self.cascade = cascade
-        self.samples = tp is None or tp.rank == 0
-        self.vocab_size = decoder.arch.vocab_size
-        self.max_model_len = max_model_len
-        self.block_size = kv.block_size
-        self.num_blocks = kv.num_blocks
-        self._decoder = decoder
-        self._kv = kv
+        self.samples = model.tp.rank == 0
+        self.vocab_size = model.decoder.arch.vocab_size
+        self.max_model_len = model.max_model_len
+        self.block_size = model.kv.block_size
+        self.num_blocks = model.kv.num_blocks
+        self._decoder = model.decoder
+        self._kv = model.kv
         self._sampler = sampler
-        self._device = device
+        self._device = model.device
         self._graphs = graphs
         self._begun: tuple[SchedulerOutput, Tensor]
         self._sampled: Sampling | None = None
-        self._tp = tp or TensorParallel()
+        self._tp = model.tp
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 
@@ -29,6 +28,7 @@ from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_
 from engine.execution.cuda_graph_cache import MAX_GRAPHS, CudaGraphCache, graphs_budget
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
+from engine.execution.loaded_model import LoadedModel
 from engine.execution.warm_up import Warmable, launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.model.decoder import Decoder
@@ -39,7 +39,6 @@ from kernels.compile_ahead import MAX_PROCESSES, CompilePool, noted, settle_keys
 from kernels.kernel_set import KernelSet, load_kernels
 
 __all__ = [
-    "LoadedModel",
     "cache_bytes_of",
     "cascades",
     "check_deterministic",
@@ -51,17 +50,6 @@ __all__ = [
 CPU_CACHE_BYTES = 1 << 30  # KV cache on a CPU, unless the config sets it
 
 log = logging.getLogger(__name__)
-
-
-class LoadedModel(NamedTuple):
-    """The model and the KV cache of one rank, before warm-up."""
-
-    decoder: Decoder
-    kv: KVCache
-    kernels: KernelSet
-    max_model_len: int  # tokens
-    tp: TensorParallel
-    device: torch.device
 
 
 def load_executor(
@@ -110,7 +98,7 @@ def load_executor(
     origin = KVOrigin(model, files, arch, kernels.name, cache_key)
     connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
     clock.lap("cache")
-    loaded = LoadedModel(decoder, kv, kernels, max_model_len, tp, device)
+    loaded = LoadedModel(decoder, kv, kernels, max_model_len, device, tp)
     if compilers is not None:
         _compile_ahead(compilers, config, loaded)
         clock.lap("compiling")
@@ -121,18 +109,8 @@ def load_executor(
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
-    executor = InlineExecutor(
-        decoder,
-        kv,
-        sampler,
-        max_model_len,
-        device,
-        _graphs(config, loaded, _graph_cache(config, tp, device)),
-        async_scheduling=_async_scheduling(config, device),
-        cascade=cascade,
-        tp=tp,
-        connector=connector,
-    )
+    graphs = _graphs(config, loaded, _graph_cache(config, tp, device))
+    executor = InlineExecutor(loaded, sampler, graphs, _async_scheduling(config, device), cascade, connector)
     executor.kernels = _described(kernels, dtype, device, tp)
     if device.type == "cuda":
         sampler.warm_up()
@@ -190,12 +168,10 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
     of rows). A failure costs time and is raised again at the launch; with several ranks it is raised now, since the
     others may be inside a collective.
     """
-    decoder, kv, kernels, max_model_len, tp, device = loaded
-    cascade = LEAST_CASE if cascades(config, device) else None
-    sampler = Sampler(kernels, decoder.arch.vocab_size, device)
+    cascade = LEAST_CASE if cascades(config, loaded.device) else None
+    sampler = Sampler(loaded.kernels, loaded.decoder.arch.vocab_size, loaded.device)
     graphs = _graphs(config, loaded, CudaGraphCache(lambda run: run))
-    executor = InlineExecutor(decoder, kv, sampler, max_model_len, device, graphs, cascade=cascade, tp=tp)
-
+    executor = InlineExecutor(loaded, sampler, graphs, cascade=cascade)
     is_launching = True
     try:
         settle_keys()
@@ -205,7 +181,7 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
         is_launching = False
         compilers.compile_noted(variants)
     except Exception as error:
-        if is_launching and tp.group is not None:
+        if is_launching and loaded.tp.group is not None:
             raise
         log.warning("kernels are compiled as they are launched: %s: %s", type(error).__name__, error)
     finally:
@@ -236,7 +212,7 @@ def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | N
 
 def _measured_thresholds(config: EngineConfig, loaded: LoadedModel) -> CascadeThresholds:
     """Rank 0's timing, broadcast to all: ranks must call their collectives alike."""
-    decoder, kv, _, max_model_len, tp, device = loaded
+    decoder, kv, _, max_model_len, device, tp = loaded
     capture = cuda_capture(device) if not config.enforce_eager else _uncaptured
     times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:

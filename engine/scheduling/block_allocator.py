@@ -22,7 +22,7 @@ class BlockAllocator:
         block_size: int,
         enable_prefix_caching: bool,
         cache_key: bytes,
-        connector: KVConnector | None,
+        connector: KVConnector | None = None,
     ) -> None:
         self.block_size = block_size
         self.pool = BlockPool(num_blocks)

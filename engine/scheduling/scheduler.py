@@ -12,7 +12,6 @@ import itertools
 import time
 
 from configs.schema import SchedulerConfig
-from engine.cache.kv_connector import KVConnector
 from engine.scheduling.block_allocator import BlockAllocator
 from engine.scheduling.fair_queueing import VirtualClock
 from engine.scheduling.ngram_proposer import NgramProposer
@@ -28,19 +27,10 @@ SCORED_ROWS = 64  # most rows of logits in one step for prompt logprobs
 class Scheduler:
     """Owns the waiting and the running sequences."""
 
-    def __init__(
-        self,
-        config: SchedulerConfig,
-        num_blocks: int,
-        block_size: int,
-        enable_prefix_caching: bool,
-        cache_key: bytes,
-        max_model_len: int,
-        connector: KVConnector | None = None,
-    ) -> None:
+    def __init__(self, config: SchedulerConfig, blocks: BlockAllocator, max_model_len: int) -> None:
         self.config = config
         self.max_model_len = max_model_len
-        self.blocks = BlockAllocator(num_blocks, block_size, enable_prefix_caching, cache_key, connector)
+        self.blocks = blocks
         self.queue = WaitingQueue(self.blocks)
         self.running: list[Sequence] = []  # in scheduling order; these hold blocks
         self.num_preemptions = 0

@@ -13,7 +13,8 @@ import torch
 pytest.importorskip("triton")
 
 from configs.schema import EngineConfig, SchedulerConfig
-from engine.execution.load import LoadedModel, _compile_ahead
+from engine.execution.load import _compile_ahead
+from engine.execution.loaded_model import LoadedModel
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.compile_ahead import CompilePool, Variant, noted
 from kernels.kernel_set import triton_kernels
@@ -110,7 +111,7 @@ def compiled_at_start(compilers, tp=None, kernels=None):
     model = RandomModel(TINY, triton_kernels(), 64, torch.bfloat16, cpu)
     config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64))
     kernels, tp = kernels or triton_kernels(), tp or TensorParallel()
-    _compile_ahead(compilers, config, LoadedModel(model.decoder, model.kv, kernels, 512, tp, cpu))
+    _compile_ahead(compilers, config, LoadedModel(model.decoder, model.kv, kernels, 512, cpu, tp))
 
 
 def test_an_engine_has_compiled_at_its_start_what_it_will_launch(absent):

@@ -60,9 +60,7 @@ def executor_of(deterministic=False, four_bits=False):
         block_size=BLOCK_SIZE,
         device=META,
     )
-    return InlineExecutor(
-        model.decoder, model.kv, model.sampler, 512, META, graphs, async_scheduling=True, cascade=CASCADE
-    )
+    return InlineExecutor(model.loaded(), model.sampler, graphs, async_scheduling=True, cascade=CASCADE)
 
 
 def start(seq_id, sampling):

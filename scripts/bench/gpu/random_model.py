@@ -12,6 +12,7 @@ from engine.device.cuda_capture import Capture, CudaMemory, cuda_capture
 from engine.execution.cuda_graph_cache import CudaGraphCache, graphs_budget
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
+from engine.execution.loaded_model import LoadedModel
 from engine.model.cascade import CascadeThresholds
 from engine.model.decoder import Decoder
 from engine.sampling.sampler import Sampler
@@ -67,7 +68,7 @@ class RandomModel:
     ) -> None:
         """four_bits   linear layers are integers in groups, but for the head"""
         weights = Weights(_RandomTensors(arch, dtype, device), dtype, device, keeps_ints=four_bits)
-        self.device = device
+        self.device, self.kernels = device, kernels
         self.decoder = Decoder(arch, weights, kernels, min(arch.max_model_len, MAX_CONTEXT_LEN))
         self.kv = KVCache(arch, num_blocks, BLOCK_SIZE, dtype, device)
         for cache in (cache for layer in self.kv.layers for cache in layer):
@@ -88,8 +89,10 @@ class RandomModel:
                 block_size=BLOCK_SIZE,
                 device=self.device,
             )
-        places = self.decoder, self.kv, self.sampler, self.max_model_len, self.device
-        return InlineExecutor(*places, graphs, cascade=cascade)
+        return InlineExecutor(self.loaded(), self.sampler, graphs, cascade=cascade)
+
+    def loaded(self) -> LoadedModel:
+        return LoadedModel(self.decoder, self.kv, self.kernels, self.max_model_len, self.device)
 
     def _graph_cache(self) -> CudaGraphCache:
         """Bounded as in serving."""

@@ -18,6 +18,7 @@ from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
+from engine.execution.loaded_model import LoadedModel
 from engine.model.cascade import PrefixGroup
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
@@ -81,7 +82,8 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
         graphs.hidden(SchedulerOutput(0, (ScheduledSequence(0, 0, (1,), (5,), True),) * 3))
         rest = [cache[block] for layer in kv.layers for cache in layer for block in range(NUM_BLOCKS) if block != 5]
         assert all(block.isnan().all() for block in rest), "padding was written"
-    return InlineExecutor(decoder, kv, Sampler(chosen, arch.vocab_size, CPU), 256, CPU, graphs)
+    loaded = LoadedModel(decoder, kv, chosen, 256, CPU)
+    return InlineExecutor(loaded, Sampler(chosen, arch.vocab_size, CPU), graphs)
 
 
 def answers(

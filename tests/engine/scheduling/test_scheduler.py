@@ -1,6 +1,7 @@
 """The scheduler alone: which sequence computes which tokens in which blocks, step by step."""
 
 from configs.schema import SchedulerConfig
+from engine.scheduling.block_allocator import BlockAllocator
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.scheduling.sequence import Sequence
@@ -8,7 +9,8 @@ from tests.engine.scheduling.sequences import BLOCK_SIZE, KEY, sequence
 
 
 def make(num_blocks: int = 16, **config: int) -> Scheduler:
-    return Scheduler(SchedulerConfig(**config), num_blocks, BLOCK_SIZE, True, KEY, max_model_len=1000)
+    blocks = BlockAllocator(num_blocks, BLOCK_SIZE, True, KEY)
+    return Scheduler(SchedulerConfig(**config), blocks, max_model_len=1000)
 
 
 def step(scheduler: Scheduler, token: int = 77) -> list[tuple[int, int, int, tuple[int, ...], bool]]:
