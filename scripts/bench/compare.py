@@ -4,7 +4,7 @@
 
 A round starts one server after the other, each alone on the machine, with prompts that no server has seen. Prints
 medians over rounds, their spread, and by how much Manta is better. How to make the peers' environments is written in
-compare.md beside this file; none of them is a dependency.
+README.md beside this file; none of them is a dependency.
 """
 
 import argparse

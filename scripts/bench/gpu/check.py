@@ -139,7 +139,8 @@ def _attention_alone(shape: str, kernels: KernelSet, make: Callable[[], Attentio
     starts = case.query_starts.tolist()
     alone = [kernels.paged_attention(*case.alone(seq).arguments()) for seq in range(len(starts) - 1)]
     same = all(torch.equal(one, out[starts[seq] : starts[seq + 1]]) for seq, one in enumerate(alone))
-    return {**row, "batch_invariant": same, "ok": row["ok"] and same}
+    is_promised = kernels.name == "triton"  # the reference's sums are in the library's order
+    return {**row, "batch_invariant": same, "ok": row["ok"] and (same or not is_promised)}
 
 
 def _rule_cases(
