@@ -122,6 +122,7 @@ class Running:
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server that runs is ended too
     options.out.mkdir(parents=True, exist_ok=True)
     loads = [load for load in LOADS if not options.loads or load.name in options.loads]
     rows: list[dict[str, Any]] = []
