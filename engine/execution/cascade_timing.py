@@ -14,7 +14,7 @@ from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
-__all__ = ["LEAST_CASE", "AttentionTimer", "measure_thresholds"]
+__all__ = ["LEAST_CASE", "AttentionTimer", "measure_cascade_thresholds"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ REPEATS = 5
 Times = Callable[[int, int], tuple[float, float] | None]
 
 
-def measure_thresholds(times: Times, broadcast: Callable[[bool], bool] = lambda wins: wins) -> CascadeThresholds:
+def measure_cascade_thresholds(
+    times: Times, broadcast: Callable[[bool], bool] = lambda wins: wins
+) -> CascadeThresholds:
     """Times few of all cases: what pays for some rows pays for more.
 
     times       takes rows and shared tokens, returns seconds without and with cascade attention; None: out of blocks

@@ -115,7 +115,7 @@ class InlineExecutor(Executor):
         if not waiting:
             return
         rows = to_device([row for row, _ in waiting], self._device)
-        tokens_T[rows] = self._tp.broadcast_ints(self._last_tokens([seq_id for _, seq_id in waiting]))
+        tokens_T[rows] = self._tp.broadcast(self._last_tokens([seq_id for _, seq_id in waiting]))
 
     def _last_tokens(self, seq_ids: list[int]) -> Tensor:
         """The tokens sampled in the last step at rank 0; elsewhere as many zeros."""

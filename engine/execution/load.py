@@ -24,7 +24,7 @@ from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
 from engine.errors import ModelError
-from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_thresholds
+from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_cascade_thresholds
 from engine.execution.cuda_graph_cache import MAX_GRAPHS, CudaGraphCache, graphs_budget
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.inline_executor import InlineExecutor
@@ -216,8 +216,8 @@ def _measured_thresholds(config: EngineConfig, loaded: LoadedModel) -> CascadeTh
     capture = cuda_capture(device) if not config.enforce_eager else _uncaptured
     times = AttentionTimer(decoder, kv, max_model_len, config.scheduler.max_num_seqs, device, capture)
     try:
-        return measure_thresholds(
-            times, lambda wins: bool(tp.broadcast_ints(torch.tensor([wins], device=device).long()))
+        return measure_cascade_thresholds(
+            times, lambda wins: bool(tp.broadcast(torch.tensor([wins], device=device).long()))
         )
     except RuntimeError as error:  # out of memory too
         raise ModelError(

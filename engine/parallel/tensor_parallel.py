@@ -45,7 +45,7 @@ class TensorParallel:
             self.group.all_reduce(x)
         return x
 
-    def broadcast_ints(self, x: Tensor) -> Tensor:
+    def broadcast(self, x: Tensor) -> Tensor:
         """Rank 0's x at every rank; other ranks' x has its shape. Values are below 2^24, which fp32 holds exactly."""
         if self.group is None:
             return x

@@ -92,7 +92,7 @@ class Sampler:
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
         ahead = [at for piece in scheduled.sequences if piece.samples for at in range(1 + piece.num_draft_tokens)]
-        chosen_R = self._enforce_budgets(self._force(self._choose(filtered_RV, states, ahead), states), states)
+        chosen_R = self._enforce_output_budgets(self._force(self._choose(filtered_RV, states, ahead), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
         if any(piece.num_draft_tokens for piece in scheduled.sequences):
@@ -159,11 +159,11 @@ class Sampler:
         tokens = [-1 if token is None else token for token in forced]
         return torch.where(self._ints(tokens) >= 0, self._ints(tokens), chosen_R)
 
-    def _enforce_budgets(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
+    def _enforce_output_budgets(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
         """The sampled tokens, replaced where an answer could not be finished within its output budget."""
         if not any(state.is_fitted for state in states):
             return chosen_R
-        tokens = [state.enforce_budget(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
+        tokens = [state.enforce_output_budget(token) for state, token in zip(states, chosen_R.tolist(), strict=True)]
         return self._ints(tokens)
 
     def _scored(self, logits_RV: Tensor, filtered_RV: Tensor, states: list[SamplingState]) -> Tensor:

@@ -63,9 +63,9 @@ class SamplingState:
             return None
         return self.thinking.forced
 
-    def enforce_budget(self, token: int) -> int:
+    def enforce_output_budget(self, token: int) -> int:
         """The sampled token, or its replacement by the output budget."""
-        return token if self.matcher is None or self.failure is not None else self.matcher.enforce_budget(token)
+        return token if self.matcher is None or self.failure is not None else self.matcher.enforce_output_budget(token)
 
     def append(self, token: int) -> None:
         if self.matcher is not None and self.failure is None:

@@ -285,7 +285,7 @@ class Matcher:
         if place == "before" and self._may_open:
             _allow(bits, self._start.next_token)
 
-    def enforce_budget(self, token: int) -> int:
+    def enforce_output_budget(self, token: int) -> int:
         """The sampled token, or its replacement where the answer could no longer be finished within the budget."""
         output_budget, start = self._output_budget, self._start
         if output_budget is None:
@@ -297,7 +297,7 @@ class Matcher:
             return start.next_token
         if start.place == "before" and self._may_open and token == start.next_token:
             return token
-        return output_budget.enforce_budget(self._active, token, self._tokens_left)
+        return output_budget.enforce_output_budget(self._active, token, self._tokens_left)
 
     def consume(self, token: int) -> None:
         """Advances by a token. Raises GrammarError for one that was not allowed."""

@@ -25,7 +25,7 @@ class OutputBudget:
         self._whole = plan
         self._plan = plan
         self._end_ids = end_ids
-        # the token that `enforce_budget` returned last, and the plan after it
+        # the token that `enforce_output_budget` returned last, and the plan after it
         self._last_decision: tuple[int, tuple[int, ...]] | None = None
 
     def restarted(self) -> "OutputBudget":
@@ -41,7 +41,7 @@ class OutputBudget:
     def next_token(self) -> int:
         return self._plan[0]
 
-    def enforce_budget(self, matcher: LLMatcher, token: int, room: int) -> int:
+    def enforce_output_budget(self, matcher: LLMatcher, token: int, room: int) -> int:
         """The sampled token, or the plan's next one. `room`: tokens left, this one included."""
         plan = self._plan_after(matcher, token, room - 1)
         if plan is None:
@@ -52,7 +52,7 @@ class OutputBudget:
     def consume(self, matcher: LLMatcher, token: int, room: int) -> bool:
         """Advances the plan by a token, before the matcher. False if no completion that fits is known behind it."""
         if self._last_decision is None or self._last_decision[0] != token:
-            self.enforce_budget(matcher, token, room)
+            self.enforce_output_budget(matcher, token, room)
         assert self._last_decision is not None
         kept, plan = self._last_decision
         if kept != token:

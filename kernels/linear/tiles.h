@@ -18,21 +18,32 @@
 
 enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
 
-/* 32 rows (of the second tile maybe fewer) and half a panel: sums [32][64], of which it writes 32 columns. */
-static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t height1, const uint32_t *w,
-                                    int64_t num_steps, int continues, float *sums) {
-    float *sums1 = sums + TILE_ROWS * PANEL;
+/* Tiles 0 to 3 are the accumulators: two of 16 outputs at `sums`, two at `more`. */
+static inline void load_accumulators(const float *sums, const float *more, int continues) {
     if (continues) {
         tile_load(0, sums, PANEL_BYTES);
         tile_load(1, sums + 16, PANEL_BYTES);
-        tile_load(2, sums1, PANEL_BYTES);
-        tile_load(3, sums1 + 16, PANEL_BYTES);
+        tile_load(2, more, PANEL_BYTES);
+        tile_load(3, more + 16, PANEL_BYTES);
     } else {
         tile_zero(0);
         tile_zero(1);
         tile_zero(2);
         tile_zero(3);
     }
+}
+static inline void store_accumulators(float *sums, float *more) {
+    tile_store(0, sums, PANEL_BYTES);
+    tile_store(1, sums + 16, PANEL_BYTES);
+    tile_store(2, more, PANEL_BYTES);
+    tile_store(3, more + 16, PANEL_BYTES);
+}
+
+/* 32 rows (of the second tile maybe fewer) and half a panel: sums [32][64], of which it writes 32 columns. */
+static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t height1, const uint32_t *w,
+                                    int64_t num_steps, int continues, float *sums) {
+    float *sums1 = sums + TILE_ROWS * PANEL;
+    load_accumulators(sums, sums1, continues);
     for (int64_t k = 0; k < num_steps; k++, w += STEP_WORDS, a0 += TILE_VALUES, a1 += height1 * TILE_INPUTS) {
         tile_load(4, a0, TILE_BYTES);
         tile_load(6, w, TILE_BYTES);
@@ -43,26 +54,13 @@ static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t heig
         tile_multiply(2, 5, 6);
         tile_multiply(3, 5, 7);
     }
-    tile_store(0, sums, PANEL_BYTES);
-    tile_store(1, sums + 16, PANEL_BYTES);
-    tile_store(2, sums1, PANEL_BYTES);
-    tile_store(3, sums1 + 16, PANEL_BYTES);
+    store_accumulators(sums, sums1);
 }
 
 /* Up to 16 rows and a whole panel: sums [height][64]. */
 static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_t *w0, const uint32_t *w1,
                                     int64_t num_steps, int continues, float *sums) {
-    if (continues) {
-        tile_load(0, sums, PANEL_BYTES);
-        tile_load(1, sums + 16, PANEL_BYTES);
-        tile_load(2, sums + 32, PANEL_BYTES);
-        tile_load(3, sums + 48, PANEL_BYTES);
-    } else {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    }
+    load_accumulators(sums, sums + 32, continues);
     for (int64_t k = 0; k < num_steps; k++, w0 += STEP_WORDS, w1 += STEP_WORDS, a += height * TILE_INPUTS) {
         tile_load(4, a, TILE_BYTES);
         tile_load(5, w0, TILE_BYTES);
@@ -74,10 +72,7 @@ static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_
         tile_load(5, w1 + TILE_WORDS, TILE_BYTES);
         tile_multiply(3, 4, 5);
     }
-    tile_store(0, sums, PANEL_BYTES);
-    tile_store(1, sums + 16, PANEL_BYTES);
-    tile_store(2, sums + 32, PANEL_BYTES);
-    tile_store(3, sums + 48, PANEL_BYTES);
+    store_accumulators(sums, sums + 32);
 }
 
 /* Shapes of the tiles for a second tile of rows of this height, or for one tile alone. */

@@ -56,22 +56,22 @@ def _sets() -> Mapping[str, InstructionSet]:
 INSTRUCTION_SETS = _sets()  # of each machine the best first
 
 
-def find_instruction_set(wanted: str | None = None) -> tuple[InstructionSet, str]:
-    """The best set that this machine runs, or the `wanted` one; and why it is not a better one, "" if there is none.
+def find_instruction_set(requested: str | None = None) -> tuple[InstructionSet, str]:
+    """The best set that this machine runs, or the `requested` one; and why it is not a better one, "" if there is none.
 
-    Raises ValueError if the machine does not run the wanted one, with the names of those that it runs.
+    Raises ValueError if the machine does not run the requested one, with the names of those that it runs.
     """
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     flags, ours = cpu_flags(), [one for one in INSTRUCTION_SETS.values() if one.machine == machine]
     missing = {one.name: one.missing(flags) for one in ours}
     runs = [one for one in ours if not missing[one.name]] or [InstructionSet("portable", machine, frozenset(), NATIVE)]
-    if wanted is not None:
+    if requested is not None:
         for one in runs:
-            if one.name == wanted:
+            if one.name == requested:
                 return one, "asked for"
         names = ", ".join(one.name for one in runs)
-        why = missing.get(wanted) or f"it is none of a {machine}"
-        raise ValueError(f"instruction set {wanted!r} cannot be used: {why}; this machine runs: {names}")
+        why = missing.get(requested) or f"it is none of a {machine}"
+        raise ValueError(f"instruction set {requested!r} cannot be used: {why}; this machine runs: {names}")
     better = ours[: ours.index(runs[0])] if runs[0] in ours else ours
     return runs[0], "; ".join(f"{one.name}: {missing[one.name]}" for one in better)
 

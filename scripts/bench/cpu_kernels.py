@@ -58,17 +58,17 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _compilers(wanted: list[str] | None) -> Iterator[tuple[str, Compiler]]:
+def _compilers_of(set_names: list[str] | None) -> Iterator[tuple[str, Compiler]]:
     compiler, flags = find_compiler(), cpu_flags()
     assert compiler is not None, "no C compiler"
     for name, one in INSTRUCTION_SETS.items():
-        if one.machine == compiler.instructions.machine and not one.missing(flags) and name in (wanted or [name]):
+        if one.machine == compiler.instructions.machine and not one.missing(flags) and name in (set_names or [name]):
             yield name, compiler.for_instructions(one)
 
 
 def _linears(options: argparse.Namespace, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kinds: dict[str, tuple[Callable[..., Any], int]] = {"oneDNN": (onednn.Linear, 16)} if onednn.is_supported() else {}
-    for name, compiler in _compilers(options.sets):
+    for name, compiler in _compilers_of(options.sets):
         kinds[name] = linear_cpu.build(compiler), 16
         if quantized := quantized_linear_cpu.build(compiler):
             kinds |= {f"{name}, 4 bits": (quantized, 4), f"{name}, 8 bits": (quantized, 8)}
@@ -109,7 +109,7 @@ def _attentions(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """SmolLM2's heads: 9 of 64 dimensions for 3 of keys."""
     heads, kv_heads, dim = 9, 3, 64
     spec = AttentionSpec(scale=dim**-0.5)
-    for name, compiler in _compilers(options.sets):
+    for name, compiler in _compilers_of(options.sets):
         attend = paged_attention_cpu.build(compiler)
         for context in options.context:
             for num_seqs, num_queries in ((1, 1), (16, 1), (1, 256)):

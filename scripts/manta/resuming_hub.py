@@ -38,11 +38,11 @@ class ResumingHub:
         return hub.download_gguf(repo_id, revision, quantization, weights=weights)
 
 
-def _download(repo_id: str, revision: str | None, wanted: Callable[[list[str]], Iterable[str]]) -> None:
-    """Downloads the wanted files of a repository. What fails is left to the hub's library."""
+def _download(repo_id: str, revision: str | None, select_files: Callable[[list[str]], Iterable[str]]) -> None:
+    """Downloads the selected files of a repository. What fails is left to the hub's library."""
     try:
         commit, names = hub.files_of(repo_id, revision)
-        for name in wanted(names):
+        for name in select_files(names):
             _bring_file(repo_id, commit, name)
     except (OSError, ModelError):
         return

@@ -180,14 +180,14 @@ def _deploy(document: Mapping[str, Any], serve: Any, stopping: threading.Event) 
 
     thread = threading.Thread(target=deploy, daemon=True)
     thread.start()
-    said = ""
+    last_line = ""
     while thread.is_alive() and not stopping.is_set():
         thread.join(0.2)
-        said = _print_progress(serve, said)
+        last_line = _print_progress(serve, last_line)
     return failures[0] if failures and not stopping.is_set() else None
 
 
-def _print_progress(serve: Any, said: str) -> str:
+def _print_progress(serve: Any, last_line: str) -> str:
     """Prints the deployments' states when they change. Returns the last printed ones."""
     parts = []
     for application in serve.status().applications.values():
@@ -197,7 +197,7 @@ def _print_progress(serve: Any, said: str) -> str:
             if deployment.status in ("UNHEALTHY", "DEPLOY_FAILED") and deployment.message:
                 parts.append(deployment.message)
     line = "; ".join(parts)
-    if line and line != said:
+    if line and line != last_line:
         _say("load", line)
     return line
 

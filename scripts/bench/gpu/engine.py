@@ -12,7 +12,7 @@ import torch
 
 from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
 from engine.engine import Engine
-from engine.execution.cascade_timing import AttentionTimer, measure_thresholds
+from engine.execution.cascade_timing import AttentionTimer, measure_cascade_thresholds
 from engine.execution.warm_up import launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.model.forward_batch import ForwardBatch
@@ -193,7 +193,7 @@ def _graph_memory(make: MakeModel, batches: list[int], context: int) -> Iterator
 def _thresholds(make: MakeModel, sharing: int) -> Row:
     model = make()
     timer = AttentionTimer(model.decoder, model.kv, model.max_model_len, sharing, model.device, model.capture())
-    return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_thresholds(timer).steps}
+    return {"engine": "manta, cascade from (rows, tokens)", "steps": measure_cascade_thresholds(timer).steps}
 
 
 def _prompt(vocab_size: int, seed: int, length: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.device.cuda_capture import CaptureError
-from engine.execution.cascade_timing import ROWS, TOKENS, AttentionTimer, measure_thresholds
+from engine.execution.cascade_timing import ROWS, TOKENS, AttentionTimer, measure_cascade_thresholds
 from engine.model.cascade import CascadeThresholds
 from kernels.kernel_set import load_kernels
 from scripts.bench.gpu.random_model import TINY, RandomModel
@@ -17,7 +17,7 @@ def test_a_group_is_worth_it_exactly_where_it_was_faster(overhead):
     def times(rows, tokens):
         return rows * tokens, tokens + overhead
 
-    thresholds = measure_thresholds(times)
+    thresholds = measure_cascade_thresholds(times)
     assert [rows for rows, _ in thresholds.steps] == sorted({rows for rows, _ in thresholds.steps})
     for rows in ROWS:
         for tokens in TOKENS:
@@ -33,20 +33,22 @@ def test_few_of_the_cases_are_measured():
         asked.append((rows, tokens))
         return rows * tokens, tokens + 6000
 
-    assert measure_thresholds(times) == CascadeThresholds(((4, 4096), (8, 1024), (16, 512), (32, 256)))
+    assert measure_cascade_thresholds(times) == CascadeThresholds(((4, 4096), (8, 1024), (16, 512), (32, 256)))
     assert len(asked) <= 13
 
 
 def test_what_there_is_no_room_for_is_not_measured():
-    assert measure_thresholds(lambda rows, tokens: (2.0, 1.0) if rows <= 8 and tokens > 9999 else None).steps == ()
+    assert (
+        measure_cascade_thresholds(lambda rows, tokens: (2.0, 1.0) if rows <= 8 and tokens > 9999 else None).steps == ()
+    )
 
 
 def test_ranks_go_by_what_one_of_them_found():
     def never(rows, tokens):
         return 1.0, 2.0
 
-    assert measure_thresholds(never, lambda wins: True).steps == ((4, 256),)
-    assert measure_thresholds(lambda rows, tokens: (2.0, 1.0), lambda wins: False).steps == ()
+    assert measure_cascade_thresholds(never, lambda wins: True).steps == ((4, 256),)
+    assert measure_cascade_thresholds(lambda rows, tokens: (2.0, 1.0), lambda wins: False).steps == ()
 
 
 def test_both_ways_are_timed_on_blocks_of_their_own():

@@ -157,7 +157,7 @@ def test_thinking_or_not_an_answer_fits(table: TokenTable, opens: tuple[int, ...
         grammar = Grammar(regex(pattern).text, ends, Fit(budget), opens)
         matcher, output = table.matcher(grammar), list[int]()
         while not output or output[-1] != END:
-            token = matcher.enforce_budget(rng.choice(sorted(allowed(matcher) & set(range(17)))))
+            token = matcher.enforce_output_budget(rng.choice(sorted(allowed(matcher) & set(range(17)))))
             matcher.consume(token)
             output.append(token)
             assert allowed(table.matcher(grammar, output)) == allowed(matcher)

@@ -136,7 +136,7 @@ def test_a_budget_that_is_too_small_is_an_error(table: TokenTable) -> None:
 def test_a_plan_that_does_not_belong_to_the_grammar_is_not_followed(table: TokenTable) -> None:
     grammar = json_grammar(TREE, "x")
     wrong, none = (table.matcher(Grammar(grammar, fit=Fit(99, plan))) for plan in ((5, 6, END), ()))
-    assert wrong.enforce_budget(7) == none.enforce_budget(7) != 7
+    assert wrong.enforce_output_budget(7) == none.enforce_output_budget(7) != 7
 
 
 def test_the_shortest_ends_are_short(table: TokenTable) -> None:
