@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from kernels.linear.reference import Linear
 from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbid
 from kernels.logprobs.reference import logprobs
 from kernels.native.compiler import Compiler, find_compiler
+from kernels.native.recorder import CallRecorder
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
@@ -64,6 +66,7 @@ class KernelSet:
     keep_top_p: ops.Filter
     choose: ops.Choose
     logprobs: ops.Logprobs
+    recorder: CallRecorder | None = None  # of the layers' kernels; None: their calls cannot be recorded
 
 
 def load_kernels(
@@ -196,6 +199,7 @@ def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet
 
 
 def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
+    from kernels.embedding import cpu as embedding_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
@@ -219,6 +223,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         deterministic=True,
         linear=linear,
         quantized_linear=quantized_linear,
+        embedding=embedding_cpu.build(compiler),
         add_rms_norm=rms_norm_cpu.build(compiler),
         square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
@@ -227,4 +232,10 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
         experts=partial(Experts, linear=any_linear, gate=gate),
         experts_keep_ints=quantized_linear is not None,
         soft_cap=soft_cap_cpu.build(compiler),
+        recorder=_recorder(compiler),
     )
+
+
+def _recorder(compiler: Compiler) -> CallRecorder | None:
+    compiler.recorder.use(compiler.load(Path(__file__).parent / "native" / "replay.c").replay)
+    return compiler.recorder if compiler.recorder.is_supported else None

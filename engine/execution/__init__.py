@@ -3,6 +3,6 @@
     SchedulerOutput -> ForwardBatch -> logits -> ModelOutput
 
 `load.py` makes an executor of a config. `inline_executor.py` runs one rank, `tensor_parallel_executor.py` several.
-`cuda_graphs.py` with `cuda_graph_cache.py` and `cuda_graph_inputs.py` replays decode steps on a GPU, `warm_up.py`
-runs every kind of step before the first request, `cascade_timing.py` measures when cascade attention pays.
+`cuda_graphs.py` with `cuda_graph_cache.py` and `cuda_graph_inputs.py` replays decode steps, on a CPU too; `warm_up.py`
+runs every kind of step before the first request on a GPU, `cascade_timing.py` measures when cascade attention pays.
 """

@@ -84,7 +84,7 @@ class CudaGraphCache:
             return run()
         most = self._least_of_all(self._most())
         if most < 1:
-            log.warning("no CUDA graph for %s: less than %d bytes are free", shape, LEAST_FREE_BYTES)
+            log.warning("no graph for %s: less than %d bytes are free", shape, LEAST_FREE_BYTES)
             self._eager_until[shape] = self._calls + RETRY_CALLS
             return run()
         while len(self._graphs) >= most:
@@ -109,7 +109,7 @@ class CudaGraphCache:
         if not self._least_of_all(int(replay is not None)) or replay is None:
             self._num_failures += 1
             self._eager_until[shape] = math.inf
-            log.warning("no CUDA graph for %s, it runs eagerly: %s", shape, reason)
+            log.warning("no graph for %s, it runs eagerly: %s", shape, reason)
             if self._num_failures == MAX_FAILURES:
                 log.warning("%d captures have failed: no further shape is recorded", MAX_FAILURES)
             return run()

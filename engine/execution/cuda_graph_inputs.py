@@ -48,7 +48,6 @@ class CudaGraphInputs:
         self._host = [torch.zeros(n, dtype=dtype, pin_memory=pinned) for n, dtype in sizes]
         self._there = [torch.zeros(n, dtype=dtype, device=device) for n, dtype in sizes]
         self._table = torch.full((num_entries,), -1, dtype=torch.int32, device=device)
-        self._rows = torch.arange(largest.num_rows, device=device)
 
     def fill(
         self, shape: GraphShape, sequences: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
@@ -95,7 +94,7 @@ class CudaGraphInputs:
             starts,
             lens,
             self._table_of(shape),
-            self._rows[: shape.num_rows],
+            None,
             SharedPrefixes(*shared) if shared else None,
         )
 

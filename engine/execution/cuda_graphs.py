@@ -47,17 +47,20 @@ class CudaGraphs:
         max_blocks: int,
         block_size: int,
         device: torch.device,
+        pads: bool = True,
     ) -> None:
         """hidden       the forward pass up to the LM head, [R, M] of the sampled rows
         capture      a CudaGraphCache bounds the graphs' memory, too
         max_blocks   blocks of one sequence, at most
+        pads         False: each number of rows has a graph of its own, all the longest width
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
         self._block_size = block_size
         self._max_rows = max_rows
-        self._widths = [*(blocks for tokens in WIDTHS if (blocks := -(-tokens // block_size)) < max_blocks), max_blocks]
-        self._sizes = list(FIRST_ROWS)
+        widths = [-(-tokens // block_size) for tokens in WIDTHS] if pads else []
+        self._widths = [*(blocks for blocks in widths if blocks < max_blocks), max_blocks]
+        self._sizes = list(FIRST_ROWS) if pads else list(range(1, max_rows + 1))
         while self._sizes[-1] < max_rows:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
@@ -65,7 +68,7 @@ class CudaGraphs:
         self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device)
 
     def fits(self, scheduled: SchedulerOutput) -> bool:
-        return 0 < sum(len(piece.tokens) for piece in scheduled.sequences) <= self._max_rows and all(
+        return 0 < scheduled.num_tokens <= self._max_rows and all(
             piece.samples and len(piece.tokens) == 1 + piece.num_draft_tokens and not piece.scored
             for piece in scheduled.sequences
         )

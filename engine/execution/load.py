@@ -22,6 +22,7 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
+from engine.device.cpu_capture import CpuCapture
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
 from engine.errors import ModelError
 from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_cascade_thresholds
@@ -47,6 +48,7 @@ __all__ = [
     "warm_up_or_explain",
 ]
 
+MAX_RECORDED_ROWS = 64  # on a CPU; what Python does between kernels is little beside more rows
 CPU_CACHE_BYTES = 1 << 30  # KV cache on a CPU, unless the config sets it
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def load_executor(
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
-    graphs = _graphs(config, loaded, _graph_cache(config, tp, device))
+    graphs = _graphs(config, loaded, _graph_cache(config, loaded))
     executor = InlineExecutor(loaded, sampler, graphs, _async_scheduling(config, device), cascade, connector)
     executor.kernels = _described(kernels, dtype, device, tp)
     if device.type == "cuda":
@@ -189,9 +191,14 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
         compilers.close()
 
 
-def _graph_cache(config: EngineConfig, tp: TensorParallel, device: torch.device) -> CudaGraphCache | None:
-    if device.type != "cuda" or config.enforce_eager:
+def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | None:
+    device, tp, recorder = loaded.device, loaded.tp, loaded.kernels.recorder
+    if config.enforce_eager:
         return None
+    if device.type != "cuda":
+        # not what ranks meet in, nor experts, whose tokens are gathered by what is no single kernel
+        can = recorder is not None and tp.group is None and not loaded.decoder.arch.num_experts
+        return CudaGraphCache(CpuCapture(recorder)) if recorder is not None and can else None
     all_reduce_min = None if tp.group is None else partial(tp.all_reduce_min, most=MAX_GRAPHS, device=device)
     return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), all_reduce_min)
 
@@ -200,13 +207,16 @@ def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | N
     if cache is None or config.enforce_eager:
         return None
     decoder, kv = loaded.decoder, loaded.kv
+    on_gpu = loaded.device.type == "cuda"
+    max_rows = config.scheduler.max_num_seqs * (1 + config.scheduler.num_speculative_tokens)
     return CudaGraphs(
         lambda batch: decoder.hidden(batch, kv),
         cache,
-        max_rows=config.scheduler.max_num_seqs * (1 + config.scheduler.num_speculative_tokens),
+        max_rows=max_rows if on_gpu else min(max_rows, MAX_RECORDED_ROWS),
         max_blocks=-(-loaded.max_model_len // kv.block_size),
         block_size=kv.block_size,
         device=loaded.device,
+        pads=on_gpu,
     )
 
 

@@ -81,8 +81,9 @@ class Decoder:
             x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, after_M, scale)
             x_TM = layer.feed_forward(x_TM)
             after_M = layer.norms.after_ffn_M
-        rows = batch.sample_rows_R
-        return add_norm(x_TM[rows], residual_TM[rows], self._norm_M, eps, after_M, scale)
+        if batch.sample_rows_R is not None:
+            x_TM, residual_TM = x_TM[batch.sample_rows_R], residual_TM[batch.sample_rows_R]
+        return add_norm(x_TM, residual_TM, self._norm_M, eps, after_M, scale)
 
     @torch.inference_mode()
     def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:

@@ -37,7 +37,7 @@ class ForwardBatch:
     query_starts: Tensor  # [S + 1] int32
     seq_lens_S: Tensor  # int32, this step's tokens included
     block_table_SW: Tensor  # int32; -1 past a sequence's blocks
-    sample_rows_R: Tensor  # int64, rows whose logits are wanted
+    sample_rows_R: Tensor | None  # int64, rows whose logits are wanted; None: all, in order
     prefixes: SharedPrefixes | None = None  # of cascade attention; None: no groups
 
     @cached_property

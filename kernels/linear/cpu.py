@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
+from kernels.native.recorder import NativeLibrary
 
 __all__ = ["build"]
 
@@ -43,7 +44,9 @@ class Linear:
 
     inputs_at_once = 2
 
-    def __init__(self, library: ctypes.CDLL, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype) -> None:
+    def __init__(
+        self, library: NativeLibrary, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype
+    ) -> None:
         self._library = library
         self._num_out, num_in = weight_OI.shape
         self._missing = -num_in % self.inputs_at_once

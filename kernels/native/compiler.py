@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kernels.native.instruction_set import InstructionSet, find_instruction_set
 from kernels.native.private import NotPrivateError, check_file, make_folder
+from kernels.native.recorder import CallRecorder, NativeLibrary
 
 __all__ = ["Compiler", "find_compiler"]
 
@@ -77,6 +78,7 @@ class Compiler:
 
     def __init__(self, command: str, cache_dir: Path, instructions: InstructionSet, flags: Sequence[str] = ()) -> None:
         self.instructions = instructions
+        self.recorder = CallRecorder()  # of all that is loaded
         self._command = command
         self._cache_dir = cache_dir
         self._extra_flags = tuple(flags)
@@ -85,7 +87,7 @@ class Compiler:
     def for_instructions(self, instructions: InstructionSet) -> "Compiler":
         return Compiler(self._command, self._cache_dir, instructions, self._extra_flags)
 
-    def load(self, source: Path) -> ctypes.CDLL:
+    def load(self, source: Path) -> NativeLibrary:
         """The shared object of a C file. A compiler that fails is a RuntimeError with what it said."""
         headers = Path(__file__).parent
         key = hashlib.sha256("\0".join([self._command, *self._flags, _cpu()]).encode())
@@ -94,7 +96,7 @@ class Compiler:
         target = self._cache_dir / f"{source.parent.name}-{key.hexdigest()[:24]}.so"
         if not _is_ours(target):
             self._compile(source, headers, target)
-        return ctypes.CDLL(str(target))
+        return NativeLibrary(ctypes.CDLL(str(target)), self.recorder)
 
     def _compile(self, source: Path, headers: Path, target: Path) -> None:
         # two processes may compile the same file: each writes its own, and the last rename wins

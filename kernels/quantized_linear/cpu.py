@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
+from kernels.native.recorder import NativeLibrary
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
@@ -55,7 +56,7 @@ class QuantizedLinear:
     """With the integers of 16 outputs looked up or converted as they are read."""
 
     def __init__(
-        self, library: ctypes.CDLL, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
+        self, library: NativeLibrary, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
     ) -> None:
         self._library = library
         self._num_out, self._num_in = weight.shape

@@ -1,4 +1,3 @@
-import ctypes
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +133,7 @@ def test_flags_of_the_environment_are_part_of_what_is_compiled(source, tmp_path,
 
 def test_many_may_compile_the_same_file_at_once(source, tmp_path):
     def load(_):
-        library: ctypes.CDLL = find_compiler(tmp_path / "cache").load(source)
+        library = find_compiler(tmp_path / "cache").load(source)
         return library.answer()
 
     with ThreadPoolExecutor(4) as pool:

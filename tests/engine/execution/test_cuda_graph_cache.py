@@ -83,7 +83,7 @@ def test_a_shape_that_cannot_be_recorded_runs_eagerly_from_then_on(caplog: pytes
     cache = CudaGraphCache(card.capture, card)
     assert [ask(cache, shape) for shape in (1, 2, 2, 3, 2)] == [1, 2, 2, 3, 2]
     assert cache.shapes == (1, 3)
-    assert caplog.text.count("no CUDA graph for 2") == 1, "it was tried again"
+    assert caplog.text.count("no graph for 2") == 1, "it was tried again"
 
 
 def test_captures_that_fail_one_after_the_other_are_given_up() -> None:
