@@ -10,8 +10,7 @@
  *   8 bits  [16 pairs][16 outputs][2] integers */
 #pragma once
 
-#include "amx.h"
-#include "panel.h"
+#include "tile_product.h"
 
 #if defined(HAS_AMX) && defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>

@@ -1,0 +1,201 @@
+/* Matrix products by AMX tiles: rows x against panels of 64 outputs, for few rows and many.
+ *
+ * A sum goes over the inputs in order, 32 at a time, whatever the number of rows, of panels or of inputs at once: between
+ * two blocks of inputs it waits in memory, as fp32, which changes nothing. So a row's result is bitwise the same in any
+ * batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (20 KB), the same
+ * inputs of all rows stream past it from the second.
+ *
+ * A weight comes by panels of 64 outputs, of two halves each; steps of 32 inputs of a half are [steps][2 tiles][16 pairs
+ * of inputs][16 outputs][2]. A tile is 1024 contiguous bytes and a half one stream, which the CPU's prefetchers follow;
+ * rows of tiles 256 bytes apart they do not. */
+#pragma once
+
+#include "amx.h"
+#include "panel.h"
+
+#ifdef HAS_AMX
+#include <stdlib.h>
+
+/* Blocks for the caches: steps of 32 inputs of a panel for the first, rows of 32 such steps for the second. */
+#ifndef STEPS_AT_ONCE
+#define STEPS_AT_ONCE 10
+#endif
+enum { ROWS_IN_CACHE = 256 };
+enum { FEW_ROWS_OF_TILES = 64, MANY_PANELS = 4 }; /* from how many rows on panels share what they read of x */
+
+enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
+
+/* x [T, 32 * steps] as tiles: 16 rows after the other (of the last maybe fewer), of these [steps][rows][32]. */
+static void pack_tiles(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t first, int64_t stop, bf16 *out) {
+    for (int64_t row = first; row < stop; row += TILE_ROWS) {
+        int64_t height = num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS;
+        bf16 *tile = out + row * num_in;
+        for (int64_t r = 0; r < height; r++)
+            for (int64_t k = 0; k < num_in / TILE_INPUTS; k++)
+                memcpy(tile + (k * height + r) * TILE_INPUTS, x + (row + r) * num_in + k * TILE_INPUTS, TILE_BYTES);
+    }
+}
+
+/* Tiles 0 to 3 are the accumulators: two of 16 outputs at `sums`, two at `more`. */
+static inline void load_accumulators(const float *sums, const float *more, int continues) {
+    if (continues) {
+        tile_load(0, sums, PANEL_BYTES);
+        tile_load(1, sums + 16, PANEL_BYTES);
+        tile_load(2, more, PANEL_BYTES);
+        tile_load(3, more + 16, PANEL_BYTES);
+    } else {
+        tile_zero(0);
+        tile_zero(1);
+        tile_zero(2);
+        tile_zero(3);
+    }
+}
+static inline void store_accumulators(float *sums, float *more) {
+    tile_store(0, sums, PANEL_BYTES);
+    tile_store(1, sums + 16, PANEL_BYTES);
+    tile_store(2, more, PANEL_BYTES);
+    tile_store(3, more + 16, PANEL_BYTES);
+}
+
+/* 32 rows (of the second tile maybe fewer) and half a panel: sums [32][64], of which it writes 32 columns. */
+static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t height1, const uint32_t *w,
+                                    int64_t num_steps, int continues, float *sums) {
+    float *sums1 = sums + TILE_ROWS * PANEL;
+    load_accumulators(sums, sums1, continues);
+    for (int64_t k = 0; k < num_steps; k++, w += STEP_WORDS, a0 += TILE_VALUES, a1 += height1 * TILE_INPUTS) {
+        tile_load(4, a0, TILE_BYTES);
+        tile_load(6, w, TILE_BYTES);
+        tile_multiply(0, 4, 6);
+        tile_load(7, w + TILE_WORDS, TILE_BYTES);
+        tile_multiply(1, 4, 7);
+        tile_load(5, a1, TILE_BYTES);
+        tile_multiply(2, 5, 6);
+        tile_multiply(3, 5, 7);
+    }
+    store_accumulators(sums, sums1);
+}
+
+/* Up to 16 rows and a whole panel: sums [height][64]. */
+static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_t *w0, const uint32_t *w1,
+                                    int64_t num_steps, int continues, float *sums) {
+    load_accumulators(sums, sums + 32, continues);
+    for (int64_t k = 0; k < num_steps; k++, w0 += STEP_WORDS, w1 += STEP_WORDS, a += height * TILE_INPUTS) {
+        tile_load(4, a, TILE_BYTES);
+        tile_load(5, w0, TILE_BYTES);
+        tile_multiply(0, 4, 5);
+        tile_load(6, w0 + TILE_WORDS, TILE_BYTES);
+        tile_multiply(1, 4, 6);
+        tile_load(7, w1, TILE_BYTES);
+        tile_multiply(2, 4, 7);
+        tile_load(5, w1 + TILE_WORDS, TILE_BYTES);
+        tile_multiply(3, 4, 5);
+    }
+    store_accumulators(sums, sums + 32);
+}
+
+/* Shapes of the tiles for a second tile of rows of this height, or for one tile alone. */
+static inline TileShapes shapes_of_32_rows(int64_t height1) {
+    TileShapes shapes = full_tiles();
+    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = height1;
+    return shapes;
+}
+static inline TileShapes shapes_of_16_rows(int64_t height) {
+    TileShapes shapes = full_tiles();
+    for (int t = 0; t < 5; t++) shapes.rows[t] = height;
+    return shapes;
+}
+
+/* Some steps of both halves of a panel. */
+typedef struct {
+    const uint32_t *first, *second;
+} Halves;
+
+/* Steps [first_step, first_step + num_steps) of all rows against those of one panel: sums [T, 64], set at the first
+ * step, else added to. `tiles` are packed rows of `row_inputs` inputs each. */
+static void multiply_panel(const bf16 *tiles, int64_t num_rows, int64_t row_inputs, int64_t first_step,
+                           int64_t num_steps, Halves w, float *sums) {
+    int64_t whole = num_rows / (2 * TILE_ROWS) * 2 * TILE_ROWS, rest = num_rows - whole;
+    int64_t at = first_step * TILE_INPUTS;
+    int continues = first_step > 0;
+    const uint32_t *halves[2] = {w.first, w.second};
+    if (whole) {
+        TileShapes shapes = full_tiles();
+        tile_configure(&shapes);
+        for (int half = 0; half < 2; half++)
+            for (int64_t row = 0; row < whole; row += 2 * TILE_ROWS) {
+                const bf16 *a0 = tiles + row * row_inputs + at * TILE_ROWS;
+                multiply_32_rows(a0, a0 + TILE_ROWS * row_inputs, TILE_ROWS, halves[half], num_steps, continues,
+                                 sums + row * PANEL + 32 * half);
+            }
+    }
+    if (!rest) return;
+    const bf16 *a0 = tiles + whole * row_inputs;
+    float *last = sums + whole * PANEL;
+    if (rest <= TILE_ROWS) {
+        TileShapes shapes = shapes_of_16_rows(rest);
+        tile_configure(&shapes);
+        multiply_16_rows(a0 + at * rest, rest, halves[0], halves[1], num_steps, continues, last);
+        return;
+    }
+    int64_t height1 = rest - TILE_ROWS;
+    const bf16 *a1 = a0 + TILE_ROWS * row_inputs + at * height1;
+    TileShapes shapes = shapes_of_32_rows(height1);
+    tile_configure(&shapes);
+    for (int half = 0; half < 2; half++)
+        multiply_32_rows(a0 + at * TILE_ROWS, a1, height1, halves[half], num_steps, continues, last + 32 * half);
+}
+
+/* How many of the steps are taken at once, so that blocks are nearly equal. */
+static inline int64_t equal_blocks(int64_t num_steps) {
+    int64_t num_blocks = (num_steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE;
+    return (num_steps + num_blocks - 1) / num_blocks;
+}
+
+/* A weight, and how it is read: where steps [step, step + num_steps) of a panel are, or written to `scratch`. */
+typedef struct {
+    Halves (*read)(const void *weight, int64_t panel, int64_t step, int64_t num_steps, uint32_t *scratch);
+    const void *weight;
+    int64_t steps_at_once, scratch_bytes;
+} Panels;
+
+/* x [T, I], I a multiple of 32; tiles scratch [T, I]; bias [O] fp32 or NULL; out [T, O], bf16 or fp32. A block of a panel
+ * is read once for up to ROWS_IN_CACHE rows. */
+static void multiply_by_tiles(const bf16 *x, const Panels *panels, const float *bias, void *out, bf16 *tiles,
+                              int64_t out_is_float, int64_t num_rows, int64_t num_in, int64_t num_out,
+                              int64_t num_threads) {
+    int64_t num_panels = (num_out + PANEL - 1) / PANEL, num_steps = num_in / TILE_INPUTS;
+    int64_t many = least(MANY_PANELS, (num_panels + num_threads - 1) / num_threads);
+    int64_t panels_at_once = num_rows > FEW_ROWS_OF_TILES ? many : 1;
+    int64_t num_tasks = (num_panels + panels_at_once - 1) / panels_at_once;
+    /* several runs of panels for each thread: one whose core is taken by somebody else does fewer */
+    int64_t run = num_threads > 1 ? (num_tasks + 4 * num_threads - 1) / (4 * num_threads) : num_tasks;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+    {
+#pragma omp for
+        for (int64_t row = 0; row < num_rows; row += TILE_ROWS)
+            pack_tiles(x, num_rows, num_in, row, least(row + TILE_ROWS, num_rows), tiles);
+        float *sums = aligned_alloc(64, panels_at_once * least(num_rows, ROWS_IN_CACHE) * PANEL * sizeof(float));
+        uint32_t *scratch = aligned_alloc(64, panels->scratch_bytes);
+#pragma omp for schedule(dynamic, run)
+        for (int64_t task = 0; task < num_tasks; task++) {
+            int64_t panel = task * panels_at_once, count = least(panels_at_once, num_panels - panel);
+            for (int64_t row = 0; row < num_rows; row += ROWS_IN_CACHE) {
+                int64_t rows = least(ROWS_IN_CACHE, num_rows - row);
+                for (int64_t step = 0; step < num_steps; step += panels->steps_at_once)
+                    for (int64_t p = 0; p < count; p++) {
+                        int64_t steps = least(panels->steps_at_once, num_steps - step);
+                        Halves w = panels->read(panels->weight, panel + p, step, steps, scratch);
+                        tile_fence();
+                        multiply_panel(tiles + row * num_in, rows, num_in, step, steps, w, sums + p * rows * PANEL);
+                    }
+                tile_fence();
+                for (int64_t p = 0; p < count; p++)
+                    finish(sums + p * rows * PANEL, bias, rows, (panel + p) * PANEL, num_out, out_is_float, out, row);
+            }
+        }
+        free(sums);
+        free(scratch);
+        tile_release();
+    }
+}
+#endif
