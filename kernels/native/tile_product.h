@@ -25,14 +25,18 @@ enum { FEW_ROWS_OF_TILES = 64, MANY_PANELS = 4 }; /* from how many rows on panel
 
 enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
 
-/* x [T, 32 * steps] as tiles: 16 rows after the other (of the last maybe fewer), of these [steps][rows][32]. */
-static void pack_tiles(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t first, int64_t stop, bf16 *out) {
-    for (int64_t row = first; row < stop; row += TILE_ROWS) {
-        int64_t height = num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS;
-        bf16 *tile = out + row * num_in;
-        for (int64_t r = 0; r < height; r++)
-            for (int64_t k = 0; k < num_in / TILE_INPUTS; k++)
-                memcpy(tile + (k * height + r) * TILE_INPUTS, x + (row + r) * num_in + k * TILE_INPUTS, TILE_BYTES);
+/* 16 rows of x [T, I] from `row` on (of the last tile maybe fewer) as tiles. ROWS_IN_CACHE rows are together, of these
+ * the steps that are taken at once: [rows of tiles][steps][rows][32], so that what is multiplied with a block of a panel
+ * lies side by side, and not at distances of whole rows, which caches may map to few places. */
+static void pack_rows(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t steps_at_once, int64_t row, bf16 *tiles) {
+    int64_t first = row / ROWS_IN_CACHE * ROWS_IN_CACHE, rows = least(ROWS_IN_CACHE, num_rows - first);
+    int64_t height = least(TILE_ROWS, num_rows - row), num_steps = num_in / TILE_INPUTS;
+    for (int64_t step = 0; step < num_steps; step += steps_at_once) {
+        int64_t count = least(steps_at_once, num_steps - step);
+        bf16 *out = tiles + first * num_in + (step * rows + (row - first) * count) * TILE_INPUTS;
+        for (int64_t k = step; k < step + count; k++)
+            for (int64_t r = row; r < row + height; r++, out += TILE_INPUTS)
+                memcpy(out, x + r * num_in + k * TILE_INPUTS, TILE_BYTES);
     }
 }
 
@@ -110,39 +114,35 @@ typedef struct {
     const uint32_t *first, *second;
 } Halves;
 
-/* Steps [first_step, first_step + num_steps) of all rows against those of one panel: sums [T, 64], set at the first
- * step, else added to. `tiles` are packed rows of `row_inputs` inputs each. */
-static void multiply_panel(const bf16 *tiles, int64_t num_rows, int64_t row_inputs, int64_t first_step,
-                           int64_t num_steps, Halves w, float *sums) {
+/* Some steps of rows, packed as tiles, against those of one panel: sums [T, 64], added to or set. */
+static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, Halves w, int continues, float *sums) {
     int64_t whole = num_rows / (2 * TILE_ROWS) * 2 * TILE_ROWS, rest = num_rows - whole;
-    int64_t at = first_step * TILE_INPUTS;
-    int continues = first_step > 0;
+    int64_t row_inputs = num_steps * TILE_INPUTS;
     const uint32_t *halves[2] = {w.first, w.second};
     if (whole) {
         TileShapes shapes = full_tiles();
         tile_configure(&shapes);
         for (int half = 0; half < 2; half++)
             for (int64_t row = 0; row < whole; row += 2 * TILE_ROWS) {
-                const bf16 *a0 = tiles + row * row_inputs + at * TILE_ROWS;
-                multiply_32_rows(a0, a0 + TILE_ROWS * row_inputs, TILE_ROWS, halves[half], num_steps, continues,
+                const bf16 *a = x + row * row_inputs;
+                multiply_32_rows(a, a + TILE_ROWS * row_inputs, TILE_ROWS, halves[half], num_steps, continues,
                                  sums + row * PANEL + 32 * half);
             }
     }
     if (!rest) return;
-    const bf16 *a0 = tiles + whole * row_inputs;
+    const bf16 *a = x + whole * row_inputs;
     float *last = sums + whole * PANEL;
     if (rest <= TILE_ROWS) {
         TileShapes shapes = shapes_of_16_rows(rest);
         tile_configure(&shapes);
-        multiply_16_rows(a0 + at * rest, rest, halves[0], halves[1], num_steps, continues, last);
+        multiply_16_rows(a, rest, w.first, w.second, num_steps, continues, last);
         return;
     }
     int64_t height1 = rest - TILE_ROWS;
-    const bf16 *a1 = a0 + TILE_ROWS * row_inputs + at * height1;
     TileShapes shapes = shapes_of_32_rows(height1);
     tile_configure(&shapes);
     for (int half = 0; half < 2; half++)
-        multiply_32_rows(a0 + at * TILE_ROWS, a1, height1, halves[half], num_steps, continues, last + 32 * half);
+        multiply_32_rows(a, a + TILE_ROWS * row_inputs, height1, halves[half], num_steps, continues, last + 32 * half);
 }
 
 /* How many of the steps are taken at once, so that blocks are nearly equal. */
@@ -173,7 +173,7 @@ static void multiply_by_tiles(const bf16 *x, const Panels *panels, const float *
     {
 #pragma omp for
         for (int64_t row = 0; row < num_rows; row += TILE_ROWS)
-            pack_tiles(x, num_rows, num_in, row, least(row + TILE_ROWS, num_rows), tiles);
+            pack_rows(x, num_rows, num_in, panels->steps_at_once, row, tiles);
         float *sums = aligned_alloc(64, panels_at_once * least(num_rows, ROWS_IN_CACHE) * PANEL * sizeof(float));
         uint32_t *scratch = aligned_alloc(64, panels->scratch_bytes);
 #pragma omp for schedule(dynamic, run)
@@ -186,7 +186,8 @@ static void multiply_by_tiles(const bf16 *x, const Panels *panels, const float *
                         int64_t steps = least(panels->steps_at_once, num_steps - step);
                         Halves w = panels->read(panels->weight, panel + p, step, steps, scratch);
                         tile_fence();
-                        multiply_panel(tiles + row * num_in, rows, num_in, step, steps, w, sums + p * rows * PANEL);
+                        multiply_panel(tiles + row * num_in + step * rows * TILE_INPUTS, rows, steps, w, step > 0,
+                                       sums + p * rows * PANEL);
                     }
                 tile_fence();
                 for (int64_t p = 0; p < count; p++)
