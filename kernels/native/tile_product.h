@@ -40,6 +40,11 @@ static void pack_rows(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t s
     }
 }
 
+/* Some steps of both halves of a panel. */
+typedef struct {
+    const uint32_t *first, *second;
+} Halves;
+
 /* Tiles 0 to 3 are the accumulators: two of 16 outputs at `sums`, two at `more`. */
 static inline void load_accumulators(const float *sums, const float *more, int continues) {
     if (continues) {
@@ -79,10 +84,9 @@ static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t heig
     store_accumulators(sums, sums1);
 }
 
-/* Up to 16 rows and a whole panel: sums [height][64]. */
-static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_t *w0, const uint32_t *w1,
-                                    int64_t num_steps, int continues, float *sums) {
-    load_accumulators(sums, sums + 32, continues);
+/* Up to 16 rows and a whole panel, added to the accumulators. */
+static inline void multiply_16_rows(const bf16 *a, int64_t height, Halves w, int64_t num_steps) {
+    const uint32_t *w0 = w.first, *w1 = w.second;
     for (int64_t k = 0; k < num_steps; k++, w0 += STEP_WORDS, w1 += STEP_WORDS, a += height * TILE_INPUTS) {
         tile_load(4, a, TILE_BYTES);
         tile_load(5, w0, TILE_BYTES);
@@ -94,7 +98,6 @@ static inline void multiply_16_rows(const bf16 *a, int64_t height, const uint32_
         tile_load(5, w1 + TILE_WORDS, TILE_BYTES);
         tile_multiply(3, 4, 5);
     }
-    store_accumulators(sums, sums + 32);
 }
 
 /* Shapes of the tiles for a second tile of rows of this height, or for one tile alone. */
@@ -108,11 +111,6 @@ static inline TileShapes shapes_of_16_rows(int64_t height) {
     for (int t = 0; t < 5; t++) shapes.rows[t] = height;
     return shapes;
 }
-
-/* Some steps of both halves of a panel. */
-typedef struct {
-    const uint32_t *first, *second;
-} Halves;
 
 /* Some steps of rows, packed as tiles, against those of one panel: sums [T, 64], added to or set. */
 static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, Halves w, int continues, float *sums) {
@@ -135,7 +133,9 @@ static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, H
     if (rest <= TILE_ROWS) {
         TileShapes shapes = shapes_of_16_rows(rest);
         tile_configure(&shapes);
-        multiply_16_rows(a, rest, w.first, w.second, num_steps, continues, last);
+        load_accumulators(last, last + 32, continues);
+        multiply_16_rows(a, rest, w, num_steps);
+        store_accumulators(last, last + 32);
         return;
     }
     int64_t height1 = rest - TILE_ROWS;
@@ -155,8 +155,42 @@ static inline int64_t equal_blocks(int64_t num_steps) {
 typedef struct {
     Halves (*read)(const void *weight, int64_t panel, int64_t step, int64_t num_steps, uint32_t *scratch);
     const void *weight;
-    int64_t steps_at_once, scratch_bytes;
+    int64_t steps_at_once, scratch_bytes; /* for so many */
 } Panels;
+
+/* All steps of up to 16 rows and one panel: sums [height][64], which stay in the tiles meanwhile. The next steps are read
+ * while these are multiplied. */
+static void multiply_few(const bf16 *x, int64_t height, int64_t num_steps, const Panels *panels, int64_t panel,
+                         uint32_t *scratch, float *sums) {
+    int64_t at_once = panels->steps_at_once, stop;
+    TileShapes shapes = shapes_of_16_rows(height);
+    tile_configure(&shapes);
+    load_accumulators(sums, sums + 32, 0);
+    Halves w = panels->read(panels->weight, panel, 0, least(at_once, num_steps), scratch);
+    for (int64_t step = 0; step < num_steps; step = stop) {
+        stop = least(step + at_once, num_steps);
+        tile_fence();
+        multiply_16_rows(x + step * height * TILE_INPUTS, height, w, stop - step);
+        tile_fence();
+        uint32_t *other = scratch + (stop / at_once % 2 ? panels->scratch_bytes / 4 : 0);
+        if (stop < num_steps) w = panels->read(panels->weight, panel, stop, least(at_once, num_steps - stop), other);
+    }
+    store_accumulators(sums, sums + 32);
+}
+
+/* All steps of a block of rows and some panels: sums [panels][rows][64]. */
+static void multiply_many(const bf16 *x, int64_t num_rows, int64_t num_steps, const Panels *panels, int64_t panel,
+                          int64_t num_panels, uint32_t *scratch, float *sums) {
+    int64_t at_once = panels->steps_at_once;
+    for (int64_t step = 0; step < num_steps; step += at_once)
+        for (int64_t p = 0; p < num_panels; p++) {
+            int64_t count = least(at_once, num_steps - step);
+            Halves w = panels->read(panels->weight, panel + p, step, count, scratch);
+            tile_fence();
+            multiply_panel(x + step * num_rows * TILE_INPUTS, num_rows, count, w, step > 0, sums + p * num_rows * PANEL);
+            tile_fence();
+        }
+}
 
 /* x [T, I], I a multiple of 32; tiles scratch [T, I]; bias [O] fp32 or NULL; out [T, O], bf16 or fp32. A block of a panel
  * is read once for up to ROWS_IN_CACHE rows. */
@@ -175,20 +209,15 @@ static void multiply_by_tiles(const bf16 *x, const Panels *panels, const float *
         for (int64_t row = 0; row < num_rows; row += TILE_ROWS)
             pack_rows(x, num_rows, num_in, panels->steps_at_once, row, tiles);
         float *sums = aligned_alloc(64, panels_at_once * least(num_rows, ROWS_IN_CACHE) * PANEL * sizeof(float));
-        uint32_t *scratch = aligned_alloc(64, panels->scratch_bytes);
+        uint32_t *scratch = aligned_alloc(64, 2 * panels->scratch_bytes);
 #pragma omp for schedule(dynamic, run)
         for (int64_t task = 0; task < num_tasks; task++) {
             int64_t panel = task * panels_at_once, count = least(panels_at_once, num_panels - panel);
             for (int64_t row = 0; row < num_rows; row += ROWS_IN_CACHE) {
                 int64_t rows = least(ROWS_IN_CACHE, num_rows - row);
-                for (int64_t step = 0; step < num_steps; step += panels->steps_at_once)
-                    for (int64_t p = 0; p < count; p++) {
-                        int64_t steps = least(panels->steps_at_once, num_steps - step);
-                        Halves w = panels->read(panels->weight, panel + p, step, steps, scratch);
-                        tile_fence();
-                        multiply_panel(tiles + row * num_in + step * rows * TILE_INPUTS, rows, steps, w, step > 0,
-                                       sums + p * rows * PANEL);
-                    }
+                const bf16 *block = tiles + row * num_in;
+                if (num_rows <= TILE_ROWS) multiply_few(block, rows, num_steps, panels, panel, scratch, sums);
+                else multiply_many(block, rows, num_steps, panels, panel, count, scratch, sums);
                 tile_fence();
                 for (int64_t p = 0; p < count; p++)
                     finish(sums + p * rows * PANEL, bias, rows, (panel + p) * PANEL, num_out, out_is_float, out, row);

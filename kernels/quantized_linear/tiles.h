@@ -15,6 +15,9 @@
 #include <immintrin.h>
 
 enum { TILES_PER_RECORD = PANEL / 16, RECORDS_AHEAD = 6 };
+#ifndef FEW_STEPS_AT_ONCE
+#define FEW_STEPS_AT_ONCE 1
+#endif
 
 typedef struct {
     const uint8_t *records;
@@ -107,7 +110,7 @@ void quantized_linear_by_tiles(const bf16 *x, const uint8_t *weight, const float
     PackedWeight packed = {
         weight, num_steps, bits, has_offsets, head_bytes, head_bytes + PANEL * TILE_INPUTS * bits / 8,
         _mm512_loadu_ps(integers)};
-    int64_t at_once = equal_blocks(num_steps);
+    int64_t at_once = num_rows <= TILE_ROWS ? FEW_STEPS_AT_ONCE : equal_blocks(num_steps);
     Panels panels = {dequantized_halves, &packed, at_once, at_once * 2 * STEP_WORDS * sizeof(uint32_t)};
     multiply_by_tiles(x, &panels, bias, out, tiles, out_is_float, num_rows, num_in, num_out, num_threads);
 }
