@@ -1,13 +1,13 @@
 /* Matrix products by AMX tiles: rows x against panels of 64 outputs, for few rows and many.
  *
- * A sum goes over the inputs in order, 32 at a time, whatever the number of rows, of panels or of inputs at once: between
- * two blocks of inputs it waits in memory, as fp32, which changes nothing. So a row's result is bitwise the same in any
- * batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (20 KB), the same
- * inputs of all rows stream past it from the second.
+ * A sum goes over the inputs in order, 32 at a time, whatever the number of rows, of panels or of inputs at once:
+ * between two blocks of inputs it waits in memory, as fp32, which changes nothing. So a row's result is bitwise the
+ * same in any batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (20 KB),
+ * the same inputs of all rows stream past it from the second.
  *
- * A weight comes by panels of 64 outputs, of two halves each; steps of 32 inputs of a half are [steps][2 tiles][16 pairs
- * of inputs][16 outputs][2]. A tile is 1024 contiguous bytes and a half one stream, which the CPU's prefetchers follow;
- * rows of tiles 256 bytes apart they do not. */
+ * A weight comes by panels of 64 outputs, of two halves each; steps of 32 inputs of a half are [steps][2 tiles][16
+ * pairs of inputs][16 outputs][2]. A tile is 1024 contiguous bytes and a half one stream, which the CPU's prefetchers
+ * follow; rows of tiles 256 bytes apart they do not. */
 #pragma once
 
 #include "amx.h"
@@ -21,14 +21,18 @@
 #define STEPS_AT_ONCE 10
 #endif
 enum { ROWS_IN_CACHE = 256 };
+#ifndef FETCH_AHEAD /* whether many rows fetch what is multiplied next beside their products; not timed yet */
+#define FETCH_AHEAD 0
+#endif
 enum { FEW_ROWS_OF_TILES = 64, MANY_PANELS = 4 }; /* from how many rows on panels share what they read of x */
 
 enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
 
 /* 16 rows of x [T, I] from `row` on (of the last tile maybe fewer) as tiles. ROWS_IN_CACHE rows are together, of these
- * the steps that are taken at once: [rows of tiles][steps][rows][32], so that what is multiplied with a block of a panel
- * lies side by side, and not at distances of whole rows, which caches may map to few places. */
-static void pack_rows(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t steps_at_once, int64_t row, bf16 *tiles) {
+ * the steps that are taken at once: [rows of tiles][steps][rows][32], so that what is multiplied with a block of a
+ * panel lies side by side, and not at distances of whole rows, which caches may map to few places. */
+static void pack_rows(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t steps_at_once, int64_t row,
+                      bf16 *tiles) {
     int64_t first = row / ROWS_IN_CACHE * ROWS_IN_CACHE, rows = least(ROWS_IN_CACHE, num_rows - first);
     int64_t height = least(TILE_ROWS, num_rows - row), num_steps = num_in / TILE_INPUTS;
     for (int64_t step = 0; step < num_steps; step += steps_at_once) {
@@ -66,12 +70,26 @@ static inline void store_accumulators(float *sums, float *more) {
     tile_store(3, more + 16, PANEL_BYTES);
 }
 
+/* What is fetched into the second cache beside each step's products: some lines of what is multiplied next. */
+typedef struct {
+    const char *at;
+    int64_t lines; /* per step */
+} Ahead;
+
+/* Each block of 32 rows (the last has more than 16) fetches its part of as many steps of half a panel; nothing if
+ * `next` is NULL. */
+static inline Ahead fetch_for(const uint32_t *next, int64_t num_rows) {
+    int64_t num_blocks = (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS), lines = STEP_WORDS * sizeof(*next) / 64;
+    return (Ahead){(const char *)next, next && num_blocks ? (lines + num_blocks - 1) / num_blocks : 0};
+}
+
 /* 32 rows (of the second tile maybe fewer) and half a panel: sums [32][64], of which it writes 32 columns. */
 static inline void multiply_32_rows(const bf16 *a0, const bf16 *a1, int64_t height1, const uint32_t *w,
-                                    int64_t num_steps, int continues, float *sums) {
+                                    int64_t num_steps, int continues, Ahead *ahead, float *sums) {
     float *sums1 = sums + TILE_ROWS * PANEL;
     load_accumulators(sums, sums1, continues);
     for (int64_t k = 0; k < num_steps; k++, w += STEP_WORDS, a0 += TILE_VALUES, a1 += height1 * TILE_INPUTS) {
+        for (int64_t line = 0; line < ahead->lines; line++, ahead->at += 64) __builtin_prefetch(ahead->at, 0, 2);
         tile_load(4, a0, TILE_BYTES);
         tile_load(6, w, TILE_BYTES);
         tile_multiply(0, 4, 6);
@@ -112,11 +130,14 @@ static inline TileShapes shapes_of_16_rows(int64_t height) {
     return shapes;
 }
 
-/* Some steps of rows, packed as tiles, against those of one panel: sums [T, 64], added to or set. */
-static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, Halves w, int continues, float *sums) {
+/* Some steps of rows, packed as tiles, against those of one panel: sums [T, 64], added to or set. `next` is the half
+ * panel that comes after it, or NULL where there is none or it need not be fetched. */
+static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, Halves w, const uint32_t *next,
+                           int continues, float *sums) {
     int64_t whole = num_rows / (2 * TILE_ROWS) * 2 * TILE_ROWS, rest = num_rows - whole;
     int64_t row_inputs = num_steps * TILE_INPUTS;
     const uint32_t *halves[2] = {w.first, w.second};
+    Ahead ahead[2] = {fetch_for(next ? w.second : NULL, num_rows), fetch_for(next, num_rows)};
     if (whole) {
         TileShapes shapes = full_tiles();
         tile_configure(&shapes);
@@ -124,7 +145,7 @@ static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, H
             for (int64_t row = 0; row < whole; row += 2 * TILE_ROWS) {
                 const bf16 *a = x + row * row_inputs;
                 multiply_32_rows(a, a + TILE_ROWS * row_inputs, TILE_ROWS, halves[half], num_steps, continues,
-                                 sums + row * PANEL + 32 * half);
+                                 &ahead[half], sums + row * PANEL + 32 * half);
             }
     }
     if (!rest) return;
@@ -142,7 +163,8 @@ static void multiply_panel(const bf16 *x, int64_t num_rows, int64_t num_steps, H
     TileShapes shapes = shapes_of_32_rows(height1);
     tile_configure(&shapes);
     for (int half = 0; half < 2; half++)
-        multiply_32_rows(a, a + TILE_ROWS * row_inputs, height1, halves[half], num_steps, continues, last + 32 * half);
+        multiply_32_rows(a, a + TILE_ROWS * row_inputs, height1, halves[half], num_steps, continues, &ahead[half],
+                         last + 32 * half);
 }
 
 /* How many of the steps are taken at once, so that blocks are nearly equal. */
@@ -158,8 +180,8 @@ typedef struct {
     int64_t steps_at_once, scratch_bytes; /* for so many */
 } Panels;
 
-/* All steps of up to 16 rows and one panel: sums [height][64], which stay in the tiles meanwhile. The next steps are read
- * while these are multiplied. */
+/* All steps of up to 16 rows and one panel: sums [height][64], which stay in the tiles meanwhile. The next steps are
+ * read while these are multiplied. */
 static void multiply_few(const bf16 *x, int64_t height, int64_t num_steps, const Panels *panels, int64_t panel,
                          uint32_t *scratch, float *sums) {
     int64_t at_once = panels->steps_at_once, stop;
@@ -178,6 +200,16 @@ static void multiply_few(const bf16 *x, int64_t height, int64_t num_steps, const
     store_accumulators(sums, sums + 32);
 }
 
+/* The half panel that multiply_many takes after panel p's at a step, if the weight is in place. */
+static const uint32_t *next_half(const Panels *panels, int64_t panel, int64_t num_panels, int64_t p, int64_t step,
+                                 int64_t num_steps) {
+    if (!FETCH_AHEAD || panels->scratch_bytes) return NULL;
+    if (p + 1 < num_panels) return panels->read(panels->weight, panel + p + 1, step, 0, NULL).first;
+    step += panels->steps_at_once;
+    if (step < num_steps) return panels->read(panels->weight, panel, step, 0, NULL).first;
+    return panels->read(panels->weight, panel + num_panels, 0, 0, NULL).first;
+}
+
 /* All steps of a block of rows and some panels: sums [panels][rows][64]. */
 static void multiply_many(const bf16 *x, int64_t num_rows, int64_t num_steps, const Panels *panels, int64_t panel,
                           int64_t num_panels, uint32_t *scratch, float *sums) {
@@ -187,13 +219,15 @@ static void multiply_many(const bf16 *x, int64_t num_rows, int64_t num_steps, co
             int64_t count = least(at_once, num_steps - step);
             Halves w = panels->read(panels->weight, panel + p, step, count, scratch);
             tile_fence();
-            multiply_panel(x + step * num_rows * TILE_INPUTS, num_rows, count, w, step > 0, sums + p * num_rows * PANEL);
+            multiply_panel(x + step * num_rows * TILE_INPUTS, num_rows, count, w,
+                           next_half(panels, panel, num_panels, p, step, num_steps), step > 0,
+                           sums + p * num_rows * PANEL);
             tile_fence();
         }
 }
 
-/* x [T, I], I a multiple of 32; tiles scratch [T, I]; bias [O] fp32 or NULL; out [T, O], bf16 or fp32. A block of a panel
- * is read once for up to ROWS_IN_CACHE rows. */
+/* x [T, I], I a multiple of 32; tiles scratch [T, I]; bias [O] fp32 or NULL; out [T, O], bf16 or fp32. A block of a
+ * panel is read once for up to ROWS_IN_CACHE rows. */
 static void multiply_by_tiles(const bf16 *x, const Panels *panels, const float *bias, void *out, bf16 *tiles,
                               int64_t out_is_float, int64_t num_rows, int64_t num_in, int64_t num_out,
                               int64_t num_threads) {

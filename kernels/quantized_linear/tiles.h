@@ -1,11 +1,11 @@
 /* The same product by AMX tiles, which multiply bfloat16: some groups at a time become bfloat16(factor * integer +
- * offset), rounded once, to nearest even, as tiles in the first cache, which all rows are then multiplied with as with a
- * weight of bfloat16 (tile_product.h). A result is bitwise that of the linear layer of the dequantized weight.
+ * offset), rounded once, to nearest even, as tiles in the first cache, which all rows are then multiplied with as with
+ * a weight of bfloat16 (tile_product.h). A result is bitwise that of the linear layer of the dequantized weight.
  *
  * A record here: factors [64] fp32 | offsets [64] fp32, if there are any | codes of four tiles, 16 outputs each.
  *
- *   4 bits  four lines of 16 words; line q has pairs of inputs 4 q to 4 q + 3, a byte of each word for each. Word j is of
- *           output j / 2 in a byte's low half and of output 8 + j / 2 in its high half, of input j % 2 of the pair
+ *   4 bits  four lines of 16 words; line q has pairs of inputs 4 q to 4 q + 3, a byte of each word for each. Word j is
+ *           of output j / 2 in a byte's low half and of output 8 + j / 2 in its high half, of input j % 2 of the pair
  *   8 bits  [16 pairs][16 outputs][2] integers */
 #pragma once
 
