@@ -15,7 +15,7 @@
 #include <immintrin.h>
 
 enum { TILES_PER_RECORD = PANEL / 16, RECORDS_AHEAD = 6 };
-#ifndef FEW_STEPS_AT_ONCE
+#ifndef FEW_STEPS_AT_ONCE /* of up to 16 rows: the next are dequantized while the tiles multiply these */
 #define FEW_STEPS_AT_ONCE 1
 #endif
 
