@@ -10,7 +10,7 @@ enum { PANEL = 64 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The first `width` of 64 sums, rounded. What compilers make of the plain C is some twenty instructions for 16 of them. */
+/* The first `width` of 64 sums, rounded. Of the plain C compilers make some twenty instructions for 16 of them. */
 static inline void narrow_all(const float *sums, int64_t width, bf16 *out) {
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
     for (int64_t j = 0; j < width; j += 16) {

@@ -14,7 +14,10 @@
 #if defined(HAS_AMX) && defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
 
-enum { TILES_PER_RECORD = PANEL / 16, RECORDS_AHEAD = 6 };
+enum { TILES_PER_RECORD = PANEL / 16 };
+#ifndef RECORDS_AHEAD /* what is fetched while one is dequantized */
+#define RECORDS_AHEAD 6
+#endif
 #ifndef FEW_STEPS_AT_ONCE /* of up to 16 rows: the next are dequantized while the tiles multiply these */
 #define FEW_STEPS_AT_ONCE 1
 #endif
