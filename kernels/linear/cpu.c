@@ -14,7 +14,6 @@
 #endif
 
 enum { TILE = 6, CACHED_BYTES = 512 << 10 };
-enum { FEW_ROWS = 64, MANY_PANELS = 4 }; /* by tiles: from how many rows on panels share what they read of x */
 
 /* What a tile fetches beside its own work: nothing, its own panel some steps ahead, or a half or a quarter of the next
  * panel into the second cache, so that with several tiles to a panel reading and multiplying overlap. */
@@ -110,40 +109,3 @@ void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out,
         }
     }
 }
-
-#ifdef HAS_AMX
-/* The same by AMX tiles, of a weight packed for them (tiles.h). x [T, I], I a multiple of 32; tiles scratch [T, I]. */
-void linear_by_tiles(const bf16 *x, const uint32_t *weight, const float *bias, void *out, bf16 *tiles,
-                     int64_t out_is_float, int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
-    int64_t num_panels = (num_out + PANEL - 1) / PANEL, num_steps = num_in / TILE_INPUTS;
-    int64_t at_once = steps_at_once(least(num_rows, ROWS_IN_CACHE), num_steps);
-    int64_t panels_at_once = num_rows > FEW_ROWS ? least(MANY_PANELS, (num_panels + num_threads - 1) / num_threads) : 1;
-    int64_t num_tasks = (num_panels + panels_at_once - 1) / panels_at_once;
-    int64_t run = num_threads > 1 ? (num_tasks + 4 * num_threads - 1) / (4 * num_threads) : num_tasks;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-    {
-#pragma omp for
-        for (int64_t row = 0; row < num_rows; row += TILE_ROWS)
-            pack_tiles(x, num_rows, num_in, row, least(row + TILE_ROWS, num_rows), tiles);
-        float *sums = aligned_alloc(64, panels_at_once * least(num_rows, ROWS_IN_CACHE) * PANEL * sizeof(float));
-#pragma omp for schedule(dynamic, run)
-        for (int64_t task = 0; task < num_tasks; task++) {
-            int64_t panel = task * panels_at_once, count = least(panels_at_once, num_panels - panel);
-            for (int64_t row = 0; row < num_rows; row += ROWS_IN_CACHE) {
-                int64_t rows = least(ROWS_IN_CACHE, num_rows - row);
-                tile_fence();
-                for (int64_t step = 0; step < num_steps; step += at_once)
-                    for (int64_t p = 0; p < count; p++)
-                        multiply_panel(tiles + row * num_in, rows, num_in, step, least(at_once, num_steps - step),
-                                       weight + (panel + p) * PANEL * (num_in / 2), sums + p * rows * PANEL);
-                tile_fence();
-                for (int64_t p = 0; p < count; p++)
-                    finish(sums + p * rows * PANEL, bias, rows, (panel + p) * PANEL, num_out, out_is_float, out, row);
-            }
-        }
-        free(sums);
-        tile_release();
-    }
-}
-
-#endif

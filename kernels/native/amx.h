@@ -13,12 +13,6 @@
 enum { TILE_ROWS = 16, TILE_INPUTS = 32, TILE_PAIRS = TILE_INPUTS / 2, TILE_BYTES = 64 };
 enum { TILE_VALUES = TILE_ROWS * TILE_INPUTS };
 
-/* Blocks for the caches: steps of 32 inputs of a panel for the first, rows of 32 such steps for the second. */
-#ifndef STEPS_AT_ONCE
-#define STEPS_AT_ONCE 10
-#endif
-enum { ROWS_IN_CACHE = 256 };
-
 /* How high the tiles are, and how many bytes a row has: what LDTILECFG reads. */
 typedef struct {
     uint8_t palette, start_row, reserved[14];
@@ -84,17 +78,6 @@ static inline void tile_release(void) { _tile_release(); }
 #define tile_store(t, memory, stride) _tile_stored(t, memory, stride)
 #define tile_multiply(sums, a, b) _tile_dpbf16ps(sums, a, b)
 #endif
-
-/* x [T, 32 * steps] as tiles: 16 rows after the other (of the last maybe fewer), of these [steps][rows][32]. */
-static void pack_tiles(const bf16 *x, int64_t num_rows, int64_t num_in, int64_t first, int64_t stop, bf16 *out) {
-    for (int64_t row = first; row < stop; row += TILE_ROWS) {
-        int64_t height = num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS;
-        bf16 *tile = out + row * num_in;
-        for (int64_t r = 0; r < height; r++)
-            for (int64_t k = 0; k < num_in / TILE_INPUTS; k++)
-                memcpy(tile + (k * height + r) * TILE_INPUTS, x + (row + r) * num_in + k * TILE_INPUTS, TILE_BYTES);
-    }
-}
 #endif
 
 #ifdef HAS_AMX

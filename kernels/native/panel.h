@@ -2,10 +2,25 @@
 #pragma once
 
 #include "lanes.h"
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#endif
 
 enum { PANEL = 64 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The first `width` of 64 sums, rounded. Of the plain C compilers make some twenty instructions for 16 of them. */
+static inline void narrow_all(const float *sums, int64_t width, bf16 *out) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    for (int64_t j = 0; j < width; j += 16) {
+        __mmask16 lanes = width - j < 16 ? (1u << (width - j)) - 1 : 0xFFFF;
+        _mm256_mask_storeu_epi16(out + j, lanes, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(sums + j)));
+    }
+#else
+    for (int64_t j = 0; j < width; j++) out[j] = narrow(sums[j]);
+#endif
+}
 
 /* Sums [rows, 64] of a panel to rows of `out`, from row `start` and output `first` on. */
 static inline void finish(float *sums, const float *bias, int64_t num_rows, int64_t first, int64_t num_out,
@@ -18,6 +33,6 @@ static inline void finish(float *sums, const float *bias, int64_t num_rows, int6
         if (out_is_float)
             memcpy((float *)out + at, sums, width * sizeof(float));
         else
-            for (int64_t j = 0; j < width; j++) ((bf16 *)out)[at + j] = narrow(sums[j]);
+            narrow_all(sums, width, (bf16 *)out + at);
     }
 }

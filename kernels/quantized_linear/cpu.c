@@ -1,7 +1,7 @@
 /* x @ weight.T where the weight has 4 or 8 bits: integers in groups of 32 neighboring inputs, each group of an output
  * with a factor and an offset, weight = factor * integer + offset. Integers are exact in bfloat16, so that nothing of
- * the weight is rounded. One sum per output and group, over the inputs in order, then one over the groups in order,
- * whatever the number of rows: a row's result is bitwise the same in any batch.
+ * the weight is rounded (by AMX tiles it is: tiles.h). One sum per output and group, over the inputs in order, then one
+ * over the groups in order, whatever the number of rows: a row's result is bitwise the same in any batch.
  *
  * weight, packed: panels of 64 outputs, one after the other; a panel is its groups in order, a group one record:
  *

@@ -1,16 +1,21 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
-Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16. With the latter a step of one row reads a third of
-what bfloat16 weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the
-matrices of SmolLM2-135M's layers take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with
-8 and 16, 1.2 with hundreds; of 8 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried
-twice, the second time without conversions (128 + code by shift, and, or): with AVX2 it took two to three times as long
-as bfloat16's with one row of 4 bits and 1.3 to 1.8 times with 64, so that there weights are dequantized.
+Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16.
+
+With AMX weights are dequantized to bfloat16, rounded once, a block at a time: results are bitwise those of the linear
+layer of the dequantized weight. (With offsets that needs factor * integer to be exact in fp32, as it is with the
+factors of GGUF and with 16-bit ones: here the sum is rounded once, there the product as well.)
+
+With avx512_bf16 nothing of the weight is rounded. A step of one row reads a third of what bfloat16 weights take, or
+half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers
+take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of
+8 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried twice, the second time without
+conversions (128 + code by shift, and, or): with AVX2 it took two to three times as long as bfloat16's with one row of
+4 bits and 1.3 to 1.8 times with 64, so that there weights are dequantized.
 """
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +29,6 @@ from kernels.quantized_linear.reference import GroupQuantized
 __all__ = ["build"]
 
 PANEL = 64  # outputs that are packed together
-CODE_BASE = 128
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
 
 
@@ -38,7 +42,7 @@ def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
     library.has_tiles.restype = ctypes.c_int64
     has_tiles = bool(library.has_tiles())
     if has_tiles:
-        library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
+        library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.quantized_linear_by_tiles.restype = None
     library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.use_large_pages.restype = None
@@ -60,7 +64,6 @@ class QuantizedLinear:
     ) -> None:
         self._library = library
         self._num_out, self._num_in = weight.shape
-        weight = self._in_form(weight)
         self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
         packed = _packed(weight, self._codes(weight))
         self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
@@ -72,14 +75,9 @@ class QuantizedLinear:
     def __call__(self, x_TI: Tensor) -> Tensor:
         x_TI = x_TI.contiguous()
         out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
-        x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
         bias = None if self._bias is None else self._bias.data_ptr()
-        self._multiply(x_TI, x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr(), x_sums.data_ptr())
+        self._multiply(x_TI, x_TI.data_ptr(), self._weight.data_ptr(), bias, out_TO.data_ptr())
         return out_TO
-
-    @staticmethod
-    def _in_form(weight: GroupQuantized) -> GroupQuantized:
-        return weight
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
@@ -94,22 +92,18 @@ class QuantizedLinear:
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
-        form = self._out_dtype == torch.float32, self._bits, self._least, self._has_offsets
-        self._library.quantized_linear(*pointers, *form, *x_TI.shape, self._num_out, torch.get_num_threads())
+        x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
+        self._library.quantized_linear(*pointers, x_sums.data_ptr(), *self._form(), *self._sizes(x_TI))
+
+    def _form(self) -> tuple[int, ...]:
+        return self._out_dtype == torch.float32, self._bits, self._least, self._has_offsets
+
+    def _sizes(self, x_TI: Tensor) -> tuple[int, ...]:
+        return *x_TI.shape, self._num_out, torch.get_num_threads()
 
 
 class TiledQuantizedLinear(QuantizedLinear):
-    """By AMX tiles."""
-
-    @staticmethod
-    def _in_form(weight: GroupQuantized) -> GroupQuantized:
-        """A code of 4 bits is multiplied as 128 + code: offsets take off what is too much."""
-        if weight.bits == 8:
-            return weight
-        offsets = weight.factors_OG * (weight.least - CODE_BASE)
-        if weight.offsets_OG is not None:
-            offsets += weight.offsets_OG
-        return replace(weight, offsets_OG=offsets)
+    """By AMX tiles, of the weight rounded to bfloat16."""
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
@@ -119,14 +113,13 @@ class TiledQuantizedLinear(QuantizedLinear):
             # [panels, 4, 16, groups, pairs, 2] -> [panels, groups, 4, pairs, 16, 2]
             wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL // 16, 16, num_groups, GROUP // 2, 2)
             return wide.permute(0, 3, 1, 4, 2, 5).flatten(2).view(torch.uint8)
-        # [panels, 4, 16, groups, lines, 4 pairs, 2] -> [panels, groups, 4, lines, 16, 2, 4 pairs]
-        nibbles = _nibbles(weight).view(-1, PANEL // 16, 16, num_groups, 4, 4, 2).permute(0, 3, 1, 4, 2, 6, 5)
-        return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # bytes of a word, the lower first
+        # [panels, 4, 2, 8, groups, lines, 4 pairs, 2] -> [panels, groups, 4, lines, 8, 2, 4 pairs, 2]
+        nibbles = _nibbles(weight).view(-1, PANEL // 16, 2, 8, num_groups, 4, 4, 2).permute(0, 4, 1, 5, 3, 7, 6, 2)
+        return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
-        tiles, form = torch.empty_like(x_TI), (self._out_dtype == torch.float32, self._bits, self._has_offsets)
-        sizes = *x_TI.shape, self._num_out, torch.get_num_threads()
-        self._library.quantized_linear_by_tiles(*pointers, tiles.data_ptr(), *form, *sizes)
+        tiles = torch.empty_like(x_TI)
+        self._library.quantized_linear_by_tiles(*pointers, tiles.data_ptr(), *self._form(), *self._sizes(x_TI))
 
 
 def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:

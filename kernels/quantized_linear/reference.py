@@ -78,7 +78,7 @@ class GroupQuantized:
 
 
 class QuantizedLinear:
-    """x -> x @ weight.T + bias, of a weight that nobody rounds.
+    """x -> x @ weight.T + bias, of a weight that is not rounded; an implementation that rounds it to bfloat16 says so.
 
     bias_O     [O] or None
     out_dtype  of what it returns; x's if None

@@ -15,7 +15,7 @@ if COMPILER:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 96, 48), (2, 33, 130), (17, 96, 64)])
+@pytest.mark.parametrize("shape", [(1, 96, 48), (2, 33, 130), (17, 96, 64), (260, 160, 130)])
 def test_bfloat16_linear_agrees_with_float64(kind, shape, bias):
     num_rows, num_in, num_out = shape
     weight, x = torch.randn(num_out, num_in).bfloat16(), torch.randn(num_rows, num_in).bfloat16()
@@ -33,6 +33,15 @@ def test_the_output_can_be_wider_than_the_weight(kind):
     expected = x.double() @ weight.double().T
     assert out.dtype == torch.float32
     assert (out.double() - expected).norm() / expected.norm() < (1e-5 if kind.startswith("compiled") else 1e-2)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("compiled")])
+@pytest.mark.parametrize("num_out", [1, 15, 64, 130])
+def test_the_narrow_output_is_the_wide_one_rounded(kind, num_out):
+    weight, x = torch.randn(num_out, 96).bfloat16(), torch.randn(19, 96).bfloat16()
+    bias = torch.randn(num_out).bfloat16()
+    wide = KINDS[kind](weight, bias, torch.float32)(x)
+    assert torch.equal(KINDS[kind](weight, bias)(x), wide.bfloat16())
 
 
 SIZES = (1, 2, 3, 5, 6, 7, 8, 13, 16, 32, 64)

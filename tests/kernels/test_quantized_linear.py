@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from kernels.linear import cpu as linear_cpu
 from kernels.native.compiler import find_compiler
 from kernels.quantized_linear import cpu, reference
 from kernels.quantized_linear.reference import GroupQuantized
@@ -9,6 +12,7 @@ from tests.kernels.cpus import SETS
 COMPILER = find_compiler()
 BUILT = {name: cpu.build(COMPILER.for_instructions(one)) for name, one in SETS.items()} if COMPILER else {}
 COMPILED = {name: kernel for name, kernel in BUILT.items() if kernel is not None}
+BY_TILES = [name for name in COMPILED if name.endswith("amx")]  # they multiply weights rounded to bfloat16
 KINDS = {"reference": reference.QuantizedLinear, **COMPILED}
 
 
@@ -23,6 +27,11 @@ def random_ints(
         least,
         bits,
     )
+
+
+def rounded_once(weight: GroupQuantized) -> torch.Tensor:
+    offsets = None if weight.offsets_OG is None else weight.offsets_OG.double()
+    return replace(weight, factors_OG=weight.factors_OG.double(), offsets_OG=offsets).dense().float().bfloat16()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,11 +52,26 @@ def test_agrees_with_float64(kind, shape, bits, least, offsets, group):
     weight, x = random_ints(num_out, num_in, least, offsets, group, bits), torch.randn(num_rows, num_in)
     bias = torch.randn(num_out) if offsets else None
     x = x.bfloat16()
-    expected = x.double() @ weight.dense().double().T + (0 if bias is None else bias.double())
+    multiplied = rounded_once(weight) if kind in BY_TILES else weight.dense()
+    expected = x.double() @ multiplied.double().T + (0 if bias is None else bias.double())
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
         out = KINDS[kind](weight, bias, dtype)(x)
         assert out.dtype == dtype
         assert (out.double() - expected).norm() / expected.norm() < bound
+
+
+@pytest.mark.parametrize("kind", BY_TILES)
+@pytest.mark.parametrize("bits, least", [(4, 0), (4, -8), (8, -128)])
+@pytest.mark.parametrize("offsets", [True, False])
+@pytest.mark.parametrize("shape", [(1, 96, 48), (16, 256, 130), (49, 160, 64), (300, 96, 257)])
+def test_by_tiles_a_product_is_that_of_the_dequantized_weight(kind, shape, offsets, bits, least):
+    num_rows, num_in, num_out = shape
+    weight, x = random_ints(num_out, num_in, least, offsets, bits=bits), torch.randn(num_rows, num_in).bfloat16()
+    # factors as in files: with 11 bits no product with an integer is rounded
+    weight = replace(weight, factors_OG=weight.factors_OG.half().float())
+    bias = torch.randn(num_out)
+    dense = linear_cpu.build(COMPILER.for_instructions(SETS[kind]))(weight.dense().bfloat16(), bias, torch.float32)
+    assert torch.equal(COMPILED[kind](weight, bias, torch.float32)(x), dense(x))
 
 
 @pytest.mark.parametrize("kind", COMPILED)

@@ -1,3 +1,5 @@
+import os
+
 import gguf
 import numpy as np
 import pytest
@@ -50,11 +52,24 @@ def quantized(request, tmp_path_factory):
 
 
 @pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
-def test_a_file_of_4_bits_gives_its_logits_with_less_rounding_than_widened(quantized):
+def test_a_file_of_4_bits_gives_its_logits_with_less_rounding_than_widened(quantized, monkeypatch):
+    add_flag(monkeypatch, "-DNO_AMX")
     path, exact = quantized
     kept, dequantized = Runner(path, torch.bfloat16, 16), Runner(path, torch.bfloat16, 16, keeps_ints=False)
     kept_error, widened_error = (error(one.logits(TOKENS, 1), exact) for one in (kept, dequantized))
     assert kept_error < widened_error < 0.1
+
+
+@pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
+def test_by_amx_tiles_a_file_of_4_bits_gives_the_same_logits_dequantized(quantized, monkeypatch):
+    add_flag(monkeypatch, "-DEMULATED_AMX")
+    kept, dequantized = (Runner(quantized[0], torch.bfloat16, 16, keeps_ints=keeps) for keeps in (True, False))
+    assert torch.equal(kept.logits(TOKENS, 7), dequantized.logits(TOKENS, 7))
+
+
+def add_flag(monkeypatch, flag):
+    """For the C kernels that are built from now on."""
+    monkeypatch.setenv("MANTA_CFLAGS", f"{os.environ.get('MANTA_CFLAGS', '')} {flag}")
 
 
 @pytest.mark.skipif(not KEEPS_INTS, reason="needs a C compiler and a CPU with avx512_bf16")
