@@ -52,7 +52,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
     keep_quantized: bool = True  # 4- and 8-bit weights stay so where a kernel takes them; false: dequantized at load
     max_model_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
-    num_threads: Positive | None = None  # compute threads of one replica on CPU; unset: resources.num_cpus
+    num_threads: Positive | None = None  # CPU threads of a replica; unset: num_cpus, for prompts idle replicas' too
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
     cascade_attention: Literal["auto", "off"] = "auto"  # auto: a GPU reads a shared prefix once, where faster
     async_scheduling: bool | None = None  # schedule a step while the one before runs; unset: on a GPU, without drafts

@@ -119,12 +119,18 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Computes one step and returns its outputs."""
+        outputs = self._step()
+        if not self.has_work:
+            self.executor.rest()
+        return outputs
+
+    def _step(self) -> list[RequestOutput]:
         if self._async_executor is not None:
             return self._step_async(self._async_executor)
         scheduled = self.scheduler.schedule()
         if not scheduled.sequences:
             return []
-        self.num_step_tokens = _num_tokens(scheduled)
+        self.num_step_tokens = scheduled.num_tokens
         output = self.executor.execute_model(scheduled)
         self.scheduler.update_after_schedule(scheduled)
         return self._process_output(scheduled, output)
@@ -134,7 +140,7 @@ class Engine:
         scheduled, self._launched = self._launched or self._launch(executor), None
         if scheduled is None:
             return []
-        self.num_step_tokens = _num_tokens(scheduled)
+        self.num_step_tokens = scheduled.num_tokens
         pending = executor.sample_tokens()
         self.scheduler.update_after_schedule(scheduled)
         self._launched = self._launch(executor)
@@ -264,10 +270,6 @@ def derived_seed(seed: int, index: int) -> int:
         return seed
     text = f"{seed}:{index}".encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
-
-
-def _num_tokens(scheduled: SchedulerOutput) -> int:
-    return sum(len(piece.tokens) for piece in scheduled.sequences)
 
 
 def _output(

@@ -23,6 +23,10 @@ class Executor(Protocol):
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput: ...
 
+    def rest(self) -> None:
+        """No step comes next: what was kept for it may serve others."""
+        return None
+
     def close(self) -> None: ...
 
 

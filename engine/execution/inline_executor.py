@@ -2,12 +2,14 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from engine.cache.kv_offload import OffloadingConnector
+from engine.device.core_lending import CoreLending
 from engine.device.transfer import to_device
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.executor import Executor
@@ -56,12 +58,17 @@ class InlineExecutor(Executor):
         self._sampled: Sampling | None = None
         self._tp = model.tp
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # beside the forward pass
+        self.cores: CoreLending | None = None  # closed with the executor; None: its own threads compute every step
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
         self._kv.copy(scheduled.copies)
         self._sampler.update(scheduled)
         if not scheduled.sequences:
             return ModelOutput(())
+        with self.cores.step(scheduled.num_tokens) if self.cores is not None else nullcontext():
+            return self._compute(scheduled)
+
+    def _compute(self, scheduled: SchedulerOutput) -> ModelOutput:
         if not self._sampler.has_grammar(scheduled):
             return self._sampler.sample(scheduled, self._forward(scheduled))
         bits = self._aside.submit(self._sampler.grammar_bits, scheduled)
@@ -125,9 +132,15 @@ class InlineExecutor(Executor):
         at = {seq_id: row for row, seq_id in enumerate(self._sampled.seq_ids)}
         return self._sampled.tokens[to_device([at[seq_id] for seq_id in seq_ids], self._device)]
 
+    def rest(self) -> None:
+        if self.cores is not None:
+            self.cores.rest()
+
     def close(self) -> None:
         self._aside.shutdown()
         if self._graphs is not None:
             self._graphs.close()
         if self.connector is not None:
             self.connector.close()
+        if self.cores is not None:
+            self.cores.close()

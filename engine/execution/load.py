@@ -22,6 +22,7 @@ from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
+from engine.device.core_lending import open_core_lending
 from engine.device.cpu_capture import CpuCapture
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
 from engine.errors import ModelError
@@ -114,6 +115,8 @@ def load_executor(
     graphs = _graphs(config, loaded, _graph_cache(config, loaded))
     executor = InlineExecutor(loaded, sampler, graphs, _async_scheduling(config, device), cascade, connector)
     executor.kernels = _described(kernels, dtype, device, tp)
+    if device.type == "cpu" and config.num_threads is None and kernels.deterministic and tp.group is None:
+        executor.cores = open_core_lending(torch.get_num_threads())
     if device.type == "cuda":
         sampler.warm_up()
         warm_up_or_explain(executor, config)

@@ -45,6 +45,10 @@ class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     finished_ids: tuple[int, ...] = ()  # sequences whose sampling state is dropped first
     copies: tuple[tuple[int, int], ...] = ()  # blocks (from, to) to copy before this step, one after the other
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(piece.tokens) for piece in self.sequences)
+
 
 class ModelOutput(msgspec.Struct, frozen=True, array_like=True):
     """The tokens of the sequences that sampled, in the step's order: of one with draft tokens the accepted ones and one

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernels.native.private import NotPrivateError, make_file, open_file
 
-__all__ = ["Segment", "remove_abandoned"]
+__all__ = ["Segment", "held_segments", "remove_abandoned"]
 
 ABANDONED_S = 600.0  # a file that no maker holds is left alone for so long: it may be made just now
 
@@ -67,6 +67,25 @@ def remove_abandoned(name: str) -> None:
                 path.unlink()
             finally:
                 os.close(file)
+
+
+def held_segments(name: str) -> list[str]:
+    """The names of segments whose makers are alive. `name` is a pattern, as of Path.glob."""
+    return sorted(path.name for path in _folder().glob(name) if _is_held(path))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        file = open_file(path)
+    except (OSError, NotPrivateError):  # it is another user's, or gone
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _folder() -> Path:
