@@ -2,7 +2,7 @@
  *
  * A sum goes over the inputs in order, 32 at a time, whatever the number of rows, of panels or of inputs at once:
  * between two blocks of inputs it waits in memory, as fp32, which changes nothing. So a row's result is bitwise the
- * same in any batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (20 KB),
+ * same in any batch. Rows and panels are blocked for the caches: a block of a panel's half stays in the first (36 KB),
  * the same inputs of all rows stream past it from the second.
  *
  * A weight comes by panels of 64 outputs, of two halves each; steps of 32 inputs of a half are [steps][2 tiles][16
@@ -18,12 +18,9 @@
 
 /* Blocks for the caches: steps of 32 inputs of a panel for the first, rows of 32 such steps for the second. */
 #ifndef STEPS_AT_ONCE
-#define STEPS_AT_ONCE 10
+#define STEPS_AT_ONCE 18
 #endif
 enum { ROWS_IN_CACHE = 256 };
-#ifndef FETCH_AHEAD /* whether many rows fetch what is multiplied next beside their products; not timed yet */
-#define FETCH_AHEAD 0
-#endif
 enum { FEW_ROWS_OF_TILES = 64, MANY_PANELS = 4 }; /* from how many rows on panels share what they read of x */
 
 enum { PANEL_BYTES = 4 * PANEL, TILE_WORDS = 256, STEP_WORDS = 2 * TILE_WORDS }; /* of half a panel, for 32 inputs */
@@ -203,7 +200,7 @@ static void multiply_few(const bf16 *x, int64_t height, int64_t num_steps, const
 /* The half panel that multiply_many takes after panel p's at a step, if the weight is in place. */
 static const uint32_t *next_half(const Panels *panels, int64_t panel, int64_t num_panels, int64_t p, int64_t step,
                                  int64_t num_steps) {
-    if (!FETCH_AHEAD || panels->scratch_bytes) return NULL;
+    if (panels->scratch_bytes) return NULL;
     if (p + 1 < num_panels) return panels->read(panels->weight, panel + p + 1, step, 0, NULL).first;
     step += panels->steps_at_once;
     if (step < num_steps) return panels->read(panels->weight, panel, step, 0, NULL).first;

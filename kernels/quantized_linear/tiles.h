@@ -15,12 +15,8 @@
 #include <immintrin.h>
 
 enum { TILES_PER_RECORD = PANEL / 16 };
-#ifndef RECORDS_AHEAD /* what is fetched while one is dequantized */
-#define RECORDS_AHEAD 6
-#endif
-#ifndef FEW_STEPS_AT_ONCE /* of up to 16 rows: the next are dequantized while the tiles multiply these */
-#define FEW_STEPS_AT_ONCE 1
-#endif
+enum { RECORDS_AHEAD = 12 };    /* what is fetched while one is dequantized */
+enum { FEW_STEPS_AT_ONCE = 1 }; /* of up to 16 rows: the next are dequantized while the tiles multiply these */
 
 typedef struct {
     const uint8_t *records;

@@ -185,8 +185,10 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         gaps = {kind: round(one.longest_gap_s, 2) for kind, one in zip(KINDS, answers, strict=True)}
         wrong = [kind for kind, one in zip(KINDS, answers, strict=True) if one != expected[kind]]
         rows.append({"fault": fault, "exact": len(KINDS) - len(wrong), "of": len(KINDS), "wrong": wrong, "gap_s": gaps})
+        rows[-1]["migrated"] = sum(one.num_migrations > 0 for one in answers)
         print(
-            f"{fault:<22}{rows[-1]['exact']:>3} of {len(KINDS)} exact, longest silence {max(gaps.values()):.2f} s",
+            f"{fault:<22}{rows[-1]['exact']:>3} of {len(KINDS)} exact, {rows[-1]['migrated']} migrated, "
+            f"longest silence {max(gaps.values()):.2f} s",
             *wrong,
         )
         await asyncio.sleep(8)

@@ -5,7 +5,7 @@ from kernels.native.instruction_set import INSTRUCTION_SETS, InstructionSet, cpu
 __all__ = ["SETS"]
 
 # small blocks, so that few keys and inputs already need several
-EMULATED = ("-DEMULATED_AMX", "-DKEYS_AT_ONCE=64", "-DSTEPS_AT_ONCE=2", "-DFETCH_AHEAD=1")
+EMULATED = ("-DEMULATED_AMX", "-DKEYS_AT_ONCE=64", "-DSTEPS_AT_ONCE=2")
 
 
 def _sets() -> dict[str, InstructionSet]:
