@@ -53,7 +53,7 @@ static inline __attribute__((always_inline)) void pairs_of(const int form, const
 /* Fetches line after line of the record that is AHEAD, in the course of a group. */
 static inline __attribute__((always_inline)) const char *fetch(const int form, const char *ahead, int k) {
     if (form == UNPACKED) return ahead;
-    for (int line = 0; line < form + 1 + (k & 1); line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T0);
+    for (int line = 0; line < form + 1 + (k & 1); line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
     return ahead;
 }
 
@@ -64,38 +64,50 @@ static inline __attribute__((always_inline)) void tile(
     int64_t record_bytes, const uint8_t *codes, __m512i table, int64_t num_groups, int64_t has_offsets,
     const float *x_sums, int64_t sums_stride, float *sums) {
     __m512 acc[TILE][4]; /* at most 12 are used, as many as of `part` */
+#pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
         for (int c = 0; c < columns; c++) acc[r][c] = _mm512_loadu_ps(sums + r * PANEL + 16 * c);
     for (int64_t g = 0; g < num_groups; g++, record += record_bytes) {
         const char *ahead = (const char *)record + AHEAD * record_bytes;
         const float *factors = (const float *)record, *offsets = factors + PANEL;
         __m512 part[TILE][4];
+#pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
             for (int c = 0; c < columns; c++) part[r][c] = _mm512_setzero_ps();
-#pragma GCC unroll 1 /* more of it and the registers do not suffice */
+#pragma GCC unroll 16
         for (int k = 0; k < PAIRS; k++) {
             __m512i w[4];
             pairs_of(form, columns, codes + pair_bytes(form) * k, table, w);
             ahead = fetch(form, ahead, k);
+#pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 int32_t pair;
                 memcpy(&pair, x + r * num_in + g * GROUP + 2 * k, 4);
                 __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
                 for (int c = 0; c < columns; c++) part[r][c] = _mm512_dpbf16_ps(part[r][c], both, (__m512bh)w[c]);
             }
         }
+#pragma GCC unroll 4
         for (int c = 0; c < columns; c++)
+#pragma GCC unroll 6
             for (int r = 0; r < rows; r++)
                 acc[r][c] = _mm512_fmadd_ps(part[r][c], _mm512_loadu_ps(factors + 16 * c), acc[r][c]);
         if (has_offsets)
+#pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 __m512 x_sum = _mm512_set1_ps(x_sums[r * sums_stride + g]);
+#pragma GCC unroll 4
                 for (int c = 0; c < columns; c++)
                     acc[r][c] = _mm512_fmadd_ps(x_sum, _mm512_loadu_ps(offsets + 16 * c), acc[r][c]);
             }
         codes += form == UNPACKED ? UNPACKED_PAIR_BYTES * PAIRS : record_bytes;
     }
+#pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
         for (int c = 0; c < columns; c++) _mm512_storeu_ps(sums + r * PANEL + 16 * c, acc[r][c]);
 }
 
