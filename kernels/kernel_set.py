@@ -70,31 +70,36 @@ class KernelSet:
 
 
 def load_kernels(
-    device: torch.device, dtype: torch.dtype, deterministic: bool = False, cache_dtype: torch.dtype | None = None
+    device: torch.device,
+    dtype: torch.dtype,
+    deterministic: bool = False,
+    cache_dtype: torch.dtype | None = None,
+    int8_activations: bool = False,
 ) -> KernelSet:
     """The fastest kernels for a device, the model's dtype and its KV cache's. A chosen kernel that does not import or
     compile is an error. Triton's are compiled at their first call.
 
-    Asked for deterministic ones, it may still return others: where there are none.
+    Asked for deterministic ones, it may still return others: where there are none. `int8_activations` lets a CPU round
+    the inputs of group-quantized layers to 8 bits, where that is faster.
     """
     if device.type == "cuda":
         prepare_cache()
         return triton_kernels(deterministic)
     if device.type != "cpu":
         return _reference_kernels()
-    kernels = _cpu_kernels(dtype)
+    kernels = _cpu_kernels(dtype, int8_activations)
     if cache_dtype in (None, dtype):
         return kernels
     # the compiled ones know one dtype; those two go together
     return replace(kernels, deterministic=False, qkv_rotary=qkv_rotary, paged_attention=paged_attention)
 
 
-def _cpu_kernels(dtype: torch.dtype) -> KernelSet:
+def _cpu_kernels(dtype: torch.dtype, int8_activations: bool) -> KernelSet:
     kernels = _reference_kernels()
     compiler = find_compiler()
     if compiler is not None:
         kernels = _with_compiled_sampling(kernels, compiler)
-        return _with_compiled_layers(kernels, compiler) if dtype == torch.bfloat16 else kernels
+        return _with_compiled_layers(kernels, compiler, int8_activations) if dtype == torch.bfloat16 else kernels
     log.warning("no C compiler (gcc, cc or clang) was found: the CPU kernels are plain torch, and several times slower")
     packs = dtype == torch.bfloat16 and onednn.is_supported()
     return replace(kernels, linear=onednn.Linear) if packs else kernels
@@ -198,19 +203,23 @@ def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet
     )
 
 
-def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
+def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activations: bool) -> KernelSet:
     from kernels.embedding import cpu as embedding_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
     from kernels.quantized_linear import cpu as quantized_linear_cpu
+    from kernels.quantized_linear import int8
     from kernels.rms_norm import cpu as rms_norm_cpu
     from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu
 
     linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
     quantized_linear = quantized_linear_cpu.build(compiler)
+    # AMX multiplies bfloat16 faster than anything else integers
+    int8_linear = int8.build(compiler) if int8_activations and compiler.instructions.name != "amx" else None
+    quantized_linear = int8_linear or quantized_linear
 
     def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> ops.LinearKernel:
         kernel = quantized_linear if isinstance(weight, GroupQuantized) else linear
@@ -219,7 +228,7 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler) -> KernelSet:
 
     return replace(
         kernels,
-        name=f"compiled for {compiler.instructions.name}",
+        name=f"compiled for {compiler.instructions.name}{', int8 activations' if int8_linear else ''}",
         deterministic=True,
         linear=linear,
         quantized_linear=quantized_linear,

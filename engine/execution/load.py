@@ -85,7 +85,8 @@ def load_executor(
     arch = read_arch(files)
     max_model_len = _max_context_len(config, arch)
     clock.lap("source")
-    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype)
+    int8_activations = config.activation_quantization == "int8"
+    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype, int8_activations)
     if config.deterministic:
         check_deterministic(kernels, dtype, tp)
     if compilers is not None:

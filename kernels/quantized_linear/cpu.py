@@ -26,7 +26,7 @@ from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeLibrary
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["build"]
+__all__ = ["GROUP", "PANEL", "QuantizedLinear", "build", "least_at_zero"]
 
 PANEL = 64  # outputs that are packed together
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
@@ -88,7 +88,7 @@ class QuantizedLinear:
             wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP // 2, 2)
             return wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
         # [panels, 4, 16, groups, pairs, 2]: outputs c * 16 + j, a group's inputs by pairs
-        nibbles = _nibbles(weight).view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
+        nibbles = least_at_zero(weight).view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
@@ -114,7 +114,7 @@ class TiledQuantizedLinear(QuantizedLinear):
             wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL // 16, 16, num_groups, GROUP // 2, 2)
             return wide.permute(0, 3, 1, 4, 2, 5).flatten(2).view(torch.uint8)
         # [panels, 4, 2, 8, groups, lines, 4 pairs, 2] -> [panels, groups, 4, lines, 8, 2, 4 pairs, 2]
-        nibbles = _nibbles(weight).view(-1, PANEL // 16, 2, 8, num_groups, 4, 4, 2).permute(0, 4, 1, 5, 3, 7, 6, 2)
+        nibbles = least_at_zero(weight).view(-1, PANEL // 16, 2, 8, num_groups, 4, 4, 2).permute(0, 4, 1, 5, 3, 7, 6, 2)
         return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
@@ -126,7 +126,8 @@ def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
     return 0, 0, 0, -weight.shape[0] % PANEL
 
 
-def _nibbles(weight: GroupQuantized) -> Tensor:
+def least_at_zero(weight: GroupQuantized) -> Tensor:
+    """Codes: the integers less the least one, as bytes, with rows of zeros up to a whole panel."""
     return pad((weight.ints_OI - weight.least).view(torch.uint8), _missing(weight))
 
 

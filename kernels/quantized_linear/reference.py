@@ -8,7 +8,9 @@ from torch import Tensor
 
 from kernels.linear.reference import Linear
 
-__all__ = ["GroupQuantized", "QuantizedLinear"]
+__all__ = ["GroupQuantized", "QuantizedLinear", "rounded"]
+
+GROUP = 32  # inputs of a row that are rounded with one scale
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,13 @@ class QuantizedLinear:
     def __call__(self, x_TI: Tensor) -> Tensor:
         """x_TI [T, I], T >= 1. Returns [T, O], summed in fp32; a row's result depends on that row alone."""
         return self._linear(x_TI.float()).to(self._out_dtype or x_TI.dtype)
+
+
+def rounded(x_TI: Tensor) -> Tensor:
+    """x as the integer kernels see it: 8 bits with a scale for each row and 32 inputs, the largest one 127 (llama.cpp's
+    Q8_0). [T, I] fp32."""
+    x_TGI = x_TI.float().view(x_TI.shape[0], -1, GROUP)
+    largest = x_TGI.abs().amax(-1, keepdim=True)
+    # 127 / largest in one division: torch takes a number by a tensor as its reciprocal times the number
+    inverse = torch.where(largest > 1e-30, torch.full_like(largest, 127) / largest, torch.zeros(()))
+    return ((x_TGI * inverse).round() * (largest / 127)).view(x_TI.shape)

@@ -6,6 +6,7 @@ import torch
 from kernels.kernel_set import load_kernels
 from kernels.launch import prepare_cache
 from kernels.native.compiler import find_compiler
+from kernels.quantized_linear import int8
 
 
 def test_a_gpu_gets_triton_kernels_and_they_import_without_one():
@@ -27,6 +28,18 @@ def test_kernels_are_deterministic_on_a_gpu_where_that_is_asked_for():
     assert not load_kernels(gpu, torch.bfloat16).deterministic
     kernels = load_kernels(gpu, torch.bfloat16, deterministic=True)
     assert kernels.deterministic and kernels.linear.__module__ == "kernels.linear.triton"
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+def test_8_bit_activations_are_asked_for_and_said():
+    """In the name, which streams that move compare. With AMX nobody needs them."""
+    cpu = torch.device("cpu")
+    assert "int8" not in load_kernels(cpu, torch.bfloat16).name
+    compiler = find_compiler()
+    expected = int8.build(compiler) is not None and compiler.instructions.name != "amx"
+    kernels = load_kernels(cpu, torch.bfloat16, int8_activations=True)
+    assert kernels.name.endswith("int8 activations") is expected and kernels.deterministic
+    assert not expected or kernels.quantized_linear.__module__ == "kernels.quantized_linear.int8"
 
 
 def test_what_triton_compiles_finds_a_place_where_the_home_has_none(monkeypatch, tmp_path, caplog):

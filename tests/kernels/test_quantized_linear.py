@@ -5,13 +5,14 @@ import torch
 
 from kernels.linear import cpu as linear_cpu
 from kernels.native.compiler import find_compiler
-from kernels.quantized_linear import cpu, reference
-from kernels.quantized_linear.reference import GroupQuantized
+from kernels.quantized_linear import cpu, int8, reference
+from kernels.quantized_linear.reference import GroupQuantized, rounded
 from tests.kernels.cpus import SETS
 
 COMPILER = find_compiler()
 BUILT = {name: cpu.build(COMPILER.for_instructions(one)) for name, one in SETS.items()} if COMPILER else {}
-COMPILED = {name: kernel for name, kernel in BUILT.items() if kernel is not None}
+INT8 = {f"{name}, int8": int8.build(COMPILER.for_instructions(one)) for name, one in SETS.items()} if COMPILER else {}
+COMPILED = {name: kernel for name, kernel in (BUILT | INT8).items() if kernel is not None}
 BY_TILES = [name for name in COMPILED if name.endswith("amx")]  # they multiply weights rounded to bfloat16
 KINDS = {"reference": reference.QuantizedLinear, **COMPILED}
 
@@ -34,6 +35,16 @@ def rounded_once(weight: GroupQuantized) -> torch.Tensor:
     return replace(weight, factors_OG=weight.factors_OG.double(), offsets_OG=offsets).dense().float().bfloat16()
 
 
+def product(kind: str, weight: GroupQuantized, x: torch.Tensor) -> torch.Tensor:
+    """In float64, of what a kind rounds. Offsets are multiplied with x as it is."""
+    if kind in BY_TILES:
+        return x.double() @ rounded_once(weight).double().T
+    if kind not in INT8:
+        return x.double() @ weight.dense().double().T
+    offsets = replace(weight, factors_OG=torch.zeros_like(weight.factors_OG)).dense().double()
+    return rounded(x).double() @ (weight.dense().double() - offsets).T + x.double() @ offsets.T
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "bits, least, offsets, group",
@@ -52,8 +63,7 @@ def test_agrees_with_float64(kind, shape, bits, least, offsets, group):
     weight, x = random_ints(num_out, num_in, least, offsets, group, bits), torch.randn(num_rows, num_in)
     bias = torch.randn(num_out) if offsets else None
     x = x.bfloat16()
-    multiplied = rounded_once(weight) if kind in BY_TILES else weight.dense()
-    expected = x.double() @ multiplied.double().T + (0 if bias is None else bias.double())
+    expected = product(kind, weight, x) + (0 if bias is None else bias.double())
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
         out = KINDS[kind](weight, bias, dtype)(x)
         assert out.dtype == dtype
@@ -107,3 +117,26 @@ def test_rows_columns_and_stacks_are_those_of_the_dense_matrix():
     assert torch.equal(weight.columns(64, 192).dense(), dense[:, 64:192])
     assert weight.columns(32, 128) is None  # would cut a group
     assert torch.equal(GroupQuantized.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))
+
+
+def test_of_rows_rounded_to_8_bits_all_instruction_sets_give_the_same_bits():
+    kinds = [kind for kind in COMPILED if kind in INT8]
+    if not kinds:
+        pytest.skip("needs a C compiler and AVX2")
+    for bits, least, offsets in ((4, 0, True), (4, -8, False), (8, -128, False)):
+        weight, x = random_ints(130, 256, least, offsets, bits=bits), torch.randn(17, 256).bfloat16()
+        x[3, 32:64] = 0
+        results = [COMPILED[kind](weight, None, torch.float32)(x) for kind in kinds]
+        assert all(torch.equal(one, results[0]) for one in results)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in COMPILED if kind in INT8])
+def test_the_largest_products_of_integers_do_not_overflow(kind):
+    """All inputs and all integers as large as they can be, with both signs."""
+    for bits, least in ((4, 0), (4, -8), (8, -128)):
+        most = least + (1 << bits) - 1
+        for int_, sign in ((least, 1), (least, -1), (most, 1), (most, -1)):
+            ints = torch.full((64, 64), int_, dtype=torch.int8)
+            weight = GroupQuantized(ints, torch.ones(64, 2), None, least, bits)
+            out = COMPILED[kind](weight, None, torch.float32)(torch.full((1, 64), 3.0 * sign).bfloat16())
+            assert out.flatten().tolist() == pytest.approx([int_ * sign * 3.0 * 64] * 64, rel=1e-6)

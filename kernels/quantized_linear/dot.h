@@ -1,0 +1,85 @@
+/* Dot products of integers in vector lanes: four neighboring bytes of a lane, codes by inputs, added to its int32.
+ *
+ * One instruction with VNNI, for unsigned codes. Without, products of two bytes are added up in 16 bits first, which
+ * codes of 4 bits do not overflow (15 * 127 * 2). Nor do signed codes of 8 bits (128 * 127 * 2), whose signs are given
+ * to the inputs. */
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define HAS_DOT
+#define LANES 16
+enum { DOT_ROWS = 6, FEW_DOT_ROWS = 3 }; /* these by two vectors of outputs, or by four: what fits the registers */
+typedef __m512i Ints;
+typedef __m512 Floats;
+
+static inline Ints load_ints(const void *at) { return _mm512_loadu_si512(at); }
+static inline Floats load_floats(const float *at) { return _mm512_loadu_ps(at); }
+static inline void store_floats(float *at, Floats x) { _mm512_storeu_ps(at, x); }
+static inline Ints all_ints(int32_t x) { return _mm512_set1_epi32(x); }
+static inline Floats all_floats(float x) { return _mm512_set1_ps(x); }
+static inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+static inline Floats times(Floats x, Floats y) { return _mm512_mul_ps(x, y); }
+static inline Floats add_product(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
+static inline Ints low_codes(Ints x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+static inline Ints high_codes(Ints x) { return low_codes(_mm512_srli_epi16(x, 4)); }
+static inline Ints add_ints(Ints x, Ints y) { return _mm512_add_epi32(x, y); }
+static inline Ints turn_signs(Ints x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
+static inline Ints dot_by_pairs(Ints codes, Ints x) {
+    return _mm512_madd_epi16(_mm512_maddubs_epi16(codes, x), _mm512_set1_epi16(1));
+}
+static inline Ints size_of(Ints x) { return _mm512_abs_epi8(x); }
+static inline Ints with_sign_of(Ints codes, Ints x) {
+    return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(codes), _mm512_setzero_si512(), x);
+}
+#ifdef __AVX512VNNI__
+#define HAS_VNNI
+static inline Ints dot(Ints codes, Ints x, Ints sum) { return _mm512_dpbusd_epi32(sum, codes, x); }
+#endif
+
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define HAS_DOT
+#define LANES 8
+enum { DOT_ROWS = 4, FEW_DOT_ROWS = 2 };
+typedef __m256i Ints;
+typedef __m256 Floats;
+
+static inline Ints load_ints(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
+static inline Floats load_floats(const float *at) { return _mm256_loadu_ps(at); }
+static inline void store_floats(float *at, Floats x) { _mm256_storeu_ps(at, x); }
+static inline Ints all_ints(int32_t x) { return _mm256_set1_epi32(x); }
+static inline Floats all_floats(float x) { return _mm256_set1_ps(x); }
+static inline Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+static inline Floats times(Floats x, Floats y) { return _mm256_mul_ps(x, y); }
+static inline Floats add_product(Floats x, Floats y, Floats z) { return _mm256_fmadd_ps(x, y, z); }
+static inline Ints low_codes(Ints x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+static inline Ints high_codes(Ints x) { return low_codes(_mm256_srli_epi16(x, 4)); }
+static inline Ints add_ints(Ints x, Ints y) { return _mm256_add_epi32(x, y); }
+static inline Ints turn_signs(Ints x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+static inline Ints dot_by_pairs(Ints codes, Ints x) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1));
+}
+static inline Ints size_of(Ints x) { return _mm256_abs_epi8(x); }
+static inline Ints with_sign_of(Ints codes, Ints x) { return _mm256_sign_epi8(x, codes); }
+#ifdef __AVXVNNI__
+#define HAS_VNNI
+static inline Ints dot(Ints codes, Ints x, Ints sum) { return _mm256_dpbusd_avx_epi32(sum, codes, x); }
+#endif
+#endif
+
+#ifdef HAS_DOT
+#ifdef HAS_VNNI
+enum { CODES_ARE_SIGNED = 0 };
+static inline Ints dot_of_four_bits(Ints codes, Ints x, Ints sum) { return dot(codes, x, sum); }
+static inline Ints dot_of_eight_bits(Ints codes, Ints x, Ints sum) { return dot(codes, x, sum); }
+#else
+enum { CODES_ARE_SIGNED = 1 }; /* of 8 bits: the highest bit is turned, and they are less by 128 */
+static inline Ints dot_of_four_bits(Ints codes, Ints x, Ints sum) { return add_ints(sum, dot_by_pairs(codes, x)); }
+static inline Ints dot_of_eight_bits(Ints codes, Ints x, Ints sum) {
+    return add_ints(sum, dot_by_pairs(size_of(codes), with_sign_of(codes, x)));
+}
+#endif
+#endif
