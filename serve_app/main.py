@@ -50,7 +50,7 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     from engine.execution.load import load_executor
-    from engine.execution.tensor_parallel_executor import start_driver
+    from engine.execution.tensor_parallel_executor import WorkerPlacement, start_driver
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
@@ -64,7 +64,8 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
     if model.tensor_parallel_size == 1:
         alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
         return Engine(alone, model.name, model.engine, cache_key)
-    first = start_driver(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
+    placement = WorkerPlacement(host, ranks.is_on_one_node, ranks.start)
+    first = start_driver(model, placement, vocabulary, encode, cache_key)
     return Engine(first, model.name, model.engine, cache_key)
 
 

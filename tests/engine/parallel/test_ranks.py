@@ -23,7 +23,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution import tensor_parallel_executor
 from engine.execution.load import load_executor
-from engine.execution.tensor_parallel_executor import TensorParallelExecutor, run_worker, start_driver
+from engine.execution.tensor_parallel_executor import TensorParallelExecutor, WorkerPlacement, run_worker, start_driver
 from engine.parallel import torch_group
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
@@ -70,7 +70,7 @@ def driving(
         processes.append(context.Process(target=run_worker, args=(model, rank, rendezvous), daemon=True))
         processes[-1].start()
 
-    executor = start_driver(model, "127.0.0.1", True, start, vocabulary)
+    executor = start_driver(model, WorkerPlacement("127.0.0.1", True, start), vocabulary)
     try:
         yield executor, processes
     finally:
@@ -238,12 +238,12 @@ def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = ModelConfig(served_model_name="tiny", model=str(tmp_path), tensor_parallel_size=2)
     with pytest.raises(ModelError, match="tensor_parallel_size is 2.*resources.num_gpus to 1"):
-        start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
+        start_driver(model, WorkerPlacement("127.0.0.1", True, lambda *_: pytest.fail("a rank was started")))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor_parallel_size is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
-        start_driver(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, rendezvous: None)
+        start_driver(config_of(tiny(tmp_path, "llama"), 3), WorkerPlacement("127.0.0.1", True, lambda *_: None))
 
 
 PROMPT = tuple(range(5, 95))
