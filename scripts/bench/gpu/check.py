@@ -1,4 +1,4 @@
-"""Is it right? Kernels against float64 at real sizes; sequences alone and among others; graphs with new lengths."""
+"""Correctness of kernels on a GPU: against float64 at real sizes; batch invariance; CUDA graphs with new lengths."""
 
 import time
 from collections.abc import Callable, Iterator

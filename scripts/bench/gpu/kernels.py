@@ -1,4 +1,4 @@
-"""How fast is it? Bytes and operations are counted by hand, the least that the work needs.
+"""Kernel benchmark: time, bandwidth and FLOP/s of each operation. Bytes and operations are the least that it needs.
 
 A row has under `peers` what else was timed on the same inputs, or why it was not.
 """
