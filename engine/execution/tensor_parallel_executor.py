@@ -12,6 +12,7 @@ from engine.cache.host_tier import HostTierError
 from engine.cache.kv_offload import OffloadingConnector, open_worker_tiers
 from engine.errors import ModelError
 from engine.execution.executor import Executor
+from engine.execution.gc_heap import freeze_gc_heap
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import device_of, load_executor
 from engine.parallel.collectives import group_name, open_group, open_message_queue
@@ -213,6 +214,7 @@ def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
         model = _without_offloading(model)
     tp = TensorParallel(rank, rendezvous.size, group)
     executor = load_executor(model, tp=tp, all_reduce_min=worker.all_reduce_min, cache_key=rendezvous.cache_key or b"")
+    freeze_gc_heap()
     worker.watch(abort)
     worker.start_heartbeats()
     for command in worker.commands():
