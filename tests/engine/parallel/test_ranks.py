@@ -61,13 +61,16 @@ def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
 
 @contextmanager
 def driving(
-    model: ModelConfig, vocabulary: Vocabulary | None = None
+    model: ModelConfig, vocabulary: Vocabulary | None = None, start_method: str = "forkserver"
 ) -> Iterator[tuple[TensorParallelExecutor, list[BaseProcess]]]:
-    context = multiprocessing.get_context("spawn")
+    """The fork server imports torch once for the ranks of all tests. Ranks of "spawn" have this test's environment."""
+    context = multiprocessing.get_context(start_method)
+    context.set_forkserver_preload(["engine.execution.tensor_parallel_executor"])
     processes: list[BaseProcess] = []
 
     def start(rank: int, rendezvous: Rendezvous) -> None:
-        processes.append(context.Process(target=run_worker, args=(model, rank, rendezvous), daemon=True))
+        arguments = (model, rank, rendezvous)
+        processes.append(context.Process(target=run_worker, args=arguments, daemon=True))  # type: ignore[attr-defined]
         processes[-1].start()
 
     executor = start_driver(model, WorkerPlacement("127.0.0.1", True, start), vocabulary)
@@ -126,7 +129,7 @@ def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.Monk
     _group_name = tensor_parallel_executor.group_name
     monkeypatch.setattr(tensor_parallel_executor, "group_name", by_tcp)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with driving(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2), start_method="spawn") as (executor, _):
         assert answers(Engine(executor, "tiny")) == alone
 
 
@@ -143,7 +146,7 @@ def test_ranks_start_without_shared_memory_where_it_is_full(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with driving(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2), start_method="spawn") as (executor, _):
         assert set(Path("/dev/shm").glob("manta-*")) <= before
         assert answers(Engine(executor, "tiny")) == alone
         assert executor.collective == "gloo"
