@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from configs.schema import EngineConfig
-from engine.cache.prefix_cache import hash_blocks, root_hash
+from engine.cache.prefix_cache import BlockHashes, hash_blocks, root_hash
 from engine.errors import RequestError
 from engine.execution.executor import AsyncExecutor, Executor, GrammarCompiler, MultiRankExecutor
 from engine.parallel.worker_commands import RankHeartbeat
@@ -69,7 +69,7 @@ class Engine:
         hashes = self._block_hashes(root, request.prompt)
         if request.beam is not None:
             start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=True))
-            first = self._beams.start(request, root, hashes, start)
+            first = self._beams.start(request, hashes, start)
             self._choices[request.request_id] = {first.index: first}
             return
         choices: dict[int, Sequence] = {}
@@ -77,10 +77,10 @@ class Engine:
             if request.resume and request.resume[index] is None:
                 continue
             resumed = request.resume[index] if request.resume else None
-            known = self._block_hashes(root, request.prompt + resumed) if resumed else list(hashes)
+            known = self._block_hashes(root, request.prompt + resumed) if resumed else hashes
             seed = derived_seed(request.sampling.seed, index)
             start = self.scheduler.clock.start(request.tenant, expected_tokens(request, is_first=not choices))
-            seq = Sequence(next(self._seq_ids), request, index, seed, root, known, start)
+            seq = Sequence(next(self._seq_ids), request, index, seed, known, start)
             self.scheduler.add(seq)
             choices[index] = seq
         self._choices[request.request_id] = choices
@@ -207,10 +207,10 @@ class Engine:
             del self._choices[seq.request.request_id]
             self._beams.end(seq.request.request_id)
 
-    def _block_hashes(self, root: bytes, tokens: tuple[int, ...]) -> list[bytes]:
+    def _block_hashes(self, root: bytes, tokens: tuple[int, ...]) -> BlockHashes:
         if not self.enable_prefix_caching:
-            return []
-        return hash_blocks(self.cache_key, root, tokens, self.executor.block_size)
+            return BlockHashes(root, ())
+        return BlockHashes(root, tuple(hash_blocks(self.cache_key, root, tokens, self.executor.block_size)))
 
     # -- optional abilities of executors: grammars, several ranks
 

@@ -12,6 +12,7 @@ from configs.keys import without_keys
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
+from engine.execution.executor import Executor
 from engine.parallel.worker_commands import Rendezvous
 from engine.types import EngineClient
 
@@ -33,6 +34,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def _build_asgi(client: EngineClient, config: Config) -> Any:
+    from engine.execution.gc_heap import freeze_gc_heap
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
     from serve_app.tenants.key_store import KeyStore
@@ -45,12 +47,14 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
     workers = WorkerPool()
     app = build_app(client, config, models, workers, keys, behind_serve=True)
     workers.begin()
+    freeze_gc_heap()
     return app
 
 
 def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+    from engine.execution.gc_heap import freeze_gc_heap
     from engine.execution.load import load_executor
-    from engine.execution.tensor_parallel_executor import start_driver
+    from engine.execution.tensor_parallel_executor import WorkerPlacement, start_driver
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
@@ -61,11 +65,15 @@ def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankSta
         return list(text.encode(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
+    executor: Executor
     if model.tensor_parallel_size == 1:
-        alone = load_executor(model, vocabulary, encode, cache_key=cache_key)
-        return Engine(alone, model.name, model.engine, cache_key)
-    first = start_driver(model, host, ranks.is_on_one_node, ranks.start, vocabulary, encode, cache_key)
-    return Engine(first, model.name, model.engine, cache_key)
+        executor = load_executor(model, vocabulary, encode, cache_key=cache_key)
+    else:
+        placement = WorkerPlacement(host, ranks.is_on_one_node, ranks.start)
+        executor = start_driver(model, placement, vocabulary, encode, cache_key)
+    engine = Engine(executor, model.name, model.engine, cache_key)
+    freeze_gc_heap()
+    return engine
 
 
 def _run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:

@@ -199,6 +199,45 @@ def test_it_loads_without_torch(module: str) -> None:
     assert done.returncode == 0, done.stderr or f"{module} loads torch"
 
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+MOST_ARGUMENTS = 6
+
+
+def public_functions(node: ast.Module | ast.ClassDef) -> Iterator[Function]:
+    """Functions, and methods and constructors of classes, that others may call."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+        elif isinstance(child, Function) and (
+            not child.name.startswith("_") or child.name in ("__new__", "__init__", "__call__")
+        ):
+            yield child
+
+
+def is_triton_kernel(function: Function) -> bool:
+    return any(ast.unparse(decorator).startswith("triton.") for decorator in function.decorator_list)
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "scripts"])
+def test_a_public_function_takes_at_most_six_arguments(package: str) -> None:
+    """More of them ask for a value. Triton kernels are excepted, which take pointers and numbers alone; what ctypes
+    calls and the fields of values are no functions here.
+    """
+    functions = [
+        (f"{path.relative_to(ROOT)}:{function.lineno} {function.name}", function)
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for function in public_functions(ast.parse(path.read_text()))
+        if not is_triton_kernel(function)
+    ]
+    assert functions
+    taken = {
+        name: [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+        for name, function in functions
+    }
+    wide = {name: [one for one in arguments if one not in ("self", "cls")] for name, arguments in taken.items()}
+    assert {name: arguments for name, arguments in wide.items() if len(arguments) > MOST_ARGUMENTS} == {}
+
+
 def test_top_level_is_what_the_design_says() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     top = {line.partition("/")[0] for line in listed.splitlines() if not line.startswith(".")}

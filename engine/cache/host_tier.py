@@ -20,13 +20,13 @@ import fcntl
 import logging
 import os
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kernels.native.private import NotPrivateError, make_file, open_file
+from kernels.native.segment import shared_memory_folder
 
 __all__ = ["HASH_BYTES", "WAYS", "HostTier", "HostTierError", "remove_unused"]
 
@@ -57,7 +57,7 @@ class HostTier:
 
         Files of other identities that no process has open are removed.
         """
-        folder = folder or _folder()
+        folder = folder or shared_memory_folder()
         self.identity, self.piece_bytes = identity, piece_bytes
         self._size = piece_bytes, num_bytes, folder
         self.num_pieces = num_bytes // piece_bytes // WAYS * WAYS
@@ -244,17 +244,13 @@ def _explain(error: Exception, path: Path) -> str:
 
 def remove_unused(folder: Path | None = None, but: Path | None = None) -> None:
     """Removes this user's files that no process has open: their last users were killed."""
-    for path in (folder or _folder()).glob(f"{PREFIX}*"):
+    for path in (folder or shared_memory_folder()).glob(f"{PREFIX}*"):
         if path != but:
             with contextlib.suppress(OSError):  # another user's, or gone meanwhile
                 file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
                 if os.fstat(file).st_uid == os.geteuid():
                     _remove_if_unused(path, file)
                 os.close(file)
-
-
-def _folder() -> Path:
-    return Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
 
 
 def _remove_if_unused(path: Path, file: int) -> None:

@@ -7,11 +7,20 @@ construct two prefixes with one hash.
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
-__all__ = ["PrefixCache", "hash_block", "hash_blocks", "root_hash"]
+__all__ = ["BlockHashes", "PrefixCache", "hash_block", "hash_blocks", "root_hash"]
 
 DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class BlockHashes:
+    """Of a sequence's tokens, as far as they are known."""
+
+    root: bytes  # of the empty prefix
+    full_blocks: tuple[bytes, ...]
 
 
 def root_hash(key: bytes, model: str, cache_salt: str, adapter: str = "") -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.errors import ModelError
 
-__all__ = ["TensorInfo", "read_index", "read_metadata", "read_tensor_infos"]
+__all__ = ["TensorInfo", "read_index", "read_metadata"]
 
 # value type -> struct format; 8 is a string, 9 an array
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -53,14 +53,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return cursor.pairs()
 
 
-def read_tensor_infos(path: Path) -> list[TensorInfo]:
-    """The tensor index, each tensor checked to lie inside the file. Raises ModelError for a broken file or an unknown
-    type."""
-    return read_index(path)[1]
-
-
 def read_index(path: Path) -> tuple[dict[str, Any], list[TensorInfo]]:
-    """Metadata and tensor index, in one pass."""
+    """Metadata and tensor index, in one pass. Raises ModelError for a broken file, an unknown type, or a tensor that
+    does not lie inside the file.
+    """
     with _open(path) as cursor:
         pairs = cursor.pairs()
         alignment = pairs.get("general.alignment", 32)

@@ -20,7 +20,7 @@ from engine.model.cascade import PrefixGroup
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
-__all__ = ["Capture", "CudaGraphs", "Run", "cuda_capture"]
+__all__ = ["Capture", "CudaGraphs", "Run", "UnpaddedGraphs", "cuda_capture"]
 
 FIRST_ROWS = (1, 2, 4)
 ROWS_STEP = 8  # between captured numbers of rows, above the small ones
@@ -38,6 +38,8 @@ class CudaGraphs:
     keys only after all keys of the step are written.
     """
 
+    pads = True
+
     def __init__(
         self,
         hidden: Callable[[ForwardBatch], Tensor],
@@ -47,20 +49,18 @@ class CudaGraphs:
         max_blocks: int,
         block_size: int,
         device: torch.device,
-        pads: bool = True,
     ) -> None:
         """hidden       the forward pass up to the LM head, [R, M] of the sampled rows
         capture      a CudaGraphCache bounds the graphs' memory, too
         max_blocks   blocks of one sequence, at most
-        pads         False: each number of rows has a graph of its own, all the longest width
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
         self._block_size = block_size
         self._max_rows = max_rows
-        widths = [-(-tokens // block_size) for tokens in WIDTHS] if pads else []
+        widths = [-(-tokens // block_size) for tokens in WIDTHS] if self.pads else []
         self._widths = [*(blocks for blocks in widths if blocks < max_blocks), max_blocks]
-        self._sizes = list(FIRST_ROWS) if pads else list(range(1, max_rows + 1))
+        self._sizes = list(FIRST_ROWS) if self.pads else list(range(1, max_rows + 1))
         while self._sizes[-1] < max_rows:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
@@ -103,6 +103,14 @@ class CudaGraphs:
     def close(self) -> None:
         """Frees the graphs, before the process group that they call is destroyed."""
         self._graphs.close()
+
+
+class UnpaddedGraphs(CudaGraphs):
+    """Each number of rows has a graph of its own, all the longest width: for a CPU, which computes padding as slowly as
+    anything else, and captures at once.
+    """
+
+    pads = False
 
 
 def _num_groups(count: int, num_rows: int) -> int:

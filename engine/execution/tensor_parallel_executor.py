@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -11,6 +12,7 @@ from engine.cache.host_tier import HostTierError
 from engine.cache.kv_offload import OffloadingConnector, open_worker_tiers
 from engine.errors import ModelError
 from engine.execution.executor import Executor
+from engine.execution.gc_heap import freeze_gc_heap
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import device_of, load_executor
 from engine.parallel.collectives import group_name, open_group, open_message_queue
@@ -32,7 +34,7 @@ from engine.structured_output.grammar import Vocabulary
 from kernels.native.compiler import find_compiler
 from kernels.native.segment import remove_abandoned
 
-__all__ = ["TensorParallelExecutor", "run_worker", "start_driver"]
+__all__ = ["TensorParallelExecutor", "WorkerPlacement", "run_worker", "start_driver"]
 
 log = logging.getLogger(__name__)
 
@@ -124,20 +126,24 @@ class PendingRankOutput:
         return self._liveness.checked(self._local.result())
 
 
+@dataclass(frozen=True)
+class WorkerPlacement:
+    """Where a replica's ranks run, and how each of them is started."""
+
+    host: str  # the driver's address, where the other ranks connect
+    on_one_node: bool  # all ranks share memory
+    start_rank: Callable[[int, Rendezvous], None]  # must not block
+
+
 def start_driver(
     model: ModelConfig,
-    host: str,
-    on_one_node: bool,
-    start_rank: Callable[[int, Rendezvous], None],
+    placement: WorkerPlacement,
     vocabulary: Vocabulary | None = None,
     encode: Callable[[bytes], list[int]] | None = None,
     cache_key: bytes = b"",
 ) -> TensorParallelExecutor:
-    """Loads rank 0 and starts the others, each by a call of `start_rank`, which must not block.
-
-    host        this node's address, where the other ranks connect
-    cache_key   as in load_executor
-    """
+    """Loads rank 0 and starts the others. vocabulary, encode, cache_key: as in load_executor."""
+    host, on_one_node = placement.host, placement.on_one_node
     size, token = model.tensor_parallel_size, secrets.token_hex(32)
     commands = f"manta-{secrets.token_hex(8)}" if on_one_node and find_compiler() is not None else ""
     on_gpu = device_of(model.engine).type == "cuda"
@@ -173,7 +179,7 @@ def start_driver(
 
     try:
         for rank in range(1, size):
-            start_rank(rank, rendezvous)
+            placement.start_rank(rank, rendezvous)
         group = group or open_group(name, 0, size, on_gpu)
         tp = TensorParallel(0, size, group)
         local = load_executor(model, vocabulary, encode, tp, driver.all_reduce_min, cache_key)
@@ -208,6 +214,7 @@ def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
         model = _without_offloading(model)
     tp = TensorParallel(rank, rendezvous.size, group)
     executor = load_executor(model, tp=tp, all_reduce_min=worker.all_reduce_min, cache_key=rendezvous.cache_key or b"")
+    freeze_gc_heap()
     worker.watch(abort)
     worker.start_heartbeats()
     for command in worker.commands():

@@ -10,7 +10,7 @@ from engine.checkpoint.weights import Weights
 from engine.model.forward_batch import ForwardBatch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.linears import Linears
-from engine.model.norms import QkNorms
+from engine.model.norms import HeadShards, QkNorms
 from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
@@ -36,17 +36,17 @@ class Attention:
         linears = Linears(weights, kernels, at, tp)
         dim, head_dim = arch.model_dim, arch.head_dim
         q_dim, kv_dim = arch.num_heads * head_dim, arch.num_kv_heads * head_dim
-        q_rows, kv_rows = tp.rows(arch.num_heads, head_dim), tp.kv_rows(arch.num_kv_heads, head_dim)
+        rows = HeadShards(tp.rows(arch.num_heads, head_dim), tp.kv_rows(arch.num_kv_heads, head_dim))
         self._qkv = linears.column_parallel(
             {
-                "self_attn.q_proj": (q_dim, q_rows),
-                "self_attn.k_proj": (kv_dim, kv_rows),
-                "self_attn.v_proj": (kv_dim, kv_rows),
+                "self_attn.q_proj": (q_dim, rows.q),
+                "self_attn.k_proj": (kv_dim, rows.kv),
+                "self_attn.v_proj": (kv_dim, rows.kv),
             },
             dim,
             arch.qkv_bias,
         )
-        self._norms = QkNorms(arch, weights, kernels, at, q_rows, kv_rows, tp)
+        self._norms = QkNorms(arch, weights, kernels, at, rows, tp)
         k_scale_G, v_scale_G = (take_kv_scale(weights, index, which, arch, tp) for which in "kv")
         sinks_H = None
         if arch.sinks:

@@ -1,5 +1,7 @@
 """RMSNorm and LayerNorm of a decoder layer: around attention and the feed-forward, and of queries and keys."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from engine.checkpoint.weights import Weights
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 
-__all__ = ["LayerNorms", "QkNorms", "take_norm"]
+__all__ = ["HeadShards", "LayerNorms", "QkNorms", "take_norm"]
 
 # before attention, after it, before the feed-forward block, after it
 NAMES = {
@@ -40,6 +42,14 @@ class LayerNorms:
         )
 
 
+@dataclass(frozen=True)
+class HeadShards:
+    """This rank's rows of the query projection, and of each of the key and value projections."""
+
+    q: Shard
+    kv: Shard
+
+
 class QkNorms:
     """`q_norm` and `k_norm` are weights as kernels/qkv_rotary takes them, of this rank's heads."""
 
@@ -49,15 +59,14 @@ class QkNorms:
         weights: Weights,
         kernels: KernelSet,
         at: str,
-        q_rows: Shard,
-        kv_rows: Shard,
+        rows: HeadShards,
         tp: TensorParallel,
     ) -> None:
         self.q_norm: Tensor | None = None
         self.k_norm: Tensor | None = None
         self._kernels = kernels
         self._tp = tp
-        self._widths = q_rows.stop - q_rows.start, kv_rows.stop - kv_rows.start
+        self._widths = rows.q.stop - rows.q.start, rows.kv.stop - rows.kv.start
         self._shares: Tensor | None = None
         if not arch.qk_norm:
             return
@@ -68,9 +77,9 @@ class QkNorms:
                 f"{at}.self_attn.{name}",
                 count * arch.head_dim,
                 arch,
-                rows if arch.whole_qk_norm else None,
+                part if arch.whole_qk_norm else None,
             )
-            for name, count, rows in zip(("q_norm", "k_norm"), sizes, (q_rows, kv_rows), strict=True)
+            for name, count, part in zip(("q_norm", "k_norm"), sizes, (rows.q, rows.kv), strict=True)
         )
         if arch.whole_qk_norm:
             # a key head that several ranks share is counted by each of them

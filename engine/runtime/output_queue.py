@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from engine.errors import ContextTooLong, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
 from engine.types import EngineOutputs, Rejection, RequestOutput
 
-__all__ = ["OutputQueue", "OutputQueues", "rejection_error"]
+__all__ = ["OutputQueue", "OutputQueues"]
 
 
 class OutputQueue:
@@ -77,7 +77,7 @@ class OutputQueues:
                 self._by_id[request_id].accept()
         for rejection in report.rejected:
             if rejection.request_id in self._by_id:
-                self._by_id[rejection.request_id].refuse(rejection_error(rejection))
+                self._by_id[rejection.request_id].refuse(_rejection_error(rejection))
         for chunk in report.chunks:
             if chunk.request_id in self._by_id:
                 self._by_id[chunk.request_id].put(chunk)
@@ -95,7 +95,7 @@ class OutputQueues:
             output_queue.refuse(error)
 
 
-def rejection_error(rejection: Rejection) -> MantaError:
+def _rejection_error(rejection: Rejection) -> MantaError:
     """The error that a rejection stands for."""
     match rejection.kind:
         case "ContextTooLong":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from engine.cache.prefix_cache import BlockHashes
 from engine.scheduling.beam_group import BeamGroup, one_step_of
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
@@ -33,9 +34,9 @@ class BeamScheduler:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._requests
 
-    def start(self, request: GenerateRequest, root_hash: bytes, block_hashes: list[bytes], start: int) -> Sequence:
+    def start(self, request: GenerateRequest, hashes: BlockHashes, virtual_start: int) -> Sequence:
         """One sequence computes the prompt; the beams fork from it."""
-        first = self._new_beam(one_step_of(request), root_hash, block_hashes, start)
+        first = self._new_beam(one_step_of(request), hashes, virtual_start)
         room = self._max_model_len - len(request.prompt)
         self._requests[request.request_id] = BeamGroup(request, first.seq_id, room)
         self._scheduler.add(first)
@@ -79,12 +80,13 @@ class BeamScheduler:
         return tuple(forked), set(kept)
 
     def _fork(self, parent: Sequence, token: int) -> Sequence:
-        child = self._new_beam(parent.request, parent.root_hash, parent.block_hashes, parent.virtual_start)
+        hashes = BlockHashes(parent.root_hash, tuple(parent.block_hashes))
+        child = self._new_beam(parent.request, hashes, parent.virtual_start)
         child.tokens = [*parent.tokens[:-1], token]
         child.cached_tokens = parent.cached_tokens
         self._scheduler.fork(parent, child)
         return child
 
-    def _new_beam(self, request: GenerateRequest, root_hash: bytes, block_hashes: list[bytes], start: int) -> Sequence:
+    def _new_beam(self, request: GenerateRequest, hashes: BlockHashes, virtual_start: int) -> Sequence:
         seq_id = self._new_id()
-        return Sequence(seq_id, request, -1 - seq_id, request.sampling.seed, root_hash, list(block_hashes), start)
+        return Sequence(seq_id, request, -1 - seq_id, request.sampling.seed, hashes, virtual_start)

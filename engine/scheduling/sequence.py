@@ -2,6 +2,7 @@
 
 import time
 
+from engine.cache.prefix_cache import BlockHashes
 from engine.scheduling.ngram_proposer import NgramProposer
 from engine.types import GenerateRequest, PromptLogprob
 
@@ -47,8 +48,7 @@ class Sequence:
         request: GenerateRequest,
         index: int,
         seed: int,
-        root_hash: bytes,
-        block_hashes: list[bytes],
+        hashes: BlockHashes,
         virtual_start: int = 0,
     ) -> None:
         resumed = request.resume[index] if request.resume else ()
@@ -58,8 +58,8 @@ class Sequence:
         self.request = request
         self.index = index
         self.seed = seed
-        self.root_hash = root_hash  # of the empty prefix
-        self.block_hashes = block_hashes  # of the first full blocks; grows as blocks fill
+        self.root_hash = hashes.root  # of the empty prefix
+        self.block_hashes = list(hashes.full_blocks)  # of the first full blocks; grows as blocks fill
         self.tokens: list[int] = [*request.prompt, *resumed]
         self.prompt_len = len(request.prompt)
         self.num_computed = 0

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["NotPrivateError", "check_file", "check_folder", "make_file", "make_folder", "open_file"]
+__all__ = ["NotPrivateError", "check_file", "make_file", "make_folder", "open_file"]
 
 
 class NotPrivateError(Exception):
@@ -50,11 +50,11 @@ def make_folder(path: Path) -> Path:
             continue
         folder.chmod(0o700)
     real = path.resolve()
-    check_folder(real)
+    _check_folder(real)
     return real
 
 
-def check_folder(real: Path) -> None:
+def _check_folder(real: Path) -> None:
     """Raises NotPrivateError unless a folder is this user's and only root and he can write to it or replace it."""
     found = real.lstat()
     if not stat.S_ISDIR(found.st_mode):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernels.native.private import NotPrivateError, make_file, open_file
 
-__all__ = ["Segment", "held_segments", "remove_abandoned"]
+__all__ = ["Segment", "held_segments", "remove_abandoned", "shared_memory_folder"]
 
 ABANDONED_S = 600.0  # a file that no maker holds is left alone for so long: it may be made just now
 
@@ -22,7 +22,7 @@ class Segment:
     def __init__(self, name: str, num_bytes: int, is_maker: bool) -> None:
         """The maker makes it, full of zeros; the others open it. OSError: there is not so much memory."""
         # a plain file in memory: multiprocessing's SharedMemory is removed with the first process that ends (bpo-38119)
-        self._path = _folder() / name
+        self._path = shared_memory_folder() / name
         self._is_maker = is_maker
         file = make_file(self._path) if is_maker else open_file(self._path)
         self._held: int | None = file if is_maker else None  # as long as the name is there, its maker has it locked
@@ -57,7 +57,7 @@ class Segment:
 
 def remove_abandoned(name: str) -> None:
     """Removes files whose maker was killed before everybody had opened them. `name` is a pattern, as of Path.glob."""
-    for path in _folder().glob(name):
+    for path in shared_memory_folder().glob(name):
         with contextlib.suppress(OSError, NotPrivateError):  # it is another user's, or gone, or somebody holds it
             if path.stat().st_mtime > time.time() - ABANDONED_S:
                 continue
@@ -71,7 +71,7 @@ def remove_abandoned(name: str) -> None:
 
 def held_segments(name: str) -> list[str]:
     """The names of segments whose makers are alive. `name` is a pattern, as of Path.glob."""
-    return sorted(path.name for path in _folder().glob(name) if _is_held(path))
+    return sorted(path.name for path in shared_memory_folder().glob(name) if _is_held(path))
 
 
 def _is_held(path: Path) -> bool:
@@ -88,7 +88,8 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def _folder() -> Path:
+def shared_memory_folder() -> Path:
+    """Where files lie in memory; beyond Linux, on a disk."""
     return Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
 
 

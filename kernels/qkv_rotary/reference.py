@@ -29,9 +29,8 @@ def qkv_rotary(
     squares_T2            [T, 2] fp32: norms are not over each head: these are the mean squares of a token's queries and
                           of its keys, and the weights are [H * D] and [G * D]
     """
-    k_cache, v_cache = cache
     q_norm_D, k_norm_D, eps, cos_sin_CR = spec.q_norm_D, spec.k_norm_D, spec.eps, spec.cos_sin_CR
-    _, num_kv_heads, _, head_dim = k_cache.shape
+    _, num_kv_heads, _, head_dim = cache[0].shape
     qkv_TXD = qkv_TX.view(qkv_TX.shape[0], -1, head_dim)
     num_heads = qkv_TXD.shape[1] - 2 * num_kv_heads
     q_THD, k_TGD, v_TGD = torch.split(qkv_TXD, [num_heads, num_kv_heads, num_kv_heads], 1)
@@ -40,7 +39,7 @@ def qkv_rotary(
     if k_norm_D is not None:
         k_TGD = _normed(k_TGD, k_norm_D, eps, None if squares_T2 is None else squares_T2[:, 1])
     k_TGD = rotary(k_TGD, cos_sin_CR, positions_T)
-    write_kv(k_TGD, v_TGD, k_cache, v_cache, slots_T, spec.k_scale_G, spec.v_scale_G)
+    write_kv(k_TGD, v_TGD, cache, slots_T, spec.k_scale_G, spec.v_scale_G)
     return rotary(q_THD, cos_sin_CR, positions_T)
 
 

@@ -9,6 +9,8 @@ kernels/quantized_linear/triton.py.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -16,30 +18,32 @@ from torch import Tensor
 
 from kernels.launch import measured
 
-__all__ = ["gemv", "launch"]
+__all__ = ["PackedWeight", "gemv", "launch"]
 
 EXPONENT = 0x4B000000  # 2^23 in float32, where integers are mantissas
 
 
-def gemv(
-    x_1I: Tensor,
-    words_OJ: Tensor,
-    factors_GO: Tensor,
-    offsets_GO: Tensor | None,
-    bias_O: Tensor | None,
-    out_dtype: torch.dtype,
-    bits: int,
-    least: int,
-    group: int,
-) -> Tensor:
-    """[1, O] in `out_dtype`. All of them are contiguous."""
-    num_out, num_in = len(words_OJ), x_1I.shape[1]
+@dataclass(frozen=True)
+class PackedWeight:
+    """A group-quantized matrix in words as kernels/quantized_linear/triton.py packs them. Tensors are contiguous."""
+
+    words_OJ: Tensor  # int32
+    factors_GO: Tensor  # fp32
+    offsets_GO: Tensor | None  # fp32
+    bits: int  # 4 or 8
+    least: int  # the integer whose code is 0
+    group: int  # inputs
+
+
+def gemv(x_1I: Tensor, weight: PackedWeight, bias_O: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """[1, O] in `out_dtype`. `x_1I` and `bias_O` are contiguous."""
+    num_out, num_in = len(weight.words_OJ), x_1I.shape[1]
     out_1O = torch.empty((1, num_out), dtype=out_dtype, device=x_1I.device)
-    config = launch(num_out, num_in, bits, x_1I.device)
+    config = launch(num_out, num_in, weight.bits, x_1I.device)
     _gemv[triton.cdiv(num_out, config["BLOCK_O"]),](
-        x_1I, words_OJ, factors_GO, offsets_GO, bias_O, out_1O, EXPONENT,
-        OFFSETS=offsets_GO is not None, BIAS=bias_O is not None, LEAST=least, BITS=bits,
-        NUM_OUT=num_out, NUM_IN=num_in, GROUP=group, **config,
+        x_1I, weight.words_OJ, weight.factors_GO, weight.offsets_GO, bias_O, out_1O, EXPONENT,
+        OFFSETS=weight.offsets_GO is not None, BIAS=bias_O is not None, LEAST=weight.least, BITS=weight.bits,
+        NUM_OUT=num_out, NUM_IN=num_in, GROUP=weight.group, **config,
     )  # fmt: skip
     return out_1O
 

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from kernels.launch import measured
 from kernels.linear.cuda import Linear
-from kernels.quantized_linear.gemv_triton import gemv
+from kernels.quantized_linear.gemv_triton import PackedWeight, gemv
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["QuantizedLinear", "launch"]
@@ -55,12 +55,16 @@ class QuantizedLinear:
         """
         self._num_out, self._num_in = weight.shape
         self._chunk = CHUNK_WORDS * 32 // weight.bits
-        self._group = weight.group if weight.group % self._chunk == 0 else gcd(weight.group, self._chunk)
-        self._least, self._bits = weight.least, weight.bits
+        group = weight.group if weight.group % self._chunk == 0 else gcd(weight.group, self._chunk)
         codes_OI = (weight.ints_OI.to(torch.int16) - weight.least).to(torch.uint8)
-        self._words_OJ = _packed(pad(codes_OI, (0, -self._num_in % self._chunk)), weight.bits)
-        self._factors_GO = self._by_group(weight, weight.factors_OG)
-        self._offsets_GO = None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG)
+        self._weight = PackedWeight(
+            _packed(pad(codes_OI, (0, -self._num_in % self._chunk)), weight.bits),
+            self._by_group(weight, weight.factors_OG, group),
+            None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG, group),
+            weight.bits,
+            weight.least,
+            group,
+        )
         self._bias_O = bias_O
         self._out_dtype = out_dtype
         self._batch_invariant = batch_invariant
@@ -72,21 +76,19 @@ class QuantizedLinear:
         if self._batch_invariant:
             return self._product(x_TI, out_dtype, self._launch(INVARIANT_ROWS, x_TI.dtype))
         if num_rows == 1:
-            return gemv(
-                x_TI, self._words_OJ, self._factors_GO, self._offsets_GO, self._bias_O, out_dtype,
-                self._bits, self._least, self._group,
-            )  # fmt: skip
+            return gemv(x_TI, self._weight, self._bias_O, out_dtype)
         config = self._launch(num_rows, x_TI.dtype) if num_rows <= MANY_ROWS else {"DENSE": 1}
         if config["DENSE"]:
             return Linear(self._widened(x_TI.dtype), self._bias_O, out_dtype)(x_TI)
         return self._product(x_TI, out_dtype, config)
 
     def _launch(self, num_rows: int, dtype: torch.dtype) -> dict[str, int]:
-        config = launch(num_rows, self._num_out, self._num_in, self._bits, self._group, self._words_OJ.device)
+        bits, group, device = self._weight.bits, self._weight.group, self._weight.words_OJ.device
+        config = launch(num_rows, self._num_out, self._num_in, bits, group, device)
         return {**config, **WIDE} if dtype == torch.float32 else config
 
     def _product(self, x_TI: Tensor, out_dtype: torch.dtype, config: dict[str, int]) -> Tensor:
-        num_rows = x_TI.shape[0]
+        num_rows, weight = x_TI.shape[0], self._weight
         config = {name: value for name, value in config.items() if name != "DENSE"}
         num_splits = config["SPLITS"]
         whole = num_splits == 1
@@ -97,16 +99,16 @@ class QuantizedLinear:
         bias_O = self._bias_O if whole else None
         sums_NT = self._sums(x_TI) if config["SUMMED"] else None
         _multiply[num_tiles, num_splits](
-            x_TI, self._words_OJ, self._factors_GO, self._offsets_GO, sums_NT, bias_O, out_STO,
+            x_TI, weight.words_OJ, weight.factors_GO, weight.offsets_GO, sums_NT, bias_O, out_STO,
             num_rows,
-            OFFSETS=self._offsets_GO is not None, BIAS=bias_O is not None, LEAST=self._least, BITS=self._bits,
-            NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, **config,
+            OFFSETS=weight.offsets_GO is not None, BIAS=bias_O is not None, LEAST=weight.least, BITS=weight.bits,
+            NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=weight.group, **config,
         )  # fmt: skip
         return out_STO[0] if whole else self._merged(out_STO, out_dtype)
 
     def _sums(self, x_TI: Tensor) -> Tensor:
         """[N, T]: of the inputs that are multiplied before a factor is applied, a group or a chunk."""
-        num_rows, span = x_TI.shape[0], min(self._group, self._chunk)
+        num_rows, span = x_TI.shape[0], min(self._weight.group, self._chunk)
         num_spans = triton.cdiv(self._num_in, self._chunk) * self._chunk // span
         sums_NT = torch.empty((num_spans, num_rows), dtype=torch.float32, device=x_TI.device)
         block = 8
@@ -127,19 +129,20 @@ class QuantizedLinear:
 
     def _widened(self, dtype: torch.dtype) -> Tensor:
         """[O, I]"""
-        weight_OI = torch.empty((self._num_out, self._num_in), dtype=dtype, device=self._words_OJ.device)
+        weight = self._weight
+        weight_OI = torch.empty((self._num_out, self._num_in), dtype=dtype, device=weight.words_OJ.device)
         block = 64
         _widen[triton.cdiv(self._num_in, self._chunk), triton.cdiv(self._num_out, block)](
-            self._words_OJ, self._factors_GO, self._offsets_GO, weight_OI,
-            OFFSETS=self._offsets_GO is not None, LEAST=self._least, BITS=self._bits,
-            NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=self._group, BLOCK_O=block,
+            weight.words_OJ, weight.factors_GO, weight.offsets_GO, weight_OI,
+            OFFSETS=weight.offsets_GO is not None, LEAST=weight.least, BITS=weight.bits,
+            NUM_OUT=self._num_out, NUM_IN=self._num_in, GROUP=weight.group, BLOCK_O=block,
         )  # fmt: skip
         return weight_OI
 
-    def _by_group(self, weight: GroupQuantized, of_groups_OG: Tensor) -> Tensor:
-        """[G, O] for groups of `self._group` inputs, zeros behind the last of them up to a whole chunk."""
-        repeated = of_groups_OG.repeat_interleave(weight.group // self._group, dim=1)
-        num_groups = triton.cdiv(triton.cdiv(self._num_in, self._chunk) * self._chunk, self._group)
+    def _by_group(self, weight: GroupQuantized, of_groups_OG: Tensor, group: int) -> Tensor:
+        """[G, O] for groups of `group` inputs, zeros behind the last of them up to a whole chunk."""
+        repeated = of_groups_OG.repeat_interleave(weight.group // group, dim=1)
+        num_groups = triton.cdiv(triton.cdiv(self._num_in, self._chunk) * self._chunk, group)
         return pad(repeated, (0, num_groups - repeated.shape[1])).T.contiguous()
 
 

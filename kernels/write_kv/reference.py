@@ -9,8 +9,7 @@ __all__ = ["write_kv"]
 def write_kv(
     k_TGD: Tensor,
     v_TGD: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    cache: tuple[Tensor, Tensor],
     slots_T: Tensor,
     k_scale_G: Tensor | None = None,
     v_scale_G: Tensor | None = None,
@@ -18,11 +17,12 @@ def write_kv(
     """Stores this step's keys and values.
 
     k_TGD, v_TGD          [T, G, D]
-    k_cache, v_cache      [N, G, P, D]   written in place; torch.float8_e4m3fn gets the nearest number that it has,
-                                         at most 448
+    cache                 [N, G, P, D]   of keys, and of values: written in place; torch.float8_e4m3fn gets the nearest
+                                         number that it has, at most 448
     slots_T               [T] int64      block * P + offset; -1 means padding and writes nothing
     k_scale_G, v_scale_G  [G] fp32       a KV head's keys and values are divided by these; None is 1
     """
+    k_cache, v_cache = cache
     block_size = k_cache.shape[2]
     real_T = slots_T >= 0
     k_TGD, v_TGD, slots_T = k_TGD[real_T], v_TGD[real_T], slots_T[real_T]

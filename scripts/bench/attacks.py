@@ -26,12 +26,12 @@ from cluster.wire import (
 )
 from engine.types import BeamParams, GenerateRequest, Grammar, SamplingParams, TokenSpan
 
-__all__ = ["KINDS", "attack", "mutated"]
+__all__ = ["KINDS", "attack"]
 
 Say = Callable[[random.Random], list[bytes]]  # the frames, sealed one after the other if the hello is right
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
+def _mutated(data: bytes, rng: random.Random) -> bytes:
     """The data with a few bytes changed, inserted, deleted or repeated."""
     spoiled = bytearray(data)
     for _ in range(rng.randint(1, 4)):
@@ -105,8 +105,8 @@ def _noise(rng: random.Random) -> list[bytes]:
 # kind -> (the hello before it: "right", "wrong", "mutated" or "none"; the frames behind it).
 # "unsealed" is a right hello without MACs behind it
 KINDS: dict[str, tuple[str, Say]] = {
-    "mutated frame": ("right", lambda rng: [mutated(_good(rng), rng)]),
-    "mutated frame after good ones": ("right", lambda rng: [_good(rng), mutated(_good(rng), rng)]),
+    "mutated frame": ("right", lambda rng: [_mutated(_good(rng), rng)]),
+    "mutated frame after good ones": ("right", lambda rng: [_good(rng), _mutated(_good(rng), rng)]),
     "absurd request": ("right", _absurd),
     "frame of the other side": ("right", _others),
     "length": ("right", _length),
@@ -135,7 +135,7 @@ async def attack(address: tuple[str, int], secret: bytes, rng: random.Random) ->
             known = secret if hello != "wrong" else rng.choice([b"", b"wrong", secret + b"x"])
             proof = prove(known, b"ingress", challenge.nonce, b"x")
             said = encode(Hello(PROTOCOL_VERSION, "fuzz", b"x", proof)) if hello != "none" else b""
-            writer.write(mutated(said, rng) if hello == "mutated" else said)
+            writer.write(_mutated(said, rng) if hello == "mutated" else said)
             seal = Seal(known, b"ingress", challenge.nonce, b"x")
             writer.write(b"".join(one + seal.tag(one) if hello == "right" else one for one in say(rng)))
             writer.write_eof()

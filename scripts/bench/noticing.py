@@ -124,7 +124,7 @@ async def hung_engine() -> float:
 
 
 async def stopped_rank() -> float:
-    from engine.execution.tensor_parallel_executor import run_worker, start_driver
+    from engine.execution.tensor_parallel_executor import WorkerPlacement, run_worker, start_driver
 
     context = multiprocessing.get_context("spawn")
     ranks: list[Any] = []
@@ -133,7 +133,7 @@ async def stopped_rank() -> float:
         ranks.append(context.Process(target=run_worker, args=(SMOLLM2, rank, rendezvous), daemon=True))
         ranks[-1].start()
 
-    first = await asyncio.to_thread(start_driver, SMOLLM2, "127.0.0.1", True, start)
+    first = await asyncio.to_thread(start_driver, SMOLLM2, WorkerPlacement("127.0.0.1", True, start))
     engine = Engine(first, SMOLLM2.name, cache_key=SECRET)
     server = WireServer(engine, "replica", WireConfig(), SECRET)
     async with streaming(server, await server.start("127.0.0.1")):

@@ -19,6 +19,7 @@ from cluster.router import Router
 from cluster.server import WireServer
 from configs.schema import Config, EngineConfig, ModelConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
+from engine.execution.gc_heap import freeze_gc_heap
 from scripts.bench.stub_engine import StubExecutor
 
 __all__ = ["MODEL", "SECRET", "run_ingress", "running_servers"]
@@ -58,6 +59,7 @@ def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, sche
         server = WireServer(
             Engine(executor, MODEL.name, EngineConfig(scheduler=scheduler), SECRET), "replica", WireConfig(), SECRET
         )
+        freeze_gc_heap()
         parent.send(await server.start("127.0.0.1"))
         await asyncio.Event().wait()
 
@@ -88,6 +90,7 @@ def run_ingress(addresses: tuple[str, int] | str, parent: Connection) -> None:
         client.start()
         config = Config(models=(MODEL,))
         app = build_app(client, config, {MODEL.name: load_text_model(MODEL)}, WorkerPool(), KeyStore(config))
+        freeze_gc_heap()
         while not replicas.up:
             await asyncio.sleep(0.01)
         # as Serve configures it

@@ -7,7 +7,7 @@ from scripts.manta.deployment import QUICKSTART, DeploymentError, deployment_of
 from scripts.manta.options import add_config_options, parse, settings_of
 from scripts.manta.ray_environment import haproxy_program
 
-__all__ = ["add_source", "main"]
+__all__ = ["main"]
 
 DESCRIPTION = """\
 Serves a model on this machine, on loopback: starts Ray and Serve, and ends them on Ctrl-C.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
+def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         nargs="?",
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_source(parser)
+    _add_source(parser)
     parser.add_argument("--host", help="address to listen on (http_options.host of the config, else 127.0.0.1)")
     parser.add_argument("--port", type=_port, metavar="N", help="instead of http_options.port of the config (8000)")
     parser.add_argument("--dashboard-port", type=_port, metavar="N", default=8265, help="of Ray's dashboard (8265)")

@@ -12,7 +12,7 @@ from serve_app.request.limits import at_most, check_limits
 from serve_app.request.options import Logprobs
 from serve_app.request.text_prompts import TextPrompts
 
-__all__ = ["PreparedCompletion", "prepare_completion", "text_prompts_of"]
+__all__ = ["PreparedCompletion", "prepare_completion"]
 
 
 class PreparedCompletion(PreparedAnswer, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ def prepare_completion(
     fields: CompletionRequest, model: TextModel, limits: ApiConfig, context: RequestContext
 ) -> PreparedCompletion:
     """Raises RequestError for every error of the client."""
-    asked = text_prompts_of(fields)
+    asked = _text_prompts(fields)
     check_limits(asked.options, limits, model.vocabulary.num_tokens)
     at_most("prompt", len(asked.prompts) * fields.n, limits.max_choices, "choices of all prompts")
     at_most("logprobs", fields.logprobs or 0, limits.max_logprobs)
@@ -49,7 +49,7 @@ def prepare_completion(
     )
 
 
-def text_prompts_of(fields: CompletionRequest) -> TextPrompts:
+def _text_prompts(fields: CompletionRequest) -> TextPrompts:
     """Raises RequestError for contradictory fields."""
     # the engine generates at least one token
     lengths = length_limits(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["BEYOND", "COUNTS", "FORMATS", "IMPLEMENTED", "NUMERIC", "TEXTUAL", "TYPES", "kept"]
+__all__ = ["BEYOND", "COUNTS", "FORMATS", "NUMERIC", "TEXTUAL", "TYPES", "kept"]
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
 NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")

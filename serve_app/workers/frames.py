@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_FRAME_BYTES", "Answer", "Load", "Task", "function_at", "name_of", "receive", "send"]
+__all__ = ["Answer", "Load", "Task", "function_at", "name_of", "receive", "send"]
 
 MAX_FRAME_BYTES = 64 << 20
 HEAD = struct.Struct("<I")

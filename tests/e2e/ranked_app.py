@@ -9,9 +9,9 @@ __all__ = ["run_ranked_worker", "load_ranked_engine"]
 
 
 def load_ranked_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
-    from engine.execution.tensor_parallel_executor import start_driver
+    from engine.execution.tensor_parallel_executor import WorkerPlacement, start_driver
 
-    first = start_driver(model, host, ranks.is_on_one_node, ranks.start, cache_key=cache_key)
+    first = start_driver(model, WorkerPlacement(host, ranks.is_on_one_node, ranks.start), cache_key=cache_key)
     return Engine(first, model.name, model.engine, cache_key)
 
 

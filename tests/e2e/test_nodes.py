@@ -51,7 +51,7 @@ class Struck(NamedTuple):
 
 
 def struck(app: App, fault: Callable[[App], Awaitable[None]]) -> Struck:
-    told = Struck(*in_session(lambda session: strike(app, session, fault, num_clients=12, after_s=1.0)))
+    told = Struck(*in_session(lambda session: strike(app, session, fault, num_clients=len(KINDS), after_s=1.0)))
     print(
         f"{len(told.answers)} streams, silent for {max(one.longest_gap_s for _, one in told.answers):.2f} s at most; "
         f"{sum(is_answered for is_answered, _ in told.newcomers)} of {len(told.newcomers)} newcomers answered; "

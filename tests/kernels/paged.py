@@ -102,10 +102,10 @@ def one_row(
 def written_by(qkv_rotary):
     """A write_kv out of the fused operation: no norm, no queries, no turn."""
 
-    def write(k_TGD, v_TGD, k_cache, v_cache, slots):
+    def write(k_TGD, v_TGD, cache, slots):
         qkv = torch.cat((k_TGD.flatten(1), v_TGD.flatten(1)), -1)
         unturned = torch.tensor([[1.0, 0.0]])
-        qkv_rotary(qkv, (k_cache, v_cache), torch.zeros_like(slots), slots, QkvSpec(unturned))
+        qkv_rotary(qkv, cache, torch.zeros_like(slots), slots, QkvSpec(unturned))
 
     return write
 
@@ -136,7 +136,7 @@ def make(
         slots = table[s].long()[position // block_size] * block_size + position % block_size
         keys.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
         values.append(torch.randn(length, num_kv_heads, HEAD_DIM, generator=rng).to(dtype))
-        kernels_write(keys[-1], values[-1], k_cache, v_cache, slots, **scales)
+        kernels_write(keys[-1], values[-1], (k_cache, v_cache), slots, **scales)
         for dense, scale in zip((keys, values), scales.values(), strict=False):
             dense[-1] = (dense[-1] / scale[:, None]).to(cache_dtype).double() * scale[:, None]
     starts = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).to(torch.int32)

@@ -69,7 +69,7 @@ def test_write_kv_writes_its_slots_and_no_other():
     k, v = torch.randn(4, 2, 8), torch.randn(4, 2, 8)
     k_cache = torch.full((3, 2, 4, 8), torch.nan)
     v_cache = k_cache.clone()
-    write_kv(k, v, k_cache, v_cache, torch.tensor([9, -1, 0, 3]))
+    write_kv(k, v, (k_cache, v_cache), torch.tensor([9, -1, 0, 3]))
     for row, (block, offset) in {0: (2, 1), 2: (0, 0), 3: (0, 3)}.items():
         assert torch.equal(k_cache[block, :, offset], k[row])
         assert torch.equal(v_cache[block, :, offset], v[row])
@@ -79,7 +79,7 @@ def test_write_kv_writes_its_slots_and_no_other():
 def test_write_kv_rounds_to_the_nearest_float8_and_stops_at_its_largest():
     k, v = torch.tensor([3.2, 5000.0, -0.02, -700.0]).view(1, 2, 2), torch.tensor([0.5, 2.0, 3.0, -4.0]).view(1, 2, 2)
     k_cache, v_cache = (torch.zeros((1, 2, 1, 2), dtype=torch.float8_e4m3fn) for _ in range(2))
-    write_kv(k, v, k_cache, v_cache, torch.tensor([0]), v_scale_G=torch.tensor([0.25, 2.0]))
+    write_kv(k, v, (k_cache, v_cache), torch.tensor([0]), v_scale_G=torch.tensor([0.25, 2.0]))
     assert k_cache.float().flatten().tolist() == [3.25, 448.0, -0.01953125, -448.0]
     assert v_cache.float().flatten().tolist() == [2.0, 8.0, 1.5, -2.0]
 

@@ -12,7 +12,7 @@ from kernels.native.segment import ABANDONED_S, Segment, remove_abandoned
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(segment, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(segment, "shared_memory_folder", lambda: tmp_path)
     return tmp_path
 
 

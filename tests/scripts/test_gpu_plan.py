@@ -73,11 +73,11 @@ def test_a_unit_that_raises_fails_alone(tmp_path):
 
 
 def test_a_part_that_hangs_goes_on_behind_the_unit(tmp_path):
-    parts = [Shard("sanity", 60, unit_s=15)]
+    parts = [Shard("sanity", 60, unit_s=10)]
     began_s = time.monotonic()
     assert PlanRun(parts, tmp_path, 3, ["--tiny", "--fault", "sanity:1:hang"]).run() == 2
     assert time.monotonic() - began_s < 90
-    assert outcomes(tmp_path)["sanity"]["deaths"] == ["first_launch : hung for 15 s"]
+    assert outcomes(tmp_path)["sanity"]["deaths"] == ["first_launch : hung for 10 s"]
     assert [row["unit"] for row in result(tmp_path, "sanity")["rows"]] == [0, 1, 2]
 
 

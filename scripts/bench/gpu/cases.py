@@ -10,7 +10,39 @@ from kernels.paged_attention.prefixes import SharedPrefixes
 from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["Attention", "make_attention", "random_ints"]
+__all__ = ["PLAIN", "Attention", "AttentionRules", "AttentionShape", "make_attention", "random_ints"]
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sequences of `lens` keys, of which the last `counts` have queries."""
+
+    lens: list[int]
+    counts: list[int]
+    heads: tuple[int, int]  # query heads, KV heads
+    head_dim: int
+
+    @classmethod
+    def decode(cls, batch: int, context: int, heads: tuple[int, int], head_dim: int) -> "AttentionShape":
+        return cls([context] * batch, [1] * batch, heads, head_dim)
+
+    @classmethod
+    def prefill(cls, length: int, heads: tuple[int, int], head_dim: int) -> "AttentionShape":
+        return cls([length], [length], heads, head_dim)
+
+
+@dataclass(frozen=True)
+class AttentionRules:
+    """What attention may have besides."""
+
+    window: int = 0
+    block_size: int = 16
+    soft_cap: float = 0.0
+    sinks: bool = False
+    fp8: bool = False
+    logarithms: bool = False
+    shared: int = 0  # so many first keys, of whole blocks, are everybody's
+    grouped: bool = True  # attention is told so
 
 
 @dataclass
@@ -85,33 +117,21 @@ class Attention:
         return ((scores - lse[..., None]).exp() @ values).transpose(0, 1), lse.T
 
 
+PLAIN = AttentionRules()
+
+
 def make_attention(
-    lens: list[int],
-    counts: list[int],
-    heads: tuple[int, int],
-    head_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    window: int = 0,
-    block_size: int = 16,
-    soft_cap: float = 0.0,
-    sinks: bool = False,
-    fp8: bool = False,
-    logarithms: bool = False,
-    shared: int = 0,
-    grouped: bool = True,
+    shape: AttentionShape, dtype: torch.dtype, device: torch.device, rules: AttentionRules = PLAIN
 ) -> Attention:
-    """Sequences of `lens` keys of which the last `counts` have queries, in shuffled blocks with gaps. What is past a
-    sequence's end in its last block is not a number. The first `shared` keys, of whole blocks, are everybody's, which
-    `grouped` says to attention.
-    """
-    num_heads, num_kv_heads = heads
+    """Random, in shuffled blocks with gaps. What is past a sequence's end in its last block is not a number."""
+    lens, counts, head_dim, block_size = shape.lens, shape.counts, shape.head_dim, rules.block_size
+    num_heads, num_kv_heads = shape.heads
     widths = [-(-length // block_size) for length in lens]
     order = torch.randperm(sum(widths), device=device).to(torch.int32)
     table = torch.full((len(lens), max(widths)), -1, dtype=torch.int32, device=device)
-    shape = (sum(widths), num_kv_heads, block_size, head_dim)
-    cache_dtype = torch.float8_e4m3fn if fp8 else dtype
-    k_cache, v_cache = (torch.randn(shape, device=device, dtype=dtype).to(cache_dtype) for _ in range(2))
+    sizes = (sum(widths), num_kv_heads, block_size, head_dim)
+    cache_dtype = torch.float8_e4m3fn if rules.fp8 else dtype
+    k_cache, v_cache = (torch.randn(sizes, device=device, dtype=dtype).to(cache_dtype) for _ in range(2))
     at = 0
     for seq, width in enumerate(widths):
         table[seq, :width] = order[at : at + width]
@@ -120,7 +140,8 @@ def make_attention(
             last = int(table[seq, width - 1])
             k_cache[last, :, -unused:] = torch.nan
             v_cache[last, :, -unused:] = torch.nan
-    table[:, : shared // block_size] = table[0, : shared // block_size].clone()
+    num_shared = rules.shared // block_size
+    table[:, :num_shared] = table[0, :num_shared].clone()
     starts = torch.tensor([0, *counts]).cumsum(0).to(device, torch.int32)
     q_THD = torch.randn((sum(counts), num_heads, head_dim), device=device, dtype=dtype)
     seq_lens = torch.tensor(lens, dtype=torch.int32, device=device)
@@ -136,13 +157,13 @@ def make_attention(
         seq_lens,
         table,
         head_dim**-0.5,
-        window,
-        soft_cap,
-        floats(num_heads) if sinks else None,
-        floats(num_kv_heads) if fp8 else None,
-        floats(num_kv_heads) if fp8 else None,
-        floats(sum(counts), num_heads) if logarithms else None,
-        _one_group(seq_lens, shared) if shared and grouped else None,
+        rules.window,
+        rules.soft_cap,
+        floats(num_heads) if rules.sinks else None,
+        floats(num_kv_heads) if rules.fp8 else None,
+        floats(num_kv_heads) if rules.fp8 else None,
+        floats(sum(counts), num_heads) if rules.logarithms else None,
+        _one_group(seq_lens, rules.shared) if rules.shared and rules.grouped else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the device does at best. All other numbers are given as shares of these, too."""
+"""Ceilings of the device: memory bandwidth and FLOP/s, of which other numbers are given as shares, too."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Is it right? Kernels against float64 at real sizes; sequences alone and among others; graphs with new lengths."""
+"""Correctness of kernels on a GPU: against float64 at real sizes; batch invariance; CUDA graphs with new lengths."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from kernels.operations import QkvRotary
 from kernels.qkv_rotary import reference as qkv_reference
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.rms_norm import reference as norm_reference
-from scripts.bench.gpu.cases import Attention, make_attention
+from scripts.bench.gpu.cases import Attention, AttentionRules, AttentionShape, make_attention
 from scripts.bench.gpu.check_families import check_families
 from scripts.bench.gpu.check_quantized import check_quantized
 from scripts.bench.gpu.check_sampling import check_sampling
@@ -119,8 +119,9 @@ def _plain_cases(
     chunk_lens, chunks = ([40, 20], [5, 1]) if tiny else ([900, 3000, 257, 64, 2048], [900, 300, 1, 64, 2])
     for name, case_lens, case_counts in (("decode", lens, [1] * len(lens)), ("mixed", chunk_lens, chunks)):
         for window in (0, 100):
-            shape = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
-            yield shape, partial(make_attention, case_lens, case_counts, heads, head_dim, dtype, device, window)
+            shape_name = f"{name} {heads[0]}/{heads[1]} x {head_dim}, window {window}, lens {case_lens}"
+            shape = AttentionShape(case_lens, case_counts, heads, head_dim)
+            yield shape_name, partial(make_attention, shape, dtype, device, AttentionRules(window))
 
 
 def _attention(
@@ -148,15 +149,16 @@ def _rule_cases(
 ) -> Iterator[tuple[str, Callable[[], Attention]]]:
     """What scores may have besides, other caches, and prefixes that are read once."""
     lens, counts = ([300, 20], [1, 5]) if tiny else ([5000, 900, 257, 64], [1, 300, 1, 64])
+    shape = AttentionShape(lens, counts, heads, head_dim)
     for name, rules in RULES.items():
         for window in (0,) if tiny else (0, 100):
-            shape = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
-            yield shape, partial(make_attention, lens, counts, heads, head_dim, dtype, device, window, **rules)
+            shape_name = f"{name}, {heads[0]}/{heads[1]} x {head_dim}, window {window}"
+            yield shape_name, partial(make_attention, shape, dtype, device, AttentionRules(window, **rules))
     shared, lens = (64, [70, 80]) if tiny else (4096, [4096 + 100 * i for i in range(1, 20)])
+    shape = AttentionShape(lens, [1] * len(lens), heads, head_dim)
     for name, rules in ({"plain": {}} if tiny else {"plain": {}, **RULES}).items():
-        shape = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
-        alike = [1] * len(lens), heads, head_dim, dtype, device
-        yield shape, partial(make_attention, lens, *alike, shared=shared, **rules)
+        shape_name = f"{shared} shared by {len(lens)}, {name}, {heads[0]}/{heads[1]} x {head_dim}"
+        yield shape_name, partial(make_attention, shape, dtype, device, AttentionRules(shared=shared, **rules))
 
 
 def _rules(
@@ -205,7 +207,7 @@ def _graph(
     lens: list[int],
 ) -> Row:
     """Captured with sequences of one token each, replayed with their real lengths."""
-    case = make_attention(lens, [1] * len(lens), heads, head_dim, dtype, device)
+    case = make_attention(AttentionShape(lens, [1] * len(lens), heads, head_dim), dtype, device)
     eager = kernels.paged_attention(*case.arguments())
     real = case.seq_lens_S.clone()
     case.seq_lens_S.fill_(1)

@@ -1,4 +1,4 @@
-"""Is it right, what some families of models need: other norms, gates and caps, and experts?"""
+"""Correctness of kernels that some model families need: other norms, gates, soft caps, mixture of experts."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

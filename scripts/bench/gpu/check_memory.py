@@ -1,4 +1,4 @@
-"""Is it right, what lies in memory: KV blocks on their way to the host and back, and weights that are dequantized?"""
+"""Correctness of KV offload between GPU and host, and of dequantized weights."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""Group-quantized linear layers against float64: every way that a number of rows takes, every kind of weight."""
+"""Correctness of group-quantized linear layers, against float64: all numbers of rows, all kinds of weights."""
 
 import time
 from collections.abc import Iterator

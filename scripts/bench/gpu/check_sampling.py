@@ -1,4 +1,4 @@
-"""Is it right? What stands between logits and tokens, against the references on the same device."""
+"""Correctness of sampling kernels, from logits to tokens, against the references on the same device."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -49,6 +49,7 @@ def _count(kernel: str, device: str) -> Row:
 
 def main() -> None:
     from kernels.kernel_set import load_kernels
+    from scripts.bench.gpu.cases import AttentionShape
     from scripts.bench.gpu.kernels import attention_case
 
     kernel, device = sys.argv[1], torch.device(sys.argv[2])
@@ -57,7 +58,8 @@ def main() -> None:
     lens, counts = ([1024] * 256, [1] * 256) if kernel == "_decode" else ([8192], [8192])
     if not is_gpu:
         lens, counts = [40], [1 if kernel == "_decode" else 40]
-    work = attention_case(kernel, kernels, lens, counts, (32, 8) if is_gpu else (4, 2), 128 if is_gpu else 64, device)
+    shape = AttentionShape(lens, counts, (32, 8) if is_gpu else (4, 2), 128 if is_gpu else 64)
+    work = attention_case(kernel, kernels, shape, device)
     work.make()()
     print(f"launched {kernel}")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
@@ -76,6 +77,8 @@ def time_four_bits(kernels: KernelSet, device: torch.device, tiny: bool) -> Iter
     if kernels.quantized_linear is None:
         return
     arch, batches, context, steps = _sizes(tiny)
+    if tiny:  # interpreted, a layer's matrices times one row take seconds
+        arch = msgspec.structs.replace(arch, num_layers=1, sliding_windows=(0,))
     num_blocks = _num_blocks(max(batches), context, steps)
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device, four_bits=True))
     for batch in batches:

@@ -1,4 +1,4 @@
-"""How fast is it? Bytes and operations are counted by hand, the least that the work needs.
+"""Kernel benchmark: time, bandwidth and FLOP/s of each operation. Bytes and operations are the least that it needs.
 
 A row has under `peers` what else was timed on the same inputs, or why it was not.
 """
@@ -17,7 +17,7 @@ from kernels.kernel_set import KernelSet, triton_kernels
 from kernels.penalties.reference import PenaltyEntries
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.sampling import reference as sampling
-from scripts.bench.gpu.cases import Attention, make_attention, random_ints
+from scripts.bench.gpu.cases import PLAIN, Attention, AttentionRules, AttentionShape, make_attention, random_ints
 from scripts.bench.gpu.compile_ahead import compile_ahead
 from scripts.bench.gpu.peers import ATTENTION_PEERS, Peer, flashinfer_top_k
 from scripts.bench.gpu.timing import Work, compare, copies
@@ -36,6 +36,7 @@ __all__ = [
     "time_kernels",
 ]
 
+BLOCKS_OF_64 = AttentionRules(block_size=64)
 HEADS = [((32, 8), 128), ((9, 3), 64)]
 LINEARS = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]  # Llama-3.1-8B's
 COMPILED_AT_ONCE = 48  # cases, so that a part whose time ends has timed some
@@ -147,18 +148,21 @@ def _quick_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         return
     heads = HEADS[0]
     for batch, context in ((1, 1024), (32, 1024), (256, 1024), (1, 8192), (32, 8192), (128, 8192)):
-        yield attention_case("decode", kernels, [context] * batch, [1] * batch, *heads, device)
+        shape = AttentionShape.decode(batch, context, *heads)
+        yield attention_case("decode", kernels, shape, device)
         if context == 1024 or batch == 32:
-            alike = kernels, [context] * batch, [1] * batch, *heads, device
-            yield attention_case("decode, blocks of 64,", *alike, block_size=64)
-            yield attention_case("decode, fp8 cache,", *alike, fp8=True)
+            yield attention_case("decode, blocks of 64,", kernels, shape, device, BLOCKS_OF_64)
+            yield attention_case("decode, fp8 cache,", kernels, shape, device, AttentionRules(fp8=True))
     lens = [16_384, *[512] * 255]
-    yield attention_case("decode, one is long,", kernels, lens, [1] * len(lens), *heads, device)
+    yield attention_case("decode, one is long,", kernels, AttentionShape(lens, [1] * len(lens), *heads), device)
     for length in (1024, 8192):
-        yield attention_case("prefill", kernels, [length], [length], *heads, device)
-        yield attention_case("prefill, blocks of 64,", kernels, [length], [length], *heads, device, block_size=64)
-    yield attention_case("200 behind 64k", kernels, [65_536], [200], *heads, device)
-    yield attention_case("mixed", kernels, [4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2, *heads, device)
+        yield attention_case("prefill", kernels, AttentionShape.prefill(length, *heads), device)
+        yield attention_case(
+            "prefill, blocks of 64,", kernels, AttentionShape.prefill(length, *heads), device, BLOCKS_OF_64
+        )
+    yield attention_case("200 behind 64k", kernels, AttentionShape([65_536], [200], *heads), device)
+    mixed = AttentionShape([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2, *heads)
+    yield attention_case("mixed", kernels, mixed, device)
     for tokens in (1, 32, 256):
         yield from _layers(kernels, tokens, device, tiny)
     for tokens in (1, 32, 256):
@@ -192,14 +196,17 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
         for batch in batches:
             for context in contexts:
                 if 4 * batch * context * heads[1] * head_dim <= MOST_KV_BYTES:
-                    yield attention_case("decode", kernels, [context] * batch, [1] * batch, heads, head_dim, device)
+                    yield attention_case(
+                        "decode", kernels, AttentionShape.decode(batch, context, heads, head_dim), device
+                    )
         for length in [40] if tiny else [1024, 8192]:
-            yield attention_case("prefill", kernels, [length], [length], heads, head_dim, device)
+            yield attention_case("prefill", kernels, AttentionShape.prefill(length, heads, head_dim), device)
         lens, counts = ([40, 20], [30, 1]) if tiny else ([4096] * 32 + [2048] * 2, [1] * 32 + [2048] * 2)
-        yield attention_case("mixed", kernels, lens, counts, heads, head_dim, device)
+        yield attention_case("mixed", kernels, AttentionShape(lens, counts, heads, head_dim), device)
         # tables are as wide as the longest needs: most programs of the others have nothing to do
         lens = [40, *[20] * 2] if tiny else [16_384, *[512] * 255]
-        yield attention_case("decode, one is long,", kernels, lens, [1] * len(lens), heads, head_dim, device)
+        shape = AttentionShape(lens, [1] * len(lens), heads, head_dim)
+        yield attention_case("decode, one is long,", kernels, shape, device)
     yield from _variants(kernels, device, tiny)
     for rows in [2] if tiny else [8, 64]:
         for prefix in [64] if tiny else [256, 1024, 8192]:
@@ -215,17 +222,10 @@ def kernel_cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterat
 
 
 def attention_case(
-    name: str,
-    kernels: KernelSet,
-    lens: list[int],
-    counts: list[int],
-    heads: tuple[int, int],
-    head_dim: int,
-    device: torch.device,
-    **rules: Any,
+    name: str, kernels: KernelSet, shape: AttentionShape, device: torch.device, rules: AttentionRules = PLAIN
 ) -> Case:
     def inputs() -> Attention:
-        return make_attention(lens, counts, heads, head_dim, torch.bfloat16, device, **rules)
+        return make_attention(shape, torch.bfloat16, device, rules)
 
     def make() -> Work:
         return partial(kernels.paged_attention, *inputs().arguments())
@@ -233,61 +233,60 @@ def attention_case(
     def beside(peer: Peer, num_buffers: int) -> list[Work]:
         return list(peer([inputs() for _ in range(num_buffers)]))
 
+    lens, heads, head_dim = shape.lens, shape.heads, shape.head_dim
     alike = len(set(lens)) == 1
     few = f"{len(lens)} x {lens[0]}" if alike else f"{len(lens)} of {min(lens)}-{max(lens)}"
-    shape = f"{few}, {heads[0]}/{heads[1]} x {head_dim}"
-    named = ATTENTION_PEERS if alike and not rules and lens[0] <= MOST_PEERS_CONTEXT else {}  # they know no rules
-    if device.type == "cuda" and shape not in FLEX_SHAPES:
+    shape_name = f"{few}, {heads[0]}/{heads[1]} x {head_dim}"
+    named = ATTENTION_PEERS if alike and rules == PLAIN and lens[0] <= MOST_PEERS_CONTEXT else {}  # they know no rules
+    if device.type == "cuda" and shape_name not in FLEX_SHAPES:
         named = {name: peer for name, peer in named.items() if name != "FlexAttention"}
     peers: dict[str, Callable[[int], list[Work]]] = {name: partial(beside, peer) for name, peer in named.items()}
-    read_again = rules.get("shared", 0) * (len(lens) - 1)
-    work = _work(lens, counts, heads, head_dim, read_again, 1 if rules.get("fp8") else 2)
-    return Case(f"{name} attention", shape, make, *work, op="paged_attention", peers=peers)
+    work = _work(shape, rules.shared * (len(lens) - 1), 1 if rules.fp8 else 2)
+    return Case(f"{name} attention", shape_name, make, *work, op="paged_attention", peers=peers)
 
 
 def _variants(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Case]:
     """Beside plain decode and prefill of the same shapes."""
     llama, gemma, gpt_oss = ((32, 8), 128), ((16, 8), 256), ((64, 8), 64)
-    kinds: dict[str, tuple[tuple[tuple[int, int], int], dict[str, Any]]] = {
-        "plain, heads of 256": (gemma, {}),
-        "soft-cap": (gemma, {"soft_cap": 50.0}),
-        "plain, 8 queries a key": (gpt_oss, {}),
-        "sinks": (gpt_oss, {"sinks": True}),
-        "logarithms": (llama, {"logarithms": True}),
-        "blocks of 64": (llama, {"block_size": 64}),
-        "fp8 cache": (llama, {"fp8": True}),
-        "fp8 cache, blocks of 64": (llama, {"fp8": True, "block_size": 64}),
+    kinds: dict[str, tuple[tuple[tuple[int, int], int], AttentionRules]] = {
+        "plain, heads of 256": (gemma, PLAIN),
+        "soft-cap": (gemma, AttentionRules(soft_cap=50.0)),
+        "plain, 8 queries a key": (gpt_oss, PLAIN),
+        "sinks": (gpt_oss, AttentionRules(sinks=True)),
+        "logarithms": (llama, AttentionRules(logarithms=True)),
+        "blocks of 64": (llama, BLOCKS_OF_64),
+        "fp8 cache": (llama, AttentionRules(fp8=True)),
+        "fp8 cache, blocks of 64": (llama, AttentionRules(fp8=True, block_size=64)),
     }
     decodes, prefills = ([(2, 40)], [20]) if tiny else ([(1, 1024), (32, 2048), (128, 2048), (32, 8192)], [1024, 8192])
     for name, ((heads, head_dim), rules) in kinds.items():
         if tiny:
             heads, head_dim = (4, 2), 64
         for batch, context in decodes:
-            lens, counts = [context] * batch, [1] * batch
-            yield attention_case(f"decode, {name},", kernels, lens, counts, heads, head_dim, device, **rules)
+            shape = AttentionShape.decode(batch, context, heads, head_dim)
+            yield attention_case(f"decode, {name},", kernels, shape, device, rules)
         for length in prefills:
-            yield attention_case(f"prefill, {name},", kernels, [length], [length], heads, head_dim, device, **rules)
+            yield attention_case(
+                f"prefill, {name},", kernels, AttentionShape.prefill(length, heads, head_dim), device, rules
+            )
 
 
 def _cascade(kernels: KernelSet, rows: int, prefix: int, device: torch.device, tiny: bool) -> Iterator[Case]:
     """Rows that share a prefix and have 256 keys of their own; bytes count the prefix once, grouped or not."""
     heads, head_dim, own = ((4, 2), 64, 16) if tiny else ((32, 8), 128, 256)
-    lens = [prefix + own] * rows
+    shape = AttentionShape.decode(rows, prefix + own, heads, head_dim)
     for name, grouped in (("grouped", True), ("each for itself", False)):
-        case = f"decode, {prefix} shared, {name},"
-        yield attention_case(case, kernels, lens, [1] * rows, heads, head_dim, device, shared=prefix, grouped=grouped)
+        rules = AttentionRules(shared=prefix, grouped=grouped)
+        yield attention_case(f"decode, {prefix} shared, {name},", kernels, shape, device, rules)
 
 
-def _work(
-    lens: list[int],
-    counts: list[int],
-    heads: tuple[int, int],
-    head_dim: int,
-    read_again: int = 0,
-    kv_item_bytes: int = 2,
-) -> tuple[int, int]:
-    """(bytes, operations): keys and values once, queries and outputs once; only what is seen is multiplied."""
-    num_heads, num_kv_heads = heads
+def _work(shape: AttentionShape, read_again: int, kv_item_bytes: int) -> tuple[int, int]:
+    """(bytes, operations): keys and values once, queries and outputs once; only what is seen is multiplied.
+
+    read_again   keys of the prefix that all but one sequence share with another
+    """
+    lens, counts, head_dim = shape.lens, shape.counts, shape.head_dim
+    num_heads, num_kv_heads = shape.heads
     kv_bytes = kv_item_bytes * num_kv_heads * (sum(lens) - read_again)
     num_bytes = 2 * head_dim * (kv_bytes + 2 * num_heads * sum(counts))
     seen = sum(count * length - count * (count - 1) // 2 for length, count in zip(lens, counts, strict=True))

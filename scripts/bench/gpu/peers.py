@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from scripts.bench.gpu.cases import Attention, make_attention
+from scripts.bench.gpu.cases import Attention, AttentionShape, make_attention
 
 __all__ = ["ATTENTION_PEERS", "Peer", "check_peers", "flashinfer_top_k"]
 
@@ -115,7 +115,7 @@ def check_peers(device: torch.device) -> Iterator[dict[str, Any]]:
     """Whether they compute the same attention. One that is not there does not fail."""
     for name, peer in ATTENTION_PEERS.items():
         for kind, lens, counts in (("decode", [256, 256], [1, 1]), ("prefill", [256], [256])):
-            case = make_attention(lens, counts, (8, 2), 64, torch.bfloat16, device)
+            case = make_attention(AttentionShape(lens, counts, (8, 2), 64), torch.bfloat16, device)
             row: dict[str, Any] = {"name": f"peer, {name}", "shape": f"{kind}, lens {lens}", "dtype": "bfloat16"}
             try:
                 out, expected = peer([case])[0]().double(), case.expected()[0]

@@ -1,4 +1,4 @@
-"""Before anything else: what is on the machine, whether one kernel runs, and what the device does at best."""
+"""Sanity check of the machine, before anything else: versions and tools, one kernel, the ceilings of the device."""
 
 import shutil
 import subprocess

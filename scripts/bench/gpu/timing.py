@@ -1,4 +1,4 @@
-"""Times work on a device."""
+"""Times work on a device: median and percentiles of repeated runs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -20,6 +20,7 @@ import torch
 
 from kernels.kernel_set import KernelSet
 from kernels.launch import measured
+from scripts.bench.gpu.cases import AttentionRules, AttentionShape
 from scripts.bench.gpu.compile_ahead import compile_ahead, noted
 from scripts.bench.gpu.kernels import (
     Case,
@@ -231,9 +232,10 @@ def _quick_cases(kernels: KernelSet, device: torch.device) -> Iterator[Case]:
     llama, small = ((32, 8), 128), ((9, 3), 64)
     for heads, shapes in ((llama, ((1, 1024), (64, 1024), (32, 8192))), (small, ((1, 1024), (32, 8192)))):
         for batch, context in shapes:
-            yield attention_case("decode", kernels, [context] * batch, [1] * batch, *heads, device)
-        yield attention_case("prefill", kernels, [8192], [8192], *heads, device)
-    yield attention_case("prefill, blocks of 64,", kernels, [8192], [8192], *llama, device, block_size=64)
+            yield attention_case("decode", kernels, AttentionShape.decode(batch, context, *heads), device)
+        yield attention_case("prefill", kernels, AttentionShape.prefill(8192, *heads), device)
+    blocks_of_64 = AttentionRules(block_size=64)
+    yield attention_case("prefill, blocks of 64,", kernels, AttentionShape.prefill(8192, *llama), device, blocks_of_64)
 
 
 def _asking(

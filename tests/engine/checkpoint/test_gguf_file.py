@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from engine.checkpoint.gguf_file import read_metadata, read_tensor_infos
+from engine.checkpoint.gguf_file import read_index, read_metadata
 from engine.errors import ModelError
 
 
@@ -42,7 +42,7 @@ def test_every_kind_of_value_is_read(write):
 
 def test_tensors_are_where_their_infos_say(write):
     path = write(fill)
-    one, two = read_tensor_infos(path)
+    one, two = read_index(path)[1]
     data = path.read_bytes()
     assert (one.name, one.shape, one.type) == ("one", (2, 3), "F32")
     assert np.frombuffer(data[one.offset :][: one.num_bytes], np.float32).tolist() == list(range(6))
@@ -56,7 +56,7 @@ def test_a_file_cut_anywhere_is_an_error(write, tmp_path):
     for size in range(0, len(data) - 32, 5):  # the last tensor may be followed by padding
         cut.write_bytes(data[:size])
         with pytest.raises(ModelError):
-            read_tensor_infos(cut)
+            read_index(cut)
 
 
 def test_a_file_with_any_byte_broken_is_read_or_refused(write, tmp_path):
@@ -65,7 +65,7 @@ def test_a_file_with_any_byte_broken_is_read_or_refused(write, tmp_path):
     for at in range(len(data)):
         broken.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
         try:
-            infos = read_tensor_infos(broken)
+            infos = read_index(broken)[1]
         except ModelError:
             continue
         assert all(info.offset + info.num_bytes <= len(data) for info in infos)

@@ -287,7 +287,7 @@ def random_blocks(kind, num_values):
 
 @pytest.mark.parametrize("kind", QUANTISABLE + DEQUANTISABLE)
 def test_every_quantization_is_read_as_the_package_reads_it(kind, tmp_path):
-    from engine.checkpoint.gguf_file import read_tensor_infos
+    from engine.checkpoint.gguf_file import read_index
     from engine.checkpoint.gguf_weights import _dequantized
 
     kind = gguf.GGMLQuantizationType[kind]
@@ -305,7 +305,7 @@ def test_every_quantization_is_read_as_the_package_reads_it(kind, tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    (info,) = read_tensor_infos(tmp_path / "tiny.gguf")
+    (info,) = read_index(tmp_path / "tiny.gguf")[1]
     assert (info.type, info.shape) == (kind.name, (24, 512))
     assert np.array_equal(_dequantized(tmp_path / "tiny.gguf", info).reshape(24, 512), expected)
 

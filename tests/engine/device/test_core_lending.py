@@ -19,7 +19,7 @@ OTHER = """
 import sys, time
 from pathlib import Path
 from kernels.native import segment
-segment._folder = lambda: Path(sys.argv[1])
+segment.shared_memory_folder = lambda: Path(sys.argv[1])
 from engine.device.core_lending import CoreLending
 lending = CoreLending(3, 64)
 with lending.step(1):
@@ -31,7 +31,7 @@ with lending.step(1):
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """One that no engine of this machine uses. Looks and rests take no time."""
-    monkeypatch.setattr(segment, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(segment, "shared_memory_folder", lambda: tmp_path)
     monkeypatch.setattr(core_lending, "REFRESH_S", 0.0)
     monkeypatch.setattr(core_lending, "RESTED_NS", 0)
     before = torch.get_num_threads()

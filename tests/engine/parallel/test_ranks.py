@@ -23,7 +23,7 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution import tensor_parallel_executor
 from engine.execution.load import load_executor
-from engine.execution.tensor_parallel_executor import TensorParallelExecutor, run_worker, start_driver
+from engine.execution.tensor_parallel_executor import TensorParallelExecutor, WorkerPlacement, run_worker, start_driver
 from engine.parallel import torch_group
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
@@ -61,16 +61,19 @@ def config_of(source: Path, size: int, dtype: str = "float32") -> ModelConfig:
 
 @contextmanager
 def driving(
-    model: ModelConfig, vocabulary: Vocabulary | None = None
+    model: ModelConfig, vocabulary: Vocabulary | None = None, start_method: str = "forkserver"
 ) -> Iterator[tuple[TensorParallelExecutor, list[BaseProcess]]]:
-    context = multiprocessing.get_context("spawn")
+    """The fork server imports torch once for the ranks of all tests. Ranks of "spawn" have this test's environment."""
+    context = multiprocessing.get_context(start_method)
+    context.set_forkserver_preload(["engine.execution.tensor_parallel_executor"])
     processes: list[BaseProcess] = []
 
     def start(rank: int, rendezvous: Rendezvous) -> None:
-        processes.append(context.Process(target=run_worker, args=(model, rank, rendezvous), daemon=True))
+        arguments = (model, rank, rendezvous)
+        processes.append(context.Process(target=run_worker, args=arguments, daemon=True))  # type: ignore[attr-defined]
         processes[-1].start()
 
-    executor = start_driver(model, "127.0.0.1", True, start, vocabulary)
+    executor = start_driver(model, WorkerPlacement("127.0.0.1", True, start), vocabulary)
     try:
         yield executor, processes
     finally:
@@ -126,7 +129,7 @@ def test_a_process_group_gives_them_too(tmp_path: Path, monkeypatch: pytest.Monk
     _group_name = tensor_parallel_executor.group_name
     monkeypatch.setattr(tensor_parallel_executor, "group_name", by_tcp)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with driving(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2), start_method="spawn") as (executor, _):
         assert answers(Engine(executor, "tiny")) == alone
 
 
@@ -143,7 +146,7 @@ def test_ranks_start_without_shared_memory_where_it_is_full(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    with driving(config_of(source, 2)) as (executor, _):
+    with driving(config_of(source, 2), start_method="spawn") as (executor, _):
         assert set(Path("/dev/shm").glob("manta-*")) <= before
         assert answers(Engine(executor, "tiny")) == alone
         assert executor.collective == "gloo"
@@ -238,12 +241,12 @@ def test_ranks_that_would_share_a_gpu_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = ModelConfig(served_model_name="tiny", model=str(tmp_path), tensor_parallel_size=2)
     with pytest.raises(ModelError, match="tensor_parallel_size is 2.*resources.num_gpus to 1"):
-        start_driver(model, "127.0.0.1", True, lambda rank, rendezvous: pytest.fail("a rank was started"))
+        start_driver(model, WorkerPlacement("127.0.0.1", True, lambda *_: pytest.fail("a rank was started")))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor_parallel_size is 3; 4 heads, 2 KV heads .* over 1, 2, 4 ranks"):
-        start_driver(config_of(tiny(tmp_path, "llama"), 3), "127.0.0.1", True, lambda rank, rendezvous: None)
+        start_driver(config_of(tiny(tmp_path, "llama"), 3), WorkerPlacement("127.0.0.1", True, lambda *_: None))
 
 
 PROMPT = tuple(range(5, 95))

@@ -1,6 +1,6 @@
 """Sequences for tests that drive the scheduler's classes without a model."""
 
-from engine.cache.prefix_cache import hash_blocks, root_hash
+from engine.cache.prefix_cache import BlockHashes, hash_blocks, root_hash
 from engine.scheduling.sequence import Sequence
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
 
@@ -20,4 +20,5 @@ def sequence(
         priority=priority,
         tenant=tenant,
     )
-    return Sequence(seq_id, request, 0, seq_id, ROOT, hash_blocks(KEY, ROOT, prompt, BLOCK_SIZE), start)
+    hashes = BlockHashes(ROOT, tuple(hash_blocks(KEY, ROOT, prompt, BLOCK_SIZE)))
+    return Sequence(seq_id, request, 0, seq_id, hashes, start)

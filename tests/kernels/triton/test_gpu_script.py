@@ -13,7 +13,7 @@ from kernels.rms_norm import triton as rms_norm
 from kernels.sampling import filters_triton as filters
 from kernels.sampling import reference
 from scripts.bench.gpu.__main__ import run_part
-from scripts.bench.gpu.cases import make_attention
+from scripts.bench.gpu.cases import AttentionShape, make_attention
 from scripts.bench.gpu.peers import ATTENTION_PEERS
 from scripts.bench.gpu.tune import SEARCHES, tune
 from scripts.bench.gpu.units import rows_of
@@ -122,7 +122,8 @@ def test_a_baseline_without_kernels_is_refused(run):
 def test_a_peer_computes_the_same_attention(name, lens, counts):
     if name == "FlashInfer":
         pytest.importorskip("flashinfer")
-    cases = [make_attention(lens, counts, (4, 2), 16, torch.float32, torch.device("cpu")) for _ in range(2)]
+    shape = AttentionShape(lens, counts, (4, 2), 16)
+    cases = [make_attention(shape, torch.float32, torch.device("cpu")) for _ in range(2)]
     for case, work in zip(cases, ATTENTION_PEERS[name](cases), strict=True):
         expected = case.expected()[0]
         assert ((work().double() - expected).norm() / expected.norm()).item() < 1e-5
