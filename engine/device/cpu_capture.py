@@ -66,7 +66,9 @@ class _Replay:
 
 
 class _Pool:
-    """Memory by size. A piece is free again when no tensor looks at it any more."""
+    """Memory by size, in powers of two, so that steps of all numbers of rows share it. A piece is free again when no
+    tensor looks at it any more.
+    """
 
     def __init__(self) -> None:
         self._users: dict[int, list[tuple[np.ndarray, StorageWeakRef]]] = {}  # by size in bytes
@@ -77,12 +79,13 @@ class _Pool:
 
     def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         num_bytes = shape.numel() * dtype.itemsize
-        users = self._users.setdefault(num_bytes, [])
+        piece_bytes = 1 << max(num_bytes - 1, 0).bit_length()
+        users = self._users.setdefault(piece_bytes, [])
         free = next((i for i, (_, user) in enumerate(users) if user.expired()), None)
-        memory = _aligned(num_bytes) if free is None else users.pop(free)[0]
+        memory = _aligned(piece_bytes) if free is None else users.pop(free)[0]
         tensor = torch.from_numpy(memory)  # with a storage of its own
         users.append((memory, StorageWeakRef(tensor.untyped_storage())))
-        return tensor.view(dtype).view(shape)
+        return tensor[:num_bytes].view(dtype).view(shape)
 
 
 def _aligned(num_bytes: int) -> np.ndarray:

@@ -28,6 +28,7 @@ MANY_ROWS = 256  # from here on four times that
 # widths of the block table, in tokens; the third is the longest context. The width sets the number of attention
 # programs (8, 32, then 64 splits of a row), of which those without keys end at once
 WIDTHS = (2048, 8192)
+LONG_CONTEXT = 512  # tokens
 FEW_GROUPS = 4  # the first number of groups; the second is as many as rows can form
 
 
@@ -111,6 +112,12 @@ class UnpaddedGraphs(CudaGraphs):
     """
 
     pads = False
+
+    def fits(self, scheduled: SchedulerOutput) -> bool:
+        """Not draft tokens behind a long context, which would be read for each of them."""
+        return super().fits(scheduled) and all(
+            not piece.num_draft_tokens or piece.start < LONG_CONTEXT for piece in scheduled.sequences
+        )
 
 
 def _num_groups(count: int, num_rows: int) -> int:

@@ -83,6 +83,22 @@ def test_memory_that_a_tensor_left_serves_the_next_one_and_no_other(kernels: Ker
     assert capture._pool.num_pieces <= 8, "nothing was used again"
 
 
+def test_steps_of_all_sizes_share_memory(kernels: KernelSet) -> None:
+    assert kernels.recorder is not None
+    capture, weight_M = CpuCapture(kernels.recorder), torch.ones(64)
+
+    def norm(num_rows: int) -> Tensor:
+        x_TM = torch.ones(num_rows, 64).bfloat16()  # made before: no part of what is captured
+        return capture(
+            lambda: kernels.add_rms_norm(x_TM, torch.zeros_like(x_TM, dtype=torch.float32), weight_M, 1e-5)
+        )()
+
+    sums = [norm(num_rows).sum().item() for num_rows in range(1, 65)]
+    assert sums == pytest.approx([64 * num_rows for num_rows in range(1, 65)])
+    sizes = capture._pool._users
+    assert sum(size * len(users) for size, users in sizes.items()) < 8 * 64 * 64 * 4, "each size has memory of its own"
+
+
 @pytest.mark.parametrize(
     "run", [lambda x: x + 1, lambda x: x[torch.tensor([0])], lambda x: x.add_(1), lambda x: x.sum()]
 )

@@ -15,7 +15,7 @@ from engine.device.cuda_capture import CaptureError, Run
 from engine.engine import Engine
 from engine.execution.cuda_graph_cache import MAX_GRAPHS
 from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
-from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.cuda_graphs import CudaGraphs, UnpaddedGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
 from engine.execution.loaded_model import LoadedModel
@@ -207,6 +207,16 @@ def test_only_tokens_that_are_sampled_from_are_replayed(piece: ScheduledSequence
     assert graphs.fits(SchedulerOutput(0, (piece,))) is fits
     assert not graphs.fits(SchedulerOutput(0, (piece,) * 3))
     assert not graphs.fits(SchedulerOutput(0, ()))
+
+
+def test_on_a_cpu_drafts_behind_a_long_context_are_not_replayed() -> None:
+    graphs = UnpaddedGraphs(
+        lambda batch: batch.tokens_T, Recorder(), max_rows=8, max_blocks=4, block_size=4, device=CPU
+    )
+    assert graphs.shape_of(5, 1, 0) == GraphShape(5, 4, 0)
+    for start, num_drafts, fits in ((0, 1, True), (5000, 0, True), (5000, 1, False)):
+        piece = ScheduledSequence(0, start, (1,) * (1 + num_drafts), (0,), True, num_draft_tokens=num_drafts)
+        assert graphs.fits(SchedulerOutput(0, (piece,))) is fits
 
 
 def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
