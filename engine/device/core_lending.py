@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LENT_FROM_TOKENS = 32  # tokens of a step
 REFRESH_S = 1.0  # between two looks at who is there; one that was killed counts as busy for so long
+ABANDONED_S = 10.0  # age of a file that nobody holds, as one does that was killed; whoever makes one locks it at once
 RESTED_NS = 20_000_000  # so long after a step an engine counts as busy, unless it says that it rests
 
 
@@ -44,7 +45,7 @@ class CoreLending:
         everybody = f"manta-cores-{os.geteuid()}-"
         self._name = f"{everybody}{secrets.token_hex(8)}"
         self._pattern = f"{everybody}*"
-        remove_abandoned(self._pattern)
+        remove_abandoned(self._pattern, ABANDONED_S)
         self._segment = Segment(self._name, ctypes.sizeof(_Entry), is_maker=True)
         self._own = _entry(self._segment)
         self._own.num_threads = num_threads

@@ -55,11 +55,11 @@ class Segment:
             self.forget_name()
 
 
-def remove_abandoned(name: str) -> None:
+def remove_abandoned(name: str, older_than_s: float = ABANDONED_S) -> None:
     """Removes files whose maker was killed before everybody had opened them. `name` is a pattern, as of Path.glob."""
     for path in shared_memory_folder().glob(name):
         with contextlib.suppress(OSError, NotPrivateError):  # it is another user's, or gone, or somebody holds it
-            if path.stat().st_mtime > time.time() - ABANDONED_S:
+            if path.stat().st_mtime > time.time() - older_than_s:
                 continue
             file = open_file(path)
             try:

@@ -1,5 +1,6 @@
 """Who has how many threads: every engine its own at least, all together no more than they have."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -109,3 +110,9 @@ def test_one_that_was_killed_while_it_computed_holds_nothing(folder: Path) -> No
     assert lending.num_threads(PROMPT) == 3
     third.close()
     lending.close()
+    (left,) = folder.iterdir()
+    CoreLending(1, 64).close()
+    assert left.exists(), "it may be made just now"
+    os.utime(left, (0, 0))
+    CoreLending(1, 64).close()
+    assert not left.exists()
