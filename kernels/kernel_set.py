@@ -91,7 +91,7 @@ def load_kernels(
     if cache_dtype in (None, dtype):
         return kernels
     # the compiled ones know one dtype; those two go together
-    return replace(kernels, deterministic=False, qkv_rotary=qkv_rotary, paged_attention=paged_attention)
+    return replace(kernels, deterministic=False, qkv_rotary=qkv_rotary, paged_attention=paged_attention, recorder=None)
 
 
 def _cpu_kernels(dtype: torch.dtype, int8_activations: bool) -> KernelSet:

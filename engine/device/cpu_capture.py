@@ -6,7 +6,7 @@ that a tensor of the step has left serves the next one. What is no kernel, alloc
 # mypy: disable-error-code="no-untyped-call"
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,14 @@ class CpuCapture:
     def __init__(self, recorder: CallRecorder) -> None:
         self._recorder = recorder
         self._pool = _Pool()
-        memset = NativeFunction(ctypes.CDLL(None).memset, recorder)
-        memset.argtypes, memset.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], None
-        self._memset = memset
+        self._copies = _Copies(recorder)
 
     def __call__(self, run: Run) -> Run:
         """Records `run`, which computes it, too. Raises CaptureError."""
         return _Replay(self._record, run)
 
     def _record(self, run: Run) -> tuple[Recording, Tensor]:
-        with self._recorder.recording() as recorded, _Allocations(self._pool, self._memset):
+        with self._recorder.recording() as recorded, _Allocations(self._pool, self._copies):
             out = run()
             return recorded(), out
 
@@ -94,12 +92,35 @@ def _aligned(num_bytes: int) -> np.ndarray:
     return wide[skipped : skipped + num_bytes]
 
 
+class _Copies:
+    """What torch does to memory beside our kernels, by calls that can be recorded."""
+
+    def __init__(self, recorder: CallRecorder) -> None:
+        libc = ctypes.CDLL(None)
+        self._memset, self._memcpy = NativeFunction(libc.memset, recorder), NativeFunction(libc.memcpy, recorder)
+        self._memset.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        self._memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        self._memset.restype = self._memcpy.restype = None
+
+    def clear(self, tensor: Tensor) -> None:
+        self._memset(tensor.data_ptr(), 0, tensor.nbytes)
+
+    def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        """Along the last of two dimensions, as layers of mixed bits are."""
+        for row in range(out.shape[0]):
+            at = out[row].data_ptr()
+            for part in parts:
+                num_bytes = part.shape[1] * part.element_size()
+                self._memcpy(at, part[row].data_ptr(), num_bytes)
+                at += num_bytes
+
+
 class _Allocations(TorchDispatchMode):
     """Takes new tensors from the pool, and lets views through."""
 
-    def __init__(self, pool: _Pool, memset: NativeFunction) -> None:
+    def __init__(self, pool: _Pool, copies: _Copies) -> None:
         super().__init__()
-        self._pool, self._memset = pool, memset
+        self._pool, self._copies = pool, copies
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -108,12 +129,22 @@ class _Allocations(TorchDispatchMode):
         if func in (aten.empty_like.default, aten.zeros_like.default):
             tensor = self._pool.take(args[0].shape, kwargs.get("dtype") or args[0].dtype)
             if func is aten.zeros_like.default:
-                self._memset(tensor.data_ptr(), 0, tensor.nbytes)
+                self._copies.clear(tensor)
+            return tensor
+        if func is aten.cat.default and _are_columns(*args):
+            parts: Sequence[Tensor] = args[0]
+            width = sum(part.shape[1] for part in parts)
+            tensor = self._pool.take(torch.Size((parts[0].shape[0], width)), parts[0].dtype)
+            self._copies.concatenate(parts, tensor)
             return tensor
         out = None if func._schema.is_mutable else func(*args, **kwargs)
         if not isinstance(out, Tensor) or not _shares(out, args):
             raise CaptureError(f"{func} is no kernel call")
         return out
+
+
+def _are_columns(parts: Sequence[Tensor], dim: int = 0) -> bool:
+    return dim in (-1, 1) and all(part.dim() == 2 and part.is_contiguous() for part in parts)
 
 
 def _shares(out: Tensor, args: Any) -> bool:

@@ -35,7 +35,7 @@ typedef struct {
     int64_t head_bytes, record_bytes, has_offsets;
 } Records;
 
-static void round_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inputs *inputs) {
+static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inputs *inputs) {
     float values[GROUP], sums[8] = {0};
     uint32_t most = 0;
     int32_t sum = 0;
@@ -144,7 +144,7 @@ static void tile_of(int64_t bits, int64_t rows, int fetches, const int8_t *x, in
 }
 
 /* All groups of a panel and some rows: sums [rows][64]. */
-static void multiply_panel_by_rows(int64_t bits, const int8_t *x, int64_t num_rows, int64_t num_in,
+static void multiply_panel(int64_t bits, const int8_t *x, int64_t num_rows, int64_t num_in,
                                    const Inputs *inputs, Records records, float *sums) {
     int64_t num_groups = num_in / GROUP, num_tiles = (num_rows + DOT_ROWS - 1) / DOT_ROWS, stop;
     int64_t at_once = num_tiles == 1 ? num_groups : GROUPS_AT_ONCE;
@@ -175,14 +175,14 @@ void int8_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *
     {
 #pragma omp for
         for (int64_t i = 0; i < num_rows * num_groups; i++)
-            round_inputs(x + i * GROUP, least_int, ints + i * GROUP, inputs + i);
+            quantize_inputs(x + i * GROUP, least_int, ints + i * GROUP, inputs + i);
 #pragma omp for schedule(dynamic, run)
         for (int64_t panel = 0; panel < num_panels; panel++) {
             _Alignas(64) float sums[ROWS_AT_ONCE * PANEL];
             Records records = {weight + panel * num_groups * record_bytes, head_bytes, record_bytes, has_offsets};
             for (int64_t row = 0; row < num_rows; row += ROWS_AT_ONCE) {
                 int64_t count = least(ROWS_AT_ONCE, num_rows - row);
-                multiply_panel_by_rows(bits, ints + row * num_in, count, num_in, inputs + row * num_groups, records,
+                multiply_panel(bits, ints + row * num_in, count, num_in, inputs + row * num_groups, records,
                                        sums);
                 finish(sums, bias, count, panel * PANEL, num_out, out_is_float, out, row);
             }

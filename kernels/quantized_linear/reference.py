@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.linear.reference import Linear
 
-__all__ = ["GroupQuantized", "QuantizedLinear", "rounded"]
+__all__ = ["GroupQuantized", "QuantizedLinear", "fake_quantize"]
 
 GROUP = 32  # inputs of a row that are rounded with one scale
 
@@ -97,7 +97,7 @@ class QuantizedLinear:
         return self._linear(x_TI.float()).to(self._out_dtype or x_TI.dtype)
 
 
-def rounded(x_TI: Tensor) -> Tensor:
+def fake_quantize(x_TI: Tensor) -> Tensor:
     """x as the integer kernels see it: 8 bits with a scale for each row and 32 inputs, the largest one 127 (llama.cpp's
     Q8_0). [T, I] fp32."""
     x_TGI = x_TI.float().view(x_TI.shape[0], -1, GROUP)

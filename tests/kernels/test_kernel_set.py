@@ -31,7 +31,7 @@ def test_kernels_are_deterministic_on_a_gpu_where_that_is_asked_for():
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
-def test_8_bit_activations_are_asked_for_and_said():
+def test_int8_activations_are_opt_in_and_named():
     """In the name, which streams that move compare. With AMX nobody needs them."""
     cpu = torch.device("cpu")
     assert "int8" not in load_kernels(cpu, torch.bfloat16).name

@@ -6,7 +6,7 @@ import torch
 from kernels.linear import cpu as linear_cpu
 from kernels.native.compiler import find_compiler
 from kernels.quantized_linear import cpu, int8, reference
-from kernels.quantized_linear.reference import GroupQuantized, rounded
+from kernels.quantized_linear.reference import GroupQuantized, fake_quantize
 from tests.kernels.cpus import SETS
 
 COMPILER = find_compiler()
@@ -42,7 +42,7 @@ def product(kind: str, weight: GroupQuantized, x: torch.Tensor) -> torch.Tensor:
     if kind not in INT8:
         return x.double() @ weight.dense().double().T
     offsets = replace(weight, factors_OG=torch.zeros_like(weight.factors_OG)).dense().double()
-    return rounded(x).double() @ (weight.dense().double() - offsets).T + x.double() @ offsets.T
+    return fake_quantize(x).double() @ (weight.dense().double() - offsets).T + x.double() @ offsets.T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_rows_columns_and_stacks_are_those_of_the_dense_matrix():
     assert torch.equal(GroupQuantized.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))
 
 
-def test_of_rows_rounded_to_8_bits_all_instruction_sets_give_the_same_bits():
+def test_int8_activations_give_the_same_bits_with_all_instruction_sets():
     kinds = [kind for kind in COMPILED if kind in INT8]
     if not kinds:
         pytest.skip("needs a C compiler and AVX2")

@@ -59,6 +59,22 @@ def test_each_number_of_threads_has_a_recording_with_the_same_bits(kernels: Kern
         assert torch.equal(replay(), linear(x_TI))
 
 
+def test_layers_side_by_side_are_recorded(kernels: KernelSet) -> None:
+    """As matrices of mixed bits are stacked in files of Q4_K_M."""
+    first, second = (kernels.linear(torch.randn(num_out, 64).bfloat16()) for num_out in (96, 33))
+    x_TI = torch.randn(3, 64).bfloat16()
+
+    def both() -> Tensor:
+        return torch.cat([first(x_TI), second(x_TI)], dim=-1)
+
+    assert kernels.recorder is not None
+    replay = CpuCapture(kernels.recorder)(both)
+    for _ in range(3):
+        replay()
+        x_TI.copy_(torch.randn(3, 64))
+        assert torch.equal(replay(), both())
+
+
 def test_memory_that_a_tensor_left_serves_the_next_one_and_no_other(kernels: KernelSet) -> None:
     """A chain of norms, each of which also needs what came two before it, as a view."""
     weight_M = torch.rand(32) + 0.5
