@@ -69,14 +69,16 @@ SERVE_APP_PACKAGES = {
 # the packages of engine/, each over those that it may know
 ENGINE_PACKAGES = {
     "device": set[str](),
-    "checkpoint": set[str](),
+    "arch": set[str](),
+    "checkpoint": {"arch"},
     "structured_output": set[str](),
-    "cache": {"checkpoint", "device"},
+    "cache": {"arch", "checkpoint", "device"},
     "scheduling": {"cache", "structured_output"},
     "parallel": {"cache", "checkpoint", "scheduling"},
     "sampling": {"device", "scheduling", "structured_output"},
-    "model": {"cache", "checkpoint", "device", "parallel", "scheduling"},
+    "model": {"arch", "cache", "checkpoint", "device", "parallel", "scheduling"},
     "execution": {
+        "arch",
         "cache",
         "checkpoint",
         "device",

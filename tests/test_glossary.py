@@ -38,7 +38,7 @@ WHERE = {
     "rendezvous": "engine/parallel/worker_commands.py",
     "all-reduce": "kernels/shm_collectives/cpu.py",
     "mixture of experts": "engine/model/feed_forward.py",
-    "RoPE": "engine/checkpoint/rope.py",
+    "RoPE": "engine/arch/rope.py",
     "group-quantized": "kernels/quantized_linear/reference.py",
     "dequantizes": "engine/checkpoint/dequantize.py",
     "safetensors": "engine/checkpoint/safetensors_weights.py",

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
+from engine.arch.model_arch import ModelArch
 from engine.cache.host_tier import WAYS, HostTier, HostTierError
 from engine.cache.kv_cache import KVCache
-from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 
@@ -39,6 +39,7 @@ MAX_IN_FLIGHT = 32  # blocks between device and host at the same time
 CODE = (
     "kernels",
     "engine/model",
+    "engine/arch",
     "engine/checkpoint",
 )  # the code that keys, values and a block's layout depend on
 
@@ -76,7 +77,7 @@ class OffloadingConnector:
         if not self.host_tier.read(name, [_bytes_of(staging.host)]):
             self._writer.release(staging)
             return False
-        staging.send(self._kv.by_block[block])
+        staging.send(self._kv.block(block))
         self._writer.put(staging)
         return True
 
@@ -88,7 +89,7 @@ class OffloadingConnector:
             self.host_tier.write(name, self._kv.buffers(block))
             return
         staging = self._writer.free_staging()
-        staging.fetch(self._kv.by_block[block])
+        staging.fetch(self._kv.block(block))
         self._writer.put(staging, name)
 
     def close(self) -> None:
@@ -103,11 +104,11 @@ class StagingBuffer(Protocol):
 
     host: Tensor  # on the host
 
-    def fetch(self, block: Tensor) -> None:
+    def fetch(self, block: Sequence[Tensor]) -> None:
         """Queues the copy of the block to the host, behind all that is queued up to now."""
         ...
 
-    def send(self, block: Tensor) -> None:
+    def send(self, block: Sequence[Tensor]) -> None:
         """Queues the copy into the block on the device, before all that is queued from now on."""
         ...
 
@@ -175,29 +176,34 @@ class _CudaStagingBuffer:
     def __init__(
         self, kv: KVCache, offload_stream: Any, load_stream: Any, cuda: Any = torch.cuda, copy: Copy = _copy
     ) -> None:
-        block = kv.by_block[0]
-        pinned = block.device.type == "cuda"
-        self.host = torch.empty(block.shape, dtype=block.dtype, pin_memory=pinned)
-        self._staged = torch.empty(block.shape, dtype=block.dtype, device=block.device)
+        pinned = kv.device.type == "cuda"
+        num_elements = kv.num_block_bytes // kv.dtype.itemsize
+        self.host = torch.empty(num_elements, dtype=kv.dtype, pin_memory=pinned)
+        self._staged = torch.empty(num_elements, dtype=kv.dtype, device=kv.device)
+        sizes = [piece.numel() for piece in kv.block(0)]
+        pieces = zip(torch.split(self._staged, sizes), kv.block(0), strict=True)
+        self._pieces = [staged.view(piece.shape) for staged, piece in pieces]
         self._cuda, self._copy = cuda, copy
         self._offload_stream, self._load_stream = offload_stream, load_stream
         self._staged_is_filled = cuda.Event()
         self._done = cuda.Event(blocking=True)  # waiting sleeps, does not spin
 
-    def fetch(self, block: Tensor) -> None:
-        self._copy(self._staged, block)
+    def fetch(self, block: Sequence[Tensor]) -> None:
+        for staged, piece in zip(self._pieces, block, strict=True):
+            self._copy(staged, piece)
         self._staged_is_filled.record()
         self._offload_stream.wait_event(self._staged_is_filled)
         with self._cuda.stream(self._offload_stream):
             self._copy(self.host, self._staged)
             self._done.record()
 
-    def send(self, block: Tensor) -> None:
+    def send(self, block: Sequence[Tensor]) -> None:
         with self._cuda.stream(self._load_stream):
             self._copy(self._staged, self.host)
             self._staged_is_filled.record()
         self._cuda.current_stream().wait_event(self._staged_is_filled)
-        self._copy(block, self._staged)
+        for staged, piece in zip(self._pieces, block, strict=True):
+            self._copy(piece, staged)
         self._done.record()
 
     def wait(self) -> None:
@@ -229,7 +235,7 @@ def open_offloading_connector(
     cache = origin.model.engine.cache
     if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
         return None
-    piece_bytes = kv.by_block[0].numel() * kv.by_block.dtype.itemsize
+    piece_bytes = kv.num_block_bytes
     if cache.kv_offloading_bytes < (least := WAYS * piece_bytes * num_ranks):
         raise ModelError(
             f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
@@ -246,9 +252,9 @@ def open_offloading_connector(
 
 def offloading_connector_of(kv: KVCache, host_tier: HostTier) -> OffloadingConnector:
     """A connector with staging buffers if the KV cache is on a GPU. Raises HostTierError."""
-    if kv.by_block.device.type != "cuda":
+    if kv.device.type != "cuda":
         return OffloadingConnector(kv, host_tier)
-    offload_stream, load_stream = (torch.cuda.Stream(kv.by_block.device) for _ in range(2))  # type: ignore[no-untyped-call]
+    offload_stream, load_stream = (torch.cuda.Stream(kv.device) for _ in range(2))  # type: ignore[no-untyped-call]
     return OffloadingConnector(
         kv, host_tier, [_CudaStagingBuffer(kv, offload_stream, load_stream) for _ in range(MAX_IN_FLIGHT)]
     )
@@ -279,7 +285,7 @@ def identity(origin: KVOrigin, kv: KVCache) -> str:
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
     settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel_size
-    tensors = kernels, str(kv.by_block.dtype), kv.by_block.device.type
+    tensors = kernels, str(kv.dtype), kv.device.type
     digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
     paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())
     for path in paths:

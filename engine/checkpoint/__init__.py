@@ -2,11 +2,9 @@
 
     source -> ModelFiles -> ModelArch + Weights
 
-`source.py` and `hub.py` find the files. `arch.py` and `rope.py` describe the model in flags and sizes, read from
-config.json (`hub_families.py`: the flags of each family) or from a .gguf file (`gguf_arch.py`, `gguf_families.py`),
-RoPE by `rope_config.py`. `weights.py` loads tensors by their hub names, from `safetensors_weights.py`,
-`quantized_weights.py` or `gguf_weights.py`, and accounts for each; `fused_weights.py`, `stacked_experts.py`,
-`interleaved_rows.py` and `renamed_weights.py` adapt other names and layouts to those that the decoder takes.
-`weight_formats.py` and `gguf_group_quantized.py` read quantized matrices (`matrix.py`). `gguf_file.py` reads a .gguf
-file's metadata and tensor index, for tokenizers too.
+`source.py` and `hub.py` find the files, `open.py` opens them; engine/arch reads the architecture. `weights.py` loads
+tensors by their hub names, from `safetensors_weights.py`, `quantized_weights.py` or `gguf_weights.py`, and accounts for
+each; `fused_weights.py`, `stacked_experts.py`, `interleaved_rows.py` and `renamed_weights.py` adapt other names and
+layouts to those that the decoder takes. `weight_formats.py` and `gguf_group_quantized.py` read quantized matrices
+(`matrix.py`). `gguf_file.py` reads a .gguf file's metadata and tensor index, for tokenizers too.
 """

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE
+from engine.arch.model_arch import ModelArch
+from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
@@ -12,18 +14,16 @@ __all__ = ["Unfused"]
 
 
 class Unfused:
-    """Splits `self_attn.qkv_proj` and `mlp.gate_up_proj`; other tensors pass unchanged."""
+    """Splits `qkv_proj` and `gate_up_proj`, also of a shared expert; other tensors pass unchanged."""
 
     def __init__(self, source: TensorSource, arch: ModelArch) -> None:
         self._source = source
         self._places: dict[str, tuple[str, Shard]] = {}  # matrix -> its fused tensor, its rows there
-        q_dim, kv_dim = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
-        stacks = {
-            "self_attn.qkv_proj": {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim},
-            "mlp.gate_up_proj": {"mlp.gate_proj": arch.ffn_dim, "mlp.up_proj": arch.ffn_dim},
-        }
         for name in source.names():
-            for stack, rows in stacks.items():
+            index = layer_index(name)
+            if index is None or index >= len(arch.layers) or "_proj." not in name:
+                continue
+            for stack, rows in _stacks(arch.layers[index]).items():
                 if name.endswith((f".{stack}.weight", f".{stack}.bias")):
                     self._split(name, stack, rows)
 
@@ -57,3 +57,15 @@ class Unfused:
         stack, rows = self._places[name]
         assert part is None or part.dim == 0
         return stack, rows if part is None else Shard(0, rows.start + part.start, rows.start + part.stop)
+
+
+def _stacks(layer: LayerSpec) -> dict[str, dict[str, int]]:
+    """A layer's fused matrices: the rows of what is stacked in each."""
+    mixer, ffn = layer.mixer, layer.feed_forward
+    q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
+    stacks = {"self_attn.qkv_proj": {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim}}
+    mlps = {"mlp.shared_experts": ffn.shared} if isinstance(ffn, MoE) else {"mlp": ffn}
+    for at, mlp in mlps.items():
+        if isinstance(mlp, DenseMlp):
+            stacks[f"{at}.gate_up_proj"] = {f"{at}.gate_proj": mlp.dim, f"{at}.up_proj": mlp.dim}
+    return stacks

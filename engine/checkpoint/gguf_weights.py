@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
-from engine.checkpoint.gguf_families import NEIGHBOURS, OTHER_NAMES
+from engine.arch.gguf import GGUF_FAMILIES
+from engine.arch.model_arch import ModelArch
 from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
+from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
@@ -50,10 +51,10 @@ class GgufSource:
         self._path = path
         self._arch = arch
         pairs, infos = read_index(path)
-        family = pairs["general.architecture"]
-        in_layer = IN_LAYER | OTHER_NAMES.get(family, {})
+        family = GGUF_FAMILIES[pairs["general.architecture"]]
+        in_layer = IN_LAYER | dict(family.names)
         self._infos = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
-        self._interleaved_rope = family in NEIGHBOURS
+        self._permuted_rope = family.permuted_rope
 
     def names(self) -> set[str]:
         return set(self._infos)
@@ -80,12 +81,14 @@ class GgufSource:
 
     def _hub_rows(self, name: str) -> Tensor | None:
         """The file's rows in the hub's order; None: they are in that order."""
-        if not self._interleaved_rope:
+        index = layer_index(name)
+        if not self._permuted_rope or index is None:
             return None
+        mixer = self._arch.layers[index].mixer
         if ".q_proj." in name:
-            return _halves(self.shape(name)[0], self._arch.num_heads)
+            return _halves(self.shape(name)[0], mixer.num_heads)
         if ".k_proj." in name:
-            return _halves(self.shape(name)[0], self._arch.num_kv_heads)
+            return _halves(self.shape(name)[0], mixer.num_kv_heads)
         return None
 
 

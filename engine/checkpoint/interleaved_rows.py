@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.model_arch import ModelArch
+from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
@@ -19,9 +20,7 @@ class HalfRotatedRows:
 
     def __init__(self, source: TensorSource, arch: ModelArch) -> None:
         self._source = source
-        self._head_dim = arch.head_dim
-        turned = torch.arange(arch.rotary_dim).view(-1, 2).T.flatten()
-        self._order = torch.cat((turned, torch.arange(arch.rotary_dim, arch.head_dim)))
+        self._layers = arch.layers
 
     def names(self) -> set[str]:
         return self._source.names()
@@ -31,19 +30,24 @@ class HalfRotatedRows:
 
     def read(self, name: str, part: Shard | None = None) -> Tensor:
         tensor = self._source.read(name, part)
-        return tensor[self._rows(len(tensor))] if _is_turned(name) else tensor
+        rows = self._rows(name, len(tensor)) if tensor.dim() else None
+        return tensor if rows is None else tensor[rows]
 
     def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         matrix = self._source.read_matrix(name, part)
-        if not _is_turned(name):
+        rows = self._rows(name, matrix.shape[0])
+        if rows is None:
             return matrix
-        rows = self._rows(matrix.shape[0])
         return matrix[rows] if isinstance(matrix, Tensor) else matrix.rows(rows)
 
-    def _rows(self, count: int) -> Tensor:
-        """The permutation of `count` rows, whole heads."""
-        return (torch.arange(0, count, self._head_dim)[:, None] + self._order).flatten()
-
-
-def _is_turned(name: str) -> bool:
-    return ".self_attn.q_proj." in name or ".self_attn.k_proj." in name
+    def _rows(self, name: str, count: int) -> Tensor | None:
+        """The permutation of `count` rows, whole heads; None: the tensor has no rotated rows."""
+        index = layer_index(name)
+        if index is None or not (".self_attn.q_proj." in name or ".self_attn.k_proj." in name):
+            return None
+        mixer = self._layers[index].mixer
+        if mixer.rope is None:
+            return None
+        turned = torch.arange(mixer.rope.dim).view(-1, 2).T.flatten()
+        order = torch.cat((turned, torch.arange(mixer.rope.dim, mixer.head_dim)))
+        return (torch.arange(0, count, mixer.head_dim)[:, None] + order).flatten()

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from engine.checkpoint.arch import ModelArch, arch_from_hub
+from engine.arch.gguf import arch_from_gguf
+from engine.arch.hub import arch_from_hub, hub_family
+from engine.arch.model_arch import ModelArch
 from engine.checkpoint.fused_weights import Unfused
-from engine.checkpoint.gguf_arch import arch_from_gguf
 from engine.checkpoint.gguf_file import read_index
 from engine.checkpoint.gguf_weights import GgufSource
 from engine.checkpoint.interleaved_rows import HalfRotatedRows
@@ -36,13 +37,14 @@ def open_weights(
 ) -> Weights:
     if files.kind == "gguf":
         return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
-    quantization = _config(files).get("quantization_config")
-    if arch.stacked_experts and (quantization or {}).get("quant_method") == "mxfp4":
+    config = _config(files)
+    family, quantization = hub_family(config), config.get("quantization_config")
+    if family.expert_stacks and (quantization or {}).get("quant_method") == "mxfp4":
         quantization = None  # of experts alone: SeparateExperts reads it
     weight_format = weight_format_of(quantization, dtype) if quantization else None  # raises before any file is opened
-    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path))
-    if arch.stacked_experts:
-        plain = SeparateExperts(plain, device)
+    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path), family.names)
+    if family.expert_stacks:
+        plain = SeparateExperts(plain, device, family.expert_stacks)
     if weight_format is None:
         return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
     source = QuantizedSource(plain, weight_format, device)

@@ -1,6 +1,7 @@
 """Checkpoints with other weight names, or of multimodal models, of which the language model is taken."""
 
 import logging
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -17,27 +18,18 @@ LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_he
 SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
-MIXTRAL = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj.", ".block_sparse_moe.": ".mlp."}
-
-GLM4 = {
-    ".post_attention_layernorm.": ".pre_feedforward_layernorm.",
-    ".post_self_attn_layernorm.": ".post_attention_layernorm.",
-    ".post_mlp_layernorm.": ".post_feedforward_layernorm.",
-}
-
-
 class CanonicalNames:
     """Tensors of the language model under the names that the decoder takes. Vision weights are skipped, which is
     logged."""
 
-    def __init__(self, source: TensorSource) -> None:
+    def __init__(self, source: TensorSource, renamed: Mapping[str, str]) -> None:
+        """`renamed`: parts of the family's names -> those that the decoder takes."""
         self._source = source
         names = source.names()
         unseen = {name for name in names if name.startswith(SIGHT)}
         if unseen:
             log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
-        is_glm4 = any(".post_self_attn_layernorm." in name for name in names)
-        self._names = {_canonical_name(name, is_glm4): name for name in names - unseen}
+        self._names = {_canonical_name(name, renamed): name for name in names - unseen}
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -52,10 +44,10 @@ class CanonicalNames:
         return self._source.read_matrix(self._names[name], part)
 
 
-def _canonical_name(name: str, is_glm4: bool) -> str:
+def _canonical_name(name: str, renamed: Mapping[str, str]) -> str:
     for there, usual in LANGUAGE.items():
         if name.startswith(there):
-            return usual + name.removeprefix(there)
-    for there, usual in (MIXTRAL if ".block_sparse_moe." in name else GLM4 if is_glm4 else {}).items():
+            name = usual + name.removeprefix(there)
+    for there, usual in renamed.items():
         name = name.replace(there, usual)
     return name

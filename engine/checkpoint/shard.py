@@ -2,7 +2,8 @@
 
 import msgspec
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.layer_spec import LayerSpec, MoE
+from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
 __all__ = ["Shard", "shard_arch"]
@@ -19,19 +20,38 @@ class Shard(msgspec.Struct, frozen=True):
 def shard_arch(arch: ModelArch, size: int) -> ModelArch:
     """The architecture of one of `size` ranks. Raises ModelError, which names the sizes that work."""
     if not _fits(arch, size):
-        works = ", ".join(str(n) for n in range(1, arch.num_heads + 1) if _fits(arch, n))
-        raise ModelError(
-            f"tensor_parallel_size is {size}; {arch.num_heads} heads, {arch.num_kv_heads} KV heads and"
-            f" {arch.ffn_dim} inner dimensions can be divided over {works} ranks"
-        )
-    return msgspec.structs.replace(
-        arch,
-        num_heads=arch.num_heads // size,
-        num_kv_heads=max(1, arch.num_kv_heads // size),
-        ffn_dim=arch.ffn_dim // size,
-    )
+        works = ", ".join(str(n) for n in range(1, arch.layers[0].mixer.num_heads + 1) if _fits(arch, n))
+        sizes = "; ".join(dict.fromkeys(map(_sizes, arch.layers)))
+        raise ModelError(f"tensor_parallel_size is {size}; {sizes} can be divided over {works} ranks")
+    return msgspec.structs.replace(arch, layers=tuple(_of_one_rank(layer, size) for layer in arch.layers))
+
+
+def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
+    mixer, ffn = layer.mixer, layer.feed_forward
+    change = msgspec.structs.replace
+    mixer = change(mixer, num_heads=mixer.num_heads // size, num_kv_heads=max(1, mixer.num_kv_heads // size))
+    if isinstance(ffn, MoE) and ffn.shared is not None:
+        ffn = change(ffn, shared=change(ffn.shared, dim=ffn.shared.dim // size))
+    return change(layer, mixer=mixer, feed_forward=change(ffn, dim=ffn.dim // size))
+
+
+def _sizes(layer: LayerSpec) -> str:
+    mixer = layer.mixer
+    dims = " and ".join(map(str, _inner_dims(layer)))
+    return f"{mixer.num_heads} heads, {mixer.num_kv_heads} KV heads and {dims} inner dimensions"
 
 
 def _fits(arch: ModelArch, size: int) -> bool:
-    kv_fits = arch.num_kv_heads % size == 0 or size % arch.num_kv_heads == 0
-    return arch.num_heads % size == 0 and kv_fits and arch.ffn_dim % (2 * size) == 0
+    return all(_layer_fits(layer, size) for layer in arch.layers)
+
+
+def _layer_fits(layer: LayerSpec, size: int) -> bool:
+    num_kv_heads = layer.mixer.num_kv_heads
+    kv_fits = num_kv_heads % size == 0 or size % num_kv_heads == 0
+    return layer.mixer.num_heads % size == 0 and kv_fits and all(dim % (2 * size) == 0 for dim in _inner_dims(layer))
+
+
+def _inner_dims(layer: LayerSpec) -> list[int]:
+    ffn = layer.feed_forward
+    shared = ffn.shared if isinstance(ffn, MoE) else None
+    return [ffn.dim] if shared is None else [ffn.dim, shared.dim]

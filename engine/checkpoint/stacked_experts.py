@@ -1,10 +1,13 @@
-"""Mixture-of-experts checkpoints with all experts of a layer in one tensor, as gpt-oss has them.
+"""Mixture-of-experts checkpoints with all experts of a layer in one tensor.
 
-    gate_up_proj    [E, M, 2 F]   columns: gate 0, up 0, gate 1, up 1, ...; with gate_up_proj_bias [E, 2 F]
-    down_proj       [E, F, M]     with down_proj_bias [E, M]
+    layout        gate_up_proj    down_proj
+    interleaved   [E, M, 2 F]     [E, F, M]   gpt-oss: columns gate 0, up 0, gate 1, up 1, ...
+    halves        [E, M, 2 F]     [E, F, M]   Llama 4: the gate's columns, then those of up
+    rows          [E, 2 F, M]     [E, M, F]   Granite: the gate's rows, then those of up
 
-or, in MXFP4, these transposed, in groups of 32 inputs: NAME_blocks [E, O, G, 16] uint8, two numbers of 4 bits a byte,
-the first in its low half, and NAME_scales [E, O, G] uint8: E8M0, the power of 2 that multiplies a group, plus 127.
+with gate_up_proj_bias [E, 2 F] and down_proj_bias [E, M] where there are biases. gpt-oss in MXFP4 has them transposed,
+in groups of 32 inputs: NAME_blocks [E, O, G, 16] uint8, two numbers of 4 bits a byte, the first in its low half, and
+NAME_scales [E, O, G] uint8: E8M0, the power of 2 that multiplies a group, plus 127.
 """
 
 import torch
@@ -28,8 +31,10 @@ class SeparateExperts:
     gate and up projections are read one after the other.
     """
 
-    def __init__(self, source: TensorSource, device: torch.device) -> None:
+    def __init__(self, source: TensorSource, device: torch.device, layout: str) -> None:
+        """`layout` as above."""
         self._source = source
+        self._layout = layout
         self._device = device
         self._last: tuple[str, int, Tensor] | None = None  # stack, expert, its rows
         self._places: dict[str, tuple[str, int, int]] = {}  # stack, expert, which of its interleaved matrices
@@ -47,48 +52,51 @@ class SeparateExperts:
                 for which, matrix in enumerate(STACKS[stack]):
                     own = f"{stem}.mlp.experts.{expert}.{matrix}.{kind}"
                     self._places[own] = name, expert, which
-        self._router = {
-            name.replace(".mlp.router.", ".mlp.gate."): name for name in source.names() if ".mlp.router." in name
-        }
 
     def names(self) -> set[str]:
-        kept = self._source.names() - self._hidden - set(self._router.values())
-        return kept | set(self._places) | set(self._router)
+        return self._source.names() - self._hidden | set(self._places)
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._places:
-            return self._source.shape(self._router.get(name, name))
+            return self._source.shape(name)
         stack, _, _ = self._places[name]
         _, *shape = self._source.shape(stack)
         interleaved = len(STACKS["gate_up_proj"]) if ".gate_up_proj" in stack else 1
         if len(shape) == 1:
             return (shape[0] // interleaved,)
-        num_out, num_in = (shape[0], shape[1] * MXFP4_GROUP) if stack.endswith("_blocks") else (shape[1], shape[0])
+        if stack.endswith("_blocks"):
+            num_out, num_in = shape[0], shape[1] * MXFP4_GROUP
+        else:
+            num_out, num_in = shape if self._layout == "rows" else (shape[1], shape[0])
         return num_out // interleaved, num_in
 
     def read(self, name: str, part: Shard | None = None) -> Tensor:
         if name not in self._places:
-            return self._source.read(self._router.get(name, name), part)
+            return self._source.read(name, part)
         stack, expert, which = self._places[name]
         if self._last is None or self._last[:2] != (stack, expert):
             self._last = stack, expert, self._rows(stack, Shard(0, expert, expert + 1))
         rows = self._last[2]
         if which or ".gate_up_proj" not in stack:
             self._last = None
-        own = cut(rows[which::2] if ".gate_up_proj" in stack else rows, part)
+        own = cut(self._one_of_two(rows, which) if ".gate_up_proj" in stack else rows, part)
         assert isinstance(own, Tensor)
         return own.contiguous()
 
     def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         if name in self._places:
             return self.read(name, part)
-        return self._source.read_matrix(self._router.get(name, name), part)
+        return self._source.read_matrix(name, part)
+
+    def _one_of_two(self, rows: Tensor, which: int) -> Tensor:
+        """The rows of gate (0) or up (1)."""
+        return rows[which::2] if self._layout == "interleaved" else rows.chunk(2)[which]
 
     def _rows(self, stack: str, expert: Shard) -> Tensor:
         """[O, I] of a matrix, [O] of a bias."""
         tensor = self._source.read(stack, expert)[0]
         if not stack.endswith("_blocks"):
-            return tensor if tensor.dim() == 1 else tensor.T
+            return tensor if tensor.dim() == 1 or self._layout == "rows" else tensor.T
         scales_name = stack.removesuffix("_blocks") + "_scales"
         if scales_name not in self._hidden:
             raise ModelError(f"the weights lack {scales_name}")

@@ -34,7 +34,7 @@ class Weights:
         self._may_be_unused = may_be_unused
         self._keeps_ints = keeps_ints
         self.dtype = dtype
-        self._device = device
+        self.device = device
         self._left = source.names()
         # a progress bar only on a terminal
         self._bar = tqdm(total=len(self._left), desc="weights", unit="tensor", disable=not sys.stderr.isatty())
@@ -42,7 +42,7 @@ class Weights:
     def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Shard | None = None) -> Tensor:
         """A tensor that must exist in this shape, or a shard of it, in `dtype` (None: the model's)."""
         self._mark_read(name, shape)
-        return self._source.read(name, part).to(self._device, dtype or self.dtype)
+        return self._source.read(name, part).to(self.device, dtype or self.dtype)
 
     def take_matrix(self, name: str, *shape: int, part: Shard | None = None) -> Matrix:
         """A linear layer's weight that must exist in this shape, or a shard of it."""
@@ -50,12 +50,12 @@ class Weights:
             return self.take(name, *shape, part=part)
         self._mark_read(name, shape)
         matrix = self._source.read_matrix(name, part)
-        return matrix.to(self._device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self._device)
+        return matrix.to(self.device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self.device)
 
     def take_group_quantized(self, name: str, part: Shard | None = None) -> GroupQuantized | None:
         """A matrix that was taken before as a dense tensor, group-quantized; None if the checkpoint has it dense."""
         matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
-        return matrix.to(self._device) if isinstance(matrix, GroupQuantized) else None
+        return matrix.to(self.device) if isinstance(matrix, GroupQuantized) else None
 
     def _mark_read(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:

@@ -16,9 +16,10 @@ from functools import partial
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
+from engine.arch.layer_spec import DenseMlp
+from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import KVOrigin, open_offloading_connector
-from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
@@ -201,10 +202,23 @@ def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | 
         return None
     if device.type != "cuda":
         # not what ranks meet in, nor experts, whose tokens are gathered by what is no single kernel
-        can = recorder is not None and tp.group is None and not loaded.decoder.arch.num_experts
+        can = recorder is not None and tp.group is None and _is_kernels_alone(loaded.decoder.arch)
         return CudaGraphCache(CpuCapture(recorder)) if recorder is not None and can else None
     all_reduce_min = None if tp.group is None else partial(tp.all_reduce_min, most=MAX_GRAPHS, device=device)
     return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), all_reduce_min)
+
+
+def _is_kernels_alone(arch: ModelArch) -> bool:
+    """Whether a step on a CPU is calls of compiled kernels and nothing else."""
+    if arch.norm != "rms":
+        return False
+    return all(
+        isinstance(layer.feed_forward, DenseMlp)
+        and layer.norms != "parallel"
+        and layer.mixer.query_scaling is None
+        and layer.mixer.qk_norm != "rotated"
+        for layer in arch.layers
+    )
 
 
 def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | None) -> CudaGraphs | None:

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
-from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import ForwardBatch
+from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
-from engine.model.norms import LayerNorms, take_norm
+from engine.model.norms import LayerNorms
 from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
@@ -42,9 +44,13 @@ class Decoder:
         self._embedding_scale = arch.embedding_scale
         if arch.rounds_embedding_scale:
             self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
-        tables = RotaryTables(arch, weights, max_model_len, self._embedding_VM.device)
-        self._layers = [_Layer(arch, weights, kernels, tables, index, tp) for index in range(arch.num_layers)]
-        self._norm_M = take_norm(weights, "model.norm", arch.model_dim, arch)
+        tables = RotaryTables(arch, weights, max_model_len, weights.device)
+        self._layers = [
+            _Layer(spec, LayerWeights(arch, weights, kernels, index, tp), tables)
+            for index, spec in enumerate(arch.layers)
+        ]
+        norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
+        self._norm_M = norm_M + arch.norm_offset if arch.norm_offset else norm_M
         self._head = linear_of(kernels, [self._head_matrix(weights)], None, torch.float32)
         weights.finish(arch.tied)
 
@@ -69,28 +75,31 @@ class Decoder:
     @torch.inference_mode()
     def hidden(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
         """The forward pass up to the LM head: [R, M] in the model's dtype."""
-        add_norm, eps = self._kernels.add_rms_norm, self.arch.norm_eps
-        x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
+        x_TM = self._embed(batch.tokens_T)
         # a residual stream in fp32: 60 sums in bfloat16 would decide near ties by rounding
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
         after_M, scale = None, self._embedding_scale  # pending: norm weights and scale of x
         for layer, cache in zip(self._layers, kv.layers, strict=True):
-            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_attention_M, eps, after_M, scale)
-            x_TM = layer.attend(x_TM, batch, cache)
-            after_M, scale = layer.norms.after_attention_M, self.arch.residual_scale
-            x_TM = add_norm(x_TM, residual_TM, layer.norms.before_ffn_M, eps, after_M, scale)
+            norms = layer.norms
+            x_TM = self._add_norm(x_TM, residual_TM, norms.before_attention_M, after_M, scale)
+            scale = self.arch.residual_scale
+            if layer.is_parallel:
+                x_TM = layer.mix(x_TM, batch, cache) + layer.feed_forward(x_TM)
+                continue
+            x_TM = layer.mix(x_TM, batch, cache)
+            x_TM = self._add_norm(x_TM, residual_TM, norms.before_ffn_M, norms.after_attention_M, scale)
             x_TM = layer.feed_forward(x_TM)
-            after_M = layer.norms.after_ffn_M
+            after_M = norms.after_ffn_M
         if batch.sample_rows_R is not None:
             x_TM, residual_TM = x_TM[batch.sample_rows_R], residual_TM[batch.sample_rows_R]
-        return add_norm(x_TM, residual_TM, self._norm_M, eps, after_M, scale)
+        return self._add_norm(x_TM, residual_TM, self._norm_M, after_M, scale)
 
     @torch.inference_mode()
     def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """The attention layers alone, [T, M]: the part of a step that depends on sequence lengths."""
-        x_TM = self._kernels.embedding(self._embedding_VM, batch.tokens_T)
+        """The mixers alone, [T, M]: the part of a step that depends on sequence lengths."""
+        x_TM = self._embed(batch.tokens_T)
         for layer, cache in zip(self._layers, kv.layers, strict=True):
-            x_TM = layer.attend(x_TM, batch, cache)
+            x_TM = layer.mix(x_TM, batch, cache)
         return x_TM
 
     @torch.inference_mode()
@@ -105,17 +114,22 @@ class Decoder:
             logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
         return self._tp.gather_columns(logits_RV, self.arch.vocab_size)
 
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        return self._kernels.embedding(self._embedding_VM, tokens_T)
+
+    def _add_norm(
+        self, x_TM: Tensor, residual_TM: Tensor, weight_M: Tensor | None, after_M: Tensor | None, scale: float
+    ) -> Tensor:
+        """Adds x to the residual stream and returns the norm of the sum."""
+        if self.arch.norm == "layer":
+            # LayerNorm subtracts the mean of a sum, which is the sum of the means: then it is RMSNorm
+            x_TM = (x_TM.float() - x_TM.float().mean(-1, keepdim=True)).to(x_TM.dtype)
+        return self._kernels.add_rms_norm(x_TM, residual_TM, weight_M, self.arch.norm_eps, after_M, scale)
+
 
 class _Layer:
-    def __init__(
-        self,
-        arch: ModelArch,
-        weights: Weights,
-        kernels: KernelSet,
-        tables: RotaryTables,
-        index: int,
-        tp: TensorParallel,
-    ) -> None:
-        self.norms = LayerNorms(arch, weights, f"model.layers.{index}")
-        self.attend = Attention(arch, weights, kernels, tables, index, tp)
-        self.feed_forward = feed_forward(arch, weights, kernels, index, tp)
+    def __init__(self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables) -> None:
+        self.is_parallel = spec.norms == "parallel"
+        self.norms = LayerNorms(spec.norms, weights)
+        self.mix = Attention(spec.mixer, weights, tables.of(spec.mixer.rope))
+        self.feed_forward = feed_forward(spec.feed_forward, weights)

@@ -1,71 +1,114 @@
-"""The feed-forward layer: a gated MLP, or a mixture of experts with its router."""
+"""The feed-forward layer: an MLP, or a mixture of experts with its router."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.layer_spec import DenseMlp, FeedForward, MoE, UngatedMlp
 from engine.checkpoint.matrix import stacked
-from engine.checkpoint.weights import Weights
-from engine.model.linears import Linears
-from engine.parallel.tensor_parallel import TensorParallel
+from engine.model.layer_weights import LayerWeights
+from kernels.activation.reference import Xielu, activation
 from kernels.experts.reference import Expert
-from kernels.kernel_set import KernelSet
+from kernels.experts.routing import RouterSpec, route_by_scores
 
 __all__ = ["feed_forward"]
 
 
-def feed_forward(
-    arch: ModelArch, weights: Weights, kernels: KernelSet, index: int, tp: TensorParallel
-) -> Callable[[Tensor], Tensor]:
+def feed_forward(spec: FeedForward, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     """[T, M] -> [T, M], all-reduced: each rank has a shard of the inner dimensions, of every expert too."""
-    kind = _Experts if arch.num_experts else _Block
-    return kind(arch, weights, kernels, f"model.layers.{index}", tp)
+    make = _experts(spec, layer) if isinstance(spec, MoE) else _mlp(spec, layer, "mlp")
+    return lambda x_TM: layer.tp.all_reduce(make(x_TM))
 
 
-class _Block:
-    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> None:
-        self._arch = arch
-        self._kernels = kernels
-        self._tp = tp
-        linears = Linears(weights, kernels, at, tp)
-        dim, ffn_dim, bias = arch.model_dim, arch.ffn_dim, arch.ffn_bias
-        inner = ffn_dim, tp.rows(ffn_dim)
-        self._gate_up = linears.column_parallel({"mlp.gate_proj": inner, "mlp.up_proj": inner}, dim, bias)
-        self._down = linears.row_parallel("mlp.down_proj", dim, ffn_dim, tp.columns(ffn_dim), bias)
-
-    def __call__(self, x_TM: Tensor) -> Tensor:
-        return self._tp.all_reduce(
-            self._down(self._kernels.gated_activation(self._gate_up(x_TM), self._arch.activation))
-        )
+def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[[Tensor], Tensor]:
+    """This rank's part of the sum."""
+    dim, tp = layer.arch.model_dim, layer.tp
+    inner = spec.dim, tp.rows(spec.dim)
+    down = layer.linears.row_parallel(f"{at}.down_proj", dim, spec.dim, tp.columns(spec.dim), spec.bias)
+    if isinstance(spec, DenseMlp):
+        gate_up = layer.linears.column_parallel({f"{at}.gate_proj": inner, f"{at}.up_proj": inner}, dim, spec.bias)
+        return lambda x_TM: down(layer.kernels.gated_activation(gate_up(x_TM), spec.activation))
+    up = layer.linears.column_parallel({f"{at}.up_proj": inner}, dim, spec.bias)
+    xielu = _xielu(layer, at) if spec.activation == "xielu" else None
+    return lambda x_TM: down(activation(up(x_TM), xielu))
 
 
-class _Experts:
-    def __init__(self, arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> None:
-        self._arch = arch
-        self._kernels = kernels
-        self._tp = tp
-        gate_EM = weights.take(f"{at}.mlp.gate.weight", arch.num_experts, arch.model_dim)
-        bias_E = weights.take(f"{at}.mlp.gate.bias", arch.num_experts) if arch.expert_bias else None
-        self._gate = kernels.linear(gate_EM, bias_E, torch.float32)
-        self._experts = kernels.experts(_each(arch, weights, kernels, at, tp), arch.activation)
-
-    def __call__(self, x_TM: Tensor) -> Tensor:
-        arch = self._arch
-        ids_TK, weights_TK = self._kernels.route(self._gate(x_TM), arch.experts_per_token, arch.renormalizes_experts)
-        return self._tp.all_reduce(self._experts(x_TM, ids_TK, weights_TK))
+def _xielu(layer: LayerWeights, at: str) -> Xielu:
+    """The checkpoint has the alphas before softplus; beta may be a weight, too."""
+    alpha_p, alpha_n, beta, eps = (
+        layer.take(f"{at}.act_fn.{name}", *layer.weights.shape(f"{layer.at}.{at}.act_fn.{name}"), dtype=torch.float32)
+        if layer.weights.has(f"{layer.at}.{at}.act_fn.{name}")
+        else torch.tensor(default)
+        for name, default in (("alpha_p", 0.8), ("alpha_n", 0.8), ("beta", 0.5), ("eps", -1e-6))
+    )
+    softplus = torch.nn.functional.softplus
+    return Xielu(softplus(alpha_p).item(), (beta + softplus(alpha_n)).item(), beta.item(), eps.item())
 
 
-def _each(arch: ModelArch, weights: Weights, kernels: KernelSet, at: str, tp: TensorParallel) -> Iterator[Expert]:
-    take = weights.take_matrix if kernels.experts_keep_ints else weights.take
-    dim, ffn_dim = arch.model_dim, arch.ffn_dim
+def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
+    router, kernels, dim = spec.router, layer.kernels, layer.arch.model_dim
+    gate_EM = layer.take("mlp.gate.weight", router.num_experts, dim)
+    gate = kernels.linear(gate_EM, _router_bias(spec, layer), torch.float32)
+    correction_E = None
+    if router.correction_bias:
+        name = "mlp.gate.e_score_correction_bias"
+        correction_E = layer.take(name, *layer.weights.shape(f"{layer.at}.{name}"), dtype=torch.float32).flatten()
+    rules = RouterSpec(
+        top_k=router.experts_per_token,
+        scoring=router.scoring,
+        renormalizes=router.renormalizes,
+        correction_E=correction_E,
+        num_groups=router.num_groups,
+        groups_per_token=router.groups_per_token,
+        group_score=router.group_score,
+        scale=router.scale,
+    )
+    experts = kernels.experts(_each(spec, layer), spec.activation)
+    shared = _shared(spec, layer)
+
+    def compute(x_TM: Tensor) -> Tensor:
+        if rules.is_plain:
+            ids_TK, weights_TK = kernels.route(gate(x_TM), rules.top_k, rules.renormalizes)
+        else:
+            ids_TK, weights_TK = route_by_scores(gate(x_TM), rules)
+        if router.scales_inputs:
+            taken_TM = (x_TM.float() * weights_TK).to(x_TM.dtype)
+            out_TM = experts(taken_TM, ids_TK, torch.ones_like(weights_TK))
+        else:
+            out_TM = experts(x_TM, ids_TK, weights_TK)
+        return out_TM if shared is None else out_TM + shared(x_TM)
+
+    return compute
+
+
+def _router_bias(spec: MoE, layer: LayerWeights) -> Tensor | None:
+    return layer.take("mlp.gate.bias", spec.router.num_experts) if spec.router.bias else None
+
+
+def _shared(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor] | None:
+    """The shared expert, under its name of several families."""
+    if spec.shared is None:
+        return None
+    names = ("mlp.shared_experts", "mlp.shared_expert")
+    at = next((name for name in names if layer.weights.has(f"{layer.at}.{name}.down_proj.weight")), names[0])
+    mlp = _mlp(spec.shared, layer, at)
+    if not spec.gates_shared:
+        return mlp
+    gate = layer.kernels.linear(layer.take(f"{at}_gate.weight", 1, layer.arch.model_dim), None, torch.float32)
+    return lambda x_TM: (mlp(x_TM).float() * gate(x_TM).sigmoid()).to(x_TM.dtype)
+
+
+def _each(spec: MoE, layer: LayerWeights) -> Iterator[Expert]:
+    weights, tp = layer.weights, layer.tp
+    take = weights.take_matrix if layer.kernels.experts_keep_ints else weights.take
+    dim, ffn_dim = layer.arch.model_dim, spec.dim
     rows, columns = tp.rows(ffn_dim), tp.columns(ffn_dim)
-    for expert in range(arch.num_experts):
-        name = f"{at}.mlp.experts.{expert}"
+    for expert in range(spec.router.num_experts):
+        name = f"{layer.at}.mlp.experts.{expert}"
         pair = [take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in ("gate", "up")]
         gate_up, down = stacked(pair, weights.dtype), take(f"{name}.down_proj.weight", dim, ffn_dim, part=columns)
-        if not arch.expert_bias:
+        if not spec.bias:
             yield Expert(gate_up, down)
             continue
         biases = [weights.take(f"{name}.{which}_proj.bias", ffn_dim, part=rows) for which in ("gate", "up")]

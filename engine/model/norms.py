@@ -1,17 +1,15 @@
-"""RMSNorm and LayerNorm of a decoder layer: around attention and the feed-forward, and of queries and keys."""
+"""Norms of a decoder layer: around attention and the feed-forward, and of queries and keys."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.layer_spec import Norms, SelfAttention
 from engine.checkpoint.shard import Shard
-from engine.checkpoint.weights import Weights
-from engine.parallel.tensor_parallel import TensorParallel
-from kernels.kernel_set import KernelSet
+from engine.model.layer_weights import LayerWeights
 
-__all__ = ["HeadShards", "LayerNorms", "QkNorms", "take_norm"]
+__all__ = ["HeadShards", "LayerNorms", "QkNorms"]
 
 # before attention, after it, before the feed-forward block, after it
 NAMES = {
@@ -23,22 +21,16 @@ NAMES = {
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     ),
+    "parallel": ("input_layernorm", None, None, None),
 }
-
-
-def take_norm(weights: Weights, name: str, size: int, arch: ModelArch, part: Shard | None = None) -> Tensor:
-    """A norm's weights in fp32, the architecture's offset added."""
-    weight = weights.take(f"{name}.weight", size, dtype=torch.float32, part=part)
-    return weight + arch.norm_offset if arch.norm_offset else weight
 
 
 class LayerNorms:
     """[M] fp32 each; None where the model has none."""
 
-    def __init__(self, arch: ModelArch, weights: Weights, at: str) -> None:
+    def __init__(self, norms: Norms, layer: LayerWeights) -> None:
         self.before_attention_M, self.after_attention_M, self.before_ffn_M, self.after_ffn_M = (
-            None if name is None else take_norm(weights, f"{at}.{name}", arch.model_dim, arch)
-            for name in NAMES[arch.norms]
+            None if name is None else layer.take_norm(name, layer.arch.model_dim) for name in NAMES[norms]
         )
 
 
@@ -51,39 +43,38 @@ class HeadShards:
 
 
 class QkNorms:
-    """`q_norm` and `k_norm` are weights as kernels/qkv_rotary takes them, of this rank's heads."""
+    """`q_norm` and `k_norm` are weights as kernels/qkv_rotary takes them, of this rank's heads.
 
-    def __init__(
-        self,
-        arch: ModelArch,
-        weights: Weights,
-        kernels: KernelSet,
-        at: str,
-        rows: HeadShards,
-        tp: TensorParallel,
-    ) -> None:
+    `rotated_q_D`: the norm's weights of queries and of keys, multiplied, where they apply after the rotary embedding:
+    the rotation keeps what the norm divides by, and a product of query and key is the same if the query has both.
+    """
+
+    def __init__(self, spec: SelfAttention, layer: LayerWeights, rows: HeadShards) -> None:
         self.q_norm: Tensor | None = None
         self.k_norm: Tensor | None = None
-        self._kernels = kernels
-        self._tp = tp
+        self.rotated_q_D: Tensor | None = None
+        self._kernels, self._tp = layer.kernels, layer.tp
         self._widths = rows.q.stop - rows.q.start, rows.kv.stop - rows.kv.start
         self._shares: Tensor | None = None
-        if not arch.qk_norm:
+        if not spec.qk_norm:
             return
-        sizes = (arch.num_heads, arch.num_kv_heads) if arch.whole_qk_norm else (1, 1)
+        head_dim, device = spec.head_dim, layer.weights.device
+        if spec.qk_norm in ("weightless", "rotated"):
+            self.q_norm = self.k_norm = torch.ones(head_dim, device=device)
+        if spec.qk_norm == "rotated":
+            q_norm_D, k_norm_D = (layer.take_norm(f"self_attn.{one}_norm", head_dim) for one in "qk")
+            self.rotated_q_D = (q_norm_D * k_norm_D).to(layer.weights.dtype)
+        if spec.qk_norm not in ("head", "whole"):
+            return
+        is_whole = spec.qk_norm == "whole"
+        sizes = (spec.num_heads, spec.num_kv_heads) if is_whole else (1, 1)
         self.q_norm, self.k_norm = (
-            take_norm(
-                weights,
-                f"{at}.self_attn.{name}",
-                count * arch.head_dim,
-                arch,
-                part if arch.whole_qk_norm else None,
-            )
+            layer.take_norm(f"self_attn.{name}", count * head_dim, part if is_whole else None)
             for name, count, part in zip(("q_norm", "k_norm"), sizes, (rows.q, rows.kv), strict=True)
         )
-        if arch.whole_qk_norm:
+        if is_whole:
             # a key head that several ranks share is counted by each of them
-            self._shares = 1 / (torch.tensor(self._widths, dtype=torch.float32, device=self.q_norm.device) * tp.size)
+            self._shares = 1 / (torch.tensor(self._widths, dtype=torch.float32, device=device) * layer.tp.size)
 
     def squares(self, qkv_TX: Tensor) -> Tensor | None:
         """[T, 2]: mean squares over the heads of all ranks, of q and of k; None where each head has its own norm."""

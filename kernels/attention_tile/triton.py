@@ -81,6 +81,18 @@ def _tile(
 
 
 @triton.jit
+def first_seen(position, WINDOW: tl.constexpr):
+    """The first key that a query at a position sees. WINDOW 0 is no limit, less than 0 chunks of that size."""
+    if WINDOW > 0:
+        first = tl.maximum(0, position + 1 - WINDOW)
+    elif WINDOW < 0:
+        first = position // -WINDOW * -WINDOW
+    else:
+        first = position * 0
+    return first
+
+
+@triton.jit
 def attend(
     q, acc, top, total, begin, end, stop, limit, k_cache, v_cache, pages, head, scale,
     MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
@@ -88,11 +100,11 @@ def attend(
 ):  # fmt: skip
     """Adds keys [begin, end) to a tile's softmax: sums in acc and total, relative to the largest raw score, top.
 
-    Keys from `stop` on are not there to be read. Row i sees keys up to limit[i], and WINDOW of them; without MASKED
+    Keys from `stop` on are not there to be read. Row i sees keys up to limit[i], from first_seen on; without MASKED
     all rows see all keys. The factor on scores comes in where masked and unmasked tiles round alike.
     """
     factor = exponent_factor(scale, SOFT_CAP)
-    oldest = tl.min(limit, 0) + 1 - WINDOW if WINDOW else 0
+    oldest = first_seen(tl.min(limit, 0), WINDOW)
     for base in range(begin, end, BLOCK_N):
         key = base + tl.arange(0, BLOCK_N)
         k, v = _tile(
@@ -105,7 +117,7 @@ def attend(
         if MASKED:
             seen = key[None, :] <= limit[:, None]
             if WINDOW:
-                seen = seen & (key[None, :] > limit[:, None] - WINDOW)
+                seen = seen & (key[None, :] >= first_seen(limit, WINDOW)[:, None])
             score = tl.where(seen, score, -float("inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
         ground = tl.where(new_top == -float("inf"), 0.0, new_top) * factor  # of rows that have seen nothing

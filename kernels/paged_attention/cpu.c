@@ -252,8 +252,13 @@ static void attend(int num_rows, const Row *rows, const Blocks *keys, const Bloc
     free(weight);
 }
 
-/* q, out [T, H, D]; caches [N, G, P, D] packed; starts [S + 1], lens [S], table [S, W] int32; window 0 is none;
- * sinks [H] and lse_out [T, H] fp32 or NULL */
+static int64_t first_seen(int64_t position, int64_t window) {
+    if (window < 0) return position / -window * -window;
+    return window ? most(0, position + 1 - window) : 0;
+}
+
+/* q, out [T, H, D]; caches [N, G, P, D] packed; starts [S + 1], lens [S], table [S, W] int32; window 0 is none,
+ * less than 0 chunks of that size; sinks [H] and lse_out [T, H] fp32 or NULL */
 void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, const int32_t *starts,
                      const int32_t *lens, const int32_t *table, const float *sinks, bf16 *out, float *lse_out,
                      float scale, float soft_cap, int64_t window, int64_t num_tokens, int64_t num_seqs,
@@ -281,7 +286,7 @@ void paged_attention(const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, co
         for (int64_t t = from; t < to; t++)
             for (int64_t h = h0; h < h1; h++) {
                 int64_t stop = lens[s] - (starts[s + 1] - t) + 1;
-                rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, window ? most(0, stop - window) : 0, stop,
+                rows[num_rows++] = (Row){q + (t * num_heads + h) * dim, first_seen(stop - 1, window), stop,
                                          sinks ? sinks[h] : -INFINITY};
             }
         float *sums = malloc(num_rows * (dim + 1) * sizeof(float)), *totals = sums + num_rows * dim, logs[TILED_ROWS];

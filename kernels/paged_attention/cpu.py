@@ -50,7 +50,7 @@ def build(compiler: Compiler) -> Callable[..., Tensor]:
             None if lse_out_TH is None else lse_out_TH.data_ptr(),
             spec.scale,
             spec.soft_cap,
-            spec.window,
+            spec.reach,
             num_tokens,
             seq_lens_S.shape[0],
             num_heads,

@@ -23,7 +23,7 @@ def paged_attention(
     cache             [N, G, P, D] keys, and values; H is a multiple of G: heads [g * H/G, (g + 1) * H/G) read KV head
                       g; of q's dtype, or torch.float8_e4m3fn
     layout            which rows and blocks are whose
-    spec              scale, window, soft cap, sinks, scales of an FP8 cache
+    spec              scale, window or chunk, soft cap, sinks, scales of an FP8 cache
     lse_out_TH        [T, H] fp32    written where given: the natural logarithm of the denominator
 
     Returns [T, H, D] in q's dtype, computed in fp32. Rows that belong to no sequence are padding and come back as 0,
@@ -61,7 +61,10 @@ class _Rules:
 
     def unseen(self, key: Tensor, query: Tensor) -> Tensor:
         """Of positions."""
-        return (key > query) | (key <= query - self.spec.window) if self.spec.window else key > query
+        window, chunk = self.spec.window, self.spec.chunk
+        if chunk:
+            return (key > query) | (key < query // chunk * chunk)
+        return (key > query) | (key <= query - window) if window else key > query
 
     def weigh(self, products: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [..., G, R, Q, L] and the logarithm of their denominator [..., G, R, Q], for R heads of a group."""

@@ -15,6 +15,7 @@ class AttentionSpec:
 
     scale        factor on q @ k: what comes out is a score
     window       a query sees itself and the window - 1 keys before it; 0 is no limit
+    chunk        a query sees the keys of its own chunk of so many positions alone; 0 is no chunks; not with a window
     soft_cap     scores become soft_cap * tanh(score / soft_cap); 0 leaves them
     sinks_H      [H] fp32   a score of each head that has no key: part of the softmax's denominator alone
     k_scale_G    [G] fp32   factor on the keys of a KV head, as write_kv has divided by it; None is 1
@@ -27,6 +28,12 @@ class AttentionSpec:
     sinks_H: Tensor | None = None
     k_scale_G: Tensor | None = None
     v_scale_G: Tensor | None = None
+    chunk: int = 0
+
+    @property
+    def reach(self) -> int:
+        """As the compiled kernels take it: the window, or the chunk with a minus; 0 is no limit."""
+        return -self.chunk or self.window
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.attention_tile.triton import LOG2_E, attend, exponent_factor, first_scores, head_scale, logarithm
+from kernels.attention_tile.triton import (
+    LOG2_E,
+    attend,
+    exponent_factor,
+    first_scores,
+    first_seen,
+    head_scale,
+    logarithm,
+)
 from kernels.launch import measured
 from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 
@@ -43,7 +51,7 @@ def paged_attention(
 ) -> Tensor:
     k_cache, v_cache = cache
     query_starts, seq_lens_S, block_table_SW = layout.query_starts, layout.seq_lens_S, layout.block_table_SW
-    scale, window, soft_cap, prefixes = spec.scale, spec.window, spec.soft_cap, layout.prefixes
+    scale, window, soft_cap, prefixes = spec.scale, spec.reach, spec.soft_cap, layout.prefixes
     sinks_H, k_scale_G, v_scale_G = spec.sinks_H, spec.k_scale_G, spec.v_scale_G
     num_tokens, num_heads, head_dim = q_THD.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
@@ -219,7 +227,7 @@ def _splits_of(position, shared, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_
     """(first key, keys of a split, first split, last split) of a query, of the keys from `shared` on; all follow from
     its position."""
     size = _split_size(position + 1 - shared, SPLIT, MAX_SPLITS)
-    first_key = tl.maximum(0, position + 1 - WINDOW) if WINDOW else shared
+    first_key = first_seen(position, WINDOW) if WINDOW else shared
     return first_key, size, (first_key - shared) // size, (position - shared) // size
 
 
@@ -429,8 +437,8 @@ def _ragged(
     begin = 0
     edge = 0
     if WINDOW:
-        begin = tl.maximum(0, past + first + 1 - WINDOW) // BLOCK_N * BLOCK_N
-        edge = tl.minimum(tl.cdiv(tl.maximum(0, past + last + 1 - WINDOW), BLOCK_N) * BLOCK_N, end)
+        begin = first_seen(past + first, WINDOW) // BLOCK_N * BLOCK_N
+        edge = tl.minimum(tl.cdiv(first_seen(past + last, WINDOW), BLOCK_N) * BLOCK_N, end)
     limit = past + tl.minimum(query, last)  # rows past the last query do as it does, and are not written
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     scale *= head_scale(k_scale, kv_head)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
-from engine.checkpoint.arch import ModelArch
+from engine.arch.model_arch import ModelArch
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.execution.inline_executor import InlineExecutor
@@ -124,10 +124,11 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def _floor(arch: ModelArch, batch: int, context: int, ceilings: dict[str, float]) -> dict[str, float]:
-    heads = arch.num_heads + arch.num_kv_heads
-    layer = 2 * arch.model_dim * arch.head_dim * heads + 3 * arch.model_dim * arch.ffn_dim
-    weights = arch.num_layers * layer + arch.vocab_size * arch.model_dim
-    kv_values = 2 * arch.num_layers * arch.num_kv_heads * arch.head_dim * context
+    """Of attention with dense feed-forwards."""
+    mixers, dims = [layer.mixer for layer in arch.layers], [layer.feed_forward.dim for layer in arch.layers]
+    heads = sum(mixer.head_dim * (mixer.num_heads + mixer.num_kv_heads) for mixer in mixers)
+    weights = arch.model_dim * (2 * heads + 3 * sum(dims) + arch.vocab_size)
+    kv_values = 2 * sum(mixer.num_kv_heads * mixer.head_dim for mixer in mixers) * context
     memory_s = 2 * (weights + batch * kv_values) / ceilings["read_gb_s"] / 1e9
     compute_s = 2 * batch * weights / ceilings["bf16_gflop_s"] / 1e9
     return {"floor_ms": round(max(memory_s, compute_s) * 1000, 2)}

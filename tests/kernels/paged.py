@@ -35,9 +35,10 @@ class Paged:
     scales: dict[str, Tensor]  # of keys and values in the cache, by paged_attention's names
 
     def attend(self, paged_attention, window: int = 0, **rules) -> Tensor:
+        """A window less than 0 stands for chunks of that size."""
         lse_out_TH, prefixes = rules.pop("lse_out_TH", None), rules.pop("prefixes", None)
         layout = AttentionLayout(self.query_starts, self.seq_lens, self.block_table, prefixes)
-        spec = AttentionSpec(HEAD_DIM**-0.5, window, **self.scales, **rules)
+        spec = AttentionSpec(HEAD_DIM**-0.5, max(0, window), chunk=max(0, -window), **self.scales, **rules)
         return paged_attention(self.queries, (self.k_cache, self.v_cache), layout, spec, lse_out_TH)
 
     def share(self, groups: list[tuple[list[int], int]]) -> SharedPrefixes:
@@ -76,7 +77,7 @@ class Paged:
             queries = self.queries[self.query_starts[s] : self.query_starts[s + 1]]
             for i, query in enumerate(queries):
                 stop = len(keys) - len(queries) + i + 1
-                start = max(0, stop - window) if window else 0
+                start = (stop - 1) // -window * -window if window < 0 else max(0, stop - window) if window else 0
                 rows.append(one_row(query, keys[start:stop], values[start:stop], **rules))
         outs, lses = zip(*rows, strict=True)
         return torch.stack(outs), torch.stack(lses)

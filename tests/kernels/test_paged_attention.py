@@ -26,14 +26,14 @@ def error(out, expected):
     return ((out.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("window", [0, 1, 12, 100])
+@pytest.mark.parametrize("window", [0, 1, 12, 100, -1, -12])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_every_row_attends_to_its_own_past(batch, window):
     paged = make(write_kv, *BATCHES[batch])
     assert error(paged.attend(paged_attention, window), paged.expected(window)) < 1e-5
 
 
-@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize("window", [0, 12, -12])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_scores_may_have_a_cap_and_company(batch, rule, window):
@@ -97,7 +97,7 @@ def compiled(request):
 
 
 @needs_compiler
-@pytest.mark.parametrize("window", [0, 1, 12, 100])
+@pytest.mark.parametrize("window", [0, 1, 12, 100, -1, -12])
 @pytest.mark.parametrize("block_size", [16, 32, 8, 2])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_compiled_rows_attend_to_their_own_past(compiled, batch, block_size, window):
@@ -107,7 +107,7 @@ def test_compiled_rows_attend_to_their_own_past(compiled, batch, block_size, win
 
 
 @needs_compiler
-@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize("window", [0, 12, -12])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_compiled_scores_may_have_a_cap_and_company(compiled, batch, rule, window):
@@ -150,7 +150,7 @@ def test_compiled_heads_may_have_any_even_size(compiled, head_dim, monkeypatch):
 
 @needs_compiler
 @pytest.mark.parametrize("rule", ["", RULES[-1]])
-@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("window", [0, 50, -50])
 @pytest.mark.parametrize("block_size", [16, 8])
 def test_a_compiled_row_does_not_depend_on_its_batch_chunk_or_threads(compiled, block_size, window, rule):
     write, attention = compiled

@@ -293,7 +293,7 @@ def _linear(kernels: KernelSet, num: int, num_in: int, num_out: int, dtype: torc
 
 def _model(device: torch.device, tiny: bool) -> Row:
     """A row of two layers with deterministic kernels: after a whole prompt, in chunks with another, resumed."""
-    arch = TINY if tiny else msgspec.structs.replace(LLAMA_8B, num_layers=2, sliding_windows=(0, 0))
+    arch = TINY if tiny else msgspec.structs.replace(LLAMA_8B, layers=LLAMA_8B.layers[:2])
     length = 35 if tiny else 1000
     width = length // 16 + 1
     model = RandomModel(arch, triton_kernels(deterministic=True), 2 * width, torch.bfloat16, device)

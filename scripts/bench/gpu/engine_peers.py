@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from engine.checkpoint.arch import ModelArch
+from engine.arch.model_arch import ModelArch
 
 __all__ = ["time_engine_peers"]
 
@@ -85,17 +85,20 @@ def _generate_batch(model: Any, prompts: list[list[int]], steps: int, device: to
 def _random_llama(arch: ModelArch, device: torch.device) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    (layer,) = set(arch.layers)
+    mixer = layer.mixer
+    assert mixer.rope is not None
     config = LlamaConfig(
         vocab_size=arch.vocab_size,
         hidden_size=arch.model_dim,
-        intermediate_size=arch.ffn_dim,
+        intermediate_size=layer.feed_forward.dim,
         num_hidden_layers=arch.num_layers,
-        num_attention_heads=arch.num_heads,
-        num_key_value_heads=arch.num_kv_heads,
-        head_dim=arch.head_dim,
+        num_attention_heads=mixer.num_heads,
+        num_key_value_heads=mixer.num_kv_heads,
+        head_dim=mixer.head_dim,
         max_position_embeddings=min(arch.max_model_len, 8192),
         rms_norm_eps=arch.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": mixer.rope.theta},
     )
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)  # whole in fp32 it would take twice the memory for a moment

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import DenseMlp, LayerSpec, SelfAttention
+from engine.arch.model_arch import ModelArch
+from engine.arch.rope import Rope
 from engine.cache.kv_cache import KVCache
-from engine.checkpoint.arch import ModelArch
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
@@ -24,31 +26,35 @@ __all__ = ["LLAMA_8B", "TINY", "RandomModel"]
 LLAMA_8B = ModelArch(
     vocab_size=128_256,
     model_dim=4096,
-    ffn_dim=14336,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rotary_dim=128,
-    rope_theta=500_000.0,
+    layers=(
+        LayerSpec(
+            mixer=SelfAttention(num_heads=32, num_kv_heads=8, head_dim=128, rope=Rope(500_000.0, 128)),
+            feed_forward=DenseMlp(dim=14336),
+        ),
+    )
+    * 32,
     norm_eps=1e-5,
     max_model_len=131_072,
-    sliding_windows=(0,) * 32,
 )
 TINY = ModelArch(
     vocab_size=300,
     model_dim=64,
-    ffn_dim=96,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rotary_dim=16,
-    rope_theta=10_000.0,
+    layers=tuple(
+        LayerSpec(
+            mixer=SelfAttention(
+                num_heads=4,
+                num_kv_heads=2,
+                head_dim=16,
+                rope=Rope(10_000.0, 16),
+                sliding_window=window,
+                qk_norm="head",
+            ),
+            feed_forward=DenseMlp(dim=96),
+        )
+        for window in (0, 24)
+    ),
     norm_eps=1e-5,
     max_model_len=512,
-    sliding_windows=(0, 24),
-    qk_norm=True,
 )
 BLOCK_SIZE = 16
 MAX_CONTEXT_LEN = 16_384
@@ -133,13 +139,15 @@ class _RandomTensors:
 
 
 def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
-    dim, q_dim, kv_dim = arch.model_dim, arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
+    dim = arch.model_dim
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (arch.vocab_size, dim),
         "model.norm.weight": (dim,),
         "lm_head.weight": (arch.vocab_size, dim),
     }
-    for layer in range(arch.num_layers):
+    for index, layer in enumerate(arch.layers):
+        mixer, ffn_dim = layer.mixer, layer.feed_forward.dim
+        q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
         parts: dict[str, tuple[int, ...]] = {
             "input_layernorm": (dim,),
             "post_attention_layernorm": (dim,),
@@ -147,11 +155,11 @@ def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
             "self_attn.k_proj": (kv_dim, dim),
             "self_attn.v_proj": (kv_dim, dim),
             "self_attn.o_proj": (dim, q_dim),
-            "mlp.gate_proj": (arch.ffn_dim, dim),
-            "mlp.up_proj": (arch.ffn_dim, dim),
-            "mlp.down_proj": (dim, arch.ffn_dim),
+            "mlp.gate_proj": (ffn_dim, dim),
+            "mlp.up_proj": (ffn_dim, dim),
+            "mlp.down_proj": (dim, ffn_dim),
         }
-        if arch.qk_norm:
-            parts |= {"self_attn.q_norm": (arch.head_dim,), "self_attn.k_norm": (arch.head_dim,)}
-        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
+        if mixer.qk_norm:
+            parts |= {"self_attn.q_norm": (mixer.head_dim,), "self_attn.k_norm": (mixer.head_dim,)}
+        shapes |= {f"model.layers.{index}.{name}.weight": shape for name, shape in parts.items()}
     return shapes

@@ -108,14 +108,14 @@ class SlowPassage:
     """As of a device that works on its own: a block comes when it is let."""
 
     def __init__(self, kv):
-        self.host = torch.empty_like(kv.by_block[0])
+        self.host = torch.empty_like(kv.stacks[0][0])
         self.comes = threading.Event()
 
     def fetch(self, block):
-        self.host.copy_(block)
+        self.host.copy_(block[0])
 
     def send(self, block):
-        block.copy_(self.host)
+        block[0].copy_(self.host)
 
     def wait(self):
         assert self.comes.wait(10)
@@ -127,7 +127,7 @@ def kv(folder):
     """Six blocks, each full of its number."""
     kv = KVCache(read_arch(resolve(str(folder))), 6, 16, torch.bfloat16, torch.device("cpu"))
     for block in range(6):
-        kv.by_block[block] = float(block)
+        kv.stacks[0][block] = float(block)
     return kv
 
 
@@ -135,7 +135,7 @@ NAMES = [bytes([number]) * 16 for number in range(6)]
 
 
 def arena_of(kv, folder):
-    size = kv.by_block[0].numel() * 2
+    size = kv.num_block_bytes
     return HostTier("one", size, 16 * size, folder)
 
 
@@ -162,12 +162,12 @@ def test_blocks_pass_through_memory_that_is_used_again_only_when_they_have_come(
     staging_buffers[1].comes.set()
     wait_for(cache, NAMES[1])
     assert cache.load(NAMES[0], 5)
-    assert (kv.by_block[5] == 0).all()
+    assert (kv.stacks[0][5] == 0).all()
     for staging in staging_buffers:
         staging.comes.set()
     wait_for(cache, NAMES[2])
     for _ in range(3):  # a miss loses no staging buffer
-        assert not cache.load(NAMES[4], 3) and (kv.by_block[3] == 3).all()
+        assert not cache.load(NAMES[4], 3) and (kv.stacks[0][3] == 3).all()
     cache.save(NAMES[3], 3)
     for staging in staging_buffers:
         staging.comes.set()
@@ -262,22 +262,22 @@ def orders(device):
 def test_a_block_is_saved_as_it_was_though_steps_use_it_again_at_once(kv, order):
     device = Device()
     staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
-    staging.fetch(kv.by_block[4])
-    device.copy(kv.by_block[4], torch.full_like(kv.by_block[4], 9.0))  # the next step's
+    staging.fetch(kv.block(4))
+    device.copy(kv.stacks[0][4], torch.full_like(kv.stacks[0][4], 9.0))  # the next step's
     device.run(*list(orders(device))[order])
     staging.wait()
-    assert (staging.host == 4).all() and (kv.by_block[4] == 9).all()
+    assert (staging.host == 4).all() and (kv.stacks[0][4] == 9).all()
 
 
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_over(kv, order):
     device = Device()
     staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
-    last, following = torch.zeros_like(kv.by_block[0]), torch.zeros_like(kv.by_block[0])
-    device.copy(last, kv.by_block[2])  # who had the block before
+    last, following = torch.zeros_like(kv.stacks[0][0]), torch.zeros_like(kv.stacks[0][0])
+    device.copy(last, kv.stacks[0][2])  # who had the block before
     staging.host.fill_(7.0)
-    staging.send(kv.by_block[2])
-    device.copy(following, kv.by_block[2])
+    staging.send(kv.block(2))
+    device.copy(following, kv.stacks[0][2])
     device.run(*list(orders(device))[order])
     staging.wait()
     assert (last == 2).all() and (following == 7).all()
@@ -286,7 +286,7 @@ def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_ov
 def test_steps_do_not_wait_for_the_way_to_the_host(kv):
     device = Device()
     staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
-    staging.fetch(kv.by_block[4])
+    staging.fetch(kv.block(4))
     device.steps.run()
     assert not device.steps.queue and device.offload_stream.queue
     with pytest.raises(AssertionError, match="wait for ever"):
@@ -310,7 +310,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
 
     others = [
         name(key=b"l"),
-        name(arch=msgspec.structs.replace(arch, rope_theta=2.0)),
+        name(arch=msgspec.structs.replace(arch, norm_eps=2.0)),
         name(dtype=torch.float32),
         name(kernels="reference"),
         name(keep_quantized=False),

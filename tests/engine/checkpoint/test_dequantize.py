@@ -95,7 +95,7 @@ def test_an_experts_stack_is_read_once_for_all_that_is_in_it():
     stem = "model.layers.0.mlp.experts"
     blocks, scales = random_mxfp4(2, 8, 3)
     files = Files({f"{stem}.gate_up_proj_blocks": blocks, f"{stem}.gate_up_proj_scales": scales})
-    source = SeparateExperts(files, CPU)
+    source = SeparateExperts(files, CPU, "interleaved")
     for expert in range(2):
         rows = plain_mxfp4(blocks[expert], scales[expert])
         part = Shard(0, 1, 3)

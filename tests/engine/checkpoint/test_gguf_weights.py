@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint.gguf_arch import arch_from_gguf
+from engine.arch.gguf import arch_from_gguf
 from engine.errors import ModelError
 from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 
@@ -242,10 +242,9 @@ def test_the_largest_gemma_scales_its_heads_by_the_width_of_the_model(name, larg
     sizes |= {"feed_forward_length": 96, "attention.key_length": 128, "attention.layer_norm_rms_epsilon": 1e-6}
     pairs = {"general.architecture": name} | {f"{name}.{key}": value for key, value in sizes.items()}
     arch = arch_from_gguf(pairs, {"token_embd.weight": (97, 4608)})
-    assert arch.attention_scale == 144**-0.5
-    assert (
-        arch_from_gguf({**pairs, f"{name}.block_count": 26}, {"token_embd.weight": (97, 4608)}).attention_scale is None
-    )
+    assert {layer.mixer.scale for layer in arch.layers} == {144**-0.5}
+    other = arch_from_gguf({**pairs, f"{name}.block_count": 26}, {"token_embd.weight": (97, 4608)})
+    assert {layer.mixer.scale for layer in other.layers} == {None}
 
 
 def test_factors_of_long_contexts_are_read_with_the_weights(tmp_path):
@@ -351,5 +350,5 @@ def test_an_unknown_architecture_names_the_supported_ones(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, qwen2, qwen3"):
+    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, smollm3, qwen2, qwen3"):
         Runner(tmp_path / "tiny.gguf")

@@ -9,8 +9,10 @@ from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.load import load_executor
 from engine.model.kv_scales import take_kv_scale
+from engine.model.layer_weights import LayerWeights
 from engine.parallel.tensor_parallel import TensorParallel
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
+from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, Runner, error, oracle
 
 TOKENS = torch.randint(97, (90,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -82,9 +84,9 @@ def test_a_rank_has_the_scales_of_its_heads(scaled, ranks):
     found = []
     for rank in range(ranks):
         weights = open_weights(files, arch, torch.bfloat16, CPU)
-        tp = TensorParallel(rank, ranks)
-        assert take_kv_scale(weights, 1, "v", arch, tp) is None
-        found.append(take_kv_scale(weights, 1, "k", arch, tp).tolist())
+        layer = LayerWeights(arch, weights, load_kernels(CPU, torch.bfloat16), 1, TensorParallel(rank, ranks))
+        assert take_kv_scale(layer, "v", 2) is None
+        found.append(take_kv_scale(layer, "k", 2).tolist())
     assert found == {1: [[3.0, 5.0]], 2: [[3.0], [5.0]], 4: [[3.0], [3.0], [5.0], [5.0]]}[ranks]
 
 

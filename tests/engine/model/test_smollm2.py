@@ -32,15 +32,17 @@ def engine():
 def oracle():
     files = resolve(SOURCE)
     arch = read_arch(files)
+    (layer,) = set(arch.layers)
+    mixer = layer.mixer
     config = transformers.LlamaConfig(
         vocab_size=arch.vocab_size,
         hidden_size=arch.model_dim,
-        intermediate_size=arch.ffn_dim,
+        intermediate_size=layer.feed_forward.dim,
         num_hidden_layers=arch.num_layers,
-        num_attention_heads=arch.num_heads,
-        num_key_value_heads=arch.num_kv_heads,
+        num_attention_heads=mixer.num_heads,
+        num_key_value_heads=mixer.num_kv_heads,
         max_position_embeddings=arch.max_model_len,
-        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": mixer.rope.theta},
         rms_norm_eps=arch.norm_eps,
         tie_word_embeddings=True,
     )

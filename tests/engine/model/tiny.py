@@ -164,6 +164,122 @@ FAMILIES = {
     "exaone4": ("Exaone4", {"num_hidden_layers": 5, "sliding_window": 9, "head_dim": 16}),
     "exaone4 without windows": ("Exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "qwen3 biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
+    "ministral3": (
+        "Ministral3",
+        {
+            "head_dim": 16,
+            **rope(
+                "yarn",
+                factor=4.0,
+                original_max_position_embeddings=16,
+                mscale=1.0,
+                mscale_all_dim=1.0,
+                llama_4_scaling_beta=0.3,
+            ),
+        },
+    ),
+    "seed oss": ("SeedOss", {"head_dim": 16, "attention_out_bias": True}),
+    "arcee": ("Arcee", {"head_dim": 16, "mlp_bias": True}),
+    "apertus": ("Apertus", {"hidden_act": "xielu", "pad_token_id": 0}),
+    "llama4": (
+        "Llama4",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "intermediate_size_mlp": 64,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "attention_chunk_size": 9,
+            "floor_scale": 8,
+            "no_rope_layer_interval": 2,
+        },
+    ),
+    "llama4 without norms": (
+        "Llama4",
+        {"head_dim": 16, "num_local_experts": 4, "use_qk_norm": False, "attn_temperature_tuning": False},
+    ),
+    "qwen2 moe": (
+        "Qwen2Moe",
+        {
+            "num_hidden_layers": 4,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 40,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "glm4 moe": (
+        "Glm4Moe",
+        {
+            "head_dim": 16,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 1.7,
+            "use_qk_norm": True,
+            "attention_bias": True,
+            "num_mtp_layers": 0,
+        },
+    ),
+    "dots1": (
+        "Dots1",
+        {
+            "head_dim": 16,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "sliding_window": 9,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    "minimax m2": (
+        "MiniMaxM2",
+        {
+            "head_dim": 16,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            **rope("default", partial_rotary_factor=0.5),
+        },
+    ),
+    "granite moe": (
+        "GraniteMoe",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.3, "residual_multiplier": 0.5},
+    ),
+    "granite moe shared": (
+        "GraniteMoeShared",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "logits_scaling": 3.0},
+    ),
+    "cohere": ("Cohere", {"tie_word_embeddings": True, "logit_scale": 0.3, "pad_token_id": 0}),
+    "cohere2": (
+        "Cohere2",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "tie_word_embeddings": True,
+            "pad_token_id": 0,
+            "sliding_window_pattern": 4,
+        },
+    ),
+    "ernie": ("Ernie4_5", {"head_dim": 16, "use_bias": True, "tie_word_embeddings": True}),
+    "ernie moe": (
+        "Ernie4_5_Moe",
+        {
+            "moe_num_experts": 6,
+            "moe_k": 2,
+            "moe_intermediate_size": 32,
+            "moe_num_shared_experts": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "hunyuan": ("HunYuanDenseV1", {"head_dim": 16, **rope("dynamic", alpha=4.0, factor=1.0), "pad_token_id": 0}),
+    "hunyuan moe": ("HunYuanMoEV1", {"head_dim": 16, "num_experts": 4, "moe_topk": 2, "pad_token_id": 0}),
 }
 
 
@@ -171,14 +287,19 @@ def oracle(name: str) -> transformers.PreTrainedModel:
     """A model of transformers with random weights, norms and biases included."""
     family, changes = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
-    kind = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+    kind = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}.get(family, f"{family}Config")
     config = getattr(transformers, kind)(**{**SIZES, **changes})
     config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (*model.parameters(), *_stored_buffers(model)):
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if parameter.dim() == 1 else 0.0))
     return model
+
+
+def _stored_buffers(model: transformers.PreTrainedModel) -> list[Tensor]:
+    """Those that a checkpoint has: routers' correction biases."""
+    return [buffer for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")]
 
 
 @torch.no_grad()

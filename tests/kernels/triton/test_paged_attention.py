@@ -29,7 +29,7 @@ def error(out, expected):
     return ((out.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("window", [0, 1, 12, 400])
+@pytest.mark.parametrize("window", [0, 1, 12, 400, -1, -12, -50])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_every_row_attends_to_its_own_past(batch, window):
     paged = make(write_kv, *BATCHES[batch], heads=(4, 2))
@@ -134,7 +134,7 @@ def test_rows_of_many_splits_have_longer_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("rule", ["", RULES[-1]])
-@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("window", [0, 50, -50])
 def test_a_row_does_not_depend_on_its_batch(window, rule):
     lens, counts = [300, 129, 17, 60], [1, 40, 1, 3]
     paged, rules = make(write_kv, lens, counts, heads=(4, 2), dtype=torch.bfloat16), make_rules(rule, 4)
@@ -151,7 +151,7 @@ def test_a_row_does_not_depend_on_its_batch(window, rule):
 
 
 @pytest.mark.parametrize("rule", ["", RULES[-1]])
-@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("window", [0, 50, -50])
 def test_uncut_rows_are_the_same_in_any_chunk(window, rule):
     """Keys stay where they are: only what a call computes differs."""
     attend, rules = functools.partial(paged_attention, cut=False), make_rules(rule, 4)

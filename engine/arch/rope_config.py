@@ -4,10 +4,10 @@ from collections.abc import Container, Mapping
 from math import log, sqrt
 from typing import Any
 
-from engine.checkpoint.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling
+from engine.arch.rope import LinearScaling, Llama3Scaling, LongScaling, RopeScaling, YarnScaling
 from engine.errors import ModelError
 
-__all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "hub_window_rope", "scaled_context_len"]
+__all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "scaled_context_len"]
 
 
 def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,12 +16,6 @@ def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     # old configs have rope_theta at the top and the rest in rope_scaling, new ones all of it in rope_parameters
     old = {"rope_theta": 10000.0, **config, **(config.get("rope_scaling") or {})}
     return {**old, **(given.get("full_attention", given) or {})}
-
-
-def hub_window_rope(config: Mapping[str, Any], theta: float) -> Rope:
-    """The same of sliding-window layers. Old configs scale full attention alone, and may have no theta."""
-    given = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
-    return Rope(float(given.get("rope_theta", theta)), hub_scaling(given, config["max_position_embeddings"]))
 
 
 def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None:

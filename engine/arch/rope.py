@@ -59,8 +59,15 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling
 
 
 class Rope(msgspec.Struct, frozen=True):
+    """Rotary position embedding of the first `dim` dimensions of a head, half-rotated (NeoX)."""
+
     theta: float
+    dim: int
     scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim % 2 or self.dim < 2:
+            raise ValueError(f"{self.dim} dimensions are rotated")
 
 
 def amplitude(scaling: RopeScaling | None) -> float:

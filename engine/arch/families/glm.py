@@ -1,0 +1,49 @@
+"""Z.ai's GLM models."""
+
+from engine.arch import gguf_config as gguf
+from engine.arch.families.deepseek import dense_first
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense
+from engine.arch.model_arch import ModelArch
+
+__all__ = ["GGUF", "HUB"]
+
+
+def _glm(config: Config) -> ModelArch:
+    return decoder(config, attention(config, qkv_bias=config["attention_bias"]), dense(config), interleaved_rope=True)
+
+
+def _glm4(config: Config) -> ModelArch:
+    mixer = attention(config, qkv_bias=config["attention_bias"])
+    return decoder(config, mixer, dense(config), "around", interleaved_rope=True)
+
+
+def _glm4_moe(config: Config) -> ModelArch:
+    """GLM-4.5 to 4.7."""
+    qk_norm = "head" if config.get("use_qk_norm") else ""
+    mixer = attention(config, qkv_bias=config.get("attention_bias", False), qk_norm=qk_norm)
+    return decoder(config, mixer, dense_first(config))
+
+
+DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
+
+GLM4_NAMES = {
+    ".post_attention_layernorm.": ".pre_feedforward_layernorm.",
+    ".post_self_attn_layernorm.": ".post_attention_layernorm.",
+    ".post_mlp_layernorm.": ".post_feedforward_layernorm.",
+}
+
+HUB = {
+    "glm": HubFamily(_glm, DEFAULTS),
+    "glm4": HubFamily(_glm4, DEFAULTS, GLM4_NAMES),
+    "glm4_moe": HubFamily(_glm4_moe, {"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}),
+}
+
+
+# -- GGUF
+
+
+def _gguf_glm4(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.dense(file), "around", interleaved_rope=True)
+
+
+GGUF = {"glm4": gguf.GgufFamily(_gguf_glm4, {"ffn_up": "mlp.gate_up_proj", "ffn_norm": "pre_feedforward_layernorm"})}

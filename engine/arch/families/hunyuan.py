@@ -1,0 +1,53 @@
+"""Tencent's Hunyuan models."""
+
+from engine.arch.families.llama import biases
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
+from engine.arch.layer_spec import FeedForward, Router, SelfAttention
+from engine.arch.model_arch import ModelArch
+from engine.arch.rope_config import hub_rope
+
+__all__ = ["HUB"]
+
+
+def _dense(config: Config) -> ModelArch:
+    config = _with_static_rope(config)
+    return decoder(config, _attention(config), dense(config, bias=config.get("mlp_bias", False)))
+
+
+def _moe(config: Config) -> ModelArch:
+    config = _with_static_rope(config)
+
+    def of_layer(layer: int) -> FeedForward:
+        numbers = (config[key] for key in ("num_experts", "moe_topk"))
+        num_experts, top_k = (one if isinstance(one, int) else one[layer] for one in numbers)
+        router = Router(num_experts=num_experts, experts_per_token=top_k, renormalizes=True)
+        return experts(config, router, config["intermediate_size"], shared=dense(config))
+
+    return decoder(config, _attention(config), [of_layer(layer) for layer in range(config["num_hidden_layers"])])
+
+
+def _attention(config: Config) -> SelfAttention:
+    return attention(config, **biases(config), qk_norm="rotated")
+
+
+def _with_static_rope(config: Config) -> Config:
+    """RoPE scaling "dynamic" with an alpha is NTK-aware scaling by that alpha at all lengths: a larger base."""
+    rope = hub_rope(config)
+    if not (alpha := rope.get("alpha")):
+        return config
+    dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    theta = rope["rope_theta"] * alpha ** (dim / (dim - 2))
+    return {**config, "rope_parameters": None, "rope_scaling": None, "rope_theta": theta}
+
+
+NAMES = {
+    ".query_layernorm.": ".q_norm.",
+    ".key_layernorm.": ".k_norm.",
+    ".gate.wg.": ".gate.",
+    ".shared_mlp.": ".shared_experts.",
+}
+
+HUB = {
+    "hunyuan_v1_dense": HubFamily(_dense, {"rms_norm_eps": 1e-5}, NAMES),
+    "hunyuan_v1_moe": HubFamily(_moe, {"rms_norm_eps": 1e-5}, NAMES),
+}

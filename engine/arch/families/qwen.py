@@ -1,0 +1,69 @@
+"""Alibaba's Qwen models."""
+
+from engine.arch import gguf_config as gguf
+from engine.arch.families.llama import biases
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
+from engine.arch.layer_spec import DenseMlp, FeedForward, Router
+from engine.arch.model_arch import ModelArch
+
+__all__ = ["GGUF", "HUB", "sparse_layers"]
+
+
+def _qwen2(config: Config) -> ModelArch:
+    return decoder(config, windowed(attention(config, qkv_bias=True), windows(config)), dense(config))
+
+
+def _qwen3(config: Config) -> ModelArch:
+    full = attention(config, **biases(config), qk_norm="head")
+    return decoder(config, windowed(full, windows(config)), dense(config))
+
+
+def _qwen2_moe(config: Config) -> ModelArch:
+    shared = dense(config, dim=config["shared_expert_intermediate_size"])
+    full = attention(config, qkv_bias=config.get("qkv_bias", True))
+    return decoder(config, windowed(full, windows(config)), sparse_layers(config, shared))
+
+
+def _qwen3_moe(config: Config) -> ModelArch:
+    full = attention(config, **biases(config), qk_norm="head")
+    return decoder(config, windowed(full, windows(config)), sparse_layers(config))
+
+
+def sparse_layers(config: Config, shared: DenseMlp | None = None) -> list[FeedForward]:
+    """Experts in every n-th layer, but for those that are listed as dense."""
+    router = Router(
+        num_experts=config.get("num_local_experts") or config["num_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        renormalizes=config.get("norm_topk_prob", False),
+    )
+    moe = experts(config, router, config["moe_intermediate_size"], shared=shared, gates_shared=shared is not None)
+    step, is_dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
+    mlp = dense(config)
+    return [mlp if layer in is_dense or (layer + 1) % step else moe for layer in range(config["num_hidden_layers"])]
+
+
+HUB = {
+    "qwen2": HubFamily(_qwen2),
+    "qwen2_moe": HubFamily(_qwen2_moe),
+    "qwen3": HubFamily(_qwen3),
+    "qwen3_moe": HubFamily(_qwen3_moe),
+}
+
+
+# -- GGUF
+
+
+def _gguf_dense(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.windowed(gguf.attention(file), gguf.windows(file)), gguf.dense(file))
+
+
+def _gguf_moe(file: gguf.Metadata) -> ModelArch:
+    mixers = gguf.windowed(gguf.attention(file), gguf.windows(file))
+    return gguf.decoder(file, mixers, gguf.experts(file, renormalizes=True))
+
+
+GGUF = {
+    "qwen2": gguf.GgufFamily(_gguf_dense),
+    "qwen3": gguf.GgufFamily(_gguf_dense),
+    "qwen3moe": gguf.GgufFamily(_gguf_moe),
+}

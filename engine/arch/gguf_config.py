@@ -1,0 +1,113 @@
+"""What most families' GGUF metadata have in common, as specs. What the metadata lack follows from tensors' shapes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, MoE, Norms, Router, SelfAttention
+from engine.arch.model_arch import ModelArch
+from engine.arch.rope import Rope
+from engine.arch.rope_config import gguf_scaling, scaled_context_len
+
+__all__ = ["GgufFamily", "Metadata", "attention", "decoder", "dense", "experts", "rope_of", "windowed", "windows"]
+
+
+class Metadata(NamedTuple):
+    """Of one file: `sizes` by key without the architecture's name, and the shapes of its tensors."""
+
+    sizes: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class GgufFamily(NamedTuple):
+    """An architecture of GGUF files."""
+
+    read: Callable[[Metadata], ModelArch]
+    names: Mapping[str, str] = {}  # its own tensor names -> those that the decoder takes
+    permuted_rope: bool = False  # q and k rows are for interleaved RoPE, where the hub's are half-rotated (NeoX)
+
+
+def attention(file: Metadata, **changes: Any) -> SelfAttention:
+    sizes, shapes = file
+    num_heads = sizes["attention.head_count"]
+    head_dim = sizes.get("attention.key_length") or sizes["embedding_length"] // num_heads
+    fields: dict[str, Any] = {
+        "num_heads": num_heads,
+        "num_kv_heads": sizes.get("attention.head_count_kv") or num_heads,
+        "head_dim": head_dim,
+        "qkv_bias": "blk.0.attn_q.bias" in shapes,
+        "out_bias": "blk.0.attn_output.bias" in shapes,
+        "qk_norm": "head" if "blk.0.attn_q_norm.weight" in shapes else "",
+    }
+    if "rope" not in changes:
+        fields["rope"] = rope_of(file, head_dim)
+    return SelfAttention(**{**fields, **changes})
+
+
+def rope_of(file: Metadata, head_dim: int, theta: float | None = None) -> Rope:
+    """`theta`: where the file has none."""
+    default = 10000.0 if theta is None else theta
+    dim = file.sizes.get("rope.dimension_count") or head_dim
+    return Rope(file.sizes.get("rope.freq_base", default), dim, gguf_scaling(*file))
+
+
+def windows(file: Metadata, period: int = 0, size: int = 0) -> tuple[int, ...]:
+    """Of each layer the sliding window in tokens, 0 without one. Every `period`-th layer has full attention, 0: none
+    has. The file's metadata override it, and `size`.
+    """
+    window = file.sizes.get("attention.sliding_window", size)
+    pattern = file.sizes.get("attention.sliding_window_pattern", period)
+    if isinstance(pattern, int):
+        pattern = [not pattern or (layer + 1) % pattern for layer in range(file.sizes["block_count"])]
+    return tuple(window if windowed else 0 for windowed in pattern)
+
+
+def windowed(full: SelfAttention, sizes: Sequence[int], rope: Rope | None = None) -> list[SelfAttention]:
+    """A mixer for each layer. `rope`: of the layers with a window; None: the same."""
+    change = msgspec.structs.replace
+    return [change(full, sliding_window=size, rope=rope or full.rope) if size else full for size in sizes]
+
+
+def dense(file: Metadata, **changes: Any) -> DenseMlp:
+    fields: dict[str, Any] = {"dim": file.sizes["feed_forward_length"], "bias": "blk.0.ffn_down.bias" in file.shapes}
+    return DenseMlp(**{**fields, **changes})
+
+
+def experts(file: Metadata, renormalizes: bool, **changes: Any) -> MoE:
+    """Router with softmax. `changes`: of the MoE, or of its router under that name."""
+    sizes = file.sizes
+    router = {
+        "num_experts": sizes["expert_count"],
+        "experts_per_token": sizes["expert_used_count"],
+        "renormalizes": renormalizes,
+        **changes.pop("router", {}),
+    }
+    dim = sizes.get("expert_feed_forward_length") or sizes["feed_forward_length"]
+    return MoE(**{"router": Router(**router), "dim": dim, **changes})
+
+
+def decoder(
+    file: Metadata,
+    mixers: SelfAttention | Sequence[SelfAttention],
+    feed_forwards: FeedForward | Sequence[FeedForward],
+    norms: Norms = "before",
+    **changes: Any,
+) -> ModelArch:
+    """One mixer or feed-forward stands for all layers."""
+    sizes, shapes = file
+    num_layers = sizes["block_count"]
+    mixers = mixers if isinstance(mixers, Sequence) else [mixers] * num_layers
+    feed_forwards = feed_forwards if isinstance(feed_forwards, Sequence) else [feed_forwards] * num_layers
+    if not len(mixers) == len(feed_forwards) == num_layers:
+        raise ValueError(f"{len(mixers)} layer types for {num_layers} layers")
+    pairs = zip(mixers, feed_forwards, strict=True)
+    fields: dict[str, Any] = {
+        "vocab_size": shapes["token_embd.weight"][0],  # may be padded beyond the tokenizer's tokens
+        "model_dim": sizes["embedding_length"],
+        "layers": tuple(LayerSpec(mixer=mixer, feed_forward=ffn, norms=norms) for mixer, ffn in pairs),
+        "norm_eps": sizes["attention.layer_norm_rms_epsilon"],
+        "max_model_len": scaled_context_len(sizes["context_length"], gguf_scaling(*file)),
+        "tied": "output.weight" not in shapes,
+    }
+    return ModelArch(**{**fields, **changes})

@@ -1,0 +1,82 @@
+"""Reads a Hugging Face Hub model's config.json: finds the family, and has it describe the model."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from engine.arch.families import (
+    cohere,
+    deepseek,
+    ernie,
+    exaone,
+    gemma,
+    glm,
+    gpt_oss,
+    granite,
+    hunyuan,
+    llama,
+    minimax,
+    mistral,
+    olmo,
+    phi,
+    qwen,
+)
+from engine.arch.hub_config import Config, HubFamily
+from engine.arch.model_arch import ModelArch
+from engine.errors import ModelError
+
+__all__ = ["HUB_FAMILIES", "arch_from_hub", "hub_family"]
+
+HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
+    llama.HUB
+    | mistral.HUB
+    | phi.HUB
+    | qwen.HUB
+    | gemma.HUB
+    | olmo.HUB
+    | glm.HUB
+    | granite.HUB
+    | cohere.HUB
+    | deepseek.HUB
+    | ernie.HUB
+    | exaone.HUB
+    | gpt_oss.HUB
+    | hunyuan.HUB
+    | minimax.HUB
+)
+
+# Multimodal model_type -> that of its language model, which may stand in text_config itself
+TEXT_PARTS = {
+    "gemma3": "gemma3_text",
+    "mistral3": "mistral",
+    "llama4": "llama4_text",
+}
+
+
+def arch_from_hub(config: Config) -> ModelArch:
+    """Raises ModelError for what the decoder does not support."""
+    family, config = _text_part(config)
+    try:
+        return HUB_FAMILIES[family].read({**HUB_FAMILIES[family].defaults, **config})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"config.json is not complete: {type(error).__name__} {error}") from error
+
+
+def hub_family(config: Config) -> HubFamily:
+    """Raises ModelError, which names the supported ones."""
+    return HUB_FAMILIES[_text_part(config)[0]]
+
+
+def _text_part(config: Config) -> tuple[str, Config]:
+    """The family of the language model, and its config."""
+    family = config.get("model_type")
+    if isinstance(family, str) and family in TEXT_PARTS:
+        text = config.get("text_config")
+        if not isinstance(text, dict):
+            raise ModelError("config.json is not complete: KeyError 'text_config'")
+        family = text.get("model_type") if text.get("model_type") in HUB_FAMILIES else TEXT_PARTS[family]
+        assert isinstance(family, str)
+        return family, {**text, "model_type": family}
+    if not isinstance(family, str) or family not in HUB_FAMILIES:
+        names = ", ".join((*HUB_FAMILIES, *TEXT_PARTS))
+        raise ModelError(f"model type {family!r} is not supported; supported are {names}")
+    return family, config

@@ -1,0 +1,134 @@
+"""Layer specs: what a decoder layer is, as data: its mixer, its feed-forward, its norms."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.arch.rope import Rope
+
+__all__ = [
+    "Activation",
+    "DenseMlp",
+    "FeedForward",
+    "LayerSpec",
+    "MoE",
+    "Norms",
+    "QueryScaling",
+    "Router",
+    "SelfAttention",
+    "UngatedMlp",
+]
+
+# Pre-norm, post-norm (before the residual is added), both; or one norm whose output both mixer and feed-forward take
+Norms = Literal["before", "after", "around", "parallel"]
+Activation = Literal["silu", "gelu_tanh", "clamped"]  # of a gate
+
+
+class QueryScaling(msgspec.Struct, frozen=True):
+    """Queries grow with their position: 1 + beta * log(1 + floor((position + offset) / period)), as Llama 4 has it."""
+
+    beta: float
+    period: int  # tokens
+    offset: int = 0
+
+
+class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Softmax attention over cached keys and values: multi-head, grouped-query or multi-query."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: Rope | None  # None: a NoPE layer
+    sliding_window: int = 0  # tokens that a query sees, itself included; 0: no limit
+    attention_chunk: int = 0  # a query sees the tokens of its own chunk of so many alone; 0: no chunks
+    scale: float | None = None  # multiplies query-key products; None: head_dim ** -0.5
+    soft_cap: float = 0.0  # of scores; 0: none
+    qkv_bias: bool = False
+    out_bias: bool = False
+    # RMS norm over each query and key head, over all heads together, over each head without weights, or over each
+    # head after the rotary embedding
+    qk_norm: Literal["", "head", "whole", "weightless", "rotated"] = ""
+    sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
+    query_scaling: QueryScaling | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"heads {self.num_heads}/{self.num_kv_heads}")
+        if self.rope is not None and self.rope.dim > self.head_dim:
+            raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")
+
+
+class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """down(activation(gate) * up)."""
+
+    dim: int  # inner dimensions
+    activation: Activation = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "dim")
+
+
+class UngatedMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """down(activation(up)), by squared ReLU or xIELU."""
+
+    dim: int  # inner dimensions
+    activation: Literal["relu2", "xielu"]
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "dim")
+
+
+class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Chooses a token's experts by their scores, and weights them."""
+
+    num_experts: int
+    experts_per_token: int
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    renormalizes: bool = False  # the chosen experts' weights are scaled to add up to 1
+    bias: bool = False  # added to the logits
+    correction_bias: bool = False  # added to the scores for the choice, not for the weights
+    num_groups: int = 1  # experts are chosen from the best groups alone
+    groups_per_token: int = 1
+    group_score: Literal["max", "top2"] = "top2"  # of a group: its best expert, or the sum of its best two
+    scale: float = 1.0  # multiplies the weights
+    scales_inputs: bool = False  # a weight multiplies what its expert takes, not what it gives
+
+    def __post_init__(self) -> None:
+        if not 0 < self.experts_per_token <= self.num_experts:
+            raise ValueError(f"{self.experts_per_token} of {self.num_experts} experts are taken")
+        if self.num_experts % self.num_groups or not 0 < self.groups_per_token <= self.num_groups:
+            raise ValueError(f"{self.groups_per_token} of {self.num_groups} groups of {self.num_experts} experts")
+        if self.scales_inputs and self.experts_per_token > 1:
+            raise ValueError("inputs are scaled for one expert per token, not for several")
+
+
+class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Mixture of experts: each token takes a few of many MLPs, and the shared one where there is one."""
+
+    router: Router
+    dim: int  # inner dimensions of each expert
+    activation: Activation = "silu"
+    bias: bool = False
+    shared: DenseMlp | None = None  # for every token
+    gates_shared: bool = False  # the shared expert's output is multiplied by the sigmoid of a learned score
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "dim")
+
+
+FeedForward = DenseMlp | UngatedMlp | MoE
+
+
+class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    mixer: SelfAttention
+    feed_forward: FeedForward
+    norms: Norms = "before"
+
+
+def _check_sizes(spec: msgspec.Struct, *names: str) -> None:
+    for name in names:
+        if not isinstance(value := getattr(spec, name), int) or value < 1:
+            raise ValueError(f"{name} is {value!r}")

@@ -1,0 +1,32 @@
+"""The activation of an MLP without gate: squared ReLU, xIELU. The reference, on every device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Xielu", "activation"]
+
+
+class Xielu(NamedTuple):
+    """The learned numbers of xIELU (arXiv 2411.13010)."""
+
+    alpha_p: float
+    alpha_n: float
+    beta: float
+    eps: float
+
+
+def activation(x_TF: Tensor, xielu: Xielu | None = None) -> Tensor:
+    """Squared ReLU, max(x, 0)^2; or xIELU: a parabola for x > 0, and a line with an exponential below.
+
+    x_TF  [T, F]
+
+    Returns [T, F] in the same dtype, computed in fp32.
+    """
+    x = x_TF.float()
+    if xielu is None:
+        return x.relu().square().to(x_TF.dtype)
+    above = xielu.alpha_p * x.square()
+    below = (x.clamp(max=xielu.eps).expm1() - x) * xielu.alpha_n
+    return (torch.where(x > 0, above, below) + xielu.beta * x).to(x_TF.dtype)
