@@ -13,6 +13,9 @@ from kernels import operations as ops
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
+from kernels.head_linear.reference import HeadLinear
+from kernels.latent_attention.reference import latent_attention
+from kernels.latent_rotary.reference import latent_rotary
 from kernels.launch import prepare_cache
 from kernels.linear import onednn
 from kernels.linear.reference import Linear
@@ -50,6 +53,9 @@ class KernelSet:
     square_sums: ops.SquareSums
     qkv_rotary: ops.QkvRotary
     paged_attention: ops.PagedAttention
+    latent_rotary: ops.LatentRotary
+    latent_attention: ops.LatentAttention
+    head_linear: ops.HeadLinearPacker
     gated_activation: ops.GatedActivation
     route: ops.Route
     experts: ops.ExpertsPacker  # (matrices of each expert, activation) -> the packed experts
@@ -170,6 +176,9 @@ def _reference_kernels() -> KernelSet:
         square_sums=square_sums,
         qkv_rotary=qkv_rotary,
         paged_attention=paged_attention,
+        latent_rotary=latent_rotary,
+        latent_attention=latent_attention,
+        head_linear=HeadLinear,
         gated_activation=gated_activation,
         route=route,
         experts=Experts,
@@ -206,6 +215,7 @@ def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet
 def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activations: bool) -> KernelSet:
     from kernels.embedding import cpu as embedding_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
+    from kernels.latent_attention import cpu as latent_attention_cpu
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
     from kernels.qkv_rotary import cpu as qkv_rotary_cpu
@@ -237,6 +247,8 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activatio
         square_sums=square_sums_cpu.build(compiler),
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
+        latent_attention=latent_attention_cpu.build(compiler),
+        head_linear=partial(HeadLinear, linear=linear),
         gated_activation=gate,
         experts=partial(Experts, linear=any_linear, gate=gate),
         experts_keep_ints=quantized_linear is not None,

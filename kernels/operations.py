@@ -8,6 +8,8 @@ from torch import Tensor
 
 from kernels.experts.reference import Expert
 from kernels.gated_activation.reference import Activation
+from kernels.latent_attention.spec import LatentSpec
+from kernels.latent_rotary.spec import LatentRotarySpec
 from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 from kernels.penalties.reference import PenaltyEntries
 from kernels.qkv_rotary.spec import QkvSpec
@@ -25,6 +27,9 @@ __all__ = [
     "Filter",
     "Forbid",
     "GatedActivation",
+    "HeadLinearPacker",
+    "LatentAttention",
+    "LatentRotary",
     "LinearKernel",
     "LinearPacker",
     "Logprobs",
@@ -101,6 +106,29 @@ class PagedAttention(Protocol):
         lse_out_TH: Tensor | None = None,
         /,
     ) -> Tensor: ...
+
+
+class LatentRotary(Protocol):
+    def __call__(
+        self,
+        q_THX: Tensor,
+        kv_TX: Tensor,
+        cache: Tensor,
+        positions_T: Tensor,
+        slots_T: Tensor,
+        spec: LatentRotarySpec,
+        /,
+    ) -> None: ...
+
+
+class LatentAttention(Protocol):
+    def __call__(self, q_THX: Tensor, cache: Tensor, layout: AttentionLayout, spec: LatentSpec, /) -> Tensor: ...
+
+
+class HeadLinearPacker(Protocol):
+    """(weight_HOI) -> the packed matrices, which map [T, H, I] to [T, H, O]."""
+
+    def __call__(self, weight_HOI: Tensor, /) -> LinearKernel: ...
 
 
 class GatedActivation(Protocol):

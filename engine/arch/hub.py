@@ -46,6 +46,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself
 TEXT_PARTS = {
+    "kimi_k25": "kimi_k2",
     "gemma3": "gemma3_text",
     "mistral3": "mistral",
     "llama4": "llama4_text",

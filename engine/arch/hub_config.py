@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.arch.layer_spec import Activation, DenseMlp, FeedForward, LayerSpec, MoE, Norms, Router, SelfAttention
+from engine.arch.layer_spec import (
+    Activation,
+    DenseMlp,
+    FeedForward,
+    LayerSpec,
+    Mixer,
+    MoE,
+    Norms,
+    Router,
+    SelfAttention,
+)
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import hub_rope, hub_scaling, scaled_context_len
@@ -102,7 +112,7 @@ def experts(config: Config, router: Router, dim: int, **changes: Any) -> MoE:
 
 def decoder(
     config: Config,
-    mixers: SelfAttention | Sequence[SelfAttention],
+    mixers: Mixer | Sequence[Mixer],
     feed_forwards: FeedForward | Sequence[FeedForward],
     norms: Norms = "before",
     **changes: Any,

@@ -10,7 +10,9 @@ __all__ = [
     "Activation",
     "DenseMlp",
     "FeedForward",
+    "LatentAttention",
     "LayerSpec",
+    "Mixer",
     "MoE",
     "Norms",
     "QueryScaling",
@@ -57,6 +59,28 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
             raise ValueError(f"heads {self.num_heads}/{self.num_kv_heads}")
         if self.rope is not None and self.rope.dim > self.head_dim:
             raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")
+
+
+class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Multi-head latent attention (MLA): one row per token is cached for all heads, a latent and a rotated key."""
+
+    num_heads: int
+    q_rank: int  # of the queries' low-rank projection; 0: it is one full matrix
+    kv_rank: int  # dimensions of the latent
+    nope_dim: int  # of a query head, those that meet the latent
+    rope_dim: int  # and those that meet the rotated key
+    v_dim: int  # of a head's output
+    rope: Rope
+    scale: float | None = None  # multiplies query-key products; None: (nope_dim + rope_dim) ** -0.5
+    latent_eps: float = 1e-6  # of the norms of the latent and of the low-rank query
+    bias: bool = False  # of the down-projections and the output
+    query_scaling: QueryScaling | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+
+
+Mixer = SelfAttention | LatentAttention
 
 
 class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -123,7 +147,7 @@ FeedForward = DenseMlp | UngatedMlp | MoE
 
 
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    mixer: SelfAttention
+    mixer: Mixer
     feed_forward: FeedForward
     norms: Norms = "before"
 

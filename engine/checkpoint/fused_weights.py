@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE
+from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
@@ -62,8 +62,14 @@ class Unfused:
 def _stacks(layer: LayerSpec) -> dict[str, dict[str, int]]:
     """A layer's fused matrices: the rows of what is stacked in each."""
     mixer, ffn = layer.mixer, layer.feed_forward
-    q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
-    stacks = {"self_attn.qkv_proj": {"self_attn.q_proj": q_dim, "self_attn.k_proj": kv_dim, "self_attn.v_proj": kv_dim}}
+    stacks: dict[str, dict[str, int]] = {}
+    if isinstance(mixer, SelfAttention):
+        q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
+        stacks["self_attn.qkv_proj"] = {
+            "self_attn.q_proj": q_dim,
+            "self_attn.k_proj": kv_dim,
+            "self_attn.v_proj": kv_dim,
+        }
     mlps = {"mlp.shared_experts": ffn.shared} if isinstance(ffn, MoE) else {"mlp": ffn}
     for at, mlp in mlps.items():
         if isinstance(mlp, DenseMlp):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.gguf import GGUF_FAMILIES
+from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
@@ -85,6 +86,8 @@ class GgufSource:
         if not self._permuted_rope or index is None:
             return None
         mixer = self._arch.layers[index].mixer
+        if not isinstance(mixer, SelfAttention):
+            return None
         if ".q_proj." in name:
             return _halves(self.shape(name)[0], mixer.num_heads)
         if ".k_proj." in name:

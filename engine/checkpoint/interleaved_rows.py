@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import Mixer, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
@@ -13,7 +14,7 @@ __all__ = ["HalfRotatedRows"]
 
 
 class HalfRotatedRows:
-    """Permutes the rows of `q_proj` and `k_proj` within each head; other tensors pass unchanged.
+    """Permutes the rows of queries and keys within each head; other tensors pass unchanged.
 
     rotated dimensions   0 1 2 3 4 5   become   0 2 4 1 3 5; those that are not rotated stay
     """
@@ -41,13 +42,26 @@ class HalfRotatedRows:
         return matrix[rows] if isinstance(matrix, Tensor) else matrix.rows(rows)
 
     def _rows(self, name: str, count: int) -> Tensor | None:
-        """The permutation of `count` rows, whole heads; None: the tensor has no rotated rows."""
+        """The permutation of `count` rows; None: the tensor has no rotated rows."""
         index = layer_index(name)
-        if index is None or not (".self_attn.q_proj." in name or ".self_attn.k_proj." in name):
+        if index is None or ".self_attn." not in name:
             return None
-        mixer = self._layers[index].mixer
-        if mixer.rope is None:
+        mixer, part = self._layers[index].mixer, name.split(".self_attn.")[1].partition(".")[0]
+        kept = _kept_dims(mixer, part)
+        if mixer.rope is None or kept is None:
             return None
-        turned = torch.arange(mixer.rope.dim).view(-1, 2).T.flatten()
-        order = torch.cat((turned, torch.arange(mixer.rope.dim, mixer.head_dim)))
-        return (torch.arange(0, count, mixer.head_dim)[:, None] + order).flatten()
+        before, after = kept
+        turned = torch.arange(mixer.rope.dim).view(-1, 2).T.flatten() + before
+        head_dim = before + mixer.rope.dim + after
+        order = torch.cat((torch.arange(before), turned, torch.arange(head_dim - after, head_dim)))
+        return (torch.arange(0, count, head_dim)[:, None] + order).flatten()
+
+
+def _kept_dims(mixer: Mixer, part: str) -> tuple[int, int] | None:
+    """The dimensions before and after the rotated ones, of each head of a projection; None: none is rotated."""
+    if isinstance(mixer, SelfAttention):
+        rotated = 0 if mixer.rope is None else mixer.rope.dim
+        return (0, mixer.head_dim - rotated) if part in ("q_proj", "k_proj") else None
+    if part in ("q_proj", "q_b_proj"):
+        return mixer.nope_dim, 0
+    return (mixer.kv_rank, 0) if part == "kv_a_proj_with_mqa" else None

@@ -42,7 +42,7 @@ def open_weights(
     if family.expert_stacks and (quantization or {}).get("quant_method") == "mxfp4":
         quantization = None  # of experts alone: SeparateExperts reads it
     weight_format = weight_format_of(quantization, dtype) if quantization else None  # raises before any file is opened
-    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path), family.names)
+    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path), family.names, arch.num_layers)
     if family.expert_stacks:
         plain = SeparateExperts(plain, device, family.expert_stacks)
     if weight_format is None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
@@ -22,14 +23,19 @@ class CanonicalNames:
     """Tensors of the language model under the names that the decoder takes. Vision weights are skipped, which is
     logged."""
 
-    def __init__(self, source: TensorSource, renamed: Mapping[str, str]) -> None:
-        """`renamed`: parts of the family's names -> those that the decoder takes."""
+    def __init__(self, source: TensorSource, renamed: Mapping[str, str], num_layers: int) -> None:
+        """`renamed`: parts of the family's names -> those that the decoder takes. Layers from `num_layers` on are for
+        multi-token prediction, and left aside.
+        """
         self._source = source
         names = source.names()
         unseen = {name for name in names if name.startswith(SIGHT)}
         if unseen:
             log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
-        self._names = {_canonical_name(name, renamed): name for name in names - unseen}
+        ours = {_canonical_name(name, renamed): name for name in names - unseen}
+        self._names = {name: there for name, there in ours.items() if not _predicts_more(name, num_layers)}
+        if len(self._names) < len(ours):
+            log.warning("multi-token prediction is not used: %d tensors are left aside", len(ours) - len(self._names))
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -42,6 +48,10 @@ class CanonicalNames:
 
     def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         return self._source.read_matrix(self._names[name], part)
+
+
+def _predicts_more(name: str, num_layers: int) -> bool:
+    return name.startswith(("mtp.", "model.mtp.")) or (layer_index(name) or 0) >= num_layers
 
 
 def _canonical_name(name: str, renamed: Mapping[str, str]) -> str:

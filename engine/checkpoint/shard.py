@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.arch.layer_spec import LayerSpec, MoE
+from engine.arch.layer_spec import LayerSpec, MoE, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
@@ -29,7 +29,10 @@ def shard_arch(arch: ModelArch, size: int) -> ModelArch:
 def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
     mixer, ffn = layer.mixer, layer.feed_forward
     change = msgspec.structs.replace
-    mixer = change(mixer, num_heads=mixer.num_heads // size, num_kv_heads=max(1, mixer.num_kv_heads // size))
+    heads = {"num_heads": mixer.num_heads // size}
+    if isinstance(mixer, SelfAttention):
+        heads["num_kv_heads"] = max(1, mixer.num_kv_heads // size)
+    mixer = change(mixer, **heads)
     if isinstance(ffn, MoE) and ffn.shared is not None:
         ffn = change(ffn, shared=change(ffn.shared, dim=ffn.shared.dim // size))
     return change(layer, mixer=mixer, feed_forward=change(ffn, dim=ffn.dim // size))
@@ -38,7 +41,8 @@ def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
 def _sizes(layer: LayerSpec) -> str:
     mixer = layer.mixer
     dims = " and ".join(map(str, _inner_dims(layer)))
-    return f"{mixer.num_heads} heads, {mixer.num_kv_heads} KV heads and {dims} inner dimensions"
+    kv_heads = f", {mixer.num_kv_heads} KV heads" if isinstance(mixer, SelfAttention) else ""
+    return f"{mixer.num_heads} heads{kv_heads} and {dims} inner dimensions"
 
 
 def _fits(arch: ModelArch, size: int) -> bool:
@@ -46,7 +50,7 @@ def _fits(arch: ModelArch, size: int) -> bool:
 
 
 def _layer_fits(layer: LayerSpec, size: int) -> bool:
-    num_kv_heads = layer.mixer.num_kv_heads
+    num_kv_heads = layer.mixer.num_kv_heads if isinstance(layer.mixer, SelfAttention) else 1
     kv_fits = num_kv_heads % size == 0 or size % num_kv_heads == 0
     return layer.mixer.num_heads % size == 0 and kv_fits and all(dim % (2 * size) == 0 for dim in _inner_dims(layer))
 

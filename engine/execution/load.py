@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
-from engine.arch.layer_spec import DenseMlp
+from engine.arch.layer_spec import DenseMlp, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import KVOrigin, open_offloading_connector
@@ -215,6 +215,7 @@ def _is_kernels_alone(arch: ModelArch) -> bool:
     return all(
         isinstance(layer.feed_forward, DenseMlp)
         and layer.norms != "parallel"
+        and isinstance(layer.mixer, SelfAttention)
         and layer.mixer.query_scaling is None
         and layer.mixer.qk_norm != "rotated"
         for layer in arch.layers

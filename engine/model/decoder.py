@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import LatentAttention as LatentSpec
+from engine.arch.layer_spec import LayerSpec, Mixer
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix
@@ -11,6 +12,7 @@ from engine.checkpoint.weights import Weights
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import ForwardBatch
+from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
 from engine.model.norms import LayerNorms
@@ -131,5 +133,11 @@ class _Layer:
     def __init__(self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables) -> None:
         self.is_parallel = spec.norms == "parallel"
         self.norms = LayerNorms(spec.norms, weights)
-        self.mix = Attention(spec.mixer, weights, tables.of(spec.mixer.rope))
+        self.mix = _mixer(spec.mixer, weights, tables.of(spec.mixer.rope))
         self.feed_forward = feed_forward(spec.feed_forward, weights)
+
+
+def _mixer(spec: Mixer, weights: LayerWeights, cos_sin_CR: Tensor) -> Attention | LatentAttention:
+    if isinstance(spec, LatentSpec):
+        return LatentAttention(spec, weights, cos_sin_CR)
+    return Attention(spec, weights, cos_sin_CR)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import LongScaling, Rope, amplitude, frequencies
 from engine.checkpoint.weights import Weights
@@ -19,8 +20,9 @@ class RotaryTables:
         if weights.has("rope_freqs.weight"):
             divisors = weights.take("rope_freqs.weight", *weights.shape("rope_freqs.weight"), dtype=torch.float64).cpu()
         factors = _read_factors(weights)
-        local = {layer.mixer.rope for layer in arch.layers if layer.mixer.sliding_window}
-        full = {layer.mixer.rope for layer in arch.layers if not layer.mixer.sliding_window}
+        mixers = [layer.mixer for layer in arch.layers]
+        local = {mixer.rope for mixer in mixers if isinstance(mixer, SelfAttention) and mixer.sliding_window}
+        full = {mixer.rope for mixer in mixers if not isinstance(mixer, SelfAttention) or not mixer.sliding_window}
         self._tables: dict[Rope | None, Tensor] = {
             rope: _table(rope, factors, num_positions, None if rope in local - full else divisors).to(device)
             for rope in ropes

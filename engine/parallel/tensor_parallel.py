@@ -69,6 +69,10 @@ class TensorParallel:
         """This rank's shard of `count` units of `unit` rows."""
         return self._share(0, count, unit)
 
+    def whole_rows(self, count: int) -> Shard:
+        """All rows, on every rank."""
+        return Shard(0, 0, count)
+
     def columns(self, count: int, unit: int = 1) -> Shard:
         return self._share(1, count, unit)
 

@@ -21,7 +21,7 @@ def paged_attention(
 
     q_THD             [T, H, D]
     cache             [N, G, P, D] keys, and values; H is a multiple of G: heads [g * H/G, (g + 1) * H/G) read KV head
-                      g; of q's dtype, or torch.float8_e4m3fn
+                      g; of q's dtype, or torch.float8_e4m3fn; values may have other dimensions
     layout            which rows and blocks are whose
     spec              scale, window or chunk, soft cap, sinks, scales of an FP8 cache
     lse_out_TH        [T, H] fp32    written where given: the natural logarithm of the denominator
@@ -32,7 +32,7 @@ def paged_attention(
     k_cache, v_cache = cache
     query_starts, seq_lens_S, block_table_SW = layout.query_starts, layout.seq_lens_S, layout.block_table_SW
     rules = _Rules(spec)
-    out_THD = torch.zeros_like(q_THD)
+    out_THD = q_THD.new_zeros((*q_THD.shape[:2], v_cache.shape[3]))
     lse_TH = torch.full(q_THD.shape[:2], -torch.inf, device=q_THD.device)
     starts, lens = query_starts.tolist(), seq_lens_S.tolist()
     single = [s for s in range(len(lens)) if starts[s + 1] - starts[s] == 1]
@@ -92,8 +92,8 @@ def _chunk(
     query = torch.arange(seq_len - num_queries, seq_len, device=q_THD.device)[:, None]
     key = torch.arange(seq_len, device=q_THD.device)[None, :]
     weights, lse_GRT = rules.weigh(products, rules.unseen(key, query))
-    out = (weights.flatten(1, 2) @ v_GLD).view(num_kv_heads, -1, num_queries, head_dim)
-    return out.permute(2, 0, 1, 3).reshape(q_THD.shape).to(q_THD.dtype), lse_GRT.flatten(0, 1).T
+    out = (weights.flatten(1, 2) @ v_GLD).view(num_kv_heads, -1, num_queries, v_cache.shape[3])
+    return out.permute(2, 0, 1, 3).flatten(1, 2).to(q_THD.dtype), lse_GRT.flatten(0, 1).T
 
 
 def _single_tokens(
@@ -117,7 +117,7 @@ def _single_tokens(
     q_SGRD = q_SHD.float().view(num_seqs, num_kv_heads, -1, head_dim)
     products = (q_SGRD @ k_SGLD.transpose(2, 3))[:, :, :, None]
     weights, lse_SGR1 = rules.weigh(products, unseen_SL[:, None, None, None])
-    return (weights[:, :, :, 0] @ v_SGLD).reshape(q_SHD.shape).to(q_SHD.dtype), lse_SGR1.flatten(1)
+    return (weights[:, :, :, 0] @ v_SGLD).flatten(1, 2).to(q_SHD.dtype), lse_SGR1.flatten(1)
 
 
 def _dense(cache: Tensor, blocks: Tensor, scale_G: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
@@ -124,8 +125,9 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def _floor(arch: ModelArch, batch: int, context: int, ceilings: dict[str, float]) -> dict[str, float]:
-    """Of attention with dense feed-forwards."""
-    mixers, dims = [layer.mixer for layer in arch.layers], [layer.feed_forward.dim for layer in arch.layers]
+    """Of grouped-query attention with dense feed-forwards."""
+    dims = [layer.feed_forward.dim for layer in arch.layers]
+    mixers = [layer.mixer for layer in arch.layers if isinstance(layer.mixer, SelfAttention)]
     heads = sum(mixer.head_dim * (mixer.num_heads + mixer.num_kv_heads) for mixer in mixers)
     weights = arch.model_dim * (2 * heads + 3 * sum(dims) + arch.vocab_size)
     kv_values = 2 * sum(mixer.num_kv_heads * mixer.head_dim for mixer in mixers) * context

@@ -1,23 +1,31 @@
-"""DeepSeek's models, and dots.llm1, whose experts are theirs."""
+"""DeepSeek's models, Moonshot's Kimi K2, which is one, and dots.llm1, whose experts are theirs."""
 
-from typing import Literal
+from math import log
+from typing import Any, Literal
 
 from engine.arch.families.llama import biases
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import FeedForward, Router
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
+from engine.arch.layer_spec import FeedForward, LatentAttention, Router
 from engine.arch.model_arch import ModelArch
+from engine.arch.rope_config import hub_rope
 
-__all__ = ["HUB", "dense_first"]
+__all__ = ["HUB", "dense_first", "latent_attention"]
 
 
-def dense_first(config: Config, scoring: Literal["softmax", "sigmoid"] = "sigmoid") -> list[FeedForward]:
-    """DeepSeek-V3's: the first layers are dense, the others have experts in groups, chosen with a correction bias."""
+def dense_first(
+    config: Config,
+    scoring: Literal["softmax", "sigmoid"] = "sigmoid",
+    corrected: bool = True,
+    group_score: Literal["max", "top2"] = "top2",
+) -> list[FeedForward]:
+    """The first layers are dense, the others have experts in groups; by default as DeepSeek-V3 chooses them."""
     router = Router(
         num_experts=config["n_routed_experts"],
         experts_per_token=config["num_experts_per_tok"],
         scoring=scoring,
         renormalizes=config.get("norm_topk_prob", True),
-        correction_bias=True,
+        correction_bias=corrected,
+        group_score=group_score,
         num_groups=config.get("n_group") or 1,
         groups_per_token=config.get("topk_group") or 1,
         scale=config.get("routed_scaling_factor", 1.0),
@@ -29,10 +37,66 @@ def dense_first(config: Config, scoring: Literal["softmax", "sigmoid"] = "sigmoi
     return [mlp if layer < first else moe for layer in range(config["num_hidden_layers"])]
 
 
+def latent_attention(config: Config, **changes: Any) -> LatentAttention:
+    rope = hub_rope(config)
+    dims = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
+    fields: dict[str, Any] = {
+        "num_heads": config["num_attention_heads"],
+        "q_rank": config.get("q_lora_rank") or 0,
+        "kv_rank": config["kv_lora_rank"],
+        "nope_dim": config["qk_nope_head_dim"],
+        "rope_dim": config["qk_rope_head_dim"],
+        "v_dim": config["v_head_dim"],
+        "rope": rope_of({**config, "partial_rotary_factor": 1.0}, config["qk_rope_head_dim"]),
+        "scale": dims**-0.5 * _stretch(rope) ** 2,
+        "bias": config.get("attention_bias", False),
+    }
+    return LatentAttention(**{**fields, **changes})
+
+
+def _stretch(rope: Config) -> float:
+    """What YaRN's `mscale_all_dim` multiplies queries and keys by, those without rotary embedding too."""
+    slope, factor = rope.get("mscale_all_dim") or 0.0, rope.get("factor") or 1.0
+    return 0.1 * slope * log(factor) + 1.0 if slope and factor > 1 else 1.0
+
+
+def _deepseek_v2(config: Config) -> ModelArch:
+    """The choice within groups is by each group's best expert; greedy is without groups."""
+    grouped = config.get("topk_method") == "group_limited_greedy"
+    groups = {key: config.get(key) if grouped else 1 for key in ("n_group", "topk_group")}
+    ffns = dense_first({**config, **groups, "norm_topk_prob": False}, "softmax", corrected=False, group_score="max")
+    return decoder(config, latent_attention(config), ffns, interleaved_rope=True)
+
+
+def _deepseek_v3(config: Config) -> ModelArch:
+    interleaved = config.get("rope_interleave", True)
+    return decoder(config, latent_attention(config), dense_first(config), interleaved_rope=interleaved)
+
+
 def _dots1(config: Config) -> ModelArch:
     full = attention(config, **biases(config), qk_norm="head")
     sizes = windows(config) if config.get("layer_types") is None else windows({**config, "use_sliding_window": True})
     return decoder(config, windowed(full, sizes), dense_first(config))
 
 
-HUB = {"dots1": HubFamily(_dots1)}
+V3_DEFAULTS = {
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+}
+
+HUB = {
+    "deepseek_v2": HubFamily(_deepseek_v2),
+    "deepseek_v3": HubFamily(_deepseek_v3, V3_DEFAULTS),
+    "kimi_k2": HubFamily(_deepseek_v3, V3_DEFAULTS),
+    "dots1": HubFamily(_dots1),
+}

@@ -1,7 +1,7 @@
 """Z.ai's GLM models."""
 
 from engine.arch import gguf_config as gguf
-from engine.arch.families.deepseek import dense_first
+from engine.arch.families.deepseek import dense_first, latent_attention
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense
 from engine.arch.model_arch import ModelArch
 
@@ -24,6 +24,15 @@ def _glm4_moe(config: Config) -> ModelArch:
     return decoder(config, mixer, dense_first(config))
 
 
+def _glm4_moe_lite(config: Config) -> ModelArch:
+    """GLM-4.7-Flash: DeepSeek-V3's attention."""
+    ffns = dense_first({**config, "first_k_dense_replace": 0})
+    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (config["num_hidden_layers"] - 1)
+    mlp = dense(config)
+    ffns = [moe if kind == "sparse" else mlp for moe, kind in zip(ffns, kinds, strict=True)]
+    return decoder(config, latent_attention(config), ffns, interleaved_rope=config.get("rope_interleave", True))
+
+
 DEFAULTS = {"attention_bias": True, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
 
 GLM4_NAMES = {
@@ -35,6 +44,9 @@ GLM4_NAMES = {
 HUB = {
     "glm": HubFamily(_glm, DEFAULTS),
     "glm4": HubFamily(_glm4, DEFAULTS, GLM4_NAMES),
+    "glm4_moe_lite": HubFamily(
+        _glm4_moe_lite, {"rms_norm_eps": 1e-5, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
+    ),
     "glm4_moe": HubFamily(_glm4_moe, {"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["time_engine_peers"]
@@ -87,7 +88,7 @@ def _random_llama(arch: ModelArch, device: torch.device) -> Any:
 
     (layer,) = set(arch.layers)
     mixer = layer.mixer
-    assert mixer.rope is not None
+    assert isinstance(mixer, SelfAttention) and mixer.rope is not None
     config = LlamaConfig(
         vocab_size=arch.vocab_size,
         hidden_size=arch.model_dim,

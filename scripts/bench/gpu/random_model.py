@@ -147,6 +147,7 @@ def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
     }
     for index, layer in enumerate(arch.layers):
         mixer, ffn_dim = layer.mixer, layer.feed_forward.dim
+        assert isinstance(mixer, SelfAttention)
         q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
         parts: dict[str, tuple[int, ...]] = {
             "input_layernorm": (dim,),

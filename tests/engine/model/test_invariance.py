@@ -23,7 +23,21 @@ TOKENS = torch.randint(97, (150,), generator=torch.Generator().manual_seed(3)).t
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C compiler this is not promised")
 
 
-@pytest.fixture(scope="module", params=["llama3", "smollm2", "mistral", "qwen3", "olmo3", "gemma2", "qwen3 moe"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "llama3",
+        "smollm2",
+        "mistral",
+        "qwen3",
+        "olmo3",
+        "gemma2",
+        "qwen3 moe",
+        "llama4",
+        "cohere2",
+        "deepseek v3",
+    ],
+)
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     oracle(request.param).save_pretrained(folder)
@@ -68,6 +82,10 @@ def test_neighbors_change_nothing(runner, alone):
         "gemma3",
         "smollm3",
         "granite",
+        "ministral3",
+        "cohere2",
+        "apertus",
+        "hunyuan",
     ],
 )
 def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
@@ -80,7 +98,7 @@ def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
         assert error(ours, exact) < 1.3 * error(theirs, exact)
 
 
-@pytest.mark.parametrize("name", ["qwen3 moe", "olmoe", "mixtral", "gpt oss"])
+@pytest.mark.parametrize("name", ["qwen3 moe", "olmoe", "mixtral", "gpt oss", "llama4", "glm4 moe", "deepseek v3"])
 def test_rounding_errors_of_experts_are_like_those_of_transformers(name, tmp_path):
     """In the best row: rounding may send a token to another expert, and all that read it have other errors then."""
     model = oracle(name).bfloat16()

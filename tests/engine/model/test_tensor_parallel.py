@@ -100,6 +100,15 @@ def logits_of_ranks(folder, size, pieces):
         ("mixtral", 4),
         ("gpt oss", 2),
         ("glm4", 2),
+        ("llama4", 2),
+        ("cohere2", 2),
+        ("qwen2 moe", 2),
+        ("minimax m2", 4),
+        ("granite moe shared", 2),
+        ("hunyuan", 2),
+        ("apertus", 2),
+        ("deepseek v2", 2),
+        ("deepseek v3", 4),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
