@@ -44,6 +44,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of a GPU's memory for weights and KV cache
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"  # auto: the model's; fp8: twice the blocks in the same bytes
     enable_prefix_caching: bool = True  # reuse the blocks of equal prefixes
+    state_snapshot_interval: Positive = 512  # tokens from one snapshot of a recurrent state to the next
+    num_state_snapshots: Count | None = None  # snapshots that are kept; unset: scheduler.max_num_seqs
     kv_offloading_bytes: Count = 0  # host memory for KV offload, shared by the replicas of a node; 0: off
 
 

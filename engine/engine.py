@@ -21,6 +21,7 @@ from engine.scheduling.first_token_times import FirstTokenTimes
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence_states import SequenceStates
 from engine.scheduling.stop_checker import finish_reason
 from engine.types import EngineStatus, FinishReason, GenerateRequest, PromptLogprob, RequestOutput, TokenLogprob
 
@@ -41,8 +42,11 @@ class Engine:
         self.enable_prefix_caching = config.cache.enable_prefix_caching
         # a single sequence must always fit into the KV cache
         self.max_model_len = min(executor.max_model_len, executor.num_blocks * executor.block_size)
+        states = None
+        if executor.num_states:
+            states = SequenceStates(executor.num_states, executor.block_size, config.cache.state_snapshot_interval)
         blocks = BlockAllocator(
-            executor.num_blocks, executor.block_size, self.enable_prefix_caching, cache_key, executor.connector
+            executor.num_blocks, executor.block_size, self.enable_prefix_caching, cache_key, executor.connector, states
         )
         self.scheduler = Scheduler(config.scheduler, blocks, self.max_model_len)
         self.num_step_tokens = 0  # of the step that runs now, or ran last

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from kernels import operations as ops
+from kernels.causal_conv.reference import causal_conv
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
 from kernels.gated_activation.reference import gated_activation
+from kernels.gated_delta_rule.reference import gated_delta_rule
 from kernels.head_linear.reference import HeadLinear
 from kernels.latent_attention.reference import latent_attention
 from kernels.latent_rotary.reference import latent_rotary
@@ -56,6 +58,8 @@ class KernelSet:
     latent_rotary: ops.LatentRotary
     latent_attention: ops.LatentAttention
     head_linear: ops.HeadLinearPacker
+    causal_conv: ops.CausalConv
+    gated_delta_rule: ops.GatedDeltaRule
     gated_activation: ops.GatedActivation
     route: ops.Route
     experts: ops.ExpertsPacker  # (matrices of each expert, activation) -> the packed experts
@@ -179,6 +183,8 @@ def _reference_kernels() -> KernelSet:
         latent_rotary=latent_rotary,
         latent_attention=latent_attention,
         head_linear=HeadLinear,
+        causal_conv=causal_conv,
+        gated_delta_rule=gated_delta_rule,
         gated_activation=gated_activation,
         route=route,
         experts=Experts,
@@ -213,8 +219,10 @@ def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet
 
 
 def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activations: bool) -> KernelSet:
+    from kernels.causal_conv import cpu as causal_conv_cpu
     from kernels.embedding import cpu as embedding_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
+    from kernels.gated_delta_rule import cpu as gated_delta_rule_cpu
     from kernels.latent_attention import cpu as latent_attention_cpu
     from kernels.linear import cpu as linear_cpu
     from kernels.paged_attention import cpu as paged_attention_cpu
@@ -249,6 +257,8 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activatio
         paged_attention=paged_attention_cpu.build(compiler),
         latent_attention=latent_attention_cpu.build(compiler),
         head_linear=partial(HeadLinear, linear=linear),
+        causal_conv=causal_conv_cpu.build(compiler),
+        gated_delta_rule=gated_delta_rule_cpu.build(compiler),
         gated_activation=gate,
         experts=partial(Experts, linear=any_linear, gate=gate),
         experts_keep_ints=quantized_linear is not None,

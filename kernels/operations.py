@@ -6,8 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.causal_conv.layout import StateLayout
 from kernels.experts.reference import Expert
 from kernels.gated_activation.reference import Activation
+from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.latent_attention.spec import LatentSpec
 from kernels.latent_rotary.spec import LatentRotarySpec
 from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
@@ -20,6 +22,7 @@ __all__ = [
     "AddRmsNorm",
     "AllowBits",
     "AllowOnly",
+    "CausalConv",
     "Choose",
     "Embedding",
     "ExpertsKernel",
@@ -27,6 +30,7 @@ __all__ = [
     "Filter",
     "Forbid",
     "GatedActivation",
+    "GatedDeltaRule",
     "HeadLinearPacker",
     "LatentAttention",
     "LatentRotary",
@@ -129,6 +133,32 @@ class HeadLinearPacker(Protocol):
     """(weight_HOI) -> the packed matrices, which map [T, H, I] to [T, H, O]."""
 
     def __call__(self, weight_HOI: Tensor, /) -> LinearKernel: ...
+
+
+class CausalConv(Protocol):
+    def __call__(
+        self,
+        x_TC: Tensor,
+        state: Tensor,
+        weight_CK: Tensor,
+        bias_C: Tensor | None,
+        layout: StateLayout,
+        with_silu: bool,
+        /,
+    ) -> Tensor: ...
+
+
+class GatedDeltaRule(Protocol):
+    def __call__(
+        self,
+        q_TGK: Tensor,
+        k_TGK: Tensor,
+        v_THV: Tensor,
+        gates: DeltaGates,
+        state: Tensor,
+        layout: StateLayout,
+        /,
+    ) -> Tensor: ...
 
 
 class GatedActivation(Protocol):

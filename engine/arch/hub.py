@@ -13,6 +13,7 @@ from engine.arch.families import (
     gpt_oss,
     granite,
     hunyuan,
+    lfm,
     llama,
     minimax,
     mistral,
@@ -41,11 +42,14 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | exaone.HUB
     | gpt_oss.HUB
     | hunyuan.HUB
+    | lfm.HUB
     | minimax.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself
 TEXT_PARTS = {
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
     "kimi_k25": "kimi_k2",
     "gemma3": "gemma3_text",
     "mistral3": "mistral",

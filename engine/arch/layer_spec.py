@@ -10,15 +10,19 @@ __all__ = [
     "Activation",
     "DenseMlp",
     "FeedForward",
+    "GatedDeltaNet",
     "LatentAttention",
     "LayerSpec",
     "Mixer",
     "MoE",
     "Norms",
     "QueryScaling",
+    "Recurrent",
     "Router",
     "SelfAttention",
+    "ShortConv",
     "UngatedMlp",
+    "rope_of",
 ]
 
 # Pre-norm, post-norm (before the residual is added), both; or one norm whose output both mixer and feed-forward take
@@ -52,6 +56,7 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     qk_norm: Literal["", "head", "whole", "weightless", "rotated"] = ""
     sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
     query_scaling: QueryScaling | None = None
+    gate: bool = False  # the output is multiplied by the sigmoid of another projection of the input
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
@@ -80,7 +85,38 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
         _check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "v_dim")
 
 
-Mixer = SelfAttention | LatentAttention
+class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Linear attention by the gated delta rule; its state is a matrix of each value head."""
+
+    num_k_heads: int  # of queries and keys
+    num_v_heads: int  # a multiple
+    k_dim: int  # of a head
+    v_dim: int
+    kernel_size: int  # of the convolution before
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_k_heads", "num_v_heads", "k_dim", "v_dim", "kernel_size")
+        if self.num_v_heads % self.num_k_heads:
+            raise ValueError(f"heads {self.num_v_heads}/{self.num_k_heads}")
+
+
+class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """A gated causal convolution over a few tokens; its state is the last of these."""
+
+    dim: int  # channels
+    kernel_size: int  # tokens
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "dim", "kernel_size")
+
+
+Recurrent = GatedDeltaNet | ShortConv  # mixers with a state of fixed size instead of cached tokens
+Mixer = SelfAttention | LatentAttention | GatedDeltaNet | ShortConv
+
+
+def rope_of(mixer: Mixer) -> Rope | None:
+    return mixer.rope if isinstance(mixer, SelfAttention | LatentAttention) else None
 
 
 class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):

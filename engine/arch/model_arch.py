@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import LayerSpec, Recurrent
 
 __all__ = ["ModelArch"]
 
@@ -31,6 +31,11 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
                 raise ValueError(f"{name} is {value!r}")
         if not self.layers:
             raise ValueError("there are no layers")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some layers have a state instead of cached tokens."""
+        return any(isinstance(layer.mixer, Recurrent) for layer in self.layers)
 
     @property
     def num_layers(self) -> int:

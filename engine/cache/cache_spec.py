@@ -1,10 +1,12 @@
-"""Cache specs: what a layer keeps of the tokens that it has seen, as data."""
+"""Cache specs: what a layer keeps of the tokens that it has seen, as data: pages of blocks, or a state."""
+
+from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import LatentAttention, Mixer
+from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mixer, SelfAttention
 
-__all__ = ["PageSpec", "page_spec"]
+__all__ = ["PageSpec", "StateSpec", "page_spec", "state_specs"]
 
 
 class PageSpec(msgspec.Struct, frozen=True):
@@ -18,7 +20,36 @@ class PageSpec(msgspec.Struct, frozen=True):
         return self.num_tensors * self.num_heads * block_size * self.dim
 
 
-def page_spec(mixer: Mixer) -> PageSpec:
+class StateSpec(msgspec.Struct, frozen=True):
+    """A tensor of one sequence's state in a layer."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["model", "float32"]
+
+    def num_bytes(self, model_itemsize: int) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * (4 if self.dtype == "float32" else model_itemsize)
+
+
+def page_spec(mixer: Mixer) -> PageSpec | None:
+    """None: the layer caches no tokens."""
+    if isinstance(mixer, SelfAttention):
+        return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
     if isinstance(mixer, LatentAttention):
         return PageSpec(1, 1, mixer.kv_rank + mixer.rope_dim)
-    return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
+    return None
+
+
+def state_specs(mixer: Mixer) -> tuple[StateSpec, ...]:
+    """(): the layer has no state."""
+    if isinstance(mixer, SelfAttention | LatentAttention):
+        return ()
+    if isinstance(mixer, GatedDeltaNet):
+        channels = 2 * mixer.num_k_heads * mixer.k_dim + mixer.num_v_heads * mixer.v_dim
+        return (
+            StateSpec((mixer.kernel_size - 1, channels), "model"),
+            StateSpec((mixer.num_v_heads, mixer.k_dim, mixer.v_dim), "float32"),
+        )
+    return (StateSpec((mixer.kernel_size - 1, mixer.dim), "model"),)

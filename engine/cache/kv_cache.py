@@ -7,42 +7,54 @@ import torch
 from torch import Tensor
 
 from engine.arch.model_arch import ModelArch
-from engine.cache.cache_spec import PageSpec, page_spec
+from engine.cache.cache_spec import PageSpec, StateSpec, page_spec, state_specs
 from engine.device.transfer import to_device
 
 __all__ = ["KVCache"]
 
 
 class KVCache:
-    """`layers[i]` is what layer i's kernels take: (k_cache, v_cache), each [N, G, P, D]; they define a block's inner
-    layout.
+    """`layers[i]` is what layer i's kernels take, which define a block's inner layout: of attention (k_cache, v_cache),
+    each [N, G, P, D], or (latents,); of a recurrent layer the tensors of its state, each [slots, ...].
 
     Layers whose pages have one shape lie in one of `stacks`, [N, L, tensors, G, P, D]: block n is row n of each.
     """
 
     def __init__(
-        self, arch: ModelArch, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        arch: ModelArch,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        num_states: int = 0,
     ) -> None:
-        self.num_blocks = num_blocks
+        """`num_states`: slots for states, where the model is recurrent."""
+        self.num_blocks, self.num_states = num_blocks, num_states
         self.block_size = block_size
-        self.dtype = dtype
-        specs = [page_spec(layer.mixer) for layer in arch.layers]
+        self.dtype, self.device = dtype, device
         wholes: list[Tensor] = []
         layers: dict[int, tuple[Tensor, ...]] = {}
-        for spec in dict.fromkeys(specs):
-            indices = [index for index, one in enumerate(specs) if one == spec]
+        for spec, indices in _layers_by_page(arch).items():
             shape = (len(indices), spec.num_tensors, num_blocks, spec.num_heads, block_size, spec.dim)
             whole = torch.empty(shape, dtype=dtype, device=device)  # no slot is read before it is written
             wholes.append(whole)
             layers |= {index: tuple(tensors) for index, tensors in zip(indices, whole, strict=True)}
-        self.layers = [layers[index] for index in range(len(specs))]
+        for index, layer in enumerate(arch.layers):
+            if states := state_specs(layer.mixer):
+                layers[index] = tuple(
+                    torch.empty((num_states, *one.shape), dtype=self._state_dtype(one), device=device) for one in states
+                )
+        self.layers = [layers[index] for index in range(len(arch.layers))]
+        self._states = [self.layers[index] for index, layer in enumerate(arch.layers) if state_specs(layer.mixer)]
         self.stacks = [whole.movedim(2, 0) for whole in wholes]
         # each [L * tensors, N, bytes] in host memory
         self._bytes = [whole.flatten(0, 1).flatten(2).view(torch.uint8).numpy() for whole in wholes if whole.is_cpu]
 
-    @property
-    def device(self) -> torch.device:
-        return self.stacks[0].device
+    def _state_dtype(self, spec: StateSpec) -> torch.dtype:
+        if spec.dtype == "float32":
+            return torch.float32
+        return torch.bfloat16 if self.dtype.itemsize == 1 else self.dtype
 
     @property
     def num_block_bytes(self) -> int:
@@ -58,6 +70,13 @@ class KVCache:
         for source, target in copies:
             for stack in self.stacks:
                 stack[target] = stack[source]
+
+    def copy_states(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copies states in all layers (from, to), one after the other."""
+        for source, target in copies:
+            for tensors in self._states:
+                for tensor in tensors:
+                    tensor[target] = tensor[source]
 
     def buffers(self, block: int) -> list[np.ndarray]:
         """Views of a block's pages in place, layer by layer of each stack. On a CPU only."""
@@ -77,5 +96,19 @@ class KVCache:
     @staticmethod
     def block_bytes(arch: ModelArch, block_size: int, dtype: torch.dtype) -> int:
         """The bytes of one block in all layers."""
-        specs: list[PageSpec] = [page_spec(layer.mixer) for layer in arch.layers]
-        return sum(spec.num_elements(block_size) for spec in specs) * dtype.itemsize
+        pages = _layers_by_page(arch)
+        return sum(spec.num_elements(block_size) * len(indices) for spec, indices in pages.items()) * dtype.itemsize
+
+    @staticmethod
+    def state_bytes(arch: ModelArch, dtype: torch.dtype) -> int:
+        """The bytes of one state in all layers."""
+        itemsize = max(2, dtype.itemsize)
+        return sum(one.num_bytes(itemsize) for layer in arch.layers for one in state_specs(layer.mixer))
+
+
+def _layers_by_page(arch: ModelArch) -> dict[PageSpec, list[int]]:
+    pages: dict[PageSpec, list[int]] = {}
+    for index, layer in enumerate(arch.layers):
+        if (spec := page_spec(layer.mixer)) is not None:
+            pages.setdefault(spec, []).append(index)
+    return pages

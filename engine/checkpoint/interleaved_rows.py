@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import Mixer, SelfAttention
+from engine.arch.layer_spec import LatentAttention, Mixer, SelfAttention, rope_of
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix
@@ -48,11 +48,12 @@ class HalfRotatedRows:
             return None
         mixer, part = self._layers[index].mixer, name.split(".self_attn.")[1].partition(".")[0]
         kept = _kept_dims(mixer, part)
-        if mixer.rope is None or kept is None:
+        rope = rope_of(mixer)
+        if rope is None or kept is None:
             return None
         before, after = kept
-        turned = torch.arange(mixer.rope.dim).view(-1, 2).T.flatten() + before
-        head_dim = before + mixer.rope.dim + after
+        turned = torch.arange(rope.dim).view(-1, 2).T.flatten() + before
+        head_dim = before + rope.dim + after
         order = torch.cat((torch.arange(before), turned, torch.arange(head_dim - after, head_dim)))
         return (torch.arange(0, count, head_dim)[:, None] + order).flatten()
 
@@ -62,6 +63,8 @@ def _kept_dims(mixer: Mixer, part: str) -> tuple[int, int] | None:
     if isinstance(mixer, SelfAttention):
         rotated = 0 if mixer.rope is None else mixer.rope.dim
         return (0, mixer.head_dim - rotated) if part in ("q_proj", "k_proj") else None
+    if not isinstance(mixer, LatentAttention):
+        return None
     if part in ("q_proj", "q_b_proj"):
         return mixer.nope_dim, 0
     return (mixer.kv_rank, 0) if part == "kv_a_proj_with_mqa" else None

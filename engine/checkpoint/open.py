@@ -16,6 +16,7 @@ from engine.checkpoint.quantized_weights import QuantizedSource
 from engine.checkpoint.renamed_weights import CanonicalNames
 from engine.checkpoint.safetensors_weights import SafetensorsSource
 from engine.checkpoint.source import ModelFiles
+from engine.checkpoint.split_rows import SplitRows
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
 from engine.checkpoint.weight_formats import weight_format_of
@@ -63,5 +64,5 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 
 
 def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
-    unfused = Unfused(source, arch)
+    unfused = SplitRows(Unfused(source, arch), arch)
     return HalfRotatedRows(unfused, arch) if arch.interleaved_rope else unfused

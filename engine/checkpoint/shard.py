@@ -2,11 +2,21 @@
 
 import msgspec
 
-from engine.arch.layer_spec import LayerSpec, MoE, SelfAttention
+from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, LayerSpec, Mixer, MoE, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
 __all__ = ["Shard", "shard_arch"]
+
+
+MOST_RANKS = 256  # that an error names
+NAMES = {
+    "num_heads": "heads",
+    "num_kv_heads": "KV heads",
+    "num_k_heads": "key heads",
+    "num_v_heads": "value heads",
+    "dim": "channels",
+}
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -20,29 +30,41 @@ class Shard(msgspec.Struct, frozen=True):
 def shard_arch(arch: ModelArch, size: int) -> ModelArch:
     """The architecture of one of `size` ranks. Raises ModelError, which names the sizes that work."""
     if not _fits(arch, size):
-        works = ", ".join(str(n) for n in range(1, arch.layers[0].mixer.num_heads + 1) if _fits(arch, n))
+        works = ", ".join(str(n) for n in range(1, MOST_RANKS + 1) if _fits(arch, n))
         sizes = "; ".join(dict.fromkeys(map(_sizes, arch.layers)))
         raise ModelError(f"tensor_parallel_size is {size}; {sizes} can be divided over {works} ranks")
     return msgspec.structs.replace(arch, layers=tuple(_of_one_rank(layer, size) for layer in arch.layers))
 
 
 def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
-    mixer, ffn = layer.mixer, layer.feed_forward
-    change = msgspec.structs.replace
-    heads = {"num_heads": mixer.num_heads // size}
-    if isinstance(mixer, SelfAttention):
-        heads["num_kv_heads"] = max(1, mixer.num_kv_heads // size)
-    mixer = change(mixer, **heads)
+    ffn, change = layer.feed_forward, msgspec.structs.replace
     if isinstance(ffn, MoE) and ffn.shared is not None:
         ffn = change(ffn, shared=change(ffn.shared, dim=ffn.shared.dim // size))
-    return change(layer, mixer=mixer, feed_forward=change(ffn, dim=ffn.dim // size))
+    return change(layer, mixer=_mixer_of_one_rank(layer.mixer, size), feed_forward=change(ffn, dim=ffn.dim // size))
+
+
+def _mixer_of_one_rank(mixer: Mixer, size: int) -> Mixer:
+    divided = {name: max(1, count // size) for name, count in _divided(mixer).items()}
+    return msgspec.structs.replace(mixer, **divided)
+
+
+def _divided(mixer: Mixer) -> dict[str, int]:
+    """What ranks divide between them."""
+    match mixer:
+        case SelfAttention():
+            return {"num_heads": mixer.num_heads, "num_kv_heads": mixer.num_kv_heads}
+        case LatentAttention():
+            return {"num_heads": mixer.num_heads}
+        case GatedDeltaNet():
+            return {"num_k_heads": mixer.num_k_heads, "num_v_heads": mixer.num_v_heads}
+        case ShortConv():
+            return {"dim": mixer.dim}
 
 
 def _sizes(layer: LayerSpec) -> str:
-    mixer = layer.mixer
+    counts = [f"{count} {NAMES[name]}" for name, count in _divided(layer.mixer).items()]
     dims = " and ".join(map(str, _inner_dims(layer)))
-    kv_heads = f", {mixer.num_kv_heads} KV heads" if isinstance(mixer, SelfAttention) else ""
-    return f"{mixer.num_heads} heads{kv_heads} and {dims} inner dimensions"
+    return f"{', '.join(counts)} and {dims} inner dimensions"
 
 
 def _fits(arch: ModelArch, size: int) -> bool:
@@ -50,9 +72,11 @@ def _fits(arch: ModelArch, size: int) -> bool:
 
 
 def _layer_fits(layer: LayerSpec, size: int) -> bool:
-    num_kv_heads = layer.mixer.num_kv_heads if isinstance(layer.mixer, SelfAttention) else 1
+    counts = _divided(layer.mixer)
+    num_kv_heads = counts.pop("num_kv_heads", 1)
     kv_fits = num_kv_heads % size == 0 or size % num_kv_heads == 0
-    return layer.mixer.num_heads % size == 0 and kv_fits and all(dim % (2 * size) == 0 for dim in _inner_dims(layer))
+    heads_fit = all(count % size == 0 for count in counts.values())
+    return heads_fit and kv_fits and all(dim % (2 * size) == 0 for dim in _inner_dims(layer))
 
 
 def _inner_dims(layer: LayerSpec) -> list[int]:

@@ -16,6 +16,7 @@ class Executor(Protocol):
     max_model_len: int  # tokens
     block_size: int  # tokens
     num_blocks: int
+    num_states: int = 0  # slots for states of recurrent layers; 0: the model has none
     async_scheduling: bool = False  # it is an AsyncExecutor whose device computes asynchronously
     connector: KVConnector | None = None  # another tier of its KV blocks, whose blocks need not be computed again
     collective: str = ""  # backend of its ranks' all-reduce, for the status

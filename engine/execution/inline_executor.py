@@ -48,7 +48,7 @@ class InlineExecutor(Executor):
         self.vocab_size = model.decoder.arch.vocab_size
         self.max_model_len = model.max_model_len
         self.block_size = model.kv.block_size
-        self.num_blocks = model.kv.num_blocks
+        self.num_blocks, self.num_states = model.kv.num_blocks, model.kv.num_states
         self._decoder = model.decoder
         self._kv = model.kv
         self._sampler = sampler
@@ -61,7 +61,7 @@ class InlineExecutor(Executor):
         self.cores: CoreLending | None = None  # closed with the executor; None: its own threads compute every step
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
-        self._kv.copy(scheduled.copies)
+        self._copy(scheduled)
         self._sampler.update(scheduled)
         if not scheduled.sequences:
             return ModelOutput(())
@@ -77,7 +77,7 @@ class InlineExecutor(Executor):
 
     def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Queues the forward pass. A token of -1 is the one that the sequence samples, or sampled, in the last step."""
-        self._kv.copy(scheduled.copies)
+        self._copy(scheduled)
         self._begun = scheduled, self._forward(scheduled)
 
     def sample_tokens(self) -> Sampling:
@@ -90,12 +90,16 @@ class InlineExecutor(Executor):
 
     def execute_without_sampling(self, scheduled: SchedulerOutput) -> None:
         """The forward pass alone, for ranks that do not sample."""
-        self._kv.copy(scheduled.copies)
+        self._copy(scheduled)
         self._forward(scheduled)
 
     def compile_grammar(self, text: str) -> None:
         """Compiles a grammar ahead of its first step, in any thread."""
         self._sampler.compile_grammar(text)
+
+    def _copy(self, scheduled: SchedulerOutput) -> None:
+        self._kv.copy(scheduled.copies)
+        self._kv.copy_states(scheduled.state_copies)
 
     def fill(self, block: int, data: bytes) -> None:
         """Copies keys and values of all layers into a block, before the next step reads it."""

@@ -99,16 +99,19 @@ def load_executor(
     decoder = Decoder(arch, weights, kernels, max_model_len, tp)
     clock.lap("weights")
     num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
-    kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device)
+    num_states = _num_states(config, arch)
+    kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device, num_states)
     origin = KVOrigin(model, files, arch, kernels.name, cache_key)
-    connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
+    connector = None
+    if not arch.is_recurrent:  # blocks alone say nothing of a state
+        connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
     clock.lap("cache")
     loaded = LoadedModel(decoder, kv, kernels, max_model_len, device, tp)
     if compilers is not None:
         _compile_ahead(compilers, config, loaded)
         clock.lap("compiling")
     cascade = None
-    if cascades(config, device):
+    if cascades(config, device) and _has_attention_alone(arch):
         cascade = _measured_thresholds(config, loaded)
         clock.lap("cascade")
         log.info("prefixes are read once from these rows and tokens on: %s", cascade.steps or "never")
@@ -175,7 +178,7 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
     of rows). A failure costs time and is raised again at the launch; with several ranks it is raised now, since the
     others may be inside a collective.
     """
-    cascade = LEAST_CASE if cascades(config, loaded.device) else None
+    cascade = LEAST_CASE if cascades(config, loaded.device) and _has_attention_alone(loaded.decoder.arch) else None
     sampler = Sampler(loaded.kernels, loaded.decoder.arch.vocab_size, loaded.device)
     graphs = _graphs(config, loaded, CudaGraphCache(lambda run: run))
     executor = InlineExecutor(loaded, sampler, graphs, cascade=cascade)
@@ -198,7 +201,7 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
 
 def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | None:
     device, tp, recorder = loaded.device, loaded.tp, loaded.kernels.recorder
-    if config.enforce_eager:
+    if config.enforce_eager or loaded.decoder.arch.is_recurrent:  # graphs have no states among their inputs
         return None
     if device.type != "cuda":
         # not what ranks meet in, nor experts, whose tokens are gathered by what is no single kernel
@@ -206,6 +209,11 @@ def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | 
         return CudaGraphCache(CpuCapture(recorder)) if recorder is not None and can else None
     all_reduce_min = None if tp.group is None else partial(tp.all_reduce_min, most=MAX_GRAPHS, device=device)
     return CudaGraphCache(cuda_capture(device), CudaMemory(device), _graphs_bytes(config, device), all_reduce_min)
+
+
+def _has_attention_alone(arch: ModelArch) -> bool:
+    """Whether cascade attention can read shared prefixes once in all layers."""
+    return all(isinstance(layer.mixer, SelfAttention) for layer in arch.layers)
 
 
 def _is_kernels_alone(arch: ModelArch) -> bool:
@@ -328,13 +336,24 @@ def _num_blocks(
     num_bytes = cache.kv_cache_memory_bytes
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
+    num_bytes -= _num_states(config, arch) * KVCache.state_bytes(arch, cache_dtype)
+    most = config.scheduler.max_num_seqs * -(-max_model_len // cache.block_size)
+    if not block_bytes:
+        return most  # every layer has a state
     if num_bytes < block_bytes:
         raise ModelError(
             f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
             "engine.cache.kv_cache_memory_bytes, or on a GPU gpu_memory_utilization where others leave room for it"
         )
-    most = config.scheduler.max_num_seqs * -(-max_model_len // cache.block_size)
     return min(num_bytes // block_bytes, most)
+
+
+def _num_states(config: EngineConfig, arch: ModelArch) -> int:
+    """Slots for the states of running sequences, and for snapshots."""
+    if not arch.is_recurrent:
+        return 0
+    snapshots = config.cache.num_state_snapshots
+    return config.scheduler.max_num_seqs + (config.scheduler.max_num_seqs if snapshots is None else snapshots) + 1
 
 
 def _free_gpu_bytes(config: EngineConfig, device: torch.device) -> int:

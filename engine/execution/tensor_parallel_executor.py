@@ -59,7 +59,7 @@ class TensorParallelExecutor(Executor):
         self.vocab_size = local.vocab_size
         self.max_model_len = local.max_model_len
         self.block_size = local.block_size
-        self.num_blocks = local.num_blocks
+        self.num_blocks, self.num_states = local.num_blocks, local.num_states
         self._local, self._driver, self._group, self._memory = local, driver, group, memory
         self._liveness = liveness or Liveness()
 

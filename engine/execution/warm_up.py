@@ -6,7 +6,7 @@ first: that they fit into memory is known at the start, and smaller graphs find 
 One after the other these kernels take half a minute to compile. `launch_all` launches the same ones without reading
 their outputs, so that kernels/compile_ahead.py can record the launches and compile them in parallel.
 
-All steps use block 0, which no sequence has yet: they write there, and read undefined contents.
+All steps use block 0 and state 0, which no sequence has yet: they write there, and read undefined contents.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +42,7 @@ class Warmable(Protocol):
 
     block_size: int
     max_model_len: int
+    num_states: int
     cascade: CascadeThresholds | None
     samples: bool
 
@@ -89,6 +90,7 @@ def _starts(number: int, seq_ids: Sequence[int]) -> tuple[NewSequence, ...]:
 def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[ScheduledSequence, ...]]:
     block_size, context_len = executor.block_size, executor.max_model_len
     all_blocks = (0,) * -(-context_len // block_size)  # the widest block tables: attention is split and combined
+    state = 0 if executor.num_states else -1
     num_draft_tokens = min(config.num_speculative_tokens, context_len - 1)
     num_seqs = max(1, min(config.max_num_seqs, config.max_num_batched_tokens // (1 + num_draft_tokens)))
 
@@ -96,7 +98,7 @@ def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[Schedu
         counts: Sequence[int], start: int = 0, num_draft_tokens: int = 0, scored: int = 0
     ) -> tuple[ScheduledSequence, ...]:
         return tuple(
-            ScheduledSequence(-1 - at, start, (0,) * count, all_blocks, True, (0,) * scored, num_draft_tokens)
+            ScheduledSequence(-1 - at, start, (0,) * count, all_blocks, True, (0,) * scored, num_draft_tokens, state)
             for at, count in enumerate(counts)
         )
 

@@ -55,6 +55,9 @@ class Attention:
             False: (rules, qkv_rules),
         }
         self._q_width = rows.q.stop - rows.q.start
+        self._gate = None
+        if spec.gate:
+            self._gate = layer.linears.column_parallel({"self_attn.gate_proj": (q_dim, rows.q)}, dim, spec.qkv_bias)
         self._query_scaling = spec.query_scaling
         q_columns = tp.columns(spec.num_heads, head_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, q_dim, q_columns, spec.out_bias)
@@ -73,4 +76,7 @@ class Attention:
         if self._norms.rotated_q_D is not None:
             q_THD = q_THD * self._norms.rotated_q_D
         out_THD = self._kernels.paged_attention(q_THD, (k_cache, v_cache), batch.layout, rules)
-        return self._tp.all_reduce(self._out(out_THD.flatten(1)))
+        out_TX = out_THD.flatten(1)
+        if self._gate is not None:
+            out_TX = out_TX * self._gate(x_TM).sigmoid()
+        return self._tp.all_reduce(self._out(out_TX))

@@ -1,10 +1,15 @@
 """The decoder-only transformer: one model for every architecture that ModelArch can describe."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
 from engine.arch.layer_spec import LatentAttention as LatentSpec
-from engine.arch.layer_spec import LayerSpec, Mixer
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import Mixer as LayerMixer
+from engine.arch.layer_spec import ShortConv as ConvSpec
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix
@@ -12,11 +17,13 @@ from engine.checkpoint.weights import Weights
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import ForwardBatch
+from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
 from engine.model.norms import LayerNorms
 from engine.model.rotary_tables import RotaryTables
+from engine.model.short_conv import ShortConv
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 from kernels.quantized_linear.reference import GroupQuantized
@@ -129,15 +136,26 @@ class Decoder:
         return self._kernels.add_rms_norm(x_TM, residual_TM, weight_M, self.arch.norm_eps, after_M, scale)
 
 
+class Mixer(Protocol):
+    """What mixes a token with those before it: [T, M] -> [T, M], added up over ranks. Reads and writes the cache."""
+
+    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
+
+
 class _Layer:
     def __init__(self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables) -> None:
         self.is_parallel = spec.norms == "parallel"
         self.norms = LayerNorms(spec.norms, weights)
-        self.mix = _mixer(spec.mixer, weights, tables.of(spec.mixer.rope))
+        self.mix = _mixer(spec.mixer, weights, tables)
         self.feed_forward = feed_forward(spec.feed_forward, weights)
 
 
-def _mixer(spec: Mixer, weights: LayerWeights, cos_sin_CR: Tensor) -> Attention | LatentAttention:
-    if isinstance(spec, LatentSpec):
-        return LatentAttention(spec, weights, cos_sin_CR)
-    return Attention(spec, weights, cos_sin_CR)
+def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables) -> Mixer:
+    match spec:
+        case LatentSpec():
+            return LatentAttention(spec, weights, tables.of(spec.rope))
+        case DeltaSpec():
+            return GatedDeltaNet(spec, weights)
+        case ConvSpec():
+            return ShortConv(spec, weights)
+    return Attention(spec, weights, tables.of(spec.rope))

@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.device.transfer import to_device
 from engine.model.cascade import PrefixGroup
 from engine.scheduling.scheduler_output import SchedulerOutput
+from kernels.causal_conv.layout import StateLayout
 from kernels.paged_attention.prefixes import SharedPrefixes
 from kernels.paged_attention.spec import AttentionLayout
 
@@ -39,11 +40,19 @@ class ForwardBatch:
     block_table_SW: Tensor  # int32; -1 past a sequence's blocks
     sample_rows_R: Tensor | None  # int64, rows whose logits are wanted; None: all, in order
     prefixes: SharedPrefixes | None = None  # of cascade attention; None: no groups
+    slots_S: Tensor | None = None  # int64, of recurrent states; None: the model has none
 
     @cached_property
     def layout(self) -> AttentionLayout:
         """The arguments of attention."""
         return AttentionLayout(self.query_starts, self.seq_lens_S, self.block_table_SW, self.prefixes)
+
+    @cached_property
+    def states(self) -> StateLayout | None:
+        """The layout of recurrent layers."""
+        if self.slots_S is None:
+            return None
+        return StateLayout(self.query_starts, self.seq_lens_S, self.slots_S)
 
     @classmethod
     def from_plan(
@@ -80,7 +89,13 @@ class ForwardBatch:
             to_device(torch.from_numpy(table), device),
             to_device(rows, device, torch.int64),
             _shared_prefixes(groups, len(scheduled.sequences), device),
+            _slots(scheduled, device),
         )
+
+
+def _slots(scheduled: SchedulerOutput, device: torch.device) -> Tensor | None:
+    slots = [piece.state for piece in scheduled.sequences]
+    return to_device(slots, device, torch.int64) if max(slots, default=-1) >= 0 else None
 
 
 def _shared_prefixes(groups: Sequence[PrefixGroup], num_rows: int, device: torch.device) -> SharedPrefixes | None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.layer_spec import SelfAttention, rope_of
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import LongScaling, Rope, amplitude, frequencies
 from engine.checkpoint.weights import Weights
@@ -15,14 +15,14 @@ class RotaryTables:
     """One table for each distinct RoPE of the model's layers."""
 
     def __init__(self, arch: ModelArch, weights: Weights, num_positions: int, device: torch.device) -> None:
-        ropes = dict.fromkeys(layer.mixer.rope for layer in arch.layers)
+        ropes = dict.fromkeys(rope_of(layer.mixer) for layer in arch.layers)
         divisors = None
         if weights.has("rope_freqs.weight"):
             divisors = weights.take("rope_freqs.weight", *weights.shape("rope_freqs.weight"), dtype=torch.float64).cpu()
         factors = _read_factors(weights)
         mixers = [layer.mixer for layer in arch.layers]
         local = {mixer.rope for mixer in mixers if isinstance(mixer, SelfAttention) and mixer.sliding_window}
-        full = {mixer.rope for mixer in mixers if not isinstance(mixer, SelfAttention) or not mixer.sliding_window}
+        full = {rope_of(mixer) for mixer in mixers if not isinstance(mixer, SelfAttention) or not mixer.sliding_window}
         self._tables: dict[Rope | None, Tensor] = {
             rope: _table(rope, factors, num_positions, None if rope in local - full else divisors).to(device)
             for rope in ropes

@@ -9,6 +9,7 @@ from engine.cache.block_pool import BlockPool
 from engine.cache.kv_connector import KVConnector
 from engine.cache.prefix_cache import PrefixCache, hash_block
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence_states import SequenceStates
 
 __all__ = ["BlockAllocator"]
 
@@ -23,13 +24,16 @@ class BlockAllocator:
         enable_prefix_caching: bool,
         cache_key: bytes,
         connector: KVConnector | None = None,
+        states: SequenceStates | None = None,
     ) -> None:
+        """`states`: of a recurrent model, which has no KV connector then."""
         self.block_size = block_size
         self.pool = BlockPool(num_blocks)
         self.cache = PrefixCache()
         self._enable_prefix_caching = enable_prefix_caching
         self._cache_key = cache_key
-        self._connector = connector if enable_prefix_caching else None
+        self._connector = connector if enable_prefix_caching and states is None else None
+        self.states = states
         self._filling: dict[bytes, int] = {}  # hash of a prompt block that a running sequence fills -> its seq_id
         self._kv_events: dict[bytes, bool] = {}  # hash -> stored (else removed), since the last take_kv_events
 
@@ -45,7 +49,9 @@ class BlockAllocator:
 
     def match_prefix(self, seq: Sequence) -> list[int]:
         """The cached blocks that a waiting sequence can share."""
-        return self.cache.match(self.usable_hashes(seq))
+        usable = self.usable_hashes(seq)
+        found = self.cache.match(usable)
+        return found if self.states is None else found[: self.states.num_shared(usable[: len(found)])]
 
     def num_needed(self, found: list[int], stop: int) -> int:
         """Free blocks that a sequence needs to share `found` and to compute up to position `stop`."""
@@ -71,7 +77,7 @@ class BlockAllocator:
         if not self._filling:
             return False
         usable = self.usable_hashes(seq)
-        num_found = len(self.cache.match(usable))
+        num_found = len(self.cache.match(usable))  # with a state or without: a running sequence is not far behind
         return num_found < len(usable) and usable[num_found] in self._filling
 
     # -- a sequence begins, grows and ends
@@ -86,6 +92,8 @@ class BlockAllocator:
         num_restored = self._restore(seq, self._connector) if self._connector is not None and may_restore else 0
         seq.num_computed = len(seq.blocks) * self.block_size
         seq.num_cached_blocks = len(seq.blocks)
+        if self.states is not None:
+            self.states.start(seq)
         for block_hash in seq.block_hashes[seq.num_cached_blocks :] if self._enable_prefix_caching else ():
             self._filling.setdefault(block_hash, seq.seq_id)
         return num_restored
@@ -100,6 +108,8 @@ class BlockAllocator:
             self.pool.touch(block)
         child.num_computed = parent.num_computed
         child.num_cached_blocks = parent.num_cached_blocks
+        if self.states is not None:
+            self.states.fork(parent, child)
         if parent.num_computed % self.block_size == 0:
             return None
         child.blocks.append(self._allocate())
@@ -114,12 +124,9 @@ class BlockAllocator:
         """Caches newly full blocks under their hashes."""
         if not self._enable_prefix_caching:
             return
+        self._hash_full_blocks(seq)
         while (seq.num_cached_blocks + 1) * self.block_size <= seq.num_computed:
             at = seq.num_cached_blocks
-            if at == len(seq.block_hashes):
-                parent = seq.block_hashes[-1] if seq.block_hashes else seq.root_hash
-                tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
-                seq.block_hashes.append(hash_block(self._cache_key, parent, tokens))
             block_hash = seq.block_hashes[at]
             if self.cache.insert(block_hash, seq.blocks[at]):
                 self._kv_events[block_hash] = True
@@ -128,8 +135,31 @@ class BlockAllocator:
             self._end_filling(seq, block_hash)
             seq.num_cached_blocks += 1
 
+    def _hash_full_blocks(self, seq: Sequence) -> None:
+        """Hashes the blocks of computed tokens, which are all known."""
+        while (len(seq.block_hashes) + 1) * self.block_size <= seq.num_computed:
+            at = len(seq.block_hashes)
+            parent = seq.block_hashes[-1] if seq.block_hashes else seq.root_hash
+            tokens = seq.tokens[at * self.block_size : (at + 1) * self.block_size]
+            seq.block_hashes.append(hash_block(self._cache_key, parent, tokens))
+
+    def keep_state(self, seq: Sequence) -> None:
+        """Keeps a snapshot of a running sequence's state where one is due, after a whole number of blocks."""
+        if self.states is None or not self._enable_prefix_caching or not self.states.is_due(seq):
+            return
+        self._hash_full_blocks(seq)
+        self.states.keep(seq)
+
+    def num_until_snapshot(self, seq: Sequence) -> int | None:
+        """The most tokens that the next step may compute, so that it ends where a snapshot is due; None: any number."""
+        if self.states is None or not self._enable_prefix_caching:
+            return None
+        return self.states.num_until_due(seq)
+
     def free(self, seq: Sequence) -> None:
         """Frees all blocks of a sequence; cached ones stay until they are evicted."""
+        if self.states is not None and seq.state >= 0:
+            self.states.free(seq)
         for block_hash in seq.block_hashes[seq.num_cached_blocks :]:
             self._end_filling(seq, block_hash)
         for block in reversed(seq.blocks):  # the end of a prefix is evicted before its beginning
@@ -180,6 +210,8 @@ class BlockAllocator:
         """Asserts that the running sequences hold exactly the referenced blocks."""
         self.pool.check([block for seq in running for block in seq.blocks])
         self.cache.check()
+        if self.states is not None:
+            self.states.check(running)
         assert set(self._filling.values()) <= {seq.seq_id for seq in running}
         for seq in running:
             assert len(seq.blocks) * self.block_size >= seq.num_computed

@@ -99,7 +99,7 @@ class Scheduler:
             sequences = self._assign()
         if not sequences:
             return SchedulerOutput(self._step, ())
-        if self.config.num_speculative_tokens:
+        if self.config.num_speculative_tokens and self.blocks.states is None:  # a state cannot go back
             sequences = self._add_draft_tokens(sequences)
         scheduled = SchedulerOutput(
             self._step,
@@ -107,6 +107,7 @@ class Scheduler:
             tuple(self._new_sequences),
             copies=tuple(self._copies),
             finished_ids=tuple(self._finished_ids),
+            state_copies=self.blocks.states.take_copies() if self.blocks.states is not None else (),
         )
         self._step += 1
         self._new_sequences, self._finished_ids, self._copies = [], [], []
@@ -122,9 +123,10 @@ class Scheduler:
         for seq in ready:
             if not seq.blocks:
                 continue  # preempted for one before it
+            self.blocks.keep_state(seq)
             is_decode = seq.num_uncomputed == 1 and reserved > 0
             count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
-            count = self._grow(seq, min(count, rows) if seq.lacks_scores else count)
+            count = self._grow(seq, self._cut(seq, min(count, rows) if seq.lacks_scores else count))
             reserved -= is_decode
             if count > 0:
                 budget -= count
@@ -213,7 +215,13 @@ class Scheduler:
             samples=stop == len(seq.tokens),
             num_draft_tokens=len(drafts),
             scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
+            state=seq.state,
         )
+
+    def _cut(self, seq: Sequence, count: int) -> int:
+        """No more tokens than up to where a snapshot of a recurrent state is due."""
+        most = self.blocks.num_until_snapshot(seq)
+        return count if most is None else min(count, most)
 
     def _grow(self, seq: Sequence, count: int) -> int:
         """Allocates blocks for `count` more tokens of a running sequence, and preempts those after it if needed.
@@ -247,6 +255,7 @@ class Scheduler:
             seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
             seq.queued_s = time.monotonic() - seq.accepted_s
         count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.num_computable_tokens(seq))
+        count = self._cut(seq, count)
         self.blocks.allocate(seq, seq.num_computed + count)
         self._new_sequences.append(self._new_sequence(seq))
         return count

@@ -33,9 +33,9 @@ class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
     blocks: tuple[int, ...]  # every block of the sequence, in order
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the tokens after the first positions, if they have prompt logprobs
-    num_draft_tokens: int = (
-        0  # of `tokens`, draft tokens at the end; the rows before and after each one are sampled from
-    )
+    # of `tokens`, draft tokens at the end; the rows before and after each one are sampled from
+    num_draft_tokens: int = 0
+    state: int = -1  # slot of the sequence's recurrent state, which begins at 0 where start is 0; -1: it has none
 
 
 class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -44,6 +44,7 @@ class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     new_sequences: tuple[NewSequence, ...] = ()  # sampling states to make before this step, after `finished_ids`
     finished_ids: tuple[int, ...] = ()  # sequences whose sampling state is dropped first
     copies: tuple[tuple[int, int], ...] = ()  # blocks (from, to) to copy before this step, one after the other
+    state_copies: tuple[tuple[int, int], ...] = ()  # the same of states
 
     @property
     def num_tokens(self) -> int:

@@ -37,6 +37,7 @@ class Sequence:
         "restored_tokens",
         "root_hash",
         "scores",
+        "state",
         "seed",
         "seq_id",
         "tokens",
@@ -67,6 +68,7 @@ class Sequence:
         self.is_paused = False  # waits for the other beams of its search
         self.num_cached_blocks = 0  # full blocks that cache_full_blocks has seen
         self.blocks: list[int] = []
+        self.state = -1  # slot of its recurrent state; -1: it has none
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
         self.restored_tokens = 0  # of these, the ones loaded from the KV connector
         self.queued_s = 0.0  # until it first ran

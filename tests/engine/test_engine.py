@@ -21,7 +21,8 @@ def make(
     connector: ToyKeeper | None = None,
     **scheduler: int,
 ) -> Engine:
-    config, cache = SchedulerConfig(**scheduler), CacheConfig(enable_prefix_caching=sharing)
+    config = SchedulerConfig(**scheduler)
+    cache = CacheConfig(enable_prefix_caching=sharing, state_snapshot_interval=8)
     toy = toy or ToyExecutor()
     if connector is not None:
         connector.toy = toy
@@ -70,20 +71,28 @@ def test_one_request_in_three_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_drafts", "overlap", "keeps"),
-    [(0, False, False), (5, False, False), (0, True, False), (0, False, True), (0, True, True)],
+    ("max_drafts", "overlap", "keeps", "recurrent"),
+    [
+        (0, False, False, False),
+        (5, False, False, False),
+        (0, True, False, False),
+        (0, False, True, False),
+        (0, True, True, False),
+        (0, False, False, True),
+        (0, True, False, True),
+    ],
 )
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_random_traffic_equals_full_recompute(
-    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool, recurrent: bool
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
-    num_held = num_unknown = 0
+    num_held = num_unknown = num_shared = 0
     connector = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
-        toy = ToyExecutor(num_tokens // block_size, block_size)
+        toy = ToyExecutor(num_tokens // block_size, block_size, num_states=rng.choice([17, 18, 30]) if recurrent else 0)
         sizes = {"max_num_batched_tokens": budget, "max_num_seqs": rng.choice([1, 3, 16])}
         engine = make(sharing, toy, overlap, connector, **sizes, num_speculative_tokens=max_drafts, prompt_lookup_min=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
@@ -122,11 +131,13 @@ def test_random_traffic_equals_full_recompute(
                     assert_is(chunks[name, index], one, index)
         num_held += toy.num_held
         num_unknown += toy.num_unknown
+        num_shared += toy.num_shared
         assert toy.widest <= budget
         assert engine.scheduler.blocks.pool.num_free == toy.num_blocks
         assert len(asked) > len(aborted)
     assert num_held > 10 or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
+    assert (num_shared > 0) == (recurrent and sharing)
     if connector is not None and sharing and block_size < 16:
         assert connector.num_loaded > 4 and connector.num_gone > 0
 

@@ -24,8 +24,17 @@ class ToyExecutor(Executor):
     vocab_size = VOCAB_SIZE
 
     def __init__(
-        self, num_blocks: int = 64, block_size: int = 4, max_model_len: int = 1000, step_s: float = 0.0
+        self,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        max_model_len: int = 1000,
+        step_s: float = 0.0,
+        num_states: int = 0,
     ) -> None:
+        self.num_states = num_states
+        self.last_lens: dict[int, int] = {}  # sequence -> what its state has seen
+        self.num_shared = 0  # sequences that went on with the state of another one
+        self.states: list[list[int]] = [[-7]] * num_states  # the tokens that each state has seen
         self.step_s = step_s  # so that there is a middle of a stream
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -51,6 +60,8 @@ class ToyExecutor(Executor):
         for source, target in scheduled.copies:
             at, to = source * self.block_size, target * self.block_size
             self.slots[to : to + self.block_size] = self.slots[at : at + self.block_size]
+        for source, target in scheduled.state_copies:
+            self.states[target] = self.states[source]
         for seq_id in scheduled.finished_ids:
             self.seeds.pop(seq_id, None)
             self.grammar_ends.pop(seq_id, None)
@@ -68,6 +79,12 @@ class ToyExecutor(Executor):
                 self.slots[at] = token
             self.num_computed += len(piece.tokens)
             read = [self.slots[at] for at in where]
+            if self.num_states:
+                seen = self.states[piece.state] if piece.start else []
+                self.num_shared += 0 < piece.start != self.last_lens.get(piece.seq_id, 0)
+                self.last_lens[piece.seq_id] = stop
+                self.states[piece.state] = [*seen, *piece.tokens]
+                assert self.states[piece.state] == read, "the state has seen other tokens"
             if piece.scored:
                 starts = range(piece.start + 1, stop + 1)
                 scores.append(tuple(score(read[:at], one) for at, one in zip(starts, piece.scored, strict=False)))

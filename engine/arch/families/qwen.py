@@ -3,7 +3,7 @@
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import DenseMlp, FeedForward, Router
+from engine.arch.layer_spec import DenseMlp, FeedForward, GatedDeltaNet, Mixer, Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB", "sparse_layers"]
@@ -29,6 +29,36 @@ def _qwen3_moe(config: Config) -> ModelArch:
     return decoder(config, windowed(full, windows(config)), sparse_layers(config))
 
 
+def _qwen3_next(config: Config) -> ModelArch:
+    """Every n-th layer has gated attention, the others Gated DeltaNet."""
+    ffns = sparse_layers(config, dense(config, dim=config["shared_expert_intermediate_size"]))
+    return decoder(config, _hybrid_layers(config), ffns, norm_offset=1.0)
+
+
+def _qwen3_5(config: Config) -> ModelArch:
+    return decoder(config, _hybrid_layers(config), dense(config), norm_offset=1.0)
+
+
+def _qwen3_5_moe(config: Config) -> ModelArch:
+    shared = dense({**config, "intermediate_size": config["shared_expert_intermediate_size"]})
+    ffns = sparse_layers({"norm_topk_prob": True, "intermediate_size": shared.dim, **config}, shared)
+    return decoder(config, _hybrid_layers(config), ffns, norm_offset=1.0)
+
+
+def _hybrid_layers(config: Config) -> list[Mixer]:
+    full = attention(config, **biases(config), qk_norm="head", gate=True)
+    linear = GatedDeltaNet(
+        num_k_heads=config["linear_num_key_heads"],
+        num_v_heads=config["linear_num_value_heads"],
+        k_dim=config["linear_key_head_dim"],
+        v_dim=config["linear_value_head_dim"],
+        kernel_size=config["linear_conv_kernel_dim"],
+    )
+    period, num_layers = config.get("full_attention_interval") or 4, config["num_hidden_layers"]
+    usual = ["linear_attention" if (layer + 1) % period else "full_attention" for layer in range(num_layers)]
+    return [full if kind == "full_attention" else linear for kind in config.get("layer_types") or usual]
+
+
 def sparse_layers(config: Config, shared: DenseMlp | None = None) -> list[FeedForward]:
     """Experts in every n-th layer, but for those that are listed as dense."""
     router = Router(
@@ -42,7 +72,20 @@ def sparse_layers(config: Config, shared: DenseMlp | None = None) -> list[FeedFo
     return [mlp if layer in is_dense or (layer + 1) % step else moe for layer in range(config["num_hidden_layers"])]
 
 
+NEXT_DEFAULTS = {
+    "partial_rotary_factor": 0.25,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+}
+
 HUB = {
+    "qwen3_next": HubFamily(_qwen3_next, {**NEXT_DEFAULTS, "norm_topk_prob": True, "num_key_value_heads": 2}),
+    "qwen3_5_text": HubFamily(_qwen3_5, {**NEXT_DEFAULTS, "num_key_value_heads": 4}),
+    "qwen3_5_moe_text": HubFamily(_qwen3_5_moe, {**NEXT_DEFAULTS, "num_key_value_heads": 2}, expert_stacks="rows"),
     "qwen2": HubFamily(_qwen2),
     "qwen2_moe": HubFamily(_qwen2_moe),
     "qwen3": HubFamily(_qwen3),

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "llama4",
         "cohere2",
         "deepseek v3",
+        "qwen3 next",
+        "lfm2",
     ],
 )
 def folder(request, tmp_path_factory):
@@ -86,6 +88,8 @@ def test_neighbors_change_nothing(runner, alone):
         "cohere2",
         "apertus",
         "hunyuan",
+        "qwen3.5",
+        "lfm2",
     ],
 )
 def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):

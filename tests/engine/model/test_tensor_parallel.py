@@ -66,9 +66,11 @@ def logits_of_ranks(folder, size, pieces):
         try:
             tp = TensorParallel(rank, size, threads.of(rank))
             decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
-            kv = KVCache(shard_arch(arch, size), 10, 4, torch.float32, CPU)
+            kv = KVCache(shard_arch(arch, size), 10, 4, torch.float32, CPU, num_states=1)
             for start, stop in pieces:
-                piece = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True)
+                piece = ScheduledSequence(
+                    0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True, state=0
+                )
                 out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (piece,)), 4, CPU), kv)
                 if rank == 0:
                     found.append(out)
@@ -109,6 +111,9 @@ def logits_of_ranks(folder, size, pieces):
         ("apertus", 2),
         ("deepseek v2", 2),
         ("deepseek v3", 4),
+        ("qwen3 next", 2),
+        ("qwen3.5", 2),
+        ("lfm2", 2),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):

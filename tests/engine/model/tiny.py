@@ -278,6 +278,58 @@ FAMILIES = {
             "num_key_value_heads": 4,
         },
     ),
+    "qwen3 next": (
+        "Qwen3Next",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
+    "qwen3.5": (
+        "Qwen3_5",
+        {
+            "head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        },
+    ),
+    "qwen3.5 moe": (
+        "Qwen3_5Moe",
+        {
+            "head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
+    "lfm2": ("Lfm2", {"full_attn_idxs": [1], "block_multiple_of": 16, "conv_bias": True}),
+    "lfm2 moe": (
+        "Lfm2Moe",
+        {
+            "layer_types": ["conv", "full_attention", "conv"],
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 1,
+        },
+    ),
     "dots1": (
         "Dots1",
         {
@@ -340,7 +392,12 @@ def oracle(name: str) -> transformers.PreTrainedModel:
     """A model of transformers with random weights, norms and biases included."""
     family, changes = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
-    kind = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}.get(family, f"{family}Config")
+    kind = {
+        "Gemma3": "Gemma3TextConfig",
+        "Llama4": "Llama4TextConfig",
+        "Qwen3_5": "Qwen3_5TextConfig",
+        "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
+    }.get(family, f"{family}Config")
     config = getattr(transformers, kind)(**{**SIZES, **changes})
     config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -352,7 +409,9 @@ def oracle(name: str) -> transformers.PreTrainedModel:
 
 def _stored_buffers(model: transformers.PreTrainedModel) -> list[Tensor]:
     """Those that a checkpoint has: routers' correction biases."""
-    return [buffer for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")]
+    return [
+        buffer for name, buffer in model.named_buffers() if name.endswith(("e_score_correction_bias", "expert_bias"))
+    ]
 
 
 @torch.no_grad()
@@ -381,12 +440,12 @@ class Runner:
         keeps_ints = keeps_ints and kernels.quantized_linear is not None
         weights = open_weights(files, arch, dtype, CPU, keeps_ints)
         self.decoder = Decoder(arch, weights, kernels, max_model_len)
-        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU)
+        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU, num_states=20)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
         sequences = tuple(
-            ScheduledSequence(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True)
+            ScheduledSequence(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True, state=seq)
             for seq, start, tokens in pieces
         )
         return self.decoder.forward(

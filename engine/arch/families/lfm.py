@@ -1,0 +1,73 @@
+"""Liquid AI's LFM2 models."""
+
+from typing import Any
+
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
+from engine.arch.layer_spec import FeedForward, Mixer, Router, ShortConv
+from engine.arch.model_arch import ModelArch
+
+__all__ = ["HUB"]
+
+
+def _lfm2(config: Config) -> ModelArch:
+    return decoder(config, _mixers(config), dense(config, dim=_ffn_dim(config)), **_rules(config))
+
+
+def _lfm2_moe(config: Config) -> ModelArch:
+    router = Router(
+        num_experts=config["num_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        scoring="sigmoid",
+        renormalizes=config.get("norm_topk_prob", True),
+        correction_bias=config.get("use_expert_bias", True),
+        scale=config.get("routed_scaling_factor", 1.0),
+    )
+    moe, mlp = experts(config, router, config["moe_intermediate_size"]), dense(config)
+    first = config["num_dense_layers"]
+    ffns: list[FeedForward] = [mlp if layer < first else moe for layer in range(config["num_hidden_layers"])]
+    return decoder(config, _mixers(config), ffns, **_rules(config))
+
+
+def _mixers(config: Config) -> list[Mixer]:
+    conv = ShortConv(dim=config["hidden_size"], kernel_size=config["conv_L_cache"], bias=config.get("conv_bias", False))
+    full = attention(config, qk_norm="head")
+    num_layers = config["num_hidden_layers"]
+    indices = config.get("full_attn_idxs")
+    indices = range(num_layers) if indices is None else indices
+    usual = ["full_attention" if layer in indices else "conv" for layer in range(num_layers)]
+    return [conv if kind == "conv" else full for kind in config.get("layer_types") or usual]
+
+
+def _ffn_dim(config: Config) -> int:
+    dim: int = config.get("block_ff_dim") or config["intermediate_size"]
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return dim
+    multiple = config.get("block_multiple_of", 256)
+    dim = int((config.get("block_ffn_dim_multiplier") or 1.0) * int(2 * dim / 3))
+    return int(-(-dim // multiple) * multiple)
+
+
+def _rules(config: Config) -> dict[str, Any]:
+    tied = config.get("tie_embedding", config.get("tie_word_embeddings", True))
+    return {"norm_eps": config.get("norm_eps", 1e-5), "tied": tied}
+
+
+NAMES = {
+    ".operator_norm.": ".input_layernorm.",
+    ".ffn_norm.": ".post_attention_layernorm.",
+    "model.embedding_norm.": "model.norm.",
+    ".self_attn.out_proj.": ".self_attn.o_proj.",
+    ".q_layernorm.": ".q_norm.",
+    ".k_layernorm.": ".k_norm.",
+    ".feed_forward.": ".mlp.",
+    ".w1.": ".gate_proj.",
+    ".w3.": ".up_proj.",
+    ".w2.": ".down_proj.",
+    ".mlp.expert_bias": ".mlp.gate.e_score_correction_bias",
+}
+DEFAULTS = {"conv_L_cache": 3, "num_key_value_heads": 8, "rope_theta": 1_000_000.0}
+
+HUB = {
+    "lfm2": HubFamily(_lfm2, DEFAULTS, NAMES),
+    "lfm2_moe": HubFamily(_lfm2_moe, {**DEFAULTS, "num_dense_layers": 2, "num_experts_per_tok": 4}, NAMES),
+}

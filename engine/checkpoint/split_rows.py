@@ -1,0 +1,101 @@
+"""Checkpoint matrices whose rows mix several projections, head by head, taken apart."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, SelfAttention, ShortConv
+from engine.arch.model_arch import ModelArch
+from engine.checkpoint.layer_names import layer_index
+from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.shard import Shard
+from engine.checkpoint.tensor_source import TensorSource
+from engine.errors import ModelError
+
+__all__ = ["SplitRows"]
+
+
+class _Mixed(NamedTuple):
+    """`num_groups` groups of rows, in each the parts one after the other, of so many rows."""
+
+    num_groups: int
+    parts: Mapping[str, int]  # name of the projection -> rows of a group
+
+
+class SplitRows:
+    """Gives each projection a name of its own; other tensors pass unchanged.
+
+    of two heads    q q g g | q q g g      becomes    q q q q    and    g g g g
+    """
+
+    def __init__(self, source: TensorSource, arch: ModelArch) -> None:
+        self._source = source
+        self._places: dict[str, tuple[str, Tensor]] = {}  # projection -> the mixed matrix, its rows there
+        self._hidden: set[str] = set()
+        for name in source.names():
+            index = layer_index(name)
+            if index is None or index >= len(arch.layers):
+                continue
+            for stem, mixed in _mixed_rows(arch.layers[index]).items():
+                for kind in ("weight", "bias"):
+                    if name == f"model.layers.{index}.{stem}.{kind}":
+                        self._split(name, f"model.layers.{index}", kind, mixed)
+
+    def _split(self, name: str, at: str, kind: str, mixed: _Mixed) -> None:
+        width = sum(mixed.parts.values())
+        found = self._source.shape(name)
+        if found[0] != mixed.num_groups * width:
+            raise ModelError(
+                f"{name} has the shape {list(found)}, the model's config says {mixed.num_groups * width} rows"
+            )
+        self._hidden.add(name)
+        rows, start = torch.arange(found[0]).view(mixed.num_groups, width), 0
+        for part, count in mixed.parts.items():
+            self._places[f"{at}.{part}.{kind}"] = name, rows[:, start : start + count].flatten()
+            start += count
+
+    def names(self) -> set[str]:
+        return self._source.names() - self._hidden | set(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._places:
+            return self._source.shape(name)
+        mixed, rows = self._places[name]
+        return (len(rows), *self._source.shape(mixed)[1:])
+
+    def read(self, name: str, part: Shard | None = None) -> Tensor:
+        if name not in self._places:
+            return self._source.read(name, part)
+        mixed, rows = self._places[name]
+        own = cut(self._source.read(mixed)[rows], part)
+        assert isinstance(own, Tensor)
+        return own
+
+    def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
+        if name not in self._places:
+            return self._source.read_matrix(name, part)
+        mixed, rows = self._places[name]
+        whole = self._source.read_matrix(mixed)
+        return cut(whole[rows] if isinstance(whole, Tensor) else whole.rows(rows), part)
+
+
+def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
+    """A layer's matrices that have rows of several projections."""
+    mixer = layer.mixer
+    if isinstance(mixer, SelfAttention) and mixer.gate:
+        parts = {"self_attn.q_proj": mixer.head_dim, "self_attn.gate_proj": mixer.head_dim}
+        return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}
+    if isinstance(mixer, ShortConv):
+        return {"conv.in_proj": _Mixed(1, dict.fromkeys([f"conv.in_proj_{name}" for name in "bcx"], mixer.dim))}
+    if not isinstance(mixer, GatedDeltaNet):
+        return {}
+    at, groups = "linear_attn.in_proj", mixer.num_k_heads
+    heads, k_dim = mixer.num_v_heads // groups, mixer.k_dim
+    v_dim = heads * mixer.v_dim
+    return {
+        f"{at}_qkvz": _Mixed(groups, {f"{at}_q": k_dim, f"{at}_k": k_dim, f"{at}_v": v_dim, f"{at}_z": v_dim}),
+        f"{at}_ba": _Mixed(groups, {f"{at}_b": heads, f"{at}_a": heads}),
+        f"{at}_qkv": _Mixed(1, {f"{at}_q": groups * k_dim, f"{at}_k": groups * k_dim, f"{at}_v": groups * v_dim}),
+    }

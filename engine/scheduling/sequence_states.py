@@ -1,0 +1,75 @@
+"""Recurrent states of sequences: a slot for each running one, and when snapshots of them are kept.
+
+A snapshot is due every so many tokens, and at the last block border of a prompt, from where another sequence with the
+same prompt goes on. Steps are cut so that they end there.
+"""
+
+from collections.abc import Sequence as Many
+
+from engine.cache.state_pool import StatePool
+from engine.scheduling.sequence import Sequence
+
+__all__ = ["SequenceStates"]
+
+
+class SequenceStates:
+    def __init__(self, num_slots: int, block_size: int, interval: int) -> None:
+        """`interval`: tokens from one snapshot to the next, at least; rounded up to whole blocks."""
+        self.pool = StatePool(num_slots)
+        self._block_size = block_size
+        self._interval = -(-max(1, interval) // block_size) * block_size
+        self._copies: list[tuple[int, int]] = []  # (from, to), before the next step
+
+    def take_copies(self) -> tuple[tuple[int, int], ...]:
+        copies, self._copies = tuple(self._copies), []
+        return copies
+
+    def num_shared(self, block_hashes: Many[bytes]) -> int:
+        """How many of these blocks a sequence can share, which are all cached: up to the last snapshot."""
+        return self.pool.longest(block_hashes)[0]
+
+    def start(self, seq: Sequence) -> None:
+        """Gives the sequence a state, that after its computed tokens."""
+        num_blocks = seq.num_computed // self._block_size
+        count, snapshot = self.pool.longest(seq.block_hashes[:num_blocks])
+        assert count == num_blocks
+        if snapshot is not None:
+            self.pool.touch(snapshot)
+        seq.state = self.pool.allocate()
+        if snapshot is not None:
+            self._copies.append((snapshot, seq.state))
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        child.state = self.pool.allocate()
+        self._copies.append((parent.state, child.state))
+
+    def num_until_due(self, seq: Sequence) -> int:
+        """Tokens from the computed ones to where the next snapshot is due."""
+        border, last = (seq.num_computed // self._interval + 1) * self._interval, self._last_border(seq)
+        return (last if seq.num_computed < last < border else border) - seq.num_computed
+
+    def is_due(self, seq: Sequence) -> bool:
+        count = seq.num_computed
+        return count > 0 and (count % self._interval == 0 or count == self._last_border(seq))
+
+    def keep(self, seq: Sequence) -> None:
+        """Keeps a snapshot of the state after the computed tokens, whose blocks are hashed."""
+        block_hash = seq.block_hashes[seq.num_computed // self._block_size - 1]
+        if self.pool.holds(block_hash) or not self.pool.num_free:
+            return
+        snapshot = self.pool.allocate()
+        self._copies.append((seq.state, snapshot))
+        self.pool.release(snapshot, block_hash)
+
+    def free(self, seq: Sequence) -> None:
+        """Frees the sequence's slot. No snapshot: a step may be under way that goes on with it."""
+        self.pool.release(seq.state)
+        seq.state = -1
+
+    def check(self, running: Many[Sequence]) -> None:
+        """Asserts that the running sequences have exactly the slots that are taken."""
+        self.pool.check([seq.state for seq in running])
+
+    def _last_border(self, seq: Sequence) -> int:
+        """The last border of the prompt before its last token, which is always computed, for its logits."""
+        return (seq.prompt_len - 1) // self._block_size * self._block_size
