@@ -117,9 +117,14 @@ def _cpu_kernels(dtype: torch.dtype, int8_activations: bool) -> KernelSet:
 
 def triton_kernels(deterministic: bool = False) -> KernelSet:
     """For a GPU, or for CPU tensors where TRITON_INTERPRET=1 was set before the first call."""
+    from kernels.causal_conv import triton as causal_conv_triton
     from kernels.embedding import triton as embedding_triton
     from kernels.experts import triton as experts_triton
     from kernels.gated_activation import triton as gated_activation_triton
+    from kernels.gated_delta_rule import triton as gated_delta_rule_triton
+    from kernels.head_linear import cuda as head_linear_cuda
+    from kernels.latent_attention import triton as latent_attention_triton
+    from kernels.latent_rotary import triton as latent_rotary_triton
     from kernels.linear import cuda as linear_cuda
     from kernels.logit_mask import triton as logit_mask_triton
     from kernels.logprobs import triton as logprobs_triton
@@ -146,6 +151,11 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         square_sums=square_sums_triton.square_sums,
         qkv_rotary=qkv_rotary_triton.qkv_rotary,
         paged_attention=paged_attention_triton.paged_attention,
+        latent_rotary=latent_rotary_triton.latent_rotary,
+        latent_attention=latent_attention_triton.latent_attention,
+        head_linear=head_linear_cuda.HeadLinear,
+        causal_conv=causal_conv_triton.causal_conv,
+        gated_delta_rule=gated_delta_rule_triton.gated_delta_rule,
         gated_activation=gated_activation_triton.gated_activation,
         route=experts_triton.route,
         experts=experts_triton.Experts,
@@ -166,7 +176,14 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.linear import triton as linear_triton
 
     uncut = partial(paged_attention_triton.paged_attention, cut=False)
-    return replace(kernels, deterministic=True, linear=linear_triton.Linear, paged_attention=uncut)
+    return replace(
+        kernels,
+        deterministic=True,
+        linear=linear_triton.Linear,
+        paged_attention=uncut,
+        latent_attention=partial(latent_attention_triton.latent_attention, cut=False),
+        head_linear=partial(HeadLinear, linear=linear_triton.Linear),
+    )
 
 
 def _reference_kernels() -> KernelSet:

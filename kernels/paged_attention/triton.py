@@ -10,7 +10,7 @@ on the group. Windows and `cut=False` leave groups aside.
 
 keys        0            shared           position
             |  for the group  |  for the query  |
-parts         0     1     2     3     4     5        a split each; _merge adds them up
+parts         0     1     2     3     4     5        a split each; merge adds them up
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.attention_tile.splits_triton import last_not_after, merge, row_of, shared_of, split_size, splits_of
 from kernels.attention_tile.triton import (
-    LOG2_E,
     attend,
     exponent_factor,
     first_scores,
@@ -99,7 +99,7 @@ def paged_attention(
                 SOFT_CAP=soft_cap, **shape, **cuts, **config, TMA=tma,
             )  # fmt: skip
         if num_parts > 1:
-            _merge[num_items, num_heads](
+            merge[num_items, num_heads](
                 query_starts, seq_lens_S, sinks_H, out_THD, lse_out_TH, shared_lens, sums, stats, num_seqs, num_parts,
                 **cuts, WINDOW=window, HEADS=num_heads, D=head_dim, **launch("merge", *case),
             )  # fmt: skip
@@ -168,69 +168,6 @@ def _readable(
     return [TensorDescriptor.from_tensor(cache.view(-1, head_dim), tile) for cache in caches], True
 
 
-@triton.jit
-def _last_not_after(starts, num_seqs, row, TILE: tl.constexpr):
-    """The last sequence s with starts[s] // TILE + s <= row; of TILE 0, with starts[s] <= row."""
-    low = 0
-    high = num_seqs
-    while high - low > 1:
-        middle = (low + high) // 2
-        at = tl.load(starts + middle)
-        if TILE > 0:
-            at = at // TILE + middle
-        if at <= row:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@triton.jit
-def _row_of(item, starts, lens, num_seqs, BY_ROW: tl.constexpr):
-    """(sequence, row, position) of an item: a row, or the only query of a sequence.
-
-    The position is -1 for padding, -2 for sequences with other than one query.
-    """
-    if BY_ROW:
-        row = item
-        seq = item
-        if (tl.load(starts + seq) != row) | (tl.load(starts + seq + 1) != row + 1):
-            seq = _last_not_after(starts, num_seqs, row, 0)
-        left = tl.load(starts + seq + 1) - row
-        position = tl.where(left > 0, tl.load(lens + seq) - left, -1)
-    else:
-        seq = item
-        row = tl.load(starts + seq)
-        only = tl.load(starts + seq + 1) == row + 1
-        position = tl.where(only, tl.load(lens + seq) - 1, -2)
-    return seq, row, position
-
-
-@triton.jit
-def _split_size(num_keys, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
-    return SPLIT * tl.maximum(1, tl.cdiv(num_keys, SPLIT * MAX_SPLITS))
-
-
-@triton.jit
-def _shared_of(shared_lens, seq, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
-    """(keys that a sequence shares with its group, parts that they make)"""
-    shared = 0
-    num_parts = 0
-    if shared_lens is not None:
-        shared = tl.load(shared_lens + seq)
-        num_parts = tl.cdiv(shared, _split_size(shared, SPLIT, MAX_SPLITS))
-    return shared, num_parts
-
-
-@triton.jit
-def _splits_of(position, shared, WINDOW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr):
-    """(first key, keys of a split, first split, last split) of a query, of the keys from `shared` on; all follow from
-    its position."""
-    size = _split_size(position + 1 - shared, SPLIT, MAX_SPLITS)
-    first_key = first_seen(position, WINDOW) if WINDOW else shared
-    return first_key, size, (first_key - shared) // size, (position - shared) // size
-
-
 @triton.jit(do_not_specialize=["num_seqs", "num_parts", "width"])
 def _decode(
     q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, shared_lens,
@@ -247,7 +184,7 @@ def _decode(
     item = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
-    seq, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
+    seq, row, position = row_of(item, starts, lens, num_seqs, BY_ROW)
     m = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     inside = (m < GROUP)[:, None] & (d < D)[None, :]
@@ -260,8 +197,8 @@ def _decode(
             if lse_out is not None:
                 tl.store(lse_out + row_head, tl.full([BLOCK_M], -float("inf"), tl.float32), mask=m < GROUP)
         return
-    shared, shared_parts = _shared_of(shared_lens, seq, SPLIT, MAX_SPLITS)
-    first_key, size, first_split, last_split = _splits_of(position, shared, WINDOW, SPLIT, MAX_SPLITS)
+    shared, shared_parts = shared_of(shared_lens, seq, SPLIT, MAX_SPLITS)
+    first_key, size, first_split, last_split = splits_of(position, shared, WINDOW, SPLIT, MAX_SPLITS)
     if (split < first_split) | (split > last_split):
         return
     is_all = shared_parts + last_split == first_split
@@ -270,7 +207,7 @@ def _decode(
     q = tl.load(q_THD + at, mask=inside, other=0.0)
     scale *= head_scale(k_scale, kv_head)
     factor = exponent_factor(scale, SOFT_CAP)
-    top, total = first_scores(sinks, head, (m < GROUP) & is_all, factor)  # of parts: see _merge
+    top, total = first_scores(sinks, head, (m < GROUP) & is_all, factor)  # of parts: see merge
     acc, top, total = attend(
         q, tl.zeros([BLOCK_M, BLOCK_D], tl.float32), top, total, begin, end, end,
         tl.zeros([BLOCK_M], tl.int32) + position, k_cache, v_cache, table + seq.to(tl.int64) * width, kv_head, scale,
@@ -305,7 +242,7 @@ def _shared(
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
-    group = _last_not_after(group_starts, num_groups, tile, QUERIES)
+    group = last_not_after(group_starts, num_groups, tile, QUERIES)
     start = tl.load(group_starts + group)
     count = tl.load(group_starts + group + 1) - start
     first = (tile - (start // QUERIES + group)) * QUERIES
@@ -313,7 +250,7 @@ def _shared(
         return
     leader = tl.load(members + start).to(tl.int64)
     shared = tl.load(shared_lens + leader)
-    size = _split_size(shared, SPLIT, MAX_SPLITS)
+    size = split_size(shared, SPLIT, MAX_SPLITS)
     begin = split * size
     end = tl.minimum(begin + size, shared)
     if begin >= end:
@@ -349,49 +286,6 @@ def _shared(
     tl.store(stats_out + part * 2 + 1, top * exponent_factor(scale, SOFT_CAP), mask=is_row)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_parts"])
-def _merge(
-    starts, lens, sinks, out_THD, lse_out, shared_lens, sums_in, stats_in, num_seqs, num_parts,
-    WINDOW: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
-    SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BY_ROW: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Adds up the parts of one query and head, sixteen at a time, in their order: [item, head]."""
-    item = tl.program_id(0)
-    head = tl.program_id(1)
-    seq, row, position = _row_of(item, starts, lens, num_seqs, BY_ROW)
-    if position < 0:
-        return
-    shared, shared_parts = _shared_of(shared_lens, seq, SPLIT, MAX_SPLITS)
-    _, _, first_part, last_split = _splits_of(position, shared, WINDOW, SPLIT, MAX_SPLITS)
-    last_part = shared_parts + last_split
-    if first_part == last_part:
-        return
-    d = tl.arange(0, BLOCK_D)
-    acc = tl.zeros([BLOCK_D], tl.float32)
-    total = 0.0
-    top = -float("inf")
-    if sinks is not None:
-        total = 1.0
-        top = tl.load(sinks + head).to(tl.float32) * LOG2_E
-    for base in range(first_part, last_part + 1, 16):
-        index = base + tl.arange(0, 16)
-        there = index <= last_part
-        part = (item.to(tl.int64) * num_parts + index) * HEADS + head
-        totals = tl.load(stats_in + part * 2, mask=there, other=0.0)
-        tops = tl.load(stats_in + part * 2 + 1, mask=there, other=-float("inf"))
-        sums = tl.load(sums_in + part[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
-        new_top = tl.maximum(top, tl.max(tops, 0))
-        weight = tl.exp2(tops - new_top)
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(totals * weight, 0)
-        acc = acc * shrink + tl.sum(sums * weight[:, None], 0)
-        top = new_top
-    row_head = row.to(tl.int64) * HEADS + head
-    tl.store(out_THD + row_head * D + d, (acc / total).to(out_THD.dtype.element_ty), mask=d < D)
-    if lse_out is not None:
-        tl.store(lse_out + row_head, logarithm(top, total))
-
-
 @triton.jit(do_not_specialize=["num_seqs", "width"])
 def _ragged(
     q_THD, k_cache, v_cache, k_scale, v_scale, starts, lens, table, sinks, out_THD, lse_out, num_seqs, width, scale,
@@ -411,7 +305,7 @@ def _ragged(
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the late ones have the most keys, and should not run last
     kv_head = tl.program_id(1)
-    seq = _last_not_after(starts, num_seqs, tile, QUERIES)
+    seq = last_not_after(starts, num_seqs, tile, QUERIES)
     start = tl.load(starts + seq)
     count = tl.load(starts + seq + 1) - start
     first = (tile - (start // QUERIES + seq)) * QUERIES

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.attention_tile import splits_triton
 from kernels.paged_attention import triton as paged_attention
 
 __all__ = ["attention"]
@@ -86,7 +87,7 @@ def _kernels_of(shape):
 
 
 def _kernel(name, shape, **constants):
-    function = getattr(paged_attention, f"_{name}")
+    function = splits_triton.merge if name == "merge" else getattr(paged_attention, f"_{name}")
     num_heads, num_kv_heads = shape.heads
     dtype, cache_dtype = DTYPES[shape.dtype], DTYPES[shape.cache or shape.dtype]
     launch = paged_attention.launch(name, shape.head_dim, num_heads // num_kv_heads, dtype, cache_dtype, DEVICE)

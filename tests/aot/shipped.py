@@ -20,6 +20,7 @@ from kernels.sampling import triton as sampling
 from kernels.soft_cap import triton as soft_cap
 from kernels.square_sums import triton as square_sums
 from tests.aot.attention import attention
+from tests.aot.recurrent import recurrent
 
 __all__ = ["shipped"]
 
@@ -50,7 +51,7 @@ QUANTISED_LINEARS = {
 def shipped():
     """name -> (kernel, types, constants, launch)"""
     linears = _linears() | _quantized_linears()
-    return attention() | _layers("bf16") | linears | _experts() | _sampling() | _filters() | _logits()
+    return attention() | recurrent() | _layers("bf16") | linears | _experts() | _sampling() | _filters() | _logits()
 
 
 def _layers(dtype):

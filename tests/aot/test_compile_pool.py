@@ -117,7 +117,7 @@ def compiled_at_start(compilers, tp=None, kernels=None):
 def test_an_engine_has_compiled_at_its_start_what_it_will_launch(absent):
     compilers = Compilers()
     compiled_at_start(compilers)
-    assert {"_decode", "_merge", "_ragged", "_qkv_rotary", "_best_of_row"} <= {
+    assert {"_decode", "merge", "_ragged", "_qkv_rotary", "_best_of_row"} <= {
         variant.name for variant in compilers.given
     }
     assert compilers.is_closed

@@ -13,6 +13,7 @@ from scripts.bench.gpu.check_quantized import check_quantized
 from scripts.bench.gpu.counters import count_slowest
 from scripts.bench.gpu.engine import time_cascade, time_engine, time_engine_beside_peers, time_four_bits
 from scripts.bench.gpu.kernels import baseline_cases, kernel_cases, quick_cases, second_cases, time_kernels
+from scripts.bench.gpu.mixers import check_and_time_mixers
 from scripts.bench.gpu.reference_text import check_reference_text
 from scripts.bench.gpu.sanity import sanity
 from scripts.bench.gpu.start import time_starts
@@ -68,6 +69,7 @@ PARTS: dict[str, Callable[[Setting], Iterator[Unit]]] = {
     "kernels": _kernels,
     "tune": _tune,
     "more-kernels": _more_kernels,
+    "mixers": lambda on: check_and_time_mixers(on.kernels, on.device, on.ceilings, on.tiny),
     "cascade": lambda on: time_cascade(on.kernels, on.device, on.tiny),
     "check-quantized": lambda on: check_quantized(on.kernels, on.device, on.tiny),
     "four-bits": lambda on: time_four_bits(on.kernels, on.device, on.tiny),

@@ -49,6 +49,7 @@ PLANS = {
     "second": (
         Shard("memory", 20, 40),
         Shard("text", 70, 70),
+        Shard("mixers", 40, 45),
         Shard("cascade", 50, 45),
         Shard("check-quantized", 40, 40),
         Shard("four-bits", 40, 45),

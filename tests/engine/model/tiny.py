@@ -431,16 +431,18 @@ class Runner:
         cache_dtype: torch.dtype | None = None,
         keeps_ints: bool = True,
         max_model_len: int = 256,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         files = resolve(str(path))
         arch = read_arch(files)
         self.block_size = block_size
         self.width = 256 // block_size
         kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
         keeps_ints = keeps_ints and kernels.quantized_linear is not None
-        weights = open_weights(files, arch, dtype, CPU, keeps_ints)
+        weights = open_weights(files, arch, dtype, device, keeps_ints)
         self.decoder = Decoder(arch, weights, kernels, max_model_len)
-        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, CPU, num_states=20)
+        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, device, num_states=20)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
@@ -449,7 +451,7 @@ class Runner:
             for seq, start, tokens in pieces
         )
         return self.decoder.forward(
-            ForwardBatch.from_plan(SchedulerOutput(0, sequences), self.block_size, CPU), self.kv
+            ForwardBatch.from_plan(SchedulerOutput(0, sequences), self.block_size, self.device), self.kv
         )
 
     def blocks(self, seq: int, num_tokens: int) -> tuple[int, ...]:

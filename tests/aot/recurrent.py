@@ -1,0 +1,81 @@
+"""Latent attention and recurrent layers in the shapes of models, as their wrappers would launch them on Hopper."""
+
+import torch
+import triton
+
+from kernels.attention_tile import splits_triton
+from kernels.causal_conv import triton as causal_conv
+from kernels.gated_delta_rule import triton as gated_delta_rule
+from kernels.latent_attention import triton as latent_attention
+from kernels.latent_rotary import triton as latent_rotary
+
+__all__ = ["recurrent"]
+
+# heads of a rank, dimensions of the latent, of the rotated key
+LATENTS = {"deepseek-v3": (128, 512, 64), "deepseek-v2-lite": (16, 512, 64), "glm-4.7-flash, 2 ranks": (10, 512, 64)}
+
+
+def recurrent():
+    """name -> (kernel, types, constants, launch)"""
+    return _latents() | _convolutions() | _delta_rules()
+
+
+def _latents():
+    cases = {}
+    ints, floats = dict.fromkeys(("starts", "lens", "table"), "*i32"), dict.fromkeys(("sums_out", "stats_out"), "*fp32")
+    sizes = dict.fromkeys(("num_seqs", "num_parts", "width"), "i32") | {"scale": "fp32"}
+    for name, (heads, rank, rope_dim) in LATENTS.items():
+        launch = latent_attention.launch(rank, rope_dim, heads, torch.bfloat16)
+        splits = {"SPLIT": latent_attention.SPLIT, "MAX_SPLITS": latent_attention.MAX_SPLITS}
+        shape = {"HEADS": heads, "L": rank, "R": rope_dim}
+        types = {"q": "*bf16", "cache": "*bf16", "out": "*bf16", **ints, **floats, **sizes}
+        for cut in (True, False):
+            cases[f"latent attention{'' if cut else ', uncut'}, {name}"] = (
+                latent_attention._latent_attention,
+                types,
+                {**shape, "PAGE": 16, **splits, "CUT": cut},
+                launch,
+            )
+        types = {"q": "*bf16", "kv": "*bf16", "norm": "*fp32", "cos_sin": "*fp32", "positions": "*i64", "slots": "*i64"}
+        cases[f"latent rotary, {name}"] = (
+            latent_rotary._latent_rotary,
+            {**types, "cache": "*bf16", "kv_stride": "i32", "eps": "fp32"},
+            {**shape, "BLOCK_H": latent_rotary.BLOCK_H, "BLOCK_L": rank, "BLOCK_R": rope_dim // 2},
+            {"num_warps": 4, "num_stages": 3},
+        )
+    cases["merge of latents, 128 x 512"] = (
+        splits_triton.merge,
+        {"starts": "*i32", "lens": "*i32", "out_THD": "*bf16", "sums_in": "*fp32", "stats_in": "*fp32", **sizes},
+        {"HEADS": 128, "D": 512, "WINDOW": 0, **splits, "BY_ROW": True, "BLOCK_D": 512}
+        | dict.fromkeys(("sinks", "lse_out", "shared_lens")),
+        {"num_warps": 4, "num_stages": 3},
+    )
+    return cases
+
+
+def _convolutions():
+    types = {"x": "*bf16", "state": "*bf16", "starts": "*i32", "lens": "*i32", "slots": "*i64", "stride": "i32"}
+    more = {"weight": "*fp32", "num_seqs": "i32", "out": "*bf16"}
+    cases = {}
+    for name, channels, taps, silu in (("qwen3-next", 8192, 4, True), ("lfm2-1.2b", 2048, 3, False)):
+        shape = {"C": channels, "TAPS": taps, "BLOCK_C": causal_conv.BLOCK_C}
+        launch = {"num_warps": 4, "num_stages": 3}
+        constants = {**shape, "SILU": silu, "bias": None}
+        cases[f"convolution, {name}"] = causal_conv._convolve, types | more, constants, launch
+        cases[f"convolution's states, {name}"] = causal_conv._advance, types, shape, launch
+    return cases
+
+
+def _delta_rules():
+    types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | dict.fromkeys(("decay", "beta", "state"), "*fp32")
+    types |= {"starts": "*i32", "lens": "*i32", "slots": "*i64", "scale": "fp32"}
+    types |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), "i32")
+    shape = {"HEADS": 32, "GROUPS": 16, "K": 128, "V": 128}
+    return {
+        "gated delta rule, qwen3-next": (
+            gated_delta_rule._gated_delta_rule,
+            types,
+            shape,
+            gated_delta_rule.launch(128, triton.next_power_of_2(128)),
+        )
+    }
