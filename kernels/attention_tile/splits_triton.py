@@ -11,7 +11,7 @@ import triton.language as tl
 
 from kernels.attention_tile.triton import LOG2_E, first_seen, logarithm
 
-__all__ = ["last_not_after", "merge", "row_of", "shared_of", "split_size", "splits_of"]
+__all__ = ["last_not_after", "merge", "owner_of", "row_of", "shared_of", "split_size", "splits_of"]
 
 
 @triton.jit
@@ -32,8 +32,17 @@ def last_not_after(starts, num_seqs, row, TILE: tl.constexpr):
 
 
 @triton.jit
+def owner_of(row, starts, lens, num_seqs):
+    """(sequence, position) of any row; the position is -1 for padding."""
+    seq = last_not_after(starts, num_seqs, row, 0)
+    left = tl.load(starts + seq + 1) - row
+    return seq, tl.where(left > 0, tl.load(lens + seq) - left, -1)
+
+
+@triton.jit
 def row_of(item, starts, lens, num_seqs, BY_ROW: tl.constexpr):
-    """(sequence, row, position) of an item: a row, or the only query of a sequence.
+    """(sequence, row, position) of an item: a row, of which there are no more than sequences, or the only query of a
+    sequence.
 
     The position is -1 for padding, -2 for sequences with other than one query.
     """

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_tile.splits_triton import row_of
+from kernels.attention_tile.splits_triton import owner_of
 from kernels.causal_conv.layout import StateLayout
 
 __all__ = ["BLOCK_C", "causal_conv"]
@@ -36,7 +36,8 @@ def _convolve(
     SILU: tl.constexpr, C: tl.constexpr, TAPS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """[row, block of channels]. Inputs before the step's are the state's; before the sequence there are none."""
-    seq, row, position = row_of(tl.program_id(0), starts, lens, num_seqs, True)
+    row = tl.program_id(0)
+    seq, position = owner_of(row, starts, lens, num_seqs)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     to = out + row.to(tl.int64) * C + c
     if position < 0:

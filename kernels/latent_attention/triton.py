@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_tile.splits_triton import merge, row_of, splits_of
+from kernels.attention_tile.splits_triton import merge, owner_of, splits_of
 from kernels.attention_tile.triton import LOG2_E
 from kernels.latent_attention.spec import LatentSpec
 from kernels.paged_attention.spec import AttentionLayout
@@ -74,7 +74,8 @@ def _latent_attention(
 ):  # fmt: skip
     """[row, group of heads, split]. A row that lies in one split is done; of others the parts are written."""
     split = tl.program_id(2)
-    seq, row, position = row_of(tl.program_id(0), starts, lens, num_seqs, True)
+    row = tl.program_id(0)
+    seq, position = owner_of(row, starts, lens, num_seqs)
     head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     d = tl.arange(0, BLOCK_L)
     r = tl.arange(0, BLOCK_R)
