@@ -23,8 +23,8 @@ class GraphShape(msgspec.Struct, frozen=True):
 
     @property
     def long_sizes(self) -> list[int]:
-        """The sizes of tokens, positions and slots."""
-        return [self.num_rows] * 3
+        """The sizes of tokens, positions, slots, and slots of states."""
+        return [self.num_rows] * 4
 
     @property
     def int_sizes(self) -> list[int]:
@@ -40,7 +40,9 @@ class CudaGraphInputs:
     device, where each row has the graph's width; entries past the step's width are stale and never read.
     """
 
-    def __init__(self, largest: GraphShape, device: torch.device) -> None:
+    def __init__(self, largest: GraphShape, device: torch.device, has_states: bool = False) -> None:
+        """`has_states`: the model is recurrent."""
+        self._has_states = has_states
         pinned = device.type == "cuda"
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         num_entries = largest.num_rows * largest.width
@@ -57,16 +59,17 @@ class CudaGraphInputs:
             self._copied.synchronize()  # on a rank that does not sample the last copy may still run
         count = len(sequences)
         # through numpy: a tensor made of lists takes milliseconds for many rows and blocks
-        tokens, positions, slots = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
+        tokens, positions, slots, states = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
         starts, lens, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
         tokens[:count] = [piece.tokens[0] for piece in sequences]
         positions[:count] = [piece.start for piece in sequences]
         slots[:count] = [
             piece.blocks[piece.start // block_size] * block_size + piece.start % block_size for piece in sequences
         ]
+        states[:count] = [max(0, piece.state) for piece in sequences]
         starts[:] = np.minimum(np.arange(shape.num_rows + 1), count)
         lens[:count] = positions[:count] + 1
-        for part, padding in ((tokens, 0), (positions, 0), (slots, -1), (lens, 0)):
+        for part, padding in ((tokens, 0), (positions, 0), (slots, -1), (states, 0), (lens, 0)):
             part[count:] = padding
         if shared:
             _fill_prefixes(shared, groups)
@@ -85,7 +88,7 @@ class CudaGraphInputs:
 
     def batch(self, shape: GraphShape) -> ForwardBatch:
         """The inputs that were filled in last, on the device."""
-        tokens, positions, slots = _parts(self._there[0], shape.long_sizes)
+        tokens, positions, slots, states = _parts(self._there[0], shape.long_sizes)
         starts, lens, *shared = _parts(self._there[1], shape.int_sizes)
         return ForwardBatch(
             tokens,
@@ -96,6 +99,7 @@ class CudaGraphInputs:
             self._table_of(shape),
             None,
             SharedPrefixes(*shared) if shared else None,
+            states if self._has_states else None,
         )
 
     def _table_of(self, shape: GraphShape) -> Tensor:

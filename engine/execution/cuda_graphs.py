@@ -50,10 +50,12 @@ class CudaGraphs:
         max_blocks: int,
         block_size: int,
         device: torch.device,
+        has_states: bool = False,
     ) -> None:
         """hidden       the forward pass up to the LM head, [R, M] of the sampled rows
         capture      a CudaGraphCache bounds the graphs' memory, too
         max_blocks   blocks of one sequence, at most
+        has_states   the model is recurrent
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
@@ -66,7 +68,7 @@ class CudaGraphs:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
         most = self._sizes[-1]
-        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device)
+        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device, has_states)
 
     def fits(self, scheduled: SchedulerOutput) -> bool:
         return 0 < scheduled.num_tokens <= self._max_rows and all(

@@ -201,7 +201,7 @@ def _compile_ahead(compilers: CompilePool, config: EngineConfig, loaded: LoadedM
 
 def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | None:
     device, tp, recorder = loaded.device, loaded.tp, loaded.kernels.recorder
-    if config.enforce_eager or loaded.decoder.arch.is_recurrent:  # graphs have no states among their inputs
+    if config.enforce_eager:
         return None
     if device.type != "cuda":
         # not what ranks meet in, nor experts, whose tokens are gathered by what is no single kernel
@@ -244,6 +244,7 @@ def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | N
         max_blocks=-(-loaded.max_model_len // kv.block_size),
         block_size=kv.block_size,
         device=loaded.device,
+        has_states=decoder.arch.is_recurrent,
     )
 
 

@@ -26,10 +26,12 @@ from engine.sampling.sampler import Sampler
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
 from kernels.kernel_set import load_kernels
+from tests.engine.model.tiny import oracle
 from tests.engine.parallel.test_ranks import tiny
 
 CPU = torch.device("cpu")
 BLOCK_SIZE, NUM_BLOCKS, MAX_SEQUENCES, MAX_ROWS = 4, 64, 19, 50
+NUM_STATES = 2 * MAX_SEQUENCES
 
 
 class Recorder:
@@ -61,7 +63,7 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
     arch = read_arch(files)
     chosen = load_kernels(CPU, dtype) if kernels == "fast" else load_kernels(torch.device("meta"), dtype)
     decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), chosen, 256)
-    kv = KVCache(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
+    kv = KVCache(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU, NUM_STATES if arch.is_recurrent else 0)
     for cache in (one for layer in kv.layers for one in layer):
         cache.fill_(torch.nan)  # whatever is read without having been written is seen
     graphs = None
@@ -78,9 +80,12 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
             max_blocks=64,
             block_size=BLOCK_SIZE,
             device=CPU,
+            has_states=arch.is_recurrent,
         )
-        graphs.hidden(SchedulerOutput(0, (ScheduledSequence(0, 0, (1,), (5,), True),) * 3))
-        rest = [cache[block] for layer in kv.layers for cache in layer for block in range(NUM_BLOCKS) if block != 5]
+        piece = ScheduledSequence(0, 0, (1,), (5,), True, state=5 if arch.is_recurrent else -1)
+        graphs.hidden(SchedulerOutput(0, (piece,) * 3))
+        caches = [cache for layer in kv.layers for cache in layer]
+        rest = [cache[block] for cache in caches for block in range(len(cache)) if block != 5]
         assert all(block.isnan().all() for block in rest), "padding was written"
     loaded = LoadedModel(decoder, kv, chosen, 256, CPU)
     return InlineExecutor(loaded, Sampler(chosen, arch.vocab_size, CPU), graphs)
@@ -102,7 +107,7 @@ def answers(
         for _ in range(rng.randint(0, 3) if asked < len(found) else 0):
             if asked == len(found):
                 break
-            prompt = tuple(rng.randrange(203) for _ in range(rng.randint(1, 60)))
+            prompt = tuple(rng.randrange(executor.vocab_size) for _ in range(rng.randint(1, 60)))
             sampling = SamplingParams(
                 max_tokens=rng.randint(1, 40), temperature=asked % 2 * 0.5, num_logprobs=0, seed=7
             )
@@ -131,6 +136,17 @@ def test_padded_and_replayed_steps_give_the_same(
         assert logprobs == pytest.approx(expected_logprobs, abs=1e-5)
     assert recorder.num_replayed > 5 * recorder.num_recorded, "nearly every step was recorded anew"
     assert (recorder.num_guessed > 10) == (max_drafts > 0)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("family", ["qwen3.5", "lfm2", "deepseek v3"])
+def test_states_and_latents_are_replayed_too(tmp_path: Path, family: str, overlap: bool) -> None:
+    oracle(family).save_pretrained(tmp_path)
+    recorder = Recorder()
+    plain = answers(executor_of(tmp_path, None, torch.float32))
+    replayed = answers(executor_of(tmp_path, recorder, torch.float32), overlap)
+    assert [tokens for tokens, _ in replayed] == [tokens for tokens, _ in plain]
+    assert recorder.num_replayed > 5 * recorder.num_recorded
 
 
 def test_steps_that_cannot_be_recorded_give_the_same(tmp_path: Path) -> None:
@@ -238,10 +254,11 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_card_replays_what_it_computes(tmp_path: Path) -> None:
-    source = tiny(tmp_path, "llama")
+@pytest.mark.parametrize("family", ["llama3", "deepseek v3", "qwen3.5", "lfm2 moe"])
+def test_a_card_replays_what_it_computes(tmp_path: Path, family: str) -> None:
+    oracle(family).save_pretrained(tmp_path)
     found = []
     for graphs in (False, True):
         engine = EngineConfig(dtype="bfloat16", enforce_eager=not graphs, cache=CacheConfig(num_blocks=256))
-        found.append(answers(load_executor(ModelConfig(served_model_name="tiny", model=str(source), engine=engine))))
+        found.append(answers(load_executor(ModelConfig(served_model_name="tiny", model=str(tmp_path), engine=engine))))
     assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]]

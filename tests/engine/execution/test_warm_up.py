@@ -49,7 +49,7 @@ def test_answers_after_it_are_those_of_an_engine_without(tmp_path: Path, schedul
 class Failing:
     """A card on which nothing works."""
 
-    block_size, max_model_len, cascade, samples = 16, 512, None, True
+    block_size, max_model_len, num_states, cascade, samples = 16, 512, 0, None, True
 
     def __init__(self, error: Exception) -> None:
         self.error = error
