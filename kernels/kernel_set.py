@@ -31,8 +31,10 @@ from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.quantized_linear.reference import GroupQuantized
 from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
+from kernels.selective_scan.reference import selective_scan
 from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums.reference import square_sums
+from kernels.unary.reference import unary
 
 __all__ = ["KernelSet", "load_kernels", "triton_kernels"]
 
@@ -60,6 +62,8 @@ class KernelSet:
     head_linear: ops.HeadLinearPacker
     causal_conv: ops.CausalConv
     gated_delta_rule: ops.GatedDeltaRule
+    selective_scan: ops.SelectiveScan
+    unary: ops.Unary
     gated_activation: ops.GatedActivation
     route: ops.Route
     experts: ops.ExpertsPacker  # (matrices of each expert, activation) -> the packed experts
@@ -135,6 +139,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.rms_norm import triton as rms_norm_triton
     from kernels.sampling import filters_triton
     from kernels.sampling import triton as sampling_triton
+    from kernels.selective_scan import triton as selective_scan_triton
     from kernels.soft_cap import triton as soft_cap_triton
     from kernels.square_sums import triton as square_sums_triton
 
@@ -156,6 +161,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         head_linear=head_linear_cuda.HeadLinear,
         causal_conv=causal_conv_triton.causal_conv,
         gated_delta_rule=gated_delta_rule_triton.gated_delta_rule,
+        selective_scan=selective_scan_triton.selective_scan,
         gated_activation=gated_activation_triton.gated_activation,
         route=experts_triton.route,
         experts=experts_triton.Experts,
@@ -202,6 +208,8 @@ def _reference_kernels() -> KernelSet:
         head_linear=HeadLinear,
         causal_conv=causal_conv,
         gated_delta_rule=gated_delta_rule,
+        selective_scan=selective_scan,
+        unary=unary,
         gated_activation=gated_activation,
         route=route,
         experts=Experts,
@@ -247,8 +255,10 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activatio
     from kernels.quantized_linear import cpu as quantized_linear_cpu
     from kernels.quantized_linear import int8
     from kernels.rms_norm import cpu as rms_norm_cpu
+    from kernels.selective_scan import cpu as selective_scan_cpu
     from kernels.soft_cap import cpu as soft_cap_cpu
     from kernels.square_sums import cpu as square_sums_cpu
+    from kernels.unary import cpu as unary_cpu
 
     linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
     quantized_linear = quantized_linear_cpu.build(compiler)
@@ -276,6 +286,8 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activatio
         head_linear=partial(HeadLinear, linear=linear),
         causal_conv=causal_conv_cpu.build(compiler),
         gated_delta_rule=gated_delta_rule_cpu.build(compiler),
+        selective_scan=selective_scan_cpu.build(compiler),
+        unary=unary_cpu.build(compiler),
         gated_activation=gate,
         experts=partial(Experts, linear=any_linear, gate=gate),
         experts_keep_ints=quantized_linear is not None,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.causal_conv.layout import StateLayout
-from kernels.experts.reference import Expert
+from kernels.experts.reference import Expert, ExpertActivation
 from kernels.gated_activation.reference import Activation
 from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.latent_attention.spec import LatentSpec
@@ -16,6 +16,8 @@ from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 from kernels.penalties.reference import PenaltyEntries
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.quantized_linear.reference import GroupQuantized
+from kernels.selective_scan.gates import ScanGates
+from kernels.unary.reference import Function
 
 __all__ = [
     "AddBias",
@@ -42,8 +44,10 @@ __all__ = [
     "QkvRotary",
     "QuantizedLinearPacker",
     "Route",
+    "SelectiveScan",
     "SoftCap",
     "SquareSums",
+    "Unary",
 ]
 
 Cache = tuple[Tensor, Tensor]  # keys and values, [N, G, P, D]
@@ -161,6 +165,23 @@ class GatedDeltaRule(Protocol):
     ) -> Tensor: ...
 
 
+class SelectiveScan(Protocol):
+    def __call__(
+        self,
+        x_THP: Tensor,
+        b_TGN: Tensor,
+        c_TGN: Tensor,
+        gates: ScanGates,
+        state: Tensor,
+        layout: StateLayout,
+        /,
+    ) -> Tensor: ...
+
+
+class Unary(Protocol):
+    def __call__(self, x: Tensor, function: Function, /) -> Tensor: ...
+
+
 class GatedActivation(Protocol):
     def __call__(self, gate_up_TF: Tensor, activation: Activation = "silu", /) -> Tensor: ...
 
@@ -176,7 +197,7 @@ class ExpertsKernel(Protocol):
 
 
 class ExpertsPacker(Protocol):
-    def __call__(self, experts: Iterable[Expert], activation: Activation = "silu", /) -> ExpertsKernel: ...
+    def __call__(self, experts: Iterable[Expert], activation: ExpertActivation = "silu", /) -> ExpertsKernel: ...
 
 
 class SoftCap(Protocol):

@@ -17,6 +17,7 @@ from engine.arch.families import (
     llama,
     minimax,
     mistral,
+    nemotron,
     olmo,
     phi,
     qwen,
@@ -44,6 +45,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | hunyuan.HUB
     | lfm.HUB
     | minimax.HUB
+    | nemotron.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself

@@ -112,8 +112,8 @@ def experts(config: Config, router: Router, dim: int, **changes: Any) -> MoE:
 
 def decoder(
     config: Config,
-    mixers: Mixer | Sequence[Mixer],
-    feed_forwards: FeedForward | Sequence[FeedForward],
+    mixers: Mixer | Sequence[Mixer | None],
+    feed_forwards: FeedForward | Sequence[FeedForward | None],
     norms: Norms = "before",
     **changes: Any,
 ) -> ModelArch:

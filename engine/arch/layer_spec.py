@@ -13,6 +13,7 @@ __all__ = [
     "GatedDeltaNet",
     "LatentAttention",
     "LayerSpec",
+    "Mamba2",
     "Mixer",
     "MoE",
     "Norms",
@@ -25,8 +26,9 @@ __all__ = [
     "rope_of",
 ]
 
-# Pre-norm, post-norm (before the residual is added), both; or one norm whose output both mixer and feed-forward take
-Norms = Literal["before", "after", "around", "parallel"]
+# Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take; or
+# one before the only one of them
+Norms = Literal["before", "after", "around", "parallel", "single"]
 Activation = Literal["silu", "gelu_tanh", "clamped"]  # of a gate
 
 
@@ -100,6 +102,24 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
             raise ValueError(f"heads {self.num_v_heads}/{self.num_k_heads}")
 
 
+class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """A selective state space model; its state is a matrix of each head."""
+
+    num_heads: int
+    head_dim: int
+    num_groups: int  # of what goes into the state and comes out of it; the gated norm is over each group
+    state_dim: int
+    kernel_size: int  # of the convolution before
+    conv_bias: bool = True
+    bias: bool = False  # of the projections
+    step_limit: tuple[float, float] = (0.0, float("inf"))
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "head_dim", "num_groups", "state_dim", "kernel_size")
+        if self.num_heads % self.num_groups:
+            raise ValueError(f"{self.num_heads} heads in {self.num_groups} groups")
+
+
 class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A gated causal convolution over a few tokens; its state is the last of these."""
 
@@ -111,11 +131,11 @@ class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
         _check_sizes(self, "dim", "kernel_size")
 
 
-Recurrent = GatedDeltaNet | ShortConv  # mixers with a state of fixed size instead of cached tokens
-Mixer = SelfAttention | LatentAttention | GatedDeltaNet | ShortConv
+Recurrent = GatedDeltaNet | Mamba2 | ShortConv  # mixers with a state of fixed size instead of cached tokens
+Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | ShortConv
 
 
-def rope_of(mixer: Mixer) -> Rope | None:
+def rope_of(mixer: Mixer | None) -> Rope | None:
     return mixer.rope if isinstance(mixer, SelfAttention | LatentAttention) else None
 
 
@@ -170,9 +190,10 @@ class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 
     router: Router
     dim: int  # inner dimensions of each expert
-    activation: Activation = "silu"
+    activation: Activation | Literal["relu2"] = "silu"  # relu2: the experts have no gate
     bias: bool = False
-    shared: DenseMlp | None = None  # for every token
+    shared: DenseMlp | UngatedMlp | None = None  # for every token
+    latent_dim: int = 0  # the experts take and give a projection to so many dimensions; 0: the model's own
     gates_shared: bool = False  # the shared expert's output is multiplied by the sigmoid of a learned score
 
     def __post_init__(self) -> None:
@@ -183,9 +204,13 @@ FeedForward = DenseMlp | UngatedMlp | MoE
 
 
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: Mixer | None
+    feed_forward: FeedForward | None  # a layer has one of both, at least
     norms: Norms = "before"
+
+    def __post_init__(self) -> None:
+        if (self.mixer is None or self.feed_forward is None) != (self.norms == "single"):
+            raise ValueError("a layer has a mixer and a feed-forward, or one of them and one norm")
 
 
 def _check_sizes(spec: msgspec.Struct, *names: str) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mixer, SelfAttention
+from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mamba2, Mixer, SelfAttention
 
 __all__ = ["PageSpec", "StateSpec", "page_spec", "state_specs"]
 
@@ -33,7 +33,7 @@ class StateSpec(msgspec.Struct, frozen=True):
         return count * (4 if self.dtype == "float32" else model_itemsize)
 
 
-def page_spec(mixer: Mixer) -> PageSpec | None:
+def page_spec(mixer: Mixer | None) -> PageSpec | None:
     """None: the layer caches no tokens."""
     if isinstance(mixer, SelfAttention):
         return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
@@ -42,10 +42,16 @@ def page_spec(mixer: Mixer) -> PageSpec | None:
     return None
 
 
-def state_specs(mixer: Mixer) -> tuple[StateSpec, ...]:
+def state_specs(mixer: Mixer | None) -> tuple[StateSpec, ...]:
     """(): the layer has no state."""
-    if isinstance(mixer, SelfAttention | LatentAttention):
+    if mixer is None or isinstance(mixer, SelfAttention | LatentAttention):
         return ()
+    if isinstance(mixer, Mamba2):
+        channels = mixer.num_heads * mixer.head_dim + 2 * mixer.num_groups * mixer.state_dim
+        return (
+            StateSpec((mixer.kernel_size - 1, channels), "model"),
+            StateSpec((mixer.num_heads, mixer.head_dim, mixer.state_dim), "float32"),
+        )
     if isinstance(mixer, GatedDeltaNet):
         channels = 2 * mixer.num_k_heads * mixer.k_dim + mixer.num_v_heads * mixer.v_dim
         return (

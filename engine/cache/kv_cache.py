@@ -45,7 +45,7 @@ class KVCache:
                 layers[index] = tuple(
                     torch.empty((num_states, *one.shape), dtype=self._state_dtype(one), device=device) for one in states
                 )
-        self.layers = [layers[index] for index in range(len(arch.layers))]
+        self.layers = [layers.get(index, ()) for index in range(len(arch.layers))]
         self._states = [self.layers[index] for index, layer in enumerate(arch.layers) if state_specs(layer.mixer)]
         self.stacks = [whole.movedim(2, 0) for whole in wholes]
         # each [L * tensors, N, bytes] in host memory

@@ -70,7 +70,8 @@ def _stacks(layer: LayerSpec) -> dict[str, dict[str, int]]:
             "self_attn.k_proj": kv_dim,
             "self_attn.v_proj": kv_dim,
         }
-    mlps = {"mlp.shared_experts": ffn.shared} if isinstance(ffn, MoE) else {"mlp": ffn}
+    shared = ffn.shared if isinstance(ffn, MoE) else ffn  # a family with experts calls a dense layer so, too
+    mlps = {"mlp": ffn, "mlp.shared_experts": shared}
     for at, mlp in mlps.items():
         if isinstance(mlp, DenseMlp):
             stacks[f"{at}.gate_up_proj"] = {f"{at}.gate_proj": mlp.dim, f"{at}.up_proj": mlp.dim}

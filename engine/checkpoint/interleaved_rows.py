@@ -58,7 +58,7 @@ class HalfRotatedRows:
         return (torch.arange(0, count, head_dim)[:, None] + order).flatten()
 
 
-def _kept_dims(mixer: Mixer, part: str) -> tuple[int, int] | None:
+def _kept_dims(mixer: Mixer | None, part: str) -> tuple[int, int] | None:
     """The dimensions before and after the rotated ones, of each head of a projection; None: none is rotated."""
     if isinstance(mixer, SelfAttention):
         rotated = 0 if mixer.rope is None else mixer.rope.dim

@@ -2,7 +2,16 @@
 
 import msgspec
 
-from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, LayerSpec, Mixer, MoE, SelfAttention, ShortConv
+from engine.arch.layer_spec import (
+    GatedDeltaNet,
+    LatentAttention,
+    LayerSpec,
+    Mamba2,
+    Mixer,
+    MoE,
+    SelfAttention,
+    ShortConv,
+)
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
@@ -15,6 +24,7 @@ NAMES = {
     "num_kv_heads": "KV heads",
     "num_k_heads": "key heads",
     "num_v_heads": "value heads",
+    "num_groups": "groups",
     "dim": "channels",
 }
 
@@ -40,7 +50,10 @@ def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
     ffn, change = layer.feed_forward, msgspec.structs.replace
     if isinstance(ffn, MoE) and ffn.shared is not None:
         ffn = change(ffn, shared=change(ffn.shared, dim=ffn.shared.dim // size))
-    return change(layer, mixer=_mixer_of_one_rank(layer.mixer, size), feed_forward=change(ffn, dim=ffn.dim // size))
+    if ffn is not None:
+        ffn = change(ffn, dim=ffn.dim // size)
+    mixer = None if layer.mixer is None else _mixer_of_one_rank(layer.mixer, size)
+    return change(layer, mixer=mixer, feed_forward=ffn)
 
 
 def _mixer_of_one_rank(mixer: Mixer, size: int) -> Mixer:
@@ -48,23 +61,27 @@ def _mixer_of_one_rank(mixer: Mixer, size: int) -> Mixer:
     return msgspec.structs.replace(mixer, **divided)
 
 
-def _divided(mixer: Mixer) -> dict[str, int]:
+def _divided(mixer: Mixer | None) -> dict[str, int]:
     """What ranks divide between them."""
     match mixer:
+        case None:
+            return {}
         case SelfAttention():
             return {"num_heads": mixer.num_heads, "num_kv_heads": mixer.num_kv_heads}
         case LatentAttention():
             return {"num_heads": mixer.num_heads}
         case GatedDeltaNet():
             return {"num_k_heads": mixer.num_k_heads, "num_v_heads": mixer.num_v_heads}
+        case Mamba2():
+            return {"num_heads": mixer.num_heads, "num_groups": mixer.num_groups}
         case ShortConv():
             return {"dim": mixer.dim}
 
 
 def _sizes(layer: LayerSpec) -> str:
     counts = [f"{count} {NAMES[name]}" for name, count in _divided(layer.mixer).items()]
-    dims = " and ".join(map(str, _inner_dims(layer)))
-    return f"{', '.join(counts)} and {dims} inner dimensions"
+    counts += [f"{dim} inner dimensions" for dim in _inner_dims(layer)]
+    return " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
 
 
 def _fits(arch: ModelArch, size: int) -> bool:
@@ -81,5 +98,7 @@ def _layer_fits(layer: LayerSpec, size: int) -> bool:
 
 def _inner_dims(layer: LayerSpec) -> list[int]:
     ffn = layer.feed_forward
+    if ffn is None:
+        return []
     shared = ffn.shared if isinstance(ffn, MoE) else None
     return [ffn.dim] if shared is None else [ffn.dim, shared.dim]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, SelfAttention, ShortConv
+from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, Mamba2, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix, cut
@@ -89,6 +89,10 @@ def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
         return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}
     if isinstance(mixer, ShortConv):
         return {"conv.in_proj": _Mixed(1, dict.fromkeys([f"conv.in_proj_{name}" for name in "bcx"], mixer.dim))}
+    if isinstance(mixer, Mamba2):
+        inner, shared = mixer.num_heads * mixer.head_dim, mixer.num_groups * mixer.state_dim
+        widths = {"z": inner, "x": inner, "b": shared, "c": shared, "dt": mixer.num_heads}
+        return {"mamba.in_proj": _Mixed(1, {f"mamba.in_proj_{name}": width for name, width in widths.items()})}
     if not isinstance(mixer, GatedDeltaNet):
         return {}
     at, groups = "linear_attn.in_proj", mixer.num_k_heads

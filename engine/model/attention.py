@@ -10,7 +10,7 @@ from engine.model.forward_batch import ForwardBatch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.layer_weights import LayerWeights
 from engine.model.norms import HeadShards, QkNorms
-from engine.model.query_scaling import scale_queries
+from engine.model.query_scaling import scale_queries, scaling_table
 from kernels.paged_attention.spec import AttentionSpec
 from kernels.qkv_rotary.spec import QkvSpec
 
@@ -58,7 +58,9 @@ class Attention:
         self._gate = None
         if spec.gate:
             self._gate = layer.linears.column_parallel({"self_attn.gate_proj": (q_dim, rows.q)}, dim, spec.qkv_bias)
-        self._query_scaling = spec.query_scaling
+        self._query_scaling = None
+        if spec.query_scaling is not None:
+            self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
         q_columns = tp.columns(spec.num_heads, head_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, q_dim, q_columns, spec.out_bias)
 
@@ -78,5 +80,5 @@ class Attention:
         out_THD = self._kernels.paged_attention(q_THD, (k_cache, v_cache), batch.layout, rules)
         out_TX = out_THD.flatten(1)
         if self._gate is not None:
-            out_TX = out_TX * self._gate(x_TM).sigmoid()
+            out_TX = (out_TX * self._kernels.unary(self._gate(x_TM), "sigmoid")).to(out_TX.dtype)
         return self._tp.all_reduce(self._out(out_TX))

@@ -8,6 +8,7 @@ from torch import Tensor
 from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
 from engine.arch.layer_spec import LatentAttention as LatentSpec
 from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import Mamba2 as MambaSpec
 from engine.arch.layer_spec import Mixer as LayerMixer
 from engine.arch.layer_spec import ShortConv as ConvSpec
 from engine.arch.model_arch import ModelArch
@@ -21,6 +22,7 @@ from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
+from engine.model.mamba import Mamba2
 from engine.model.norms import LayerNorms
 from engine.model.rotary_tables import RotaryTables
 from engine.model.short_conv import ShortConv
@@ -91,14 +93,15 @@ class Decoder:
         for layer, cache in zip(self._layers, kv.layers, strict=True):
             norms = layer.norms
             x_TM = self._add_norm(x_TM, residual_TM, norms.before_attention_M, after_M, scale)
-            scale = self.arch.residual_scale
-            if layer.is_parallel:
+            after_M, scale = norms.after_ffn_M, self.arch.residual_scale
+            if layer.mix is None or layer.feed_forward is None:
+                x_TM = layer.only(x_TM, batch, cache)
+            elif layer.is_parallel:
                 x_TM = layer.mix(x_TM, batch, cache) + layer.feed_forward(x_TM)
-                continue
-            x_TM = layer.mix(x_TM, batch, cache)
-            x_TM = self._add_norm(x_TM, residual_TM, norms.before_ffn_M, norms.after_attention_M, scale)
-            x_TM = layer.feed_forward(x_TM)
-            after_M = norms.after_ffn_M
+            else:
+                x_TM = layer.mix(x_TM, batch, cache)
+                x_TM = self._add_norm(x_TM, residual_TM, norms.before_ffn_M, norms.after_attention_M, scale)
+                x_TM = layer.feed_forward(x_TM)
         if batch.sample_rows_R is not None:
             x_TM, residual_TM = x_TM[batch.sample_rows_R], residual_TM[batch.sample_rows_R]
         return self._add_norm(x_TM, residual_TM, self._norm_M, after_M, scale)
@@ -108,7 +111,7 @@ class Decoder:
         """The mixers alone, [T, M]: the part of a step that depends on sequence lengths."""
         x_TM = self._embed(batch.tokens_T)
         for layer, cache in zip(self._layers, kv.layers, strict=True):
-            x_TM = layer.mix(x_TM, batch, cache)
+            x_TM = x_TM if layer.mix is None else layer.mix(x_TM, batch, cache)
         return x_TM
 
     @torch.inference_mode()
@@ -146,8 +149,15 @@ class _Layer:
     def __init__(self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables) -> None:
         self.is_parallel = spec.norms == "parallel"
         self.norms = LayerNorms(spec.norms, weights)
-        self.mix = _mixer(spec.mixer, weights, tables)
-        self.feed_forward = feed_forward(spec.feed_forward, weights)
+        self.mix = None if spec.mixer is None else _mixer(spec.mixer, weights, tables)
+        self.feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
+
+    def only(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+        """Of a layer that has a mixer or a feed-forward alone."""
+        if self.mix is not None:
+            return self.mix(x_TM, batch, cache)
+        assert self.feed_forward is not None
+        return self.feed_forward(x_TM)
 
 
 def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables) -> Mixer:
@@ -158,4 +168,6 @@ def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables) -> Mix
             return GatedDeltaNet(spec, weights)
         case ConvSpec():
             return ShortConv(spec, weights)
+        case MambaSpec():
+            return Mamba2(spec, weights)
     return Attention(spec, weights, tables.of(spec.rope))

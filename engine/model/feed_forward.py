@@ -11,13 +11,16 @@ from engine.model.layer_weights import LayerWeights
 from kernels.activation.reference import Xielu, activation
 from kernels.experts.reference import Expert
 from kernels.experts.routing import RouterSpec, route_by_scores
+from kernels.operations import ExpertsKernel
 
 __all__ = ["feed_forward"]
+
+SHARED = "mlp.shared_experts", "mlp.shared_expert"  # an MLP for every token, beside experts or without
 
 
 def feed_forward(spec: FeedForward, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     """[T, M] -> [T, M], all-reduced: each rank has a shard of the inner dimensions, of every expert too."""
-    make = _experts(spec, layer) if isinstance(spec, MoE) else _mlp(spec, layer, "mlp")
+    make = _experts(spec, layer) if isinstance(spec, MoE) else _mlp(spec, layer, _name_of(layer, "mlp", *SHARED))
     return lambda x_TM: layer.tp.all_reduce(make(x_TM))
 
 
@@ -66,12 +69,14 @@ def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     )
     experts = kernels.experts(_each(spec, layer), spec.activation)
     shared = _shared(spec, layer)
+    if spec.latent_dim:
+        experts = _in_latents(spec, layer, experts)
 
     def compute(x_TM: Tensor) -> Tensor:
         if rules.is_plain:
             ids_TK, weights_TK = kernels.route(gate(x_TM), rules.top_k, rules.renormalizes)
         else:
-            ids_TK, weights_TK = route_by_scores(gate(x_TM), rules)
+            ids_TK, weights_TK = route_by_scores(gate(x_TM), rules, kernels.unary)
         if router.scales_inputs:
             taken_TM = (x_TM.float() * weights_TK).to(x_TM.dtype)
             out_TM = experts(taken_TM, ids_TK, torch.ones_like(weights_TK))
@@ -82,6 +87,14 @@ def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     return compute
 
 
+def _in_latents(spec: MoE, layer: LayerWeights, experts: ExpertsKernel) -> ExpertsKernel:
+    """Experts that take a projection of the input, and give one of the output."""
+    dim, latent_dim, kernels = layer.arch.model_dim, spec.latent_dim, layer.kernels
+    down = kernels.linear(layer.take("mlp.fc1_latent_proj.weight", latent_dim, dim))
+    up = kernels.linear(layer.take("mlp.fc2_latent_proj.weight", dim, latent_dim))
+    return lambda x_TM, ids_TK, weights_TK: up(experts(down(x_TM), ids_TK, weights_TK))
+
+
 def _router_bias(spec: MoE, layer: LayerWeights) -> Tensor | None:
     return layer.take("mlp.gate.bias", spec.router.num_experts) if spec.router.bias else None
 
@@ -90,28 +103,33 @@ def _shared(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor] | None
     """The shared expert, under its name of several families."""
     if spec.shared is None:
         return None
-    names = ("mlp.shared_experts", "mlp.shared_expert")
-    at = next((name for name in names if layer.weights.has(f"{layer.at}.{name}.down_proj.weight")), names[0])
+    at = _name_of(layer, *SHARED)
     mlp = _mlp(spec.shared, layer, at)
     if not spec.gates_shared:
         return mlp
     gate = layer.kernels.linear(layer.take(f"{at}_gate.weight", 1, layer.arch.model_dim), None, torch.float32)
-    return lambda x_TM: (mlp(x_TM).float() * gate(x_TM).sigmoid()).to(x_TM.dtype)
+    return lambda x_TM: (mlp(x_TM).float() * layer.kernels.unary(gate(x_TM), "sigmoid")).to(x_TM.dtype)
+
+
+def _name_of(layer: LayerWeights, *names: str) -> str:
+    """The one that the layer has an MLP under; the first one if it has none."""
+    return next((name for name in names if layer.weights.has(f"{layer.at}.{name}.down_proj.weight")), names[0])
 
 
 def _each(spec: MoE, layer: LayerWeights) -> Iterator[Expert]:
     weights, tp = layer.weights, layer.tp
     take = weights.take_matrix if layer.kernels.experts_keep_ints else weights.take
-    dim, ffn_dim = layer.arch.model_dim, spec.dim
+    dim, ffn_dim = spec.latent_dim or layer.arch.model_dim, spec.dim
     rows, columns = tp.rows(ffn_dim), tp.columns(ffn_dim)
+    inner = ("up",) if spec.activation == "relu2" else ("gate", "up")
     for expert in range(spec.router.num_experts):
         name = f"{layer.at}.mlp.experts.{expert}"
-        pair = [take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in ("gate", "up")]
+        pair = [take(f"{name}.{which}_proj.weight", ffn_dim, dim, part=rows) for which in inner]
         gate_up, down = stacked(pair, weights.dtype), take(f"{name}.down_proj.weight", dim, ffn_dim, part=columns)
         if not spec.bias:
             yield Expert(gate_up, down)
             continue
-        biases = [weights.take(f"{name}.{which}_proj.bias", ffn_dim, part=rows) for which in ("gate", "up")]
+        biases = [weights.take(f"{name}.{which}_proj.bias", ffn_dim, part=rows) for which in inner]
         down_bias_M = weights.take(f"{name}.down_proj.bias", dim)  # added by one rank
         if tp.rank != 0:
             down_bias_M = torch.zeros_like(down_bias_M)

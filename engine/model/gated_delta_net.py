@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu, softplus
 
 from engine.arch.layer_spec import GatedDeltaNet as Spec
 from engine.checkpoint.shard import Shard
@@ -49,16 +48,16 @@ class GatedDeltaNet:
             projected_TX[:, :mixed_width], conv_state, self._weight_CK, None, batch.states, True
         )
         q_TX, k_TX, v_TX = torch.split(mixed_TX, [q_width, q_width, v_width], 1)
-        decay_TH = (self._rate_H * softplus(a_TH.float() + self._dt_bias_H)).exp()
+        decay_TH = kernels.unary(self._rate_H * kernels.unary(a_TH.float() + self._dt_bias_H, "softplus"), "exp")
         out_THV = kernels.gated_delta_rule(
             q_TX.view(num_tokens, -1, spec.k_dim),
             k_TX.view(num_tokens, -1, spec.k_dim),
             v_TX.view(num_tokens, -1, spec.v_dim),
-            DeltaGates(decay_TH, b_TH.float().sigmoid()),
+            DeltaGates(decay_TH, kernels.unary(b_TH, "sigmoid")),
             memory,
             batch.states,
         )
-        gate_THV = silu(z_TX.reshape(out_THV.shape).float())
+        gate_THV = kernels.unary(z_TX, "silu").view(out_THV.shape)
         normed_THV = rms_norm(out_THV, self._norm_V, self._eps).float() * gate_THV
         return self._tp.all_reduce(self._out(normed_THV.to(x_TM.dtype).flatten(1)))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.arch.layer_spec import LatentAttention as Spec
 from engine.model.forward_batch import ForwardBatch
 from engine.model.layer_weights import LayerWeights
-from engine.model.query_scaling import scale_queries
+from engine.model.query_scaling import scale_queries, scaling_table
 from kernels.latent_attention.spec import LatentSpec
 from kernels.latent_rotary.spec import LatentRotarySpec
 from kernels.rms_norm.reference import rms_norm
@@ -50,6 +50,9 @@ class LatentAttention:
         self._absorb_value = layer.kernels.head_linear(value_HVL)
         scale = q_head_dim**-0.5 if spec.scale is None else spec.scale
         self._rules = LatentSpec(scale, spec.kv_rank)
+        self._query_scaling = None
+        if spec.query_scaling is not None:
+            self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
         columns = tp.columns(spec.num_heads, spec.v_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, spec.num_heads * spec.v_dim, columns, spec.bias)
 
@@ -61,8 +64,8 @@ class LatentAttention:
         q_TM, kv_TX = down_TX[:, : spec.q_rank], down_TX[:, spec.q_rank :]
         q_TM = x_TM if self._q_norm_M is None else rms_norm(q_TM, self._q_norm_M, self._q_eps)
         q_TX = self._up(q_TM)
-        if spec.query_scaling is not None:
-            scale_queries(q_TX, batch.positions_T, spec.query_scaling)
+        if self._query_scaling is not None:
+            scale_queries(q_TX, batch.positions_T, self._query_scaling)
         q_THD = q_TX.view(len(q_TX), -1, spec.nope_dim + spec.rope_dim)
         absorbed_THL = self._absorb_key(q_THD[..., : spec.nope_dim])
         q_THX = torch.cat((absorbed_THL, q_THD[..., spec.nope_dim :]), -1)

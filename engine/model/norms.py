@@ -22,6 +22,7 @@ NAMES = {
         "post_feedforward_layernorm",
     ),
     "parallel": ("input_layernorm", None, None, None),
+    "single": ("norm", None, None, None),
 }
 
 

@@ -28,5 +28,6 @@ def activation(x_TF: Tensor, xielu: Xielu | None = None) -> Tensor:
     if xielu is None:
         return x.relu().square().to(x_TF.dtype)
     above = xielu.alpha_p * x.square()
-    below = (x.clamp(max=xielu.eps).expm1() - x) * xielu.alpha_n
+    # in float64, so that rounding does not depend on where a number stands in its tensor
+    below = (x.clamp(max=xielu.eps).double().expm1().float() - x) * xielu.alpha_n
     return (torch.where(x > 0, above, below) + xielu.beta * x).to(x_TF.dtype)

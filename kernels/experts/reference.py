@@ -1,16 +1,26 @@
 """Mixture of experts: a feed-forward of many experts, of which each row takes a few. The reference."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kernels.activation.reference import activation as ungated_activation
 from kernels.gated_activation.reference import Activation, gated_activation
 from kernels.linear.reference import Linear
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["Expert", "Experts", "route"]
+__all__ = ["Expert", "ExpertActivation", "Experts", "activate", "route"]
+
+
+ExpertActivation = Activation | Literal["relu2"]
+
+
+def activate(x_TF: Tensor, activation: ExpertActivation, gate: Callable[..., Tensor] = gated_activation) -> Tensor:
+    """What an expert does between its matrices. `gate` is any implementation of kernels/gated_activation."""
+    return ungated_activation(x_TF) if activation == "relu2" else gate(x_TF, activation)
 
 
 def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
@@ -29,7 +39,7 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 
 
 class Expert(NamedTuple):
-    """Gate and up stacked [2 F, M], down [M, F]; all experts of a block have biases, or none has.
+    """Gate and up stacked [2 F, M], or up alone [F, M], down [M, F]; all experts of a block have biases, or none has.
 
     Matrices may be GroupQuantized where the kernels' `linear` takes them.
     """
@@ -43,13 +53,15 @@ class Expert(NamedTuple):
 class Experts:
     """x -> the sum over a row's experts of weight * down @ (activation(gate @ x) * (up @ x)), biases where there are.
 
+    By relu2, squared ReLU: of weight * down @ relu2(up @ x).
+
     May keep them in another form; while it makes it, it holds one layer's twice.
     """
 
     def __init__(
         self,
         experts: Iterable[Expert],
-        activation: Activation = "silu",
+        activation: ExpertActivation = "silu",
         linear: Callable[..., Callable[[Tensor], Tensor]] = Linear,
         gate: Callable[..., Tensor] = gated_activation,
     ) -> None:
@@ -57,8 +69,7 @@ class Experts:
         self._experts = [
             (linear(one.gate_up, one.gate_up_bias), linear(one.down, one.down_bias, torch.float32)) for one in experts
         ]
-        self._activation = activation
-        self._gate = gate
+        self._activate = partial(activate, activation=activation, gate=gate)
 
     def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
         """[T, M] in x's dtype, of ids and weights as route gives them.
@@ -70,6 +81,6 @@ class Experts:
         for expert in sorted(set(ids_TK.flatten().tolist())):
             rows, places = (ids_TK == expert).nonzero(as_tuple=True)
             gate_up, down = self._experts[expert]
-            made = down(self._gate(gate_up(x_TM[rows]), self._activation))
+            made = down(self._activate(gate_up(x_TM[rows])))
             out_TM[rows] += made * weights_TK[rows, places, None]
         return out_TM.to(x_TM.dtype)

@@ -3,11 +3,15 @@
 The choice within groups is of DeepSeek-V2 and V3 (arXiv 2405.04434, 2412.19437). Nothing waits for the device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from kernels.unary.reference import Function
+from kernels.unary.reference import unary as unary_reference
 
 __all__ = ["RouterSpec", "route_by_scores"]
 
@@ -39,14 +43,17 @@ class RouterSpec:
         return self.scoring == "softmax" and self.correction_E is None and is_one_group and self.scale == 1.0
 
 
-def route_by_scores(logits_TE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
+def route_by_scores(
+    logits_TE: Tensor, spec: RouterSpec, unary: Callable[[Tensor, Function], Tensor] = unary_reference
+) -> tuple[Tensor, Tensor]:
     """Which experts a row takes, the best first, and with what weights: ids [T, K] int64, weights [T, K] fp32.
 
     logits_TE  [T, E] fp32
+    unary      any implementation of kernels/unary
 
     Of equal experts the first comes first.
     """
-    scores_TE = logits_TE.sigmoid() if spec.scoring == "sigmoid" else logits_TE.softmax(-1)
+    scores_TE = unary(logits_TE, "sigmoid") if spec.scoring == "sigmoid" else logits_TE.softmax(-1)
     rank_TE = scores_TE if spec.correction_E is None else scores_TE + spec.correction_E
     if spec.num_groups > spec.groups_per_token:
         rank_TE = rank_TE.masked_fill(~_in_best_groups(rank_TE, spec), -torch.inf)

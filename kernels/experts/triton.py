@@ -14,8 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.experts.reference import Expert
-from kernels.gated_activation.reference import Activation
+from kernels.experts.reference import Expert, ExpertActivation, activate
 from kernels.gated_activation.triton import gated_activation
 from kernels.launch import measured
 
@@ -37,12 +36,12 @@ def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Ten
 
 
 class Experts:
-    def __init__(self, experts: Iterable[Expert], activation: Activation = "silu") -> None:
+    def __init__(self, experts: Iterable[Expert], activation: ExpertActivation = "silu") -> None:
         """Dense matrices; the model's dimensions are a multiple of 16."""
         gate_ups, downs, gate_up_biases, down_biases = zip(*map(_aligned, experts), strict=True)
         self._gate_up, self._gate_up_bias = torch.stack(gate_ups), _stacked(gate_up_biases)
         self._down, self._down_bias = torch.stack(downs), _stacked(down_biases)
-        self._activation: Activation = activation
+        self._activation: ExpertActivation = activation
         assert self._gate_up.shape[2] % 16 == 0
 
     def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class Experts:
         starts = torch.searchsorted(sorted_ids, experts, out_int32=True)
         rows = order, starts
         gate_up = _grouped_linear(x_TM.contiguous(), self._gate_up, self._gate_up_bias, *rows, x_TM.dtype, top_k)
-        inner = gated_activation(gate_up, self._activation)
+        inner = activate(gate_up, self._activation, gated_activation)
         made = _grouped_linear(inner, self._down, self._down_bias, *rows, torch.float32, 0)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=x_TM.device)

@@ -126,7 +126,7 @@ def _best(work: Callable[[], object]) -> float:
 
 def _floor(arch: ModelArch, batch: int, context: int, ceilings: dict[str, float]) -> dict[str, float]:
     """Of grouped-query attention with dense feed-forwards."""
-    dims = [layer.feed_forward.dim for layer in arch.layers]
+    dims = [layer.feed_forward.dim for layer in arch.layers if layer.feed_forward is not None]
     mixers = [layer.mixer for layer in arch.layers if isinstance(layer.mixer, SelfAttention)]
     heads = sum(mixer.head_dim * (mixer.num_heads + mixer.num_kv_heads) for mixer in mixers)
     weights = arch.model_dim * (2 * heads + 3 * sum(dims) + arch.vocab_size)

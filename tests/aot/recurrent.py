@@ -8,6 +8,7 @@ from kernels.causal_conv import triton as causal_conv
 from kernels.gated_delta_rule import triton as gated_delta_rule
 from kernels.latent_attention import triton as latent_attention
 from kernels.latent_rotary import triton as latent_rotary
+from kernels.selective_scan import triton as selective_scan
 
 __all__ = ["recurrent"]
 
@@ -17,7 +18,7 @@ LATENTS = {"deepseek-v3": (128, 512, 64), "deepseek-v2-lite": (16, 512, 64), "gl
 
 def recurrent():
     """name -> (kernel, types, constants, launch)"""
-    return _latents() | _convolutions() | _delta_rules()
+    return _latents() | _convolutions() | _delta_rules() | _scans()
 
 
 def _latents():
@@ -79,3 +80,21 @@ def _delta_rules():
             gated_delta_rule.launch(128, triton.next_power_of_2(128)),
         )
     }
+
+
+def _scans():
+    types = dict.fromkeys(("x", "b", "c", "out"), "*bf16")
+    types |= dict.fromkeys(("decay", "step", "skip", "state"), "*fp32")
+    types |= {"starts": "*i32", "lens": "*i32", "slots": "*i64"} | dict.fromkeys(
+        ("x_stride", "b_stride", "c_stride"), "i32"
+    )
+    cases = {}
+    for name, heads, groups, head_dim, state_dim in (
+        ("granite-4-small", 128, 1, 64, 128),
+        ("nemotron-3-nano", 64, 8, 64, 128),
+        ("bamba-9b", 128, 1, 64, 256),
+    ):
+        shape = {"HEADS": heads, "GROUPS": groups, "P": head_dim, "N": state_dim}
+        launch = selective_scan.launch(head_dim, state_dim)
+        cases[f"selective scan, {name}"] = selective_scan._selective_scan, types, shape, launch
+    return cases

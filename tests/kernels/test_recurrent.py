@@ -10,6 +10,9 @@ from kernels.gated_delta_rule import cpu as delta_cpu
 from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.gated_delta_rule.reference import gated_delta_rule
 from kernels.native.compiler import find_compiler
+from kernels.selective_scan import cpu as scan_cpu
+from kernels.selective_scan.gates import ScanGates
+from kernels.selective_scan.reference import selective_scan
 from tests.kernels.cpus import SETS
 
 NUM_SLOTS = 7
@@ -40,14 +43,15 @@ def error(out, expected):
 
 @pytest.fixture(scope="module", params=["reference", *SETS])
 def kernels(request):
-    """(convolution, delta rule, dtype, bound)"""
+    """(the kernel of each case, dtype, bound)"""
     if request.param == "reference":
-        return causal_conv, gated_delta_rule, torch.float32, 1e-5
+        return {Conv: causal_conv, Delta: gated_delta_rule, Scan: selective_scan}, torch.float32, 1e-5
     compiler = find_compiler()
     if compiler is None:
         pytest.skip("no C compiler")
     compiler = compiler.for_instructions(SETS[request.param])
-    return conv_cpu.build(compiler), delta_cpu.build(compiler), torch.bfloat16, 1e-2
+    built = {Conv: conv_cpu, Delta: delta_cpu, Scan: scan_cpu}
+    return {case: module.build(compiler) for case, module in built.items()}, torch.bfloat16, 1e-2
 
 
 class Conv:
@@ -72,6 +76,39 @@ class Conv:
                 out.append(made / (1 + (-made).exp()))
             first += length
         return torch.stack(out)
+
+
+class Scan:
+    def __init__(self, dtype, groups=2, heads=6, head_dim=12, state_dim=20):
+        rng = torch.Generator().manual_seed(3)
+
+        def random(*shape):
+            return torch.randn(sum(LENS), *shape, generator=rng)
+
+        self.x = random(heads, head_dim).to(dtype)
+        self.b, self.c = random(groups, state_dim).to(dtype), random(groups, state_dim).to(dtype)
+        self.decay, self.step, self.skip = random(heads).sigmoid(), random(heads).sigmoid(), torch.randn(heads)
+
+    def run(self, kernel, chunk):
+        state = torch.full((NUM_SLOTS, self.x.shape[1], self.x.shape[2], self.b.shape[2]), torch.nan)
+        out = torch.full(self.x.shape, torch.nan, dtype=self.x.dtype)
+        for layout, rows in pieces(chunk):
+            gates = ScanGates(self.decay[rows], self.step[rows], self.skip)
+            out[rows] = kernel(self.x[rows], self.b[rows], self.c[rows], gates, state, layout)
+        return out
+
+    def expected(self):
+        out, first = torch.zeros(self.x.shape, dtype=torch.float64), 0
+        repeat = self.x.shape[1] // self.b.shape[1]
+        for length in LENS:
+            for h in range(self.x.shape[1]):
+                memory = torch.zeros(self.x.shape[2], self.b.shape[2], dtype=torch.float64)
+                for t in range(first, first + length):
+                    x, b, c = self.x[t, h].double(), self.b[t, h // repeat].double(), self.c[t, h // repeat].double()
+                    memory = memory * self.decay[t, h].double() + torch.outer(self.step[t, h].double() * x, b)
+                    out[t, h] = memory @ c + self.skip[h].double() * x
+            first += length
+        return out
 
 
 class Delta:
@@ -110,32 +147,32 @@ class Delta:
         return out
 
 
-@pytest.mark.parametrize("case", [Conv, Delta])
+@pytest.mark.parametrize("case", [Conv, Delta, Scan])
 def test_it_is_the_recurrence_of_each_sequence(kernels, case):
-    conv, delta, dtype, bound = kernels
+    made, dtype, bound = kernels
     inputs = case(dtype)
-    assert error(inputs.run(conv if case is Conv else delta, 100), inputs.expected()) < bound
+    assert error(inputs.run(made[case], 100), inputs.expected()) < bound
 
 
-@pytest.mark.parametrize("case", [Conv, Delta])
+@pytest.mark.parametrize("case", [Conv, Delta, Scan])
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 def test_chunks_change_no_bit(kernels, case, chunk):
-    conv, delta, dtype, _ = kernels
-    inputs, kernel = case(dtype), conv if case is Conv else delta
+    made, dtype, _ = kernels
+    inputs, kernel = case(dtype), made[case]
     out, whole = inputs.run(kernel, chunk), inputs.run(kernel, 100)
     # torch's own sigmoid rounds by where a number stands in its tensor
     assert torch.allclose(out, whole, rtol=1e-6) if kernel is causal_conv else torch.equal(out, whole)
 
 
 def test_rows_of_nobody_are_zero_and_touch_no_state(kernels):
-    conv, delta, dtype, _ = kernels
+    made, dtype, _ = kernels
     layout = StateLayout(torch.tensor([0, 1], dtype=torch.int32), torch.ones(1, dtype=torch.int32), torch.tensor([3]))
     one = Conv(dtype)
     state = torch.full((NUM_SLOTS, 3, one.x.shape[1]), 7.0, dtype=dtype)
-    out = conv(one.x[:4], state, one.weight, one.bias, layout, False)
+    out = made[Conv](one.x[:4], state, one.weight, one.bias, layout, False)
     assert not out[1:].any() and (state[[0, 1, 2, 4, 5, 6]] == 7).all()
     two = Delta(dtype)
     memory = torch.full((NUM_SLOTS, 6, 12, 20), 7.0)
     gates = DeltaGates(two.decay[:4], two.beta[:4])
-    out = delta(two.q[:4], two.k[:4], two.v[:4], gates, memory, layout)
+    out = made[Delta](two.q[:4], two.k[:4], two.v[:4], gates, memory, layout)
     assert not out[1:].any() and (memory[[0, 1, 2, 4, 5, 6]] == 7).all()

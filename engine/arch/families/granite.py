@@ -5,7 +5,7 @@ from typing import Any
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import Router
+from engine.arch.layer_spec import FeedForward, Mamba2, Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]
@@ -28,6 +28,59 @@ def _granitemoe(config: Config) -> ModelArch:
     )
 
 
+def _granite_hybrid(config: Config) -> ModelArch:
+    """Granite 4: Mamba-2 layers, and some of attention, mostly without positions."""
+    if config.get("position_embedding_type") == "rope":
+        full = attention(config, **biases(config), scale=config["attention_multiplier"])
+    else:
+        full = attention(config, **biases(config), scale=config["attention_multiplier"], rope=None)
+    mamba = mamba2(config)
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"] * config["num_hidden_layers"]
+    shared = dense(config, dim=config["shared_intermediate_size"])
+    ffn: FeedForward = shared
+    if config.get("num_local_experts"):
+        router = Router(
+            num_experts=config["num_local_experts"], experts_per_token=config["num_experts_per_tok"], renormalizes=True
+        )
+        ffn = experts(config, router, config["intermediate_size"], shared=shared)
+    mixers = [full if kind in ("attention", "full_attention") else mamba for kind in kinds]
+    return decoder(config, mixers, ffn, **_scales(config))
+
+
+def _bamba(config: Config) -> ModelArch:
+    """Bamba: every few layers attention, of which half of a head is rotated."""
+    full = attention({**config, "partial_rotary_factor": 0.5}, **biases(config))
+    mamba, indices = mamba2(config), config.get("attn_layer_indices") or ()
+    mixers = [full if layer in indices else mamba for layer in range(config["num_hidden_layers"])]
+    return decoder(config, mixers, dense(config, bias=config.get("mlp_bias", False)))
+
+
+def mamba2(config: Config) -> Mamba2:
+    head_dim = config.get("mamba_d_head", "auto")
+    if head_dim == "auto":
+        head_dim = config["mamba_expand"] * config["hidden_size"] // config["mamba_n_heads"]
+    return Mamba2(
+        num_heads=config["mamba_n_heads"],
+        head_dim=head_dim,
+        num_groups=config["mamba_n_groups"],
+        state_dim=config["mamba_d_state"],
+        kernel_size=config["mamba_d_conv"],
+        conv_bias=config.get("mamba_conv_bias", True),
+        bias=config.get("mamba_proj_bias", False),
+        step_limit=step_limit(config),
+    )
+
+
+def step_limit(config: Config) -> tuple[float, float]:
+    """JSON has no infinity: transformers writes {"__float__": "Infinity"}."""
+    low, high = config.get("time_step_limit") or (0.0, "inf")
+    return _number(low), _number(high)
+
+
+def _number(given: Any) -> float:
+    return float(given["__float__"] if isinstance(given, dict) else given)
+
+
 def _scales(config: Config) -> dict[str, Any]:
     return {
         "embedding_scale": config["embedding_multiplier"],
@@ -45,7 +98,30 @@ MOE_NAMES = {
     ".shared_mlp.output_linear.": ".mlp.shared_experts.down_proj.",
 }
 
+MAMBA_DEFAULTS = {
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
+
 HUB = {
+    "granitemoehybrid": HubFamily(
+        _granite_hybrid,
+        {**DEFAULTS, **MAMBA_DEFAULTS, "shared_intermediate_size": 1024},
+        MOE_NAMES,
+        expert_stacks="rows",
+    ),
+    "bamba": HubFamily(
+        _bamba,
+        {**MAMBA_DEFAULTS, "rms_norm_eps": 1e-5},
+        {
+            ".feed_forward.": ".mlp.",
+            ".pre_ff_layernorm.": ".post_attention_layernorm.",
+            "model.final_layernorm.": "model.norm.",
+        },
+    ),
     "granite": HubFamily(_granite, DEFAULTS),
     "granitemoe": HubFamily(_granitemoe, DEFAULTS, MOE_NAMES, expert_stacks="rows"),
     "granitemoeshared": HubFamily(_granitemoe, DEFAULTS, MOE_NAMES, expert_stacks="rows"),

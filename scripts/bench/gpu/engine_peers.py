@@ -88,7 +88,7 @@ def _random_llama(arch: ModelArch, device: torch.device) -> Any:
 
     (layer,) = set(arch.layers)
     mixer = layer.mixer
-    assert isinstance(mixer, SelfAttention) and mixer.rope is not None
+    assert isinstance(mixer, SelfAttention) and mixer.rope is not None and layer.feed_forward is not None
     config = LlamaConfig(
         vocab_size=arch.vocab_size,
         hidden_size=arch.model_dim,

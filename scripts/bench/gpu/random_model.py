@@ -146,8 +146,9 @@ def _shapes(arch: ModelArch) -> dict[str, tuple[int, ...]]:
         "lm_head.weight": (arch.vocab_size, dim),
     }
     for index, layer in enumerate(arch.layers):
-        mixer, ffn_dim = layer.mixer, layer.feed_forward.dim
-        assert isinstance(mixer, SelfAttention)
+        mixer = layer.mixer
+        assert isinstance(mixer, SelfAttention) and layer.feed_forward is not None
+        ffn_dim = layer.feed_forward.dim
         q_dim, kv_dim = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
         parts: dict[str, tuple[int, ...]] = {
             "input_layernorm": (dim,),

@@ -38,6 +38,8 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "deepseek v3",
         "qwen3 next",
         "lfm2",
+        "granite hybrid",
+        "nemotron h",
     ],
 )
 def folder(request, tmp_path_factory):

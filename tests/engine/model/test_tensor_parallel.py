@@ -114,6 +114,8 @@ def logits_of_ranks(folder, size, pieces):
         ("qwen3 next", 2),
         ("qwen3.5", 2),
         ("lfm2", 2),
+        ("granite hybrid dense", 2),
+        ("nemotron h", 2),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):

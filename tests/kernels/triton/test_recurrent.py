@@ -6,9 +6,10 @@ import torch
 from kernels.causal_conv.layout import StateLayout
 from kernels.causal_conv.triton import causal_conv
 from kernels.gated_delta_rule.triton import gated_delta_rule
-from tests.kernels.test_recurrent import Conv, Delta, error
+from kernels.selective_scan.triton import selective_scan
+from tests.kernels.test_recurrent import Conv, Delta, Scan, error
 
-CASES = [(Conv, causal_conv), (Delta, gated_delta_rule)]
+CASES = [(Conv, causal_conv), (Delta, gated_delta_rule), (Scan, selective_scan)]
 
 
 @pytest.mark.parametrize(("case", "kernel"), CASES)

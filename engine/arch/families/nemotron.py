@@ -1,0 +1,109 @@
+"""NVIDIA's Nemotron-H and Nemotron 3 models: layers of one part each, Mamba-2, attention, an MLP or experts."""
+
+from engine.arch.families.granite import step_limit
+from engine.arch.hub_config import Config, HubFamily, attention
+from engine.arch.layer_spec import FeedForward, LayerSpec, Mamba2, Mixer, MoE, Router, UngatedMlp
+from engine.arch.model_arch import ModelArch
+from engine.errors import ModelError
+
+__all__ = ["HUB"]
+
+
+def _nemotron_h(config: Config) -> ModelArch:
+    for key in ("mlp_hidden_act", "mamba_hidden_act"):
+        known = "relu2" if key == "mlp_hidden_act" else "silu"
+        if config.get(key, known) != known:
+            raise ModelError(f"{key} {config[key]!r} is not supported; supported is {known}")
+    parts: dict[str, tuple[Mixer | None, FeedForward | None]] = {
+        "mamba": (_mamba(config), None),
+        "attention": (attention(config, rope=None), None),
+        "mlp": (
+            None,
+            UngatedMlp(dim=config["intermediate_size"], activation="relu2", bias=config.get("mlp_bias", False)),
+        ),
+    }
+    kinds = _kinds(config)
+    if "moe" in kinds:
+        parts["moe"] = None, _moe(config)
+    layers = tuple(LayerSpec(mixer=parts[kind][0], feed_forward=parts[kind][1], norms="single") for kind in kinds)
+    return ModelArch(
+        vocab_size=config["vocab_size"],
+        model_dim=config["hidden_size"],
+        layers=layers,
+        norm_eps=config.get("layer_norm_epsilon", 1e-5),
+        max_model_len=config["max_position_embeddings"],
+        tied=config.get("tie_word_embeddings", False),
+    )
+
+
+def _kinds(config: Config) -> list[str]:
+    if pattern := config.get("hybrid_override_pattern"):
+        return [{"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}[letter] for letter in pattern]
+    usual = {"linear_attention": "mamba", "full_attention": "attention"}
+    kinds = config.get("layers_block_type") or config["layer_types"]
+    return [usual.get(kind, kind) for kind in kinds]
+
+
+def _mamba(config: Config) -> Mamba2:
+    return Mamba2(
+        num_heads=config["mamba_num_heads"],
+        head_dim=config["mamba_head_dim"],
+        num_groups=config["n_groups"],
+        state_dim=config["ssm_state_size"],
+        kernel_size=config["conv_kernel"],
+        conv_bias=config.get("use_conv_bias", True),
+        bias=config.get("use_bias", False),
+        step_limit=step_limit(config),
+    )
+
+
+def _moe(config: Config) -> MoE:
+    router = Router(
+        num_experts=config["n_routed_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        scoring="sigmoid",
+        renormalizes=config.get("norm_topk_prob", True),
+        correction_bias=True,
+        num_groups=config.get("n_group") or 1,
+        groups_per_token=config.get("topk_group") or 1,
+        scale=config.get("routed_scaling_factor", 1.0),
+    )
+    shared_dim = config["moe_shared_expert_intermediate_size"]
+    return MoE(
+        router=router,
+        dim=config["moe_intermediate_size"],
+        activation="relu2",
+        shared=UngatedMlp(dim=shared_dim, activation="relu2") if config.get("n_shared_experts", 1) else None,
+        latent_dim=config.get("moe_latent_size") or 0,
+    )
+
+
+ATTENTION = {f".mixer.{name}_proj.": f".self_attn.{name}_proj." for name in "qkvo"}
+MAMBA = {
+    f".mixer.{name}": f".mamba.{name}" for name in ("in_proj", "conv1d", "out_proj", "A_log", "D", "dt_bias", "norm")
+}
+
+HUB = {
+    "nemotron_h": HubFamily(
+        _nemotron_h,
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "mamba_num_heads": 128,
+            "mamba_head_dim": 64,
+            "n_groups": 8,
+            "ssm_state_size": 128,
+            "conv_kernel": 4,
+            "intermediate_size": 21504,
+            "max_position_embeddings": 4096,
+        },
+        {
+            "backbone.": "model.",
+            "model.embeddings.": "model.embed_tokens.",
+            "model.norm_f.": "model.norm.",
+            **ATTENTION,
+            **MAMBA,
+            ".mixer.": ".mlp.",
+        },
+    )
+}
