@@ -9,6 +9,7 @@ before each replay. engine/execution/cuda_graph_cache.py bounds the number of gr
 import bisect
 import itertools
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from engine.model.cascade import PrefixGroup
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
-__all__ = ["Capture", "CudaGraphs", "Run", "UnpaddedGraphs", "cuda_capture"]
+__all__ = ["Capture", "CudaGraphs", "LargestStep", "Run", "UnpaddedGraphs", "cuda_capture"]
 
 FIRST_ROWS = (1, 2, 4)
 ROWS_STEP = 8  # between captured numbers of rows, above the small ones
@@ -30,6 +31,15 @@ MANY_ROWS = 256  # from here on four times that
 WIDTHS = (2048, 8192)
 LONG_CONTEXT = 512  # tokens
 FEW_GROUPS = 4  # the first number of groups; the second is as many as rows can form
+
+
+@dataclass(frozen=True)
+class LargestStep:
+    """What is replayed at most: so many rows, each of so many blocks, and with recurrent states or without."""
+
+    num_rows: int
+    num_blocks: int
+    has_states: bool = False
 
 
 class CudaGraphs:
@@ -45,22 +55,18 @@ class CudaGraphs:
         self,
         hidden: Callable[[ForwardBatch], Tensor],
         capture: Capture | CudaGraphCache,
+        largest: LargestStep,
         *,
-        max_rows: int,
-        max_blocks: int,
         block_size: int,
         device: torch.device,
-        has_states: bool = False,
     ) -> None:
         """hidden       the forward pass up to the LM head, [R, M] of the sampled rows
         capture      a CudaGraphCache bounds the graphs' memory, too
-        max_blocks   blocks of one sequence, at most
-        has_states   the model is recurrent
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
         self._block_size = block_size
-        self._max_rows = max_rows
+        self._max_rows, max_rows, max_blocks = largest.num_rows, largest.num_rows, largest.num_blocks
         widths = [-(-tokens // block_size) for tokens in WIDTHS] if self.pads else []
         self._widths = [*(blocks for blocks in widths if blocks < max_blocks), max_blocks]
         self._sizes = list(FIRST_ROWS) if self.pads else list(range(1, max_rows + 1))
@@ -68,7 +74,7 @@ class CudaGraphs:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
         most = self._sizes[-1]
-        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device, has_states)
+        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device, largest.has_states)
 
     def fits(self, scheduled: SchedulerOutput) -> bool:
         return 0 < scheduled.num_tokens <= self._max_rows and all(

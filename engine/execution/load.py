@@ -29,7 +29,7 @@ from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
 from engine.errors import ModelError
 from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer, measure_cascade_thresholds
 from engine.execution.cuda_graph_cache import MAX_GRAPHS, CudaGraphCache, graphs_budget
-from engine.execution.cuda_graphs import CudaGraphs, UnpaddedGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep, UnpaddedGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.loaded_model import LoadedModel
 from engine.execution.warm_up import Warmable, launch_all, warm_up
@@ -240,11 +240,13 @@ def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | N
     return kind(
         lambda batch: decoder.hidden(batch, kv),
         cache,
-        max_rows=max_rows if on_gpu else min(max_rows, MAX_RECORDED_ROWS),
-        max_blocks=-(-loaded.max_model_len // kv.block_size),
+        LargestStep(
+            max_rows if on_gpu else min(max_rows, MAX_RECORDED_ROWS),
+            -(-loaded.max_model_len // kv.block_size),
+            decoder.arch.is_recurrent,
+        ),
         block_size=kv.block_size,
         device=loaded.device,
-        has_states=decoder.arch.is_recurrent,
     )
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
-from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.warm_up import SAMPLING
 from engine.model.cascade import CascadeThresholds
@@ -55,8 +55,7 @@ def executor_of(deterministic=False, four_bits=False):
     graphs = CudaGraphs(
         lambda batch: model.decoder.hidden(batch, model.kv),
         captured,
-        max_rows=80,
-        max_blocks=32,
+        LargestStep(80, 32),
         block_size=BLOCK_SIZE,
         device=META,
     )

@@ -12,7 +12,7 @@ from engine.checkpoint.shard import Shard
 from engine.checkpoint.weights import Weights
 from engine.device.cuda_capture import Capture, CudaMemory, cuda_capture
 from engine.execution.cuda_graph_cache import CudaGraphCache, graphs_budget
-from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.loaded_model import LoadedModel
 from engine.model.cascade import CascadeThresholds
@@ -90,8 +90,7 @@ class RandomModel:
             graphs = CudaGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
                 self._graph_cache(),
-                max_rows=max_num_seqs,
-                max_blocks=-(-self.max_model_len // BLOCK_SIZE),
+                LargestStep(max_num_seqs, -(-self.max_model_len // BLOCK_SIZE)),
                 block_size=BLOCK_SIZE,
                 device=self.device,
             )

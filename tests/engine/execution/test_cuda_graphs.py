@@ -15,7 +15,7 @@ from engine.device.cuda_capture import CaptureError, Run
 from engine.engine import Engine
 from engine.execution.cuda_graph_cache import MAX_GRAPHS
 from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
-from engine.execution.cuda_graphs import CudaGraphs, UnpaddedGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep, UnpaddedGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
 from engine.execution.loaded_model import LoadedModel
@@ -76,11 +76,9 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
         graphs = CudaGraphs(
             hidden,
             recorder,
-            max_rows=MAX_ROWS,
-            max_blocks=64,
+            LargestStep(MAX_ROWS, 64, arch.is_recurrent),
             block_size=BLOCK_SIZE,
             device=CPU,
-            has_states=arch.is_recurrent,
         )
         piece = ScheduledSequence(0, 0, (1,), (5,), True, state=5 if arch.is_recurrent else -1)
         graphs.hidden(SchedulerOutput(0, (piece,) * 3))
@@ -169,7 +167,7 @@ def test_a_closed_executor_holds_no_graph(tmp_path: Path) -> None:
 def test_crowds_of_any_size_and_length_are_few_shapes() -> None:
     """Where a graph takes 24 MiB, those of the old table's ten widths took 8 GiB."""
     graphs = CudaGraphs(
-        lambda batch: batch.tokens_T, lambda run: run, max_rows=256, max_blocks=8192, block_size=16, device=CPU
+        lambda batch: batch.tokens_T, lambda run: run, LargestStep(256, 8192), block_size=16, device=CPU
     )
     shapes = set()
     for num_rows in range(1, 257):
@@ -219,16 +217,14 @@ def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
     ],
 )
 def test_only_tokens_that_are_sampled_from_are_replayed(piece: ScheduledSequence, fits: bool) -> None:
-    graphs = CudaGraphs(lambda batch: batch.tokens_T, Recorder(), max_rows=2, max_blocks=4, block_size=4, device=CPU)
+    graphs = CudaGraphs(lambda batch: batch.tokens_T, Recorder(), LargestStep(2, 4), block_size=4, device=CPU)
     assert graphs.fits(SchedulerOutput(0, (piece,))) is fits
     assert not graphs.fits(SchedulerOutput(0, (piece,) * 3))
     assert not graphs.fits(SchedulerOutput(0, ()))
 
 
 def test_on_a_cpu_drafts_behind_a_long_context_are_not_replayed() -> None:
-    graphs = UnpaddedGraphs(
-        lambda batch: batch.tokens_T, Recorder(), max_rows=8, max_blocks=4, block_size=4, device=CPU
-    )
+    graphs = UnpaddedGraphs(lambda batch: batch.tokens_T, Recorder(), LargestStep(8, 4), block_size=4, device=CPU)
     assert graphs.shape_of(5, 1, 0) == GraphShape(5, 4, 0)
     for start, num_drafts, fits in ((0, 1, True), (5000, 0, True), (5000, 1, False)):
         piece = ScheduledSequence(0, start, (1,) * (1 + num_drafts), (0,), True, num_draft_tokens=num_drafts)
@@ -243,7 +239,7 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
         seen.append(batch)
         return batch.tokens_T
 
-    graphs = CudaGraphs(hidden, Recorder(), max_rows=19, max_blocks=9, block_size=4, device=CPU)
+    graphs = CudaGraphs(hidden, Recorder(), LargestStep(19, 9), block_size=4, device=CPU)
     for count in range(1, 20):
         sequences = tuple(ScheduledSequence(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
         graphs.hidden(SchedulerOutput(0, sequences), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])

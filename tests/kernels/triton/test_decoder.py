@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep
 from engine.model.cascade import CascadeThresholds, group_by_prefix
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -87,7 +87,7 @@ def test_a_replayed_step_reads_prefixes_once_too(models):
         seen.append(batch)
         return ours.decoder.hidden(batch, ours.kv)
 
-    graphs = CudaGraphs(hidden, lambda run: run, max_rows=16, max_blocks=4, block_size=16, device=CPU)
+    graphs = CudaGraphs(hidden, lambda run: run, LargestStep(16, 4), block_size=16, device=CPU)
     groups = group_by_prefix(sequences, 16, CascadeThresholds(((2, 16),)))
     assert [group.rows for group in groups] == [(0, 2, 3), (4, 5)]
     together = ours.decoder.logits(graphs.hidden(plan, groups))
