@@ -9,6 +9,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -32,6 +33,9 @@ RETRY_CALLS = 1000  # a shape that found too little memory is tried again after 
 def graphs_budget(total_bytes: int) -> int:
     """The memory budget of CUDA graphs on a GPU with `total_bytes`."""
     return min(MAX_GRAPHS * GRAPH_BYTES, total_bytes // BUDGET_SHARE)
+
+
+Idle = Callable[[], AbstractContextManager[None]]
 
 
 class GraphMemory(Protocol):
@@ -73,8 +77,11 @@ class CudaGraphCache:
         """The captured shapes, the least recently used one first."""
         return tuple(self._graphs)
 
-    def run(self, shape: Hashable, run: Run) -> Tensor:
-        """Replays the graph of the shape, or runs and captures `run`. The result is valid until the next call."""
+    def run(self, shape: Hashable, run: Run, idle: Idle = nullcontext) -> Tensor:
+        """Replays the graph of the shape, or runs and captures `run`. The result is valid until the next call.
+
+        A capture runs the step once more, within `idle`: a context in which it must change nothing.
+        """
         self._calls += 1
         graph = self._graphs.get(shape)
         if graph is not None:
@@ -89,17 +96,18 @@ class CudaGraphCache:
             return run()
         while len(self._graphs) >= most:
             self._graphs.popitem(last=False)  # CUDA frees one that still runs when it has
-        return self._recorded(shape, run)
+        return self._recorded(shape, run, idle)
 
     def close(self) -> None:
         """Frees the graphs. Comes before the process group that they call is destroyed: NCCL waits for them."""
         self._graphs.clear()
 
-    def _recorded(self, shape: Hashable, run: Run) -> Tensor:
+    def _recorded(self, shape: Hashable, run: Run, idle: Idle) -> Tensor:
         before = self._memory.driver_bytes() if self._memory is not None else 0
         replay, reason = None, "another rank could not record it"
         try:
-            replay = self._capture(run)
+            with idle():
+                replay = self._capture(run)
         except CaptureError as error:
             reason = str(error)
         except torch.OutOfMemoryError as error:  # of the run before, on a stream that has no spare memory yet

@@ -1,7 +1,8 @@
 """Static inputs of CUDA graphs: the tensors that they read, in the same place for every step."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 import numpy as np
@@ -101,6 +102,21 @@ class CudaGraphInputs:
             SharedPrefixes(*shared) if shared else None,
             states if self._has_states else None,
         )
+
+    def without_queries(self, shape: GraphShape) -> Callable[[], AbstractContextManager[None]]:
+        """A context in which the inputs are of sequences without queries, which a step leaves as they are."""
+
+        @contextmanager
+        def emptied() -> Iterator[None]:
+            starts, *_ = _parts(self._there[1], shape.int_sizes)
+            before = starts.clone()
+            starts.zero_()
+            try:
+                yield
+            finally:
+                starts.copy_(before)
+
+        return emptied
 
     def _table_of(self, shape: GraphShape) -> Tensor:
         return self._table[: shape.num_rows * shape.width].view(shape.num_rows, shape.width)

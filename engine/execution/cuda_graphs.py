@@ -9,6 +9,7 @@ before each replay. engine/execution/cuda_graph_cache.py bounds the number of gr
 import bisect
 import itertools
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +67,7 @@ class CudaGraphs:
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
         self._block_size = block_size
+        self._has_states = largest.has_states  # which a step advances: it must not run twice
         self._max_rows, max_rows, max_blocks = largest.num_rows, largest.num_rows, largest.num_blocks
         widths = [-(-tokens // block_size) for tokens in WIDTHS] if self.pads else []
         self._widths = [*(blocks for blocks in widths if blocks < max_blocks), max_blocks]
@@ -96,7 +98,8 @@ class CudaGraphs:
         self._inputs.fill(shape, rows, groups, self._block_size)
         batch = self._inputs.batch(shape)
         put_tokens(batch.tokens_T)
-        return self._graphs.run(shape, lambda: self._hidden(batch))[: len(rows)]
+        idle = self._inputs.without_queries(shape) if self._has_states else nullcontext
+        return self._graphs.run(shape, lambda: self._hidden(batch), idle)[: len(rows)]
 
     def shape_of(self, num_rows: int, num_blocks: int, num_groups: int) -> GraphShape:
         """The smallest captured shape that such a step fits into."""

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from configs.schema import EngineConfig, SchedulerConfig
 from engine.engine import Engine
 from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
-from engine.execution.cuda_graphs import CudaGraphs
+from engine.execution.cuda_graphs import CudaGraphs, LargestStep
 from engine.execution.warm_up import launch_all, warm_up
 from engine.model.cascade import CascadeThresholds
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -30,8 +30,7 @@ def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
     graphs = CudaGraphs(
         lambda batch: model.decoder.hidden(batch, model.kv),
         lambda run: run,
-        max_rows=40,
-        max_blocks=2048,
+        LargestStep(40, 2048),
         block_size=BLOCK_SIZE,
         device=CPU,
     )

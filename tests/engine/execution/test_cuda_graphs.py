@@ -50,6 +50,7 @@ class Recorder:
         if self.num_recorded == self.fails_from:
             raise CaptureError("operation not permitted when stream is capturing")
         self.num_recorded += 1
+        run()  # as a card does, to compile kernels
 
         def replay() -> torch.Tensor:
             self.num_replayed += 1

@@ -385,7 +385,7 @@ FAMILIES = {
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 32,
             "moe_shared_expert_intermediate_size": 40,
-            "moe_latent_size": 24,
+            "moe_latent_size": 32,
             "routed_scaling_factor": 1.5,
         },
     ),
