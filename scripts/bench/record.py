@@ -50,9 +50,11 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """The commit, with a + if files differ from it. A copy of the tree without git has it in MANTA_COMMIT."""
+    """The commit, with a + if files differ from it. MANTA_COMMIT has that of a copy of the tree, whose git knows less."""
+    if told := os.environ.get("MANTA_COMMIT"):
+        return told
     head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if _git("status", "--porcelain") else "") if head else os.environ.get("MANTA_COMMIT", "")
+    return head + ("+" if _git("status", "--porcelain") else "") if head else ""
 
 
 def _git(*args: str) -> str:
