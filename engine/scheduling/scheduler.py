@@ -2,9 +2,10 @@
 
 There are no phases: each running sequence gets some of its uncomputed tokens, under one budget. Sequences are served in
 the order (priority, virtual start, arrival), fair between tenants (engine/scheduling/fair_queueing.py). Every decode
-(a sequence with one uncomputed token) has one token of the budget reserved; prefills share the rest in chunks. When
-blocks run out, the last sequence in that order is preempted and recomputed later, so the first one always makes
-progress and nothing starves within a priority.
+(a sequence with one uncomputed token) has one token of the budget reserved; prefills get the rest in chunks, in order.
+Where the first one takes all of it, up to half is kept for short ones among the next few, which are then done in one
+step and do not wait for it. When blocks run out, the last sequence in that order is preempted and recomputed later, so
+the first one always makes progress and nothing starves within a priority.
 """
 
 import bisect
@@ -21,6 +22,7 @@ from engine.scheduling.waiting_queue import WaitingQueue
 
 __all__ = ["Scheduler"]
 
+FEW = 8  # prefills in order among which short ones need not wait
 SCORED_ROWS = 64  # most rows of logits in one step for prompt logprobs
 
 
@@ -120,12 +122,15 @@ class Scheduler:
         rows = SCORED_ROWS
         ready = [seq for seq in self.running if not seq.is_paused and not self._may_end(seq)]
         reserved = min(budget, sum(1 for seq in ready if seq.num_uncomputed == 1))
+        short = self._short_prefills(ready, budget - reserved)
+        kept = sum(short.values())  # of the budget, for those of them that are still to come
         for seq in ready:
             if not seq.blocks:
                 continue  # preempted for one before it
             self.blocks.keep_state(seq)
             is_decode = seq.num_uncomputed == 1 and reserved > 0
-            count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved)
+            kept -= short.get(seq.seq_id, 0)
+            count = 1 if is_decode else min(seq.num_uncomputed, budget - reserved - kept)
             count = self._grow(seq, self._cut(seq, min(count, rows) if seq.lacks_scores else count))
             reserved -= is_decode
             if count > 0:
@@ -135,17 +140,37 @@ class Scheduler:
         for seq in list(self.waiting):
             if budget == 0 or len(self.running) >= self.config.max_num_seqs:
                 break
-            if seq.is_paused or seq.is_pending:
+            kept -= short.get(seq.seq_id, 0)
+            if seq.is_paused or seq.is_pending or budget == kept:
                 continue
             if self.blocks.is_being_filled(seq):
                 continue  # its prefix can be shared in a step or two
-            count = self._admit(seq, min(budget, rows) if seq.lacks_scores else budget)
+            count = self._admit(seq, min(budget - kept, rows) if seq.lacks_scores else budget - kept)
             if count == 0:
                 break  # no overtaking: the first one gets the next free blocks
             budget -= count
             rows -= count if seq.lacks_scores else 0
             sequences.append(self._slice(seq, count))
         return sequences
+
+    def _short_prefills(self, ready: list[Sequence], budget: int) -> dict[int, int]:
+        """Prefills that need not wait for a longer one before them: ids, and the tokens that are kept for each."""
+        prefills = [(seq, seq.num_uncomputed) for seq in ready if seq.num_uncomputed > 1]
+        waiting = (seq for seq in self.waiting if not seq.is_paused and not seq.is_pending)
+        prefills += [(seq, seq.num_missing) for seq in itertools.islice(waiting, max(0, FEW - len(prefills)))]
+        if len(prefills) < 2 or prefills[0][1] <= budget:
+            return {}
+        left, short = budget // 2, {}
+        for seq, num_tokens in prefills[1:FEW]:
+            if num_tokens <= left and not seq.lacks_scores and (seq.blocks or self._is_ready(seq)):
+                short[seq.seq_id] = num_tokens
+                left -= num_tokens
+        return short
+
+    def _is_ready(self, seq: Sequence) -> bool:
+        """Whether a waiting sequence counts on no prefix that another one is still to compute."""
+        num_cached = len(self.blocks.match_prefix(seq)) * self.blocks.block_size
+        return seq.num_missing >= len(seq.tokens) - num_cached and not self.blocks.is_being_filled(seq)
 
     def _add_draft_tokens(self, sequences: list[ScheduledSequence]) -> list[ScheduledSequence]:
         """Adds draft tokens to decodes, within the remaining budget and free blocks."""

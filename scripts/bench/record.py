@@ -50,7 +50,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """The commit, with a + if files differ from it. MANTA_COMMIT has that of a copy of the tree, whose git knows less."""
+    """The commit, with a + if files differ from it. A copy of the tree has it in MANTA_COMMIT: its git knows less."""
     if told := os.environ.get("MANTA_COMMIT"):
         return told
     head = _git("rev-parse", "--short", "HEAD")

@@ -96,3 +96,28 @@ def test_draft_tokens_take_what_is_left_of_the_budget() -> None:
     step(scheduler, token=3)  # 1 2 3 1 2 3: what followed 2 3 the last time was 1 2 3
     (drafted,) = scheduler.schedule().sequences
     assert (drafted.tokens, drafted.num_draft_tokens) == ((3, 1, 2), 2)
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones() -> None:
+    scheduler = make(num_blocks=64, max_num_batched_tokens=8)
+    for seq_id, length in enumerate((30, 31, 3)):
+        scheduler.add(sequence(seq_id, list(range(100 * seq_id, 100 * seq_id + length))))
+    assert [(one[0], one[2], one[4]) for one in step(scheduler)] == [(0, 5, False), (2, 3, True)]
+    assert [(one[0], one[2]) for one in step(scheduler)] == [(0, 7), (2, 1)]
+
+
+def test_prompts_of_one_length_are_computed_one_after_the_other() -> None:
+    scheduler = make(num_blocks=64, max_num_batched_tokens=8)
+    for seq_id in range(3):
+        scheduler.add(sequence(seq_id, list(range(100 * seq_id, 100 * seq_id + 12))))
+    assert [(one[0], one[2]) for one in step(scheduler)] == [(0, 8)]
+    assert [(one[0], one[2]) for one in step(scheduler)] == [(0, 4), (1, 4)]
+
+
+def test_short_prompts_take_no_more_than_half_from_a_long_one() -> None:
+    scheduler = make(num_blocks=64, max_num_batched_tokens=8)
+    scheduler.add(sequence(0, list(range(100))))
+    for seq_id in range(1, 5):
+        scheduler.add(sequence(seq_id, [200 * seq_id, 1]))
+    assert [(one[0], one[2]) for one in step(scheduler)] == [(0, 4), (1, 2), (2, 2)]
+    assert [(one[0], one[2]) for one in step(scheduler)] == [(0, 4), (1, 1), (2, 1), (3, 2)]
