@@ -17,6 +17,7 @@ from engine.checkpoint.safetensors_weights import SafetensorsSource
 from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weight_cache import WeightCache
 from engine.checkpoint.weight_formats import weight_format_of
 from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
@@ -32,10 +33,15 @@ def read_arch(files: ModelFiles) -> ModelArch:
 
 
 def open_weights(
-    files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+    files: ModelFiles,
+    arch: ModelArch,
+    dtype: torch.dtype,
+    device: torch.device,
+    keeps_ints: bool = False,
+    cache: WeightCache | None = None,
 ) -> Weights:
     if files.kind == "gguf":
-        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
+        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints, cache=cache)
     quantization = _config(files).get("quantization_config")
     if arch.stacked_experts and (quantization or {}).get("quant_method") == "mxfp4":
         quantization = None  # of experts alone: SeparateExperts reads it
@@ -44,9 +50,9 @@ def open_weights(
     if arch.stacked_experts:
         plain = SeparateExperts(plain, device)
     if weight_format is None:
-        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints, cache=cache)
     source = QuantizedSource(plain, weight_format, device)
-    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros, cache)
 
 
 def _config(files: ModelFiles) -> dict[str, Any]:

@@ -6,7 +6,6 @@
 
 #define _DEFAULT_SOURCE
 #include "lanes.h"
-#include "pages.h"
 #include "panel.h"
 #include "tiles.h"
 #ifdef __AVX512BF16__

@@ -13,7 +13,6 @@
 #define _DEFAULT_SOURCE
 #include "amx.h"
 #include "lanes.h"
-#include "pages.h"
 #include "panel.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)

@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeLibrary
+from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["GROUP", "PANEL", "QuantizedLinear", "build", "least_at_zero"]
@@ -32,8 +33,9 @@ PANEL = 64  # outputs that are packed together
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
 
 
-def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
-    """None where this CPU lacks what it takes."""
+def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[..., QuantizedLinear] | None":
+    """None where this CPU lacks what it takes. Weights are packed to `memory`; None: memory of this process."""
+    weight_memory = memory or PrivateMemory()
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
@@ -44,14 +46,12 @@ def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
     if has_tiles:
         library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.quantized_linear_by_tiles.restype = None
-    library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    library.use_large_pages.restype = None
 
     def quantized_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> QuantizedLinear:
         kind = TiledQuantizedLinear if has_tiles else QuantizedLinear
-        return kind(library, weight, bias_O, out_dtype or torch.bfloat16)
+        return kind(library, weight_memory, weight, bias_O, out_dtype or torch.bfloat16)
 
     return quantized_linear
 
@@ -60,15 +60,21 @@ class QuantizedLinear:
     """With the integers of 16 outputs looked up or converted as they are read."""
 
     def __init__(
-        self, library: NativeLibrary, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
+        self,
+        library: NativeLibrary,
+        memory: WeightMemory,
+        weight: GroupQuantized,
+        bias_O: Tensor | None,
+        out_dtype: torch.dtype,
     ) -> None:
         self._library = library
         self._num_out, self._num_in = weight.shape
         self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
-        packed = _packed(weight, self._codes(weight))
-        self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
-        library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
-        self._weight[:-1] = packed.flatten()
+        self._weight = memory.place(
+            f"{type(self).__name__} {self._num_out} x {self._num_in}, {weight.kind}",
+            _num_bytes(weight) + 1,  # a byte beyond the end may be read
+            lambda: _packed(weight, self._codes(weight)),
+        )
         self._bias = None if bias_O is None else bias_O.float()
         self._out_dtype = out_dtype
 
@@ -129,6 +135,11 @@ def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
 def least_at_zero(weight: GroupQuantized) -> Tensor:
     """Codes: the integers less the least one, as bytes, with rows of zeros up to a whole panel."""
     return pad((weight.ints_OI - weight.least).view(torch.uint8), _missing(weight))
+
+
+def _num_bytes(weight: GroupQuantized) -> int:
+    record_bytes = PANEL * (4 if weight.offsets_OG is None else 8) + PANEL * GROUP * weight.bits // 8
+    return -(-weight.shape[0] // PANEL) * (weight.shape[1] // GROUP) * record_bytes
 
 
 def _packed(weight: GroupQuantized, codes: Tensor) -> Tensor:

@@ -16,7 +16,6 @@
 
 #define _DEFAULT_SOURCE
 #include "lanes.h"
-#include "pages.h"
 #include "dot.h"
 #include "panel.h"
 

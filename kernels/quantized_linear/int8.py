@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
+from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.cpu import GROUP, PANEL, QuantizedLinear, least_at_zero
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
 
 
-def build(compiler: Compiler) -> "Callable[..., Int8Linear] | None":
-    """None where this CPU lacks what it takes."""
+def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[..., Int8Linear] | None":
+    """None where this CPU lacks what it takes. Weights are packed to `memory`; None: memory of this process."""
+    weight_memory = memory or PrivateMemory()
     library = compiler.load(Path(__file__).with_name("int8.c"))
     if not library.is_supported():
         return None
     library.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 8
     library.int8_linear.restype = None
-    library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    library.use_large_pages.restype = None
 
     def int8_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> Int8Linear:
-        return Int8Linear(library, weight, bias_O, out_dtype or torch.bfloat16)
+        return Int8Linear(library, weight_memory, weight, bias_O, out_dtype or torch.bfloat16)
 
     return int8_linear
 
