@@ -27,21 +27,20 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> Callable[..
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     library.linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5
     library.linear.restype = None
-    library.has_tiles.restype = ctypes.c_int64
-    has_tiles = bool(library.has_tiles())
-    if has_tiles:
+    library.inputs_at_once.restype = ctypes.c_int64
+    kind = {one.inputs_at_once: one for one in (Linear, QuadLinear, TiledLinear)}[library.inputs_at_once()]
+    if kind is TiledLinear:
         library.linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5
         library.linear_by_tiles.restype = None
 
     def linear(weight_OI: Tensor, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> "Linear":
-        kind = TiledLinear if has_tiles else Linear
         return kind(library, weight_memory, weight_OI, bias_O, out_dtype or weight_OI.dtype)
 
     return linear
 
 
 class Linear:
-    """One implementation for all CPUs: with bfloat16 products where they are, else by fused multiply-adds."""
+    """By products of bfloat16 pairs where the CPU has them, else by fused multiply-adds."""
 
     inputs_at_once = 2
 
@@ -88,6 +87,17 @@ class Linear:
 
     def _sizes(self, x_TI: Tensor) -> tuple[int, ...]:
         return self._out_dtype == torch.float32, *x_TI.shape, self._num_out, torch.get_num_threads()
+
+
+class QuadLinear(Linear):
+    """By arm64's products of bfloat16 matrices."""
+
+    inputs_at_once = 4
+
+    @staticmethod
+    def _panels(weight_OI: Tensor) -> Tensor:
+        """[O, I] -> [panels, I / 4, 64, 4]"""
+        return weight_OI.view(-1, PANEL, weight_OI.shape[1] // 4, 4).transpose(1, 2)
 
 
 class TiledLinear(Linear):

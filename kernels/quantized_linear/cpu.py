@@ -1,13 +1,13 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
-Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16.
+Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16, and arm64 with bfloat16 (neon.h).
 
 With AMX weights are dequantized to bfloat16, rounded once, a block at a time: results are bitwise those of the linear
 layer of the dequantized weight. (With offsets that needs factor * integer to be exact in fp32, as it is with the
 factors of GGUF and with 16-bit ones: here the sum is rounded once, there the product as well.)
 
-With avx512_bf16 nothing of the weight is rounded. A step of one row reads a third of what bfloat16 weights take, or
-half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers
+With avx512_bf16, and on arm64, nothing of the weight is rounded. A step of one row reads a third of what bfloat16
+weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, SmolLM2-135M's layers
 take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of
 8 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried twice, the second time without
 conversions (128 + code by shift, and, or): with AVX2 it took two to three times as long as bfloat16's with one row of
@@ -41,16 +41,15 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
         return None
     library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
     library.quantized_linear.restype = None
-    library.has_tiles.restype = ctypes.c_int64
-    has_tiles = bool(library.has_tiles())
-    if has_tiles:
+    library.inputs_at_once.restype = ctypes.c_int64
+    kind = {2: QuantizedLinear, 4: QuadQuantizedLinear, 32: TiledQuantizedLinear}[library.inputs_at_once()]
+    if kind is TiledQuantizedLinear:
         library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.quantized_linear_by_tiles.restype = None
 
     def quantized_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> QuantizedLinear:
-        kind = TiledQuantizedLinear if has_tiles else QuantizedLinear
         return kind(library, weight_memory, weight, bias_O, out_dtype or torch.bfloat16)
 
     return quantized_linear
@@ -106,6 +105,23 @@ class QuantizedLinear:
 
     def _sizes(self, x_TI: Tensor) -> tuple[int, ...]:
         return *x_TI.shape, self._num_out, torch.get_num_threads()
+
+
+class QuadQuantizedLinear(QuantizedLinear):
+    """By arm64's products of bfloat16 matrices."""
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as neon.h draws them."""
+        num_groups = weight.shape[1] // GROUP
+        if weight.bits == 8:
+            # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
+            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP // 4, 4)
+            return wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
+        # [panels, runs, 2, 4, groups, quads, 4] -> [panels, groups, quads, runs, 4 outputs, 4 inputs, 2]
+        runs = least_at_zero(weight).view(-1, PANEL // 8, 2, 4, num_groups, GROUP // 4, 4)
+        nibbles = runs.permute(0, 4, 5, 1, 3, 6, 2)
+        return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
 
 
 class TiledQuantizedLinear(QuantizedLinear):

@@ -84,7 +84,7 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
             /* some lines beside each quad: as many at once wait for each other */
             const int num_lines = !fetches ? 0 : bits == 4 ? 3 : 5;
 #pragma GCC unroll 5
-            for (int line = 0; line < num_lines; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (int line = 0; line < num_lines; line++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 int32_t four;

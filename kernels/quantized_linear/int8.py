@@ -1,9 +1,9 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU with int8 activations, in C: products of integers.
 
 Activations are quantized dynamically: each row to 8 bits by groups of 32 inputs, each with a scale (reference.py,
-`fake_quantize`), as llama.cpp and OpenVINO do. Supports bfloat16 rows, and x86-64 with AVX2 or AVX-512; with VNNI a
-product of four bytes is one instruction, twice as fast as bfloat16's. A row's result is bitwise the same in any batch
-and on all of these CPUs.
+`fake_quantize`), as llama.cpp and OpenVINO do. Supports bfloat16 rows, and x86-64 with AVX2 or AVX-512 and every arm64;
+with VNNI a product of four bytes is one instruction, twice as fast as bfloat16's. A row's result is bitwise the same in
+any batch and on all of these CPUs.
 """
 
 import ctypes
