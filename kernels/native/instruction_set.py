@@ -45,7 +45,9 @@ def _sets() -> Mapping[str, InstructionSet]:
     every = (
         InstructionSet("amx", "x86_64", amx, NATIVE),
         InstructionSet("avx512_bf16", "x86_64", avx512_bf16, WITHOUT_AMX),
+        InstructionSet("avx512_vnni", "x86_64", avx512 | {"avx512_vnni"}, ("-march=cascadelake",)),
         InstructionSet("avx512", "x86_64", avx512, ("-march=skylake-avx512",)),
+        InstructionSet("avx_vnni", "x86_64", avx2 | {"avx_vnni"}, (*WITHOUT_AMX, "-mno-avx512f")),
         InstructionSet("avx2", "x86_64", avx2, ("-march=haswell",)),
         InstructionSet("x86-64", "x86_64", plain, ("-march=x86-64",)),
         InstructionSet("neon_bf16", "aarch64", frozenset({"bf16", "i8mm"}), NATIVE),

@@ -8,7 +8,7 @@
  *   factors [64] fp32 | offsets [64] fp32, if there are any | codes of 16 pairs of inputs
  *
  * Of 4 bits a pair is 16 words; in word j are the first input's codes of outputs j, j + 16, j + 32 and j + 48, then the
- * second's. Of 8 bits a pair is 64 times two integers. (tiles.h and neon.h draw others.) */
+ * second's. Of 8 bits a pair is 64 times two integers. (tiles.h, neon.h and int8.c draw others.) */
 
 #define _DEFAULT_SOURCE
 #include "amx.h"
@@ -223,6 +223,8 @@ int64_t inputs_at_once(void) { return 2; }
 #endif
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #include "neon.h"
+#elif (defined(__AVX2__) && defined(__FMA__)) || defined(__ARM_NEON)
+#include "fma.h"
 #else
 int is_supported(void) { return 0; }
 #endif

@@ -64,7 +64,19 @@ static inline Ints dot_by_pairs(Ints codes, Ints x) {
 }
 static inline Ints size_of(Ints x) { return _mm256_abs_epi8(x); }
 static inline Ints with_sign_of(Ints codes, Ints x) { return _mm256_sign_epi8(x, codes); }
-#ifdef __AVXVNNI__
+#if defined(EMULATED_VNNI)
+#define HAS_DOT_OF_CODES
+/* The instruction's definition (VPDPBUSD, Intel's manual): for machines that lack it. */
+static inline Ints dot(Ints codes, Ints x, Ints sum) {
+    uint8_t code[32];
+    int8_t input[32];
+    int32_t sums[8];
+    memcpy(code, &codes, 32), memcpy(input, &x, 32), memcpy(sums, &sum, 32);
+    for (int i = 0; i < 32; i++) sums[i / 4] += code[i] * input[i];
+    memcpy(&sum, sums, 32);
+    return sum;
+}
+#elif defined(__AVXVNNI__)
 #define HAS_DOT_OF_CODES
 static inline Ints dot(Ints codes, Ints x, Ints sum) { return _mm256_dpbusd_avx_epi32(sum, codes, x); }
 #endif

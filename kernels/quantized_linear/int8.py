@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.native.compiler import Compiler
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
-from kernels.quantized_linear.cpu import GROUP, PANEL, QuantizedLinear, least_at_zero
+from kernels.quantized_linear.cpu import GROUP, QuantizedLinear, codes_by_quads
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
@@ -42,12 +42,7 @@ class Int8Linear(QuantizedLinear):
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as int8.c draws them."""
-        # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
-        quads = least_at_zero(weight).view(-1, PANEL, weight.shape[1] // GROUP, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
-        if weight.bits == 4:
-            first, second = quads.chunk(2, dim=2)
-            quads = first | second << 4
-        return quads.flatten(2)
+        return codes_by_quads(weight)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         ints_TI = torch.empty(x_TI.shape, dtype=torch.int8)

@@ -18,8 +18,13 @@ def _sets() -> dict[str, InstructionSet]:
     best, _ = find_instruction_set()
     sets = {one.name: one for one in INSTRUCTION_SETS.values() if one.machine == best.machine}
     runs = {name: one for name, one in sets.items() if not one.missing(cpu_flags())}
-    emulated = InstructionSet("emulated_amx", best.machine, best.needs, (*best.flags, *EMULATED_AMX))
-    return {**runs, best.name: best, emulated.name: emulated}
+    runs |= {best.name: best}
+    runs["emulated_amx"] = InstructionSet("emulated_amx", best.machine, best.needs, (*best.flags, *EMULATED_AMX))
+    if avx2 := runs.get("avx2"):
+        runs["emulated_vnni"] = InstructionSet(
+            "emulated_vnni", best.machine, best.needs, (*avx2.flags, "-DEMULATED_VNNI")
+        )
+    return runs
 
 
 def _compilers(compiler: Compiler | None) -> dict[str, Any]:

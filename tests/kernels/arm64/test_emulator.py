@@ -50,7 +50,7 @@ def test_a_pointer_to_what_is_no_tensor_is_an_error(library):
 
 
 @pytest.mark.parametrize("name", emulated_sets())
-def test_every_arm64_multiplies_integers_and_one_with_bfloat16_quantized_weights(name):
+def test_every_arm64_has_all_kernels_of_quantized_weights(name):
     compiler = EmulatedCompiler(find_compiler(), emulated_sets()[name])
     assert int8.build(compiler) is not None
-    assert (cpu.build(compiler) is not None) == (name == "neon_bf16")
+    assert cpu.build(compiler) is not None
