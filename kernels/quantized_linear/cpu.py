@@ -10,7 +10,7 @@ With avx512_bf16, and on arm64, nothing of the weight is rounded. A step of one 
 weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, SmolLM2-135M's layers
 take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of
 8 bits 0.5, 0.8, 1.3 and 1.2. With fused multiply-adds (fma.h: x86-64 from AVX2 on, arm64 without bfloat16) nothing is
-rounded either; the matrix 1536 x 576 takes 0.6 (AVX-512) and 0.8 to 1 (AVX2) of bfloat16's time with one row of 4 bits,
+rounded either; the matrix 1536 x 576 takes 0.55 (AVX-512) and 0.65 (AVX2) of bfloat16's time with one row of 4 bits,
 0.8 and 1.2 with 4, 0.9 with 16 and more. That it is not slower there takes two things that compilers do not do by
 themselves: sums of other groups stay in memory, and the next codes are fetched while these are unpacked.
 """

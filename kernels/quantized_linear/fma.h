@@ -21,7 +21,7 @@ enum { WIDTH = 8, FEW_ROWS = 2, TILE = 4, COLUMNS = 2 };
 #else
 enum { WIDTH = 4, FEW_ROWS = 4, TILE = 4, COLUMNS = 4 };
 #endif
-enum { AHEAD = 6 };           /* records: what is fetched while one is computed */
+enum { AHEAD = 4 };           /* records: what is fetched while one is computed */
 enum { FOUR_BITS = 4, EIGHT_BITS = 8, UNPACKED = 32 };
 
 typedef uint32_t Words __attribute__((vector_size(WIDTH * 4), aligned(4)));
