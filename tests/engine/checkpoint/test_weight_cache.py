@@ -1,18 +1,23 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import gguf
 import numpy as np
 import pytest
 import torch
 
+from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.packed_file import HEAD, PAGE, DamagedFileError, PackedFile, PackedFileWriter
 from engine.checkpoint.source import resolve
 from engine.checkpoint.weight_cache import WeightCache, weight_key
+from engine.model.decoder import Decoder
+from engine.parallel.tensor_parallel import TensorParallel
+from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler
 from tests.engine.checkpoint.test_gguf_weights import write
-from tests.engine.model.tiny import FAMILIES, Runner, oracle
+from tests.engine.model.tiny import CPU, FAMILIES, Runner, oracle
 
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 LARGE = 1 << 30
@@ -73,6 +78,35 @@ def test_logits_are_bitwise_those_of_weights_that_are_packed_at_each_start(name,
     first, second = (start(path, tmp_path / "cache") for _ in range(2))
     assert torch.equal(first, alone) and torch.equal(second, alone)
     assert the_file(tmp_path / "cache").stat().st_mode & 0o777 == 0o600
+
+
+class Padded(TensorParallel):
+    """The last of two ranks, on its own: its head has a row of zeros, and its columns may go through a group."""
+
+    def gather_columns(self, x_RV, num_columns):
+        return x_RV
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("name", ["llama3", "4 bits"])
+def test_a_ranks_shard_is_found_again(name, tmp_path):
+    path = quantized(tmp_path / "tiny.gguf") if name == "4 bits" else tmp_path / "model"
+    if name != "4 bits":
+        oracle(name).save_pretrained(path)
+    files = resolve(str(path))
+    arch = read_arch(files)
+    x_RM, logits = torch.randn(2, arch.model_dim).bfloat16(), []
+    for max_bytes in (0, LARGE, LARGE):
+        cache = WeightCache(max_bytes, tmp_path / "cache", least_bytes=0)
+        kernels = load_kernels(CPU, torch.bfloat16, memory=cache)
+        build = partial(rank_of, files, arch, kernels, cache)
+        logits.append(cache.load(files, weight_key(files, "rank 1 of 2"), build).logits(x_RM))
+    assert all(torch.equal(one, logits[0]) for one in logits)
+
+
+def rank_of(files, arch, kernels, cache):
+    weights = open_weights(files, arch, torch.bfloat16, CPU, kernels.quantized_linear is not None, cache)
+    return Decoder(arch, weights, kernels, 64, Padded(1, 2))
 
 
 @needs_a_compiler
