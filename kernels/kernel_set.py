@@ -25,6 +25,7 @@ from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbi
 from kernels.logprobs.reference import logprobs
 from kernels.native.compiler import Compiler, find_compiler
 from kernels.native.recorder import CallRecorder
+from kernels.native.weight_memory import WeightMemory
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
 from kernels.qkv_rotary.reference import qkv_rotary
@@ -89,31 +90,35 @@ def load_kernels(
     deterministic: bool = False,
     cache_dtype: torch.dtype | None = None,
     int8_activations: bool = False,
+    memory: WeightMemory | None = None,
 ) -> KernelSet:
     """The fastest kernels for a device, the model's dtype and its KV cache's. A chosen kernel that does not import or
     compile is an error. Triton's are compiled at their first call.
 
     Asked for deterministic ones, it may still return others: where there are none. `int8_activations` lets a CPU round
-    the inputs of group-quantized layers to 8 bits, where that is faster.
+    the inputs of group-quantized layers to 8 bits, where that is faster. Compiled kernels pack weights to `memory`;
+    None: memory of this process.
     """
     if device.type == "cuda":
         prepare_cache()
         return triton_kernels(deterministic)
     if device.type != "cpu":
         return _reference_kernels()
-    kernels = _cpu_kernels(dtype, int8_activations)
+    kernels = _cpu_kernels(dtype, int8_activations, memory)
     if cache_dtype in (None, dtype):
         return kernels
     # the compiled ones know one dtype; those two go together
     return replace(kernels, deterministic=False, qkv_rotary=qkv_rotary, paged_attention=paged_attention, recorder=None)
 
 
-def _cpu_kernels(dtype: torch.dtype, int8_activations: bool) -> KernelSet:
+def _cpu_kernels(dtype: torch.dtype, int8_activations: bool, memory: WeightMemory | None) -> KernelSet:
     kernels = _reference_kernels()
     compiler = find_compiler()
     if compiler is not None:
         kernels = _with_compiled_sampling(kernels, compiler)
-        return _with_compiled_layers(kernels, compiler, int8_activations) if dtype == torch.bfloat16 else kernels
+        if dtype != torch.bfloat16:
+            return kernels
+        return _with_compiled_layers(kernels, compiler, int8_activations, memory)
     log.warning("no C compiler (gcc, cc or clang) was found: the CPU kernels are plain torch, and several times slower")
     packs = dtype == torch.bfloat16 and onednn.is_supported()
     return replace(kernels, linear=onednn.Linear) if packs else kernels
@@ -243,7 +248,9 @@ def _with_compiled_sampling(kernels: KernelSet, compiler: Compiler) -> KernelSet
     )
 
 
-def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activations: bool) -> KernelSet:
+def _with_compiled_layers(
+    kernels: KernelSet, compiler: Compiler, int8_activations: bool, memory: WeightMemory | None
+) -> KernelSet:
     from kernels.causal_conv import cpu as causal_conv_cpu
     from kernels.embedding import cpu as embedding_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
@@ -260,10 +267,11 @@ def _with_compiled_layers(kernels: KernelSet, compiler: Compiler, int8_activatio
     from kernels.square_sums import cpu as square_sums_cpu
     from kernels.unary import cpu as unary_cpu
 
-    linear, gate = linear_cpu.build(compiler), gated_activation_cpu.build(compiler)
-    quantized_linear = quantized_linear_cpu.build(compiler)
+    linear, gate = linear_cpu.build(compiler, memory), gated_activation_cpu.build(compiler)
+    quantized_linear = quantized_linear_cpu.build(compiler, memory)
     # AMX multiplies bfloat16 faster than anything else integers
-    int8_linear = int8.build(compiler) if int8_activations and compiler.instructions.name != "amx" else None
+    takes_int8 = int8_activations and compiler.instructions.name != "amx"
+    int8_linear = int8.build(compiler, memory) if takes_int8 else None
     quantized_linear = int8_linear or quantized_linear
 
     def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> ops.LinearKernel:

@@ -41,6 +41,7 @@ WHERE = {
     "RoPE": "engine/arch/rope.py",
     "group-quantized": "kernels/quantized_linear/reference.py",
     "dequantizes": "engine/checkpoint/dequantize.py",
+    "packed weights": "engine/checkpoint/weight_cache.py",
     "safetensors": "engine/checkpoint/safetensors_weights.py",
     "GGUF": "engine/checkpoint/gguf_file.py",
     "structured output": "engine/structured_output/grammar.py",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.shard import Shard
-from kernels.quantized_linear.reference import GroupQuantized
+from kernels.quantized_linear.reference import GroupQuantized, concatenate
 
 __all__ = ["Matrix", "cut", "kind_of", "stacked"]
 
@@ -41,4 +41,4 @@ def kind_of(matrix: Matrix) -> object:
 
 def _stacked(run: list[Matrix]) -> Matrix:
     ints = [part for part in run if isinstance(part, GroupQuantized)]
-    return GroupQuantized.stack(ints) if ints else torch.cat([part for part in run if isinstance(part, Tensor)])
+    return GroupQuantized.stack(ints) if ints else concatenate([part for part in run if isinstance(part, Tensor)])

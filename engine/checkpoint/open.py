@@ -19,6 +19,7 @@ from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.split_rows import SplitRows
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weight_cache import WeightCache
 from engine.checkpoint.weight_formats import weight_format_of
 from engine.checkpoint.weights import Weights
 from engine.errors import ModelError
@@ -34,10 +35,15 @@ def read_arch(files: ModelFiles) -> ModelArch:
 
 
 def open_weights(
-    files: ModelFiles, arch: ModelArch, dtype: torch.dtype, device: torch.device, keeps_ints: bool = False
+    files: ModelFiles,
+    arch: ModelArch,
+    dtype: torch.dtype,
+    device: torch.device,
+    keeps_ints: bool = False,
+    cache: WeightCache | None = None,
 ) -> Weights:
     if files.kind == "gguf":
-        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints)
+        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints, cache=cache)
     config = _config(files)
     family, quantization = hub_family(config), config.get("quantization_config")
     if family.expert_stacks and (quantization or {}).get("quant_method") == "mxfp4":
@@ -47,9 +53,9 @@ def open_weights(
     if family.expert_stacks:
         plain = SeparateExperts(plain, device, family.expert_stacks)
     if weight_format is None:
-        return Weights(_unfused(plain, arch), dtype, device, keeps_ints)
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints, cache=cache)
     source = QuantizedSource(plain, weight_format, device)
-    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros)
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros, cache)
 
 
 def _config(files: ModelFiles) -> dict[str, Any]:

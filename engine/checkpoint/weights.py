@@ -10,6 +10,7 @@ from tqdm import tqdm
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.weight_cache import WeightCache
 from engine.errors import ModelError
 from kernels.quantized_linear.reference import GroupQuantized
 
@@ -26,13 +27,16 @@ class Weights:
         device: torch.device,
         keeps_ints: bool = False,
         may_be_unused: Callable[[str], bool] = lambda name: False,
+        cache: WeightCache | None = None,
     ) -> None:
         """keeps_ints      group-quantized matrices stay so; else they are dequantized to `dtype`
         may_be_unused   whether a tensor of that name may stay unread
+        cache           what was read before comes from there
         """
         self._source = source
         self._may_be_unused = may_be_unused
         self._keeps_ints = keeps_ints
+        self._cache = cache or WeightCache(0)
         self.dtype = dtype
         self.device = device
         self._left = source.names()
@@ -42,20 +46,35 @@ class Weights:
     def take(self, name: str, *shape: int, dtype: torch.dtype | None = None, part: Shard | None = None) -> Tensor:
         """A tensor that must exist in this shape, or a shard of it, in `dtype` (None: the model's)."""
         self._mark_read(name, shape)
-        return self._source.read(name, part).to(self.device, dtype or self.dtype)
+        dtype = dtype or self.dtype
+        return self._cache.tensor(f"{name} {part} {dtype}", lambda: self._read(name, part, dtype))
 
     def take_matrix(self, name: str, *shape: int, part: Shard | None = None) -> Matrix:
-        """A linear layer's weight that must exist in this shape, or a shard of it."""
-        if not self._keeps_ints:
-            return self.take(name, *shape, part=part)
+        """A linear layer's weight that must exist in this shape, or a shard of it; for kernels alone."""
         self._mark_read(name, shape)
-        matrix = self._source.read_matrix(name, part)
-        return matrix.to(self.device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self.device)
+        matrix = self._cache.matrix(f"{name} {part}", lambda: self._read_matrix(name, part))
+        assert matrix is not None
+        return matrix
 
     def take_group_quantized(self, name: str, part: Shard | None = None) -> GroupQuantized | None:
         """A matrix that was taken before as a dense tensor, group-quantized; None if the checkpoint has it dense."""
-        matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
-        return matrix.to(self.device) if isinstance(matrix, GroupQuantized) else None
+
+        def read() -> GroupQuantized | None:
+            matrix = self._source.read_matrix(name, part) if self._keeps_ints else None
+            return matrix.to(self.device) if isinstance(matrix, GroupQuantized) else None
+
+        found = self._cache.matrix(f"{name} {part} once more", read)
+        assert not isinstance(found, Tensor)
+        return found
+
+    def _read(self, name: str, part: Shard | None, dtype: torch.dtype) -> Tensor:
+        return self._source.read(name, part).to(self.device, dtype)
+
+    def _read_matrix(self, name: str, part: Shard | None) -> Matrix:
+        if not self._keeps_ints:
+            return self._read(name, part, self.dtype)
+        matrix = self._source.read_matrix(name, part)
+        return matrix.to(self.device, self.dtype) if isinstance(matrix, Tensor) else matrix.to(self.device)
 
     def _mark_read(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._left:

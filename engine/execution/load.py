@@ -23,6 +23,7 @@ from engine.cache.kv_offload import KVOrigin, open_offloading_connector
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
+from engine.checkpoint.weight_cache import WeightCache, weight_key
 from engine.device.core_lending import open_core_lending
 from engine.device.cpu_capture import CpuCapture
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
@@ -87,7 +88,9 @@ def load_executor(
     max_model_len = _max_context_len(config, arch)
     clock.lap("source")
     int8_activations = config.activation_quantization == "int8"
-    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype, int8_activations)
+    # on a GPU weights are not kept packed, nor those of another dtype, which stay as they are
+    cache = WeightCache(config.weight_cache_bytes if device.type == "cpu" and dtype == torch.bfloat16 else 0)
+    kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype, int8_activations, cache)
     if config.deterministic:
         check_deterministic(kernels, dtype, tp)
     if compilers is not None:
@@ -95,8 +98,13 @@ def load_executor(
     clock.lap("kernels")
     local_arch = shard_arch(arch, tp.size)
     keeps_ints = config.keep_quantized and kernels.quantized_linear is not None
-    weights = open_weights(files, arch, dtype, device, keeps_ints)
-    decoder = Decoder(arch, weights, kernels, max_model_len, tp)
+
+    def build() -> Decoder:
+        weights = open_weights(files, arch, dtype, device, keeps_ints, cache)
+        return Decoder(arch, weights, kernels, max_model_len, tp)
+
+    key = weight_key(files, kernels.name, dtype, keeps_ints, f"rank {tp.rank} of {tp.size}")
+    decoder = cache.load(files, key, build)
     clock.lap("weights")
     num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     num_states = _num_states(config, arch)

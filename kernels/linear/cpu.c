@@ -2,18 +2,23 @@
  * a row's result is bitwise the same in any batch.
  *
  * weight, packed: panels of 64 outputs, one after the other. A panel is [I / 2][64][2]: for each pair of inputs, the
- * pairs of 64 outputs. A step over one input pair is 256 contiguous bytes, a panel one stream. */
+ * pairs of 64 outputs. A step over one input pair is 256 contiguous bytes, a panel one stream. (By AMX tiles and on arm64
+ * with bfloat16 it is another, see tiles.h and neon.h.) */
 
 #define _DEFAULT_SOURCE
 #include "lanes.h"
-#include "pages.h"
 #include "panel.h"
 #include "tiles.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
-enum { TILE = 6, CACHED_BYTES = 512 << 10 };
+#if defined(__ARM_NEON) && !defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+enum { TILE = 4 };
+#else
+enum { TILE = 6 };
+#endif
+enum { CACHED_BYTES = 512 << 10 };
 
 /* What a tile fetches beside its own work: nothing, its own panel some steps ahead, or a half or a quarter of the next
  * panel into the second cache, so that with several tiles to a panel reading and multiplying overlap. */
@@ -43,6 +48,8 @@ static inline __attribute__((always_inline)) void tile(
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4; c++) _mm512_storeu_ps(out + r * PANEL + 16 * c, acc[r][c]);
 }
+#elif defined(__ARM_NEON)
+#include "neon.h"
 #else
 static inline __attribute__((always_inline)) void tile(
     const int rows, const int fetch, const char *ahead, const bf16 *x, int64_t num_in, const uint32_t *w, float *out) {
@@ -87,7 +94,16 @@ static int fetch_of(int64_t t, int64_t num_tiles, int64_t panel_bytes, int is_la
     return t < 4 ? QUARTER : NOTHING;
 }
 
-/* x [T, I] bf16, I even; bias [O] fp32 or NULL; out [T, O], bf16 or fp32 */
+/* How many inputs lie together in the packed weight, of which I is a multiple. */
+#if defined(HAS_AMX)
+int64_t inputs_at_once(void) { return TILE_INPUTS; }
+#elif defined(__ARM_NEON)
+int64_t inputs_at_once(void) { return INPUTS_AT_ONCE; }
+#else
+int64_t inputs_at_once(void) { return 2; }
+#endif
+
+/* x [T, I] bf16; bias [O] fp32 or NULL; out [T, O], bf16 or fp32 */
 void linear(const bf16 *x, const uint32_t *weight, const float *bias, void *out, int64_t out_is_float,
             int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
     int64_t num_panels = (num_out + PANEL - 1) / PANEL;

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeLibrary
+from kernels.native.weight_memory import PrivateMemory, WeightMemory
 
 __all__ = ["build"]
 
@@ -20,40 +21,47 @@ PANEL = 64  # outputs that are packed together
 TILE_INPUTS = 32  # inputs that AMX tiles take at once
 
 
-def build(compiler: Compiler) -> Callable[..., "Linear"]:
+def build(compiler: Compiler, memory: WeightMemory | None = None) -> Callable[..., "Linear"]:
+    """Weights are packed to `memory`; None: memory of this process."""
+    weight_memory = memory or PrivateMemory()
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     library.linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5
     library.linear.restype = None
-    library.has_tiles.restype = ctypes.c_int64
-    has_tiles = bool(library.has_tiles())
-    if has_tiles:
+    library.inputs_at_once.restype = ctypes.c_int64
+    kind = {one.inputs_at_once: one for one in (Linear, QuadLinear, TiledLinear)}[library.inputs_at_once()]
+    if kind is TiledLinear:
         library.linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5
         library.linear_by_tiles.restype = None
-    library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    library.use_large_pages.restype = None
 
     def linear(weight_OI: Tensor, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None) -> "Linear":
-        kind = TiledLinear if has_tiles else Linear
-        return kind(library, weight_OI, bias_O, out_dtype or weight_OI.dtype)
+        return kind(library, weight_memory, weight_OI, bias_O, out_dtype or weight_OI.dtype)
 
     return linear
 
 
 class Linear:
-    """One implementation for all CPUs: with bfloat16 products where they are, else by fused multiply-adds."""
+    """By products of bfloat16 pairs where the CPU has them, else by fused multiply-adds."""
 
     inputs_at_once = 2
 
     def __init__(
-        self, library: NativeLibrary, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype
+        self,
+        library: NativeLibrary,
+        memory: WeightMemory,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        out_dtype: torch.dtype,
     ) -> None:
         self._library = library
         self._num_out, num_in = weight_OI.shape
         self._missing = -num_in % self.inputs_at_once
-        panels = self._panels(pad(weight_OI, (0, self._missing, 0, -self._num_out % PANEL)))
-        self._weight = torch.empty(panels.shape, dtype=panels.dtype)
-        library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
-        self._weight.copy_(panels)
+        missing_out = -self._num_out % PANEL
+        num_bytes = (self._num_out + missing_out) * (num_in + self._missing) * weight_OI.element_size()
+        self._weight = memory.place(
+            f"{type(self).__name__} {self._num_out} x {num_in}",
+            num_bytes,
+            lambda: self._panels(pad(weight_OI, (0, self._missing, 0, missing_out))),
+        )
         self._bias = None if bias_O is None else bias_O.float()
         self._out_dtype = out_dtype
 
@@ -79,6 +87,17 @@ class Linear:
 
     def _sizes(self, x_TI: Tensor) -> tuple[int, ...]:
         return self._out_dtype == torch.float32, *x_TI.shape, self._num_out, torch.get_num_threads()
+
+
+class QuadLinear(Linear):
+    """By arm64's products of bfloat16 matrices."""
+
+    inputs_at_once = 4
+
+    @staticmethod
+    def _panels(weight_OI: Tensor) -> Tensor:
+        """[O, I] -> [panels, I / 4, 64, 4]"""
+        return weight_OI.view(-1, PANEL, weight_OI.shape[1] // 4, 4).transpose(1, 2)
 
 
 class TiledLinear(Linear):

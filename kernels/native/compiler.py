@@ -84,11 +84,17 @@ class Compiler:
         self._extra_flags = tuple(flags)
         self._flags = [*FLAGS, *instructions.flags, *flags]
 
-    def for_instructions(self, instructions: InstructionSet) -> "Compiler":
-        return Compiler(self._command, self._cache_dir, instructions, self._extra_flags)
+    def for_instructions(self, instructions: InstructionSet, command: str | None = None) -> "Compiler":
+        """`command` is another machine's compiler, which does not get this one's extra flags."""
+        flags = () if command else self._extra_flags
+        return Compiler(command or self._command, self._cache_dir, instructions, flags)
 
     def load(self, source: Path) -> NativeLibrary:
         """The shared object of a C file. A compiler that fails is a RuntimeError with what it said."""
+        return NativeLibrary(ctypes.CDLL(str(self.compile(source))), self.recorder)
+
+    def compile(self, source: Path) -> Path:
+        """Where the shared object of a C file lies. A compiler that fails is a RuntimeError with what it said."""
         headers = Path(__file__).parent
         key = hashlib.sha256("\0".join([self._command, *self._flags, _cpu()]).encode())
         for file in (source, *sorted(source.parent.glob("*.h")), *sorted(headers.glob("*.h"))):
@@ -96,7 +102,7 @@ class Compiler:
         target = self._cache_dir / f"{source.parent.name}-{key.hexdigest()[:24]}.so"
         if not _is_ours(target):
             self._compile(source, headers, target)
-        return NativeLibrary(ctypes.CDLL(str(target)), self.recorder)
+        return target
 
     def _compile(self, source: Path, headers: Path, target: Path) -> None:
         # two processes may compile the same file: each writes its own, and the last rename wins

@@ -13,6 +13,7 @@ ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 0x1023, 18
 SYS_ARCH_PRCTL = 158  # on x86-64
 NATIVE = ("-march=native",)
 WITHOUT_AMX = ("-march=native", "-DNO_AMX")  # kernels/native/amx.h looks at it
+OF_APPLE = {"asimddp": "DotProd", "bf16": "BF16", "i8mm": "I8MM"}  # Linux's names of CPU features and macOS's
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ def _sets() -> Mapping[str, InstructionSet]:
     every = (
         InstructionSet("amx", "x86_64", amx, NATIVE),
         InstructionSet("avx512_bf16", "x86_64", avx512_bf16, WITHOUT_AMX),
+        InstructionSet("avx512_vnni", "x86_64", avx512 | {"avx512_vnni"}, ("-march=cascadelake",)),
         InstructionSet("avx512", "x86_64", avx512, ("-march=skylake-avx512",)),
+        InstructionSet("avx_vnni", "x86_64", avx2 | {"avx_vnni"}, (*WITHOUT_AMX, "-mno-avx512f")),
         InstructionSet("avx2", "x86_64", avx2, ("-march=haswell",)),
         InstructionSet("x86-64", "x86_64", plain, ("-march=x86-64",)),
         InstructionSet("neon_bf16", "aarch64", frozenset({"bf16", "i8mm"}), NATIVE),
+        InstructionSet("neon_dotprod", "aarch64", frozenset({"asimddp"}), ("-march=armv8.2-a+dotprod",)),
         InstructionSet("neon", "aarch64", plain, ("-march=armv8-a",)),
     )
     return {one.name: one for one in every}
@@ -84,7 +88,7 @@ def cpu_flags() -> frozenset[str]:
         words = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
         return frozenset(words.split())
     if sys.platform == "darwin":
-        return frozenset(name for name in ("bf16", "i8mm") if _sysctl(f"hw.optional.arm.FEAT_{name.upper()}"))
+        return frozenset(name for name, feature in OF_APPLE.items() if _sysctl(f"hw.optional.arm.FEAT_{feature}"))
     return frozenset()
 
 

@@ -4,6 +4,8 @@
 #include "lanes.h"
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
 #endif
 
 enum { PANEL = 64 };
@@ -18,7 +20,11 @@ static inline void narrow_all(const float *sums, int64_t width, bf16 *out) {
         _mm256_mask_storeu_epi16(out + j, lanes, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(sums + j)));
     }
 #else
-    for (int64_t j = 0; j < width; j++) out[j] = narrow(sums[j]);
+    int64_t j = 0;
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+    for (; j + 4 <= width; j += 4) vst1_u16(out + j, vreinterpret_u16_bf16(vcvt_bf16_f32(vld1q_f32(sums + j))));
+#endif
+    for (; j < width; j++) out[j] = narrow(sums[j]);
 #endif
 }
 

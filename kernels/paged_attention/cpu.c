@@ -13,6 +13,8 @@
 #include "tiles.h"
 #if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 enum { MAX_ROWS = 12, GROUP = 6 };
@@ -103,6 +105,8 @@ static inline __attribute__((always_inline)) Floats fused(Floats x, float y, Flo
     return (Floats)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(y), (__m512)z);
 #elif defined(__FMA__)
     return (Floats)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(y), (__m256)z);
+#elif defined(__ARM_NEON)
+    return (Floats)vfmaq_n_f32((float32x4_t)z, (float32x4_t)x, y);
 #else
     return x * y + z;
 #endif

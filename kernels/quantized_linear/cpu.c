@@ -8,12 +8,11 @@
  *   factors [64] fp32 | offsets [64] fp32, if there are any | codes of 16 pairs of inputs
  *
  * Of 4 bits a pair is 16 words; in word j are the first input's codes of outputs j, j + 16, j + 32 and j + 48, then the
- * second's. Of 8 bits a pair is 64 times two integers. */
+ * second's. Of 8 bits a pair is 64 times two integers. (tiles.h, neon.h and int8.c draw others.) */
 
 #define _DEFAULT_SOURCE
 #include "amx.h"
 #include "lanes.h"
-#include "pages.h"
 #include "panel.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -217,6 +216,15 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
 }
 
 int is_supported(void) { return 1; }
+#ifdef HAS_AMX
+int64_t inputs_at_once(void) { return TILE_INPUTS; }
+#else
+int64_t inputs_at_once(void) { return 2; }
+#endif
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include "neon.h"
+#elif (defined(__AVX2__) && defined(__FMA__)) || defined(__ARM_NEON)
+#include "fma.h"
 #else
 int is_supported(void) { return 0; }
 #endif

@@ -1,17 +1,18 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
-Supports bfloat16 rows, and x86-64 with AMX (tiles.h) or avx512_bf16.
+Supports bfloat16 rows, and x86-64 with AMX (tiles.h), avx512_bf16 or AVX2 (fma.h), and arm64 (neon.h, fma.h).
 
 With AMX weights are dequantized to bfloat16, rounded once, a block at a time: results are bitwise those of the linear
 layer of the dequantized weight. (With offsets that needs factor * integer to be exact in fp32, as it is with the
 factors of GGUF and with 16-bit ones: here the sum is rounded once, there the product as well.)
 
-With avx512_bf16 nothing of the weight is rounded. A step of one row reads a third of what bfloat16 weights take, or
-half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, the matrices of SmolLM2-135M's layers
+With avx512_bf16, and on arm64, nothing of the weight is rounded. A step of one row reads a third of what bfloat16
+weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, SmolLM2-135M's layers
 take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of
-8 bits 0.5, 0.8, 1.3 and 1.2. The same in plain C, for CPUs without bfloat16, was tried twice, the second time without
-conversions (128 + code by shift, and, or): with AVX2 it took two to three times as long as bfloat16's with one row of
-4 bits and 1.3 to 1.8 times with 64, so that there weights are dequantized.
+8 bits 0.5, 0.8, 1.3 and 1.2. With fused multiply-adds (fma.h: x86-64 from AVX2 on, arm64 without bfloat16) nothing is
+rounded either; the matrix 1536 x 576 takes 0.55 (AVX-512) and 0.65 (AVX2) of bfloat16's time with one row of 4 bits,
+0.8 and 1.2 with 4, 0.9 with 16 and more. That it is not slower there takes two things that compilers do not do by
+themselves: sums of other groups stay in memory, and the next codes are fetched while these are unpacked.
 """
 
 import ctypes
@@ -24,34 +25,34 @@ from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeLibrary
+from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["GROUP", "PANEL", "QuantizedLinear", "build", "least_at_zero"]
+__all__ = ["GROUP", "PANEL", "QuantizedLinear", "build", "codes_by_quads"]
 
 PANEL = 64  # outputs that are packed together
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
 
 
-def build(compiler: Compiler) -> "Callable[..., QuantizedLinear] | None":
-    """None where this CPU lacks what it takes."""
+def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[..., QuantizedLinear] | None":
+    """None where this CPU lacks what it takes. Weights are packed to `memory`; None: memory of this process."""
+    weight_memory = memory or PrivateMemory()
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
     library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
     library.quantized_linear.restype = None
-    library.has_tiles.restype = ctypes.c_int64
-    has_tiles = bool(library.has_tiles())
-    if has_tiles:
+    library.inputs_at_once.restype = ctypes.c_int64
+    kinds = {1: FmaQuantizedLinear, 2: QuantizedLinear, 4: QuadQuantizedLinear, 32: TiledQuantizedLinear}
+    kind = kinds[library.inputs_at_once()]
+    if kind is TiledQuantizedLinear:
         library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.quantized_linear_by_tiles.restype = None
-    library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    library.use_large_pages.restype = None
 
     def quantized_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> QuantizedLinear:
-        kind = TiledQuantizedLinear if has_tiles else QuantizedLinear
-        return kind(library, weight, bias_O, out_dtype or torch.bfloat16)
+        return kind(library, weight_memory, weight, bias_O, out_dtype or torch.bfloat16)
 
     return quantized_linear
 
@@ -60,15 +61,21 @@ class QuantizedLinear:
     """With the integers of 16 outputs looked up or converted as they are read."""
 
     def __init__(
-        self, library: NativeLibrary, weight: GroupQuantized, bias_O: Tensor | None, out_dtype: torch.dtype
+        self,
+        library: NativeLibrary,
+        memory: WeightMemory,
+        weight: GroupQuantized,
+        bias_O: Tensor | None,
+        out_dtype: torch.dtype,
     ) -> None:
         self._library = library
         self._num_out, self._num_in = weight.shape
         self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
-        packed = _packed(weight, self._codes(weight))
-        self._weight = torch.empty(packed.numel() + 1, dtype=torch.uint8)  # a byte beyond the end may be read
-        library.use_large_pages(self._weight.data_ptr(), self._weight.nbytes)
-        self._weight[:-1] = packed.flatten()
+        self._weight = memory.place(
+            f"{type(self).__name__} {self._num_out} x {self._num_in}, {weight.kind}",
+            _num_bytes(weight) + 1,  # a byte beyond the end may be read
+            lambda: _packed(weight, self._codes(weight)),
+        )
         self._bias = None if bias_O is None else bias_O.float()
         self._out_dtype = out_dtype
 
@@ -102,6 +109,36 @@ class QuantizedLinear:
         return *x_TI.shape, self._num_out, torch.get_num_threads()
 
 
+class FmaQuantizedLinear(QuantizedLinear):
+    """By fused multiply-adds."""
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as int8.c draws them."""
+        return codes_by_quads(weight)
+
+    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
+        scratch = torch.empty(x_TI.shape[0] * (self._num_in + self._num_in // GROUP))
+        self._library.quantized_linear(*pointers, scratch.data_ptr(), *self._form(), *self._sizes(x_TI))
+
+
+class QuadQuantizedLinear(QuantizedLinear):
+    """By arm64's products of bfloat16 matrices."""
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as neon.h draws them."""
+        num_groups = weight.shape[1] // GROUP
+        if weight.bits == 8:
+            # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
+            wide = pad(weight.ints_OI, _missing(weight)).view(-1, PANEL, num_groups, GROUP // 4, 4)
+            return wide.permute(0, 2, 3, 1, 4).flatten(2).view(torch.uint8)
+        # [panels, runs, 2, 4, groups, quads, 4] -> [panels, groups, quads, runs, 4 outputs, 4 inputs, 2]
+        runs = least_at_zero(weight).view(-1, PANEL // 8, 2, 4, num_groups, GROUP // 4, 4)
+        nibbles = runs.permute(0, 4, 5, 1, 3, 6, 2)
+        return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
+
+
 class TiledQuantizedLinear(QuantizedLinear):
     """By AMX tiles, of the weight rounded to bfloat16."""
 
@@ -126,9 +163,24 @@ def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
     return 0, 0, 0, -weight.shape[0] % PANEL
 
 
+def codes_by_quads(weight: GroupQuantized) -> Tensor:
+    """[panels, groups, bytes], as int8.c draws them."""
+    # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
+    quads = least_at_zero(weight).view(-1, PANEL, weight.shape[1] // GROUP, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
+    if weight.bits == 4:
+        first, second = quads.chunk(2, dim=2)
+        quads = first | second << 4
+    return quads.flatten(2)
+
+
 def least_at_zero(weight: GroupQuantized) -> Tensor:
     """Codes: the integers less the least one, as bytes, with rows of zeros up to a whole panel."""
     return pad((weight.ints_OI - weight.least).view(torch.uint8), _missing(weight))
+
+
+def _num_bytes(weight: GroupQuantized) -> int:
+    record_bytes = PANEL * (4 if weight.offsets_OG is None else 8) + PANEL * GROUP * weight.bits // 8
+    return -(-weight.shape[0] // PANEL) * (weight.shape[1] // GROUP) * record_bytes
 
 
 def _packed(weight: GroupQuantized, codes: Tensor) -> Tensor:

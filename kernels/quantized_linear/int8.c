@@ -1,7 +1,8 @@
 /* x @ weight.T where the weight has 4 or 8 bits: integers in groups of 32 neighboring inputs, each group of an output
  * with a factor and an offset, weight = factor * integer + offset. Nothing of the weight is rounded; x is, to 8 bits with
- * a scale for each row and group, as llama.cpp has it (Q8_0), so that products are integers and exact. Offsets are
- * multiplied with the sums of x as it is.
+ * a scale for each row and group, as llama.cpp has it (Q8_1), so that products are integers and exact. Offsets are
+ * multiplied with the sums of x as it is rounded: with those of x itself the rounding would meet the codes, which are all
+ * positive, instead of the weight, which is around zero and a third as large.
  *
  * One sum per output and group, then one over the groups in order, whatever the number of rows: a row's result is
  * bitwise the same in any batch, and on every CPU that this file is compiled for.
@@ -15,7 +16,6 @@
 
 #define _DEFAULT_SOURCE
 #include "lanes.h"
-#include "pages.h"
 #include "dot.h"
 #include "panel.h"
 
@@ -24,7 +24,7 @@ enum { GROUP = 32, QUADS = GROUP / 4, QUAD_BYTES = 4 * PANEL, ROWS_AT_ONCE = 96 
 enum { GROUPS_AT_ONCE = 12 }; /* of many rows: with 4 bits 18 KB, half of the first cache */
 enum { AHEAD = 6 };           /* records: what is fetched while one is computed */
 
-/* A row's 32 inputs: x is about scale * integer. `start` is what the least integer of the weight gives with them. */
+/* A row's 32 inputs: x is about scale * integer, `sum` is of these. `start` is what the least integer of the weight gives with them. */
 typedef struct {
     float scale, sum;
     int32_t start, unused;
@@ -36,7 +36,7 @@ typedef struct {
 } Records;
 
 static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inputs *inputs) {
-    float values[GROUP], sums[8] = {0};
+    float values[GROUP];
     uint32_t most = 0;
     int32_t sum = 0;
     for (int i = 0; i < GROUP; i++) values[i] = widen(x[i]);
@@ -44,8 +44,6 @@ static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inpu
         uint32_t size = bits_of(values[i]) & 0x7FFFFFFFu;
         most = size > most ? size : most;
     }
-    for (int i = 0; i < GROUP; i += 8)
-        for (int j = 0; j < 8; j++) sums[j] += values[i + j];
     float largest = float_of(most), inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
     for (int i = 0; i < GROUP; i++) {
         int32_t rounded = (int32_t)rintf(values[i] * inverse);
@@ -53,7 +51,7 @@ static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inpu
         sum += rounded;
     }
     inputs->scale = largest / 127.0f;
-    inputs->sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    inputs->sum = inputs->scale * (float)sum;
     inputs->start = sum * least_int;
 }
 
@@ -86,7 +84,7 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
             /* some lines beside each quad: as many at once wait for each other */
             const int num_lines = !fetches ? 0 : bits == 4 ? 3 : 5;
 #pragma GCC unroll 5
-            for (int line = 0; line < num_lines; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (int line = 0; line < num_lines; line++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 int32_t four;

@@ -1,9 +1,9 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU with int8 activations, in C: products of integers.
 
 Activations are quantized dynamically: each row to 8 bits by groups of 32 inputs, each with a scale (reference.py,
-`fake_quantize`), as llama.cpp and OpenVINO do. Supports bfloat16 rows, and x86-64 with AVX2 or AVX-512; with VNNI a
-product of four bytes is one instruction, twice as fast as bfloat16's. A row's result is bitwise the same in any batch
-and on all of these CPUs.
+`fake_quantize`), as llama.cpp and OpenVINO do. Supports bfloat16 rows, and x86-64 with AVX2 or AVX-512 and every arm64;
+with VNNI a product of four bytes is one instruction, twice as fast as bfloat16's. A row's result is bitwise the same in
+any batch and on all of these CPUs.
 """
 
 import ctypes
@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
-from kernels.quantized_linear.cpu import GROUP, PANEL, QuantizedLinear, least_at_zero
+from kernels.native.weight_memory import PrivateMemory, WeightMemory
+from kernels.quantized_linear.cpu import GROUP, QuantizedLinear, codes_by_quads
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
 
 
-def build(compiler: Compiler) -> "Callable[..., Int8Linear] | None":
-    """None where this CPU lacks what it takes."""
+def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[..., Int8Linear] | None":
+    """None where this CPU lacks what it takes. Weights are packed to `memory`; None: memory of this process."""
+    weight_memory = memory or PrivateMemory()
     library = compiler.load(Path(__file__).with_name("int8.c"))
     if not library.is_supported():
         return None
     library.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 8
     library.int8_linear.restype = None
-    library.use_large_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    library.use_large_pages.restype = None
 
     def int8_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> Int8Linear:
-        return Int8Linear(library, weight, bias_O, out_dtype or torch.bfloat16)
+        return Int8Linear(library, weight_memory, weight, bias_O, out_dtype or torch.bfloat16)
 
     return int8_linear
 
@@ -42,12 +42,7 @@ class Int8Linear(QuantizedLinear):
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as int8.c draws them."""
-        # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
-        quads = least_at_zero(weight).view(-1, PANEL, weight.shape[1] // GROUP, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
-        if weight.bits == 4:
-            first, second = quads.chunk(2, dim=2)
-            quads = first | second << 4
-        return quads.flatten(2)
+        return codes_by_quads(weight)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         ints_TI = torch.empty(x_TI.shape, dtype=torch.int8)

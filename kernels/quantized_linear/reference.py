@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.linear.reference import Linear
 
-__all__ = ["GroupQuantized", "QuantizedLinear", "fake_quantize"]
+__all__ = ["GroupQuantized", "QuantizedLinear", "concatenate", "fake_quantize"]
 
 GROUP = 32  # inputs of a row that are rounded with one scale
 
@@ -71,12 +71,19 @@ class GroupQuantized:
         assert len({part.kind for part in parts}) == 1
         offsets = [part.offsets_OG for part in parts if part.offsets_OG is not None]
         return GroupQuantized(
-            torch.cat([part.ints_OI for part in parts]),
-            torch.cat([part.factors_OG for part in parts]),
-            torch.cat(offsets) if offsets else None,
+            concatenate([part.ints_OI for part in parts]),
+            concatenate([part.factors_OG for part in parts]),
+            concatenate(offsets) if offsets else None,
             parts[0].least,
             parts[0].bits,
         )
+
+
+def concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """One below the other. For those without numbers (device meta) torch would import its compiler, for a second."""
+    if parts[0].device.type == "meta":
+        return parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+    return torch.cat(list(parts))
 
 
 class QuantizedLinear:

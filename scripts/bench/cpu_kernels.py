@@ -24,6 +24,7 @@ from kernels.native.instruction_set import INSTRUCTION_SETS, cpu_flags, find_ins
 from kernels.paged_attention import cpu as paged_attention_cpu
 from kernels.paged_attention.spec import AttentionLayout, AttentionSpec
 from kernels.quantized_linear import cpu as quantized_linear_cpu
+from kernels.quantized_linear import int8
 from kernels.quantized_linear.reference import GroupQuantized
 from scripts.bench.engine import measure_ceilings
 from scripts.bench.record import print_json
@@ -72,6 +73,8 @@ def _linears(options: argparse.Namespace, known: dict[str, Any]) -> Iterator[dic
         kinds[name] = linear_cpu.build(compiler), 16
         if quantized := quantized_linear_cpu.build(compiler):
             kinds |= {f"{name}, 4 bits": (quantized, 4), f"{name}, 8 bits": (quantized, 8)}
+        if of_ints := int8.build(compiler):
+            kinds |= {f"{name}, 4 bits, int8": (of_ints, 4), f"{name}, 8 bits, int8": (of_ints, 8)}
     for shape in options.shapes:
         num_out, num_in = map(int, shape.split("x"))
         for kind, (make, bits) in kinds.items():

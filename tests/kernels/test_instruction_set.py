@@ -13,10 +13,13 @@ CPUS = {
     "Sapphire Rapids": ("x86_64", AMX.needs, "amx"),
     "Zen 4": ("x86_64", INSTRUCTION_SETS["avx512_bf16"].needs, "avx512_bf16"),
     "Skylake-X": ("x86_64", INSTRUCTION_SETS["avx512"].needs, "avx512"),
+    "Ice Lake": ("x86_64", INSTRUCTION_SETS["avx512_vnni"].needs, "avx512_vnni"),
+    "Alder Lake": ("x86_64", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), "avx_vnni"),
     "Zen 3": ("x86_64", frozenset({"avx2", "fma", "f16c"}), "avx2"),
     "Nehalem": ("x86_64", frozenset({"sse4_2"}), "x86-64"),
     "Graviton 3": ("aarch64", frozenset({"asimd", "bf16", "i8mm"}), "neon_bf16"),
-    "Apple M1": ("arm64", frozenset[str](), "neon"),
+    "Apple M1": ("arm64", frozenset({"asimddp"}), "neon_dotprod"),
+    "Cortex-A72": ("aarch64", frozenset({"asimd"}), "neon"),
     "POWER9": ("ppc64le", frozenset[str](), "portable"),
 }
 
@@ -40,7 +43,9 @@ def test_tiles_that_linux_refuses_are_not_used_and_it_says_so(monkeypatch):
     on(monkeypatch, "x86_64", AMX.needs, permits=False)
     found, why = find_instruction_set()
     assert found.name == "avx512_bf16" and "amx: Linux refuses" in why
-    with pytest.raises(ValueError, match="'amx' cannot be used: Linux refuses.*this machine runs: avx512_bf16, avx512"):
+    with pytest.raises(
+        ValueError, match="'amx' cannot be used: Linux refuses.*this machine runs: avx512_bf16, avx512_vnni"
+    ):
         find_instruction_set("amx")
 
 

@@ -3,7 +3,6 @@ import torch
 
 from kernels.gated_activation import cpu as gated_activation_cpu
 from kernels.gated_activation.reference import gated_activation
-from kernels.native.compiler import find_compiler
 from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.qkv_rotary.spec import QkvSpec
@@ -15,6 +14,7 @@ from kernels.soft_cap.reference import soft_cap
 from kernels.square_sums import cpu as square_sums_cpu
 from kernels.square_sums.reference import square_sums
 from kernels.write_kv.reference import write_kv
+from tests.kernels.cpus import COMPILERS
 
 DTYPES = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
 
@@ -144,25 +144,25 @@ def test_a_soft_cap_bounds_logits_and_leaves_small_ones():
 
 # -- the compiled kernels against the references, in bfloat16
 
-COMPILER = find_compiler()
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+
+@pytest.fixture(scope="module", params=COMPILERS)
+def compiler(request):
+    return COMPILERS[request.param]
 
 
-@needs_compiler
 @pytest.mark.parametrize("shape", [(1, 8), (5, 33), (7, 576)])
-def test_compiled_norms_agree_with_the_reference(shape):
-    add_norm = rms_norm_cpu.build(COMPILER)
+def test_compiled_norms_agree_with_the_reference(compiler, shape):
+    add_norm = rms_norm_cpu.build(compiler)
     x, residual, weight = torch.randn(shape).bfloat16(), torch.randn(shape), torch.randn(shape[-1])
     ours, theirs = residual.clone(), residual.clone()
     assert close(add_norm(x, ours, weight, 1e-5), add_rms_norm(x, theirs, weight, 1e-5), 4e-3)
     assert torch.equal(ours, theirs)
 
 
-@needs_compiler
 @pytest.mark.parametrize("shape", [(1, 8), (5, 33), (7, 576)])
 @pytest.mark.parametrize("normed", ["x", "sum", "both", ""])
-def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape):
-    add_norm = rms_norm_cpu.build(COMPILER)
+def test_compiled_norms_of_what_is_added_agree_with_the_reference(compiler, normed, shape):
+    add_norm = rms_norm_cpu.build(compiler)
     x, residual, weight = torch.randn(shape).bfloat16(), torch.randn(shape), torch.randn(shape[-1])
     ours, theirs = residual.clone(), residual.clone()
     options = (weight if normed in ("sum", "both") else None, 1e-5, weight.flip(0) if normed in ("x", "both") else None)
@@ -170,34 +170,30 @@ def test_compiled_norms_of_what_is_added_agree_with_the_reference(normed, shape)
     assert close(ours, theirs, 1e-6)
 
 
-@needs_compiler
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "clamped"])
-def test_compiled_activation_agrees_with_the_reference(activation):
+def test_compiled_activation_agrees_with_the_reference(compiler, activation):
     x = torch.cat((torch.randn(3, 66) * 4, torch.tensor([[-200.0, 200.0, 0.0, -88.5] + [1.0] * 62]))).bfloat16()
-    out = gated_activation_cpu.build(COMPILER)(x, activation)
+    out = gated_activation_cpu.build(compiler)(x, activation)
     assert not out.isnan().any()
     assert close(out, gated_activation(x, activation), 4e-3)
 
 
-@needs_compiler
-def test_the_compiled_soft_cap_agrees_with_the_reference():
+def test_the_compiled_soft_cap_agrees_with_the_reference(compiler):
     x = torch.cat((torch.randn(3, 66) * 40, torch.tensor([[-1e9, 1e9, 0.0, -30.0] + [1.0] * 62])))
-    out = soft_cap_cpu.build(COMPILER)(x.clone(), 30.0)
+    out = soft_cap_cpu.build(compiler)(x.clone(), 30.0)
     assert close(out, soft_cap(x.clone(), 30.0), 1e-6)
-    assert torch.equal(soft_cap_cpu.build(COMPILER)(x[1:2, 5:].clone(), 30.0), out[1:2, 5:])
+    assert torch.equal(soft_cap_cpu.build(compiler)(x[1:2, 5:].clone(), 30.0), out[1:2, 5:])
 
 
-@needs_compiler
 @pytest.mark.parametrize("widths", [(16, 8), (37, 3), (576, 192)])
-def test_compiled_square_sums_agree_with_the_reference(widths):
+def test_compiled_square_sums_agree_with_the_reference(compiler, widths):
     x = torch.randn(5, sum(widths) + 20).bfloat16()
-    assert close(square_sums_cpu.build(COMPILER)(x, *widths), square_sums(x, *widths), 1e-6)
+    assert close(square_sums_cpu.build(compiler)(x, *widths), square_sums(x, *widths), 1e-6)
 
 
-@needs_compiler
 @pytest.mark.parametrize("normed", ["each head", "all heads", ""])
 @pytest.mark.parametrize("num_rotated", [8, 16])
-def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
+def test_compiled_qkv_rotary_agrees_with_the_reference(compiler, normed, num_rotated):
     heads, kv_heads, dim, block_size, num_blocks = 6, 2, 16, 4, 2
     qkv, cos_sin = torch.randn(4, (heads + 2 * kv_heads) * dim).bfloat16(), table(20, num_rotated)
     sizes = (heads * dim, kv_heads * dim) if normed == "all heads" else (dim, dim)
@@ -207,7 +203,7 @@ def test_compiled_qkv_rotary_agrees_with_the_reference(normed, num_rotated):
     shape = (num_blocks, kv_heads, block_size, dim)
     caches = [torch.full(shape, 7.0).bfloat16() for _ in range(4)]
     spec = QkvSpec(cos_sin, *norms, 1e-6)
-    ours = qkv_rotary_cpu.build(COMPILER)(qkv.clone(), tuple(caches[:2]), positions, slots, spec, **squares)
+    ours = qkv_rotary_cpu.build(compiler)(qkv.clone(), tuple(caches[:2]), positions, slots, spec, **squares)
     theirs = qkv_rotary(qkv.clone(), tuple(caches[2:]), positions, slots, spec, **squares)
     assert close(ours, theirs, 1e-2)
     keys = caches[0].view(num_blocks, kv_heads, dim // 2, block_size, 2).transpose(2, 3).reshape(shape)

@@ -3,14 +3,13 @@ import torch
 
 from kernels.linear import cpu, cuda, onednn, reference
 from kernels.native.compiler import find_compiler
-from tests.kernels.cpus import SETS
+from tests.kernels.cpus import COMPILERS, EMULATED
 
 COMPILER = find_compiler()
 KINDS = {"reference": reference.Linear}
 if onednn.is_supported():
     KINDS["onednn"] = onednn.Linear
-if COMPILER:
-    KINDS |= {f"compiled for {name}": cpu.build(COMPILER.for_instructions(one)) for name, one in SETS.items()}
+KINDS |= {f"compiled for {name}": cpu.build(compiler) for name, compiler in COMPILERS.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,14 +44,17 @@ def test_the_narrow_output_is_the_wide_one_rounded(kind, num_out):
 
 
 SIZES = (1, 2, 3, 5, 6, 7, 8, 13, 16, 32, 64)
+FEW_SIZES = (1, 3, 6, 13)  # where a multiplication takes 10 ns and more
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("compiled")])
 @pytest.mark.parametrize("shape", [(576, 960), (1536, 576), (64, 257)])
 def test_a_row_alone_equals_the_row_in_a_batch(shape, kind):
-    linear, x = KINDS[kind](torch.randn(*reversed(shape)).bfloat16()), torch.randn(130, shape[0]).bfloat16()
+    is_emulated = kind.removeprefix("compiled for ") in EMULATED
+    num_out = min(shape[1], 66) if is_emulated else shape[1]
+    linear, x = KINDS[kind](torch.randn(num_out, shape[0]).bfloat16()), torch.randn(130, shape[0]).bfloat16()
     whole = linear(x)
-    for size in SIZES:
+    for size in FEW_SIZES if is_emulated else SIZES:
         assert torch.equal(linear(x[:size]), whole[:size]), size
 
 

@@ -5,14 +5,14 @@ from kernels.logit_mask import cpu as logit_mask_cpu
 from kernels.logit_mask.reference import add_bias, allow_only, forbid
 from kernels.logit_mask.reference import allow_bits as reference_allow_bits
 from kernels.logprobs.reference import logprobs
-from kernels.native.compiler import find_compiler
 from kernels.penalties.reference import PenaltyEntries, penalties
 from kernels.sampling import cpu, reference
 from kernels.sampling.reference import keep_min_p, scale_temperature
+from tests.kernels.cpus import COMPILERS
 
 INF = torch.inf
-COMPILER = find_compiler()
-KINDS = {"reference": reference, **({"compiled": cpu.build(COMPILER)} if COMPILER else {})}
+COMPILED = {name: cpu.build(compiler) for name, compiler in COMPILERS.items()}
+KINDS = {"reference": reference, **COMPILED}
 
 
 @pytest.fixture(params=KINDS)
@@ -39,7 +39,7 @@ def logits():
 
 @pytest.fixture(params=KINDS)
 def allow_bits(request):
-    return reference_allow_bits if request.param == "reference" else logit_mask_cpu.build(COMPILER)
+    return reference_allow_bits if request.param == "reference" else logit_mask_cpu.build(COMPILERS[request.param])
 
 
 def test_bits_allow_and_forbid_single_tokens(allow_bits):
@@ -183,17 +183,17 @@ def test_logprobs_are_of_the_untouched_logits(ops, logits):
     assert (tops[:, :-1] >= tops[:, 1:]).all()
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
-def test_compiled_noise_is_the_reference_noise():
+@pytest.mark.parametrize("kind", COMPILED)
+def test_compiled_noise_is_the_reference_noise(kind):
     seeds, positions = torch.tensor([0, -5, 2**63 - 1]), torch.tensor([0, 8191, 7])
-    ours = KINDS["compiled"].gumbel_noise(seeds, positions, 50_000)
+    ours = COMPILED[kind].gumbel_noise(seeds, positions, 50_000)
     assert (ours - reference.gumbel_noise(seeds, positions, 50_000)).abs().max() < 1e-5
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+@pytest.mark.parametrize("kind", COMPILED)
 @pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 30.0])
-def test_compiled_filters_keep_what_the_reference_keeps_of_a_large_vocabulary(spread):
-    compiled = KINDS["compiled"]
+def test_compiled_filters_keep_what_the_reference_keeps_of_a_large_vocabulary(kind, spread):
+    compiled = COMPILED[kind]
     logits = torch.randn(5, 9_001, generator=torch.Generator().manual_seed(1)) * spread
     for k in (1, 50, 563, 9_000):
         ks = torch.full((5,), k)

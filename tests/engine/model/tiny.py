@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
+from engine.checkpoint.weight_cache import WeightCache, weight_key
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -491,16 +492,21 @@ class Runner:
         keeps_ints: bool = True,
         max_model_len: int = 256,
         device: torch.device = CPU,
+        weight_cache: WeightCache | None = None,
     ) -> None:
         self.device = device
         files = resolve(str(path))
         arch = read_arch(files)
+        cache = weight_cache or WeightCache(0)
         self.block_size = block_size
         self.width = 256 // block_size
-        kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype)
+        kernels = kernels or load_kernels(CPU, dtype, cache_dtype=cache_dtype, memory=cache)
         keeps_ints = keeps_ints and kernels.quantized_linear is not None
-        weights = open_weights(files, arch, dtype, device, keeps_ints)
-        self.decoder = Decoder(arch, weights, kernels, max_model_len)
+
+        def build() -> Decoder:
+            return Decoder(arch, open_weights(files, arch, dtype, device, keeps_ints, cache), kernels, max_model_len)
+
+        self.decoder = cache.load(files, weight_key(files, kernels.name, dtype, keeps_ints), build)
         self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, device, num_states=20)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
