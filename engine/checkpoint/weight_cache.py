@@ -30,7 +30,15 @@ __all__ = ["WeightCache", "weight_key"]
 
 log = logging.getLogger(__name__)
 
-CODE = "kernels/linear", "kernels/quantized_linear", "engine/checkpoint", "engine/model"  # what packs
+CODE = (
+    "kernels/linear",
+    "kernels/quantized_linear",
+    "kernels/head_linear",
+    "kernels/experts",
+    "engine/arch",
+    "engine/checkpoint",
+    "engine/model",
+)
 LOCK_S = 600.0  # for so long a start waits for another that is packing the same
 STALE_S = 3600.0  # a temporary file that nobody has written to for so long is left over
 LEAST_BYTES = 16 << 20  # a smaller checkpoint is packed in no time

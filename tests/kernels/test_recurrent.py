@@ -9,11 +9,10 @@ from kernels.causal_conv.reference import causal_conv
 from kernels.gated_delta_rule import cpu as delta_cpu
 from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.gated_delta_rule.reference import gated_delta_rule
-from kernels.native.compiler import find_compiler
 from kernels.selective_scan import cpu as scan_cpu
 from kernels.selective_scan.gates import ScanGates
 from kernels.selective_scan.reference import selective_scan
-from tests.kernels.cpus import SETS
+from tests.kernels.cpus import COMPILERS
 
 NUM_SLOTS = 7
 LENS = [5, 1, 0, 23, 2]  # of sequences; slots are not in their order
@@ -41,15 +40,12 @@ def error(out, expected):
     return ((out.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.fixture(scope="module", params=["reference", *SETS])
+@pytest.fixture(scope="module", params=["reference", *COMPILERS])
 def kernels(request):
     """(the kernel of each case, dtype, bound)"""
     if request.param == "reference":
         return {Conv: causal_conv, Delta: gated_delta_rule, Scan: selective_scan}, torch.float32, 1e-5
-    compiler = find_compiler()
-    if compiler is None:
-        pytest.skip("no C compiler")
-    compiler = compiler.for_instructions(SETS[request.param])
+    compiler = COMPILERS[request.param]
     built = {Conv: conv_cpu, Delta: delta_cpu, Scan: scan_cpu}
     return {case: module.build(compiler) for case, module in built.items()}, torch.bfloat16, 1e-2
 
