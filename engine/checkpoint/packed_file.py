@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kernels.native.private import NotPrivateError, make_file, open_file
 
-__all__ = ["DamagedFileError", "NotKeptError", "PackedFile", "PackedFileWriter"]
+__all__ = ["DamagedFileError", "NotKeptError", "PackedFile", "PackedFileWriter", "StaleFileError"]
 
 MAGIC = b"manta-pk"
 VERSION = 1
@@ -36,6 +36,10 @@ MADV_POPULATE_READ = 22  # of Linux 5.14; Python does not name it
 
 class DamagedFileError(Exception):
     """What lies there was not written by us for this key, or was changed since. The message says what is wrong."""
+
+
+class StaleFileError(DamagedFileError):
+    """It was written for another key."""
 
 
 class NotKeptError(Exception):
@@ -120,7 +124,7 @@ class PackedFile:
             size = os.fstat(file).st_size
             index = _index_of(file, size)
             if index.get("key") != key:
-                raise DamagedFileError("it was packed from something else")
+                raise StaleFileError("it was packed from something else")
             self._memory = mmap.mmap(file, size, access=mmap.ACCESS_READ)
         finally:
             os.close(file)

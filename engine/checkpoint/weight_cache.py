@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.matrix import Matrix
-from engine.checkpoint.packed_file import DamagedFileError, NotKeptError, PackedFile, PackedFileWriter
+from engine.checkpoint.packed_file import DamagedFileError, NotKeptError, PackedFile, PackedFileWriter, StaleFileError
 from engine.checkpoint.source import ModelFiles
 from kernels.native.private import NotPrivateError, make_folder
 from kernels.native.weight_memory import PrivateMemory
@@ -45,11 +45,11 @@ LEAST_BYTES = 16 << 20  # a smaller checkpoint is packed in no time
 Model = TypeVar("Model")
 
 
-def weight_key(files: ModelFiles, *settings: object) -> str:
+def weight_key(files: ModelFiles, settings: str) -> str:
     """What packed weights depend on: the checkpoint's files, the code that packs, and settings, as text."""
     stats = ((path.resolve(), path.stat()) for path in _paths(files))
     origin = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
-    return "\n".join([*map(str, settings), *origin, _code_digest()])
+    return "\n".join([settings, *origin, _code_digest()])
 
 
 class WeightCache:
@@ -75,13 +75,17 @@ class WeightCache:
         """The weight memory of kernels."""
         return self._mode.place(layout, num_bytes, pack)
 
-    def load(self, files: ModelFiles, key: str, build: Callable[[], Model]) -> Model:
-        """The model that `build` builds out of what it asks this for; called twice where the file is written."""
+    def load(self, files: ModelFiles, settings: str, build: Callable[[], Model]) -> Model:
+        """The model that `build` builds out of what it asks this for; called twice where the file is written.
+
+        settings  what packed weights depend on beside the checkpoint and the code. Each has a file of its own, which is
+                  written again when the other two have changed.
+        """
         if not self._max_bytes or sum(path.stat().st_size for path in _paths(files)) < self._least_bytes:
             return build()
         path = None
         try:
-            path = self._path(key)
+            path, key = self._path(files, settings), weight_key(files, settings)
             with _locked(path.with_suffix(".lock")):
                 self._mode = _Mapped(self._open(path, key) or self._written(path, key, build))
             return build()
@@ -92,17 +96,21 @@ class WeightCache:
         self._mode = _Uncached()
         return build()
 
-    def _path(self, key: str) -> Path:
+    def _path(self, files: ModelFiles, settings: str) -> Path:
         try:
             folder = make_folder(self._folder or Path.home() / ".cache" / "manta" / "weights")
         except (OSError, RuntimeError, NotPrivateError) as error:  # RuntimeError: this user has no home
             raise NotKeptError(str(error)) from error
-        return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.packed"
+        name = hashlib.sha256(f"{files.path.resolve()}\n{settings}".encode()).hexdigest()[:32]
+        return folder / f"{name}.packed"
 
     def _open(self, path: Path, key: str) -> PackedFile | None:
         try:
             file = PackedFile(path, key)
         except FileNotFoundError:
+            return None
+        except StaleFileError as error:
+            log.info("%s is written again: %s", path, error)
             return None
         except (OSError, DamagedFileError) as error:
             log.warning("%s is written again: %s", path, error)

@@ -23,7 +23,7 @@ from engine.cache.kv_offload import KVOrigin, open_offloading_connector
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weight_cache import WeightCache, weight_key
+from engine.checkpoint.weight_cache import WeightCache
 from engine.device.core_lending import open_core_lending
 from engine.device.cpu_capture import CpuCapture
 from engine.device.cuda_capture import CudaMemory, Run, cuda_capture
@@ -103,8 +103,8 @@ def load_executor(
         weights = open_weights(files, arch, dtype, device, keeps_ints, cache)
         return Decoder(arch, weights, kernels, max_model_len, tp)
 
-    key = weight_key(files, kernels.name, dtype, keeps_ints, f"rank {tp.rank} of {tp.size}")
-    decoder = cache.load(files, key, build)
+    settings = f"{kernels.name}, {dtype}, keeps integers: {keeps_ints}, rank {tp.rank} of {tp.size}"
+    decoder = cache.load(files, settings, build)
     clock.lap("weights")
     num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
     num_states = _num_states(config, arch)

@@ -100,7 +100,7 @@ def test_a_ranks_shard_is_found_again(name, tmp_path):
         cache = WeightCache(max_bytes, tmp_path / "cache", least_bytes=0)
         kernels = load_kernels(CPU, torch.bfloat16, memory=cache)
         build = partial(rank_of, files, arch, kernels, cache)
-        logits.append(cache.load(files, weight_key(files, "rank 1 of 2"), build).logits(x_RM))
+        logits.append(cache.load(files, "rank 1 of 2", build).logits(x_RM))
     assert all(torch.equal(one, logits[0]) for one in logits)
 
 
@@ -178,18 +178,26 @@ def test_what_a_crash_left_is_not_read(starts, tmp_path):
 
 
 @needs_a_compiler
-def test_another_file_of_the_model_is_packed_anew(starts, model):
+def test_a_checkpoint_that_has_changed_is_packed_anew_into_the_same_file(starts, model, tmp_path, caplog):
     before = model.stat()
     starts()
+    path = the_file(tmp_path)
     os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert starts()[1] == "packed"
+    assert [starts()[1] for _ in range(2)] == ["packed", "mapped"]
     os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert starts()[1] == "mapped"
+    assert starts()[1] == "packed" and the_file(tmp_path) == path
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_settings_are_part_of_the_key(model):
     files = resolve(str(model))
     assert weight_key(files, "rank 0 of 2") != weight_key(files, "rank 1 of 2")
+
+
+def test_each_setting_has_a_file_of_its_own(model, tmp_path):
+    for settings in ("rank 0 of 2", "rank 1 of 2"):
+        WeightCache(LARGE, tmp_path, least_bytes=0).load(resolve(str(model)), settings, lambda: None)
+    assert len(list(tmp_path.glob("*.packed"))) == 2
 
 
 @needs_a_compiler

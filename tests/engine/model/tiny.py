@@ -9,7 +9,7 @@ from torch import Tensor
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
-from engine.checkpoint.weight_cache import WeightCache, weight_key
+from engine.checkpoint.weight_cache import WeightCache
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -506,7 +506,7 @@ class Runner:
         def build() -> Decoder:
             return Decoder(arch, open_weights(files, arch, dtype, device, keeps_ints, cache), kernels, max_model_len)
 
-        self.decoder = cache.load(files, weight_key(files, kernels.name, dtype, keeps_ints), build)
+        self.decoder = cache.load(files, f"{kernels.name} {dtype} {keeps_ints}", build)
         self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, device, num_states=20)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:

@@ -1,0 +1,64 @@
+"""The table of model families of engine/arch/README.md: python -m scripts.families prints it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["FAMILIES", "Family", "rows"]
+
+
+class Family(NamedTuple):
+    """A row of the table: model_type or GGUF architectures, and the models that people know."""
+
+    types: tuple[str, ...]
+    gguf: tuple[str, ...]
+    models: str
+    layers: str
+
+
+# model_types, GGUF architectures, models, layers
+FAMILIES = (
+    Family(("llama",), ("llama",), "Llama 2 and 3.x, SmolLM2", "attention"),
+    Family(("llama4_text",), (), "Llama 4", "chunked attention, NoPE layers; MoE with a shared expert"),
+    Family(("mistral", "ministral", "ministral3"), ("llama",), "Mistral, Ministral, Small 3", "attention, sliding windows"),
+    Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
+    Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
+    Family(("qwen2_moe", "qwen3_moe"), ("qwen3moe",), "Qwen 2 and 3 MoE", "attention; MoE"),
+    Family(("qwen3_next", "qwen3_5_moe_text"), (), "Qwen3-Next, 3.5 MoE", "gated delta net, gated attention; MoE"),
+    Family(("qwen3_5_text",), (), "Qwen 3.5", "gated delta net, gated attention"),
+    Family(("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"),
+    Family(("deepseek_v2", "deepseek_v3", "kimi_k2"), (), "DeepSeek V2, V3, R1, Kimi K2", "MLA; MoE, dense first"),
+    Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
+    Family(("glm4_moe",), (), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
+    Family(("glm4_moe_lite",), (), "GLM-4.7-Flash", "MLA; MoE, dense first"),
+    Family(("minimax_m2",), (), "MiniMax M2", "attention; MoE"),
+    Family(("gpt_oss",), ("gpt-oss",), "gpt-oss", "attention with sinks, sliding windows; MoE"),
+    Family(("lfm2", "lfm2_moe"), (), "LFM2", "short convolution, attention; dense or MoE"),
+    Family(("granite",), ("granite",), "Granite 3", "attention"),
+    Family(("granitemoe", "granitemoeshared"), (), "Granite 3 MoE", "attention; MoE"),
+    Family(("granitemoehybrid",), (), "Granite 4", "Mamba-2, attention; dense or MoE"),
+    Family(("bamba",), (), "Bamba", "Mamba-2, attention"),
+    Family(("nemotron_h",), (), "Nemotron-H, Nemotron 3", "Mamba-2, attention, MLP or MoE, one a layer"),
+    Family(("phi3",), ("phi3",), "Phi-3, 3.5, 4-mini", "attention"),
+    Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),
+    Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
+    Family(("exaone4",), ("exaone4",), "EXAONE 4", "sliding windows, NoPE layers"),
+    Family(("cohere", "cohere2"), (), "Command R, R7B, A", "attention beside the MLP; sliding windows, NoPE layers"),
+    Family(("ernie4_5", "ernie4_5_moe"), (), "ERNIE 4.5", "attention; dense or MoE"),
+    Family(("hunyuan_v1_dense", "hunyuan_v1_moe"), (), "Hunyuan", "attention; dense or MoE"),
+    Family(("dots1",), (), "dots.llm1", "attention; MoE, dense first"),
+    Family(("seed_oss",), (), "Seed-OSS", "attention"),
+    Family(("apertus", "arcee"), (), "Apertus, Arcee AFM", "attention; MLP without gate"),
+    Family(("smollm3",), ("smollm3",), "SmolLM3", "attention, NoPE layers"),
+)
+
+
+def rows() -> Iterator[str]:
+    yield "| model | `model_type` | GGUF | layers |"
+    yield "|---|---|---|---|"
+    for family in FAMILIES:
+        types, gguf = (", ".join(f"`{name}`" for name in names) for names in (family.types, family.gguf))
+        yield f"| {family.models} | {types} | {gguf or '-'} | {family.layers} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(rows()))
