@@ -19,13 +19,17 @@ class Family(NamedTuple):
 FAMILIES = (
     Family(("llama",), ("llama",), "Llama 2 and 3.x, SmolLM2", "attention"),
     Family(("llama4_text",), (), "Llama 4", "chunked attention, NoPE layers; MoE with a shared expert"),
-    Family(("mistral", "ministral", "ministral3"), ("llama",), "Mistral, Ministral, Small 3", "attention, sliding windows"),
+    Family(
+        ("mistral", "ministral", "ministral3"), ("llama",), "Mistral, Ministral, Small 3", "attention, sliding windows"
+    ),
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
     Family(("qwen2_moe", "qwen3_moe"), ("qwen3moe",), "Qwen 2 and 3 MoE", "attention; MoE"),
     Family(("qwen3_next", "qwen3_5_moe_text"), (), "Qwen3-Next, 3.5 MoE", "gated delta net, gated attention; MoE"),
     Family(("qwen3_5_text",), (), "Qwen 3.5", "gated delta net, gated attention"),
-    Family(("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"),
+    Family(
+        ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
+    ),
     Family(("deepseek_v2", "deepseek_v3", "kimi_k2"), (), "DeepSeek V2, V3, R1, Kimi K2", "MLA; MoE, dense first"),
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
     Family(("glm4_moe",), (), "GLM-4.5 to 4.7", "attention; MoE, dense first"),

@@ -347,7 +347,15 @@ def _num_blocks(
     num_bytes = cache.kv_cache_memory_bytes
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
-    num_bytes -= _num_states(config, arch) * KVCache.state_bytes(arch, cache_dtype)
+    if cache.kv_cache_memory_bytes is not None or device.type == "cuda":  # else states come on top
+        num_states, state_bytes = _num_states(config, arch), KVCache.state_bytes(arch, cache_dtype)
+        if num_states * state_bytes > num_bytes:
+            raise ModelError(
+                f"{max(0, num_bytes)} bytes are left for the cache, {num_states} recurrent states take {state_bytes} each; "
+                "lower engine.scheduler.max_num_seqs or engine.cache.num_state_snapshots, or raise "
+                "engine.cache.kv_cache_memory_bytes"
+            )
+        num_bytes -= num_states * state_bytes
     most = config.scheduler.max_num_seqs * -(-max_model_len // cache.block_size)
     if not block_bytes:
         return most  # every layer has a state

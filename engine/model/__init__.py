@@ -2,5 +2,8 @@
 
     ModelArch + Weights -> Decoder -> logits of the sampled rows
 
-`decoder.py` is the one model for every architecture, of `attention.py`, `feed_forward.py`, `norms.py` and `linears.py`.
+`decoder.py` is the one loop over layers for every architecture. A layer's mixer is `attention.py`,
+`latent_attention.py` (MLA), `gated_delta_net.py`, `mamba.py` or `short_conv.py`; its feed-forward `feed_forward.py`;
+around them are `norms.py` and `linears.py`. `forward_batch.py` has a step's tensors, `layer_weights.py` what a layer is
+built from.
 """
