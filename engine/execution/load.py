@@ -351,8 +351,8 @@ def _num_blocks(
         num_states, state_bytes = _num_states(config, arch), KVCache.state_bytes(arch, cache_dtype)
         if num_states * state_bytes > num_bytes:
             raise ModelError(
-                f"{max(0, num_bytes)} bytes are left for the cache, {num_states} recurrent states take {state_bytes} each; "
-                "lower engine.scheduler.max_num_seqs or engine.cache.num_state_snapshots, or raise "
+                f"{max(0, num_bytes)} bytes are left for the cache, {num_states} recurrent states take {state_bytes} "
+                "each; lower engine.scheduler.max_num_seqs or engine.cache.num_state_snapshots, or raise "
                 "engine.cache.kv_cache_memory_bytes"
             )
         num_bytes -= num_states * state_bytes
