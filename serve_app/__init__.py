@@ -1,4 +1,4 @@
-"""The text layer: OpenAI's JSON in, server-sent events out. No torch, no Ray.
+"""The text layer: OpenAI's and Anthropic's JSON in, server-sent events out. No torch, no Ray.
 
 A request passes these packages on its way to the engine and back:
 
@@ -7,6 +7,7 @@ A request passes these packages on its way to the engine and back:
     pipeline       request parser, and the one pipeline of every route that generates
     chat           /v1/chat/completions: adapter (wire model -> Conversation) and renderer (deltas -> bytes)
     completion     /v1/completions: the same for texts and token ids; openai is what the two share
+    messages       /v1/messages, Anthropic's API: adapter, renderer, errors
     request        the neutral request, independent of the API
     preparation    neutral request -> the engine's GenerateRequest: template, tokens, grammar, sampling
     tools          tool use: tool choice, grammars of tool calls, tool-call parsers

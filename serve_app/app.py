@@ -14,6 +14,8 @@ from engine.types import EngineClient
 from serve_app.api.openapi import complete_schema
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
+from serve_app.messages.errors import render_fault
+from serve_app.messages.routes import messages_router
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
@@ -39,7 +41,12 @@ from serve_app.workers.pool import WorkerPool
 __all__ = ["build_app"]
 
 # modules that prepare requests: the fork server imports them before it forks workers
-PREPARING = ("serve_app.chat.adapter", "serve_app.completion.adapter", "serve_app.server.token_routes")
+PREPARING = (
+    "serve_app.chat.adapter",
+    "serve_app.completion.adapter",
+    "serve_app.messages.adapter",
+    "serve_app.server.token_routes",
+)
 
 
 def build_app(
@@ -51,7 +58,7 @@ def build_app(
     *,
     behind_serve: bool = False,
 ) -> FastAPI:
-    """OpenAI's API in front of an engine client.
+    """OpenAI's and Anthropic's APIs in front of an engine client.
 
     models         by the name in the config; aliases come from the config
     workers        for work whose cost a client chooses
@@ -70,14 +77,14 @@ def build_app(
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
-    for router in (chat_router, completion_router):
+    for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))
-    install_error_handlers(app)
+    install_error_handlers(app, (render_fault,))
     complete_schema(app)
     _build_routes(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)

@@ -64,7 +64,19 @@ SERVE_APP_PACKAGES = {
         "openai",
     },
     "completion": {"request", "text", "transport", "api", "model", "generation", "preparation", "pipeline", "openai"},
-    "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat"},
+    "messages": {
+        "request",
+        "tenants",
+        "text",
+        "transport",
+        "api",
+        "tools",
+        "model",
+        "generation",
+        "preparation",
+        "pipeline",
+    },
+    "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat", "messages"},
 }
 # the packages of engine/, each over those that it may know
 ENGINE_PACKAGES = {

@@ -33,6 +33,7 @@ def max_items(limits: ApiConfig) -> dict[str, int]:
     return {
         "messages": limits.max_messages,
         "stop": limits.max_stop,
+        "stop_sequences": limits.max_stop,
         "tools": limits.max_tools,
         "functions": limits.max_tools,
         "documents": limits.max_messages,

@@ -25,7 +25,7 @@ from serve_app.pipeline.renderer import ResponseMetadata
 from serve_app.text.message_delta import MessageDelta, ToolCallDelta
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
-from serve_app.transport.sse import json_text
+from serve_app.transport.sse import KEEP_ALIVE, json_text
 
 __all__ = ["ChatRenderer"]
 
@@ -36,6 +36,7 @@ encode = msgspec.json.encode
 
 class ChatRenderer:
     id_prefix = "chatcmpl-"
+    keep_alive = KEEP_ALIVE
 
     def stream(self, answer: PreparedChat, metadata: ResponseMetadata, vocabulary: Vocabulary) -> "_ChatStream":
         return _ChatStream(answer, metadata, vocabulary)

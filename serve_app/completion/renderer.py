@@ -16,7 +16,7 @@ from serve_app.openai.logprobs import LOWEST, prompt_logprobs, top_alternatives
 from serve_app.pipeline.renderer import ResponseMetadata
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
-from serve_app.transport.sse import json_text
+from serve_app.transport.sse import KEEP_ALIVE, json_text
 
 __all__ = ["CompletionRenderer"]
 
@@ -26,6 +26,7 @@ Ids = tuple[int, ...]
 
 class CompletionRenderer:
     id_prefix = "cmpl-"
+    keep_alive = KEEP_ALIVE
 
     def stream(
         self, answer: PreparedCompletion, metadata: ResponseMetadata, vocabulary: Vocabulary

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
 from fastapi import Response
 
 from configs.schema import Config
@@ -65,7 +66,8 @@ class AnswerPipeline:
         events = renderer.stream(prepared, metadata, vocabulary)
         if prepared.delivery.interval > 1:
             events = Coalesced(events, prepared.delivery.interval, len(parts) * prepared.num_choices)
-        return StreamResponse(deltas, output, events, self._limits, headers)
+        limits = msgspec.structs.replace(self._limits, keep_alive=renderer.keep_alive)
+        return StreamResponse(deltas, output, events, limits, headers)
 
 
 def _output(parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Vocabulary) -> OutputStream:

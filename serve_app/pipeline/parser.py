@@ -74,6 +74,7 @@ class RequestParser:
             session=session,
             tenant=tenant.name,
             cache_namespace=tenant.cache_namespace,
+            seal_key=tenant.seal_key,
         )
 
 

@@ -32,6 +32,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     tenant: str = ""  # name of the tenant; "": anonymous
     cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
     num_parts: int = 1  # prompts of one answer
+    seal_key: bytes = b""  # of the tenant, for reasoning that clients keep (serve_app/tenants/sealing.py)
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
@@ -51,11 +52,17 @@ class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_context(
-    request_id: str, max_model_len: int, *, session: str = "", tenant: str = "", cache_namespace: str = ""
+    request_id: str,
+    max_model_len: int,
+    *,
+    session: str = "",
+    tenant: str = "",
+    cache_namespace: str = "",
+    seal_key: bytes = b"",
 ) -> RequestContext:
     """A context with an id that is unique also if the client repeats its own, and a seed that survives migration."""
     unique, seed = f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63)
-    return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace)
+    return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace, seal_key=seal_key)
 
 
 def part_of(context: RequestContext, part: int, num_parts: int) -> RequestContext:
