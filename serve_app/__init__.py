@@ -7,6 +7,7 @@ A request passes these packages on its way to the engine and back:
     pipeline       request parser, and the one pipeline of every route that generates
     chat           /v1/chat/completions: adapter (wire model -> Conversation) and renderer (deltas -> bytes)
     completion     /v1/completions: the same for texts and token ids; openai is what the two share
+    responses      /v1/responses: the same for lists of items
     messages       /v1/messages, Anthropic's API: adapter, renderer, errors
     request        the neutral request, independent of the API
     preparation    neutral request -> the engine's GenerateRequest: template, tokens, grammar, sampling

@@ -14,7 +14,7 @@ from engine.types import EngineClient
 from serve_app.api.openapi import complete_schema
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
-from serve_app.messages.errors import render_fault
+from serve_app.messages.errors import render_fault as messages_fault
 from serve_app.messages.routes import messages_router
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
@@ -24,6 +24,8 @@ from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
 from serve_app.preparation.grammar_validator import GrammarValidator
+from serve_app.responses.errors import render_fault as responses_fault
+from serve_app.responses.routes import responses_router
 from serve_app.result_cache.cache import ResultCache
 from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
@@ -45,6 +47,7 @@ PREPARING = (
     "serve_app.chat.adapter",
     "serve_app.completion.adapter",
     "serve_app.messages.adapter",
+    "serve_app.responses.adapter",
     "serve_app.server.token_routes",
 )
 
@@ -77,14 +80,14 @@ def build_app(
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
-    for router in (chat_router, completion_router, messages_router):
+    for router in (chat_router, completion_router, responses_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))
-    install_error_handlers(app, (render_fault,))
+    install_error_handlers(app, (messages_fault, responses_fault))
     complete_schema(app)
     _build_routes(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)

@@ -76,6 +76,19 @@ SERVE_APP_PACKAGES = {
         "preparation",
         "pipeline",
     },
+    "responses": {
+        "request",
+        "tenants",
+        "text",
+        "transport",
+        "api",
+        "tools",
+        "model",
+        "generation",
+        "preparation",
+        "pipeline",
+        "openai",
+    },
     "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat", "messages"},
 }
 # the packages of engine/, each over those that it may know

@@ -40,8 +40,6 @@ COSTLY_FIELDS = (
     "functions",
     "chat_template",
     "chat_template_kwargs",
-    "output_config",
-    "output_format",
     *ConstraintFields.model_fields,
 )
 

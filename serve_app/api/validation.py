@@ -32,6 +32,7 @@ def max_items(limits: ApiConfig) -> dict[str, int]:
     """Field -> its largest number of items, checked before any item is."""
     return {
         "messages": limits.max_messages,
+        "input": limits.max_messages,
         "stop": limits.max_stop,
         "stop_sequences": limits.max_stop,
         "tools": limits.max_tools,

@@ -51,6 +51,10 @@ class Segments:
             else:
                 yield from self._called(piece)
 
+    def begin_text(self) -> Iterator[SegmentChange]:
+        """Opens an empty text, for an answer that has nothing else."""
+        yield from self._opened(Segment("text", len(self.all)))
+
     def end(self) -> Iterator[SegmentChange]:
         """Closes the open segment."""
         if self._open is not None:

@@ -100,6 +100,8 @@ class OutputConfig(WireModel):
 class Prompt(WireModel):
     """The fields that the prompt depends on."""
 
+    costly_fields = ("output_config", "output_format")
+
     model: str = ""
     messages: Annotated[Items[InputMessage], Field(min_length=1)]
     system: str | Items[TextBlock] = ""

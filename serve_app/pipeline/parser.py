@@ -60,7 +60,8 @@ class RequestParser:
         request_id = use_request_id(http, address.request_id or "")
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
-        if payload is not None and not any(payload.get(name) for name in COSTLY_FIELDS):
+        costly = (*COSTLY_FIELDS, *getattr(kind, "costly_fields", ()))
+        if payload is not None and not any(payload.get(name) for name in costly):
             prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)

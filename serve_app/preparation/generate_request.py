@@ -33,6 +33,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
     num_parts: int = 1  # prompts of one answer
     seal_key: bytes = b""  # of the tenant, for reasoning that clients keep (serve_app/tenants/sealing.py)
+    history: bytes = b""  # items before the body's, as a JSON array (serve_app/responses)
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):

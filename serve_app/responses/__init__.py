@@ -1,0 +1,16 @@
+"""POST /v1/responses: OpenAI's Responses API.
+
+Reading order:
+
+    routes         the routes, which call the pipeline
+    adapter        ResponsesRequest -> Conversation -> PreparedResponse
+    requests       the wire model of the body
+    items, tools   parts of the adapter: input items -> neutral messages; tools and tool_choice
+    truncation     leaves out the oldest turns of a conversation that does not fit
+    renderer       segments -> typed events, or one document
+    document       the response object and its output items
+    errors         errors with this API's names of fields
+
+Promises: events come in the order that the SDK's accumulator asserts; reasoning items come back as the model wrote
+them, sealed where the client asks for it. Tests: tests/serve_app/responses.
+"""
