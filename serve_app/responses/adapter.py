@@ -16,7 +16,7 @@ from serve_app.request.options import Delivery, GenerationOptions, LengthLimits,
 from serve_app.request.output_format import JsonFormat, StructuredOutput
 from serve_app.responses.items import neutral_messages, with_instructions
 from serve_app.responses.requests import InputItem, ResponsesRequest
-from serve_app.responses.tools import custom_names, neutral_tool_choice, neutral_tools
+from serve_app.responses.tools import CallForm, call_forms, neutral_tool_choice, neutral_tools
 from serve_app.responses.truncation import prepare_truncated
 from serve_app.tools.tool_use import ToolUse, tool_use
 
@@ -31,7 +31,7 @@ HISTORY = TypeAdapter(list[InputItem])
 class PreparedResponse(PreparedAnswer, frozen=True, kw_only=True):
     echoed: bytes  # the request's fields that the response has too, as JSON
     input_items: bytes  # the request's own input items, as a JSON array
-    custom_tools: tuple[str, ...]  # names
+    call_forms: dict[str, CallForm]  # by the name that the model knows
     sends_logprobs: bool
     seals_reasoning: bool
     seal_key: bytes  # of the tenant
@@ -60,7 +60,7 @@ def prepare_response(
         has_seed=fields.seed is not None,
         echoed=msgspec.json.encode(_echoed(fields, sampling.temperature, sampling.top_p)),
         input_items=msgspec.json.encode([_shown(item) for item in fields.items]),
-        custom_tools=custom_names(fields.tools),
+        call_forms=call_forms(fields.tools),
         sends_logprobs=conversation.options.logprobs.num_top is not None,
         seals_reasoning=ENCRYPTED in fields.include,
         seal_key=context.seal_key,

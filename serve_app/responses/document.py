@@ -39,7 +39,8 @@ class ResponseDocument:
         return f"{'ctc' if self.is_custom(segment) else PREFIXES[segment.kind]}_{self._base}_{segment.index}"
 
     def is_custom(self, segment: Segment) -> bool:
-        return segment.kind == "call" and segment.name in self._answer.custom_tools
+        form = self._answer.call_forms.get(segment.name) if segment.kind == "call" else None
+        return form is not None and form.is_custom
 
     def body(
         self,
@@ -69,7 +70,10 @@ class ResponseDocument:
                 return item | {"type": "message", "role": "assistant", "content": content}
             case "reasoning":
                 return item | self._reasoning(segment, text, is_empty=is_empty)
-        call = {"call_id": segment.call_id, "name": segment.name}
+        form = self._answer.call_forms.get(segment.name)
+        call = {"call_id": segment.call_id, "name": form.name if form is not None else segment.name}
+        if form is not None and form.namespace is not None:
+            call["namespace"] = form.namespace
         if self.is_custom(segment):
             del item["status"]
             return item | {"type": "custom_tool_call", **call, "input": custom_input(text)}

@@ -13,7 +13,7 @@ from serve_app.responses.requests import InputItem, Part
 from serve_app.tenants.sealing import open_sealed
 from serve_app.text.json_text import parse_json
 
-__all__ = ["CUSTOM_INPUT", "neutral_messages", "with_instructions"]
+__all__ = ["CUSTOM_INPUT", "name_within", "neutral_messages", "with_instructions"]
 
 CUSTOM_INPUT = "input"  # the one argument by which a custom tool is called
 NO_OBJECT = "arguments"  # the key of arguments that are no JSON object
@@ -47,6 +47,11 @@ def with_instructions(instructions: str | None, messages: Sequence[Message]) -> 
     return (Message(role=role, content="\n".join(texts)), *messages[start:])
 
 
+def name_within(namespace: str | None, name: str) -> str:
+    """The name by which the model knows a tool."""
+    return name if namespace is None else f"{namespace}__{name}"
+
+
 def _message(item: InputItem, seal_key: bytes, at: str) -> Message:
     match item.type:
         case "message":
@@ -73,8 +78,9 @@ def _text_message(item: InputItem, at: str) -> Message:
 def _call(item: InputItem, at: str) -> ToolCall:
     if not item.name:
         raise RequestError(f"{at}.name: missing", param=f"{at}.name")
+    name = name_within(item.namespace, item.name)
     if item.type == "custom_tool_call":
-        return ToolCall(_call_id(item, at), item.name, {CUSTOM_INPUT: item.input or ""})
+        return ToolCall(_call_id(item, at), name, {CUSTOM_INPUT: item.input or ""})
     arguments = item.arguments
     if not isinstance(arguments, dict):
         text = arguments or "{}"
@@ -83,7 +89,7 @@ def _call(item: InputItem, at: str) -> ToolCall:
         except ValueError:
             value = text
         arguments = value if isinstance(value, dict) else {} if value is None else {NO_OBJECT: text}
-    return ToolCall(_call_id(item, at), item.name, arguments)
+    return ToolCall(_call_id(item, at), name, arguments)
 
 
 def _call_id(item: InputItem, at: str) -> str:

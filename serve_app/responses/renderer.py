@@ -197,7 +197,7 @@ class _ResponseStream:
 
     def _call_done(self, segment: Segment, at: dict[str, Any], item: dict[str, Any]) -> bytes:
         if not self._document.is_custom(segment):
-            return self._event(f"{ARGUMENTS}.done", at | {"name": segment.name, "arguments": item["arguments"]})
+            return self._event(f"{ARGUMENTS}.done", at | {"name": item["name"], "arguments": item["arguments"]})
         text = custom_input(segment.text)
         delta = self._event(f"{CUSTOM}.delta", at | {"delta": text}) if text else b""
         return delta + self._event(f"{CUSTOM}.done", at | {"input": text})

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from serve_app.api.fields import Int, Int64, Items, Number, Text, WireModel
 
-__all__ = ["InputItem", "Part", "ResponsesRequest", "TextFormat", "Tool", "ToolChoice"]
+__all__ = ["InputItem", "Part", "ResponsesRequest", "TextFormat", "Tool", "ToolChoice", "ToolOrNamespace"]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -28,6 +28,7 @@ class InputItem(WireModel):
     content: str | Items[Part] | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None  # of the called tool
     arguments: str | dict[str, Any] | None = None  # JSON text
     input: str | None = None  # of a custom tool's call
     output: str | Items[Part] | None = None  # of a tool
@@ -43,6 +44,10 @@ class Tool(WireModel):
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: bool | None = None
     format: dict[str, Any] | None = None  # of a custom tool's input
+
+
+class ToolOrNamespace(Tool):
+    tools: Items[Tool] | None = None  # of a namespace
 
 
 class ToolChoice(WireModel):
@@ -81,7 +86,7 @@ class ResponsesRequest(WireModel):
     model: str = ""
     input: str | Items[InputItem] = ""
     instructions: str | None = None
-    tools: Items[Tool] = Field(default_factory=list)
+    tools: Items[ToolOrNamespace] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     max_tool_calls: Annotated[Int, Field(ge=1)] | None = None  # further calls are dropped

@@ -1,13 +1,18 @@
-"""Adapter of the tools and tool_choice of /v1/responses. A custom tool is a function of one text."""
+"""Adapter of the tools and tool_choice of /v1/responses.
 
-from collections.abc import Sequence
+A custom tool is a function of one text. A tool of a namespace is called NAMESPACE__NAME by the model.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from engine.errors import RequestError
 from serve_app.request import conversation as neutral
-from serve_app.responses.items import CUSTOM_INPUT
-from serve_app.responses.requests import Tool, ToolChoice
+from serve_app.responses.items import CUSTOM_INPUT, name_within
+from serve_app.responses.requests import Tool, ToolChoice, ToolOrNamespace
 
-__all__ = ["custom_names", "neutral_tool_choice", "neutral_tools"]
+__all__ = ["CallForm", "call_forms", "neutral_tool_choice", "neutral_tools"]
 
 CUSTOM_SCHEMA = {
     "type": "object",
@@ -18,13 +23,26 @@ CUSTOM_SCHEMA = {
 OWN = ("function", "custom")
 
 
-def neutral_tools(tools: Sequence[Tool]) -> tuple[neutral.Tool, ...]:
+class CallForm(msgspec.Struct, frozen=True):
+    """How calls of a tool are sent, other than as calls of the function that the model knows."""
+
+    name: str
+    namespace: str | None
+    is_custom: bool
+
+
+def neutral_tools(tools: Sequence[ToolOrNamespace]) -> tuple[neutral.Tool, ...]:
     """Raises RequestError that names a tool that OpenAI would run."""
-    return tuple(_neutral(tool, f"tools.{position}") for position, tool in enumerate(tools))
+    return tuple(_neutral(tool, namespace, at) for tool, namespace, at in _flat(tools))
 
 
-def custom_names(tools: Sequence[Tool]) -> tuple[str, ...]:
-    return tuple(tool.name for tool in tools if tool.type == "custom" and tool.name)
+def call_forms(tools: Sequence[ToolOrNamespace]) -> dict[str, CallForm]:
+    """By the name that the model knows; none for plain functions."""
+    return {
+        name_within(namespace, tool.name): CallForm(tool.name, namespace, tool.type == "custom")
+        for tool, namespace, _ in _flat(tools)
+        if tool.name is not None and (namespace is not None or tool.type == "custom")
+    }
 
 
 def neutral_tool_choice(choice: str | ToolChoice) -> neutral.ToolChoice:
@@ -46,15 +64,29 @@ def neutral_tool_choice(choice: str | ToolChoice) -> neutral.ToolChoice:
     return neutral.ToolChoice()
 
 
-def _neutral(tool: Tool, at: str) -> neutral.Tool:
+def _flat(tools: Sequence[ToolOrNamespace]) -> Iterator[tuple[Tool, str | None, str]]:
+    """Each tool with its namespace and its field."""
+    for position, tool in enumerate(tools):
+        at = f"tools.{position}"
+        if tool.type != "namespace":
+            yield tool, None, at
+            continue
+        if tool.name is None:
+            raise RequestError(f"{at}.name: missing", param=f"{at}.name")
+        for inner, one in enumerate(tool.tools or ()):
+            yield one, tool.name, f"{at}.tools.{inner}"
+
+
+def _neutral(tool: Tool, namespace: str | None, at: str) -> neutral.Tool:
     if tool.type not in OWN:
         raise _hosted(tool.type, f"{at}.type")
     if tool.name is None:
         raise RequestError(f"{at}.name: missing", param=f"{at}.name")
+    name = name_within(namespace, tool.name)
     schema = CUSTOM_SCHEMA if tool.type == "custom" else tool.parameters
-    shown = {"name": tool.name, "description": _described(tool), "parameters": schema, "strict": tool.strict}
+    shown = {"name": name, "description": _described(tool), "parameters": schema, "strict": tool.strict}
     function = {name: value for name, value in shown.items() if value is not None}
-    return neutral.Tool(tool.name, schema or {}, bool(tool.strict), {"type": "function", "function": function})
+    return neutral.Tool(name, schema or {}, bool(tool.strict), {"type": "function", "function": function})
 
 
 def _described(tool: Tool) -> str | None:
@@ -66,10 +98,10 @@ def _described(tool: Tool) -> str | None:
 
 
 def _name(tool: dict[str, object], position: int) -> str:
-    name = tool.get("name")
+    name, namespace = tool.get("name"), tool.get("namespace")
     if tool.get("type") not in OWN or not isinstance(name, str):
         raise _hosted(str(tool.get("type")), f"tool_choice.tools.{position}.type")
-    return name
+    return name_within(namespace if isinstance(namespace, str) else None, name)
 
 
 def _hosted(kind: str, field: str) -> RequestError:

@@ -228,6 +228,19 @@ async def test_a_custom_tool_gets_a_text():
     assert "done" in prompt_of(client)
 
 
+async def test_a_tool_of_a_namespace_is_called_by_both_names():
+    tools = [{"type": "namespace", "name": "home", "description": "Home", "tools": [WEATHER]}]
+    call = CALL.replace("get_weather", "home__get_weather")
+    client, body = await response_of(call, tools=tools, template=HERMES)
+    final = checked_response(await streamed(call, tools=tools, template=HERMES))
+    for response in (body, final):
+        (item,) = response["output"]
+        assert (item["namespace"], item["name"]) == ("home", "get_weather")
+    result = {"type": "function_call_output", "call_id": body["output"][0]["call_id"], "output": "rain"}
+    client, _ = await response_of("x", tools=tools, input=[*body["output"], result])
+    assert "home__get_weather" in prompt_of(client)
+
+
 async def test_a_format_constrains_the_answer():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     wanted = {"type": "json_schema", "name": "x", "schema": schema, "strict": True}
