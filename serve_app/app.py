@@ -24,7 +24,9 @@ from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
 from serve_app.preparation.grammar_validator import GrammarValidator
+from serve_app.responses.conversation_routes import conversation_router
 from serve_app.responses.errors import render_fault as responses_fault
+from serve_app.responses.kept import KeptResponses
 from serve_app.responses.routes import responses_router
 from serve_app.result_cache.cache import ResultCache
 from serve_app.server.model_routes import model_router
@@ -32,6 +34,8 @@ from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router
+from serve_app.state.redis_store import RedisStore
+from serve_app.state.store import MemoryStore, StateStore, StoreLimits
 from serve_app.tenants.key_store import KeyStore
 from serve_app.transport.compression import CompressAnswers
 from serve_app.transport.errors import install_error_handlers
@@ -80,8 +84,11 @@ def build_app(
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
-    for router in (chat_router, completion_router, responses_router, messages_router):
+    kept = KeptResponses(_state_store(config))
+    for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
+    app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
+    app.include_router(conversation_router(kept, auth, config.api), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
@@ -104,6 +111,11 @@ def build_app(
             expose_headers=["X-Request-Id", "X-Cache", "Retry-After"],
         )
     return app
+
+
+def _state_store(config: Config) -> StateStore:
+    limits, url = StoreLimits.of(config.api), config.api.state_redis_url
+    return MemoryStore(limits) if url is None else RedisStore(url, limits)
 
 
 def _build_routes(app: FastAPI) -> None:

@@ -28,6 +28,7 @@ SERVE_APP_PACKAGES = {
     "request": set[str](),
     "workers": set[str](),
     "tenants": set[str](),
+    "state": set[str](),
     "text": set[str](),
     "transport": {"text"},
     "api": {"transport"},
@@ -79,6 +80,7 @@ SERVE_APP_PACKAGES = {
     "responses": {
         "request",
         "tenants",
+        "state",
         "text",
         "transport",
         "api",

@@ -58,7 +58,7 @@ class AnswerPipeline:
     ) -> None:
         self._client, self._validator, self._results = client, validator, results
         self._metrics, self._fingerprint = metrics, fingerprint
-        self._limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
+        self.stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
 
     async def answer(self, parsed: ParsedRequest[P], renderer: Renderer[P]) -> Response:
         """Raises as `begin` does."""
@@ -92,7 +92,7 @@ class AnswerPipeline:
         events = renderer.stream(prepared, metadata, vocabulary)
         if delivery.interval > 1:
             events = Coalesced(events, delivery.interval, len(prepared.parts) * prepared.num_choices)
-        limits = msgspec.structs.replace(self._limits, keep_alive=renderer.keep_alive)
+        limits = msgspec.structs.replace(self.stream_limits, keep_alive=renderer.keep_alive)
         return StreamResponse(deltas, output, events, limits, headers)
 
 

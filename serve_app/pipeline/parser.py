@@ -1,5 +1,6 @@
 """Request parser: the first half of every POST, from the socket to a prepared request and its model."""
 
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -18,10 +19,14 @@ from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
 from serve_app.transport.request_id import use_request_id
 from serve_app.transport.session_id import session_id
 
-__all__ = ["ParsedRequest", "RequestParser"]
+__all__ = ["History", "ParsedRequest", "RequestParser"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
+
+
+# from a body and its tenant to the items before it, as a JSON array; b"" for none
+History = Callable[[bytes, Tenant], Awaitable[bytes]]
 
 
 class ParsedRequest(msgspec.Struct, Generic[T]):
@@ -29,6 +34,7 @@ class ParsedRequest(msgspec.Struct, Generic[T]):
     model: TextModel
     request_id: str  # the one that the client sees
     tenant: Tenant
+    history: bytes = b""
 
 
 class _Address(msgspec.Struct):
@@ -46,8 +52,12 @@ class RequestParser:
         self._auth = auth
         self._preparation = preparation
 
-    async def parse(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> ParsedRequest[T]:
+    async def parse(
+        self, http: Request, kind: type[F], prepare: Prepare[F, T], history: History | None = None
+    ) -> ParsedRequest[T]:
         """Reads, validates and prepares a request: a small plain one inline, any other in a worker process.
+
+        history   finds what the body continues, for the context
 
         Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
         """
@@ -60,12 +70,15 @@ class RequestParser:
         request_id = use_request_id(http, address.request_id or "")
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
+        if history is not None:
+            context = msgspec.structs.replace(context, history=await history(data, tenant))
+        is_small = payload is not None and len(context.history) <= SMALL_BYTES
         costly = (*COSTLY_FIELDS, *getattr(kind, "costly_fields", ()))
-        if payload is not None and not any(payload.get(name) for name in costly):
+        if payload is not None and is_small and not any(payload.get(name) for name in costly):
             prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)
-        return ParsedRequest(prepared, model, request_id, tenant)
+        return ParsedRequest(prepared, model, request_id, tenant, context.history)
 
     async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
         max_model_len = await self._registry.context_len(model)

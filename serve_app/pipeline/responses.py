@@ -19,7 +19,7 @@ from serve_app.transport.connection import ClientGone, Outbox, while_connected
 from serve_app.transport.errors import fault_of
 from serve_app.transport.sse import KEEP_ALIVE
 
-__all__ = ["DocumentResponse", "StreamLimits", "StreamResponse"]
+__all__ = ["EVENT_HEADERS", "DocumentResponse", "StreamLimits", "StreamResponse"]
 
 
 class StreamLimits(msgspec.Struct, frozen=True):

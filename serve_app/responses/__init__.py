@@ -10,6 +10,9 @@ Reading order:
     renderer       segments -> typed events, or one document
     document       the response object and its output items
     errors         errors with this API's names of fields
+    kept           responses and conversations that are stored (serve_app/state), and how they are continued
+    background     responses that go on without a client; event_response sends their events
+    conversation_routes, pages    /v1/conversations, and the pages of lists
 
 Promises: events come in the order that the SDK's accumulator asserts; reasoning items come back as the model wrote
 them, sealed where the client asks for it. Tests: tests/serve_app/responses.

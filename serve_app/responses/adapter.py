@@ -7,20 +7,21 @@ from pydantic import TypeAdapter
 
 from configs.schema import ApiConfig
 from engine.errors import RequestError
+from serve_app.model.messages import template_messages
 from serve_app.model.text_model import TextModel
-from serve_app.preparation.conversation import ConversationPreparer
+from serve_app.preparation.conversation import ConversationPreparer, chat_prompt
 from serve_app.preparation.generate_request import PreparedAnswer, RequestContext
-from serve_app.request.conversation import Conversation, TemplateOptions
+from serve_app.request.conversation import Conversation, Message, TemplateOptions
 from serve_app.request.limits import at_most, check_limits
 from serve_app.request.options import Delivery, GenerationOptions, LengthLimits, Logprobs, Sampling
 from serve_app.request.output_format import JsonFormat, StructuredOutput
 from serve_app.responses.items import neutral_messages, with_instructions
-from serve_app.responses.requests import InputItem, ResponsesRequest
+from serve_app.responses.requests import InputFields, InputItem, InputTokensRequest, ResponsesRequest
 from serve_app.responses.tools import CallForm, call_forms, neutral_tool_choice, neutral_tools
 from serve_app.responses.truncation import prepare_truncated
 from serve_app.tools.tool_use import ToolUse, tool_use
 
-__all__ = ["PreparedResponse", "conversation_of", "prepare_response"]
+__all__ = ["PreparedResponse", "conversation_of", "count_input_tokens", "prepare_response"]
 
 ENCRYPTED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 MAX_METADATA, MAX_METADATA_KEY_CHARS, MAX_METADATA_CHARS = 16, 64, 512
@@ -72,6 +73,30 @@ def prepare_response(
 
 def conversation_of(fields: ResponsesRequest, limits: ApiConfig, context: RequestContext) -> Conversation:
     """Raises RequestError for contradictory fields and for malformed items."""
+    return Conversation(
+        messages=_messages(fields, limits, context),
+        options=_options(fields, limits),
+        template=_template(fields),
+        tools=neutral_tools(fields.tools),
+        tool_choice=neutral_tool_choice(fields.tool_choice),
+        parallel_tool_calls=fields.parallel_tool_calls,
+    )
+
+
+def count_input_tokens(
+    fields: InputTokensRequest, model: TextModel, limits: ApiConfig, context: RequestContext
+) -> bytes:
+    """The number of the prompt's tokens, as JSON."""
+    at_most("tools", len(fields.tools), limits.max_tools)
+    tools = [tool.definition for tool in neutral_tools(fields.tools)]
+    messages = template_messages(_messages(fields, limits, context))
+    count = len(model.encode(chat_prompt(_template(fields), messages, tools, model, limits)))
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": count})
+
+
+def _messages(fields: InputFields, limits: ApiConfig, context: RequestContext) -> tuple[Message, ...]:
+    if fields.previous_response_id and fields.conversation is not None:
+        raise RequestError("conversation: not together with previous_response_id", param="conversation")
     history = HISTORY.validate_json(context.history) if context.history else []
     at_most("input", len(history) + len(fields.items), limits.max_messages, "items, those before it included")
     earlier = neutral_messages(history, context.seal_key, "previous_response_id")
@@ -79,17 +104,12 @@ def conversation_of(fields: ResponsesRequest, limits: ApiConfig, context: Reques
     messages = with_instructions(fields.instructions, (*earlier, *own))
     if not messages:
         raise RequestError("input: there must be at least one item", param="input")
+    return messages
+
+
+def _template(fields: InputFields) -> TemplateOptions:
     effort = fields.reasoning.effort
-    return Conversation(
-        messages=messages,
-        options=_options(fields, limits),
-        template=TemplateOptions(
-            reasoning_effort=effort, enable_thinking=effort != "none" if effort is not None else None
-        ),
-        tools=neutral_tools(fields.tools),
-        tool_choice=neutral_tool_choice(fields.tool_choice),
-        parallel_tool_calls=fields.parallel_tool_calls,
-    )
+    return TemplateOptions(reasoning_effort=effort, enable_thinking=effort != "none" if effort is not None else None)
 
 
 def _tool_use(fields: ResponsesRequest, conversation: Conversation, limits: ApiConfig) -> ToolUse:
@@ -139,8 +159,6 @@ def _output(fields: ResponsesRequest) -> StructuredOutput:
 def _check(fields: ResponsesRequest, limits: ApiConfig) -> None:
     if fields.prompt is not None:
         raise RequestError("prompt: this server keeps no prompt templates; send instructions and input", param="prompt")
-    if fields.previous_response_id and fields.conversation is not None:
-        raise RequestError("conversation: not together with previous_response_id", param="conversation")
     if fields.background and not fields.store:
         raise RequestError("background: needs store to be true", param="background")
     at_most("tools", len(fields.tools), limits.max_tools)

@@ -21,7 +21,7 @@ FIELDS = (
 
 def render_fault(request: Request, fault: Fault) -> Response | None:
     """A FaultRenderer."""
-    if "/v1/responses" not in request.url.path:
+    if not any(path in request.url.path for path in ("/v1/responses", "/v1/conversations")):
         return None
     fault = with_own_fields(fault)
     return Response(fault.body(), fault.status, fault.headers, media_type="application/json")

@@ -31,7 +31,7 @@ from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
 from serve_app.transport.sse import KEEP_ALIVE, json_text, typed_event
 
-__all__ = ["ResponseState", "ResponsesRenderer"]
+__all__ = ["ResponseState", "ResponseStream", "ResponsesRenderer"]
 
 # the kind of a segment -> the name of its text's events
 TEXT_EVENTS = {"text": "response.output_text", "reasoning": "response.reasoning_text"}
@@ -42,16 +42,23 @@ encode = msgspec.json.encode
 
 
 class ResponsesRenderer:
+    """Of one response, whose state it keeps for whoever stores it."""
+
     id_prefix = "resp_"
     keep_alive = KEEP_ALIVE
 
-    def stream(self, answer: PreparedResponse, metadata: ResponseMetadata, vocabulary: Vocabulary) -> "_ResponseStream":
-        return _ResponseStream(ResponseState(answer, metadata, vocabulary))
+    def __init__(self) -> None:
+        self.state: ResponseState | None = None
+
+    def stream(self, answer: PreparedResponse, metadata: ResponseMetadata, vocabulary: Vocabulary) -> "ResponseStream":
+        self.state = ResponseState(answer, metadata, vocabulary)
+        return ResponseStream(self.state, is_queued=answer.is_background)
 
     def document(
         self, answer: PreparedResponse, metadata: ResponseMetadata, vocabulary: Vocabulary
     ) -> "_WholeResponse":
-        return _WholeResponse(ResponseState(answer, metadata, vocabulary))
+        self.state = ResponseState(answer, metadata, vocabulary)
+        return _WholeResponse(self.state)
 
 
 class ResponseState:
@@ -64,6 +71,7 @@ class ResponseState:
         self._logprobs: dict[int, list[Any]] = {}  # by the index of the text
         self._pending: list[Any] = []  # of tokens whose text is held back
         self._end: ChoiceDelta | None = None
+        self._final: dict[str, Any] | None = None
 
     @property
     def status(self) -> str:
@@ -104,8 +112,18 @@ class ResponseState:
         return self.document.item(segment, status, self._logprobs.get(segment.index))
 
     def final(self, usage: Usage) -> dict[str, Any]:
-        """The response object at its end."""
-        return self.document.body(self.status, self.output(), usage)
+        """The response object at its end, the same for who stores it and for the client."""
+        if self._final is None:
+            self._final = self.document.body(self.status, self.output(), usage)
+        return self._final
+
+    def failed(self, fault: Fault) -> dict[str, Any]:
+        fault = with_own_fields(fault)
+        error = {"code": ERROR_CODES.get(fault.status, "server_error"), "message": fault.message}
+        return self.document.body("failed", self.output(), None, error)
+
+    def cancelled(self) -> dict[str, Any]:
+        return self.document.body("cancelled", self.output())
 
     def _taken(self, change: SegmentChange) -> list[Any]:
         if not self._pending or change.action != "grow":
@@ -126,20 +144,27 @@ class ResponseState:
         return {**shape(entry.token, entry.logprob), "top_logprobs": top}
 
 
-class _ResponseStream:
+class ResponseStream:
     """The StreamRenderer of responses."""
 
     wants_usage = False
 
-    def __init__(self, state: ResponseState) -> None:
-        self.state = state
+    def __init__(self, state: ResponseState, *, is_queued: bool) -> None:
+        self.state, self._is_queued = state, is_queued
         self._document = state.document
         self._number = 0  # of the next event
         self._head = b""  # of the open segment's deltas
 
     def opening(self, usage: Usage) -> bytes:
-        response = self._document.body("in_progress", [])
-        return self._lifecycle("response.created", response) + self._lifecycle("response.in_progress", response)
+        return self.queued() + self._lifecycle("response.in_progress", self._document.body("in_progress", []))
+
+    def queued(self) -> bytes:
+        """The events before the engine has accepted a background response, once; else that it is created."""
+        if self._number:
+            return b""
+        response = self._document.body("queued" if self._is_queued else "in_progress", [])
+        created = self._lifecycle("response.created", response)
+        return created + self._lifecycle("response.queued", response) if self._is_queued else created
 
     def delta(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
         return b"".join(self._events(change, logprobs) for change, logprobs in self.state.push(delta))
@@ -149,9 +174,7 @@ class _ResponseStream:
         return self._lifecycle(f"response.{final['status']}", final)
 
     def fault(self, fault: Fault) -> bytes:
-        fault = with_own_fields(fault)
-        error = {"code": ERROR_CODES.get(fault.status, "server_error"), "message": fault.message}
-        return self._lifecycle("response.failed", self._document.body("failed", self.state.output(), None, error))
+        return self._lifecycle("response.failed", self.state.failed(fault))
 
     def _events(self, change: SegmentChange, logprobs: list[Any]) -> bytes:
         segment = change.segment

@@ -6,7 +6,20 @@ from pydantic import Field
 
 from serve_app.api.fields import Int, Int64, Items, Number, Text, WireModel
 
-__all__ = ["InputItem", "Part", "ResponsesRequest", "TextFormat", "Tool", "ToolChoice", "ToolOrNamespace"]
+__all__ = [
+    "ConversationItemsRequest",
+    "ConversationRequest",
+    "InputFields",
+    "InputItem",
+    "InputTokensRequest",
+    "MetadataRequest",
+    "Part",
+    "ResponsesRequest",
+    "TextFormat",
+    "Tool",
+    "ToolChoice",
+    "ToolOrNamespace",
+]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -80,18 +93,40 @@ class ConversationRef(WireModel):
     id: Text
 
 
-class ResponsesRequest(WireModel):
-    costly_fields = ("text",)
+class InputFields(WireModel):
+    """The fields that the prompt depends on."""
 
     model: str = ""
     input: str | Items[InputItem] = ""
     instructions: str | None = None
     tools: Items[ToolOrNamespace] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+    reasoning: Reasoning = Field(default_factory=Reasoning)
+    previous_response_id: str | None = None
+    conversation: str | ConversationRef | None = None
+
+    @property
+    def items(self) -> list[InputItem]:
+        """The input; a text is a message of the user."""
+        if isinstance(self.input, str):
+            return [InputItem(role="user", content=self.input)] if self.input else []
+        return self.input
+
+    @property
+    def conversation_id(self) -> str | None:
+        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+
+class InputTokensRequest(InputFields):
+    pass
+
+
+class ResponsesRequest(InputFields):
+    costly_fields = ("text",)
+
     parallel_tool_calls: bool = True
     max_tool_calls: Annotated[Int, Field(ge=1)] | None = None  # further calls are dropped
     text: TextConfig = Field(default_factory=TextConfig)
-    reasoning: Reasoning = Field(default_factory=Reasoning)
     include: Items[str] = Field(default_factory=list)
     max_output_tokens: Annotated[Int, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None  # None: the model's own default
@@ -101,8 +136,6 @@ class ResponsesRequest(WireModel):
     stream: bool = False
     store: bool = True
     background: bool = False
-    previous_response_id: str | None = None
-    conversation: str | ConversationRef | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     prompt: dict[str, Any] | None = None  # refused: this server keeps no prompt templates
     user: str | None = None
@@ -123,13 +156,17 @@ class ResponsesRequest(WireModel):
     request_id: str = ""  # X-Request-Id wins
     session_id: Annotated[str, Field(max_length=256)] = ""  # X-Session-Id wins
 
-    @property
-    def items(self) -> list[InputItem]:
-        """The input; a text is a message of the user."""
-        if isinstance(self.input, str):
-            return [InputItem(role="user", content=self.input)] if self.input else []
-        return self.input
 
-    @property
-    def conversation_id(self) -> str | None:
-        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+Metadata = dict[str, str]
+
+
+class MetadataRequest(WireModel):
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ConversationRequest(MetadataRequest):
+    items: Items[InputItem] = Field(default_factory=list)
+
+
+class ConversationItemsRequest(WireModel):
+    items: Annotated[Items[InputItem], Field(min_length=1)]

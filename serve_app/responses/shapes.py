@@ -4,7 +4,14 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-__all__ = ["ResponseBody"]
+__all__ = [
+    "ConversationBody",
+    "DeletedBody",
+    "InputTokensBody",
+    "ItemBody",
+    "ItemListBody",
+    "ResponseBody",
+]
 
 
 class InputTokensDetails(TypedDict):
@@ -36,3 +43,34 @@ class ResponseBody(TypedDict):
     incomplete_details: dict[str, Any] | None
     metadata: dict[str, str]
     previous_response_id: str | None
+
+
+class DeletedBody(TypedDict):
+    id: str
+    object: str
+    deleted: bool
+
+
+class InputTokensBody(TypedDict):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class ItemBody(TypedDict):
+    id: str
+    type: str
+
+
+class ItemListBody(TypedDict):
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str
+    last_id: str
+    has_more: bool
+
+
+class ConversationBody(TypedDict):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]

@@ -22,11 +22,17 @@ from engine.errors import (
     UnknownModel,
 )
 
-__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "FaultRenderer", "install_error_handlers", "fault_of"]
+__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "FaultRenderer", "NotFound", "install_error_handlers", "fault_of"]
+
+
+class NotFound(RequestError):
+    """What the request names is not there (any more)."""
+
 
 # error -> (status, type); the first match, so subclasses come first
 TABLE: tuple[tuple[type[MantaError], int, str], ...] = (
     (UnknownModel, 404, "NotFoundError"),
+    (NotFound, 404, "NotFoundError"),
     (ContextTooLong, 400, "BadRequestError"),
     (RequestError, 400, "BadRequestError"),
     (Overloaded, 429, "RateLimitError"),
