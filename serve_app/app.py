@@ -40,6 +40,7 @@ from serve_app.tenants.key_store import KeyStore
 from serve_app.transport.compression import CompressAnswers
 from serve_app.transport.errors import install_error_handlers
 from serve_app.transport.head_requests import HeadRequests
+from serve_app.transport.options_requests import OptionsRequests
 from serve_app.transport.protocol_versions import ProtocolVersions
 from serve_app.transport.request_id import RequestIds
 from serve_app.workers.pool import WorkerPool
@@ -100,6 +101,7 @@ def build_app(
     app.add_middleware(RequestIds, behind_serve=behind_serve)
     app.add_middleware(CompressAnswers)
     app.add_middleware(HeadRequests)
+    app.add_middleware(OptionsRequests)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     app.add_middleware(ProtocolVersions)
     if config.api.allowed_origins:

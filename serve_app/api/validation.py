@@ -20,6 +20,7 @@ PLAIN = (
     (r"a valid integer", "an integer"),
     (r"a valid ", "a "),
     (r" after validation\b", ""),
+    (r"^(list|string) should have at least 1 (item|character)(, not 0)?$", r"should be non-empty, with at least 1 \2"),
     (r"unable to extract tag using discriminator '(\w+)'", r"an object with a \1"),
     (r"tag .* found using '(\w+)' does not match any of the expected tags: (.*)", r"an object whose \1 is one of \2"),
 )
