@@ -13,7 +13,7 @@ from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.preparation import Preparation, Prepare, prepare_inline
-from serve_app.preparation.generate_request import RequestContext, new_context
+from serve_app.preparation.generate_request import Earlier, RequestContext, new_context
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
 from serve_app.transport.request_id import use_request_id
@@ -25,8 +25,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
 
 
-# from a body and its tenant to the items before it, as a JSON array; b"" for none
-History = Callable[[bytes, Tenant], Awaitable[bytes]]
+# from a body and its tenant to what the body continues
+History = Callable[[bytes, Tenant], Awaitable[Earlier]]
 
 
 class ParsedRequest(msgspec.Struct, Generic[T]):
@@ -34,7 +34,7 @@ class ParsedRequest(msgspec.Struct, Generic[T]):
     model: TextModel
     request_id: str  # the one that the client sees
     tenant: Tenant
-    history: bytes = b""
+    earlier: Earlier = Earlier()
 
 
 class _Address(msgspec.Struct):
@@ -71,14 +71,14 @@ class RequestParser:
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
         if history is not None:
-            context = msgspec.structs.replace(context, history=await history(data, tenant))
-        is_small = payload is not None and len(context.history) <= SMALL_BYTES
+            context = msgspec.structs.replace(context, earlier=await history(data, tenant))
+        is_small = payload is not None and context.earlier.num_bytes <= SMALL_BYTES
         costly = (*COSTLY_FIELDS, *getattr(kind, "costly_fields", ()))
         if payload is not None and is_small and not any(payload.get(name) for name in costly):
             prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)
-        return ParsedRequest(prepared, model, request_id, tenant, context.history)
+        return ParsedRequest(prepared, model, request_id, tenant, context.earlier)
 
     async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
         max_model_len = await self._registry.context_len(model)

@@ -16,10 +16,21 @@ from serve_app.request.options import Delivery, GenerationOptions
 from serve_app.request.output_format import FIT
 from serve_app.tenants.cache_salt import salt_within
 
-__all__ = ["PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
+__all__ = ["Earlier", "PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
 
 MAX_LOGPROBS = 2_000_000  # of all answers to a request: kept until the last one ends, some 100 bytes each
 MAX_PROMPT_LOGPROBS = 500_000  # sent in one frame
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """What a body continues or refers to (serve_app/responses)."""
+
+    items: bytes = b""  # before the body's, as a JSON array
+    references: bytes = b""  # items that the body names by their ids, as a JSON object by id
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.items) + len(self.references)
 
 
 class RequestContext(msgspec.Struct, frozen=True):
@@ -33,7 +44,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
     num_parts: int = 1  # prompts of one answer
     seal_key: bytes = b""  # of the tenant, for reasoning that clients keep (serve_app/tenants/sealing.py)
-    history: bytes = b""  # items before the body's, as a JSON array (serve_app/responses)
+    earlier: Earlier = Earlier()
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ ENCRYPTED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logpro
 MAX_METADATA, MAX_METADATA_KEY_CHARS, MAX_METADATA_CHARS = 16, 64, 512
 ANY_OBJECT = {"type": "object"}
 HISTORY = TypeAdapter(list[InputItem])
+REFERENCES = TypeAdapter(dict[str, InputItem])
 
 
 class PreparedResponse(PreparedAnswer, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ def prepare_response(
         num_choices=1,
         has_seed=fields.seed is not None,
         echoed=msgspec.json.encode(_echoed(fields, sampling.temperature, sampling.top_p)),
-        input_items=msgspec.json.encode([_shown(item) for item in fields.items]),
+        input_items=msgspec.json.encode([_shown(item) for item in _items(fields, context)]),
         call_forms=call_forms(fields.tools),
         sends_logprobs=conversation.options.logprobs.num_top is not None,
         seals_reasoning=ENCRYPTED in fields.include,
@@ -97,14 +98,30 @@ def count_input_tokens(
 def _messages(fields: InputFields, limits: ApiConfig, context: RequestContext) -> tuple[Message, ...]:
     if fields.previous_response_id and fields.conversation is not None:
         raise RequestError("conversation: not together with previous_response_id", param="conversation")
-    history = HISTORY.validate_json(context.history) if context.history else []
-    at_most("input", len(history) + len(fields.items), limits.max_messages, "items, those before it included")
+    history = HISTORY.validate_json(context.earlier.items) if context.earlier.items else []
+    items = _items(fields, context)
+    at_most("input", len(history) + len(items), limits.max_messages, "items, those before it included")
     earlier = neutral_messages(history, context.seal_key, "previous_response_id")
-    own = neutral_messages(fields.items, context.seal_key, "input")
+    own = neutral_messages(items, context.seal_key, "input")
     messages = with_instructions(fields.instructions, (*earlier, *own))
     if not messages:
         raise RequestError("input: there must be at least one item", param="input")
     return messages
+
+
+def _items(fields: InputFields, context: RequestContext) -> list[InputItem]:
+    """The input, with the items that it refers to by their ids in their places. Raises RequestError."""
+    references = context.earlier.references
+    known = REFERENCES.validate_json(references) if references else {}
+    found = []
+    for index, item in enumerate(fields.items):
+        if item.type != "item_reference":
+            found.append(item)
+        elif item.id in known:
+            found.append(known[item.id])
+        else:
+            raise RequestError(f"input.{index}.id: there is no item {str(item.id)[:256]!r}", param=f"input.{index}.id")
+    return found
 
 
 def _template(fields: InputFields) -> TemplateOptions:

@@ -62,8 +62,6 @@ def _message(item: InputItem, seal_key: bytes, at: str) -> Message:
             return Message(role="tool", content=_text(item.output, f"{at}.output"), tool_call_id=_call_id(item, at))
         case "reasoning":
             return Message(role="assistant", content="", reasoning=_reasoning(item, seal_key, at))
-        case "item_reference":
-            raise RequestError(f"{at}.type: items are not kept by their ids; send the item", param=f"{at}.type")
     raise RequestError(f"{at}.type: this server does not read items of type {item.type[:40]!r}", param=f"{at}.type")
 
 

@@ -1,5 +1,6 @@
 """Kept responses and conversations: what is stored of them, and how they are continued."""
 
+import re
 import secrets
 import time
 import zlib
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.errors import RequestError
+from serve_app.preparation.generate_request import Earlier
 from serve_app.state.store import StateStore
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.errors import NotFound
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 RawItems = list[msgspec.Raw]
 EMPTY = b"[]"
+ITEM_ID = re.compile(r"[a-z]+_(.+)_\d+")  # of an output item (document.py)
+MAX_REFERENCES = 2_048
 
 
 class KeptResponse(msgspec.Struct, kw_only=True):
@@ -46,20 +50,24 @@ class _References(msgspec.Struct):
 
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    input: Any = None
 
 
 class KeptResponses:
     def __init__(self, store: StateStore) -> None:
         self._store = store
 
-    async def history(self, body: bytes, tenant: Tenant) -> bytes:
+    async def history(self, body: bytes, tenant: Tenant) -> Earlier:
         """A History. Raises RequestError for a response that is not kept, NotFound for a conversation."""
         try:
             references = msgspec.json.decode(body, type=_References)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return b""  # validation reports it
+            return Earlier()  # validation reports it
         if references.previous_response_id and references.conversation is not None:
-            return b""  # the same
+            return Earlier()  # the same
+        return Earlier(await self._items_before(references, tenant), await self._referred(references.input, tenant))
+
+    async def _items_before(self, references: _References, tenant: Tenant) -> bytes:
         if id_ := references.previous_response_id:
             kept = await self.response(tenant, id_)
             if kept is None or kept.context == EMPTY:
@@ -69,6 +77,18 @@ class KeptResponses:
         conversation = references.conversation
         name = conversation.get("id") if isinstance(conversation, dict) else conversation
         return (await self.conversation(tenant, name)).items if isinstance(name, str) and name else b""
+
+    async def _referred(self, items: Any, tenant: Tenant) -> bytes:
+        """The output items that an input refers to by their ids, in which the id of their response is."""
+        if not isinstance(items, list):
+            return b""
+        ids = [item.get("id") for item in items if isinstance(item, dict) and item.get("type") == "item_reference"]
+        found: dict[str, dict[str, Any]] = {}
+        bases = [named[1] for id_ in ids if isinstance(id_, str) and (named := ITEM_ID.fullmatch(id_))]
+        for base in dict.fromkeys(bases[:MAX_REFERENCES]):
+            kept = await self.response(tenant, f"resp_{base}")
+            found |= {item["id"]: item for item in (kept.response["output"] if kept is not None else ())}
+        return msgspec.json.encode({id_: found[id_] for id_ in ids if id_ in found}) if found else b""
 
     async def response(self, tenant: Tenant, id_: str) -> KeptResponse | None:
         return await self._get(tenant, f"response:{id_}", KeptResponse)

@@ -144,7 +144,7 @@ class _Creator:
     ) -> Response:
         prepared = parsed.prepared
         stream = renderer.stream(prepared, generation.metadata, generation.vocabulary)
-        body = await self._background.start(Started(parsed.tenant, prepared, generation, stream, parsed.history))
+        body = await self._background.start(Started(parsed.tenant, prepared, generation, stream, parsed.earlier.items))
         if not prepared.delivery.stream:
             return _json(body)
         return EventResponse(self._background.events(parsed.tenant, body["id"], -1), self._pipeline.stream_limits)
@@ -174,7 +174,7 @@ class _Creator:
             response = KeptResponse(
                 body=msgspec.json.encode(body),
                 input_items=prepared.input_items,
-                context=context_of(parsed.history, prepared.input_items, body),
+                context=context_of(parsed.earlier.items, prepared.input_items, body),
             )
             await self._kept.put_response(tenant, body["id"], response)
 

@@ -59,6 +59,22 @@ async def test_a_call_is_continued_by_its_output_alone():
     assert "<tool_call>Paris, 巴黎</tool_call>" in prompt_of(client) and "rain" in prompt_of(client)
 
 
+async def test_items_of_a_kept_response_are_named_by_their_ids():
+    client = ScriptedClient(says(f"I look. {CALL}"), max_model_len=4096)
+    async with serving(client, KEYS, {"toy": toy_model(template=HERMES, max_model_len=4096)}) as http:
+        body = {"input": "weather?", "tools": [WEATHER]}
+        first = (await http.post(URL, json=body, headers=as_("alices"))).json()
+        items = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+        output = {"type": "function_call_output", "call_id": first["output"][-1]["call_id"], "output": "rain"}
+        body |= {"input": [{"role": "user", "content": "weather?"}, *items, output]}
+        assert (await http.post(URL, json=body, headers=as_("bobs"))).json()["error"]["param"] == "input.1.id"
+        second = (await http.post(URL, json=body, headers=as_("alices"))).json()
+        assert "I look. <tool_call>Paris, 巴黎</tool_call>" in prompt_of(client)
+        at = f"{URL}/{second['id']}/input_items"
+        listed = (await http.get(at, params={"order": "asc"}, headers=as_("alices"))).json()["data"]
+        assert [item["type"] for item in listed] == ["message", "message", "function_call", "function_call_output"]
+
+
 async def test_a_kept_response_is_shown_listed_and_deleted():
     async with serving(ScriptedClient(says("x"))) as http:
         items = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
