@@ -110,7 +110,7 @@ def build_app(
             allow_origins=config.api.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "X-Cache", "Retry-After"],
+            expose_headers=["X-Request-Id", "Request-Id", "X-Cache", "Retry-After"],
         )
     return app
 

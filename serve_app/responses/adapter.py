@@ -15,7 +15,7 @@ from serve_app.request.conversation import Conversation, Message, TemplateOption
 from serve_app.request.limits import at_most, check_limits
 from serve_app.request.options import Delivery, GenerationOptions, LengthLimits, Logprobs, Sampling
 from serve_app.request.output_format import JsonFormat, StructuredOutput
-from serve_app.responses.items import neutral_messages, with_instructions
+from serve_app.responses.items import neutral_messages, with_ids, with_instructions
 from serve_app.responses.requests import InputFields, InputItem, InputTokensRequest, ResponsesRequest
 from serve_app.responses.tools import CallForm, call_forms, neutral_tool_choice, neutral_tools
 from serve_app.responses.truncation import prepare_truncated
@@ -61,7 +61,7 @@ def prepare_response(
         num_choices=1,
         has_seed=fields.seed is not None,
         echoed=msgspec.json.encode(_echoed(fields, sampling.temperature, sampling.top_p)),
-        input_items=msgspec.json.encode([_shown(item) for item in _items(fields, context)]),
+        input_items=msgspec.json.encode(with_ids([_shown(item) for item in _items(fields, context)])),
         call_forms=call_forms(fields.tools),
         sends_logprobs=conversation.options.logprobs.num_top is not None,
         seals_reasoning=ENCRYPTED in fields.include,

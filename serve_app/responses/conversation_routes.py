@@ -14,8 +14,8 @@ from serve_app.api.openapi import request_body, responses
 from serve_app.api.validation import max_items, validate
 from serve_app.pipeline.auth import Authenticator
 from serve_app.request.limits import at_most
-from serve_app.responses.items import neutral_messages
-from serve_app.responses.kept import Conversation, KeptResponses, with_ids
+from serve_app.responses.items import neutral_messages, with_ids
+from serve_app.responses.kept import Conversation, KeptResponses
 from serve_app.responses.pages import LIST_PARAMETERS, page_of
 from serve_app.responses.requests import ConversationItemsRequest, ConversationRequest, InputItem, MetadataRequest
 from serve_app.responses.shapes import ConversationBody, DeletedBody, ItemBody, ItemListBody

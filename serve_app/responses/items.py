@@ -3,7 +3,9 @@
 Reasoning, texts and calls that follow each other are one message of the assistant.
 """
 
+import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -13,7 +15,7 @@ from serve_app.responses.requests import InputItem, Part
 from serve_app.tenants.sealing import open_sealed
 from serve_app.text.json_text import parse_json
 
-__all__ = ["CUSTOM_INPUT", "name_within", "neutral_messages", "with_instructions"]
+__all__ = ["CUSTOM_INPUT", "name_within", "neutral_messages", "with_ids", "with_instructions"]
 
 CUSTOM_INPUT = "input"  # the one argument by which a custom tool is called
 NO_OBJECT = "arguments"  # the key of arguments that are no JSON object
@@ -32,6 +34,15 @@ def neutral_messages(items: Sequence[InputItem], seal_key: bytes, at: str) -> tu
         else:
             found.append(message)
     return tuple(found)
+
+
+def with_ids(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items, each with an id."""
+    prefixes = {"message": "msg", "reasoning": "rs"}
+    return [
+        item if item.get("id") else {**item, "id": f"{prefixes.get(item['type'], 'item')}_{secrets.token_hex(12)}"}
+        for item in items
+    ]
 
 
 def with_instructions(instructions: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -1,10 +1,9 @@
 """Kept responses and conversations: what is stored of them, and how they are continued."""
 
+import asyncio
 import re
-import secrets
 import time
 import zlib
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,14 +14,15 @@ from serve_app.state.store import StateStore
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.errors import NotFound
 
-__all__ = ["Conversation", "KeptResponse", "KeptResponses", "context_of", "with_ids"]
+__all__ = ["Conversation", "KeptResponse", "KeptResponses", "context_of"]
 
 T = TypeVar("T")
 
 RawItems = list[msgspec.Raw]
 EMPTY = b"[]"
-ITEM_ID = re.compile(r"[a-z]+_(.+)_\d+")  # of an output item (document.py)
-MAX_REFERENCES = 2_048
+ITEM_ID = re.compile(rb'"(?:msg|rs|fc|ctc)_([\w.:-]{1,160})_\d{1,6}"')  # of an output item (document.py)
+MAX_REFERENCES = 256  # responses to whose items one input refers
+LARGE_BYTES = 65_536  # packed in a thread, as it takes more than a millisecond
 
 
 class KeptResponse(msgspec.Struct, kw_only=True):
@@ -50,7 +50,6 @@ class _References(msgspec.Struct):
 
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
-    input: Any = None
 
 
 class KeptResponses:
@@ -65,7 +64,7 @@ class KeptResponses:
             return Earlier()  # validation reports it
         if references.previous_response_id and references.conversation is not None:
             return Earlier()  # the same
-        return Earlier(await self._items_before(references, tenant), await self._referred(references.input, tenant))
+        return Earlier(await self._items_before(references, tenant), await self._referred(body, tenant))
 
     async def _items_before(self, references: _References, tenant: Tenant) -> bytes:
         if id_ := references.previous_response_id:
@@ -78,17 +77,17 @@ class KeptResponses:
         name = conversation.get("id") if isinstance(conversation, dict) else conversation
         return (await self.conversation(tenant, name)).items if isinstance(name, str) and name else b""
 
-    async def _referred(self, items: Any, tenant: Tenant) -> bytes:
-        """The output items that an input refers to by their ids, in which the id of their response is."""
-        if not isinstance(items, list):
+    async def _referred(self, body: bytes, tenant: Tenant) -> bytes:
+        """The output items that an input may refer to by their ids, in which the id of their response is."""
+        if b'"item_reference"' not in body:
             return b""
-        ids = [item.get("id") for item in items if isinstance(item, dict) and item.get("type") == "item_reference"]
-        found: dict[str, dict[str, Any]] = {}
-        bases = [named[1] for id_ in ids if isinstance(id_, str) and (named := ITEM_ID.fullmatch(id_))]
-        for base in dict.fromkeys(bases[:MAX_REFERENCES]):
+        # found by their form alone: a body is not parsed here
+        bases = list(dict.fromkeys(found[1].decode() for found in ITEM_ID.finditer(body)))
+        items: dict[str, Any] = {}
+        for base in bases[:MAX_REFERENCES]:
             kept = await self.response(tenant, f"resp_{base}")
-            found |= {item["id"]: item for item in (kept.response["output"] if kept is not None else ())}
-        return msgspec.json.encode({id_: found[id_] for id_ in ids if id_ in found}) if found else b""
+            items |= {item["id"]: item for item in (kept.response["output"] if kept is not None else ())}
+        return msgspec.json.encode(items) if items else b""
 
     async def response(self, tenant: Tenant, id_: str) -> KeptResponse | None:
         return await self._get(tenant, f"response:{id_}", KeptResponse)
@@ -133,24 +132,22 @@ class KeptResponses:
 
     async def _get(self, tenant: Tenant, key: str, kind: type[T]) -> T | None:
         data = await self._store.get(tenant.name, key)
-        return msgspec.msgpack.decode(zlib.decompress(data), type=kind) if data is not None else None
+        if data is None:
+            return None
+        is_large = len(data) > LARGE_BYTES // 4  # packed
+        unpacked = await asyncio.to_thread(zlib.decompress, data) if is_large else zlib.decompress(data)
+        return msgspec.msgpack.decode(unpacked, type=kind)
 
     async def _put(self, tenant: Tenant, key: str, value: msgspec.Struct) -> None:
-        await self._store.put(tenant.name, key, zlib.compress(msgspec.msgpack.encode(value), 1))
+        data = msgspec.msgpack.encode(value)
+        is_large = len(data) > LARGE_BYTES
+        packed = await asyncio.to_thread(zlib.compress, data, 1) if is_large else zlib.compress(data, 1)
+        await self._store.put(tenant.name, key, packed)
 
 
 def context_of(history: bytes, input_items: bytes, response: dict[str, Any]) -> bytes:
     """All items with which a next response begins, as a JSON array."""
     return _concatenated(history or EMPTY, input_items, msgspec.json.encode(response["output"]))
-
-
-def with_ids(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items, each with an id."""
-    prefixes = {"message": "msg", "reasoning": "rs"}
-    return [
-        item if item.get("id") else {**item, "id": f"{prefixes.get(item['type'], 'item')}_{secrets.token_hex(12)}"}
-        for item in items
-    ]
 
 
 def _concatenated(*arrays: bytes) -> bytes:

@@ -17,7 +17,7 @@ from serve_app.pipeline.parser import ParsedRequest, RequestParser
 from serve_app.responses.adapter import PreparedResponse, count_input_tokens, prepare_response
 from serve_app.responses.background import BackgroundResponses, Started
 from serve_app.responses.event_response import EventResponse
-from serve_app.responses.kept import KeptResponse, KeptResponses, context_of, with_ids
+from serve_app.responses.kept import KeptResponse, KeptResponses, context_of
 from serve_app.responses.pages import LIST_PARAMETERS, page_of, query_int
 from serve_app.responses.renderer import ResponsesRenderer
 from serve_app.responses.requests import InputTokensRequest, ResponsesRequest
@@ -130,7 +130,7 @@ class _Creator:
 
     async def create(self, parsed: ParsedRequest[PreparedResponse]) -> Response:
         renderer = ResponsesRenderer()
-        prepared = parsed.prepared = _with_item_ids(parsed.prepared)
+        prepared = parsed.prepared
         generation = await self._pipeline.begin(parsed, renderer.id_prefix)
         if prepared.is_background:
             return await self._in_background(parsed, generation, renderer)
@@ -177,11 +177,6 @@ class _Creator:
                 context=context_of(parsed.earlier.items, prepared.input_items, body),
             )
             await self._kept.put_response(tenant, body["id"], response)
-
-
-def _with_item_ids(prepared: PreparedResponse) -> PreparedResponse:
-    items = with_ids(msgspec.json.decode(prepared.input_items))
-    return msgspec.structs.replace(prepared, input_items=msgspec.json.encode(items))
 
 
 async def _found(kept: KeptResponses, http: Request, id_: str, auth: Authenticator) -> KeptResponse:
