@@ -36,6 +36,7 @@ class PreparedResponse(PreparedAnswer, frozen=True, kw_only=True):
     call_forms: dict[str, CallForm]  # by the name that the model knows
     sends_logprobs: bool
     seals_reasoning: bool
+    summarizes: bool  # reasoning is sent as its own summary, which clients show
     seal_key: bytes  # of the tenant
     is_stored: bool
     is_background: bool
@@ -65,6 +66,7 @@ def prepare_response(
         call_forms=call_forms(fields.tools),
         sends_logprobs=conversation.options.logprobs.num_top is not None,
         seals_reasoning=ENCRYPTED in fields.include,
+        summarizes=fields.reasoning.summary is not None,
         seal_key=context.seal_key,
         is_stored=fields.store,
         is_background=fields.background,

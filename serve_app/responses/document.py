@@ -13,7 +13,7 @@ from serve_app.responses.items import CUSTOM_INPUT
 from serve_app.tenants.sealing import seal
 from serve_app.text.json_text import parse_json
 
-__all__ = ["ResponseDocument", "custom_input", "text_part"]
+__all__ = ["ResponseDocument", "custom_input"]
 
 PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}  # of the items' ids
 
@@ -34,6 +34,17 @@ class ResponseDocument:
             "model": metadata.model,
             **msgspec.json.decode(answer.echoed),
         }
+
+    @property
+    def summarizes(self) -> bool:
+        """Whether reasoning is sent as its own summary."""
+        return self._answer.summarizes
+
+    def part(self, segment: Segment, text: str, logprobs: list[Any] | None = None) -> dict[str, Any]:
+        """The part of a text's or a reasoning's item."""
+        if segment.kind == "reasoning":
+            return {"type": "summary_text" if self.summarizes else "reasoning_text", "text": text}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
 
     def item_id(self, segment: Segment) -> str:
         return f"{'ctc' if self.is_custom(segment) else PREFIXES[segment.kind]}_{self._base}_{segment.index}"
@@ -66,7 +77,7 @@ class ResponseDocument:
         item: dict[str, Any] = {"id": self.item_id(segment), "status": status}
         match segment.kind:
             case "text":
-                content = [] if is_empty else [text_part(text, logprobs or [])]
+                content = [] if is_empty else [self.part(segment, text, logprobs)]
                 return item | {"type": "message", "role": "assistant", "content": content}
             case "reasoning":
                 return item | self._reasoning(segment, text, is_empty=is_empty)
@@ -80,17 +91,14 @@ class ResponseDocument:
         return item | {"type": "function_call", **call, "arguments": text or ("" if is_empty else "{}")}
 
     def _reasoning(self, segment: Segment, text: str, *, is_empty: bool) -> dict[str, Any]:
-        content = [] if is_empty else [{"type": "reasoning_text", "text": text}]
-        item: dict[str, Any] = {"type": "reasoning", "summary": [], "content": content}
+        parts = [] if is_empty else [self.part(segment, text)]
+        summary, content = (parts, []) if self.summarizes else ([], parts)
+        item: dict[str, Any] = {"type": "reasoning", "summary": summary, "content": content}
         if self._answer.seals_reasoning:
             if not is_empty and segment.index not in self._sealed:
                 self._sealed[segment.index] = seal(text, self._answer.seal_key)
             item["encrypted_content"] = self._sealed.get(segment.index, "")
         return item
-
-
-def text_part(text: str, logprobs: list[Any]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def custom_input(arguments: str) -> str:

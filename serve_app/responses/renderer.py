@@ -5,6 +5,7 @@ response.created, response.in_progress, then for each item
     response.output_item.added
       text        response.content_part.added, output_text.delta ..., output_text.done, content_part.done
       reasoning   response.content_part.added, reasoning_text.delta ..., reasoning_text.done, content_part.done
+      or, where a summary is asked for, response.reasoning_summary_part and reasoning_summary_text in their place
       call        response.function_call_arguments.delta ..., function_call_arguments.done
       custom      response.custom_tool_call_input.delta, custom_tool_call_input.done
     response.output_item.done
@@ -25,7 +26,7 @@ from serve_app.generation.usage import Usage
 from serve_app.openai.logprobs import LOWEST, top_alternatives
 from serve_app.pipeline.renderer import ResponseMetadata
 from serve_app.responses.adapter import PreparedResponse
-from serve_app.responses.document import ResponseDocument, custom_input, text_part
+from serve_app.responses.document import ResponseDocument, custom_input
 from serve_app.responses.errors import with_own_fields
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
@@ -33,8 +34,19 @@ from serve_app.transport.sse import KEEP_ALIVE, json_text, typed_event
 
 __all__ = ["ResponseState", "ResponseStream", "ResponsesRenderer"]
 
-# the kind of a segment -> the name of its text's events
-TEXT_EVENTS = {"text": "response.output_text", "reasoning": "response.reasoning_text"}
+
+class PartEvents(msgspec.Struct, frozen=True):
+    """The events of a part, and how they name it."""
+
+    part: str  # .added, .done
+    text: str  # .delta, .done
+    index: str  # the part's place in its item
+    has_logprobs: bool = False
+
+
+OUTPUT = PartEvents("response.content_part", "response.output_text", "content_index", has_logprobs=True)
+REASONING = PartEvents("response.content_part", "response.reasoning_text", "content_index")
+SUMMARY = PartEvents("response.reasoning_summary_part", "response.reasoning_summary_text", "summary_index")
 ARGUMENTS, CUSTOM = "response.function_call_arguments", "response.custom_tool_call_input"
 ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 
@@ -188,17 +200,19 @@ class ResponseStream:
     def _opened(self, segment: Segment) -> bytes:
         item = self._document.item(segment, "in_progress")
         added = self._event("response.output_item.added", {"output_index": segment.index, "item": item})
-        at = {"item_id": item["id"], "output_index": segment.index}
-        if segment.kind == "call":
+        at: dict[str, Any] = {"item_id": item["id"], "output_index": segment.index}
+        events = self._part_events(segment)
+        if events is None:
             self._head = encode(at)[1:-1]
             return added
-        self._head = encode(at | {"content_index": 0})[1:-1]
-        part = text_part("", []) if segment.kind == "text" else {"type": "reasoning_text", "text": ""}
-        return added + self._event("response.content_part.added", {**at, "content_index": 0, "part": part})
+        at[events.index] = 0
+        self._head = encode(at)[1:-1]
+        return added + self._event(f"{events.part}.added", at | {"part": self._document.part(segment, "")})
 
     def _grown(self, segment: Segment, text: str, logprobs: list[Any]) -> bytes:
-        kind = f"{TEXT_EVENTS.get(segment.kind, ARGUMENTS)}.delta"
-        more = b',"logprobs":' + encode(logprobs) if segment.kind == "text" else b""
+        events = self._part_events(segment)
+        kind = f"{ARGUMENTS if events is None else events.text}.delta"
+        more = b',"logprobs":' + encode(logprobs) if events is not None and events.has_logprobs else b""
         data = b'{"type":"%b","sequence_number":%d,%b,"delta":%b%b}'
         number, self._number = self._number, self._number + 1
         return typed_event(kind, data % (kind.encode(), number, self._head, json_text(text), more))
@@ -206,17 +220,24 @@ class ResponseStream:
     def _closed(self, segment: Segment) -> bytes:
         item = self.state.item(segment)
         at: dict[str, Any] = {"item_id": item["id"], "output_index": segment.index}
-        if segment.kind == "call":
+        events = self._part_events(segment)
+        if events is None:
             done = self._call_done(segment, at, item)
         else:
-            at["content_index"] = 0
-            part = item["content"][0]
-            said = at | {"text": part["text"]}
-            if segment.kind == "text":
-                said["logprobs"] = part["logprobs"]
-            done = self._event(f"{TEXT_EVENTS[segment.kind]}.done", said)
-            done += self._event("response.content_part.done", at | {"part": part})
+            at[events.index] = 0
+            part = (item["summary"] if events is SUMMARY else item["content"])[0]
+            said = at | {"text": part["text"]} | ({"logprobs": part["logprobs"]} if events.has_logprobs else {})
+            done = self._event(f"{events.text}.done", said) + self._event(f"{events.part}.done", at | {"part": part})
         return done + self._event("response.output_item.done", {"output_index": segment.index, "item": item})
+
+    def _part_events(self, segment: Segment) -> PartEvents | None:
+        """None for a call."""
+        match segment.kind:
+            case "text":
+                return OUTPUT
+            case "reasoning":
+                return SUMMARY if self._document.summarizes else REASONING
+        return None
 
     def _call_done(self, segment: Segment, at: dict[str, Any], item: dict[str, Any]) -> bytes:
         if not self._document.is_custom(segment):

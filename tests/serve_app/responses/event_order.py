@@ -11,7 +11,11 @@ __all__ = ["checked_response", "typed_events"]
 
 EVENT = TypeAdapter(ResponseStreamEvent)
 LAST = {"response.completed", "response.incomplete", "response.failed"}
-PARTS = {"output_text": ("response.output_text", "text"), "reasoning_text": ("response.reasoning_text", "text")}
+PARTS = {
+    "output_text": ("response.output_text", "text"),
+    "reasoning_text": ("response.reasoning_text", "text"),
+    "summary_text": ("response.reasoning_summary_text", "text"),
+}
 CALLS = {
     "function_call": ("response.function_call_arguments", "arguments"),
     "custom_tool_call": ("response.custom_tool_call_input", "input"),
@@ -53,12 +57,14 @@ def _item(events: list[dict[str, Any]], index: int) -> tuple[dict[str, Any], lis
         name, field = CALLS[done["item"]["type"]]
         _text(inner, name, field, done["item"][field])
     else:
-        assert inner[0]["type"] == "response.content_part.added" and inner[-1]["type"] == "response.content_part.done"
-        (part,) = done["item"]["content"]
+        is_summary = bool(done["item"].get("summary"))
+        kind = "response.reasoning_summary_part" if is_summary else "response.content_part"
+        assert inner[0]["type"] == f"{kind}.added" and inner[-1]["type"] == f"{kind}.done"
+        (part,) = done["item"]["summary" if is_summary else "content"]
         assert inner[-1]["part"] == part and inner[0]["part"] == part | {"text": ""} | (
             {"logprobs": []} if "logprobs" in part else {}
         )
-        assert all(event["content_index"] == 0 for event in inner)
+        assert all(event["summary_index" if is_summary else "content_index"] == 0 for event in inner)
         name, field = PARTS[part["type"]]
         _text(inner[1:-1], name, field, part["text"])
     return done["item"], events[end + 1 :]

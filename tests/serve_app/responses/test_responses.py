@@ -180,6 +180,19 @@ async def test_sealed_reasoning_comes_back(stream):
     assert "[Let me see.]4" in prompt_of(client)
 
 
+async def test_reasoning_is_its_own_summary_where_one_is_asked_for():
+    fields = {"template": SHOWN, "reasoning": {"summary": "auto"}}
+    _, body = await response_of("<think>Let me see.</think>4", **fields)
+    final = checked_response(await streamed("<think>Let me see.</think>4", **fields))
+    for response in (body, final):
+        thought = response["output"][0]
+        assert thought["summary"] == [{"type": "summary_text", "text": "Let me see."}] and thought["content"] == []
+        assert response["reasoning"]["summary"] == "auto"
+    items = [{"role": "user", "content": "2+2"}, *body["output"], {"role": "user", "content": "sure?"}]
+    client, _ = await response_of("x", template=SHOWN, input=items)
+    assert "[Let me see.]4" in prompt_of(client)
+
+
 async def test_reasoning_that_is_sealed_elsewhere_is_left_out():
     sealed = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAABoISQ24OyVRYbk"}
     client, _ = await response_of(
