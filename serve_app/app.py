@@ -1,5 +1,6 @@
 """Builds the FastAPI application: middleware, routes and their dependencies."""
 
+import logging
 import time
 from collections.abc import Mapping
 from hashlib import sha256
@@ -46,6 +47,13 @@ from serve_app.transport.request_id import RequestIds
 from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
+
+logger = logging.getLogger(__name__)
+
+LOCAL_STATE = (
+    "Responses and conversations are kept in the memory of one ingress each: another one cannot continue them. "
+    "Set api.state_redis_url to share them."
+)
 
 # modules that prepare requests: the fork server imports them before it forks workers
 PREPARING = (
@@ -117,7 +125,11 @@ def build_app(
 
 def _state_store(config: Config) -> StateStore:
     limits, url = StoreLimits.of(config.api), config.api.state_redis_url
-    return MemoryStore(limits) if url is None else RedisStore(url, limits)
+    if url is not None:
+        return RedisStore(url, limits)
+    if config.ingress.num_replicas > 1:
+        logger.warning(LOCAL_STATE)
+    return MemoryStore(limits)
 
 
 def _build_routes(app: FastAPI) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -48,7 +48,12 @@ class _Run:
         self.events: list[bytes] = []
         self.changed = asyncio.Event()  # replaced at each change
         self.is_over = False
+        self.is_ending = False  # too late for a cancellation: what there is gets stored
         self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        if self.task is not None and not self.is_ending:
+            self.task.cancel()
 
     def add(self, events: bytes) -> None:
         if events:
@@ -97,14 +102,12 @@ class BackgroundResponses:
         """Returns when what is stored says so."""
         run = self._runs.get((tenant.name, id_))
         if run is not None and run.task is not None:
-            run.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await run.task
+            run.cancel()
+            await asyncio.wait([run.task])
             return
         await self._kept.mark(tenant, "cancel", id_)
-        async with asyncio.timeout(2 * DEAD_S):
-            while (await self.current(tenant, id_))["status"] in OPEN:
-                await asyncio.sleep(POLL_S)
+        while (await self.current(tenant, id_))["status"] in OPEN:  # at the latest until it counts as dead
+            await asyncio.sleep(POLL_S)
 
     async def current(self, tenant: Tenant, id_: str) -> dict[str, Any]:
         """The response as it is now; one whose ingress has died has failed."""
@@ -121,12 +124,6 @@ class BackgroundResponses:
         response |= {"status": "failed", "error": error}
         await self._kept.put_response(tenant, id_, msgspec.structs.replace(kept, body=msgspec.json.encode(response)))
         return response
-
-    async def close(self) -> None:
-        for run in list(self._runs.values()):
-            if run.task is not None:
-                run.task.cancel()
-                await asyncio.gather(run.task, return_exceptions=True)
 
     async def _events_elsewhere(self, tenant: Tenant, id_: str, after: int) -> AsyncGenerator[bytes]:
         """Of a response that another ingress generates, or that is over: when it is over, all of them."""
@@ -148,6 +145,7 @@ class BackgroundResponses:
             fault = fault_of(error)
             final, last = stream.state.failed(fault), stream.fault(fault)
         finally:
+            run.is_ending = True
             watcher.cancel()
         try:  # who has seen the last event finds the response
             await self._put(run, final, last)
@@ -194,8 +192,8 @@ class BackgroundResponses:
         while True:
             try:
                 await self._kept.mark(tenant, "alive", id_)
-                if await self._kept.marked_s(tenant, "cancel", id_) is not None and run.task is not None:
-                    run.task.cancel()
+                if await self._kept.marked_s(tenant, "cancel", id_) is not None:
+                    run.cancel()
             except Exception as error:
                 logger.warning("the store of background responses: %r", error)
             await asyncio.sleep(WATCH_S)
