@@ -5,6 +5,7 @@ import re
 import time
 import zlib
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -55,6 +56,8 @@ class _References(msgspec.Struct):
 class KeptResponses:
     def __init__(self, store: StateStore) -> None:
         self._store = store
+        # one change of a conversation at a time, within this ingress
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def history(self, body: bytes, tenant: Tenant) -> Earlier:
         """A History. Raises RequestError for a response that is not kept, NotFound for a conversation."""
@@ -113,10 +116,12 @@ class KeptResponses:
 
     async def extend_conversation(self, tenant: Tenant, id_: str, *items: bytes) -> None:
         """Adds JSON arrays of items. A conversation that is gone stays gone."""
-        found = await self._get(tenant, f"conversation:{id_}", Conversation)
-        if found is not None:
-            found.items = _concatenated(found.items, *items)
-            await self.put_conversation(tenant, found)
+        lock = self._locks.setdefault((tenant.name, id_), asyncio.Lock())
+        async with lock:
+            found = await self._get(tenant, f"conversation:{id_}", Conversation)
+            if found is not None:
+                found.items = _concatenated(found.items, *items)
+                await self.put_conversation(tenant, found)
 
     async def mark(self, tenant: Tenant, kind: str, id_: str) -> None:
         """Tells other ingresses something of a background response (background.py)."""

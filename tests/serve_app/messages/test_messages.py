@@ -183,10 +183,11 @@ async def test_an_error_of_a_tool_is_told():
 async def test_text_and_calls_keep_their_order_in_any_pieces():
     text = f"First. {CALL} between {CALL} last"
     blocks = []
-    for sizes in ([1], [500], [7, 40]):
+    for sizes, interval in (([1], 1), ([500], 1), ([7, 40], 1), ([1], 9), ([3], 200)):
         script = says(text, sizes=sizes)
         _, body = await message_of(script, tools=[WEATHER], template=HERMES)
-        _, streamed = await post(script, tools=[WEATHER], template=HERMES, stream=True)
+        fields = {"stream": True, "stream_interval": interval}
+        _, streamed = await post(script, tools=[WEATHER], template=HERMES, **fields)
         told = checked_message(typed_events(streamed.text))["content"]
         for seen in (body["content"], told):
             blocks.append([{**block, "id": None} if block["type"] == "tool_use" else block for block in seen])

@@ -284,6 +284,17 @@ async def test_any_ingress_continues_shows_streams_and_cancels(tmp_path):
 
 
 @needs_redis
+async def test_answers_at_the_same_time_are_all_added_to_their_conversation(tmp_path):
+    with redis_server(tmp_path) as url:
+        async with two_ingresses(url, says("x")) as (http, _):
+            begun = (await http.post(CONVERSATIONS, json={})).json()
+            bodies = [{"input": str(number), "conversation": begun["id"]} for number in range(12)]
+            await asyncio.gather(*(http.post(URL, json=body) for body in bodies))
+            items = (await http.get(f"{CONVERSATIONS}/{begun['id']}/items", params={"limit": 100})).json()["data"]
+    assert sorted(item["content"] for item in items if item["role"] == "user") == sorted(map(str, range(12)))
+
+
+@needs_redis
 async def test_an_answer_is_whole_also_if_redis_has_died(tmp_path):
     with redis_server(tmp_path) as url:
         api = ApiConfig(state_redis_url=url)
