@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import sha256
 from importlib import metadata
 
@@ -83,7 +84,14 @@ def build_app(
     """
     version = _version()
     # the documentation has routes of its own, for `api.access`
-    app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", openapi_url=None)
+    kept = KeptResponses(_state_store(config))
+    app = FastAPI(
+        title="Manta",
+        version=version,
+        summary="OpenAI's Chat Completions and Responses APIs, and Anthropic's Messages API",
+        openapi_url=None,
+        lifespan=_closing(kept),
+    )
     registry = Registry(client, config, models, created=int(time.time()))
     auth = Authenticator(keys)
     with_key = auth.guard("key")
@@ -93,7 +101,6 @@ def build_app(
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
-    kept = KeptResponses(_state_store(config))
     for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
@@ -121,6 +128,17 @@ def build_app(
             expose_headers=["X-Request-Id", "Request-Id", "X-Cache", "Retry-After"],
         )
     return app
+
+
+def _closing(kept: KeptResponses) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Closes the store's connections when the server stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await kept.close()
+
+    return lifespan
 
 
 def _state_store(config: Config) -> StateStore:

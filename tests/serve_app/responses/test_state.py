@@ -257,6 +257,8 @@ async def two_ingresses(url, script):
     api = ApiConfig(state_redis_url=url)
     async with AsyncExitStack() as stack:
         apps = [build_app(ScriptedClient(script), config(api), {"toy": toy_model()}) for _ in range(2)]
+        for app in apps:
+            await stack.enter_async_context(app.router.lifespan_context(app))
         yield [await stack.enter_async_context(talking_to(app)) for app in apps]
 
 
@@ -299,7 +301,7 @@ async def test_an_answer_is_whole_also_if_redis_has_died(tmp_path):
     with redis_server(tmp_path) as url:
         api = ApiConfig(state_redis_url=url)
         app = build_app(ScriptedClient(says("x")), config(api), {"toy": toy_model()})
-    async with talking_to(app) as http:
+    async with app.router.lifespan_context(app), talking_to(app) as http:
         assert (await http.post(URL, json={"input": "a"})).json()["status"] == "completed"
         answer = await http.post(URL, json={"input": "a", "previous_response_id": "resp_1"})
         assert answer.status_code == 503 and answer.headers["retry-after"]
