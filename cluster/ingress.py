@@ -20,7 +20,7 @@ __all__ = ["BuildAsgi", "Ingress"]
 
 logger = logging.getLogger(__name__)
 
-BuildAsgi = Callable[[EngineClient, Config], Any]  # returns the ASGI app
+BuildAsgi = Callable[[EngineClient, Config, bytes], Any]  # of the application's secret too; returns the ASGI app
 
 
 class Ingress:
@@ -49,7 +49,7 @@ class Ingress:
             on_migration=migration_counter(),
             on_mixed_kernels=mixed_kernels_counter(),
         )
-        self._app = await asyncio.to_thread(build_asgi, self._client, config)
+        self._app = await asyncio.to_thread(build_asgi, self._client, config, secret)
         self._client.start()
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -1,4 +1,4 @@
-"""The text layer: OpenAI's JSON in, server-sent events out. No torch, no Ray.
+"""The text layer: OpenAI's and Anthropic's JSON in, server-sent events out. No torch, no Ray.
 
 A request passes these packages on its way to the engine and back:
 
@@ -7,6 +7,8 @@ A request passes these packages on its way to the engine and back:
     pipeline       request parser, and the one pipeline of every route that generates
     chat           /v1/chat/completions: adapter (wire model -> Conversation) and renderer (deltas -> bytes)
     completion     /v1/completions: the same for texts and token ids; openai is what the two share
+    responses      /v1/responses: the same for lists of items
+    messages       /v1/messages, Anthropic's API: adapter, renderer, errors
     request        the neutral request, independent of the API
     preparation    neutral request -> the engine's GenerateRequest: template, tokens, grammar, sampling
     tools          tool use: tool choice, grammars of tool calls, tool-call parsers
@@ -14,6 +16,7 @@ A request passes these packages on its way to the engine and back:
     model          tokenizer, chat template and formats of a served model; the registry of models
     text           incremental detokenizer, stop-string checker, reasoning parser, message deltas
     generation     the engine's outputs -> deltas, and the hook for observers of streams
+    state          the store of what outlives a request: in memory or in Redis
     metrics, result_cache, tenants    observers of streams: Prometheus, replay, admission control
     workers        worker processes with limits, for work whose cost a client chooses
     server         every other route: models, tokens, health, the chat page

@@ -1,7 +1,9 @@
 """Builds the FastAPI application: middleware, routes and their dependencies."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import sha256
 from importlib import metadata
 
@@ -14,6 +16,8 @@ from engine.types import EngineClient
 from serve_app.api.openapi import complete_schema
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
+from serve_app.messages.errors import render_fault as messages_fault
+from serve_app.messages.routes import messages_router
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
@@ -22,24 +26,44 @@ from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
 from serve_app.preparation.grammar_validator import GrammarValidator
+from serve_app.responses.conversation_routes import conversation_router
+from serve_app.responses.errors import render_fault as responses_fault
+from serve_app.responses.kept import KeptResponses
+from serve_app.responses.routes import responses_router
 from serve_app.result_cache.cache import ResultCache
 from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.token_routes import token_router
+from serve_app.state.redis_store import RedisStore
+from serve_app.state.store import MemoryStore, StateStore, StoreLimits
 from serve_app.tenants.key_store import KeyStore
 from serve_app.transport.compression import CompressAnswers
 from serve_app.transport.errors import install_error_handlers
 from serve_app.transport.head_requests import HeadRequests
+from serve_app.transport.options_requests import OptionsRequests
 from serve_app.transport.protocol_versions import ProtocolVersions
 from serve_app.transport.request_id import RequestIds
 from serve_app.workers.pool import WorkerPool
 
 __all__ = ["build_app"]
 
+logger = logging.getLogger(__name__)
+
+LOCAL_STATE = (
+    "Responses and conversations are kept in the memory of one ingress each: another one cannot continue them. "
+    "Set api.state_redis_url to share them."
+)
+
 # modules that prepare requests: the fork server imports them before it forks workers
-PREPARING = ("serve_app.chat.adapter", "serve_app.completion.adapter", "serve_app.server.token_routes")
+PREPARING = (
+    "serve_app.chat.adapter",
+    "serve_app.completion.adapter",
+    "serve_app.messages.adapter",
+    "serve_app.responses.adapter",
+    "serve_app.server.token_routes",
+)
 
 
 def build_app(
@@ -51,7 +75,7 @@ def build_app(
     *,
     behind_serve: bool = False,
 ) -> FastAPI:
-    """OpenAI's API in front of an engine client.
+    """OpenAI's and Anthropic's APIs in front of an engine client.
 
     models         by the name in the config; aliases come from the config
     workers        for work whose cost a client chooses
@@ -60,7 +84,14 @@ def build_app(
     """
     version = _version()
     # the documentation has routes of its own, for `api.access`
-    app = FastAPI(title="Manta", version=version, summary="OpenAI's Chat Completions API", openapi_url=None)
+    kept = KeptResponses(_state_store(config))
+    app = FastAPI(
+        title="Manta",
+        version=version,
+        summary="OpenAI's Chat Completions and Responses APIs, and Anthropic's Messages API",
+        openapi_url=None,
+        lifespan=_closing(kept),
+    )
     registry = Registry(client, config, models, created=int(time.time()))
     auth = Authenticator(keys)
     with_key = auth.guard("key")
@@ -70,19 +101,22 @@ def build_app(
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
-    for router in (chat_router, completion_router):
+    for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
+    app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
+    app.include_router(conversation_router(kept, auth, config.api), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))
-    install_error_handlers(app)
+    install_error_handlers(app, (messages_fault, responses_fault))
     complete_schema(app)
     _build_routes(app)
     app.add_middleware(RequestIds, behind_serve=behind_serve)
     app.add_middleware(CompressAnswers)
     app.add_middleware(HeadRequests)
+    app.add_middleware(OptionsRequests)
     app.add_middleware(CountOpenRequests, open_requests=open_requests)
     app.add_middleware(ProtocolVersions)
     if config.api.allowed_origins:
@@ -91,9 +125,29 @@ def build_app(
             allow_origins=config.api.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "X-Cache", "Retry-After"],
+            expose_headers=["X-Request-Id", "Request-Id", "X-Cache", "Retry-After"],
         )
     return app
+
+
+def _closing(kept: KeptResponses) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Closes the store's connections when the server stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await kept.close()
+
+    return lifespan
+
+
+def _state_store(config: Config) -> StateStore:
+    limits, url = StoreLimits.of(config.api), config.api.state_redis_url
+    if url is not None:
+        return RedisStore(url, limits)
+    if config.ingress.num_replicas > 1:
+        logger.warning(LOCAL_STATE)
+    return MemoryStore(limits)
 
 
 def _build_routes(app: FastAPI) -> None:

@@ -33,7 +33,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     return application(config, _build_asgi, _load_engine, _run_worker)
 
 
-def _build_asgi(client: EngineClient, config: Config) -> Any:
+def _build_asgi(client: EngineClient, config: Config, secret: bytes) -> Any:
     from engine.execution.gc_heap import freeze_gc_heap
     from serve_app.app import build_app
     from serve_app.model.text_model import load_text_model
@@ -41,7 +41,7 @@ def _build_asgi(client: EngineClient, config: Config) -> Any:
     from serve_app.workers.pool import WorkerPool
 
     models = {model.name: load_text_model(model) for model in config.models}
-    keys = KeyStore(config)
+    keys = KeyStore(config, secret=secret)
     if keys.is_open:
         logger.warning(OPEN)
     workers = WorkerPool()

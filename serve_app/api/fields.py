@@ -1,6 +1,6 @@
 """The base of wire models: null equals absent, unknown fields are ignored, nothing is coerced."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -22,6 +22,8 @@ Items = Annotated[list[T], Field(fail_fast=True)]  # only the first error is rep
 
 
 class WireModel(BaseModel):
+    costly_fields: ClassVar[tuple[str, ...]] = ()  # of a body, that cost more than their size (requests.COSTLY_FIELDS)
+
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
     @model_validator(mode="before")

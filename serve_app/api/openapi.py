@@ -23,11 +23,13 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "x-definitions": definitions}
 
 
-def responses(model: type[Any] | None, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+def responses(
+    model: type[Any] | None, *, streams: bool = False, error: type[Any] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route, its errors included."""
     answers: dict[int | str, dict[str, Any]] = {200: {"description": "the answer"} | _content(model)}
     for status, text in (FAULTS | TROUBLES).items():
-        answers[status] = {"description": text} | _content(ErrorResponse)
+        answers[status] = {"description": text} | _content(error)
     if streams:
         # no type: some validators check the whole body against it, others each parsed event
         content = answers[200].setdefault("content", {})

@@ -35,7 +35,13 @@ __all__ = [
 
 
 # fields that cost more than their size: schemas, grammars, templates
-COSTLY_FIELDS = ("tools", "functions", "chat_template", "chat_template_kwargs", *ConstraintFields.model_fields)
+COSTLY_FIELDS = (
+    "tools",
+    "functions",
+    "chat_template",
+    "chat_template_kwargs",
+    *ConstraintFields.model_fields,
+)
 
 Ids = Annotated[Items[Int], Field(min_length=1)]
 

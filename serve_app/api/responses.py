@@ -147,7 +147,7 @@ class ChatChoice(TypedDict):
     logprobs: ChoiceLogprobs | None
     finish_reason: str | None
     stop_reason: str | int | None
-    token_ids: NotRequired[list[int]]
+    token_ids: list[int] | None
 
 
 class ChatCompletion(TypedDict):
@@ -157,10 +157,12 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: UsageInfo
+    service_tier: None
     system_fingerprint: str | None
-    prompt_token_ids: NotRequired[list[int]]
+    prompt_token_ids: list[int] | None
     prompt_text: NotRequired[str]
-    prompt_logprobs: NotRequired[PromptLogprobs]
+    prompt_logprobs: PromptLogprobs | None
+    kv_transfer_params: None
 
 
 class CompletionLogprobs(TypedDict):
@@ -176,9 +178,9 @@ class CompletionChoice(TypedDict):
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
     stop_reason: str | int | None
-    prompt_logprobs: NotRequired[PromptLogprobs]
-    prompt_token_ids: NotRequired[list[int]]
-    token_ids: NotRequired[list[int]]
+    prompt_logprobs: PromptLogprobs | None
+    prompt_token_ids: list[int] | None
+    token_ids: list[int] | None
 
 
 class Completion(TypedDict):
@@ -188,4 +190,6 @@ class Completion(TypedDict):
     model: str
     choices: list[CompletionChoice]
     usage: UsageInfo
+    service_tier: None
     system_fingerprint: str | None
+    kv_transfer_params: None

@@ -20,6 +20,7 @@ PLAIN = (
     (r"a valid integer", "an integer"),
     (r"a valid ", "a "),
     (r" after validation\b", ""),
+    (r"^(list|string) should have at least 1 (item|character)(, not 0)?$", r"should be non-empty, with at least 1 \2"),
     (r"unable to extract tag using discriminator '(\w+)'", r"an object with a \1"),
     (r"tag .* found using '(\w+)' does not match any of the expected tags: (.*)", r"an object whose \1 is one of \2"),
 )
@@ -32,7 +33,9 @@ def max_items(limits: ApiConfig) -> dict[str, int]:
     """Field -> its largest number of items, checked before any item is."""
     return {
         "messages": limits.max_messages,
+        "input": limits.max_messages,
         "stop": limits.max_stop,
+        "stop_sequences": limits.max_stop,
         "tools": limits.max_tools,
         "functions": limits.max_tools,
         "documents": limits.max_messages,

@@ -25,7 +25,7 @@ from serve_app.pipeline.renderer import ResponseMetadata
 from serve_app.text.message_delta import MessageDelta, ToolCallDelta
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
-from serve_app.transport.sse import json_text
+from serve_app.transport.sse import KEEP_ALIVE, json_text
 
 __all__ = ["ChatRenderer"]
 
@@ -36,6 +36,7 @@ encode = msgspec.json.encode
 
 class ChatRenderer:
     id_prefix = "chatcmpl-"
+    keep_alive = KEEP_ALIVE
 
     def stream(self, answer: PreparedChat, metadata: ResponseMetadata, vocabulary: Vocabulary) -> "_ChatStream":
         return _ChatStream(answer, metadata, vocabulary)
@@ -146,11 +147,13 @@ class _ChatDocument:
             "model": metadata.model,
             "choices": [self._choice(index) for index in range(len(self._ends))],
             "usage": usage_info(usage),
+            "service_tier": None,
             "system_fingerprint": metadata.fingerprint,
+            "prompt_token_ids": None,
+            "prompt_logprobs": self._prompt_logprobs,
+            "kv_transfer_params": None,
         }
         document.update(cast("ChatCompletion", _prompt(self._answer)))
-        if self._prompt_logprobs is not None:
-            document["prompt_logprobs"] = self._prompt_logprobs
         return encode(document)
 
     def _choice(self, index: int) -> ChatChoice:
@@ -162,11 +165,10 @@ class _ChatDocument:
             "logprobs": None,
             "finish_reason": _finish_reason(end, self._answer),
             "stop_reason": end.stop_reason,
+            "token_ids": self._tokens[index] if self._answer.delivery.token_ids else None,
         }
         if _num_logprobs(self._answer) is not None:
             choice["logprobs"] = {"content": cast("list[TokenLogprobs]", self._logprobs[index])}
-        if self._answer.delivery.token_ids:
-            choice["token_ids"] = self._tokens[index]
         return choice
 
     def _message(self, deltas: list[MessageDelta]) -> ChatMessage:

@@ -16,7 +16,7 @@ from serve_app.openai.logprobs import LOWEST, prompt_logprobs, top_alternatives
 from serve_app.pipeline.renderer import ResponseMetadata
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
-from serve_app.transport.sse import json_text
+from serve_app.transport.sse import KEEP_ALIVE, json_text
 
 __all__ = ["CompletionRenderer"]
 
@@ -26,6 +26,7 @@ Ids = tuple[int, ...]
 
 class CompletionRenderer:
     id_prefix = "cmpl-"
+    keep_alive = KEEP_ALIVE
 
     def stream(
         self, answer: PreparedCompletion, metadata: ResponseMetadata, vocabulary: Vocabulary
@@ -158,7 +159,9 @@ class _CompletionDocument:
             "model": metadata.model,
             "choices": [self._choice(index) for index in range(len(self._texts))],
             "usage": usage_info(usage),
+            "service_tier": None,
             "system_fingerprint": metadata.fingerprint,
+            "kv_transfer_params": None,
         }
         return encode(document)
 
@@ -170,6 +173,9 @@ class _CompletionDocument:
             "logprobs": self._logprobs(index) if answer.num_logprobs is not None else None,
             "finish_reason": deltas[-1].finish_reason,
             "stop_reason": deltas[-1].stop_reason,
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
+            "token_ids": None,
         }
         if answer.num_prompt_logprobs is not None and index in self._scores:
             num_top = answer.num_prompt_logprobs if answer.num_prompt_logprobs >= 0 else None

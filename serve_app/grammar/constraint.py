@@ -27,7 +27,7 @@ from serve_app.request.output_format import (
 )
 from serve_app.text.json_text import parse_json
 
-__all__ = ["Constraint", "constraint_of"]
+__all__ = ["Constraint", "constraint_of", "regex_of"]
 
 # both go over a text once: what they begin to read they take, closed or not
 STARTS_LARK = re.compile(r"^[^\S\n]*+[?!]?start\s*+:(?!:=)", re.MULTILINE)
@@ -49,6 +49,14 @@ class Constraint(msgspec.Struct, frozen=True):
     def num_bytes(self) -> int:
         """The size that counts against the limit; a schema's rules count by about the size of the schema."""
         return len(self.grammar) // (RULES_PER_SCHEMA if "%json" in self.grammar or self.schema is not None else 1)
+
+
+def regex_of(grammar: str) -> str | None:
+    """The regular expression, as written between slashes, of which this grammar was made; None for any other."""
+    if not grammar.startswith("{"):
+        return None
+    lark: str = msgspec.json.decode(grammar)["grammars"][0]["lark_grammar"]
+    return lark.removeprefix("start: /").removesuffix("/")
 
 
 def constraint_of(output: StructuredOutput, limits: ApiConfig) -> Constraint | None:

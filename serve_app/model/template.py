@@ -1,6 +1,7 @@
 """Chat template: renders a conversation with the model's own Jinja template."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jinja2
@@ -8,6 +9,7 @@ import msgspec
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from engine.errors import ModelError, RequestError
+from serve_app.model.role_order import simpler_orders
 
 __all__ = ["RESERVED", "ChatTemplate", "compile_template"]
 
@@ -49,10 +51,20 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
         options   `tools`, `documents`, `add_generation_prompt`, `continue_final_message` and the template's other
                   variables
-        Raises RequestError with the template's own message if it refuses the messages.
+        Raises RequestError with the template's own message if it refuses the messages, also in simpler orders of roles.
         """
         shown = [message if message["role"] != "developer" else self._as_known(message) for message in messages]
         options = {**self.variables, **options, "chat_template": self.source}
+        try:
+            return self._rendered(shown, options)
+        except RequestError as error:
+            for simpler in simpler_orders(shown):
+                if simpler != shown:
+                    with suppress(RequestError):
+                        return self._rendered(simpler, options)
+            raise error
+
+    def _rendered(self, shown: list[Message], options: dict[str, Any]) -> str:
         try:
             rendered = render_jinja_template([shown], **options)
         except jinja2.TemplateError as error:

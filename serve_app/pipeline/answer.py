@@ -5,14 +5,17 @@ parsed request -> grammar validator -> result cache or engine -> request output 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
+import msgspec
 from fastapi import Response
 
 from configs.schema import Config
 from engine.types import EngineClient
 from serve_app.generation.batch import BatchOutput
+from serve_app.generation.choice import ChoiceDelta
+from serve_app.generation.observer import UsageSource
 from serve_app.generation.output import OutputStream, RequestStream
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.text_model import TextModel
@@ -26,9 +29,19 @@ from serve_app.preparation.grammar_validator import GrammarValidator
 from serve_app.result_cache.cache import ResultCache
 from serve_app.text.vocabulary import Vocabulary
 
-__all__ = ["AnswerPipeline"]
+__all__ = ["AnswerPipeline", "Generation"]
 
 P = TypeVar("P", bound=PreparedAnswer)
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """An answer that begins when its first delta is taken."""
+
+    deltas: AsyncGenerator[ChoiceDelta]
+    output: UsageSource
+    metadata: ResponseMetadata
+    vocabulary: Vocabulary
+    headers: dict[str, str]
 
 
 class AnswerPipeline:
@@ -45,9 +58,13 @@ class AnswerPipeline:
     ) -> None:
         self._client, self._validator, self._results = client, validator, results
         self._metrics, self._fingerprint = metrics, fingerprint
-        self._limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
+        self.stream_limits = StreamLimits(config.ingress.max_stream_bytes, config.api.keep_alive_s)
 
     async def answer(self, parsed: ParsedRequest[P], renderer: Renderer[P]) -> Response:
+        """Raises as `begin` does."""
+        return self.respond(parsed.prepared, await self.begin(parsed, renderer.id_prefix), renderer)
+
+    async def begin(self, parsed: ParsedRequest[P], id_prefix: str) -> Generation:
         """Raises RequestError for a grammar that does not compile, or a priority that the tenant may not have."""
         prepared, tenant = parsed.prepared, parsed.tenant
         tenant.check_priority(prepared.parts[0].request.priority)
@@ -56,16 +73,27 @@ class AnswerPipeline:
         output = _output(parts, prepared.num_choices, vocabulary)
         cached = self._results.lookup(parts, self._client, has_seed=prepared.has_seed)
         observers = (Admission(tenant), self._metrics.observer(parsed.model.name), *cached.observers)
-        deltas = output.deltas(cached.client, observers)
-        headers = cached.headers | tenant.rate_limit_headers()
-        name = f"{renderer.id_prefix}{parsed.request_id}"
-        metadata = ResponseMetadata(name, int(time.time()), parsed.model.name, self._fingerprint)
-        if not prepared.delivery.stream:
+        return Generation(
+            deltas=output.deltas(cached.client, observers),
+            output=output,
+            metadata=ResponseMetadata(
+                f"{id_prefix}{parsed.request_id}", int(time.time()), parsed.model.name, self._fingerprint
+            ),
+            vocabulary=vocabulary,
+            headers=cached.headers | tenant.rate_limit_headers(),
+        )
+
+    def respond(self, prepared: P, generation: Generation, renderer: Renderer[P]) -> Response:
+        """The HTTP response that runs the generation."""
+        metadata, vocabulary, delivery = generation.metadata, generation.vocabulary, prepared.delivery
+        deltas, output, headers = generation.deltas, generation.output, generation.headers
+        if not delivery.stream:
             return DocumentResponse(deltas, output, renderer.document(prepared, metadata, vocabulary), headers)
         events = renderer.stream(prepared, metadata, vocabulary)
-        if prepared.delivery.interval > 1:
-            events = Coalesced(events, prepared.delivery.interval, len(parts) * prepared.num_choices)
-        return StreamResponse(deltas, output, events, self._limits, headers)
+        if delivery.interval > 1:
+            events = Coalesced(events, delivery.interval, len(prepared.parts) * prepared.num_choices)
+        limits = msgspec.structs.replace(self.stream_limits, keep_alive=renderer.keep_alive)
+        return StreamResponse(deltas, output, events, limits, headers)
 
 
 def _output(parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Vocabulary) -> OutputStream:

@@ -1,5 +1,7 @@
 """Authentication by API key: the tenant of a request, and the guard of routes."""
 
+from collections.abc import Iterator
+
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 from starlette.exceptions import HTTPException
@@ -27,10 +29,19 @@ class Authenticator:
         """The tenant of the request's key; without any keys the anonymous one. Raises 401."""
         if self._keys.is_open:
             return self._keys.anybody
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        tenant = self._keys.find(key.strip()) if scheme.lower() == "bearer" else None
+        tenants = (self._keys.find(key) for key in _keys_of(request))
+        tenant = next((tenant for tenant in tenants if tenant is not None), None)
         if tenant is None:
             raise HTTPException(
                 401, "no valid API key: send Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
             )
         return tenant
+
+
+def _keys_of(request: Request) -> Iterator[str]:
+    """The bearer token of OpenAI's clients, and the x-api-key of Anthropic's, some of which send both."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield key.strip()
+    if key := request.headers.get("x-api-key", "").strip():
+        yield key

@@ -1,5 +1,6 @@
 """Request parser: the first half of every POST, from the socket to a prepared request and its model."""
 
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -12,16 +13,20 @@ from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.preparation import Preparation, Prepare, prepare_inline
-from serve_app.preparation.generate_request import RequestContext, new_context
+from serve_app.preparation.generate_request import Earlier, RequestContext, new_context
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
 from serve_app.transport.request_id import use_request_id
 from serve_app.transport.session_id import session_id
 
-__all__ = ["ParsedRequest", "RequestParser"]
+__all__ = ["History", "ParsedRequest", "RequestParser"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=BaseModel)
+
+
+# from a body and its tenant to what the body continues
+History = Callable[[bytes, Tenant], Awaitable[Earlier]]
 
 
 class ParsedRequest(msgspec.Struct, Generic[T]):
@@ -29,6 +34,7 @@ class ParsedRequest(msgspec.Struct, Generic[T]):
     model: TextModel
     request_id: str  # the one that the client sees
     tenant: Tenant
+    earlier: Earlier = Earlier()
 
 
 class _Address(msgspec.Struct):
@@ -46,8 +52,12 @@ class RequestParser:
         self._auth = auth
         self._preparation = preparation
 
-    async def parse(self, http: Request, kind: type[F], prepare: Prepare[F, T]) -> ParsedRequest[T]:
+    async def parse(
+        self, http: Request, kind: type[F], prepare: Prepare[F, T], history: History | None = None
+    ) -> ParsedRequest[T]:
         """Reads, validates and prepares a request: a small plain one inline, any other in a worker process.
+
+        history   finds what the body continues, for the context
 
         Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
         """
@@ -60,11 +70,15 @@ class RequestParser:
         request_id = use_request_id(http, address.request_id or "")
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
-        if payload is not None and not any(payload.get(name) for name in COSTLY_FIELDS):
+        if history is not None:
+            context = msgspec.structs.replace(context, earlier=await history(data, tenant))
+        is_small = payload is not None and context.earlier.num_bytes <= SMALL_BYTES
+        costly = (*COSTLY_FIELDS, *getattr(kind, "costly_fields", ()))
+        if payload is not None and is_small and not any(payload.get(name) for name in costly):
             prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)
-        return ParsedRequest(prepared, model, request_id, tenant)
+        return ParsedRequest(prepared, model, request_id, tenant, context.earlier)
 
     async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
         max_model_len = await self._registry.context_len(model)
@@ -74,6 +88,7 @@ class RequestParser:
             session=session,
             tenant=tenant.name,
             cache_namespace=tenant.cache_namespace,
+            seal_key=tenant.seal_key,
         )
 
 

@@ -17,13 +17,15 @@ from serve_app.generation.observer import UsageSource
 from serve_app.pipeline.renderer import DocumentRenderer, StreamRenderer
 from serve_app.transport.connection import ClientGone, Outbox, while_connected
 from serve_app.transport.errors import fault_of
+from serve_app.transport.sse import KEEP_ALIVE
 
-__all__ = ["DocumentResponse", "StreamLimits", "StreamResponse"]
+__all__ = ["EVENT_HEADERS", "DocumentResponse", "StreamLimits", "StreamResponse"]
 
 
 class StreamLimits(msgspec.Struct, frozen=True):
     max_waiting_bytes: int  # for one slow reader
     keep_alive_s: float
+    keep_alive: bytes = KEEP_ALIVE
 
 
 class StreamResponse(Response):
@@ -56,7 +58,12 @@ class StreamResponse(Response):
         async with aclosing(self._deltas) as deltas:
             delta = await anext(deltas)
             await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_HEADERS, *self._more]})
-            async with Outbox(send, max_bytes=limits.max_waiting_bytes, keep_alive_s=limits.keep_alive_s) as outbox:
+            async with Outbox(
+                send,
+                max_bytes=limits.max_waiting_bytes,
+                keep_alive_s=limits.keep_alive_s,
+                keep_alive=limits.keep_alive,
+            ) as outbox:
                 outbox.put(renderer.opening(output.usage()))
                 try:
                     outbox.put(renderer.delta(delta, output.usage_of(delta.index)))

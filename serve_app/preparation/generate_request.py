@@ -16,10 +16,21 @@ from serve_app.request.options import Delivery, GenerationOptions
 from serve_app.request.output_format import FIT
 from serve_app.tenants.cache_salt import salt_within
 
-__all__ = ["PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
+__all__ = ["Earlier", "PreparedAnswer", "PreparedRequest", "RequestContext", "new_context", "part_of", "prepare"]
 
 MAX_LOGPROBS = 2_000_000  # of all answers to a request: kept until the last one ends, some 100 bytes each
 MAX_PROMPT_LOGPROBS = 500_000  # sent in one frame
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """What a body continues or refers to (serve_app/responses)."""
+
+    items: bytes = b""  # before the body's, as a JSON array
+    references: bytes = b""  # items that the body names by their ids, as a JSON object by id
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.items) + len(self.references)
 
 
 class RequestContext(msgspec.Struct, frozen=True):
@@ -32,6 +43,8 @@ class RequestContext(msgspec.Struct, frozen=True):
     tenant: str = ""  # name of the tenant; "": anonymous
     cache_namespace: str = ""  # of the tenant (serve_app/tenants/cache_salt.py)
     num_parts: int = 1  # prompts of one answer
+    seal_key: bytes = b""  # of the tenant, for reasoning that clients keep (serve_app/tenants/sealing.py)
+    earlier: Earlier = Earlier()
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
@@ -51,11 +64,17 @@ class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_context(
-    request_id: str, max_model_len: int, *, session: str = "", tenant: str = "", cache_namespace: str = ""
+    request_id: str,
+    max_model_len: int,
+    *,
+    session: str = "",
+    tenant: str = "",
+    cache_namespace: str = "",
+    seal_key: bytes = b"",
 ) -> RequestContext:
     """A context with an id that is unique also if the client repeats its own, and a seed that survives migration."""
     unique, seed = f"{request_id}-{secrets.token_hex(8)}", secrets.randbits(63)
-    return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace)
+    return RequestContext(unique, seed, max_model_len, session, tenant, cache_namespace, seal_key=seal_key)
 
 
 def part_of(context: RequestContext, part: int, num_parts: int) -> RequestContext:

@@ -1,6 +1,7 @@
 """Sampling parameters of the engine: the client's options, with the model's defaults for unset ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from engine.errors import RequestError
 from engine.types import ReasoningBudget, SamplingParams
@@ -11,6 +12,7 @@ __all__ = ["check_ids", "sampling_params"]
 
 GREEDY = 1e-5  # lower temperatures are greedy
 LEAST_TOP_P = 1e-9  # keeps only the most likely token, the meaning of 0
+MAX_NAMED = 5  # wrong values in one error
 COLDEST = 0.01  # the least other temperature, so that no logit overflows
 
 
@@ -58,10 +60,12 @@ def sampling_params(
 
 
 def _logit_bias(bias: Mapping[str, float], num_tokens: int) -> tuple[tuple[int, float], ...]:
+    if wrong := [key for key in bias if not (key.isascii() and key.isdigit()) or len(key) > 18][:MAX_NAMED]:
+        named = ", ".join(repr(key[:40]) for key in wrong)
+        what = f"the key {named} is not a token id" if len(wrong) == 1 else f"the keys {named} are not token ids"
+        raise RequestError(f"logit_bias: {what}", param="logit_bias")
     merged: dict[int, float] = {}  # "7" and "07" are one token
     for key, value in bias.items():
-        if not (key.isascii() and key.isdigit()) or len(key) > 18:
-            raise RequestError(f"logit_bias: the key {key[:40]!r} is not a token id", param="logit_bias")
         merged[int(key)] = min(max(value, -100.0), 100.0)
     check_ids("logit_bias", merged, num_tokens)
     return tuple(merged.items())
@@ -93,6 +97,8 @@ def _prompt_logprobs(asked: int | None, needed: int | None, num_tokens: int) -> 
 
 
 def check_ids(field: str, ids: Iterable[int], num_tokens: int) -> None:
-    for token in ids:
-        if not 0 <= token < num_tokens:
-            raise RequestError(f"{field}: the vocabulary has no token {token}, it has {num_tokens}", param=field)
+    """Raises RequestError that names the wrong ones, the first few of them."""
+    wrong = list(islice((str(token) for token in ids if not 0 <= token < num_tokens), MAX_NAMED))
+    if wrong:
+        named = f"token {wrong[0]} is" if len(wrong) == 1 else f"tokens {', '.join(wrong)} are"
+        raise RequestError(f"{field}: {named} out of vocabulary, which has {num_tokens} tokens", param=field)

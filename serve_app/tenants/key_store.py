@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from configs.keys import ApiKey, digest, keys_to_start_with, read_keys
 from configs.load import ConfigError
 from configs.schema import Config
+from serve_app.tenants.sealing import seal_key
 from serve_app.tenants.tenant import InFlight, Tenant
 
 __all__ = ["KeyStore"]
@@ -28,8 +30,13 @@ class KeyStore:
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        secret: bytes = b"",
     ) -> None:
-        """Raises ConfigError if keys cannot be read, or are required and missing."""
+        """Raises ConfigError if keys cannot be read, or are required and missing.
+
+        secret   shared by all ingresses, for reasoning that clients keep; b"": one that ends with this process
+        """
+        self._secret = secret or secrets.token_bytes(32)
         self._api, self._environment, self._clock, self._now = config.api, environment, clock, now
         self._num_ingresses = config.ingress.num_replicas
         self._in_flight = InFlight(config.ingress.max_open_requests)
@@ -76,7 +83,8 @@ class KeyStore:
 
     def _tenant(self, name: str) -> Tenant:
         if name not in self._tenants:
-            self._tenants[name] = Tenant(name, self._in_flight, self._num_ingresses, self._clock)
+            key = seal_key(self._secret, name)
+            self._tenants[name] = Tenant(name, self._in_flight, self._num_ingresses, self._clock, key)
         return self._tenants[name]
 
     def _state_of_file(self) -> tuple[int, ...]:

@@ -25,9 +25,17 @@ class InFlight:
 class Tenant:
     """Counts within one ingress, which enforces its share of the limits."""
 
-    def __init__(self, name: str, in_flight: InFlight, num_ingresses: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        in_flight: InFlight,
+        num_ingresses: int,
+        clock: Callable[[], float],
+        seal_key: bytes = b"",
+    ) -> None:
         """`name` is "" for the anonymous tenant of a server without keys."""
         self.name = name
+        self.seal_key = seal_key  # see sealing.py
         self.limits = KeyLimits()
         self.cache_namespace = ""  # see cache_salt.py
         self._all, self._num_own = in_flight, 0

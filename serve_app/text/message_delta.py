@@ -1,5 +1,7 @@
 """Message delta: the content, reasoning and tool-call deltas of a piece of an answer."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 __all__ = ["ToolCallDelta", "MessageDelta"]
@@ -12,6 +14,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
     arguments: str = ""
     id: str | None = None
     name: str | None = None
+    after: int = 0  # characters of the message delta's content that come before it
 
 
 class MessageDelta(msgspec.Struct):
@@ -20,6 +23,20 @@ class MessageDelta(msgspec.Struct):
     tool_calls: tuple[ToolCallDelta, ...] = ()
 
     def add(self, other: "MessageDelta") -> None:
+        calls = other.tool_calls
+        if calls and (before := len(self.content)):
+            calls = tuple(msgspec.structs.replace(call, after=call.after + before) for call in calls)
         self.content += other.content
         self.reasoning += other.reasoning
-        self.tool_calls += other.tool_calls
+        self.tool_calls += calls
+
+    def in_order(self) -> Iterator[str | ToolCallDelta]:
+        """Content and tool-call deltas as the model wrote them. Reasoning comes before both."""
+        start = 0
+        for call in self.tool_calls:
+            if call.after > start:
+                yield self.content[start : call.after]
+                start = call.after
+            yield call
+        if start < len(self.content):
+            yield self.content[start:]

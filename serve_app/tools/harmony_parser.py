@@ -98,9 +98,8 @@ class HarmonyParser:
         self._kind, self._arguments, self._is_whole = "call", None, False
         self.num_calls += 1
         if self._keeps:
-            delta.tool_calls += (
-                ToolCallDelta(self.num_calls - 1, "", f"call_{self._random.getrandbits(96):024x}", name),
-            )
+            id_ = f"call_{self._random.getrandbits(96):024x}"
+            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, "", id_, name, len(delta.content)),)
 
     def _add(self, delta: MessageDelta, text: str) -> None:
         match self._kind:
@@ -126,7 +125,7 @@ class HarmonyParser:
             kept += char
             self._is_whole = self._arguments.step(char)
         if kept and self._keeps:
-            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, kept),)
+            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, kept, after=len(delta.content)),)
 
     @property
     def _keeps(self) -> bool:

@@ -1,7 +1,7 @@
 """Tool-call grammar: constrains an answer to calls that parse, of declared tools, with arguments of their schemas.
 
     forced        the answer is calls
-    with output   the answer is calls, or a document of the format that response_format asks for
+    with output   the answer is calls, or a text of the format that response_format or structured_outputs asks for
     else          the answer is text; once it opens a call, the call is constrained
 
 A grammar in llguidance's Lark dialect (lark) is made from the format's `CallSyntax`. field_grammar has the rules of
@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from engine.errors import RequestError
-from serve_app.grammar.constraint import Constraint
+from serve_app.grammar.constraint import Constraint, regex_of
 from serve_app.grammar.json_grammar import json_grammar, json_rule
 from serve_app.grammar.lark import TEXT, Markers, pattern
 from serve_app.text.vocabulary import Vocabulary
@@ -41,9 +41,7 @@ def tool_constraint(
     if tools.forced is not None:
         lines = ["start: calls", *grammar.calls()]
     elif output is not None:
-        if output.schema is None:
-            raise RequestError(f"{output.field}: only a JSON form can stand beside tools", param=output.field)
-        lines = grammar.calls_or(output, output.schema)
+        lines = grammar.calls_or(output, output.schema) if output.schema is not None else grammar.calls_or_text(output)
     elif format_.bare:
         lines = ["start: calls | TEXT", rf"{TEXT} & ~/{grammar.bare_beginning()}(.|\n)*/", *grammar.calls()]
     else:
@@ -109,6 +107,17 @@ class _Grammar:
             for name, arguments in zip(self._names, self._schemas, strict=True)
         ]
         return [f"start: {json_rule({'anyOf': [*calls, schema]})}"]
+
+    def calls_or_text(self, output: Constraint) -> list[str]:
+        """Calls, or a text of a regular expression or a grammar. A text that begins like a call is none of a regex."""
+        regex, calls = regex_of(output.grammar), self.calls()
+        if regex is not None:
+            begins = self.bare_beginning() if self._format.bare else "|".join(map(pattern, self._format.opens))
+            return ["start: calls | FORM", rf"FORM: /{regex}/ & ~/({begins})(.|\n)*/", *calls]
+        if self._format.bare:
+            wanted = "a JSON form, a regex or a choice"
+            raise RequestError(f"{output.field}: beside tools, this model takes only {wanted}", param=output.field)
+        return ["start: calls | form", f"form: %lark {{\n{output.grammar}\n}}", *calls]
 
     def calls_within_text(self, markers: tuple[str, ...]) -> list[str]:
         """Text up to a marker: a special token is never part of the text, any other marker ends it."""

@@ -203,13 +203,13 @@ class ToolCallParser:
         self._in_list = self._format.lists
         self.num_calls += 1
         if self._keeps:
-            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, "", self._new_id(), name),)
+            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, "", self._new_id(), name, len(delta.content)),)
         self._add_arguments(delta, self._early)
         self._raw = self._early = ""
 
     def _add_arguments(self, delta: MessageDelta, arguments: str) -> None:
         if arguments and self._keeps:
-            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, arguments),)
+            delta.tool_calls += (ToolCallDelta(self.num_calls - 1, arguments, after=len(delta.content)),)
 
     @property
     def _keeps(self) -> bool:

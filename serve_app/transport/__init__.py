@@ -2,7 +2,7 @@
 
 Reading order, in:
 
-    protocol_versions, head_requests   HTTP/1.0 and 1.1, HEAD
+    protocol_versions, head_requests, options_requests   HTTP/1.0 and 1.1, HEAD, OPTIONS
     request_id, session_id             ids from headers or body
     body                               bounded, strict JSON, decompressed off the event loop
 

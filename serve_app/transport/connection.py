@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Send
 
+from serve_app.transport.sse import KEEP_ALIVE
+
 __all__ = ["ClientGone", "Outbox", "while_connected"]
 
 
@@ -42,12 +44,13 @@ class Outbox:
     """The send buffer of one stream. All pending data is sent together.
 
     max_bytes      of pending data; more raises ClientGone: the reader is too slow
-    keep_alive_s   after so long without an event a comment line is sent, so that no proxy closes the connection
+    keep_alive_s   after so long without an event `keep_alive` is sent, so that no proxy closes the connection
     """
 
-    def __init__(self, send: Send, *, max_bytes: int, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, *, max_bytes: int, keep_alive_s: float, keep_alive: bytes = KEEP_ALIVE) -> None:
         self._send = send
         self._max_bytes = max_bytes
+        self._keep_alive_event = keep_alive
         self._keep_alive_s = keep_alive_s
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -99,6 +102,6 @@ class Outbox:
     def _keep_alive(self) -> None:
         now_s = self._loop.time()
         if now_s >= self._last_put_s + self._keep_alive_s and not self._waiting:
-            self.put(b": keep-alive\n\n")
+            self.put(self._keep_alive_event)
         due_s = self._last_put_s + self._keep_alive_s
         self._timer = self._loop.call_at(due_s if due_s > now_s else now_s + self._keep_alive_s, self._keep_alive)

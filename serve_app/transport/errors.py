@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections.abc import Callable, Sequence
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -21,11 +22,17 @@ from engine.errors import (
     UnknownModel,
 )
 
-__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "install_error_handlers", "fault_of"]
+__all__ = ["ErrorDetail", "ErrorResponse", "Fault", "FaultRenderer", "NotFound", "install_error_handlers", "fault_of"]
+
+
+class NotFound(RequestError):
+    """What the request names is not there (any more)."""
+
 
 # error -> (status, type); the first match, so subclasses come first
 TABLE: tuple[tuple[type[MantaError], int, str], ...] = (
     (UnknownModel, 404, "NotFoundError"),
+    (NotFound, 404, "NotFoundError"),
     (ContextTooLong, 400, "BadRequestError"),
     (RequestError, 400, "BadRequestError"),
     (Overloaded, 429, "RateLimitError"),
@@ -76,6 +83,10 @@ class Fault(msgspec.Struct, frozen=True):
         return msgspec.json.encode(response)
 
 
+# the error response of an API of its own; None for requests of other APIs
+FaultRenderer = Callable[[Request, Fault], Response | None]
+
+
 def fault_of(error: Exception) -> Fault:
     """The response of an error. An error that is not ours is logged, and its details are not sent."""
     for kind, status, name in TABLE:
@@ -100,11 +111,16 @@ def one_line(text: str) -> str:
     return text[:MAX_LOGGED_CHARS].encode("unicode_escape").decode()
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answers every exception of a route, and unknown routes, in OpenAI's shape."""
+def install_error_handlers(app: FastAPI, renderers: Sequence[FaultRenderer] = ()) -> None:
+    """Answers every exception of a route, and unknown routes: as the first renderer does that takes the request, else
+    in OpenAI's shape.
+    """
 
     async def answer(request: Request, error: Exception) -> Response:
         fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
+        for render in renderers:
+            if (rendered := render(request, fault)) is not None:
+                return rendered
         return Response(fault.body(), fault.status, fault.headers, media_type="application/json")
 
     async def ignore_disconnect(request: Request, error: Exception) -> Response:

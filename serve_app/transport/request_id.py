@@ -1,4 +1,4 @@
-"""Request ids: the client's own (X-Request-Id), or a new one, in every answer's headers."""
+"""Request ids: the client's own (X-Request-Id), or a new one, in every answer's headers (Request-Id is Anthropic's)."""
 
 import re
 import secrets
@@ -32,13 +32,13 @@ class RequestIds:
         asked = _clean(Headers(scope=scope).get("x-request-id", ""))
         state["asked_request_id"] = "" if self._behind_serve and _is_of_serve(scope) else asked
         state["request_id"] = asked or secrets.token_hex(16)
-        if self._behind_serve:
-            await self._app(scope, receive, send)
-            return
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
+                headers = MutableHeaders(scope=message)
+                headers["Request-Id"] = state["request_id"]
+                if not self._behind_serve:
+                    headers["X-Request-Id"] = state["request_id"]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -24,7 +24,7 @@ def load_slow_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: Ran
     return Engine(ToyExecutor(num_blocks=512, step_s=0.01), model.name, model.engine, cache_key)
 
 
-def build_echo_app(client: EngineClient, config: Config) -> Any:
+def build_echo_app(client: EngineClient, config: Config, secret: bytes) -> Any:
     async def app(
         scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[..., Awaitable[None]]
     ) -> None:

@@ -35,11 +35,13 @@ PRINTS = {
     "structured_output": r".{0,40}: (positive|neutral|negative), [1-5] of 5\n",
     "rag": r"(.|\n)*12 euros(.|\n)* \[from: Tickets, .*\]\n",
     "async_load": r"32 answers, \d+ tokens, \d+ tok/s\n",
+    "responses": r"The capital of France is Paris\.\n\d+ tokens read, \d+ of them cached\n(.|\n)+cached\n",
+    "anthropic_messages": r"(.|\n)*Paris(.|\n)*\nget_weather\(\{'city': '.{0,40}'\}\)\n",
     "langchain_chat": r"(.|\n){10,}\nCity\(name='.{1,30}', is_a_capital=(True|False)\)\n",
     "agents_sdk": r"multiply\((-?\d+), (-?\d+)\)\n-?\d+\n",
 }
 # what an example needs besides the openai SDK; scripts/test installs it
-NEEDS = {"langchain_chat": "langchain_openai", "agents_sdk": "agents"}
+NEEDS = {"langchain_chat": "langchain_openai", "agents_sdk": "agents", "anthropic_messages": "anthropic"}
 
 
 class Served(threading.Thread):

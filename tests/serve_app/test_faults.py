@@ -106,6 +106,24 @@ async def test_several_wrong_fields_are_told_together():
     assert "temperature: must be less than or equal to 2, not 5" in error["message"] and "top_p" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"logit_bias": {"x": 1, "5": 1, "y": 1}}, ["logit_bias: the keys 'x', 'y' are not token ids"]),
+        ({"logit_bias": {"1000000": 1, "5": 1, "1000001": 1}}, ["tokens 1000000, 1000001 are out of vocabulary"]),
+        ({"stop_token_ids": [10**6]}, ["token 1000000 is out of vocabulary"]),
+        ({"stream_options": {"include_usage": 1, "continuous_usage_stats": 2}}, ["include_usage", "continuous_usage"]),
+        ({"structured_outputs": {"regex": 5, "fit": "x"}}, ["structured_outputs.regex", "structured_outputs.fit"]),
+        ({"stop": ""}, ["non-empty"]),
+        ({"allowed_token_ids": []}, ["non-empty"]),
+    ],
+)
+async def test_all_wrong_keys_of_an_object_are_told_in_the_words_that_clients_look_for(fields, words):
+    async with serving(ScriptedClient()) as http:
+        message = fault(await http.post(URL, json=chat(stream=True, **fields)), 400)["message"]
+    assert [word for word in words if word not in message] == []
+
+
 async def test_stream_options_without_stream_are_refused():
     async with serving(ScriptedClient()) as http:
         error = fault(await http.post(URL, json=chat(stream_options={"include_usage": True})), 400)

@@ -10,9 +10,9 @@ from serve_app.api.validation import validate
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"allowed_token_ids": []}, "allowed_token_ids: list should have at least 1 item, not 0"),
+        ({"allowed_token_ids": []}, "allowed_token_ids: should be non-empty, with at least 1 item"),
         ({"messages": ["hi"]}, "messages.0: must be an object, not 'hi'"),
-        ({"stop": ""}, "stop: string should have at least 1 character"),
+        ({"stop": ""}, "stop: should be non-empty, with at least 1 character"),
         ({"stop": 5}, "stop: must be a string or an array, not 5"),
         ({"stop": [None]}, "stop.0: must be a string, not null"),
         ({"n": 1.5}, "n: must be an integer, not 1.5"),
@@ -33,8 +33,8 @@ def test_a_fault_is_told_in_the_words_of_json_and_of_what_was_meant(fields, mess
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (["a", ""], "prompt.1: string should have at least 1 character"),
-        ([[1], []], "prompt.1: list should have at least 1 item, not 0"),
+        (["a", ""], "prompt.1: should be non-empty, with at least 1 character"),
+        ([[1], []], "prompt.1: should be non-empty, with at least 1 item"),
     ],
 )
 def test_of_several_prompts_the_wrong_one_is_told(prompt, message):
@@ -45,5 +45,5 @@ def test_of_several_prompts_the_wrong_one_is_told(prompt, message):
 
 @pytest.mark.parametrize("prompt", ["", [], [""], [[]]])
 def test_an_empty_prompt_is_told_as_one(prompt):
-    with pytest.raises(RequestError, match="at least 1"):
+    with pytest.raises(RequestError, match="non-empty, with at least 1"):
         validate(CompletionRequest, {"prompt": prompt})

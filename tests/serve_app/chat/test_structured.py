@@ -79,7 +79,7 @@ async def test_a_document_may_be_followed_by_the_token_that_ends_it_where_a_clie
         ({"guided_regex": "("}, "guided_regex"),
         ({"guided_grammar": 'start: "a" nothing'}, "guided_grammar"),
         ({"guided_json": {"allOf": [{"type": "string"}, {"type": "integer"}]}}, "guided_json"),
-        ({"guided_regex": "a", "tools": [WEATHER]}, "guided_regex"),
+        ({"guided_regex": "(", "tools": [WEATHER]}, "guided_regex"),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "x"}}}]},
             "tools.0.function.parameters",

@@ -36,8 +36,11 @@ async def test_a_whole_answer_has_every_field():
             "logprobs": None,
             "finish_reason": "stop",
             "stop_reason": None,
+            "token_ids": None,
         }
     ]
+    for name in ("service_tier", "prompt_token_ids", "prompt_logprobs", "kv_transfer_params"):
+        assert body[name] is None
     prompt_tokens = body["usage"]["prompt_tokens"]
     assert body["usage"] == {
         "prompt_tokens": prompt_tokens,

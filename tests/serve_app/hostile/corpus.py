@@ -17,6 +17,7 @@ import zstandard
 __all__ = ["Hostile", "corpus"]
 
 CHAT, BATCH, COMPLETIONS = "/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions"
+RESPONSES, MESSAGES, CONVERSATIONS = "/v1/responses", "/v1/messages", "/v1/conversations"
 JSON: Mapping[str, str] = MappingProxyType({"content-type": "application/json"})
 HI = [{"role": "user", "content": "hi"}]
 Body = dict[str, Any]
@@ -44,6 +45,9 @@ def corpus() -> dict[str, Hostile]:
         _tools,
         _batches,
         _completions,
+        _responses,
+        _messages,
+        _conversations,
         _compressed,
         _heads,
         _tokens,
@@ -452,6 +456,65 @@ def _completions() -> Iterator[tuple[str, Hostile]]:
     yield "128 echoes with logprobs", of(COMPLETIONS, echoes)
     yield "a suffix of a megabyte", of(COMPLETIONS, {"prompt": "x", "suffix": "s" * 1_000_000})
     yield "the best of a billion", of(COMPLETIONS, {"prompt": "x", "best_of": 10**9})
+
+
+def _responses() -> Iterator[tuple[str, Hostile]]:
+    item = {"role": "user", "content": "x"}
+    references = [{"type": "item_reference", "id": f"msg_{n:032x}_0"} for n in range(2_000)]
+    for name, items in {
+        "a text of 7 megabytes": "word " * 1_400_000,
+        "2,000 items": [item] * 2_000,
+        "190,000 items": [item] * 190_000,
+        "items that are none": [1] * 1_000_000,
+        "parts in parts": [{**item, "content": [{"type": "input_text", "text": "x"}] * 100_000}],
+        "2,000 items by their ids": references,
+        "a million ids": [*references, {**item, "content": '"msg_x_0"' * 700_000}],
+        "reasoning that is sealed elsewhere": [{"type": "reasoning", "summary": [], "encrypted_content": "A" * 10**6}],
+        "calls without outputs": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}] * 2_000,
+        "arguments of a megabyte": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "[" * 10**6}],
+    }.items():
+        yield name, of(RESPONSES, {"input": items})
+    turns = [{"role": "user", "content": "word " * 200}] * 2_000
+    yield "2,000 turns to truncate", of(RESPONSES, {"input": turns, "truncation": "auto"})
+    deep: Body = {"type": "object"}
+    for _ in range(60):
+        deep = {"type": "object", "properties": {"a": deep, "b": deep}} if _ < 12 else {"allOf": [deep]}
+    yield "a deep schema", of(RESPONSES, {"input": "x", "text": {"format": {"type": "json_schema", "schema": deep}}})
+    yield "many pairs of metadata", of(RESPONSES, {"input": "x", "metadata": {str(n): "v" for n in range(400_000)}})
+    yield "an id of 7 megabytes", of(RESPONSES, {"input": "x", "previous_response_id": "r" * 7_000_000})
+    tools = [{"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": f"t{n}"} for n in range(50_000)]}]
+    yield "50,000 tools of a namespace", of(RESPONSES, {"input": "x", "tools": tools})
+    yield "a response's path", Hostile(f"{RESPONSES}/" + "%2e%2e%2f" * 5_000, bytes, JSON, "GET")
+
+
+def _messages() -> Iterator[tuple[str, Hostile]]:
+    block = {"type": "text", "text": "x"}
+    turns = [HI[0], {"role": "assistant", "content": "x"}]
+    uses = [{"type": "tool_use", "id": f"c{n}", "name": "f", "input": {}} for n in range(20_000)]
+    for name, messages in {
+        "a text of 7 megabytes": [{"role": "user", "content": "word " * 1_400_000}],
+        "2,000 messages": turns * 1_000,
+        "200,000 messages": turns * 100_000,
+        "200,000 blocks": [{"role": "user", "content": [block] * 200_000}],
+        "20,000 calls without results": [HI[0], {"role": "assistant", "content": uses}],
+        "a thought of 7 megabytes": [
+            HI[0],
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "", "signature": "A" * 7_000_000}]},
+            HI[0],
+        ],
+    }.items():
+        for path in (MESSAGES, f"{MESSAGES}/count_tokens"):
+            yield f"{name} to {path}", of(path, {"messages": messages, "max_tokens": 5})
+    billing = "x-anthropic-billing-header: a\n" * 200_000
+    yield "200,000 billing lines", of(MESSAGES, {"messages": HI, "max_tokens": 5, "system": billing})
+
+
+def _conversations() -> Iterator[tuple[str, Hostile]]:
+    item = {"role": "user", "content": "x"}
+    yield "190,000 items", of(CONVERSATIONS, {"items": [item] * 190_000})
+    yield "2,000 items of 3,000 letters", of(CONVERSATIONS, {"items": [{**item, "content": "x" * 3_000}] * 2_000})
+    yield "items that are none", of(CONVERSATIONS, {"items": [1] * 1_000_000})
+    yield "an item of 7 megabytes", of(CONVERSATIONS, {"items": [{**item, "content": "word " * 1_400_000}]})
 
 
 def _compressed() -> Iterator[tuple[str, Hostile]]:

@@ -55,6 +55,7 @@ def prepare_poem(asked, model, limits, context):
 
 class PoemRenderer:
     id_prefix = "poem-"
+    keep_alive = b": still here\n\n"
 
     def stream(self, answer, metadata, vocabulary):
         return Lines(answer)

@@ -36,6 +36,36 @@ async def test_a_limit_is_told_with_when_to_come_again():
     assert "2 requests per minute" in error["message"] and error["type"] == "RateLimitError"
 
 
+@pytest.mark.parametrize(
+    ("url", "body", "kind"),
+    [
+        ("/v1/responses", {"input": "hi"}, "RateLimitError"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}, "rate_limit_error"),
+    ],
+)
+async def test_a_limit_holds_for_every_api_in_its_own_words(url, body, kind):
+    for limits in (KeyLimits(requests_per_minute=2), KeyLimits(tokens_per_minute=30)):
+        api = ApiConfig(api_keys=("a", "b"), limits=limits)
+        async with serving(ScriptedClient(says("x")), api) as http:
+            answers = [await http.post(url, json=body, headers=key("a")) for _ in range(3)]
+            assert (await http.post(url, json=body, headers=key("b"))).status_code == 200
+        assert [answer.status_code for answer in answers][-1] == 429 and answers[0].status_code == 200
+        assert answers[2].json()["error"]["type"] == kind and answers[2].headers["retry-after"]
+
+
+async def test_a_background_response_counts_until_it_ends():
+    api = ApiConfig(limits=KeyLimits(max_concurrent_requests=1))
+    async with serving(ScriptedClient([*says("a", finish=None), 0.4, *says("x")]), api) as http:
+        first = (await http.post("/v1/responses", json={"input": "a", "background": True})).json()
+        await asyncio.sleep(0.1)
+        assert (await http.post(URL, json=chat())).status_code == 429
+        second = (await http.post("/v1/responses", json={"input": "a", "background": True})).json()
+        await asyncio.sleep(0.6)
+        ends = [(await http.get(f"/v1/responses/{one['id']}")).json() for one in (first, second)]
+    assert [end["status"] for end in ends] == ["completed", "failed"]
+    assert ends[1]["error"]["code"] == "rate_limit_exceeded"
+
+
 async def test_a_stream_counts_until_it_ends():
     api = ApiConfig(limits=KeyLimits(max_concurrent_requests=1))
     async with serving(ScriptedClient([0.2, *says("x")]), api) as http:

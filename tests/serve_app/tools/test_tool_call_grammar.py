@@ -371,6 +371,8 @@ def test_arguments_that_are_no_object_are_refused(kind):
         use(tools=tools)
 
 
-def test_a_form_that_is_no_json_cannot_stand_beside_tools():
+def test_a_grammar_cannot_stand_beside_calls_that_begin_as_any_text_may():
+    form = Constraint('start: "a"', "guided_grammar")
     with pytest.raises(RequestError, match="JSON"):
-        tool_constraint(use(), TOOL_CALL_FORMATS["hermes"], vocabulary(), Constraint("", "guided_regex"))
+        tool_constraint(use(), TOOL_CALL_FORMATS["llama3_json"], vocabulary(), form)
+    assert "%lark" in tool_constraint(use(), TOOL_CALL_FORMATS["hermes"], vocabulary(), form).grammar

@@ -1,0 +1,159 @@
+"""Kept responses and conversations: what is stored of them, and how they are continued."""
+
+import asyncio
+import re
+import time
+import zlib
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from engine.errors import RequestError
+from serve_app.preparation.generate_request import Earlier
+from serve_app.state.store import StateStore
+from serve_app.tenants.tenant import Tenant
+from serve_app.transport.errors import NotFound
+
+__all__ = ["Conversation", "KeptResponse", "KeptResponses", "context_of"]
+
+T = TypeVar("T")
+
+RawItems = list[msgspec.Raw]
+EMPTY = b"[]"
+ITEM_ID = re.compile(rb'"(?:msg|rs|fc|ctc)_([\w.:-]{1,160})_\d{1,6}"')  # of an output item (document.py)
+MAX_REFERENCES = 256  # responses to whose items one input refers
+LARGE_BYTES = 65_536  # packed in a thread, as it takes more than a millisecond
+
+
+class KeptResponse(msgspec.Struct, kw_only=True):
+    body: bytes  # the response object, as JSON
+    input_items: bytes  # its own, as a JSON array
+    context: bytes = EMPTY  # all items with which a next response begins, as a JSON array
+    events: bytes = b""  # of a background stream
+    is_background: bool = False
+
+    @property
+    def response(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.json.decode(self.body)
+        return found
+
+
+class Conversation(msgspec.Struct, kw_only=True):
+    id: str
+    created_at: int  # unix seconds
+    metadata: dict[str, str] = {}
+    items: bytes = EMPTY  # as a JSON array
+
+
+class _References(msgspec.Struct):
+    """The fields of a body by which it continues something."""
+
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+
+
+class KeptResponses:
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        # one change of a conversation at a time, within this ingress
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def history(self, body: bytes, tenant: Tenant) -> Earlier:
+        """A History. Raises RequestError for a response that is not kept, NotFound for a conversation."""
+        try:
+            references = msgspec.json.decode(body, type=_References)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return Earlier()  # validation reports it
+        if references.previous_response_id and references.conversation is not None:
+            return Earlier()  # the same
+        return Earlier(await self._items_before(references, tenant), await self._referred(body, tenant))
+
+    async def _items_before(self, references: _References, tenant: Tenant) -> bytes:
+        if id_ := references.previous_response_id:
+            kept = await self.response(tenant, id_)
+            if kept is None or kept.context == EMPTY:
+                message = f"previous_response_id: there is no response {id_[:256]!r} to continue"
+                raise RequestError(message, param="previous_response_id")
+            return kept.context
+        conversation = references.conversation
+        name = conversation.get("id") if isinstance(conversation, dict) else conversation
+        return (await self.conversation(tenant, name)).items if isinstance(name, str) and name else b""
+
+    async def _referred(self, body: bytes, tenant: Tenant) -> bytes:
+        """The output items that an input may refer to by their ids, in which the id of their response is."""
+        if b'"item_reference"' not in body:
+            return b""
+        # found by their form alone: a body is not parsed here
+        bases = list(dict.fromkeys(found[1].decode() for found in ITEM_ID.finditer(body)))
+        items: dict[str, Any] = {}
+        for base in bases[:MAX_REFERENCES]:
+            kept = await self.response(tenant, f"resp_{base}")
+            items |= {item["id"]: item for item in (kept.response["output"] if kept is not None else ())}
+        return msgspec.json.encode(items) if items else b""
+
+    async def response(self, tenant: Tenant, id_: str) -> KeptResponse | None:
+        return await self._get(tenant, f"response:{id_}", KeptResponse)
+
+    async def put_response(self, tenant: Tenant, id_: str, kept: KeptResponse) -> None:
+        await self._put(tenant, f"response:{id_}", kept)
+
+    async def delete_response(self, tenant: Tenant, id_: str) -> bool:
+        return await self._store.delete(tenant.name, f"response:{id_}")
+
+    async def conversation(self, tenant: Tenant, id_: str) -> Conversation:
+        """Raises NotFound."""
+        found = await self._get(tenant, f"conversation:{id_}", Conversation)
+        if found is None:
+            raise NotFound(f"there is no conversation {id_[:256]!r}", param="conversation")
+        return found
+
+    async def put_conversation(self, tenant: Tenant, conversation: Conversation) -> None:
+        await self._put(tenant, f"conversation:{conversation.id}", conversation)
+
+    async def delete_conversation(self, tenant: Tenant, id_: str) -> bool:
+        return await self._store.delete(tenant.name, f"conversation:{id_}")
+
+    async def extend_conversation(self, tenant: Tenant, id_: str, *items: bytes) -> None:
+        """Adds JSON arrays of items. A conversation that is gone stays gone."""
+        lock = self._locks.setdefault((tenant.name, id_), asyncio.Lock())
+        async with lock:
+            found = await self._get(tenant, f"conversation:{id_}", Conversation)
+            if found is not None:
+                found.items = _concatenated(found.items, *items)
+                await self.put_conversation(tenant, found)
+
+    async def mark(self, tenant: Tenant, kind: str, id_: str) -> None:
+        """Tells other ingresses something of a background response (background.py)."""
+        await self._store.put(tenant.name, f"{kind}:{id_}", str(time.time()).encode())
+
+    async def marked_s(self, tenant: Tenant, kind: str, id_: str) -> float | None:
+        """When it was marked, in unix seconds."""
+        found = await self._store.get(tenant.name, f"{kind}:{id_}")
+        return float(found) if found is not None else None
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def _get(self, tenant: Tenant, key: str, kind: type[T]) -> T | None:
+        data = await self._store.get(tenant.name, key)
+        if data is None:
+            return None
+        is_large = len(data) > LARGE_BYTES // 4  # packed
+        unpacked = await asyncio.to_thread(zlib.decompress, data) if is_large else zlib.decompress(data)
+        return msgspec.msgpack.decode(unpacked, type=kind)
+
+    async def _put(self, tenant: Tenant, key: str, value: msgspec.Struct) -> None:
+        data = msgspec.msgpack.encode(value)
+        is_large = len(data) > LARGE_BYTES
+        packed = await asyncio.to_thread(zlib.compress, data, 1) if is_large else zlib.compress(data, 1)
+        await self._store.put(tenant.name, key, packed)
+
+
+def context_of(history: bytes, input_items: bytes, response: dict[str, Any]) -> bytes:
+    """All items with which a next response begins, as a JSON array."""
+    return _concatenated(history or EMPTY, input_items, msgspec.json.encode(response["output"]))
+
+
+def _concatenated(*arrays: bytes) -> bytes:
+    return msgspec.json.encode([item for array in arrays for item in msgspec.json.decode(array, type=RawItems)])

@@ -1,0 +1,108 @@
+"""The state store in Redis, which all ingresses share and which outlives them."""
+
+import logging
+import time
+from collections.abc import Awaitable
+from hashlib import sha256
+from typing import Any, TypeVar, cast
+
+from engine.errors import Unavailable
+from serve_app.state.store import StoreLimits
+
+__all__ = ["RedisStore"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0  # of one call
+RETRY_S = 2.0  # Retry-After while Redis cannot be reached
+
+# KEYS: the entry, the owner's keys by last use, the owner's sizes. ARGV: key, data, now, most bytes, age.
+# The total is one of the sizes, under an empty key. An entry of which Redis has let go is still counted until it is the
+# least recently used one.
+PUT = """
+local function drop(key)
+  local size = redis.call('HGET', KEYS[3], key)
+  if not size then return end
+  redis.call('HDEL', KEYS[3], key)
+  redis.call('HINCRBY', KEYS[3], '', -size)
+  redis.call('ZREM', KEYS[2], key)
+end
+drop(ARGV[1])
+redis.call('DEL', KEYS[1])
+local size, most, age = #ARGV[2], tonumber(ARGV[4]), ARGV[5]
+if size > most then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', age)
+redis.call('HSET', KEYS[3], ARGV[1], size)
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+redis.call('HINCRBY', KEYS[3], '', size)
+local prefix = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1])
+while tonumber(redis.call('HGET', KEYS[3], '')) > most do
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  redis.call('DEL', prefix .. oldest)
+  drop(oldest)
+end
+redis.call('PEXPIRE', KEYS[2], age)
+redis.call('PEXPIRE', KEYS[3], age)
+return 1
+"""
+GET = """
+local data = redis.call('GET', KEYS[1])
+if data then redis.call('ZADD', KEYS[2], 'XX', ARGV[2], ARGV[1]) end
+return data
+"""
+DELETE = """
+local size = redis.call('HGET', KEYS[3], ARGV[1])
+if size then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+  redis.call('HINCRBY', KEYS[3], '', -size)
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+class RedisStore:
+    """A StateStore. The bytes of all owners together are bounded by Redis' own maxmemory."""
+
+    def __init__(self, url: str, limits: StoreLimits) -> None:
+        """Connects at the first call. Raises ModuleNotFoundError without the package redis."""
+        import redis.asyncio
+
+        self._errors = (redis.exceptions.RedisError, OSError, TimeoutError)
+        self._redis: Any = redis.asyncio.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        self._limits = limits
+        self._put, self._get, self._delete = (self._redis.register_script(text) for text in (PUT, GET, DELETE))
+
+    async def get(self, owner: str, key: str) -> bytes | None:
+        arguments: list[Any] = [key, _now_ms()]
+        return cast("bytes | None", await self._called(self._get(keys=_names(owner, key), args=arguments)))
+
+    async def put(self, owner: str, key: str, data: bytes) -> None:
+        limits = self._limits
+        arguments: list[Any] = [key, data, _now_ms(), limits.max_owner_bytes, max(1, int(1000 * limits.age_s))]
+        await self._called(self._put(keys=_names(owner, key), args=arguments))
+
+    async def delete(self, owner: str, key: str) -> bool:
+        return bool(await self._called(self._delete(keys=_names(owner, key), args=[key])))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _called(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except self._errors as error:
+            logger.warning("Redis, which keeps responses and conversations, does not answer: %r", error)
+            raise Unavailable("the store of responses does not answer", RETRY_S) from error
+
+
+def _names(owner: str, key: str) -> list[str]:
+    """Redis' names: of one owner in one slot of a Redis cluster."""
+    root = f"manta:{{{sha256(owner.encode()).hexdigest()[:32]}}}"
+    return [f"{root}:entry:{key}", f"{root}:used", f"{root}:sizes"]
+
+
+def _now_ms() -> int:
+    return int(1000 * time.time())
