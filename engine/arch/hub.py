@@ -50,6 +50,9 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself
 TEXT_PARTS = {
+    "qwen2_5_vl": "qwen2",
+    "qwen3_vl": "qwen3",
+    "qwen3_vl_moe": "qwen3_moe",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
     "kimi_k25": "kimi_k2",
@@ -82,7 +85,9 @@ def _text_part(config: Config) -> tuple[str, Config]:
             raise ModelError("config.json is not complete: KeyError 'text_config'")
         family = text.get("model_type") if text.get("model_type") in HUB_FAMILIES else TEXT_PARTS[family]
         assert isinstance(family, str)
-        return family, {**text, "model_type": family}
+        # the head is the whole model's
+        tied = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+        return family, {**text, **tied, "model_type": family}
     if not isinstance(family, str) or family not in HUB_FAMILIES:
         names = ", ".join((*HUB_FAMILIES, *TEXT_PARTS))
         raise ModelError(f"model type {family!r} is not supported; supported are {names}")

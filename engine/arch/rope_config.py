@@ -20,7 +20,7 @@ def hub_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
+    if kind in ("default", "mrope"):  # which text alone makes the same
         return None
     if kind == "linear":
         return LinearScaling(rope["factor"])

@@ -16,7 +16,11 @@ log = logging.getLogger(__name__)
 
 # the language model's prefix in a multimodal model, as older and as newer transformers write it
 LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
-SIGHT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+SIGHT = tuple(
+    f"{prefix}{part}."
+    for prefix in ("", "model.")
+    for part in ("vision_tower", "vision_model", "visual", "multi_modal_projector", "mm_projector")
+)
 
 
 class CanonicalNames:

@@ -3,11 +3,12 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
 from kernels.kernel_set import load_kernels
-from tests.engine.model.tiny import CPU, FAMILIES, Runner, error, oracle, oracle_logits
+from tests.engine.model.tiny import CPU, FAMILIES, SIZES, Runner, error, oracle, oracle_logits
 
 TOKENS = torch.randint(97, (50,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -198,6 +199,37 @@ def test_the_first_gemma_means_the_gelu_that_it_was_trained_with(tmp_path):
     model.save_pretrained(tmp_path)
     rewrite_config(tmp_path, lambda config: config.update(hidden_act="gelu", hidden_activation=None))
     assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+TEXT = {**SIZES, "num_hidden_layers": 2, "head_dim": 16}
+EYES = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 48}
+OTHER_EYES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
+SEEING = {
+    "Qwen2_5_VL": ({"head_dim": 12, "rope_parameters": {**MROPE, "mrope_section": [2, 2, 2]}}, EYES),
+    "Qwen3VL": ({"rope_parameters": MROPE}, {**EYES, "deepstack_visual_indexes": [0]}),
+    "Qwen3_5": ({**DELTA, "layer_types": ["linear_attention", "full_attention"]}, EYES),
+    "Mistral3": ({}, OTHER_EYES),
+    "Llama4": (
+        {"num_local_experts": 2, "intermediate_size_mlp": 64},
+        {**OTHER_EYES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_the_text_part_of_a_model_that_sees_is_transformers(tmp_path, family):
+    text, eyes = SEEING[family]
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(text_config={**TEXT, **text}, vision_config=eyes)
+    config._attn_implementation = config.get_text_config()._attn_implementation = "eager"
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if parameter.dim() == 1 else 0.0))
+    model.save_pretrained(tmp_path)
+    assert error(Runner(tmp_path).logits(TOKENS, 7)[-1:], oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
