@@ -41,6 +41,7 @@ FAMILIES = (
     Family(("granitemoe", "granitemoeshared"), (), "Granite 3 MoE", "attention; MoE"),
     Family(("granitemoehybrid",), (), "Granite 4", "Mamba-2, attention; dense or MoE"),
     Family(("bamba",), (), "Bamba", "Mamba-2, attention"),
+    Family(("falcon_h1",), (), "Falcon-H1", "attention beside Mamba-2"),
     Family(("nemotron_h",), (), "Nemotron-H, Nemotron 3", "Mamba-2, attention, MLP or MoE, one a layer"),
     Family(("phi3",), ("phi3",), "Phi-3, 3.5, 4-mini", "attention"),
     Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),

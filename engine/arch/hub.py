@@ -8,6 +8,7 @@ from engine.arch.families import (
     deepseek,
     ernie,
     exaone,
+    falcon,
     gemma,
     glm,
     gpt_oss,
@@ -41,6 +42,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | deepseek.HUB
     | ernie.HUB
     | exaone.HUB
+    | falcon.HUB
     | gpt_oss.HUB
     | hunyuan.HUB
     | lfm.HUB

@@ -17,6 +17,7 @@ __all__ = [
     "Mixer",
     "MoE",
     "Norms",
+    "ParallelHeads",
     "QueryScaling",
     "Recurrent",
     "Router",
@@ -113,6 +114,7 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     conv_bias: bool = True
     bias: bool = False  # of the projections
     step_limit: tuple[float, float] = (0.0, float("inf"))
+    norm: Literal["after_gate", "before_gate", ""] = "after_gate"  # RMS norm of the output; "": none
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "head_dim", "num_groups", "state_dim", "kernel_size")
@@ -131,11 +133,20 @@ class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
         _check_sizes(self, "dim", "kernel_size")
 
 
-Recurrent = GatedDeltaNet | Mamba2 | ShortConv  # mixers with a state of fixed size instead of cached tokens
-Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | ShortConv
+class ParallelHeads(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Attention and Mamba-2 side by side: both take the layer's input, and their outputs are added up."""
+
+    attention: SelfAttention
+    mamba: Mamba2
+
+
+Recurrent = GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads  # mixers with a state of fixed size
+Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads
 
 
 def rope_of(mixer: Mixer | None) -> Rope | None:
+    if isinstance(mixer, ParallelHeads):
+        return mixer.attention.rope
     return mixer.rope if isinstance(mixer, SelfAttention | LatentAttention) else None
 
 

@@ -23,6 +23,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     residual_scale: float = 1.0  # multiplies what attention and the feed-forward block add
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # soft cap of logits; 0: none
+    # factors of matrices, by their names within a layer, where the model scales what goes in or comes out (µP)
+    weight_scales: tuple[tuple[str, float], ...] = ()
     interleaved_rope: bool = False  # the checkpoint's query and key rows are for interleaved RoPE: interleaved_rows.py
 
     def __post_init__(self) -> None:

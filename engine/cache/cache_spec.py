@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mamba2, Mixer, SelfAttention
+from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mamba2, Mixer, ParallelHeads, SelfAttention
 
 __all__ = ["PageSpec", "StateSpec", "page_spec", "state_specs"]
 
@@ -35,6 +35,8 @@ class StateSpec(msgspec.Struct, frozen=True):
 
 def page_spec(mixer: Mixer | None) -> PageSpec | None:
     """None: the layer caches no tokens."""
+    if isinstance(mixer, ParallelHeads):
+        return page_spec(mixer.attention)
     if isinstance(mixer, SelfAttention):
         return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
     if isinstance(mixer, LatentAttention):
@@ -44,6 +46,8 @@ def page_spec(mixer: Mixer | None) -> PageSpec | None:
 
 def state_specs(mixer: Mixer | None) -> tuple[StateSpec, ...]:
     """(): the layer has no state."""
+    if isinstance(mixer, ParallelHeads):
+        return state_specs(mixer.mamba)
     if mixer is None or isinstance(mixer, SelfAttention | LatentAttention):
         return ()
     if isinstance(mixer, Mamba2):

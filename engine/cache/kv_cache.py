@@ -15,7 +15,8 @@ __all__ = ["KVCache"]
 
 class KVCache:
     """`layers[i]` is what layer i's kernels take, which define a block's inner layout: of attention (k_cache, v_cache),
-    each [N, G, P, D], or (latents,); of a recurrent layer the tensors of its state, each [slots, ...].
+    each [N, G, P, D], or (latents,); of a recurrent layer the tensors of its state, each [slots, ...]; of
+    a layer with both these after those.
 
     Layers whose pages have one shape lie in one of `stacks`, [N, L, tensors, G, P, D]: block n is row n of each.
     """
@@ -40,13 +41,15 @@ class KVCache:
             whole = torch.empty(shape, dtype=dtype, device=device)  # no slot is read before it is written
             wholes.append(whole)
             layers |= {index: tuple(tensors) for index, tensors in zip(indices, whole, strict=True)}
-        for index, layer in enumerate(arch.layers):
-            if states := state_specs(layer.mixer):
-                layers[index] = tuple(
-                    torch.empty((num_states, *one.shape), dtype=self._state_dtype(one), device=device) for one in states
-                )
-        self.layers = [layers.get(index, ()) for index in range(len(arch.layers))]
-        self._states = [self.layers[index] for index, layer in enumerate(arch.layers) if state_specs(layer.mixer)]
+        states = {
+            index: tuple(
+                torch.empty((num_states, *one.shape), dtype=self._state_dtype(one), device=device)
+                for one in state_specs(layer.mixer)
+            )
+            for index, layer in enumerate(arch.layers)
+        }
+        self.layers = [(*layers.get(index, ()), *states[index]) for index in range(len(arch.layers))]
+        self._states = list(states.values())
         self.stacks = [whole.movedim(2, 0) for whole in wholes]
         # each [L * tensors, N, bytes] in host memory
         self._bytes = [whole.flatten(0, 1).flatten(2).view(torch.uint8).numpy() for whole in wholes if whole.is_cpu]

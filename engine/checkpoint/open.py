@@ -15,6 +15,7 @@ from engine.checkpoint.interleaved_rows import HalfRotatedRows
 from engine.checkpoint.quantized_weights import QuantizedSource
 from engine.checkpoint.renamed_weights import CanonicalNames
 from engine.checkpoint.safetensors_weights import SafetensorsSource
+from engine.checkpoint.scaled_weights import ScaledWeights
 from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.split_rows import SplitRows
 from engine.checkpoint.stacked_experts import SeparateExperts
@@ -70,5 +71,7 @@ def _config(files: ModelFiles) -> dict[str, Any]:
 
 
 def _unfused(source: TensorSource, arch: ModelArch) -> TensorSource:
-    unfused = SplitRows(Unfused(source, arch), arch)
+    unfused: TensorSource = SplitRows(Unfused(source, arch), arch)
+    if arch.weight_scales:
+        unfused = ScaledWeights(unfused, arch)
     return HalfRotatedRows(unfused, arch) if arch.interleaved_rope else unfused

@@ -9,6 +9,7 @@ from engine.arch.layer_spec import (
     Mamba2,
     Mixer,
     MoE,
+    ParallelHeads,
     SelfAttention,
     ShortConv,
 )
@@ -25,6 +26,8 @@ NAMES = {
     "num_k_heads": "key heads",
     "num_v_heads": "value heads",
     "num_groups": "groups",
+    "mamba_num_heads": "Mamba-2 heads",
+    "mamba_num_groups": "groups",
     "dim": "channels",
 }
 
@@ -57,6 +60,10 @@ def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
 
 
 def _mixer_of_one_rank(mixer: Mixer, size: int) -> Mixer:
+    if isinstance(mixer, ParallelHeads):
+        attention, mamba = (_mixer_of_one_rank(one, size) for one in (mixer.attention, mixer.mamba))
+        assert isinstance(attention, SelfAttention) and isinstance(mamba, Mamba2)
+        return ParallelHeads(attention=attention, mamba=mamba)
     divided = {name: max(1, count // size) for name, count in _divided(mixer).items()}
     return msgspec.structs.replace(mixer, **divided)
 
@@ -76,6 +83,9 @@ def _divided(mixer: Mixer | None) -> dict[str, int]:
             return {"num_heads": mixer.num_heads, "num_groups": mixer.num_groups}
         case ShortConv():
             return {"dim": mixer.dim}
+        case ParallelHeads():
+            mamba = {f"mamba_{name}": count for name, count in _divided(mixer.mamba).items()}
+            return {**_divided(mixer.attention), **mamba}
 
 
 def _sizes(layer: LayerSpec) -> str:

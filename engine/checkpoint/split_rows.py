@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, Mamba2, SelfAttention, ShortConv
+from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, Mamba2, ParallelHeads, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix, cut
@@ -83,7 +83,7 @@ class SplitRows:
 
 def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
     """A layer's matrices that have rows of several projections."""
-    mixer = layer.mixer
+    mixer = layer.mixer.mamba if isinstance(layer.mixer, ParallelHeads) else layer.mixer
     if isinstance(mixer, SelfAttention) and mixer.gate:
         parts = {"self_attn.q_proj": mixer.head_dim, "self_attn.gate_proj": mixer.head_dim}
         return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}

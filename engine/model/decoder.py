@@ -10,6 +10,7 @@ from engine.arch.layer_spec import LatentAttention as LatentSpec
 from engine.arch.layer_spec import LayerSpec
 from engine.arch.layer_spec import Mamba2 as MambaSpec
 from engine.arch.layer_spec import Mixer as LayerMixer
+from engine.arch.layer_spec import ParallelHeads as ParallelSpec
 from engine.arch.layer_spec import ShortConv as ConvSpec
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
@@ -24,6 +25,7 @@ from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
 from engine.model.mamba import Mamba2
 from engine.model.norms import LayerNorms
+from engine.model.parallel_heads import ParallelHeads
 from engine.model.rotary_tables import RotaryTables
 from engine.model.short_conv import ShortConv
 from engine.parallel.tensor_parallel import TensorParallel
@@ -170,4 +172,8 @@ def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables) -> Mix
             return ShortConv(spec, weights)
         case MambaSpec():
             return Mamba2(spec, weights)
+        case ParallelSpec():
+            return ParallelHeads(
+                Attention(spec.attention, weights, tables.of(spec.attention.rope)), Mamba2(spec.mamba, weights)
+            )
     return Attention(spec, weights, tables.of(spec.rope))

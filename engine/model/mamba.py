@@ -35,7 +35,9 @@ class Mamba2:
             for name in ("A_log", "dt_bias", "D")
         )
         self._rate_H = -self._rate_H.exp()
-        self._norm_C = layer.take("mamba.norm.weight", inner, dtype=torch.float32, part=rows)
+        self._norm_C: Tensor | None = None
+        if spec.norm:
+            self._norm_C = layer.take("mamba.norm.weight", inner, dtype=torch.float32, part=rows)
         columns = tp.columns(spec.num_heads, spec.head_dim)
         self._out = layer.linears.row_parallel("mamba.out_proj", dim, inner, columns, spec.bias)
 
@@ -62,11 +64,15 @@ class Mamba2:
 
     def _gated_norm(self, out_TC: Tensor, z_TC: Tensor) -> Tensor:
         """The norm is over the channels of each group."""
-        gated_TC = out_TC.float() * self._kernels.unary(z_TC, "silu")
+        gate_TC, made_TC = self._kernels.unary(z_TC, "silu"), out_TC.float()
+        if self._norm_C is None:
+            return (made_TC * gate_TC).to(out_TC.dtype)
+        if self._spec.norm == "after_gate":
+            made_TC = made_TC * gate_TC
         width = self._spec.num_heads * self._spec.head_dim // self._spec.num_groups
         one = torch.ones(width, device=out_TC.device)
-        normed_TC = rms_norm(gated_TC.view(len(out_TC), -1, width), one, self._eps).flatten(1)
-        return (normed_TC * self._norm_C).to(out_TC.dtype)
+        normed_TC = rms_norm(made_TC.view(len(out_TC), -1, width), one, self._eps).flatten(1) * self._norm_C
+        return (normed_TC if self._spec.norm == "after_gate" else normed_TC * gate_TC).to(out_TC.dtype)
 
 
 def _shares(weight: Tensor, shares: list[tuple[Shard, int]]) -> Tensor:

@@ -42,6 +42,11 @@ class GroupQuantized:
         weight = self.ints_OI.view(*self.factors_OG.shape, -1) * self.factors_OG[:, :, None]
         return (weight if self.offsets_OG is None else weight + self.offsets_OG[:, :, None]).view(self.shape)
 
+    def scaled(self, factor: float) -> "GroupQuantized":
+        """The weight multiplied by a number."""
+        offsets = None if self.offsets_OG is None else self.offsets_OG * factor
+        return replace(self, factors_OG=self.factors_OG * factor, offsets_OG=offsets)
+
     def to(self, device: torch.device) -> "GroupQuantized":
         offsets = None if self.offsets_OG is None else self.offsets_OG.to(device)
         return replace(self, ints_OI=self.ints_OI.to(device), factors_OG=self.factors_OG.to(device), offsets_OG=offsets)

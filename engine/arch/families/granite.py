@@ -58,7 +58,8 @@ def _bamba(config: Config) -> ModelArch:
 def mamba2(config: Config) -> Mamba2:
     head_dim = config.get("mamba_d_head", "auto")
     if head_dim == "auto":
-        head_dim = config["mamba_expand"] * config["hidden_size"] // config["mamba_n_heads"]
+        inner = config.get("mamba_d_ssm") or config["mamba_expand"] * config["hidden_size"]
+        head_dim = inner // config["mamba_n_heads"]
     return Mamba2(
         num_heads=config["mamba_n_heads"],
         head_dim=head_dim,

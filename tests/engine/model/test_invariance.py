@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "lfm2",
         "granite hybrid",
         "nemotron h",
+        "falcon h1",
     ],
 )
 def folder(request, tmp_path_factory):

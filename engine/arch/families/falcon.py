@@ -1,0 +1,76 @@
+"""TII's Falcon-H1 models."""
+
+import msgspec
+
+from engine.arch.families.granite import mamba2
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense
+from engine.arch.layer_spec import ParallelHeads
+from engine.arch.model_arch import ModelArch
+from engine.errors import ModelError
+
+__all__ = ["HUB"]
+
+
+def _falcon_h1(config: Config) -> ModelArch:
+    """Attention and Mamba-2 in every layer, and factors all over, which the weights take in."""
+    for key in ("attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"):
+        if config.get(key):
+            raise ModelError(f"{key} is not supported; it must be false")
+    mamba = msgspec.structs.replace(mamba2(config), norm=_norm(config))
+    mixer = ParallelHeads(attention=attention(config), mamba=mamba)
+    return decoder(
+        config,
+        mixer,
+        dense(config),
+        embedding_scale=config["embedding_multiplier"],
+        logit_scale=config["lm_head_multiplier"],
+        weight_scales=tuple(_weight_scales(config).items()),
+    )
+
+
+def _norm(config: Config) -> str:
+    if not config.get("mamba_rms_norm", False):
+        return ""
+    return "before_gate" if config.get("mamba_norm_before_gate", True) else "after_gate"
+
+
+def _weight_scales(config: Config) -> dict[str, float]:
+    inputs, ssm_input = config["attention_in_multiplier"], config["ssm_in_multiplier"]
+    gate, down = config.get("mlp_multipliers") or (1.0, 1.0)
+    parts = zip("zxbc", (config.get("ssm_multipliers") or [1.0] * 5)[:4], strict=True)
+    dt = (config.get("ssm_multipliers") or [1.0] * 5)[4]
+    return {
+        "self_attn.q_proj": inputs,
+        "self_attn.k_proj": inputs * config["key_multiplier"],
+        "self_attn.v_proj": inputs,
+        "self_attn.o_proj": config["attention_out_multiplier"],
+        **{f"mamba.in_proj_{name}": ssm_input * factor for name, factor in parts},
+        "mamba.in_proj_dt": ssm_input * dt,
+        "mamba.out_proj": config["ssm_out_multiplier"],
+        "mlp.gate_proj": gate,
+        "mlp.down_proj": down,
+    }
+
+
+FACTORS = "embedding lm_head attention_in attention_out key ssm_in ssm_out".split()
+
+HUB = {
+    "falcon_h1": HubFamily(
+        _falcon_h1,
+        {
+            "num_key_value_heads": 8,
+            "mamba_n_heads": 128,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 256,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "rms_norm_eps": 1e-5,
+            **{f"{name}_multiplier": 1.0 for name in FACTORS},
+        },
+        {
+            ".feed_forward.": ".mlp.",
+            ".pre_ff_layernorm.": ".post_attention_layernorm.",
+            "model.final_layernorm.": "model.norm.",
+        },
+    )
+}
