@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from engine.errors import ModelError
-from serve_app.model.pretokenizers import knows_nfc, merges_last, pre_tokenizer
+from serve_app.model.pretokenizers import adds_bos, knows_nfc, merges_last, pre_tokenizer
 
 __all__ = ["build_gguf_tokenizer"]
 
@@ -91,8 +91,7 @@ def _add_marked_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any], *, nor
 def _add_bos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
     """Adds BOS in front of plain text; a chat's template writes it itself."""
     bos = metadata.get("tokenizer.ggml.bos_token_id")
-    # the default of sentencepiece models and of llama-bpe
-    wanted = metadata["tokenizer.ggml.model"] == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+    wanted = metadata["tokenizer.ggml.model"] == "llama" or adds_bos(metadata.get("tokenizer.ggml.pre", "none"))
     if bos is None or not metadata.get("tokenizer.ggml.add_bos_token", wanted):
         return
     piece = metadata["tokenizer.ggml.tokens"][bos]

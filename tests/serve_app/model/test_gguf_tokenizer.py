@@ -1,6 +1,7 @@
 import random
 
 import pytest
+from transformers import Qwen3_5Tokenizer
 
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
@@ -23,10 +24,23 @@ def pieces(text, pre):
         ("qwen2", "x 123 It'S\n\ny", ["x", "Ġ", "1", "2", "3", "ĠIt", "'S", "ĊĊ", "y"]),
         ("tekken", "helloWorld's 12", ["hello", "World", "'s", "Ġ", "1", "2"]),
         ("gpt-4o", "helloWorld's 1234", ["hello", "World's", "Ġ", "123", "4"]),
+        ("exaone4", "x  2020", ["x", "Ġ", "Ġ2020"]),
+        ("lfm2", "x 12345 It's", ["x", "Ġ", "123", "45", "ĠIt", "'s"]),
+        ("glm4", "x 12345", ["x", "Ġ", "123", "45"]),
+        ("seed-coder", "a!\n\nb 12", ["a", "!", "ĊĊ", "b", "Ġ", "1", "2"]),
+        ("deepseek-v3", "x 12345 .join!\n", ["x", "Ġ", "123", "45", "Ġ.", "join", "!Ċ"]),
     ],
 )
 def test_text_is_cut_as_the_named_model_cuts_it(pre, text, expected):
     assert pieces(text, pre) == expected
+
+
+def test_qwen_3_5_cuts_as_transformers_does():
+    """Marks belong to the letters before them."""
+    theirs = Qwen3_5Tokenizer(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer
+    for text in ("हिन्दी भाषा 123", "x² It'S\n\n  y", "ไทย! — ok"):
+        assert pieces(text, "qwen35") == [piece for piece, _ in theirs.pre_tokenize_str(text)]
+    assert pieces("हिन्दी", "qwen35") != pieces("हिन्दी", "qwen2")
 
 
 def test_an_unknown_cut_is_an_error_that_names_the_known_ones():
