@@ -20,11 +20,14 @@ FAMILIES = (
     Family(("llama",), ("llama",), "Llama 2 and 3.x, SmolLM2", "attention"),
     Family(("llama4_text",), (), "Llama 4", "chunked attention, NoPE layers; MoE with a shared expert"),
     Family(
-        ("mistral", "ministral", "ministral3"), ("llama",), "Mistral, Ministral, Small 3", "attention, sliding windows"
+        ("mistral", "ministral", "ministral3"),
+        ("llama", "mistral3"),
+        "Mistral, Ministral, Small 3",
+        "attention, sliding windows",
     ),
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
-    Family(("qwen2_moe", "qwen3_moe"), ("qwen3moe",), "Qwen 2 and 3 MoE", "attention; MoE"),
+    Family(("qwen2_moe", "qwen3_moe"), ("qwen2moe", "qwen3moe"), "Qwen 2 and 3 MoE", "attention; MoE"),
     Family(("qwen3_next", "qwen3_5_moe_text"), (), "Qwen3-Next, 3.5 MoE", "gated delta net, gated attention; MoE"),
     Family(("qwen3_5_text",), (), "Qwen 3.5", "gated delta net, gated attention"),
     Family(
@@ -32,13 +35,13 @@ FAMILIES = (
     ),
     Family(("deepseek_v2", "deepseek_v3", "kimi_k2"), (), "DeepSeek V2, V3, R1, Kimi K2", "MLA; MoE, dense first"),
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
-    Family(("glm4_moe",), (), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
+    Family(("glm4_moe",), ("glm4moe",), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
     Family(("glm4_moe_lite",), (), "GLM-4.7-Flash", "MLA; MoE, dense first"),
-    Family(("minimax_m2",), (), "MiniMax M2", "attention; MoE"),
+    Family(("minimax_m2",), ("minimax-m2",), "MiniMax M2", "attention; MoE"),
     Family(("gpt_oss",), ("gpt-oss",), "gpt-oss", "attention with sinks, sliding windows; MoE"),
-    Family(("lfm2", "lfm2_moe"), (), "LFM2", "short convolution, attention; dense or MoE"),
+    Family(("lfm2", "lfm2_moe"), ("lfm2", "lfm2moe"), "LFM2", "short convolution, attention; dense or MoE"),
     Family(("granite",), ("granite",), "Granite 3", "attention"),
-    Family(("granitemoe", "granitemoeshared"), (), "Granite 3 MoE", "attention; MoE"),
+    Family(("granitemoe", "granitemoeshared"), ("granitemoe",), "Granite 3 MoE", "attention; MoE"),
     Family(("granitemoehybrid",), (), "Granite 4", "Mamba-2, attention; dense or MoE"),
     Family(("bamba",), (), "Bamba", "Mamba-2, attention"),
     Family(("falcon_h1",), (), "Falcon-H1", "attention beside Mamba-2"),
@@ -48,11 +51,13 @@ FAMILIES = (
     Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
     Family(("exaone4",), ("exaone4",), "EXAONE 4", "sliding windows, NoPE layers"),
     Family(("cohere", "cohere2"), (), "Command R, R7B, A", "attention beside the MLP; sliding windows, NoPE layers"),
-    Family(("ernie4_5", "ernie4_5_moe"), (), "ERNIE 4.5", "attention; dense or MoE"),
-    Family(("hunyuan_v1_dense", "hunyuan_v1_moe"), (), "Hunyuan", "attention; dense or MoE"),
-    Family(("dots1",), (), "dots.llm1", "attention; MoE, dense first"),
-    Family(("seed_oss",), (), "Seed-OSS", "attention"),
-    Family(("apertus", "arcee"), (), "Apertus, Arcee AFM", "attention; MLP without gate"),
+    Family(("ernie4_5", "ernie4_5_moe"), ("ernie4_5", "ernie4_5-moe"), "ERNIE 4.5", "attention; dense or MoE"),
+    Family(
+        ("hunyuan_v1_dense", "hunyuan_v1_moe"), ("hunyuan-dense", "hunyuan-moe"), "Hunyuan", "attention; dense or MoE"
+    ),
+    Family(("dots1",), ("dots1",), "dots.llm1", "attention; MoE, dense first"),
+    Family(("seed_oss",), ("seed_oss",), "Seed-OSS", "attention"),
+    Family(("apertus", "arcee"), ("arcee",), "Apertus, Arcee AFM", "attention; MLP without gate"),
     Family(("smollm3",), ("smollm3",), "SmolLM3", "attention, NoPE layers"),
 )
 

@@ -4,7 +4,23 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from engine.arch.families import exaone, gemma, glm, gpt_oss, granite, llama, olmo, phi, qwen
+from engine.arch.families import (
+    deepseek,
+    ernie,
+    exaone,
+    gemma,
+    glm,
+    gpt_oss,
+    granite,
+    hunyuan,
+    lfm,
+    llama,
+    minimax,
+    mistral,
+    olmo,
+    phi,
+    qwen,
+)
 from engine.arch.gguf_config import GgufFamily, Metadata
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
@@ -12,7 +28,21 @@ from engine.errors import ModelError
 __all__ = ["GGUF_FAMILIES", "arch_from_gguf"]
 
 GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
-    llama.GGUF | qwen.GGUF | olmo.GGUF | gpt_oss.GGUF | phi.GGUF | exaone.GGUF | glm.GGUF | gemma.GGUF | granite.GGUF
+    llama.GGUF
+    | mistral.GGUF
+    | qwen.GGUF
+    | gemma.GGUF
+    | deepseek.GGUF
+    | glm.GGUF
+    | minimax.GGUF
+    | gpt_oss.GGUF
+    | lfm.GGUF
+    | granite.GGUF
+    | phi.GGUF
+    | olmo.GGUF
+    | exaone.GGUF
+    | ernie.GGUF
+    | hunyuan.GGUF
 )
 
 

@@ -5,12 +5,26 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, MoE, Norms, Router, SelfAttention
+from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, Mixer, MoE, Norms, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import gguf_scaling, scaled_context_len
 
-__all__ = ["GgufFamily", "Metadata", "attention", "decoder", "dense", "experts", "rope_of", "windowed", "windows"]
+__all__ = [
+    "GgufFamily",
+    "Metadata",
+    "attention",
+    "decoder",
+    "dense",
+    "experts",
+    "num_layers",
+    "rope_of",
+    "sparse_layers",
+    "windowed",
+    "windows",
+]
+
+SIGMOID = 2  # a value of expert_gating_func
 
 
 class Metadata(NamedTuple):
@@ -59,7 +73,7 @@ def windows(file: Metadata, period: int = 0, size: int = 0) -> tuple[int, ...]:
     window = file.sizes.get("attention.sliding_window", size)
     pattern = file.sizes.get("attention.sliding_window_pattern", period)
     if isinstance(pattern, int):
-        pattern = [not pattern or (layer + 1) % pattern for layer in range(file.sizes["block_count"])]
+        pattern = [not pattern or (layer + 1) % pattern for layer in range(num_layers(file))]
     return tuple(window if windowed else 0 for windowed in pattern)
 
 
@@ -75,32 +89,52 @@ def dense(file: Metadata, **changes: Any) -> DenseMlp:
 
 
 def experts(file: Metadata, renormalizes: bool, **changes: Any) -> MoE:
-    """Router with softmax. `changes`: of the MoE, or of its router under that name."""
-    sizes = file.sizes
+    """`renormalizes`: if the file does not say. `changes`: of the MoE, or of its router under that name."""
+    sizes, shapes = file
     router = {
         "num_experts": sizes["expert_count"],
         "experts_per_token": sizes["expert_used_count"],
-        "renormalizes": renormalizes,
+        "scoring": "sigmoid" if sizes.get("expert_gating_func") == SIGMOID else "softmax",
+        "renormalizes": sizes.get("expert_weights_norm", renormalizes),
+        "correction_bias": any(name.endswith("exp_probs_b.bias") for name in shapes),
+        "num_groups": sizes.get("expert_group_count") or 1,
+        "groups_per_token": sizes.get("expert_group_used_count") or 1,
+        "scale": sizes.get("expert_weights_scale") or 1.0,
         **changes.pop("router", {}),
     }
     dim = sizes.get("expert_feed_forward_length") or sizes["feed_forward_length"]
-    return MoE(**{"router": Router(**router), "dim": dim, **changes})
+    shared_dims = {shape[0] for name, shape in shapes.items() if name.endswith("ffn_up_shexp.weight")}
+    shared = DenseMlp(dim=max(shared_dims)) if shared_dims else None
+    return MoE(**{"router": Router(**router), "dim": dim, "shared": shared, **changes})
+
+
+def sparse_layers(file: Metadata, moe: MoE, mlp: DenseMlp | None = None) -> list[FeedForward]:
+    """Experts where the file has a router. `mlp`: of the other layers; None: as the metadata say."""
+    layers = range(num_layers(file))
+    mlp = mlp or dense(file)
+    return [moe if f"blk.{layer}.ffn_gate_inp.weight" in file.shapes else mlp for layer in layers]
+
+
+def num_layers(file: Metadata) -> int:
+    """Without those for multi-token prediction."""
+    count: int = file.sizes["block_count"] - (file.sizes.get("nextn_predict_layers") or 0)
+    return count
 
 
 def decoder(
     file: Metadata,
-    mixers: SelfAttention | Sequence[SelfAttention],
+    mixers: Mixer | Sequence[Mixer],
     feed_forwards: FeedForward | Sequence[FeedForward],
     norms: Norms = "before",
     **changes: Any,
 ) -> ModelArch:
     """One mixer or feed-forward stands for all layers."""
     sizes, shapes = file
-    num_layers = sizes["block_count"]
-    mixers = mixers if isinstance(mixers, Sequence) else [mixers] * num_layers
-    feed_forwards = feed_forwards if isinstance(feed_forwards, Sequence) else [feed_forwards] * num_layers
-    if not len(mixers) == len(feed_forwards) == num_layers:
-        raise ValueError(f"{len(mixers)} layer types for {num_layers} layers")
+    layers = num_layers(file)
+    mixers = mixers if isinstance(mixers, Sequence) else [mixers] * layers
+    feed_forwards = feed_forwards if isinstance(feed_forwards, Sequence) else [feed_forwards] * layers
+    if not len(mixers) == len(feed_forwards) == layers:
+        raise ValueError(f"{len(mixers)} layer types for {layers} layers")
     pairs = zip(mixers, feed_forwards, strict=True)
     fields: dict[str, Any] = {
         "vocab_size": shapes["token_embd.weight"][0],  # may be padded beyond the tokenizer's tokens

@@ -55,9 +55,11 @@ def gguf_scaling(sizes: Mapping[str, Any], tensors: Container[str]) -> RopeScali
     if kind == "linear":
         return LinearScaling(factor)
     if kind == "yarn":
-        told = {
-            "attention_factor": sizes.get("rope.scaling.yarn_attn_factor")
-        }  # in the hub's meaning: the whole attention factor
+        told = {  # in the hub's meaning: the whole attention factor
+            "attention_factor": sizes.get("rope.scaling.yarn_attn_factor"),
+            "mscale": 1.0,
+            "mscale_all_dim": sizes.get("rope.scaling.yarn_log_multiplier"),
+        }
         amplitude = sizes.get("rope.scaling.attn_factor", 1.0) * _yarn_amplitude(factor, told)
         fast, slow = (sizes.get(f"rope.scaling.yarn_beta_{end}", by) for end, by in (("fast", 32.0), ("slow", 1.0)))
         return YarnScaling(factor, original, fast, slow, amplitude)

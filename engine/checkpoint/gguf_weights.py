@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = ["GgufSource"]
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
+    "token_embd_norm.weight": "model.norm.weight",  # LFM2's output norm has this name
     "output.weight": "lm_head.weight",
     "rope_freqs.weight": "rope_freqs.weight",  # divisors of the rotary frequencies; the hub has them in its config
 }
@@ -42,7 +44,12 @@ IN_LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+    "ffn_up_shexp": "mlp.shared_experts.up_proj",
+    "ffn_down_shexp": "mlp.shared_experts.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_experts_gate",
 }
+ALONE = {"attn_sinks.weight": "self_attn.sinks", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 CHUNK_BLOCKS = 65_536  # quantization blocks dequantized at once; bounds the scratch memory
 
@@ -54,7 +61,8 @@ class GgufSource:
         pairs, infos = read_index(path)
         family = GGUF_FAMILIES[pairs["general.architecture"]]
         in_layer = IN_LAYER | dict(family.names)
-        self._infos = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
+        ours = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
+        self._infos = {name: msgspec.structs.replace(info, shape=_hub_shape(name, info)) for name, info in ours.items()}
         self._permuted_rope = family.permuted_rope
 
     def names(self) -> set[str]:
@@ -99,11 +107,22 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
     if name in WHOLE:
         return WHOLE[name]
     match name.split("."):
-        case ["blk", layer, "attn_sinks", "weight"]:
-            return f"model.layers.{layer}.self_attn.sinks"
-        case ["blk", layer, part, kind] if part in in_layer:
-            return f"model.layers.{layer}.{in_layer[part]}.{kind}"
+        case ["blk", layer, "nextn", *parts]:  # for multi-token prediction
+            return f"model.layers.{layer}.nextn.{'.'.join(parts)}"
+        case ["blk", layer, *parts] if ".".join(parts) in ALONE:
+            return f"model.layers.{layer}.{ALONE['.'.join(parts)]}"
+        case ["blk", layer, *parts, kind] if ".".join(parts) in in_layer:
+            return f"model.layers.{layer}.{in_layer['.'.join(parts)]}.{kind}"
     return name  # unknown: Weights.finish reports it as unused
+
+
+def _hub_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
+    """Files leave out dimensions of size one."""
+    if name.endswith(".conv.conv.weight") and len(info.shape) == 2:
+        return (info.shape[0], 1, info.shape[1])
+    if name.endswith("_experts_gate.weight") and len(info.shape) == 1:
+        return (1, *info.shape)
+    return info.shape
 
 
 def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:

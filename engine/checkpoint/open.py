@@ -44,7 +44,8 @@ def open_weights(
     cache: WeightCache | None = None,
 ) -> Weights:
     if files.kind == "gguf":
-        return Weights(_unfused(GgufSource(files.path, arch), arch), dtype, device, keeps_ints, cache=cache)
+        file = CanonicalNames(GgufSource(files.path, arch), {}, arch.num_layers)
+        return Weights(_unfused(file, arch), dtype, device, keeps_ints, cache=cache)
     config = _config(files)
     family, quantization = hub_family(config), config.get("quantization_config")
     if family.expert_stacks and (quantization or {}).get("quant_method") == "mxfp4":

@@ -3,13 +3,14 @@
 from math import log
 from typing import Any, Literal
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
 from engine.arch.layer_spec import FeedForward, LatentAttention, Router
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope_config import hub_rope
 
-__all__ = ["HUB", "dense_first", "latent_attention"]
+__all__ = ["GGUF", "HUB", "dense_first", "latent_attention"]
 
 
 def dense_first(
@@ -100,3 +101,14 @@ HUB = {
     "kimi_k2": HubFamily(_deepseek_v3, V3_DEFAULTS),
     "dots1": HubFamily(_dots1),
 }
+
+
+# -- GGUF
+
+
+def _gguf_dots1(file: gguf.Metadata) -> ModelArch:
+    ffns = gguf.sparse_layers(file, gguf.experts(file, renormalizes=True))
+    return gguf.decoder(file, gguf.attention(file), ffns)
+
+
+GGUF = {"dots1": gguf.GgufFamily(_gguf_dots1)}

@@ -1,10 +1,11 @@
 """Baidu's ERNIE models."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _ernie(config: Config) -> ModelArch:
@@ -57,3 +58,18 @@ HUB = {
         {".moe_statics.e_score_correction_bias": ".gate.e_score_correction_bias"},
     ),
 }
+
+
+# -- GGUF
+
+
+def _gguf_dense(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.dense(file), interleaved_rope=True)
+
+
+def _gguf_moe(file: gguf.Metadata) -> ModelArch:
+    ffns = gguf.sparse_layers(file, gguf.experts(file, renormalizes=True))
+    return gguf.decoder(file, gguf.attention(file), ffns, interleaved_rope=True)
+
+
+GGUF = {"ernie4_5": gguf.GgufFamily(_gguf_dense), "ernie4_5-moe": gguf.GgufFamily(_gguf_moe)}

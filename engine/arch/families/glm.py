@@ -58,4 +58,11 @@ def _gguf_glm4(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), gguf.dense(file), "around", interleaved_rope=True)
 
 
-GGUF = {"glm4": gguf.GgufFamily(_gguf_glm4, {"ffn_up": "mlp.gate_up_proj", "ffn_norm": "pre_feedforward_layernorm"})}
+def _gguf_glm4moe(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.sparse_layers(file, gguf.experts(file, renormalizes=True)))
+
+
+GGUF = {
+    "glm4": gguf.GgufFamily(_gguf_glm4, {"ffn_up": "mlp.gate_up_proj", "ffn_norm": "pre_feedforward_layernorm"}),
+    "glm4moe": gguf.GgufFamily(_gguf_glm4moe),
+}

@@ -134,14 +134,15 @@ HUB = {
 
 def _gguf_granite(file: gguf.Metadata) -> ModelArch:
     sizes = file.sizes
+    ffn = gguf.experts(file, renormalizes=True) if sizes.get("expert_count") else gguf.dense(file)
     return gguf.decoder(
         file,
         gguf.attention(file, scale=sizes.get("attention.scale")),
-        gguf.dense(file),
+        ffn,
         embedding_scale=sizes.get("embedding_scale", 1.0),
         residual_scale=sizes.get("residual_scale", 1.0),
         logit_scale=1 / sizes["logit_scale"],
     )
 
 
-GGUF = {"granite": gguf.GgufFamily(_gguf_granite, permuted_rope=True)}
+GGUF = dict.fromkeys(("granite", "granitemoe"), gguf.GgufFamily(_gguf_granite, permuted_rope=True))

@@ -1,12 +1,13 @@
 """Tencent's Hunyuan models."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope_config import hub_rope
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _dense(config: Config) -> ModelArch:
@@ -51,3 +52,17 @@ HUB = {
     "hunyuan_v1_dense": HubFamily(_dense, {"rms_norm_eps": 1e-5}, NAMES),
     "hunyuan_v1_moe": HubFamily(_moe, {"rms_norm_eps": 1e-5}, NAMES),
 }
+
+
+# -- GGUF
+
+
+def _gguf_dense(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file, qk_norm="rotated"), gguf.dense(file))
+
+
+def _gguf_moe(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file, qk_norm="rotated"), gguf.experts(file, renormalizes=True))
+
+
+GGUF = {"hunyuan-dense": gguf.GgufFamily(_gguf_dense), "hunyuan-moe": gguf.GgufFamily(_gguf_moe)}

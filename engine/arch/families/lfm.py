@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from engine.arch import gguf_config as gguf
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, Mixer, Router, ShortConv
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _lfm2(config: Config) -> ModelArch:
@@ -71,3 +72,27 @@ HUB = {
     "lfm2": HubFamily(_lfm2, DEFAULTS, NAMES),
     "lfm2_moe": HubFamily(_lfm2_moe, {**DEFAULTS, "num_dense_layers": 2, "num_experts_per_tok": 4}, NAMES),
 }
+
+
+# -- GGUF
+
+
+def _gguf_dense(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, _gguf_mixers(file), gguf.dense(file))
+
+
+def _gguf_moe(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, _gguf_mixers(file), gguf.sparse_layers(file, gguf.experts(file, renormalizes=True)))
+
+
+def _gguf_mixers(file: gguf.Metadata) -> list[Mixer]:
+    """Layers of attention are those with KV heads."""
+    heads = file.sizes["attention.head_count_kv"]
+    full = gguf.attention(file, num_kv_heads=max(heads), qk_norm="head")
+    bias = any(name.endswith("shortconv.conv.bias") for name in file.shapes)
+    conv = ShortConv(dim=file.sizes["embedding_length"], kernel_size=file.sizes["shortconv.l_cache"], bias=bias)
+    return [full if num_kv_heads else conv for num_kv_heads in heads]
+
+
+GGUF_NAMES = {"shortconv.conv": "conv.conv", "shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj"}
+GGUF = {"lfm2": gguf.GgufFamily(_gguf_dense, GGUF_NAMES), "lfm2moe": gguf.GgufFamily(_gguf_moe, GGUF_NAMES)}

@@ -146,7 +146,19 @@ def _gguf_smollm3(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, mixers, gguf.dense(file))
 
 
+def _gguf_arcee(file: gguf.Metadata) -> ModelArch:
+    bias = "blk.0.ffn_down.bias" in file.shapes
+    mlp = UngatedMlp(dim=file.sizes["feed_forward_length"], activation="relu2", bias=bias)
+    return gguf.decoder(file, gguf.attention(file), mlp)
+
+
+def _gguf_seed_oss(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.dense(file))
+
+
 GGUF = {
     "llama": gguf.GgufFamily(_gguf_llama, permuted_rope=True),
     "smollm3": gguf.GgufFamily(_gguf_smollm3, permuted_rope=True),
+    "arcee": gguf.GgufFamily(_gguf_arcee, permuted_rope=True),
+    "seed_oss": gguf.GgufFamily(_gguf_seed_oss),
 }

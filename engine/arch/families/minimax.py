@@ -1,11 +1,12 @@
 """MiniMax's models."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.mistral import MIXTRAL_NAMES
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, experts
 from engine.arch.layer_spec import Router
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _minimax_m2(config: Config) -> ModelArch:
@@ -30,3 +31,14 @@ HUB = {
         {".block_sparse_moe.e_score_correction_bias": ".mlp.gate.e_score_correction_bias", **MIXTRAL_NAMES},
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_minimax_m2(file: gguf.Metadata) -> ModelArch:
+    qk_norm = "whole" if "blk.0.attn_q_norm.weight" in file.shapes else ""
+    return gguf.decoder(file, gguf.attention(file, qk_norm=qk_norm), gguf.experts(file, renormalizes=True))
+
+
+GGUF = {"minimax-m2": gguf.GgufFamily(_gguf_minimax_m2)}

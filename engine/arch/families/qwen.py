@@ -105,8 +105,14 @@ def _gguf_moe(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, mixers, gguf.experts(file, renormalizes=True))
 
 
+def _gguf_qwen2moe(file: gguf.Metadata) -> ModelArch:
+    moe = gguf.experts(file, renormalizes=False, gates_shared=True)
+    return gguf.decoder(file, gguf.attention(file), gguf.sparse_layers(file, moe))
+
+
 GGUF = {
     "qwen2": gguf.GgufFamily(_gguf_dense),
+    "qwen2moe": gguf.GgufFamily(_gguf_qwen2moe),
     "qwen3": gguf.GgufFamily(_gguf_dense),
     "qwen3moe": gguf.GgufFamily(_gguf_moe),
 }

@@ -10,48 +10,19 @@ from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 QUANTISABLE = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"]
 DEQUANTISABLE = ["Q4_K", "Q5_K", "Q6_K"]
-PARTS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "mlp.gate": "ffn_gate_inp",
-    "experts.gate_exps": "ffn_gate_exps",
-    "experts.up_exps": "ffn_up_exps",
-    "experts.down_exps": "ffn_down_exps",
-    "self_attn.sinks": "attn_sinks",
-    "post_self_attn_layernorm": "post_attention_norm",
-    "post_mlp_layernorm": "post_ffw_norm",
-    "self_attn.qkv_proj": "attn_qkv",
-    "mlp.gate_up_proj": "ffn_up",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
+NEIGHBOURS = ("llama", "smollm3", "granite", "granitemoe", "arcee", "mistral3")
 
 
-NEIGHBOURS = ("llama", "smollm3", "granite")
+ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 
 
-def gguf_name(name, family):
-    layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
-    part, kind = next(
-        (PARTS[part], name.split(".")[-1])
-        for part in PARTS
-        if name.removesuffix(".weight").removesuffix(".bias").endswith(part)
-    )
-    if family in ("olmo2", "exaone4", "gpt-oss", "gemma2", "gemma3") and "post_attention_layernorm" in name:
-        part = "post_attention_norm"
-    return f"{layer}{part}.{kind}"
+def gguf_name(name, names):
+    """As llama.cpp's converter has it; `names`: the gguf package's map for the family."""
+    name = name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
+    name = name.replace(".gate.moe_statics.", ".moe_statics.").replace(".block_sparse_moe.experts.", ".mlp.experts.")
+    if (found := names.get_name(name, (".weight", ".bias"))) is None:
+        raise KeyError(name)
+    return found
 
 
 def neighbors(weight, num_heads):
@@ -59,7 +30,12 @@ def neighbors(weight, num_heads):
     return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-KINDS = {float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32, str: gguf.GGUFValueType.STRING}
+KINDS = {
+    float: gguf.GGUFValueType.FLOAT32,
+    bool: gguf.GGUFValueType.BOOL,
+    int: gguf.GGUFValueType.UINT32,
+    str: gguf.GGUFValueType.STRING,
+}
 
 
 def unpacked(tensors):
@@ -71,32 +47,41 @@ def unpacked(tensors):
         elif name.endswith("_proj_bias"):
             stem, gate_up = name.split("experts.")[0], "gate_up" in name
             parts = {"gate": tensor[:, 0::2], "up": tensor[:, 1::2]} if gate_up else {"down": tensor}
-            unpacked |= {f"{stem}experts.{which}_exps.bias": part for which, part in parts.items()}
+            unpacked |= {f"{stem}experts.{which}_proj.bias": part for which, part in parts.items()}
         elif name.endswith(("experts.gate_up_proj", "experts.down_proj")) and f"{name}_bias" in tensors:
             stem, rows = name.split("experts.")[0], tensor.transpose(1, 2)
             parts = {"gate": rows[:, 0::2], "up": rows[:, 1::2]} if "gate_up" in name else {"down": rows}
-            unpacked |= {f"{stem}experts.{which}_exps.weight": part for which, part in parts.items()}
+            unpacked |= {f"{stem}experts.{which}_proj.weight": part for which, part in parts.items()}
         elif name.endswith("experts.gate_up_proj"):
             for which, part in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
-                unpacked[name.replace("gate_up_proj", f"{which}_exps.weight")] = part
+                unpacked[name.replace("gate_up_proj", f"{which}_proj.weight")] = part
+        elif name.endswith(("moe.input_linear.weight", "shared_mlp.input_linear.weight")):  # Granite's
+            at = "shared_experts" if "shared" in name else "experts"
+            for which, part in zip(("gate", "up"), tensor.chunk(2, -2), strict=True):
+                unpacked[f"{'.'.join(name.split('.')[:3])}.mlp.{at}.{which}_proj.weight"] = part
+        elif name.endswith(("conv.conv.weight", "shared_expert_gate.weight")):
+            unpacked[name] = tensor.squeeze(1 if "conv" in name else 0)
         else:
-            unpacked[name.replace("experts.down_proj", "experts.down_exps.weight")] = tensor
+            unpacked[f"{name}.weight" if name.endswith(".experts.down_proj") else name] = tensor
     return unpacked
 
 
-def write(model, path, family, change=lambda tensors: None, pairs=()):
+def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_heads=None):
     config = model.config
     writer = gguf.GGUFWriter(path, family)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(
+        model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else config.intermediate_size
+    )
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
     if family != "gemma3":  # old files leave it out
         rope = config.rope_parameters
-        writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+        theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
+        writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
     if getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
@@ -106,6 +91,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=()):
         else:
             writer.add_key_value(key, value, KINDS[type(value)])
     tensors = {}
+    names = gguf.get_tensor_name_map(ARCHES[family], config.num_hidden_layers)
     for name, tensor in unpacked(model.state_dict()).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -116,7 +102,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=()):
             array = neighbors(array, config.num_key_value_heads)
         if "gemma" in family and "norm" in name:
             array = array + 1
-        tensors[gguf_name(name, family)] = (array, gguf.GGMLQuantizationType.F32)
+        tensors[gguf_name(name, names)] = (array, gguf.GGMLQuantizationType.F32)
     change(tensors)
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=kind)
@@ -236,6 +222,79 @@ def test_files_of_other_families_give_transformers_logits(name, tmp_path):
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 
+EXPERTS = {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32}
+NOAUX = {"expert_gating_func": 2, "expert_weights_norm": True}
+TIED = {"tie_word_embeddings": True}
+# Of newer families: oracle -> architecture, metadata besides sizes, changes of the oracle's config
+NEWER = {
+    "seed oss": ("seed_oss", {}),
+    "arcee": ("arcee", {}),
+    "ernie": ("ernie4_5", {}),
+    "ernie moe": ("ernie4_5-moe", EXPERTS),
+    "hunyuan": ("hunyuan-dense", {}),
+    "hunyuan moe": ("hunyuan-moe", {"expert_count": 4, "expert_used_count": 2}),
+    "dots1": (
+        "dots1",
+        {**EXPERTS, **NOAUX},
+        {"norm_topk_prob": True, "layer_types": ["full_attention"] * 3},
+    ),
+    "qwen2 moe": ("qwen2moe", EXPERTS, {"decoder_sparse_step": 1, "mlp_only_layers": []}),
+    "glm4 moe": (
+        "glm4moe",
+        {
+            **EXPERTS,
+            **NOAUX,
+            "expert_count": 8,
+            "expert_used_count": 3,
+            "expert_group_count": 4,
+            "expert_group_used_count": 2,
+            "expert_weights_scale": 1.7,
+            "rope.dimension_count": 8,
+        },
+    ),
+    "minimax m2": (
+        "minimax-m2",
+        {"expert_count": 5, "expert_used_count": 2, "expert_gating_func": 2, "rope.dimension_count": 8},
+    ),
+    "granite moe": (
+        "granitemoe",
+        {
+            "expert_count": 4,
+            "expert_used_count": 2,
+            "attention.scale": 0.3,
+            "residual_scale": 0.5,
+            "logit_scale": 1.0,
+        },
+    ),
+    "granite moe shared": (
+        "granitemoe",
+        {"expert_count": 4, "expert_used_count": 2, "attention.scale": 1.0, "logit_scale": 3.0},
+    ),
+    "ministral3": (
+        "mistral3",
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 16,
+            "rope.scaling.yarn_log_multiplier": 1.0,
+            "attention.temperature_scale": 0.3,
+        },
+    ),
+    "lfm2": ("lfm2", {"shortconv.l_cache": 3}),
+    "lfm2 moe": ("lfm2moe", {**EXPERTS, "expert_gating_func": 2, "shortconv.l_cache": 3}, TIED),
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_files_of_newer_families_give_transformers_logits(name, tmp_path):
+    family, pairs, *changes = NEWER[name]
+    model = oracle(name, **(changes[0] if changes else {}))
+    heads = [0, 2, 0] if "lfm2" in family else None  # of each layer, those of convolutions none
+    pairs = [(f"{family}.{key}", value) for key, value in pairs.items()]
+    path = write(model, tmp_path / "tiny.gguf", family, pairs=pairs, num_kv_heads=heads)
+    assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
 @pytest.mark.parametrize(("name", "largest"), [("gemma2", 46), ("gemma3", 62)])
 def test_the_largest_gemma_scales_its_heads_by_the_width_of_the_model(name, largest):
     sizes = {"block_count": largest, "embedding_length": 4608, "attention.head_count": 32, "context_length": 8192}
@@ -350,5 +409,5 @@ def test_an_unknown_architecture_names_the_supported_ones(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, smollm3, qwen2, qwen3"):
+    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, smollm3, arcee"):
         Runner(tmp_path / "tiny.gguf")

@@ -485,8 +485,8 @@ FAMILIES = {
 }
 
 
-def oracle(name: str) -> transformers.PreTrainedModel:
-    """A model of transformers with random weights, norms and biases included."""
+def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
+    """A model of transformers with random weights, norms and biases included. `more`: changes of its config."""
     family, changes = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
     kind = {
@@ -495,7 +495,7 @@ def oracle(name: str) -> transformers.PreTrainedModel:
         "Qwen3_5": "Qwen3_5TextConfig",
         "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
     }.get(family, f"{family}Config")
-    config = getattr(transformers, kind)(**{**SIZES, **changes})
+    config = getattr(transformers, kind)(**{**SIZES, **changes, **more})
     config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
