@@ -28,8 +28,13 @@ FAMILIES = (
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
     Family(("qwen2_moe", "qwen3_moe"), ("qwen2moe", "qwen3moe"), "Qwen 2 and 3 MoE", "attention; MoE"),
-    Family(("qwen3_next", "qwen3_5_moe_text"), (), "Qwen3-Next, 3.5 MoE", "gated delta net, gated attention; MoE"),
-    Family(("qwen3_5_text",), (), "Qwen 3.5", "gated delta net, gated attention"),
+    Family(
+        ("qwen3_next", "qwen3_5_moe_text"),
+        ("qwen3next", "qwen35moe"),
+        "Qwen3-Next, 3.5 MoE",
+        "gated delta net, gated attention; MoE",
+    ),
+    Family(("qwen3_5_text",), ("qwen35",), "Qwen 3.5", "gated delta net, gated attention"),
     Family(
         ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
     ),

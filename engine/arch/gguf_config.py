@@ -40,6 +40,7 @@ class GgufFamily(NamedTuple):
     read: Callable[[Metadata], ModelArch]
     names: Mapping[str, str] = {}  # its own tensor names -> those that the decoder takes
     permuted_rope: bool = False  # q and k rows are for interleaved RoPE, where the hub's are half-rotated (NeoX)
+    tiled_value_heads: bool = False  # of a gated delta net, where the hub's are grouped by key head
 
 
 def attention(file: Metadata, **changes: Any) -> SelfAttention:

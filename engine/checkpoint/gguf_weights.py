@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from engine.arch.gguf import GGUF_FAMILIES
-from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
+from engine.checkpoint.gguf_heads import hub_columns, hub_rows
 from engine.checkpoint.layer_names import layer_index
-from engine.checkpoint.matrix import Matrix, cut
+from engine.checkpoint.matrix import Matrix, cut, taken_columns, taken_rows
 from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
 
@@ -48,8 +48,20 @@ IN_LAYER = {
     "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj",
     "ffn_gate_inp_shexp": "mlp.shared_experts_gate",
+    "ssm_in": "linear_attn.in_proj_qkvz",
+    "ssm_ba": "linear_attn.in_proj_ba",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
 }
-ALONE = {"attn_sinks.weight": "self_attn.sinks", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+ALONE = {
+    "attn_sinks.weight": "self_attn.sinks",
+    "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+    "ssm_a": "linear_attn.A_log",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+}
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 CHUNK_BLOCKS = 65_536  # quantization blocks dequantized at once; bounds the scratch memory
 
@@ -63,7 +75,7 @@ class GgufSource:
         in_layer = IN_LAYER | dict(family.names)
         ours = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
         self._infos = {name: msgspec.structs.replace(info, shape=_hub_shape(name, info)) for name, info in ours.items()}
-        self._permuted_rope = family.permuted_rope
+        self._family = family
 
     def names(self) -> set[str]:
         return set(self._infos)
@@ -75,32 +87,29 @@ class GgufSource:
         """A quantized tensor is dequantized whole, then cut: its blocks may cross the cut."""
         info = self._infos[name]
         tensor = torch.from_numpy(_dequantized(self._path, info)).view(info.shape)
-        rows = self._hub_rows(name)
-        whole = cut(tensor if rows is None else tensor[rows], part)
+        rows, columns = self._hub_order(name)
+        tensor = tensor if rows is None else tensor[rows]
+        whole = cut(tensor if columns is None else tensor[:, columns], part)
         assert isinstance(whole, Tensor)
-        return whole
+        return (-whole).log() if name.endswith(".A_log") else whole  # files have -exp of it
 
     def read_matrix(self, name: str, part: Shard | None = None) -> Matrix:
         info = self._infos[name]
         if info.type not in INTS:
             return self.read(name, part)
-        ints = read_group_quantized(info.type, _bytes(self._path, info), info.shape)
-        rows = self._hub_rows(name)
-        return cut(ints if rows is None else ints.rows(rows), part)
+        matrix: Matrix = read_group_quantized(info.type, _bytes(self._path, info), info.shape)
+        rows, columns = self._hub_order(name)
+        matrix = matrix if rows is None else taken_rows(matrix, rows)
+        return cut(matrix if columns is None else taken_columns(matrix, columns), part)
 
-    def _hub_rows(self, name: str) -> Tensor | None:
-        """The file's rows in the hub's order; None: they are in that order."""
+    def _hub_order(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """The file's rows and columns in the hub's order; None: they are in that order."""
         index = layer_index(name)
-        if not self._permuted_rope or index is None:
-            return None
-        mixer = self._arch.layers[index].mixer
-        if not isinstance(mixer, SelfAttention):
-            return None
-        if ".q_proj." in name:
-            return _halves(self.shape(name)[0], mixer.num_heads)
-        if ".k_proj." in name:
-            return _halves(self.shape(name)[0], mixer.num_kv_heads)
-        return None
+        if index is None or index >= self._arch.num_layers:
+            return None, None
+        mixer, part = self._arch.layers[index].mixer, name.removeprefix(f"model.layers.{index}.")
+        rows = hub_rows(part, self.shape(name)[0], mixer, self._family)
+        return rows, hub_columns(part, mixer, self._family)
 
 
 def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
@@ -118,7 +127,7 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
 
 def _hub_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
     """Files leave out dimensions of size one."""
-    if name.endswith(".conv.conv.weight") and len(info.shape) == 2:
+    if name.endswith((".conv.conv.weight", ".conv1d.weight")) and len(info.shape) == 2:
         return (info.shape[0], 1, info.shape[1])
     if name.endswith("_experts_gate.weight") and len(info.shape) == 1:
         return (1, *info.shape)
@@ -141,13 +150,6 @@ def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
                 for expert in range(info.shape[0])
             ]
     return [info]
-
-
-def _halves(num_rows: int, num_heads: int) -> Tensor:
-    """Row 2 i + j of a head becomes row j * D/2 + i."""
-    if num_rows % (2 * num_heads):
-        raise ModelError(f"{num_rows} rows of q or k are not {num_heads} heads")
-    return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()
 
 
 def _bytes(path: Path, info: TensorInfo) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.checkpoint.shard import Shard
 from kernels.quantized_linear.reference import GroupQuantized, concatenate
 
-__all__ = ["Matrix", "cut", "kind_of", "stacked"]
+__all__ = ["Matrix", "cut", "kind_of", "stacked", "taken_columns", "taken_rows"]
 
 Matrix = Tensor | GroupQuantized
 
@@ -25,6 +25,19 @@ def cut(matrix: Matrix, part: Shard | None) -> Matrix:
             return columns
         matrix = matrix.dense()
     return matrix.narrow(part.dim, part.start, part.stop - part.start).contiguous()
+
+
+def taken_rows(matrix: Matrix, index: Tensor) -> Matrix:
+    return matrix.rows(index) if isinstance(matrix, GroupQuantized) else matrix[index]
+
+
+def taken_columns(matrix: Matrix, index: Tensor) -> Matrix:
+    """If a group's columns are not taken together and in order, the matrix is dequantized."""
+    if isinstance(matrix, GroupQuantized):
+        if (taken := matrix.taken_columns(index)) is not None:
+            return taken
+        matrix = matrix.dense()
+    return matrix[:, index]
 
 
 def stacked(parts: Sequence[Matrix], dtype: torch.dtype | None = None) -> Matrix:

@@ -65,6 +65,15 @@ class GroupQuantized:
             self, ints_OI=self.ints_OI[:, start:stop], factors_OG=self.factors_OG[:, groups], offsets_OG=offsets
         )
 
+    def taken_columns(self, index: Tensor) -> "GroupQuantized | None":
+        """index  [I], a permutation. None where the columns of a group do not stay together."""
+        whole_groups = index.view(-1, self.group)
+        groups = whole_groups[:, 0] // self.group
+        if not torch.equal(whole_groups, groups[:, None] * self.group + torch.arange(self.group)):
+            return None
+        offsets = None if self.offsets_OG is None else self.offsets_OG[:, groups]
+        return replace(self, ints_OI=self.ints_OI[:, index], factors_OG=self.factors_OG[:, groups], offsets_OG=offsets)
+
     @property
     def kind(self) -> tuple[int, int, int, bool]:
         """What matrices that are stacked must have in common."""

@@ -110,7 +110,30 @@ def _gguf_qwen2moe(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), gguf.sparse_layers(file, moe))
 
 
+def _gguf_hybrid(file: gguf.Metadata) -> ModelArch:
+    """Qwen3-Next and Qwen3.5."""
+    sizes, shapes = file
+    num_v_heads = sizes["ssm.time_step_rank"]
+    linear = GatedDeltaNet(
+        num_k_heads=sizes["ssm.group_count"],
+        num_v_heads=num_v_heads,
+        k_dim=sizes["ssm.state_size"],
+        v_dim=sizes["ssm.inner_size"] // num_v_heads,
+        kernel_size=sizes["ssm.conv_kernel"],
+    )
+    full = gguf.attention(file, qk_norm="head", gate=True)
+    has_keys = [f"blk.{layer}.attn_k.weight" in shapes for layer in range(gguf.num_layers(file))]
+    mixers: list[Mixer] = [full if attends else linear for attends in has_keys]
+    if not sizes.get("expert_count"):
+        return gguf.decoder(file, mixers, gguf.dense(file))
+    return gguf.decoder(file, mixers, gguf.experts(file, renormalizes=True, gates_shared=True))
+
+
+HYBRID_NAMES = {"attn_qkv": "linear_attn.in_proj_qkv", "attn_gate": "linear_attn.in_proj_z"}
 GGUF = {
+    "qwen3next": gguf.GgufFamily(_gguf_hybrid, HYBRID_NAMES),
+    "qwen35": gguf.GgufFamily(_gguf_hybrid, HYBRID_NAMES, tiled_value_heads=True),
+    "qwen35moe": gguf.GgufFamily(_gguf_hybrid, HYBRID_NAMES, tiled_value_heads=True),
     "qwen2": gguf.GgufFamily(_gguf_dense),
     "qwen2moe": gguf.GgufFamily(_gguf_qwen2moe),
     "qwen3": gguf.GgufFamily(_gguf_dense),

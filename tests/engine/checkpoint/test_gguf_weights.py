@@ -30,6 +30,36 @@ def neighbors(weight, num_heads):
     return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
+HYBRIDS = ("qwen3next", "qwen35", "qwen35moe")
+
+
+def delta_net(name, array, layer, tiled):
+    """What the converter makes of a tensor of a gated delta net."""
+    heads, per_key = layer.num_k_heads, layer.num_v_heads // layer.num_k_heads
+
+    def tile(rows):
+        per_head = rows.reshape(heads, per_key, -1, *rows.shape[1:])
+        return per_head.swapaxes(0, 1).reshape(rows.shape) if tiled else rows
+
+    num_keys = 2 * layer.key_dim
+    if name.endswith("A_log"):
+        return {name: tile(-np.exp(array))}
+    if name.endswith("dt_bias"):
+        return {name.replace("dt_bias", "dt_proj.bias"): tile(array)}
+    if "conv1d" in name or "in_proj_qkv." in name:
+        rows = array.reshape(len(array), -1)
+        return {name: np.concatenate([rows[:num_keys], tile(rows[num_keys:])])}
+    if "in_proj_qkvz" in name:
+        widths = np.cumsum([layer.head_k_dim, layer.head_k_dim, per_key * layer.head_v_dim])
+        *qkv, z = np.split(array.reshape(heads, -1, array.shape[1]), widths, axis=1)
+        qkv = [part.reshape(-1, array.shape[1]) for part in qkv]
+        stem = name.removesuffix("qkvz.weight")
+        return {f"{stem}qkv.weight": np.concatenate(qkv), f"{stem}z.weight": z.reshape(-1, array.shape[1])}
+    if "out_proj" in name:
+        return {name: np.ascontiguousarray(tile(array.T).T)}
+    return {name: array if ".norm." in name or "in_proj_ba" in name else tile(array)}
+
+
 KINDS = {
     float: gguf.GGUFValueType.FLOAT32,
     bool: gguf.GGUFValueType.BOOL,
@@ -100,9 +130,12 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             array = neighbors(array, config.num_attention_heads)
         if family in NEIGHBOURS and "k_proj" in name:
             array = neighbors(array, config.num_key_value_heads)
-        if "gemma" in family and "norm" in name:
+        if ("gemma" in family or family in HYBRIDS) and "norm" in name and "linear_attn" not in name:
             array = array + 1
-        tensors[gguf_name(name, names)] = (array, gguf.GGMLQuantizationType.F32)
+        parts = {name: array}
+        if family in HYBRIDS and "linear_attn" in name:
+            parts = delta_net(name, array, model.model.layers[0].linear_attn, tiled=family != "qwen3next")
+        tensors |= {gguf_name(name, names): (part, gguf.GGMLQuantizationType.F32) for name, part in parts.items()}
     change(tensors)
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=kind)
@@ -282,6 +315,21 @@ NEWER = {
     ),
     "lfm2": ("lfm2", {"shortconv.l_cache": 3}),
     "lfm2 moe": ("lfm2moe", {**EXPERTS, "expert_gating_func": 2, "shortconv.l_cache": 3}, TIED),
+}
+
+
+DELTA_NET = {
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.state_size": 8,
+    "ssm.inner_size": 48,
+    "ssm.conv_kernel": 4,
+    "rope.dimension_count": 4,
+}
+NEWER |= {
+    "qwen3.5": ("qwen35", DELTA_NET),
+    "qwen3.5 moe": ("qwen35moe", {**DELTA_NET, **EXPERTS}),
+    "qwen3 next": ("qwen3next", {**DELTA_NET, **EXPERTS}),
 }
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.checkpoint.matrix import cut
+from engine.checkpoint.matrix import cut, taken_columns
 from engine.checkpoint.shard import Shard
 from engine.model.linears import linear_of
 from kernels.kernel_set import load_kernels
@@ -25,6 +25,15 @@ def test_a_part_has_the_same_numbers_and_stays_integers_if_no_group_is_cut(part,
     found = cut(whole, part)
     expected = whole.dense() if part is None else whole.dense().narrow(part.dim, part.start, part.stop - part.start)
     assert torch.equal(dense(found), expected)
+    assert isinstance(found, GroupQuantized) == stays
+
+
+@pytest.mark.parametrize(("run", "stays"), [(64, True), (32, True), (16, False)])
+def test_columns_taken_in_another_order_stay_integers_if_groups_stay_together(run, stays):
+    whole = random_ints(12, 128)
+    order = torch.arange(128).view(-1, run).flip(0).flatten()
+    found = taken_columns(whole, order)
+    assert torch.equal(dense(found), whole.dense()[:, order])
     assert isinstance(found, GroupQuantized) == stays
 
 
