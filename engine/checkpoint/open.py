@@ -10,6 +10,7 @@ from engine.arch.hub import arch_from_hub, hub_family
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.fused_weights import Unfused
 from engine.checkpoint.gguf_file import read_index
+from engine.checkpoint.gguf_latent_heads import JoinedLatentHeads
 from engine.checkpoint.gguf_weights import GgufSource
 from engine.checkpoint.interleaved_rows import HalfRotatedRows
 from engine.checkpoint.quantized_weights import QuantizedSource
@@ -44,7 +45,7 @@ def open_weights(
     cache: WeightCache | None = None,
 ) -> Weights:
     if files.kind == "gguf":
-        file = CanonicalNames(GgufSource(files.path, arch), {}, arch.num_layers)
+        file = CanonicalNames(JoinedLatentHeads(GgufSource(files.path, arch)), {}, arch.num_layers)
         return Weights(_unfused(file, arch), dtype, device, keeps_ints, cache=cache)
     config = _config(files)
     family, quantization = hub_family(config), config.get("quantization_config")

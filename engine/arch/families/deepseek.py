@@ -1,13 +1,17 @@
 """DeepSeek's models, Moonshot's Kimi K2, which is one, and dots.llm1, whose experts are theirs."""
 
+from collections.abc import Sequence
 from math import log
 from typing import Any, Literal
+
+import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
 from engine.arch.layer_spec import FeedForward, LatentAttention, Router
 from engine.arch.model_arch import ModelArch
+from engine.arch.rope import YarnScaling
 from engine.arch.rope_config import hub_rope
 
 __all__ = ["GGUF", "HUB", "dense_first", "latent_attention"]
@@ -111,4 +115,35 @@ def _gguf_dots1(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), ffns)
 
 
-GGUF = {"dots1": gguf.GgufFamily(_gguf_dots1)}
+def _gguf_deepseek2(file: gguf.Metadata) -> ModelArch:
+    """DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash. Old files have the sizes of a head without `_mla`."""
+    sizes, shapes = file
+    rope_dim = sizes["rope.dimension_count"]
+    rope = gguf.rope_of(file, rope_dim)
+    head_dim = sizes.get("attention.key_length_mla") or sizes["attention.key_length"]
+    stretch = 1.0
+    # files have 0.1 * mscale_all_dim; what they leave out, mscale, is the same in all released models
+    if (slope := sizes.get("rope.scaling.yarn_log_multiplier")) and isinstance(rope.scaling, YarnScaling):
+        stretch = slope * log(rope.scaling.factor) + 1.0
+        rope = msgspec.structs.replace(rope, scaling=msgspec.structs.replace(rope.scaling, amplitude=1.0))
+    mixer = LatentAttention(
+        num_heads=sizes["attention.head_count"],
+        q_rank=sizes.get("attention.q_lora_rank") or 0,
+        kv_rank=sizes["attention.kv_lora_rank"],
+        nope_dim=head_dim - rope_dim,
+        rope_dim=rope_dim,
+        v_dim=sizes.get("attention.value_length_mla") or sizes["attention.value_length"],
+        rope=rope,
+        scale=head_dim**-0.5 * stretch**2,
+        bias="blk.0.attn_output.bias" in shapes,
+    )
+    ffns: Sequence[FeedForward] = [gguf.dense(file)] * gguf.num_layers(file)
+    if sizes.get("expert_count"):
+        moe = gguf.experts(file, renormalizes=False)
+        if moe.router.scoring == "softmax":  # DeepSeek V2's
+            moe = msgspec.structs.replace(moe, router=msgspec.structs.replace(moe.router, group_score="max"))
+        ffns = gguf.sparse_layers(file, moe)
+    return gguf.decoder(file, mixer, ffns, interleaved_rope=True)
+
+
+GGUF = {"dots1": gguf.GgufFamily(_gguf_dots1), "deepseek2": gguf.GgufFamily(_gguf_deepseek2)}

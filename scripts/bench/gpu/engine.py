@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
+from engine.arch.model_arch import ModelArch
 from engine.engine import Engine
 from engine.execution.cascade_timing import AttentionTimer, measure_cascade_thresholds
 from engine.execution.warm_up import launch_all, warm_up
@@ -78,7 +79,7 @@ def time_four_bits(kernels: KernelSet, device: torch.device, tiny: bool) -> Iter
         return
     arch, batches, context, steps = _sizes(tiny)
     if tiny:  # interpreted, a layer's matrices times one row take seconds
-        arch = msgspec.structs.replace(arch, num_layers=1, sliding_windows=(0,))
+        arch = msgspec.structs.replace(arch, layers=arch.layers[:1])
     num_blocks = _num_blocks(max(batches), context, steps)
     make = functools.cache(lambda: RandomModel(arch, kernels, num_blocks, torch.bfloat16, device, four_bits=True))
     for batch in batches:
@@ -93,7 +94,7 @@ def time_engine_beside_peers(device: torch.device, tiny: bool) -> Iterator[Unit]
     yield unit(time_engine_peers, arch, device, [*loads, (_mixed(arch.vocab_size, tiny), 4 * steps)])
 
 
-def _sizes(tiny: bool) -> tuple[Any, list[int], int, int]:
+def _sizes(tiny: bool) -> tuple[ModelArch, list[int], int, int]:
     """(model, batches, tokens of a prompt, decode steps)"""
     return (TINY, [1, 2], 9, 2) if tiny else (LLAMA_8B, [1, 32, 256], 1024, 32)
 

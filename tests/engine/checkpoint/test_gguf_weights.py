@@ -112,7 +112,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
-    if getattr(config, "head_dim", None):
+    if getattr(config, "head_dim", None) and family != "deepseek2":
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
@@ -133,6 +133,11 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         if ("gemma" in family or family in HYBRIDS) and "norm" in name and "linear_attn" not in name:
             array = array + 1
         parts = {name: array}
+        if "kv_b_proj" in name:  # heads' keys and values apart
+            heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
+            keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
+            keys = np.ascontiguousarray(keys.swapaxes(1, 2))
+            parts = {name.replace("kv_b", "k_b"): keys, name.replace("kv_b", "v_b"): np.ascontiguousarray(values)}
         if family in HYBRIDS and "linear_attn" in name:
             parts = delta_net(name, array, model.model.layers[0].linear_attn, tiled=family != "qwen3next")
         tensors |= {gguf_name(name, names): (part, gguf.GGMLQuantizationType.F32) for name, part in parts.items()}
@@ -326,7 +331,37 @@ DELTA_NET = {
     "ssm.conv_kernel": 4,
     "rope.dimension_count": 4,
 }
+LATENT = {
+    **EXPERTS,
+    "expert_count": 8,
+    "expert_used_count": 3,
+    "attention.kv_lora_rank": 24,
+    "attention.key_length": 32,
+    "attention.key_length_mla": 20,
+    "attention.value_length_mla": 16,
+    "rope.dimension_count": 8,
+}
+GROUPS = {"expert_group_count": 4, "expert_group_used_count": 2}
 NEWER |= {
+    "deepseek v2": ("deepseek2", {**LATENT, **GROUPS, "expert_weights_scale": 1.5}),
+    "deepseek v3": (
+        "deepseek2",
+        {
+            **LATENT,
+            **NOAUX,
+            **GROUPS,
+            "expert_weights_scale": 2.5,
+            "attention.q_lora_rank": 20,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+        },
+    ),
+    "glm4 moe lite": (
+        "deepseek2",
+        {**LATENT, **NOAUX, "expert_weights_scale": 1.8, "attention.q_lora_rank": 20},
+    ),
     "qwen3.5": ("qwen35", DELTA_NET),
     "qwen3.5 moe": ("qwen35moe", {**DELTA_NET, **EXPERTS}),
     "qwen3 next": ("qwen3next", {**DELTA_NET, **EXPERTS}),
