@@ -17,6 +17,7 @@ from engine.arch.families import (
     llama,
     minimax,
     mistral,
+    nemotron,
     olmo,
     phi,
     qwen,
@@ -38,6 +39,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | gpt_oss.GGUF
     | lfm.GGUF
     | granite.GGUF
+    | nemotron.GGUF
     | phi.GGUF
     | olmo.GGUF
     | exaone.GGUF

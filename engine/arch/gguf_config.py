@@ -5,18 +5,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, Mixer, MoE, Norms, Router, SelfAttention
+from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, Mamba2, Mixer, MoE, Norms, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import gguf_scaling, scaled_context_len
 
 __all__ = [
+    "MAMBA_NAMES",
     "GgufFamily",
     "Metadata",
     "attention",
     "decoder",
     "dense",
     "experts",
+    "mamba2",
     "num_layers",
     "rope_of",
     "sparse_layers",
@@ -25,6 +27,15 @@ __all__ = [
 ]
 
 SIGMOID = 2  # a value of expert_gating_func
+
+
+MAMBA_NAMES = {
+    **{f"ssm_{part}": f"mamba.{name}" for part, name in (("in", "in_proj"), ("conv1d", "conv1d"), ("out", "out_proj"))},
+    "ssm_norm": "mamba.norm",
+    "ssm_a": "mamba.A_log",
+    "ssm_d": "mamba.D",
+    "ssm_dt.bias": "mamba.dt_bias",
+}
 
 
 class Metadata(NamedTuple):
@@ -38,18 +49,18 @@ class GgufFamily(NamedTuple):
     """An architecture of GGUF files."""
 
     read: Callable[[Metadata], ModelArch]
-    names: Mapping[str, str] = {}  # its own tensor names -> those that the decoder takes
+    names: Mapping[str, str] = {}  # its own tensor names, with or without their kind -> those that the decoder takes
     permuted_rope: bool = False  # q and k rows are for interleaved RoPE, where the hub's are half-rotated (NeoX)
     tiled_value_heads: bool = False  # of a gated delta net, where the hub's are grouped by key head
 
 
 def attention(file: Metadata, **changes: Any) -> SelfAttention:
     sizes, shapes = file
-    num_heads = sizes["attention.head_count"]
+    num_heads = _largest(sizes["attention.head_count"])
     head_dim = sizes.get("attention.key_length") or sizes["embedding_length"] // num_heads
     fields: dict[str, Any] = {
         "num_heads": num_heads,
-        "num_kv_heads": sizes.get("attention.head_count_kv") or num_heads,
+        "num_kv_heads": _largest(sizes.get("attention.head_count_kv") or num_heads),
         "head_dim": head_dim,
         "qkv_bias": "blk.0.attn_q.bias" in shapes,
         "out_bias": "blk.0.attn_output.bias" in shapes,
@@ -58,6 +69,24 @@ def attention(file: Metadata, **changes: Any) -> SelfAttention:
     if "rope" not in changes:
         fields["rope"] = rope_of(file, head_dim)
     return SelfAttention(**{**fields, **changes})
+
+
+def _largest(of_layers: int | Sequence[int]) -> int:
+    """Layers without attention have 0 where a file tells heads of each layer."""
+    return of_layers if isinstance(of_layers, int) else max(of_layers)
+
+
+def mamba2(file: Metadata) -> Mamba2:
+    sizes = file.sizes
+    num_heads = sizes["ssm.time_step_rank"]
+    return Mamba2(
+        num_heads=num_heads,
+        head_dim=sizes["ssm.inner_size"] // num_heads,
+        num_groups=sizes["ssm.group_count"],
+        state_dim=sizes["ssm.state_size"],
+        kernel_size=sizes["ssm.conv_kernel"],
+        conv_bias=any(name.endswith("ssm_conv1d.bias") for name in file.shapes),
+    )
 
 
 def rope_of(file: Metadata, head_dim: int, theta: float | None = None) -> Rope:
@@ -124,8 +153,8 @@ def num_layers(file: Metadata) -> int:
 
 def decoder(
     file: Metadata,
-    mixers: Mixer | Sequence[Mixer],
-    feed_forwards: FeedForward | Sequence[FeedForward],
+    mixers: Mixer | Sequence[Mixer | None],
+    feed_forwards: FeedForward | Sequence[FeedForward | None],
     norms: Norms = "before",
     **changes: Any,
 ) -> ModelArch:

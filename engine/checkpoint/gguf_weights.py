@@ -1,6 +1,7 @@
 """Weights of a GGUF file under hub names, in the hub's row order, dequantized or group-quantized."""
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import gguf
@@ -63,8 +64,7 @@ IN_LAYER = {
     "ssm_conv1d": "linear_attn.conv1d",
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
-}
-ALONE = {
+    # of these the kind is part of the name
     "attn_sinks.weight": "self_attn.sinks",
     "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
     "ssm_a": "linear_attn.A_log",
@@ -126,19 +126,21 @@ def _hub_name(name: str, in_layer: Mapping[str, str]) -> str:
     match name.split("."):
         case ["blk", layer, "nextn", *parts]:  # for multi-token prediction
             return f"model.layers.{layer}.nextn.{'.'.join(parts)}"
-        case ["blk", layer, *parts] if ".".join(parts) in ALONE:
-            return f"model.layers.{layer}.{ALONE['.'.join(parts)]}"
+        case ["blk", layer, *parts] if ".".join(parts) in in_layer:
+            return f"model.layers.{layer}.{in_layer['.'.join(parts)]}"
         case ["blk", layer, *parts, kind] if ".".join(parts) in in_layer:
             return f"model.layers.{layer}.{in_layer['.'.join(parts)]}.{kind}"
     return name  # unknown: Weights.finish reports it as unused
 
 
 def _hub_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
-    """Files leave out dimensions of size one."""
+    """Files leave out dimensions of size one, or have one more."""
     if name.endswith((".conv.conv.weight", ".conv1d.weight")) and len(info.shape) == 2:
         return (info.shape[0], 1, info.shape[1])
     if name.endswith("_experts_gate.weight") and len(info.shape) == 1:
         return (1, *info.shape)
+    if name.endswith((".A_log", ".mamba.D", ".mamba.norm.weight")):
+        return (prod(info.shape),)
     return info.shape
 
 

@@ -1,11 +1,14 @@
 """IBM's Granite models."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, Mamba2, Router
+from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]
@@ -133,16 +136,39 @@ HUB = {
 
 
 def _gguf_granite(file: gguf.Metadata) -> ModelArch:
+    return _gguf_decoder(file, gguf.attention(file, scale=file.sizes.get("attention.scale")))
+
+
+def _gguf_hybrid(file: gguf.Metadata) -> ModelArch:
+    """Granite 4, and Bamba. Layers of attention are those with KV heads."""
     sizes = file.sizes
-    ffn = gguf.experts(file, renormalizes=True) if sizes.get("expert_count") else gguf.dense(file)
+    heads = sizes["attention.head_count_kv"]
+    full = gguf.attention(file, scale=sizes.get("attention.scale"))
+    if not sizes.get("rope.scaling.finetuned", False):
+        full = msgspec.structs.replace(full, rope=None)
+    mamba = gguf.mamba2(file)
+    return _gguf_decoder(file, [full if num_kv_heads else mamba for num_kv_heads in heads])
+
+
+def _gguf_decoder(file: gguf.Metadata, mixers: Mixer | Sequence[Mixer]) -> ModelArch:
+    sizes = file.sizes
+    ffn: FeedForward
+    if sizes.get("expert_count"):
+        ffn = gguf.experts(file, renormalizes=True)
+    else:
+        ffn = gguf.dense(file, dim=file.shapes["blk.0.ffn_up.weight"][0])
     return gguf.decoder(
         file,
-        gguf.attention(file, scale=sizes.get("attention.scale")),
+        mixers,
         ffn,
         embedding_scale=sizes.get("embedding_scale", 1.0),
         residual_scale=sizes.get("residual_scale", 1.0),
-        logit_scale=1 / sizes["logit_scale"],
+        logit_scale=1 / sizes.get("logit_scale", 1.0),
     )
 
 
-GGUF = dict.fromkeys(("granite", "granitemoe"), gguf.GgufFamily(_gguf_granite, permuted_rope=True))
+GGUF = {
+    "granite": gguf.GgufFamily(_gguf_granite, permuted_rope=True),
+    "granitemoe": gguf.GgufFamily(_gguf_granite, permuted_rope=True),
+    "granitehybrid": gguf.GgufFamily(_gguf_hybrid, gguf.MAMBA_NAMES, permuted_rope=True),
+}

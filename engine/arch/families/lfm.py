@@ -88,7 +88,7 @@ def _gguf_moe(file: gguf.Metadata) -> ModelArch:
 def _gguf_mixers(file: gguf.Metadata) -> list[Mixer]:
     """Layers of attention are those with KV heads."""
     heads = file.sizes["attention.head_count_kv"]
-    full = gguf.attention(file, num_kv_heads=max(heads), qk_norm="head")
+    full = gguf.attention(file, qk_norm="head")
     bias = any(name.endswith("shortconv.conv.bias") for name in file.shapes)
     conv = ShortConv(dim=file.sizes["embedding_length"], kernel_size=file.sizes["shortconv.l_cache"], bias=bias)
     return [full if num_kv_heads else conv for num_kv_heads in heads]

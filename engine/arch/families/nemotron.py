@@ -1,12 +1,13 @@
 """NVIDIA's Nemotron-H and Nemotron 3 models: layers of one part each, Mamba-2, attention, an MLP or experts."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import step_limit
 from engine.arch.hub_config import Config, HubFamily, attention
 from engine.arch.layer_spec import FeedForward, LayerSpec, Mamba2, Mixer, MoE, Router, UngatedMlp
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _nemotron_h(config: Config) -> ModelArch:
@@ -107,3 +108,43 @@ HUB = {
         },
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_nemotron_h(file: gguf.Metadata) -> ModelArch:
+    """What a layer is follows from its tensors."""
+    shapes = file.shapes
+    full = gguf.attention(file, rope=None)
+    mamba = gguf.mamba2(file)
+
+    def of_layer(layer: int) -> tuple[Mixer | None, FeedForward | None]:
+        at = f"blk.{layer}."
+        if f"{at}ssm_in.weight" in shapes:
+            return mamba, None
+        if f"{at}attn_q.weight" in shapes:
+            return full, None
+        return None, _gguf_moe(file, at) if f"{at}ffn_gate_inp.weight" in shapes else _gguf_mlp(file, f"{at}ffn_up")
+
+    mixers, ffns = zip(*map(of_layer, range(gguf.num_layers(file))), strict=True)
+    return gguf.decoder(file, mixers, ffns, "single")
+
+
+def _gguf_mlp(file: gguf.Metadata, name: str) -> UngatedMlp:
+    return UngatedMlp(dim=file.shapes[f"{name}.weight"][0], activation="relu2", bias=f"{name}.bias" in file.shapes)
+
+
+def _gguf_moe(file: gguf.Metadata, at: str) -> MoE:
+    shared = _gguf_mlp(file, f"{at}ffn_up_shexp") if f"{at}ffn_up_shexp.weight" in file.shapes else None
+    latent_dim = file.shapes.get(f"{at}ffn_latent_down.weight", (0,))[0]
+    return gguf.experts(file, renormalizes=True, activation="relu2", shared=shared, latent_dim=latent_dim)
+
+
+GGUF_NAMES = {
+    **gguf.MAMBA_NAMES,
+    "attn_norm": "norm",
+    "ffn_latent_down": "mlp.fc1_latent_proj",
+    "ffn_latent_up": "mlp.fc2_latent_proj",
+}
+GGUF = dict.fromkeys(("nemotron_h", "nemotron_h_moe"), gguf.GgufFamily(_gguf_nemotron_h, GGUF_NAMES))

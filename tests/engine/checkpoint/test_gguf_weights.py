@@ -10,7 +10,7 @@ from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 QUANTISABLE = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"]
 DEQUANTISABLE = ["Q4_K", "Q5_K", "Q6_K"]
-NEIGHBOURS = ("llama", "smollm3", "granite", "granitemoe", "arcee", "mistral3")
+NEIGHBOURS = ("llama", "smollm3", "granite", "granitemoe", "granitehybrid", "arcee", "mistral3")
 
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -20,9 +20,12 @@ def gguf_name(name, names):
     """As llama.cpp's converter has it; `names`: the gguf package's map for the family."""
     name = name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
     name = name.replace(".gate.moe_statics.", ".moe_statics.").replace(".block_sparse_moe.experts.", ".mlp.experts.")
-    if (found := names.get_name(name, (".weight", ".bias"))) is None:
-        raise KeyError(name)
-    return found
+    name = name.replace(".mixer.experts.", ".mlp.experts.")
+    for root in ("model.", "backbone."):
+        found = names.get_name(name.replace("model.", root, 1), (".weight", ".bias"))
+        if found is not None:
+            return found
+    raise KeyError(name)
 
 
 def neighbors(weight, num_heads):
@@ -60,6 +63,17 @@ def delta_net(name, array, layer, tiled):
     return {name: array if ".norm." in name or "in_proj_ba" in name else tile(array)}
 
 
+def mamba(name, array):
+    """What the converter makes of a tensor of Mamba-2."""
+    if name.endswith("A_log"):
+        return {name: -np.exp(array)[:, None]}
+    if name.endswith(".D"):
+        return {name: array[:, None]}
+    if name.endswith("dt_bias"):
+        return {name.replace("dt_bias", "dt_proj.bias"): array}
+    return {name: array.squeeze(1) if "conv1d.weight" in name else array}
+
+
 KINDS = {
     float: gguf.GGUFValueType.FLOAT32,
     bool: gguf.GGUFValueType.BOOL,
@@ -86,13 +100,17 @@ def unpacked(tensors):
             for which, part in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
                 unpacked[name.replace("gate_up_proj", f"{which}_proj.weight")] = part
         elif name.endswith(("moe.input_linear.weight", "shared_mlp.input_linear.weight")):  # Granite's
-            at = "shared_experts" if "shared" in name else "experts"
+            has_experts = any(".experts." in other for other in tensors)
+            at = "experts" if "shared" not in name else "shared_experts" if has_experts else ""
             for which, part in zip(("gate", "up"), tensor.chunk(2, -2), strict=True):
-                unpacked[f"{'.'.join(name.split('.')[:3])}.mlp.{at}.{which}_proj.weight"] = part
+                unpacked[f"{'.'.join(name.split('.')[:3])}.mlp.{at}.{which}_proj.weight".replace("..", ".")] = part
+        elif name.endswith("shared_mlp.output_linear.weight") and not any(".experts." in other for other in tensors):
+            unpacked[name.replace("shared_mlp.output_linear", "mlp.down_proj")] = tensor
         elif name.endswith(("conv.conv.weight", "shared_expert_gate.weight")):
             unpacked[name] = tensor.squeeze(1 if "conv" in name else 0)
         else:
-            unpacked[f"{name}.weight" if name.endswith(".experts.down_proj") else name] = tensor
+            stacked = name.endswith((".experts.up_proj", ".experts.down_proj"))
+            unpacked[f"{name}.weight" if stacked else name] = tensor
     return unpacked
 
 
@@ -107,8 +125,9 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     )
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
-    if family != "gemma3":  # old files leave it out
+    eps = next(name for name in ("norm_eps", "rms_norm_eps", "layer_norm_epsilon") if hasattr(config, name))
+    writer.add_layer_norm_rms_eps(getattr(config, eps))
+    if family not in ("gemma3", "nemotron_h_moe"):  # old files leave it out
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
@@ -133,6 +152,8 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         if ("gemma" in family or family in HYBRIDS) and "norm" in name and "linear_attn" not in name:
             array = array + 1
         parts = {name: array}
+        if ".mamba." in name or "mixer." in name:
+            parts = mamba(name, array)
         if "kv_b_proj" in name:  # heads' keys and values apart
             heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
             keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
@@ -342,7 +363,18 @@ LATENT = {
     "rope.dimension_count": 8,
 }
 GROUPS = {"expert_group_count": 4, "expert_group_used_count": 2}
+MAMBA = {"ssm.time_step_rank": 6, "ssm.inner_size": 96, "ssm.state_size": 20, "ssm.conv_kernel": 4}
+GRANITE = {"attention.scale": 0.3, "ssm.group_count": 1}
 NEWER |= {
+    "granite hybrid": ("granitehybrid", {**MAMBA, **GRANITE, "expert_count": 4, "expert_used_count": 2}),
+    "granite hybrid dense": (
+        "granitehybrid",
+        {**MAMBA, "ssm.group_count": 2, "attention.scale": 1.0, "residual_scale": 0.7, "rope.scaling.finetuned": True},
+    ),
+    "nemotron h": (
+        "nemotron_h_moe",
+        {**EXPERTS, **MAMBA, **NOAUX, "ssm.group_count": 2, "expert_weights_scale": 1.5},
+    ),
     "deepseek v2": ("deepseek2", {**LATENT, **GROUPS, "expert_weights_scale": 1.5}),
     "deepseek v3": (
         "deepseek2",
@@ -372,7 +404,7 @@ NEWER |= {
 def test_files_of_newer_families_give_transformers_logits(name, tmp_path):
     family, pairs, *changes = NEWER[name]
     model = oracle(name, **(changes[0] if changes else {}))
-    heads = [0, 2, 0] if "lfm2" in family else None  # of each layer, those of convolutions none
+    heads = [0, 2, 0] if family in ("lfm2", "lfm2moe", "granitehybrid") else None  # recurrent layers have none
     pairs = [(f"{family}.{key}", value) for key, value in pairs.items()]
     path = write(model, tmp_path / "tiny.gguf", family, pairs=pairs, num_kv_heads=heads)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
