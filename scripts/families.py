@@ -54,7 +54,7 @@ FAMILIES = (
     Family(("granitemoe", "granitemoeshared"), ("granitemoe",), "Granite 3 MoE", "attention; MoE"),
     Family(("granitemoehybrid",), ("granitehybrid",), "Granite 4", "Mamba-2, attention; dense or MoE"),
     Family(("bamba",), ("granitehybrid",), "Bamba", "Mamba-2, attention"),
-    Family(("falcon_h1",), (), "Falcon-H1", "attention beside Mamba-2"),
+    Family(("falcon_h1",), ("falcon-h1",), "Falcon-H1", "attention beside Mamba-2"),
     Family(
         ("nemotron_h",),
         ("nemotron_h", "nemotron_h_moe"),
@@ -65,7 +65,12 @@ FAMILIES = (
     Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),
     Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
     Family(("exaone4",), ("exaone4",), "EXAONE 4", "sliding windows, NoPE layers"),
-    Family(("cohere", "cohere2"), (), "Command R, R7B, A", "attention beside the MLP; sliding windows, NoPE layers"),
+    Family(
+        ("cohere", "cohere2"),
+        ("command-r", "cohere2"),
+        "Command R, R7B, A",
+        "attention beside the MLP; sliding windows, NoPE layers",
+    ),
     Family(("ernie4_5", "ernie4_5_moe"), ("ernie4_5", "ernie4_5-moe"), "ERNIE 4.5", "attention; dense or MoE"),
     Family(
         ("hunyuan_v1_dense", "hunyuan_v1_moe"), ("hunyuan-dense", "hunyuan-moe"), "Hunyuan", "attention; dense or MoE"

@@ -5,9 +5,11 @@ from types import MappingProxyType
 from typing import Any
 
 from engine.arch.families import (
+    cohere,
     deepseek,
     ernie,
     exaone,
+    falcon,
     gemma,
     glm,
     gpt_oss,
@@ -40,9 +42,11 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | lfm.GGUF
     | granite.GGUF
     | nemotron.GGUF
+    | falcon.GGUF
     | phi.GGUF
     | olmo.GGUF
     | exaone.GGUF
+    | cohere.GGUF
     | ernie.GGUF
     | hunyuan.GGUF
 )

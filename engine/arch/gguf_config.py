@@ -170,7 +170,7 @@ def decoder(
         "vocab_size": shapes["token_embd.weight"][0],  # may be padded beyond the tokenizer's tokens
         "model_dim": sizes["embedding_length"],
         "layers": tuple(LayerSpec(mixer=mixer, feed_forward=ffn, norms=norms) for mixer, ffn in pairs),
-        "norm_eps": sizes["attention.layer_norm_rms_epsilon"],
+        "norm_eps": sizes.get("attention.layer_norm_rms_epsilon") or sizes["attention.layer_norm_epsilon"],
         "max_model_len": scaled_context_len(sizes["context_length"], gguf_scaling(*file)),
         "tied": "output.weight" not in shapes,
     }

@@ -4,12 +4,14 @@ from typing import Any
 
 import msgspec
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, windowed, windows
+from engine.arch.layer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _cohere(config: Config) -> ModelArch:
@@ -40,3 +42,28 @@ HUB = {
     "cohere": HubFamily(_cohere, DEFAULTS),
     "cohere2": HubFamily(_cohere2, {**DEFAULTS, "sliding_window": 4096}),
 }
+
+
+# -- GGUF
+
+
+def _gguf_cohere(file: gguf.Metadata) -> ModelArch:
+    return _gguf_decoder(file, [gguf.attention(file)] * gguf.num_layers(file))
+
+
+def _gguf_cohere2(file: gguf.Metadata) -> ModelArch:
+    full = gguf.attention(file)
+    return _gguf_decoder(
+        file, gguf.windowed(msgspec.structs.replace(full, rope=None), gguf.windows(file, 4), full.rope)
+    )
+
+
+def _gguf_decoder(file: gguf.Metadata, mixers: list[SelfAttention]) -> ModelArch:
+    if "blk.0.attn_q_norm.weight" in file.shapes:
+        raise ModelError("attn_q_norm is not supported: a LayerNorm of its own for each head")
+    scale = file.sizes["logit_scale"]
+    ffn = gguf.dense(file)
+    return gguf.decoder(file, mixers, ffn, "parallel", norm="layer", logit_scale=scale, interleaved_rope=True)
+
+
+GGUF = {"command-r": gguf.GgufFamily(_gguf_cohere), "cohere2": gguf.GgufFamily(_gguf_cohere2)}

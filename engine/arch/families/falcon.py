@@ -2,13 +2,14 @@
 
 import msgspec
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import mamba2
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense
 from engine.arch.layer_spec import ParallelHeads
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _falcon_h1(config: Config) -> ModelArch:
@@ -74,3 +75,18 @@ HUB = {
         },
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_falcon_h1(file: gguf.Metadata) -> ModelArch:
+    """The file's weights have taken in all factors."""
+    norm = "after_gate" if "blk.0.ssm_norm.weight" in file.shapes else ""
+    mamba = msgspec.structs.replace(gguf.mamba2(file), norm=norm)
+    mixer = ParallelHeads(attention=gguf.attention(file), mamba=mamba)
+    return gguf.decoder(file, mixer, gguf.dense(file))
+
+
+GGUF_NAMES = {**gguf.MAMBA_NAMES, "ffn_norm": "post_attention_layernorm.weight"}  # files have no kind there
+GGUF = {"falcon-h1": gguf.GgufFamily(_gguf_falcon_h1, GGUF_NAMES)}

@@ -74,6 +74,27 @@ def mamba(name, array):
     return {name: array.squeeze(1) if "conv1d.weight" in name else array}
 
 
+def scaled(name, array, config):
+    """Of Falcon-H1, with the factors that its converter multiplies in."""
+    gate, down = config.mlp_multipliers
+    factors = {
+        "embed_tokens": config.embedding_multiplier,
+        "lm_head": config.lm_head_multiplier,
+        "q_proj": config.attention_in_multiplier,
+        "k_proj": config.attention_in_multiplier * config.key_multiplier,
+        "v_proj": config.attention_in_multiplier,
+        "o_proj": config.attention_out_multiplier,
+        "gate_proj": gate,
+        "down_proj": down,
+        "out_proj": config.ssm_out_multiplier,
+    }
+    if "in_proj" in name:
+        inner, shared = config.mamba_d_ssm, config.mamba_n_groups * config.mamba_d_state
+        counts = [inner, inner, shared, shared, config.mamba_n_heads]
+        return array * config.ssm_in_multiplier * np.repeat(np.float32(config.ssm_multipliers), counts)[:, None]
+    return array * next((factor for part, factor in factors.items() if name.split(".")[-2] == part), 1.0)
+
+
 KINDS = {
     float: gguf.GGUFValueType.FLOAT32,
     bool: gguf.GGUFValueType.BOOL,
@@ -125,8 +146,11 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     )
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
-    eps = next(name for name in ("norm_eps", "rms_norm_eps", "layer_norm_epsilon") if hasattr(config, name))
-    writer.add_layer_norm_rms_eps(getattr(config, eps))
+    eps = next(
+        name for name in ("norm_eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps") if hasattr(config, name)
+    )
+    add_eps = writer.add_layer_norm_eps if eps == "layer_norm_eps" else writer.add_layer_norm_rms_eps
+    add_eps(getattr(config, eps))
     if family not in ("gemma3", "nemotron_h_moe"):  # old files leave it out
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
@@ -151,6 +175,8 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             array = neighbors(array, config.num_key_value_heads)
         if ("gemma" in family or family in HYBRIDS) and "norm" in name and "linear_attn" not in name:
             array = array + 1
+        if family == "falcon-h1":
+            array = scaled(name, array, config)
         parts = {name: array}
         if ".mamba." in name or "mixer." in name:
             parts = mamba(name, array)
@@ -371,6 +397,9 @@ NEWER |= {
         "granitehybrid",
         {**MAMBA, "ssm.group_count": 2, "attention.scale": 1.0, "residual_scale": 0.7, "rope.scaling.finetuned": True},
     ),
+    "falcon h1 without norm": ("falcon-h1", {**MAMBA, "ssm.group_count": 2}),
+    "cohere": ("command-r", {"logit_scale": 0.3}),
+    "cohere2": ("cohere2", {"logit_scale": 0.0625, "attention.sliding_window": 9}),
     "nemotron h": (
         "nemotron_h_moe",
         {**EXPERTS, **MAMBA, **NOAUX, "ssm.group_count": 2, "expert_weights_scale": 1.5},
