@@ -13,6 +13,7 @@ model = client.models.list().data[0].id
 with client.messages.stream(
     model=model,
     max_tokens=64,
+    extra_body={"temperature": 0},  # which the SDK has no argument for
     system="You are a helpful assistant.",
     messages=[{"role": "user", "content": "What is the capital of France?"}],
 ) as stream:
@@ -23,6 +24,7 @@ print()
 answer = client.messages.create(
     model=model,
     max_tokens=200,
+    extra_body={"temperature": 0},  # which the SDK has no argument for
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
     tools=[
         {
