@@ -22,7 +22,9 @@ T = TypeVar("T")
 RawItems = list[msgspec.Raw]
 EMPTY = b"[]"
 ITEM_ID = re.compile(rb'"(?:msg|rs|fc|ctc)_([\w.:-]{1,160})_\d{1,6}"')  # of an output item (document.py)
+LONGEST_ID = 175  # bytes, with its quotes
 MAX_REFERENCES = 256  # responses to whose items one input refers
+PIECE_BYTES = 262_144  # of a body, searched at once: some 4 ms
 LARGE_BYTES = 65_536  # packed in a thread, as it takes more than a millisecond
 
 
@@ -84,10 +86,8 @@ class KeptResponses:
         """The output items that an input may refer to by their ids, in which the id of their response is."""
         if b'"item_reference"' not in body:
             return b""
-        # found by their form alone: a body is not parsed here
-        bases = list(dict.fromkeys(found[1].decode() for found in ITEM_ID.finditer(body)))
         items: dict[str, Any] = {}
-        for base in bases[:MAX_REFERENCES]:
+        for base in await _bases_of(body):
             kept = await self.response(tenant, f"resp_{base}")
             items |= {item["id"]: item for item in (kept.response["output"] if kept is not None else ())}
         return msgspec.json.encode(items) if items else b""
@@ -153,6 +153,20 @@ class KeptResponses:
 def context_of(history: bytes, input_items: bytes, response: dict[str, Any]) -> bytes:
     """All items with which a next response begins, as a JSON array."""
     return _concatenated(history or EMPTY, input_items, msgspec.json.encode(response["output"]))
+
+
+async def _bases_of(body: bytes) -> list[str]:
+    """What the ids of output items in a body have of their responses' ids, found by their form: nothing is parsed.
+    Others go on between pieces.
+    """
+    bases: dict[str, None] = {}
+    for start in range(0, len(body), PIECE_BYTES):
+        for found in ITEM_ID.finditer(body, start, start + PIECE_BYTES + LONGEST_ID):
+            bases[found[1].decode()] = None
+            if len(bases) == MAX_REFERENCES:
+                return list(bases)
+        await asyncio.sleep(0)
+    return list(bases)
 
 
 def _concatenated(*arrays: bytes) -> bytes:
