@@ -16,7 +16,7 @@ from engine.checkpoint.gguf_file import TensorInfo, read_index
 from engine.checkpoint.gguf_group_quantized import INTS, read_group_quantized
 from engine.checkpoint.gguf_heads import hub_columns, hub_rows
 from engine.checkpoint.layer_names import layer_index
-from engine.checkpoint.matrix import Matrix, cut, taken_columns, taken_rows
+from engine.checkpoint.matrix import Matrix, cut, select_columns, select_rows
 from engine.checkpoint.shard import Shard
 from engine.errors import ModelError
 
@@ -107,8 +107,8 @@ class GgufSource:
             return self.read(name, part)
         matrix: Matrix = read_group_quantized(info.type, _bytes(self._path, info), info.shape)
         rows, columns = self._hub_order(name)
-        matrix = matrix if rows is None else taken_rows(matrix, rows)
-        return cut(matrix if columns is None else taken_columns(matrix, columns), part)
+        matrix = matrix if rows is None else select_rows(matrix, rows)
+        return cut(matrix if columns is None else select_columns(matrix, columns), part)
 
     def _hub_order(self, name: str) -> tuple[Tensor | None, Tensor | None]:
         """The file's rows and columns in the hub's order; None: they are in that order."""

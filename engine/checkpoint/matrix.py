@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.checkpoint.shard import Shard
 from kernels.quantized_linear.reference import GroupQuantized, concatenate
 
-__all__ = ["Matrix", "cut", "kind_of", "stacked", "taken_columns", "taken_rows"]
+__all__ = ["Matrix", "cut", "kind_of", "stacked", "select_columns", "select_rows"]
 
 Matrix = Tensor | GroupQuantized
 
@@ -27,15 +27,15 @@ def cut(matrix: Matrix, part: Shard | None) -> Matrix:
     return matrix.narrow(part.dim, part.start, part.stop - part.start).contiguous()
 
 
-def taken_rows(matrix: Matrix, index: Tensor) -> Matrix:
+def select_rows(matrix: Matrix, index: Tensor) -> Matrix:
     return matrix.rows(index) if isinstance(matrix, GroupQuantized) else matrix[index]
 
 
-def taken_columns(matrix: Matrix, index: Tensor) -> Matrix:
+def select_columns(matrix: Matrix, index: Tensor) -> Matrix:
     """If a group's columns are not taken together and in order, the matrix is dequantized."""
     if isinstance(matrix, GroupQuantized):
-        if (taken := matrix.taken_columns(index)) is not None:
-            return taken
+        if (ints := matrix.select_columns(index)) is not None:
+            return ints
         matrix = matrix.dense()
     return matrix[:, index]
 

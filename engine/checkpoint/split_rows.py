@@ -9,7 +9,7 @@ from torch import Tensor
 from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, Mamba2, ParallelHeads, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
-from engine.checkpoint.matrix import Matrix, cut, taken_rows
+from engine.checkpoint.matrix import Matrix, cut, select_rows
 from engine.checkpoint.shard import Shard
 from engine.checkpoint.tensor_source import TensorSource
 from engine.errors import ModelError
@@ -78,7 +78,7 @@ class SplitRows:
             return self._source.read_matrix(name, part)
         mixed, rows = self._places[name]
         whole = self._source.read_matrix(mixed)
-        return cut(taken_rows(whole, rows), part)
+        return cut(select_rows(whole, rows), part)
 
 
 def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:

@@ -65,7 +65,7 @@ class GroupQuantized:
             self, ints_OI=self.ints_OI[:, start:stop], factors_OG=self.factors_OG[:, groups], offsets_OG=offsets
         )
 
-    def taken_columns(self, index: Tensor) -> "GroupQuantized | None":
+    def select_columns(self, index: Tensor) -> "GroupQuantized | None":
         """index  [I], a permutation. None where the columns of a group do not stay together."""
         whole_groups = index.view(-1, self.group)
         groups = whole_groups[:, 0] // self.group

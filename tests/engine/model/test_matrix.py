@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.checkpoint.matrix import cut, taken_columns
+from engine.checkpoint.matrix import cut, select_columns
 from engine.checkpoint.shard import Shard
 from engine.model.linears import linear_of
 from kernels.kernel_set import load_kernels
@@ -29,10 +29,10 @@ def test_a_part_has_the_same_numbers_and_stays_integers_if_no_group_is_cut(part,
 
 
 @pytest.mark.parametrize(("run", "stays"), [(64, True), (32, True), (16, False)])
-def test_columns_taken_in_another_order_stay_integers_if_groups_stay_together(run, stays):
+def test_columns_selected_in_another_order_stay_integers_if_groups_stay_together(run, stays):
     whole = random_ints(12, 128)
     order = torch.arange(128).view(-1, run).flip(0).flatten()
-    found = taken_columns(whole, order)
+    found = select_columns(whole, order)
     assert torch.equal(dense(found), whole.dense()[:, order])
     assert isinstance(found, GroupQuantized) == stays
 
