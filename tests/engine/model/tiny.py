@@ -44,6 +44,22 @@ LONGROPE = {
     ),
 }
 
+FALCON_H1 = {
+    "mamba_d_ssm": 96,
+    "mamba_n_heads": 6,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 20,
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.5,
+    "attention_in_multiplier": 0.9,
+    "attention_out_multiplier": 1.3,
+    "key_multiplier": 0.7,
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.8,
+    "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+    "mlp_multipliers": [0.8, 1.4],
+}
+
 # name -> (transformers' family, what differs from SIZES)
 FAMILIES = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
@@ -373,43 +389,8 @@ FAMILIES = {
             "mamba_expand": 2,
         },
     ),
-    "falcon h1": (
-        "FalconH1",
-        {
-            "mamba_d_ssm": 96,
-            "mamba_n_heads": 6,
-            "mamba_n_groups": 2,
-            "mamba_d_state": 20,
-            "embedding_multiplier": 3.0,
-            "lm_head_multiplier": 0.5,
-            "attention_in_multiplier": 0.9,
-            "attention_out_multiplier": 1.3,
-            "key_multiplier": 0.7,
-            "ssm_in_multiplier": 1.2,
-            "ssm_out_multiplier": 0.8,
-            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
-            "mlp_multipliers": [0.8, 1.4],
-            "mamba_rms_norm": True,
-        },
-    ),
-    "falcon h1 without norm": (
-        "FalconH1",
-        {
-            "mamba_d_ssm": 96,
-            "mamba_n_heads": 6,
-            "mamba_n_groups": 2,
-            "mamba_d_state": 20,
-            "embedding_multiplier": 3.0,
-            "lm_head_multiplier": 0.5,
-            "attention_in_multiplier": 0.9,
-            "attention_out_multiplier": 1.3,
-            "key_multiplier": 0.7,
-            "ssm_in_multiplier": 1.2,
-            "ssm_out_multiplier": 0.8,
-            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
-            "mlp_multipliers": [0.8, 1.4],
-        },
-    ),
+    "falcon h1": ("FalconH1", {**FALCON_H1, "mamba_rms_norm": True}),
+    "falcon h1 without norm": ("FalconH1", FALCON_H1),
     "nemotron h": (
         "NemotronH",
         {
