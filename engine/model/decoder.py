@@ -18,7 +18,7 @@ from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch, LayerBatch
 from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
@@ -81,18 +81,18 @@ class Decoder:
         dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupQuantized) else head
         return torch.nn.functional.pad(dense, (0, 0, 0, missing))
 
-    def forward(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
-        return self.logits(self.hidden(batch, kv))
+    def forward(self, step: ForwardBatch, kv: KVCache) -> Tensor:
+        """Computes the step, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
+        return self.logits(self.hidden(step, kv))
 
     @torch.inference_mode()
-    def hidden(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+    def hidden(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """The forward pass up to the LM head: [R, M] in the model's dtype."""
-        x_TM = self._embed(batch.tokens_T)
+        x_TM = self._embed(step.tokens_T)
         # a residual stream in fp32: 60 sums in bfloat16 would decide near ties by rounding
         residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
         after_M, scale = None, self._embedding_scale  # pending: norm weights and scale of x
-        for layer, cache in zip(self._layers, kv.layers, strict=True):
+        for layer, batch, cache in zip(self._layers, self._layer_batches(step, kv), kv.layers, strict=True):
             norms = layer.norms
             x_TM = self._add_norm(x_TM, residual_TM, norms.before_attention_M, after_M, scale)
             after_M, scale = norms.after_ffn_M, self.arch.residual_scale
@@ -104,15 +104,15 @@ class Decoder:
                 x_TM = layer.mix(x_TM, batch, cache)
                 x_TM = self._add_norm(x_TM, residual_TM, norms.before_ffn_M, norms.after_attention_M, scale)
                 x_TM = layer.feed_forward(x_TM)
-        if batch.sample_rows_R is not None:
-            x_TM, residual_TM = x_TM[batch.sample_rows_R], residual_TM[batch.sample_rows_R]
+        if step.sample_rows_R is not None:
+            x_TM, residual_TM = x_TM[step.sample_rows_R], residual_TM[step.sample_rows_R]
         return self._add_norm(x_TM, residual_TM, self._norm_M, after_M, scale)
 
     @torch.inference_mode()
-    def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+    def attend(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """The mixers alone, [T, M]: the part of a step that depends on sequence lengths."""
-        x_TM = self._embed(batch.tokens_T)
-        for layer, cache in zip(self._layers, kv.layers, strict=True):
+        x_TM = self._embed(step.tokens_T)
+        for layer, batch, cache in zip(self._layers, self._layer_batches(step, kv), kv.layers, strict=True):
             x_TM = x_TM if layer.mix is None else layer.mix(x_TM, batch, cache)
         return x_TM
 
@@ -127,6 +127,10 @@ class Decoder:
         if self.arch.logit_cap:
             logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
         return self._tp.gather_columns(logits_RV, self.arch.vocab_size)
+
+    def _layer_batches(self, step: ForwardBatch, kv: KVCache) -> list[LayerBatch]:
+        """What each layer's mixer takes of a step."""
+        return [step.by_group[pages.group if pages is not None else 0] for pages in kv.layout.pages]
 
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return self._kernels.embedding(self._embedding_VM, tokens_T)
@@ -144,7 +148,7 @@ class Decoder:
 class Mixer(Protocol):
     """What mixes a token with those before it: [T, M] -> [T, M], added up over ranks. Reads and writes the cache."""
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
 
 
 class _Layer:
@@ -154,7 +158,7 @@ class _Layer:
         self.mix = None if spec.mixer is None else _mixer(spec.mixer, weights, tables)
         self.feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
 
-    def only(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def only(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """Of a layer that has a mixer or a feed-forward alone."""
         if self.mix is not None:
             return self.mix(x_TM, batch, cache)
