@@ -51,6 +51,7 @@ class BlockAllocator:
         """
         self.block_size = block_size
         self.groups = groups
+        self._windows = [(number, group) for number, group in enumerate(groups) if not group.keeps_all]
         self.pool = BlockPool(num_blocks)
         self.cache = PrefixCache(len(groups))
         self._cache_key = cache_key
@@ -187,12 +188,13 @@ class BlockAllocator:
 
     def has_unseen(self, seq: Sequence) -> bool:
         """Whether `free_unseen` would free blocks."""
-        firsts = (self._first_kept(group, seq.num_computed) for group in self.groups)
-        return any(first and blocks[first - 1] != FREED for first, blocks in zip(firsts, seq.blocks, strict=True))
+        firsts = ((number, self._first_kept(group, seq.num_computed)) for number, group in self._windows)
+        return any(first and seq.blocks[number][first - 1] != FREED for number, first in firsts)
 
     def free_unseen(self, seq: Sequence) -> None:
         """Frees the blocks of a running sequence that no later token sees; cached ones stay until they are evicted."""
-        for group, blocks in zip(self.groups, seq.blocks, strict=True):
+        for number, group in self._windows:
+            blocks = seq.blocks[number]
             first = stop = self._first_kept(group, seq.num_computed)
             while first > 0 and blocks[first - 1] != FREED:
                 first -= 1

@@ -235,17 +235,17 @@ class Scheduler:
         return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
     def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> ScheduledSequence:
-        stop = seq.num_computed + count
+        stop, sent = seq.num_computed + count, seq.num_sent_blocks
         return ScheduledSequence(
             seq_id=seq.seq_id,
             start=seq.num_computed,
             tokens=(*seq.tokens[seq.num_computed : stop], *drafts),
-            blocks=tuple(tuple(blocks[seq.num_sent_blocks :]) for blocks in seq.blocks),
+            blocks=tuple(tuple(blocks[sent:]) for blocks in seq.blocks) if seq.num_blocks > sent else (),
             samples=stop == len(seq.tokens),
             num_draft_tokens=len(drafts),
             scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
             state=seq.state,
-            first_block=seq.num_sent_blocks,
+            first_block=sent,
         )
 
     def _cut(self, seq: Sequence, count: int) -> int:
