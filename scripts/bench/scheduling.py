@@ -1,6 +1,6 @@
 """What the host does for a decode step of many sequences: scheduling, and the step's tensors. No model runs.
 
-    python -m scripts.bench.scheduling --sequences 256 --context 2048
+python -m scripts.bench.scheduling --sequences 256 --context 2048
 """
 
 import argparse
