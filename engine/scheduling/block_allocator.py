@@ -252,8 +252,8 @@ class BlockAllocator:
             wanted = [(group, at) for group, first in enumerate(firsts) for at in range(first, count)]
             known = {where: self.cache.held[where[0]].get(usable[where[1]]) for where in wanted}
             shared = [block for block in known.values() if block is not None]
-            taken = len(wanted) - len(shared) + sum(map(self.pool.is_free, shared))
-            if (excess := taken + len(self.groups) - self.pool.num_free) > 0:
+            num_allocated = len(wanted) - len(shared) + sum(map(self.pool.is_free, shared))
+            if (excess := num_allocated + len(self.groups) - self.pool.num_free) > 0:
                 usable = usable[: count - max(1, excess // len(self.groups))]
                 continue
             self._share([shared])
