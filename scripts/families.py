@@ -39,6 +39,12 @@ FAMILIES = (
         ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
     ),
     Family(
+        ("gemma4_text", "gemma4_unified_text"),
+        (),
+        "Gemma 4",
+        "attention, sliding windows, shared KV, per-layer embeddings; dense or MoE",
+    ),
+    Family(
         ("deepseek_v2", "deepseek_v3", "kimi_k2"),
         ("deepseek2",),
         "DeepSeek V2, V3, R1, Kimi K2",

@@ -10,6 +10,7 @@ from engine.arch.families import (
     exaone,
     falcon,
     gemma,
+    gemma4,
     glm,
     gpt_oss,
     granite,
@@ -35,6 +36,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | phi.HUB
     | qwen.HUB
     | gemma.HUB
+    | gemma4.HUB
     | olmo.HUB
     | glm.HUB
     | granite.HUB
@@ -59,6 +61,8 @@ TEXT_PARTS = {
     "qwen3_5_moe": "qwen3_5_moe_text",
     "kimi_k25": "kimi_k2",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",
     "llama4": "llama4_text",
 }

@@ -18,6 +18,7 @@ __all__ = [
     "MoE",
     "Norms",
     "ParallelHeads",
+    "PerLayerEmbedding",
     "QueryScaling",
     "Recurrent",
     "Router",
@@ -60,6 +61,9 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
     query_scaling: QueryScaling | None = None
     gate: bool = False  # the output is multiplied by the sigmoid of another projection of the input
+    v_norm: bool = False  # RMS norm over each value head, without weights
+    values_are_keys: bool = False  # as they were projected, before norm and rotary embedding
+    kv_from: int | None = None  # the layer whose keys and values are read; None: its own
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
@@ -186,6 +190,8 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     group_score: Literal["max", "top2"] = "top2"  # of a group: its best expert, or the sum of its best two
     scale: float = 1.0  # multiplies the weights
     scales_inputs: bool = False  # a weight multiplies what its expert takes, not what it gives
+    norm: bool = False  # the router takes the RMS norm of the input, times a learned scale of each dimension
+    expert_scales: bool = False  # a learned factor of each expert multiplies its weight
 
     def __post_init__(self) -> None:
         if not 0 < self.experts_per_token <= self.num_experts:
@@ -206,6 +212,7 @@ class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     shared: DenseMlp | UngatedMlp | None = None  # for every token
     latent_dim: int = 0  # the experts take and give a projection to so many dimensions; 0: the model's own
     gates_shared: bool = False  # the shared expert's output is multiplied by the sigmoid of a learned score
+    norms_apart: bool = False  # norms of their own before and after the experts, and before and after the shared one
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")
@@ -214,10 +221,19 @@ class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 FeedForward = DenseMlp | UngatedMlp | MoE
 
 
+class PerLayerEmbedding(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Each layer has an embedding of its own, which gates a projection of what comes out of the layer."""
+
+    vocab_size: int  # later tokens have the first one's
+    dim: int  # of a token in a layer
+    activation: Activation = "gelu_tanh"  # of the gate
+
+
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     mixer: Mixer | None
     feed_forward: FeedForward | None  # a layer has one of both, at least
     norms: Norms = "before"
+    output_scale: bool = False  # the residual stream is multiplied by a learned number after the layer
 
     def __post_init__(self) -> None:
         if (self.mixer is None or self.feed_forward is None) != (self.norms == "single"):

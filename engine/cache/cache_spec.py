@@ -37,7 +37,7 @@ def page_spec(mixer: Mixer | None) -> PageSpec | None:
     """None: the layer caches no tokens."""
     if isinstance(mixer, ParallelHeads):
         return page_spec(mixer.attention)
-    if isinstance(mixer, SelfAttention):
+    if isinstance(mixer, SelfAttention) and mixer.kv_from is None:
         return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
     if isinstance(mixer, LatentAttention):
         return PageSpec(1, 1, mixer.kv_rank + mixer.rope_dim)

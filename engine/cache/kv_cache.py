@@ -16,7 +16,7 @@ __all__ = ["KVCache"]
 class KVCache:
     """`layers[i]` is what layer i's kernels take, which define a block's inner layout: of attention (k_cache, v_cache),
     each [N, G, P, D], or (latents,); of a recurrent layer the tensors of its state, each [slots, ...]; of
-    a layer with both these after those.
+    a layer with both these after those. Layers that read the keys and values of another have that one's tensors.
 
     Layers whose pages have one shape lie in one of `stacks`, [N, L, tensors, G, P, D]: block n is row n of each.
     """
@@ -48,7 +48,7 @@ class KVCache:
             )
             for index, layer in enumerate(arch.layers)
         }
-        self.layers = [(*layers.get(index, ()), *states[index]) for index in range(len(arch.layers))]
+        self.layers = [(*layers.get(arch.kv_layer(index), ()), *states[index]) for index in range(len(arch.layers))]
         self._states = list(states.values())
         self.stacks = [whole.movedim(2, 0) for whole in wholes]
         # each [L * tensors, N, bytes] in host memory

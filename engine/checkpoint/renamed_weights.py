@@ -16,16 +16,23 @@ log = logging.getLogger(__name__)
 
 # the language model's prefix in a multimodal model, as older and as newer transformers write it
 LANGUAGE = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
-SIGHT = tuple(
-    f"{prefix}{part}."
-    for prefix in ("", "model.")
-    for part in ("vision_tower", "vision_model", "visual", "multi_modal_projector", "mm_projector")
+SENSES = (
+    "vision_tower",
+    "vision_model",
+    "vision_embedder",
+    "visual",
+    "multi_modal_projector",
+    "mm_projector",
+    "embed_vision",
+    "audio_tower",
+    "embed_audio",
 )
+OTHER_PARTS = tuple(f"{prefix}{part}." for prefix in ("", "model.") for part in SENSES)
 
 
 class CanonicalNames:
-    """Tensors of the language model under the names that the decoder takes. Vision weights are skipped, which is
-    logged."""
+    """Tensors of the language model under the names that the decoder takes. Weights for images and audio are skipped,
+    which is logged."""
 
     def __init__(self, source: TensorSource, renamed: Mapping[str, str], num_layers: int) -> None:
         """`renamed`: parts of the family's names -> those that the decoder takes. Layers from `num_layers` on are for
@@ -33,9 +40,9 @@ class CanonicalNames:
         """
         self._source = source
         names = source.names()
-        unseen = {name for name in names if name.startswith(SIGHT)}
+        unseen = {name for name in names if name.startswith(OTHER_PARTS)}
         if unseen:
-            log.warning("images are not read: %d tensors that see them are left aside", len(unseen))
+            log.warning("images and audio are not read: %d tensors for them are left aside", len(unseen))
         ours = {_canonical_name(name, renamed): name for name in names - unseen}
         self._names = {name: there for name, there in ours.items() if not _predicts_more(name, num_layers)}
         if len(self._names) < len(ours):

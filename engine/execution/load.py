@@ -226,14 +226,17 @@ def _has_attention_alone(arch: ModelArch) -> bool:
 
 def _is_kernels_alone(arch: ModelArch) -> bool:
     """Whether a step on a CPU is calls of compiled kernels and nothing else."""
-    if arch.norm != "rms":
+    if arch.norm != "rms" or arch.per_layer_embedding is not None:
         return False
     return all(
         isinstance(layer.feed_forward, DenseMlp)
         and layer.norms != "parallel"
+        and not layer.output_scale
         and isinstance(layer.mixer, SelfAttention)
         and layer.mixer.query_scaling is None
         and layer.mixer.qk_norm != "rotated"
+        and not layer.mixer.v_norm
+        and not layer.mixer.values_are_keys
         for layer in arch.layers
     )
 

@@ -6,6 +6,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from engine.cache.kv_cache import KVCache
+from engine.checkpoint.open import read_arch
+from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, FAMILIES, SIZES, Runner, error, oracle, oracle_logits
@@ -211,6 +214,16 @@ SEEING = {
     "Qwen3VL": ({"rope_parameters": MROPE}, {**EYES, "deepstack_visual_indexes": [0]}),
     "Qwen3_5": ({**DELTA, "layer_types": ["linear_attention", "full_attention"]}, EYES),
     "Mistral3": ({}, OTHER_EYES),
+    "Gemma4": (
+        {
+            "global_head_dim": 24,
+            "vocab_size_per_layer_input": 97,
+            "hidden_size_per_layer_input": 8,
+            "tie_word_embeddings": True,
+            "pad_token_id": 96,
+        },
+        {**OTHER_EYES, "head_dim": 16},
+    ),
     "Llama4": (
         {"num_local_experts": 2, "intermediate_size_mlp": 64},
         {**OTHER_EYES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
@@ -232,20 +245,54 @@ def test_the_text_part_of_a_model_that_sees_is_transformers(tmp_path, family):
     assert error(Runner(tmp_path).logits(TOKENS, 7)[-1:], oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 
+def test_keys_and_values_of_layers_that_read_those_of_another_may_be_there(tmp_path):
+    model = oracle("gemma4")
+    model.save_pretrained(tmp_path)
+    at = "model.layers.6.self_attn"
+    rewrite(tmp_path, lambda tensors: tensors.update({f"{at}.k_proj.weight": torch.zeros(48, 48)}))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+    rewrite(tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.x_proj.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: model\.layers\.0\.self_attn\.x_proj"):
+        Runner(tmp_path)
+
+
+def test_released_gemma4_configs_have_the_heads_of_all_global_layers(tmp_path):
+    def change(config):
+        del config["per_layer_config"], config["rope_parameters"]
+        config.update(global_head_dim=24, num_global_key_value_heads=1)
+
+    oracle("gemma4 moe").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_layers_that_read_keys_and_values_of_another_have_no_cache(tmp_path):
+    oracle("gemma4").save_pretrained(tmp_path)
+    arch = read_arch(resolve(str(tmp_path)))
+    assert [arch.kv_layer(layer) for layer in range(7)] == [0, 1, 2, 1, 2, 1, 1]
+    # two sliding layers with heads of 16, a full one with heads of 24; keys and values of two heads in fp32
+    assert KVCache.block_bytes(arch, 1, torch.float32) == 2 * 2 * 4 * (16 + 24 + 16)
+
+
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, caplog):
     model = oracle("gemma3")
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    eyes = {"vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight"}
-    save_file(tensors | {name: torch.zeros(3) for name in eyes}, tmp_path / "model.safetensors")
+    senses = {
+        "vision_tower.vision_model.post_layernorm.bias",
+        "multi_modal_projector.mm_soft_emb_norm.weight",
+        "audio_tower.conformer.0.bias",
+    }
+    save_file(tensors | {name: torch.zeros(3) for name in senses}, tmp_path / "model.safetensors")
     text = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
     assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
-    assert "images are not read: 2 tensors" in caplog.text
-    rewrite(tmp_path, lambda tensors: tensors.update({"audio_tower.weight": torch.zeros(3)}))
-    with pytest.raises(ModelError, match=r"does not know: audio_tower\.weight"):
+    assert "images and audio are not read: 3 tensors" in caplog.text
+    rewrite(tmp_path, lambda tensors: tensors.update({"smell_tower.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: smell_tower\.weight"):
         Runner(tmp_path)
 
 

@@ -60,6 +60,17 @@ FALCON_H1 = {
     "mlp_multipliers": [0.8, 1.4],
 }
 
+GEMMA4 = {
+    "num_hidden_layers": 7,
+    "head_dim": 16,
+    "global_head_dim": 24,
+    "sliding_window": 9,
+    "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+    "vocab_size_per_layer_input": 97,
+    "hidden_size_per_layer_input": 8,
+    "tie_word_embeddings": True,
+}
+
 # name -> (transformers' family, what differs from SIZES)
 FAMILIES = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
@@ -120,6 +131,35 @@ FAMILIES = {
                 "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             },
+        },
+    ),
+    "gemma4": (
+        "Gemma4",
+        {**GEMMA4, "num_kv_shared_layers": 4, "use_double_wide_mlp": True, "final_logit_softcapping": 4.0},
+    ),
+    "gemma4 moe": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+    ),
+    "gemma4 unified": (
+        "Gemma4Unified",
+        {
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "global_head_dim": 24,
+            "num_global_key_value_heads": 1,
+            "sliding_window": 9,
+            "attention_k_eq_v": True,
+            "tie_word_embeddings": True,
         },
     ),
     "qwen3 moe": (
@@ -472,6 +512,8 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
     torch.manual_seed(sum(map(ord, name)))
     kind = {
         "Gemma3": "Gemma3TextConfig",
+        "Gemma4": "Gemma4TextConfig",
+        "Gemma4Unified": "Gemma4UnifiedTextConfig",
         "Llama4": "Llama4TextConfig",
         "Qwen3_5": "Qwen3_5TextConfig",
         "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
@@ -486,10 +528,9 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
 
 
 def _stored_buffers(model: transformers.PreTrainedModel) -> list[Tensor]:
-    """Those that a checkpoint has: routers' correction biases."""
-    return [
-        buffer for name, buffer in model.named_buffers() if name.endswith(("e_score_correction_bias", "expert_bias"))
-    ]
+    """Those that a checkpoint has and that may be any: routers' correction biases, scales of layers."""
+    ends = ("e_score_correction_bias", "expert_bias", "layer_scalar")
+    return [buffer for name, buffer in model.named_buffers() if name.endswith(ends)]
 
 
 @torch.no_grad()

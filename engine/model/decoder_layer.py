@@ -1,0 +1,94 @@
+"""A decoder layer: its mixer and its feed-forward, each between the residual stream's norms."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
+from engine.arch.layer_spec import LatentAttention as LatentSpec
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import Mamba2 as MambaSpec
+from engine.arch.layer_spec import Mixer as LayerMixer
+from engine.arch.layer_spec import ParallelHeads as ParallelSpec
+from engine.arch.layer_spec import ShortConv as ConvSpec
+from engine.model.attention import Attention
+from engine.model.feed_forward import feed_forward
+from engine.model.forward_batch import ForwardBatch
+from engine.model.gated_delta_net import GatedDeltaNet
+from engine.model.latent_attention import LatentAttention
+from engine.model.layer_weights import LayerWeights
+from engine.model.mamba import Mamba2
+from engine.model.norms import LayerNorms
+from engine.model.parallel_heads import ParallelHeads
+from engine.model.per_layer_embedding import PerLayerGate
+from engine.model.residual_stream import ResidualStream
+from engine.model.rotary_tables import RotaryTables
+from engine.model.short_conv import ShortConv
+
+__all__ = ["DecoderLayer", "Mixer"]
+
+
+class Mixer(Protocol):
+    """What mixes a token with those before it: [T, M] -> [T, M], added up over ranks. Reads and writes the cache."""
+
+    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
+
+
+class DecoderLayer:
+    def __init__(
+        self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, kv_layer: "DecoderLayer | None" = None
+    ) -> None:
+        """`kv_layer`: the one whose keys and values this one reads; None: its own."""
+        self._is_parallel = spec.norms == "parallel"
+        self._residual_scale = weights.arch.residual_scale
+        self._norms = LayerNorms(spec, weights)
+        source = None if kv_layer is None else kv_layer.mix
+        self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, source)
+        self._feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
+        embedding = weights.arch.per_layer_embedding
+        self._per_layer_gate = None if embedding is None else PerLayerGate(embedding, weights)
+        self._output_scale = weights.take("layer_scalar", 1).item() if spec.output_scale else 1.0
+
+    def __call__(
+        self, stream: ResidualStream, batch: ForwardBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
+    ) -> None:
+        """`embedded_TP`: the tokens' embedding of this layer, where layers have one."""
+        norms, scale = self._norms, self._residual_scale
+        x_TM = stream.norm(norms.before_attention_M)
+        if self.mix is None or self._feed_forward is None:
+            stream.add(self._only(x_TM, batch, cache), norms.after_ffn_M, scale)
+        elif self._is_parallel:
+            stream.add(self.mix(x_TM, batch, cache) + self._feed_forward(x_TM), norms.after_ffn_M, scale)
+        else:
+            stream.add(self.mix(x_TM, batch, cache), norms.after_attention_M, scale)
+            stream.add(self._feed_forward(stream.norm(norms.before_ffn_M)), norms.after_ffn_M, scale)
+        if self._per_layer_gate is not None:
+            assert embedded_TP is not None
+            stream.add(self._per_layer_gate(stream.norm(None), embedded_TP), self._per_layer_gate.norm_M)
+        if self._output_scale != 1.0:
+            stream.multiply(self._output_scale)
+
+    def _only(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+        """Of a layer that has a mixer or a feed-forward alone."""
+        if self.mix is not None:
+            return self.mix(x_TM, batch, cache)
+        assert self._feed_forward is not None
+        return self._feed_forward(x_TM)
+
+
+def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, kv_source: Mixer | None) -> Mixer:
+    match spec:
+        case LatentSpec():
+            return LatentAttention(spec, weights, tables.of(spec.rope))
+        case DeltaSpec():
+            return GatedDeltaNet(spec, weights)
+        case ConvSpec():
+            return ShortConv(spec, weights)
+        case MambaSpec():
+            return Mamba2(spec, weights)
+        case ParallelSpec():
+            return ParallelHeads(
+                Attention(spec.attention, weights, tables.of(spec.attention.rope)), Mamba2(spec.mamba, weights)
+            )
+    assert kv_source is None or isinstance(kv_source, Attention)
+    return Attention(spec, weights, tables.of(spec.rope), kv_source)

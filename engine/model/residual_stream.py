@@ -1,0 +1,43 @@
+"""The residual stream: the sum of what a decoder's layers give, which each of their parts reads through a norm."""
+
+import torch
+from torch import Tensor
+
+from engine.arch.model_arch import ModelArch
+from kernels.kernel_set import KernelSet
+
+__all__ = ["ResidualStream"]
+
+
+class ResidualStream:
+    """In fp32: 60 sums in bfloat16 would decide near ties by rounding. What was added last is pending until the next
+    norm, whose kernel adds it up.
+    """
+
+    def __init__(self, arch: ModelArch, kernels: KernelSet, x_TM: Tensor, scale: float = 1.0) -> None:
+        """Begins as scale * x."""
+        self._arch, self._kernels = arch, kernels
+        self._sum_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+        self.add(x_TM, None, scale)
+
+    def add(self, x_TM: Tensor, weight_M: Tensor | None = None, scale: float = 1.0) -> None:
+        """Adds scale * x, or of the norm of x with these weights. After that comes `norm` before any other."""
+        self._x_TM, self._weight_M, self._scale = x_TM, weight_M, scale
+
+    def norm(self, weight_M: Tensor | None) -> Tensor:
+        """[T, M] in the model's dtype: the norm of the sum, without weights the sum itself."""
+        x_TM = self._x_TM
+        if self._arch.norm == "layer":
+            # LayerNorm subtracts the mean of a sum, which is the sum of the means: then it is RMSNorm
+            x_TM = (x_TM.float() - x_TM.float().mean(-1, keepdim=True)).to(x_TM.dtype)
+        eps = self._arch.norm_eps
+        return self._kernels.add_rms_norm(x_TM, self._sum_TM, weight_M, eps, self._weight_M, self._scale)
+
+    def multiply(self, factor: float) -> None:
+        """Multiplies the sum, with what is pending."""
+        self._sum_TM *= factor
+        self._scale *= factor
+
+    def select(self, rows_R: Tensor) -> None:
+        """Keeps these rows alone."""
+        self._x_TM, self._sum_TM = self._x_TM[rows_R], self._sum_TM[rows_R]
