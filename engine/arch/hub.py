@@ -17,6 +17,7 @@ from engine.arch.families import (
     hunyuan,
     lfm,
     llama,
+    longcat,
     minimax,
     mistral,
     nemotron,
@@ -48,6 +49,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | gpt_oss.HUB
     | hunyuan.HUB
     | lfm.HUB
+    | longcat.HUB
     | minimax.HUB
     | nemotron.HUB
 )
@@ -68,6 +70,19 @@ TEXT_PARTS = {
 }
 
 
+INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
+# model_types that people may try, and why they are refused
+REFUSED = {
+    "mistral_large4": INDEXER,
+    "mistral_large4_text": INDEXER,
+    "deepseek_v32": INDEXER,
+    "glm_moe_dsa": INDEXER,
+    "deepseek_v4": "its attention over compressed keys and values is not implemented",
+    "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
+    "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
+}
+
+
 def arch_from_hub(config: Config) -> ModelArch:
     """Raises ModelError for what the decoder does not support."""
     family, config = _text_part(config)
@@ -85,6 +100,8 @@ def hub_family(config: Config) -> HubFamily:
 def _text_part(config: Config) -> tuple[str, Config]:
     """The family of the language model, and its config."""
     family = config.get("model_type")
+    if isinstance(family, str) and family in REFUSED:
+        raise ModelError(f"model type {family!r} is not supported: {REFUSED[family]}")
     if isinstance(family, str) and family in TEXT_PARTS:
         text = config.get("text_config")
         if not isinstance(text, dict):

@@ -44,6 +44,7 @@ class HubFamily(NamedTuple):
     read: Callable[[Config], ModelArch]
     defaults: Config = {}  # of transformers' config class, which a config.json may leave out
     names: Mapping[str, str] = {}  # parts of its weights' names -> those that the decoder takes
+    layers_in_one: int = 1  # so many of ours are one in its weights' names: checkpoint/renamed_weights.py
     expert_stacks: str = ""  # how all experts of a layer are stacked in one tensor: checkpoint/stacked_experts.py
 
 

@@ -13,9 +13,11 @@ __all__ = [
     "GatedDeltaNet",
     "LatentAttention",
     "LayerSpec",
+    "LightningAttention",
     "Mamba2",
     "Mixer",
     "MoE",
+    "NormedResidual",
     "Norms",
     "ParallelHeads",
     "PerLayerEmbedding",
@@ -85,6 +87,7 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     rope: Rope
     scale: float | None = None  # multiplies query-key products; None: (nope_dim + rope_dim) ** -0.5
     latent_eps: float = 1e-6  # of the norms of the latent and of the low-rank query
+    latent_scale: float = 1.0  # multiplies the latent after its norm
     bias: bool = False  # of the down-projections and the output
     query_scaling: QueryScaling | None = None
 
@@ -126,6 +129,18 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
             raise ValueError(f"{self.num_heads} heads in {self.num_groups} groups")
 
 
+class LightningAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Linear attention whose state, a matrix of each head, decays by a rate that each head has."""
+
+    num_heads: int
+    head_dim: int
+    decay: float  # of the layer: multiplies the heads' rates, 2 ** (-8 h / num_heads) for h = 1, 2, ...
+    norm_eps: float = 1e-6  # of the norm of all heads' outputs together
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "head_dim")
+
+
 class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A gated causal convolution over a few tokens; its state is the last of these."""
 
@@ -144,8 +159,9 @@ class ParallelHeads(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     mamba: Mamba2
 
 
-Recurrent = GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads  # mixers with a state of fixed size
-Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads
+# mixers with a state of fixed size
+Recurrent = GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
+Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
 
 
 def rope_of(mixer: Mixer | None) -> Rope | None:
@@ -181,6 +197,7 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
 
     num_experts: int
     experts_per_token: int
+    num_zero_experts: int = 0  # more of them, which give what they take
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     renormalizes: bool = False  # the chosen experts' weights are scaled to add up to 1
     bias: bool = False  # added to the logits
@@ -229,10 +246,21 @@ class PerLayerEmbedding(msgspec.Struct, frozen=True, kw_only=True, repr_omit_def
     activation: Activation = "gelu_tanh"  # of the gate
 
 
+class NormedResidual(msgspec.Struct, frozen=True):
+    """What mixer and feed-forward take, after the norm, is also what their outputs are added to, each with a factor."""
+
+    mixer_input: float = 1.0
+    mixer_output: float = 1.0
+    ffn_input: float = 1.0
+    ffn_output: float = 1.0
+
+
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     mixer: Mixer | None
     feed_forward: FeedForward | None  # a layer has one of both, at least
     norms: Norms = "before"
+    normed_residual: NormedResidual | None = None  # None: the residual stream goes by the norms
+    shortcut: MoE | None = None  # takes what the feed-forward takes, and gives to the stream after the next layer
     output_scale: bool = False  # the residual stream is multiplied by a learned number after the layer
 
     def __post_init__(self) -> None:

@@ -1,16 +1,27 @@
-"""Key and value weights of layers that read the keys and values of another: some checkpoints have them, nobody reads
-them."""
+"""Weights that some checkpoints have and that nothing reads: the model would give the same with others."""
 
+from engine.arch.layer_spec import LayerSpec, LightningAttention, MoE
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 
-__all__ = ["is_unread_kv"]
+__all__ = ["is_unread"]
 
-PARTS = ("k_proj", "v_proj", "k_norm", "v_norm")
+KV = ("k_proj", "v_proj", "k_norm", "v_norm")
+DECAYS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 
 
-def is_unread_kv(arch: ModelArch, name: str) -> bool:
+def is_unread(arch: ModelArch, name: str) -> bool:
+    """Of keys and values in a layer that reads those of another; of zero experts; decays of lightning attention."""
     index = layer_index(name)
-    if index is None or index >= arch.num_layers or arch.kv_layer(index) == index:
+    if index is None or index >= arch.num_layers:
         return False
-    return name.startswith(tuple(f"model.layers.{index}.self_attn.{part}." for part in PARTS))
+    at, part, *rest = name.removeprefix(f"model.layers.{index}.").split(".")
+    if at == "self_attn" and part in DECAYS:
+        return isinstance(arch.layers[index].mixer, LightningAttention)
+    if at == "self_attn" and part in KV:
+        return arch.kv_layer(index) != index
+    return [at, part] == ["mlp", "experts"] and int(rest[0]) >= _num_experts(arch.layers[index])
+
+
+def _num_experts(layer: LayerSpec) -> int:
+    return max(one.router.num_experts for one in (layer.feed_forward, layer.shortcut) if isinstance(one, MoE))

@@ -7,6 +7,7 @@ from torch import Tensor
 from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
 from engine.arch.layer_spec import LatentAttention as LatentSpec
 from engine.arch.layer_spec import LayerSpec
+from engine.arch.layer_spec import LightningAttention as LightningSpec
 from engine.arch.layer_spec import Mamba2 as MambaSpec
 from engine.arch.layer_spec import Mixer as LayerMixer
 from engine.arch.layer_spec import ParallelHeads as ParallelSpec
@@ -17,6 +18,7 @@ from engine.model.forward_batch import ForwardBatch
 from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
+from engine.model.lightning_attention import LightningAttention
 from engine.model.mamba import Mamba2
 from engine.model.norms import LayerNorms
 from engine.model.parallel_heads import ParallelHeads
@@ -45,6 +47,8 @@ class DecoderLayer:
         source = None if kv_layer is None else kv_layer.mix
         self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, source)
         self._feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
+        self._normed_residual = spec.normed_residual
+        self._shortcut = None if spec.shortcut is None else feed_forward(spec.shortcut, weights)
         embedding = weights.arch.per_layer_embedding
         self._per_layer_gate = None if embedding is None else PerLayerGate(embedding, weights)
         self._output_scale = weights.take("layer_scalar", 1).item() if spec.output_scale else 1.0
@@ -59,9 +63,18 @@ class DecoderLayer:
             stream.add(self._only(x_TM, batch, cache), norms.after_ffn_M, scale)
         elif self._is_parallel:
             stream.add(self.mix(x_TM, batch, cache) + self._feed_forward(x_TM), norms.after_ffn_M, scale)
+        elif (normed := self._normed_residual) is not None:
+            stream.restart(x_TM, normed.mixer_input)
+            stream.add(self.mix(x_TM, batch, cache), None, normed.mixer_output)
+            x_TM = stream.norm(norms.before_ffn_M)
+            stream.restart(x_TM, normed.ffn_input)
+            stream.add(self._feed_forward(x_TM), None, normed.ffn_output)
         else:
             stream.add(self.mix(x_TM, batch, cache), norms.after_attention_M, scale)
-            stream.add(self._feed_forward(stream.norm(norms.before_ffn_M)), norms.after_ffn_M, scale)
+            x_TM = stream.norm(norms.before_ffn_M)
+            deferred_TM = stream.defer(None if self._shortcut is None else self._shortcut(x_TM))
+            x_TM = self._feed_forward(x_TM)
+            stream.add(x_TM if deferred_TM is None else x_TM + deferred_TM, norms.after_ffn_M, scale)
         if self._per_layer_gate is not None:
             assert embedded_TP is not None
             stream.add(self._per_layer_gate(stream.norm(None), embedded_TP), self._per_layer_gate.norm_M)
@@ -82,6 +95,8 @@ def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, kv_sou
             return LatentAttention(spec, weights, tables.of(spec.rope))
         case DeltaSpec():
             return GatedDeltaNet(spec, weights)
+        case LightningSpec():
+            return LightningAttention(spec, weights)
         case ConvSpec():
             return ShortConv(spec, weights)
         case MambaSpec():

@@ -58,6 +58,7 @@ def _xielu(layer: LayerWeights, at: str) -> Xielu:
 def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     """This rank's part of the sum, the shared expert's too."""
     router, experts, shared = Router(spec.router, layer), _routed(spec, layer), _shared(spec, layer)
+    num_experts, num_zero = spec.router.num_experts, spec.router.num_zero_experts
 
     def compute(x_TM: Tensor) -> Tensor:
         ids_TK, weights_TK = router(x_TM)
@@ -66,6 +67,9 @@ def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
             out_TM = experts(taken_TM, ids_TK, torch.ones_like(weights_TK))
         else:
             out_TM = experts(x_TM, ids_TK, weights_TK)
+        if num_zero and layer.tp.rank == 0:
+            share_T1 = weights_TK.masked_fill(ids_TK < num_experts, 0.0).sum(1, keepdim=True)
+            out_TM = (out_TM.float() + x_TM.float() * share_T1).to(x_TM.dtype)
         return out_TM if shared is None else out_TM + shared(x_TM)
 
     return compute

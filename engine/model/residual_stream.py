@@ -18,6 +18,7 @@ class ResidualStream:
         """Begins as scale * x."""
         self._arch, self._kernels = arch, kernels
         self._sum_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+        self._deferred_TM: Tensor | None = None
         self.add(x_TM, None, scale)
 
     def add(self, x_TM: Tensor, weight_M: Tensor | None = None, scale: float = 1.0) -> None:
@@ -32,6 +33,15 @@ class ResidualStream:
             x_TM = (x_TM.float() - x_TM.float().mean(-1, keepdim=True)).to(x_TM.dtype)
         eps = self._arch.norm_eps
         return self._kernels.add_rms_norm(x_TM, self._sum_TM, weight_M, eps, self._weight_M, self._scale)
+
+    def restart(self, x_TM: Tensor, factor: float) -> None:
+        """Begins again as factor * x; nothing may be pending."""
+        self._sum_TM = x_TM.float() * factor
+
+    def defer(self, x_TM: Tensor | None) -> Tensor | None:
+        """Keeps what the next layer is to add, and returns what this one is; None: nothing."""
+        x_TM, self._deferred_TM = self._deferred_TM, x_TM
+        return x_TM
 
     def multiply(self, factor: float) -> None:
         """Multiplies the sum, with what is pending."""

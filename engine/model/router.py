@@ -14,7 +14,7 @@ __all__ = ["Router"]
 class Router:
     def __init__(self, spec: Spec, layer: LayerWeights) -> None:
         """Every rank has all of it."""
-        num_experts, dim = spec.num_experts, layer.arch.model_dim
+        num_experts, dim = spec.num_experts + spec.num_zero_experts, layer.arch.model_dim
         self._kernels, self._eps = layer.kernels, layer.arch.norm_eps
         bias_E = layer.take("mlp.gate.bias", num_experts) if spec.bias else None
         self._logits = layer.kernels.linear(layer.take("mlp.gate.weight", num_experts, dim), bias_E, torch.float32)
@@ -40,7 +40,7 @@ class Router:
             self._scale_E = layer.take("mlp.gate.per_expert_scale", num_experts, dtype=torch.float32)
 
     def __call__(self, x_TM: Tensor) -> tuple[Tensor, Tensor]:
-        """As kernels/experts/reference.py's route."""
+        """As kernels/experts/reference.py's route; experts from `num_experts` on give what they take."""
         logits_TE = self._logits(x_TM if self._norm_M is None else rms_norm(x_TM, self._norm_M, self._eps))
         if self._rules.is_plain:
             ids_TK, weights_TK = self._kernels.route(logits_TE, self._rules.top_k, self._rules.renormalizes)

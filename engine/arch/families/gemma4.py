@@ -147,6 +147,6 @@ NAMES = {
 }
 
 HUB = {
-    "gemma4_text": HubFamily(_gemma4, {**DEFAULTS, **PER_LAYER}, NAMES, "rows"),
+    "gemma4_text": HubFamily(_gemma4, {**DEFAULTS, **PER_LAYER}, NAMES, expert_stacks="rows"),
     "gemma4_unified_text": HubFamily(_gemma4, {**DEFAULTS, **UNIFIED}, NAMES),
 }

@@ -108,6 +108,10 @@ def test_a_broken_file_is_named(folder):
     [
         ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, .*, mistral, .*, qwen2"),
         ({"model_type": None}, "is not supported"),
+        ({"model_type": "mistral_large4"}, "'mistral_large4' is not supported: the indexer of its sparse attention"),
+        ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ({"model_type": "longcat_flash", "router_bias": True}, "router_bias"),
+        ({"model_type": "longcat_flash", "zero_expert_type": "copy"}, "zero_expert_type 'copy'"),
         ({"hidden_act": "gelu"}, "'gelu' is not supported"),
         (
             {"quantization_config": {"quant_method": "bitsandbytes"}},

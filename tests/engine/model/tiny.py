@@ -346,6 +346,25 @@ FAMILIES = {
             ),
         },
     ),
+    "longcat flash": (
+        "LongcatFlash",
+        {
+            "num_layers": 2,
+            "ffn_hidden_size": 80,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 20,
+            "kv_lora_rank": 24,
+            "qk_nope_head_dim": 12,
+            "qk_rope_head_dim": 8,
+            "head_dim": 8,
+            "v_head_dim": 16,
+            "moe_topk": 4,
+            "n_routed_experts": 6,
+            "zero_expert_num": 3,
+            "expert_ffn_hidden_size": 32,
+            "routed_scaling_factor": 2.0,
+        },
+    ),
     "glm4 moe lite": (
         "Glm4MoeLite",
         {
@@ -486,6 +505,21 @@ FAMILIES = {
             "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "minimax": (
+        "MiniMax",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "block_size": 16,
+            "num_local_experts": 4,
+            "full_attn_alpha_factor": 3.5,
+            "full_attn_beta_factor": 0.7,
+            "linear_attn_alpha_factor": 2.5,
+            "linear_attn_beta_factor": 0.8,
+            "mlp_alpha_factor": 3.0,
+            "mlp_beta_factor": 0.9,
+        },
+    ),
     "minimax m2": (
         "MiniMaxM2",
         {
@@ -543,7 +577,8 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
         "Qwen3_5": "Qwen3_5TextConfig",
         "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
     }.get(family, f"{family}Config")
-    config = getattr(transformers, kind)(**{**SIZES, **changes, **more})
+    sizes = {name: size for name, size in SIZES.items() if name != "num_hidden_layers" or "num_layers" not in changes}
+    config = getattr(transformers, kind)(**{**sizes, **changes, **more})
     config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():

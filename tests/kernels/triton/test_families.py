@@ -9,7 +9,7 @@ from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 TOKENS = torch.randint(97, (12,), generator=torch.Generator().manual_seed(6)).tolist()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "olmo2", "qwen3 moe"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma4", "olmo2", "qwen3 moe", "longcat flash", "minimax"])
 def test_triton_kernels_give_transformers_logits(name, tmp_path):
     model = oracle(name)
     model.save_pretrained(tmp_path)
