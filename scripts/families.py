@@ -40,6 +40,12 @@ FAMILIES = (
         ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
     ),
     Family(
+        ("gemma3n_text",),
+        (),
+        "Gemma 3n",
+        "attention, sliding windows, shared KV, per-layer embeddings, AltUp, LAuReL",
+    ),
+    Family(
         ("gemma4_text", "gemma4_unified_text"),
         (),
         "Gemma 4",

@@ -10,6 +10,7 @@ from engine.arch.families import (
     exaone,
     falcon,
     gemma,
+    gemma3n,
     gemma4,
     glm,
     gpt_oss,
@@ -37,6 +38,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | phi.HUB
     | qwen.HUB
     | gemma.HUB
+    | gemma3n.HUB
     | gemma4.HUB
     | olmo.HUB
     | glm.HUB
@@ -63,6 +65,7 @@ TEXT_PARTS = {
     "qwen3_5_moe": "qwen3_5_moe_text",
     "kimi_k25": "kimi_k2",
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",

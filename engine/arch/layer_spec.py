@@ -7,6 +7,7 @@ import msgspec
 from engine.arch.rope import Rope
 
 __all__ = [
+    "AltUp",
     "Activation",
     "DenseMlp",
     "FeedForward",
@@ -176,6 +177,7 @@ class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     dim: int  # inner dimensions
     activation: Activation = "silu"
     bias: bool = False
+    sparsity: float = 0.0  # share of the gate that becomes 0: what is below that quantile of a normal distribution
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")
@@ -246,6 +248,13 @@ class PerLayerEmbedding(msgspec.Struct, frozen=True, kw_only=True, repr_omit_def
     activation: Activation = "gelu_tanh"  # of the gate
 
 
+class AltUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Alternating updates: several residual streams; a layer computes with the first, and predicts the others."""
+
+    num_streams: int
+    scales_corrected: bool = True  # what the per-layer gate takes is multiplied by a learned scale of each dimension
+
+
 class NormedResidual(msgspec.Struct, frozen=True):
     """What mixer and feed-forward take, after the norm, is also what their outputs are added to, each with a factor."""
 
@@ -261,6 +270,7 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     norms: Norms = "before"
     normed_residual: NormedResidual | None = None  # None: the residual stream goes by the norms
     shortcut: MoE | None = None  # takes what the feed-forward takes, and gives to the stream after the next layer
+    laurel_rank: int = 0  # of a projection that is added to the mixer's output, with what the mixer takes; 0: none
     output_scale: bool = False  # the residual stream is multiplied by a learned number after the layer
 
     def __post_init__(self) -> None:

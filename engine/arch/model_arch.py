@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
+from engine.arch.layer_spec import AltUp, LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
 
 __all__ = ["ModelArch"]
 
@@ -21,6 +21,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     embedding_scale: float = 1.0
     rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
     per_layer_embedding: PerLayerEmbedding | None = None
+    altup: AltUp | None = None  # None: there is one residual stream
     residual_scale: float = 1.0  # multiplies what attention and the feed-forward block add
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # soft cap of logits; 0: none

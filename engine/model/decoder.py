@@ -7,12 +7,13 @@ from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
+from engine.model.altup import AltUp, AltUpLayer
 from engine.model.decoder_layer import DecoderLayer
 from engine.model.forward_batch import ForwardBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
 from engine.model.per_layer_embedding import PerLayerEmbedding
-from engine.model.residual_stream import ResidualStream
+from engine.model.residual_stream import ResidualStream, Stream
 from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
@@ -44,12 +45,14 @@ class Decoder:
         if arch.rounds_embedding_scale:
             self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
         tables = RotaryTables(arch, weights, max_model_len, weights.device)
-        self._layers: list[DecoderLayer] = []
+        self._altup = None if arch.altup is None else AltUp(arch.altup, arch, weights, kernels)
+        self._layers: list[DecoderLayer | AltUpLayer] = []
         for index, spec in enumerate(arch.layers):
             source = arch.kv_layer(index)
             kv_layer = None if source == index else self._layers[source]
             layer = LayerWeights(arch, weights, kernels, index, tp)
-            self._layers.append(DecoderLayer(spec, layer, tables, kv_layer))
+            made = DecoderLayer(spec, layer, tables, None if kv_layer is None else kv_layer.mix)
+            self._layers.append(made if arch.altup is None else AltUpLayer(made, arch.altup, layer))
         self._per_layer_embedding = None
         if arch.per_layer_embedding is not None:
             self._per_layer_embedding = PerLayerEmbedding(arch.per_layer_embedding, arch, weights, kernels)
@@ -81,7 +84,7 @@ class Decoder:
         """The forward pass up to the LM head: [R, M] in the model's dtype."""
         x_TM = self._embed(batch.tokens_T)
         embedded_TLP = self._embed_per_layer(batch.tokens_T, x_TM)
-        stream = ResidualStream(self.arch, self._kernels, x_TM, self._embedding_scale)
+        stream = self._stream(x_TM)
         for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
             layer(stream, batch, cache, None if embedded_TLP is None else embedded_TLP[:, index])
         if batch.sample_rows_R is not None:
@@ -115,4 +118,12 @@ class Decoder:
         """[T, L, P]; None: layers have no embeddings."""
         if self._per_layer_embedding is None:
             return None
-        return self._per_layer_embedding(tokens_T, (x_TM.float() * self._embedding_scale).to(x_TM.dtype))
+        return self._per_layer_embedding(tokens_T, self._scaled(x_TM))
+
+    def _stream(self, x_TM: Tensor) -> Stream:
+        if self._altup is None:
+            return ResidualStream(self.arch, self._kernels, x_TM, self._embedding_scale)
+        return self._altup.begin(self._scaled(x_TM))
+
+    def _scaled(self, x_TM: Tensor) -> Tensor:
+        return (x_TM.float() * self._embedding_scale).to(x_TM.dtype)

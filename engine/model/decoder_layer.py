@@ -17,13 +17,14 @@ from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import ForwardBatch
 from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
+from engine.model.laurel import Laurel
 from engine.model.layer_weights import LayerWeights
 from engine.model.lightning_attention import LightningAttention
 from engine.model.mamba import Mamba2
 from engine.model.norms import LayerNorms
 from engine.model.parallel_heads import ParallelHeads
 from engine.model.per_layer_embedding import PerLayerGate
-from engine.model.residual_stream import ResidualStream
+from engine.model.residual_stream import ResidualStream, Stream
 from engine.model.rotary_tables import RotaryTables
 from engine.model.short_conv import ShortConv
 
@@ -38,25 +39,28 @@ class Mixer(Protocol):
 
 class DecoderLayer:
     def __init__(
-        self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, kv_layer: "DecoderLayer | None" = None
+        self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, kv_source: "Mixer | None" = None
     ) -> None:
-        """`kv_layer`: the one whose keys and values this one reads; None: its own."""
+        """`kv_source`: the mixer whose keys and values this one's reads; None: its own."""
         self._is_parallel = spec.norms == "parallel"
         self._residual_scale = weights.arch.residual_scale
         self._norms = LayerNorms(spec, weights)
-        source = None if kv_layer is None else kv_layer.mix
-        self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, source)
+        self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, kv_source)
         self._feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
         self._normed_residual = spec.normed_residual
         self._shortcut = None if spec.shortcut is None else feed_forward(spec.shortcut, weights)
+        self._laurel = Laurel(spec.laurel_rank, weights) if spec.laurel_rank else None
         embedding = weights.arch.per_layer_embedding
-        self._per_layer_gate = None if embedding is None else PerLayerGate(embedding, weights)
+        self._per_layer_gate = None
+        if embedding is not None and weights.arch.altup is None:  # alternating updates have the gate elsewhere
+            self._per_layer_gate = PerLayerGate(embedding, weights)
         self._output_scale = weights.take("layer_scalar", 1).item() if spec.output_scale else 1.0
 
     def __call__(
-        self, stream: ResidualStream, batch: ForwardBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
+        self, stream: Stream, batch: ForwardBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
     ) -> None:
         """`embedded_TP`: the tokens' embedding of this layer, where layers have one."""
+        assert isinstance(stream, ResidualStream)
         norms, scale = self._norms, self._residual_scale
         x_TM = stream.norm(norms.before_attention_M)
         if self.mix is None or self._feed_forward is None:
@@ -71,6 +75,10 @@ class DecoderLayer:
             stream.add(self._feed_forward(x_TM), None, normed.ffn_output)
         else:
             stream.add(self.mix(x_TM, batch, cache), norms.after_attention_M, scale)
+            if self._laurel is not None:
+                stream.norm(None)
+                stream.add(self._laurel(x_TM))
+                stream.multiply(2**-0.5)
             x_TM = stream.norm(norms.before_ffn_M)
             deferred_TM = stream.defer(None if self._shortcut is None else self._shortcut(x_TM))
             x_TM = self._feed_forward(x_TM)

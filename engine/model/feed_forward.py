@@ -9,6 +9,7 @@ from engine.arch.layer_spec import DenseMlp, FeedForward, MoE, UngatedMlp
 from engine.checkpoint.matrix import stacked
 from engine.model.layer_weights import LayerWeights
 from engine.model.router import Router
+from engine.model.sparse_gate import SparseGate
 from kernels.activation.reference import Xielu, activation
 from kernels.experts.reference import Expert
 from kernels.operations import ExpertsKernel
@@ -37,6 +38,9 @@ def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[
     down = layer.linears.row_parallel(f"{at}.down_proj", dim, spec.dim, tp.columns(spec.dim), spec.bias)
     if isinstance(spec, DenseMlp):
         gate_up = layer.linears.column_parallel({f"{at}.gate_proj": inner, f"{at}.up_proj": inner}, dim, spec.bias)
+        if spec.sparsity:
+            sparse = SparseGate(spec, layer)
+            return lambda x_TM: down(layer.kernels.gated_activation(sparse(gate_up(x_TM)), spec.activation))
         return lambda x_TM: down(layer.kernels.gated_activation(gate_up(x_TM), spec.activation))
     up = layer.linears.column_parallel({f"{at}.up_proj": inner}, dim, spec.bias)
     xielu = _xielu(layer, at) if spec.activation == "xielu" else None

@@ -1,12 +1,22 @@
 """The residual stream: the sum of what a decoder's layers give, which each of their parts reads through a norm."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from engine.arch.model_arch import ModelArch
 from kernels.kernel_set import KernelSet
 
-__all__ = ["ResidualStream"]
+__all__ = ["ResidualStream", "Stream"]
+
+
+class Stream(Protocol):
+    """What layers read and write: a residual stream, or several."""
+
+    def select(self, rows_R: Tensor) -> None: ...
+
+    def norm(self, weight_M: Tensor) -> Tensor: ...
 
 
 class ResidualStream:
@@ -20,6 +30,18 @@ class ResidualStream:
         self._sum_TM = torch.zeros_like(x_TM, dtype=torch.float32)
         self._deferred_TM: Tensor | None = None
         self.add(x_TM, None, scale)
+
+    @classmethod
+    def of_sum(cls, arch: ModelArch, kernels: KernelSet, sum_TM: Tensor, dtype: torch.dtype) -> "ResidualStream":
+        """Begins as a sum in fp32, which it writes to; `dtype` is the model's."""
+        stream = cls(arch, kernels, torch.zeros_like(sum_TM, dtype=dtype))
+        stream._sum_TM = sum_TM
+        return stream
+
+    def total(self) -> Tensor:
+        """[T, M] fp32: the sum, with what is pending. The stream ends with it."""
+        self.norm(None)
+        return self._sum_TM
 
     def add(self, x_TM: Tensor, weight_M: Tensor | None = None, scale: float = 1.0) -> None:
         """Adds scale * x, or of the norm of x with these weights. After that comes `norm` before any other."""

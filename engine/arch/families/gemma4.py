@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from engine.arch.families.llama import biases
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
+from engine.arch.hub_config import Config, HubFamily, activation_of, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, LayerSpec, PerLayerEmbedding, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
@@ -62,7 +62,7 @@ def per_layer_embedding(config: Config) -> PerLayerEmbedding | None:
     if not dim:
         return None
     vocab_size = config["vocab_size_per_layer_input"]
-    return PerLayerEmbedding(vocab_size=vocab_size, dim=dim, activation=dense(config).activation)
+    return PerLayerEmbedding(vocab_size=vocab_size, dim=dim, activation=activation_of(config))
 
 
 def _mixer(config: Config, kind: str, layer: int, source: int | None) -> SelfAttention:

@@ -97,6 +97,7 @@ def logits_of_ranks(folder, size, pieces):
         ("olmo3", 2),
         ("gemma2", 2),
         ("gemma3", 4),
+        ("gemma3n", 2),
         ("gemma4", 2),
         ("gemma4", 4),
         ("gemma4 moe", 2),

@@ -133,6 +133,24 @@ FAMILIES = {
             },
         },
     ),
+    "gemma3n": (
+        "Gemma3n",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 16,
+            "intermediate_size": [80, 64, 80, 80, 80, 80, 80],
+            "activation_sparsity_pattern": [0.9, 0.0, 0.6, 0.0, 0.0, 0.5, 0.0],
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+            "num_kv_shared_layers": 3,
+            "vocab_size_per_layer_input": 90,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 12,
+            "altup_num_inputs": 3,
+            "final_logit_softcapping": 4.0,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gemma4": (
         "Gemma4",
         {**GEMMA4, "num_kv_shared_layers": 4, "use_double_wide_mlp": True, "final_logit_softcapping": 4.0},
@@ -571,6 +589,7 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
     torch.manual_seed(sum(map(ord, name)))
     kind = {
         "Gemma3": "Gemma3TextConfig",
+        "Gemma3n": "Gemma3nTextConfig",
         "Gemma4": "Gemma4TextConfig",
         "Gemma4Unified": "Gemma4UnifiedTextConfig",
         "Llama4": "Llama4TextConfig",
