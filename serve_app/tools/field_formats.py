@@ -1,6 +1,6 @@
-"""Tool-call formats of families that write arguments one by one: in Python syntax, or between tags."""
+"""Tool-call formats of families that write arguments one by one: in Python syntax, between tags, or quoted."""
 
-from serve_app.tools.tool_call_format import CallSyntax, TaggedFields, ToolCallFormat
+from serve_app.tools.tool_call_format import CallSyntax, QuotedFields, TaggedFields, ToolCallFormat
 
 __all__ = ["FIELD_FORMATS", "PYTHONIC"]
 
@@ -154,6 +154,15 @@ FIELD_FORMATS = (
             field_opens="<parameter=KEY>\n",
             field_closes="\n</parameter>\n",
         ),
+    ),
+    ToolCallFormat(
+        name="gemma4",
+        opens=("<|tool_call>",),
+        closes=("<tool_call|>",),
+        separators=("{",),
+        arguments=QuotedFields(quote='<|"|>'),
+        signs=("<|tool_call>", "<tool_call|>"),
+        syntax=CallSyntax(opens="<|tool_call>call:NAME{", closes="}<tool_call|>", field_opens="KEY:", field_joint=","),
     ),
     _glm("glm47", ("{function-name}<arg_key>", "<arg_value>"), ""),
     _glm("glm45", ("<arg_key>", "<arg_value>"), "\n"),
