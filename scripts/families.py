@@ -41,13 +41,13 @@ FAMILIES = (
     ),
     Family(
         ("gemma3n_text",),
-        (),
+        ("gemma3n",),
         "Gemma 3n",
         "attention, sliding windows, shared KV, per-layer embeddings, AltUp, LAuReL",
     ),
     Family(
         ("gemma4_text", "gemma4_unified_text"),
-        (),
+        ("gemma4",),
         "Gemma 4",
         "attention, sliding windows, shared KV, per-layer embeddings; dense or MoE",
     ),

@@ -1,15 +1,19 @@
 """Google's Gemma 3n models: alternating updates, low-rank residuals, per-layer embeddings, sparse activations."""
 
+from statistics import NormalDist
+
 import msgspec
 
-from engine.arch.families.gemma4 import kv_sources, per_layer_embedding
+from engine.arch import gguf_config as gguf
+from engine.arch.families.gemma4 import GGUF_NAMES, gguf_per_layer_embedding, kv_sources, per_layer_embedding
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, window_rope
 from engine.arch.layer_spec import AltUp, DenseMlp
 from engine.arch.model_arch import ModelArch
+from engine.arch.rope import Rope
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -76,3 +80,54 @@ DEFAULTS = {
 }
 
 HUB = {"gemma3n_text": HubFamily(_gemma3n, DEFAULTS)}
+
+
+# -- GGUF
+
+
+def _gguf_gemma3n(file: gguf.Metadata) -> ModelArch:
+    """Its converter knows four streams, and scales what it has corrected."""
+    sizes = file.sizes
+    full = gguf.attention(file, scale=1.0, qk_norm="head", v_norm=True)
+    windows = gguf.windows(file, 5)
+    local = Rope(sizes.get("rope.freq_base_swa", 10_000.0), full.head_dim)
+    sources = kv_sources([SLIDING if window else FULL for window in windows], sizes["attention.shared_kv_layers"])
+    pairs = zip(gguf.windowed(full, windows, local), sources, strict=True)
+    arch = gguf.decoder(
+        file,
+        [msgspec.structs.replace(mixer, kv_from=source) for mixer, source in pairs],
+        [_gguf_mlp(file, layer) for layer in range(gguf.num_layers(file))],
+        "around",
+        max_model_len=sizes["context_length"],
+        logit_cap=sizes.get("final_logit_softcapping", 30.0),
+        embedding_scale=sizes["embedding_length"] ** 0.5,
+        rounds_embedding_scale=True,
+        per_layer_embedding=gguf_per_layer_embedding(file),
+        altup=AltUp(num_streams=sizes["altup.num_inputs"]),
+    )
+    rank = file.shapes["blk.0.laurel_l.weight"][0]
+    return msgspec.structs.replace(
+        arch, layers=tuple(msgspec.structs.replace(layer, laurel_rank=rank) for layer in arch.layers)
+    )
+
+
+def _gguf_mlp(file: gguf.Metadata, layer: int) -> DenseMlp:
+    """Files have the quantile of a normal distribution, minus infinity for none."""
+    sparsity = NormalDist().cdf(file.sizes["activation_sparsity_scale"][layer])
+    dim = file.shapes[f"blk.{layer}.ffn_up.weight"][0]
+    return DenseMlp(dim=dim, activation="gelu_tanh", sparsity=sparsity)
+
+
+NAMES = {
+    **GGUF_NAMES,
+    "altup_correct_coef": "altup.correction_coefs",
+    "altup_correct_scale.weight": "altup.correct_output_scale",
+    "altup_predict_coef": "altup.prediction_coefs",
+    "altup_router": "altup.modality_router",
+    "altup_router_norm": "altup.router_norm",
+    "laurel_l": "laurel.linear_left",
+    "laurel_r": "laurel.linear_right",
+    "laurel_post_norm": "laurel.post_laurel_norm",
+}
+
+GGUF = {"gemma3n": gguf.GgufFamily(_gguf_gemma3n, NAMES)}

@@ -5,15 +5,16 @@ from typing import Any
 
 import msgspec
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, activation_of, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, LayerSpec, PerLayerEmbedding, Router, SelfAttention
+from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, PerLayerEmbedding, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import hub_scaling
 from engine.errors import ModelError
 
-__all__ = ["HUB", "kv_sources", "per_layer_embedding"]
+__all__ = ["GGUF", "GGUF_NAMES", "HUB", "gguf_per_layer_embedding", "kv_sources", "per_layer_embedding"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -150,3 +151,81 @@ HUB = {
     "gemma4_text": HubFamily(_gemma4, {**DEFAULTS, **PER_LAYER}, NAMES, expert_stacks="rows"),
     "gemma4_unified_text": HubFamily(_gemma4, {**DEFAULTS, **UNIFIED}, NAMES),
 }
+
+
+# -- GGUF
+
+
+def _gguf_gemma4(file: gguf.Metadata) -> ModelArch:
+    count = gguf.num_layers(file)
+    windows = gguf.windows(file, 6)
+    kinds = [SLIDING if window else FULL for window in windows]
+    sources = kv_sources(kinds, file.sizes.get("attention.shared_kv_layers") or 0)
+    arch = gguf.decoder(
+        file,
+        [_gguf_mixer(file, layer, windows[layer], sources[layer]) for layer in range(count)],
+        [_gguf_feed_forward(file, layer) for layer in range(count)],
+        "around",
+        max_model_len=file.sizes["context_length"],
+        logit_cap=file.sizes.get("final_logit_softcapping") or 0.0,
+        embedding_scale=file.sizes["embedding_length"] ** 0.5,
+        rounds_embedding_scale=True,
+        per_layer_embedding=gguf_per_layer_embedding(file),
+    )
+    return msgspec.structs.replace(arch, layers=tuple(map(_with_output_scale, arch.layers)))
+
+
+def gguf_per_layer_embedding(file: gguf.Metadata) -> PerLayerEmbedding | None:
+    if not (dim := file.sizes.get("embedding_length_per_layer_input")):
+        return None
+    return PerLayerEmbedding(vocab_size=file.shapes["per_layer_token_embd.weight"][0], dim=dim)
+
+
+def _gguf_mixer(file: gguf.Metadata, layer: int, window: int, source: int | None) -> SelfAttention:
+    """Which pairs are rotated where attention is full is among the weights (rope_freqs)."""
+    sizes = file.sizes
+    head_dim, theta = sizes["attention.key_length"], sizes.get("rope.freq_base", 1_000_000.0)
+    if window:
+        head_dim, theta = sizes["attention.key_length_swa"], sizes.get("rope.freq_base_swa", 10_000.0)
+    num_kv_heads = sizes["attention.head_count_kv"]
+    return gguf.attention(
+        file,
+        head_dim=head_dim,
+        num_kv_heads=num_kv_heads if isinstance(num_kv_heads, int) else num_kv_heads[layer],
+        rope=Rope(theta, head_dim),
+        scale=1.0,
+        qk_norm="head",
+        v_norm=True,
+        kv_from=source,
+        sliding_window=window,
+        values_are_keys=source is None and f"blk.{layer}.attn_v.weight" not in file.shapes,
+    )
+
+
+def _gguf_feed_forward(file: gguf.Metadata, layer: int) -> FeedForward:
+    mlp = DenseMlp(dim=file.shapes[f"blk.{layer}.ffn_up.weight"][0], activation="gelu_tanh")
+    if not file.sizes.get("expert_count"):
+        return mlp
+    router = {"norm": True, "expert_scales": True}
+    return gguf.experts(file, True, router=router, shared=mlp, norms_apart=True, activation="gelu_tanh")
+
+
+GGUF_NAMES = {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+}
+EXPERT_NAMES = {
+    "ffn_gate": "mlp.shared_experts.gate_proj",
+    "ffn_up": "mlp.shared_experts.up_proj",
+    "ffn_down": "mlp.shared_experts.down_proj",
+    "ffn_gate_inp.scale": "mlp.gate.scale",
+    "ffn_down_exps.scale": "mlp.gate.per_expert_scale",
+    "post_ffw_norm_1": "post_feedforward_layernorm_1",
+    "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+    "post_ffw_norm_2": "post_feedforward_layernorm_2",
+    "layer_output_scale.weight": "layer_scalar",
+}
+
+GGUF = {"gemma4": gguf.GgufFamily(_gguf_gemma4, {**GGUF_NAMES, **EXPERT_NAMES})}
