@@ -66,15 +66,15 @@ def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
 
     def compute(x_TM: Tensor) -> Tensor:
         ids_TK, weights_TK = router(x_TM)
+        shared_TM = None if shared is None else shared(x_TM)
         if spec.router.scales_inputs:
             taken_TM = (x_TM.float() * weights_TK).to(x_TM.dtype)
-            out_TM = experts(taken_TM, ids_TK, torch.ones_like(weights_TK))
-        else:
-            out_TM = experts(x_TM, ids_TK, weights_TK)
+            return experts(taken_TM, ids_TK, torch.ones_like(weights_TK), shared_TM)
+        out_TM = experts(x_TM, ids_TK, weights_TK, shared_TM)
         if num_zero and layer.tp.rank == 0:
             share_T1 = weights_TK.masked_fill(ids_TK < num_experts, 0.0).sum(1, keepdim=True)
             out_TM = (out_TM.float() + x_TM.float() * share_T1).to(x_TM.dtype)
-        return out_TM if shared is None else out_TM + shared(x_TM)
+        return out_TM
 
     return compute
 
@@ -106,7 +106,12 @@ def _in_latents(spec: MoE, layer: LayerWeights, experts: ExpertsKernel) -> Exper
     dim, latent_dim, kernels = layer.arch.model_dim, spec.latent_dim, layer.kernels
     down = kernels.linear(layer.take("mlp.fc1_latent_proj.weight", latent_dim, dim))
     up = kernels.linear(layer.take("mlp.fc2_latent_proj.weight", dim, latent_dim))
-    return lambda x_TM, ids_TK, weights_TK: up(experts(down(x_TM), ids_TK, weights_TK))
+
+    def compute(x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, added_TM: Tensor | None = None) -> Tensor:
+        out_TM = up(experts(down(x_TM), ids_TK, weights_TK))
+        return out_TM if added_TM is None else out_TM + added_TM
+
+    return compute
 
 
 def _shared(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor] | None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.arch.layer_spec import Router as Spec
 from engine.model.layer_weights import LayerWeights
-from kernels.experts.routing import RouterSpec, route_by_scores
+from kernels.experts.routing import RouterSpec
 from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["Router"]
@@ -45,5 +45,5 @@ class Router:
         if self._rules.is_plain:
             ids_TK, weights_TK = self._kernels.route(logits_TE, self._rules.top_k, self._rules.renormalizes)
         else:
-            ids_TK, weights_TK = route_by_scores(logits_TE, self._rules, self._kernels.unary)
+            ids_TK, weights_TK = self._kernels.route_by_scores(logits_TE, self._rules)
         return ids_TK, weights_TK if self._scale_E is None else weights_TK * self._scale_E[ids_TK]
