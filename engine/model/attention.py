@@ -52,16 +52,17 @@ class Attention:
         scale = head_dim**-0.5 if spec.scale is None else spec.scale
         rules = AttentionSpec(scale, window, spec.soft_cap, sinks_H, chunk=chunk)
         qkv_rules = QkvSpec(cos_sin_CR, self._norms.q_norm, self._norms.k_norm, layer.arch.norm_eps)
-        # scales of an FP8 cache; a cache of another dtype needs none
+        self._reads_only = kv_source is not None
+        # scales of an FP8 cache; a cache of another dtype needs none, nor what writes none
+        scales = {} if self._reads_only else {"k_scale_G": k_scale_G, "v_scale_G": v_scale_G}
         self._rules = {
             True: (
                 replace(rules, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
-                replace(qkv_rules, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
+                replace(qkv_rules, **scales),
             ),
             False: (rules, qkv_rules),
         }
         self._q_width = rows.q.stop - rows.q.start
-        self._reads_only = kv_source is not None
         self._one_D = torch.ones(head_dim, device=layer.weights.device)
         self._gate = None
         if spec.gate:
