@@ -25,7 +25,7 @@ FAMILIES = (
         "Mistral, Ministral, Small 3",
         "attention, sliding windows",
     ),
-    Family(("mistral4",), (), "Mistral Small 4", "MLA; MoE"),
+    Family(("mistral4",), ("mistral4",), "Mistral Small 4", "MLA; MoE"),
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
     Family(("qwen2_moe", "qwen3_moe"), ("qwen2moe", "qwen3moe"), "Qwen 2 and 3 MoE", "attention; MoE"),

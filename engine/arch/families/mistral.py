@@ -1,7 +1,9 @@
 """Mistral's models: Mistral, Ministral, Mixtral, Mistral Small 3 and 4, and Ministral 3."""
 
+import msgspec
+
 from engine.arch import gguf_config as gguf
-from engine.arch.families.deepseek import dense_first, latent_attention
+from engine.arch.families.deepseek import dense_first, gguf_latent_attention, latent_attention
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
 from engine.arch.layer_spec import QueryScaling, Router
 from engine.arch.model_arch import ModelArch
@@ -89,4 +91,16 @@ def _gguf_mistral3(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.windowed(full, gguf.windows(file)), ffn)
 
 
-GGUF = {"mistral3": gguf.GgufFamily(_gguf_mistral3, permuted_rope=True)}
+def _gguf_mistral4(file: gguf.Metadata) -> ModelArch:
+    """Files have no slope of the queries' scaling, which is the same in all released models."""
+    slope = file.sizes.get("attention.temperature_scale", MISTRAL4_ROPE["llama_4_scaling_beta"])
+    scaling = QueryScaling(slope, file.sizes["rope.scaling.original_context_length"])
+    mixer = msgspec.structs.replace(gguf_latent_attention(file), query_scaling=scaling)
+    ffns = gguf.sparse_layers(file, gguf.experts(file, renormalizes=True))
+    return gguf.decoder(file, mixer, ffns, interleaved_rope=True)
+
+
+GGUF = {
+    "mistral3": gguf.GgufFamily(_gguf_mistral3, permuted_rope=True),
+    "mistral4": gguf.GgufFamily(_gguf_mistral4),
+}

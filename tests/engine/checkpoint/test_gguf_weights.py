@@ -138,8 +138,8 @@ def unpacked(tensors):
     return unpacked
 
 
-def gemma_stacks(tensors):
-    """Of Gemma 3n and 4: several projections as one tensor, and a kind in every name."""
+def with_stacks(tensors):
+    """Of Gemma 3n and 4 and Mistral 4: all experts in one tensor, as other stacks, and a kind in every name."""
     ends = ("_scale", "layer_scalar", "experts.gate_up_proj", "experts.down_proj")
     stacked = {
         f"{name}.weight" if name.endswith(ends) and "router" not in name else name: one
@@ -173,7 +173,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
-    if family not in ("deepseek2", "gemma4") and getattr(config, "head_dim", None):
+    if family not in ("deepseek2", "gemma4", "mistral4") and getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
@@ -184,7 +184,9 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     tensors = {}
     names = gguf.get_tensor_name_map(ARCHES[family], config.num_hidden_layers)
     state = model.state_dict()
-    for name, tensor in (gemma_stacks(state) if family in ("gemma3n", "gemma4") else unpacked(state)).items():
+    for name, tensor in (
+        with_stacks(state) if family in ("gemma3n", "gemma4", "mistral4") else unpacked(state)
+    ).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
@@ -482,6 +484,21 @@ NEWER |= {
             "attention.shared_kv_layers": 4,
             "embedding_length_per_layer_input": 8,
             "final_logit_softcapping": 4.0,
+        },
+    ),
+    "mistral4": (
+        "mistral4",
+        {
+            **LATENT,
+            **GROUPS,
+            "attention.q_lora_rank": 20,
+            "expert_weights_scale": 1.0,
+            "expert_weights_norm": True,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 16,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+            "attention.temperature_scale": 0.3,
         },
     ),
     "gemma4 moe": ("gemma4", {**GEMMA4, **EXPERTS, "embedding_length_per_layer_input": 0}),
