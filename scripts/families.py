@@ -63,7 +63,9 @@ FAMILIES = (
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
     Family(("glm4_moe",), ("glm4moe",), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
     Family(("glm4_moe_lite",), ("deepseek2",), "GLM-4.7-Flash", "MLA; MoE, dense first"),
-    Family(("minimax",), (), "MiniMax-Text-01, M1", "lightning attention, attention; MoE"),
+    Family(
+        ("minimax", "minimax_text_01", "minimax_m1"), (), "MiniMax-Text-01, M1", "lightning attention, attention; MoE"
+    ),
     Family(("minimax_m2",), ("minimax-m2",), "MiniMax M2", "attention; MoE"),
     Family(("gpt_oss",), ("gpt-oss",), "gpt-oss", "attention with sinks, sliding windows; MoE"),
     Family(("lfm2", "lfm2_moe"), ("lfm2", "lfm2moe"), "LFM2", "short convolution, attention; dense or MoE"),

@@ -7,6 +7,7 @@ from engine.arch.families.mistral import MIXTRAL_NAMES
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, experts
 from engine.arch.layer_spec import LightningAttention, NormedResidual, Router
 from engine.arch.model_arch import ModelArch
+from engine.errors import ModelError
 
 __all__ = ["GGUF", "HUB"]
 
@@ -49,6 +50,26 @@ def _minimax(config: Config) -> ModelArch:
     return msgspec.structs.replace(arch, layers=layers)
 
 
+def _minimax_m1(config: Config) -> ModelArch:
+    """The same under the names of MiniMax's own releases; transformers' conversions of them say `minimax`."""
+    if not config.get("postnorm"):
+        raise ModelError("postnorm is not supported as false; it must be true")
+    shared = config.get("shared_intermediate_size") or 0
+    if any(shared) if isinstance(shared, list) else shared:
+        raise ModelError("shared_intermediate_size is not supported; it must be 0")
+    factors = {
+        f"{ours}_{which}_factor": config.get(f"layernorm_{theirs}_{which}", 1.0)
+        for ours, theirs in (
+            ("linear_attn", "linear_attention"),
+            ("full_attn", "full_attention"),
+            ("mlp", "mlp"),
+        )
+        for which in ("alpha", "beta")
+    }
+    kinds = ["full_attention" if is_full else "linear_attention" for is_full in config["attn_type_list"]]
+    return _minimax({**config, **factors, "layer_types": kinds})
+
+
 def _alternating(count: int) -> list[str]:
     return ["linear_attention" if layer % 2 else "full_attention" for layer in range(count)]
 
@@ -63,6 +84,8 @@ HUB = {
     "minimax": HubFamily(
         _minimax, {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}, MIXTRAL_NAMES
     ),
+    "minimax_text_01": HubFamily(_minimax_m1, names=MIXTRAL_NAMES),
+    "minimax_m1": HubFamily(_minimax_m1, names=MIXTRAL_NAMES),
     "minimax_m2": HubFamily(
         _minimax_m2,
         {"head_dim": 128, "rope_theta": 5_000_000.0, "num_key_value_heads": 8},

@@ -323,3 +323,21 @@ def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):
     expected = Runner(tmp_path).logits(TOKENS, 50)
     rewrite_config(tmp_path, change)
     assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_minimax_names_its_factors_otherwise_than_transformers(tmp_path):
+    def change(config):
+        kinds = config.pop("layer_types")
+        for name in [name for name in config if name.endswith("_factor")]:
+            kind, which = name.removesuffix("_factor").rsplit("_", 1)
+            config[f"layernorm_{kind.replace('attn', 'attention')}_{which}"] = config.pop(name)
+        config |= {"model_type": "minimax_m1", "postnorm": True, "shared_intermediate_size": [0] * 4}
+        config["attn_type_list"] = [int(kind == "full_attention") for kind in kinds]
+
+    oracle("minimax").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+    rewrite_config(tmp_path, lambda config: config.update(postnorm=False))
+    with pytest.raises(ModelError, match="postnorm"):
+        Runner(tmp_path)
