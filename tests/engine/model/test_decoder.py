@@ -228,6 +228,10 @@ SEEING = {
         },
         {**OTHER_EYES, "head_dim": 16},
     ),
+    "Gemma4Unified": (
+        {"global_head_dim": 24, "tie_word_embeddings": True, "pad_token_id": 96},
+        {"patch_size": 2, "mm_embed_dim": 16, "mm_posemb_size": 8, "output_proj_dims": 16},
+    ),
     "Llama4": (
         {"num_local_experts": 2, "intermediate_size_mlp": 64},
         {**OTHER_EYES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
