@@ -235,6 +235,8 @@ def _is_layer_of_kernels(layer: LayerSpec) -> bool:
     mixer, ffn = layer.mixer, layer.feed_forward
     if layer.norms == "parallel" or layer.output_scale or not isinstance(mixer, SelfAttention):
         return False
+    if layer.normed_residual is not None or layer.shortcut is not None or layer.laurel_rank:
+        return False
     if isinstance(ffn, MoE):
         router = ffn.router
         scales = router.scales_inputs or router.norm or router.expert_scales or ffn.gates_shared

@@ -54,11 +54,11 @@ class Attention:
         qkv_rules = QkvSpec(cos_sin_CR, self._norms.q_norm, self._norms.k_norm, layer.arch.norm_eps)
         self._reads_only = kv_source is not None
         # scales of an FP8 cache; a cache of another dtype needs none, nor what writes none
-        scales = {} if self._reads_only else {"k_scale_G": k_scale_G, "v_scale_G": v_scale_G}
+        written = (None, None) if self._reads_only else self._kv_scales
         self._rules = {
             True: (
                 replace(rules, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
-                replace(qkv_rules, **scales),
+                replace(qkv_rules, k_scale_G=written[0], v_scale_G=written[1]),
             ),
             False: (rules, qkv_rules),
         }
