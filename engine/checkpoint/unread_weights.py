@@ -15,13 +15,16 @@ def is_unread(arch: ModelArch, name: str) -> bool:
     index = layer_index(name)
     if index is None or index >= arch.num_layers:
         return False
-    at, part, *rest = name.removeprefix(f"model.layers.{index}.").split(".")
-    if at == "self_attn" and part in DECAYS:
-        return isinstance(arch.layers[index].mixer, LightningAttention)
-    if at == "self_attn" and part in KV:
-        return arch.kv_layer(index) != index
-    return [at, part] == ["mlp", "experts"] and int(rest[0]) >= _num_experts(arch.layers[index])
+    match name.removeprefix(f"model.layers.{index}.").split("."):
+        case ["self_attn", part, *_] if part in DECAYS:
+            return isinstance(arch.layers[index].mixer, LightningAttention)
+        case ["self_attn", part, *_] if part in KV:
+            return arch.kv_layer(index) != index
+        case ["mlp", "experts", expert, *_] if expert.isdecimal():
+            return _is_zero_expert(arch.layers[index], int(expert))
+    return False
 
 
-def _num_experts(layer: LayerSpec) -> int:
-    return max(one.router.num_experts for one in (layer.feed_forward, layer.shortcut) if isinstance(one, MoE))
+def _is_zero_expert(layer: LayerSpec, expert: int) -> bool:
+    routers = [one.router for one in (layer.feed_forward, layer.shortcut) if isinstance(one, MoE)]
+    return any(0 <= expert - router.num_experts < router.num_zero_experts for router in routers)

@@ -76,9 +76,7 @@ class DecoderLayer:
         else:
             stream.add(self.mix(x_TM, batch, cache), norms.after_attention_M, scale)
             if self._laurel is not None:
-                stream.norm(None)
-                stream.add(self._laurel(x_TM))
-                stream.multiply(2**-0.5)
+                self._add_laurel(stream, self._laurel(x_TM))
             x_TM = stream.norm(norms.before_ffn_M)
             deferred_TM = stream.defer(None if self._shortcut is None else self._shortcut(x_TM))
             x_TM = self._feed_forward(x_TM)
@@ -88,6 +86,13 @@ class DecoderLayer:
             stream.add(self._per_layer_gate(stream.norm(None), embedded_TP), self._per_layer_gate.norm_M)
         if self._output_scale != 1.0:
             stream.multiply(self._output_scale)
+
+    @staticmethod
+    def _add_laurel(stream: ResidualStream, x_TM: Tensor) -> None:
+        """The mean of both, but for a factor that keeps the size of independent ones."""
+        stream.norm(None)  # adds up what is pending
+        stream.add(x_TM)
+        stream.multiply(2**-0.5)
 
     def _only(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """Of a layer that has a mixer or a feed-forward alone."""

@@ -86,6 +86,15 @@ def test_a_tensor_too_many_is_named(folder):
         Runner(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["layers.1.scale", "layers.1.self_attn.slope_rate", "layers.1.mlp.experts.9.up_proj.weight"]
+)
+def test_what_only_other_families_leave_unread_is_named(folder, name):
+    rewrite(folder, lambda tensors: tensors.update({f"model.{name}": torch.zeros(4)}))
+    with pytest.raises(ModelError, match=f"does not know: model.{name}"):
+        Runner(folder)
+
+
 def test_stored_rotary_frequencies_are_ignored(folder):
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}))
     assert Runner(folder).logits(TOKENS[:3], 3).shape == (1, 97)
