@@ -53,6 +53,7 @@ class Decoder:
             layer = LayerWeights(arch, weights, kernels, index, tp)
             made = DecoderLayer(spec, layer, tables, None if kv_layer is None else kv_layer.mix)
             self._layers.append(made if arch.altup is None else AltUpLayer(made, arch.altup, layer))
+        self._first_reader = _first_reader(arch)
         self._per_layer_embedding = None
         if arch.per_layer_embedding is not None:
             self._per_layer_embedding = PerLayerEmbedding(arch.per_layer_embedding, arch, weights, kernels)
@@ -86,6 +87,12 @@ class Decoder:
         embedded_TLP = self._embed_per_layer(batch.tokens_T, x_TM)
         stream = self._stream(x_TM)
         for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
+            if index == self._first_reader and batch.samples_last and (rows_R := batch.sample_rows_R) is not None:
+                stream.select(rows_R)
+                embedded_TLP = None if embedded_TLP is None else embedded_TLP[rows_R]
+                batch = batch.sampled()
+            if len(batch.tokens_T) == 0:
+                break  # of a prompt that goes on, nothing else is to be written
             layer(stream, batch, cache, None if embedded_TLP is None else embedded_TLP[:, index])
         if batch.sample_rows_R is not None:
             stream.select(batch.sample_rows_R)
@@ -127,3 +134,9 @@ class Decoder:
 
     def _scaled(self, x_TM: Tensor) -> Tensor:
         return (x_TM.float() * self._embedding_scale).to(x_TM.dtype)
+
+
+def _first_reader(arch: ModelArch) -> int:
+    """The layer from which on none writes to the cache: of a prompt, they need only the rows that are sampled."""
+    writers = [index for index in range(arch.num_layers) if arch.kv_layer(index) == index]
+    return writers[-1] + 1

@@ -90,9 +90,9 @@ def _rope(config: Config, kind: str) -> Rope:
 
 
 def _full_attention_heads(config: Config, layer: int) -> Config:
-    """Released checkpoints have the sizes of all such layers, newer transformers writes them for each."""
+    """Released checkpoints have the sizes of all such layers; newer transformers writes them for each, under 04 say."""
     if (of_layers := config.get("per_layer_config")) is not None:
-        found: Config = of_layers.get(str(layer), {})
+        found: Config = {int(index): heads for index, heads in of_layers.items()}.get(layer, {})
         return found
     heads = {"head_dim": config["global_head_dim"]}
     if config.get("attention_k_eq_v") and config.get("num_global_key_value_heads"):

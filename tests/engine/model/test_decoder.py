@@ -10,6 +10,8 @@ from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.errors import ModelError
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, FAMILIES, SIZES, Runner, error, oracle, oracle_logits
 
@@ -171,6 +173,34 @@ def test_a_window_that_no_sequence_outgrows_is_none(tmp_path):
         assert seen.pop() == expected
 
 
+@pytest.mark.parametrize("family", ["gemma3n", "gemma4"])
+def test_layers_that_write_no_keys_compute_the_sampled_rows_of_a_prompt_alone(tmp_path, family):
+    kernels, seen = load_kernels(CPU, torch.float32), []
+
+    def attend(*args, **options):
+        seen.append(len(args[0]))
+        return kernels.paged_attention(*args, **options)
+
+    oracle(family).save_pretrained(tmp_path)
+    runner = Runner(tmp_path, kernels=dataclasses.replace(kernels, paged_attention=attend))
+    readers = sum(source != layer for layer, source in enumerate(map(runner.decoder.arch.kv_layer, range(7))))
+    pieces = [(0, 0, TOKENS[:20], True), (1, 0, TOKENS[:9], False), (2, 0, TOKENS[:1], True)]
+    sequences = tuple(
+        ScheduledSequence(seq, start, tuple(tokens), runner.blocks(seq, len(tokens)), samples)
+        for seq, start, tokens, samples in pieces
+    )
+    batch = ForwardBatch.from_plan(SchedulerOutput(0, sequences), runner.block_size, CPU)
+    found = runner.decoder.forward(batch, runner.kv)
+    assert seen == [30] * (7 - readers) + [2] * readers
+    whole = runner.decoder.forward(dataclasses.replace(batch, samples_last=False), runner.kv)
+    assert error(found, whole) < 1e-5
+    # of a prompt that goes on, no row is needed there
+    seen.clear()
+    nothing = ForwardBatch.from_plan(SchedulerOutput(0, sequences[1:2]), runner.block_size, CPU)
+    assert runner.decoder.forward(nothing, runner.kv).shape == (0, 97)
+    assert seen == [9] * (7 - readers)
+
+
 def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):
     oracle("phi3").save_pretrained(tmp_path)
     name = "model.layers.1.self_attn.qkv_proj.weight"
@@ -271,6 +301,16 @@ def test_keys_and_values_of_layers_that_read_those_of_another_may_be_there(tmp_p
     rewrite(tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.x_proj.weight": torch.zeros(3)}))
     with pytest.raises(ModelError, match=r"does not know: model\.layers\.0\.self_attn\.x_proj"):
         Runner(tmp_path)
+
+
+def test_layers_of_gemma4_configs_have_numbers_of_one_length(tmp_path):
+    def change(config):
+        config["per_layer_config"] = {key.zfill(2): heads for key, heads in config["per_layer_config"].items()}
+
+    oracle("gemma4").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
 
 
 def test_released_gemma4_configs_have_the_heads_of_all_global_layers(tmp_path):
