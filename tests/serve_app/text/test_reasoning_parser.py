@@ -73,6 +73,7 @@ def test_gemma_4_thinks_in_a_channel():
 
 
 def test_the_format_is_found_in_the_template():
+    assert find_reasoning_format("'</longcat_think>' in content") is REASONING_FORMATS["longcat"]
     assert find_reasoning_format("'<|channel>thought\n' + x + '<channel|>'") is REASONING_FORMATS["gemma4"]
     assert find_reasoning_format("... '</think>' in content ...") is THINK
     assert find_reasoning_format("... after 'Here is my response:' for each query ...") is REASONING_FORMATS["granite"]

@@ -214,7 +214,19 @@ FIELDS = {
 
 @pytest.mark.parametrize("is_special", [True, False])
 @pytest.mark.parametrize(
-    "name", ["pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "seed_oss", "minimax_m2", "step3", "gemma4"]
+    "name",
+    [
+        "pythonic",
+        "olmo3",
+        "lfm2",
+        "qwen3_coder",
+        "glm45",
+        "seed_oss",
+        "minimax_m2",
+        "step3",
+        "gemma4",
+        "longcat_fields",
+    ],
 )
 def test_arguments_that_are_written_one_by_one_satisfy_their_schema(name, is_special):
     format_, words, draw = TOOL_CALL_FORMATS[name], vocabulary(is_special), random.Random(name)

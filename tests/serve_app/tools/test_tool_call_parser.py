@@ -78,6 +78,7 @@ TWO_CALLS["harmony"] = (
 )
 TWO_CALLS["lfm2"] = f"<|tool_call_start|>{TWO_CALLS['pythonic']}<|tool_call_end|>"
 TWO_CALLS["glm47"] = TWO_CALLS["glm45"].replace("\n", "")
+TWO_CALLS["longcat_fields"] = TWO_CALLS["glm45"].replace("<", "<longcat_").replace("<longcat_/", "</longcat_")
 TWO_CALLS["seed_oss"] = tagged("get_weather", ARGUMENTS, *SEED) + "\n" + tagged("add", SECOND, *SEED)
 TWO_CALLS["minimax_m2"] = (
     f"<minimax:tool_call>\n{tagged('get_weather', ARGUMENTS, *INVOKE)}\n{tagged('add', SECOND, *INVOKE)}\n"
@@ -122,7 +123,7 @@ TWO_CALLS["cohere_command3"] = (
 # what comes is not what was written
 REWRITTEN = (
     *("pythonic", "llama4_pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "glm47"),
-    *("seed_oss", "minimax_m2", "step3", "gemma4"),
+    *("seed_oss", "minimax_m2", "step3", "gemma4", "longcat_fields"),
 )
 MISTRAL_NEW = f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[CALL_ID]abc123def[ARGS]{SECOND}"
 FORMATS = TOOL_CALL_FORMATS
@@ -309,6 +310,10 @@ def test_the_arguments_in_these_tests_are_json():
         ("{{ tools }} make calls in a single JSON array: [", "xlam"),
         ("{{ tools }}<longcat_tool_call>", "longcat"),
         ("{{ tools }}<longcat_tool_call><longcat_arg_key>", "generic"),
+        (
+            "{{ tools }}<longcat_tool_call>f\n<longcat_arg_key>a</longcat_arg_key>\n<longcat_arg_value>",
+            "longcat_fields",
+        ),
         ("{{ messages }}", "generic"),
     ],
 )
@@ -386,6 +391,7 @@ def test_calls_without_arguments_are_read_in_every_format():
         "glm45": "<tool_call>add</tool_call>",
         "glm47": "<tool_call>add</tool_call>",
         "gemma4": "<|tool_call>call:add{}<tool_call|>",
+        "longcat_fields": "<longcat_tool_call>add</longcat_tool_call>",
         "lfm2": "<|tool_call_start|>[add()]<|tool_call_end|>",
         "seed_oss": "<seed:tool_call>\n<function=add>\n</function>\n</seed:tool_call>",
         "minimax_m2": '<minimax:tool_call>\n<invoke name="add">\n</invoke>\n</minimax:tool_call>',
