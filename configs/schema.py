@@ -39,7 +39,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block_size: Positive = 16  # tokens in a KV block
-    num_blocks: Positive | None = None  # KV blocks; unset: as many as the next two give
+    num_blocks: Positive | None = None  # KV blocks of all cache groups; unset: as many as the next two give
     kv_cache_memory_bytes: Positive | None = None  # size of the KV cache; unset: 1 GiB on CPU, on a GPU by the next
     gpu_memory_utilization: Annotated[float, Meta(gt=0, lt=1)] = 0.9  # share of a GPU's memory for weights and KV cache
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"  # auto: the model's; fp8: twice the blocks in the same bytes

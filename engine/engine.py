@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from configs.schema import EngineConfig
+from engine.cache.cache_layout import longest_sequence
 from engine.cache.prefix_cache import BlockHashes, hash_blocks, root_hash
 from engine.errors import RequestError
 from engine.execution.executor import AsyncExecutor, Executor, GrammarCompiler, MultiRankExecutor
@@ -41,12 +42,19 @@ class Engine:
         self.cache_key = cache_key
         self.enable_prefix_caching = config.cache.enable_prefix_caching
         # a single sequence must always fit into the KV cache
-        self.max_model_len = min(executor.max_model_len, executor.num_blocks * executor.block_size)
+        self.max_model_len = longest_sequence(
+            executor.cache_groups, executor.num_blocks, executor.block_size, executor.max_model_len
+        )
         states = None
         if executor.num_states:
             states = SequenceStates(executor.num_states, executor.block_size, config.cache.state_snapshot_interval)
         blocks = BlockAllocator(
-            executor.num_blocks, executor.block_size, self.enable_prefix_caching, cache_key, executor.connector, states
+            executor.num_blocks,
+            executor.block_size,
+            cache_key if self.enable_prefix_caching else None,
+            executor.connector,
+            states,
+            executor.cache_groups,
         )
         self.scheduler = Scheduler(config.scheduler, blocks, self.max_model_len)
         self.num_step_tokens = 0  # of the step that runs now, or ran last

@@ -45,8 +45,9 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
         source = self.layers[mixer.kv_from].mixer
         if not isinstance(source, SelfAttention) or source.kv_from is not None or mixer.kv_from >= index:
             raise ValueError(f"layer {index} reads keys and values of {mixer.kv_from}, which has none before it")
-        if (mixer.num_kv_heads, mixer.head_dim) != (source.num_kv_heads, source.head_dim):
-            raise ValueError(f"layers {index} and {mixer.kv_from} have other KV heads")
+        names = ("num_kv_heads", "head_dim", "sliding_window", "attention_chunk")
+        if other := [name for name in names if getattr(mixer, name) != getattr(source, name)]:
+            raise ValueError(f"layer {index} reads keys and values of {mixer.kv_from} and has another {other[0]}")
 
     def kv_layer(self, index: int) -> int:
         """The layer whose keys and values layer `index` reads: itself, unless its spec names another."""

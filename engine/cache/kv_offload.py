@@ -104,11 +104,11 @@ class StagingBuffer(Protocol):
 
     host: Tensor  # on the host
 
-    def fetch(self, block: Sequence[Tensor]) -> None:
+    def fetch(self, block: Tensor) -> None:
         """Queues the copy of the block to the host, behind all that is queued up to now."""
         ...
 
-    def send(self, block: Sequence[Tensor]) -> None:
+    def send(self, block: Tensor) -> None:
         """Queues the copy into the block on the device, before all that is queued from now on."""
         ...
 
@@ -177,33 +177,28 @@ class _CudaStagingBuffer:
         self, kv: KVCache, offload_stream: Any, load_stream: Any, cuda: Any = torch.cuda, copy: Copy = _copy
     ) -> None:
         pinned = kv.device.type == "cuda"
-        num_elements = kv.num_block_bytes // kv.dtype.itemsize
-        self.host = torch.empty(num_elements, dtype=kv.dtype, pin_memory=pinned)
-        self._staged = torch.empty(num_elements, dtype=kv.dtype, device=kv.device)
-        sizes = [piece.numel() for piece in kv.block(0)]
-        pieces = zip(torch.split(self._staged, sizes), kv.block(0), strict=True)
-        self._pieces = [staged.view(piece.shape) for staged, piece in pieces]
+        shape = kv.block(0).shape
+        self.host = torch.empty(shape, dtype=kv.dtype, pin_memory=pinned)
+        self._staged = torch.empty(shape, dtype=kv.dtype, device=kv.device)
         self._cuda, self._copy = cuda, copy
         self._offload_stream, self._load_stream = offload_stream, load_stream
         self._staged_is_filled = cuda.Event()
         self._done = cuda.Event(blocking=True)  # waiting sleeps, does not spin
 
-    def fetch(self, block: Sequence[Tensor]) -> None:
-        for staged, piece in zip(self._pieces, block, strict=True):
-            self._copy(staged, piece)
+    def fetch(self, block: Tensor) -> None:
+        self._copy(self._staged, block)
         self._staged_is_filled.record()
         self._offload_stream.wait_event(self._staged_is_filled)
         with self._cuda.stream(self._offload_stream):
             self._copy(self.host, self._staged)
             self._done.record()
 
-    def send(self, block: Sequence[Tensor]) -> None:
+    def send(self, block: Tensor) -> None:
         with self._cuda.stream(self._load_stream):
             self._copy(self._staged, self.host)
             self._staged_is_filled.record()
         self._cuda.current_stream().wait_event(self._staged_is_filled)
-        for staged, piece in zip(self._pieces, block, strict=True):
-            self._copy(piece, staged)
+        self._copy(block, self._staged)
         self._done.record()
 
     def wait(self) -> None:
@@ -285,7 +280,7 @@ def identity(origin: KVOrigin, kv: KVCache) -> str:
     digest = hashlib.blake2b(digest_size=16, key=cache_key[:64])
     engine = model.engine
     settings = engine.dtype, engine.keep_quantized, engine.deterministic, model.tensor_parallel_size
-    tensors = kernels, str(kv.dtype), kv.device.type
+    tensors = kernels, str(kv.dtype), kv.device.type, kv.layout
     digest.update(repr((msgspec.to_builtins(arch), settings, tensors)).encode())
     paths = [files.path] if files.path.is_file() else sorted(files.path.iterdir())
     for path in paths:

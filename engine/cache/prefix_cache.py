@@ -6,11 +6,11 @@ construct two prefixes with one hash.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-__all__ = ["BlockHashes", "PrefixCache", "hash_block", "hash_blocks", "root_hash"]
+__all__ = ["BlockHashes", "PrefixCache", "hash_block", "hash_blocks", "page_name", "root_hash"]
 
 DIGEST_BYTES = 16
 
@@ -50,29 +50,41 @@ def hash_blocks(key: bytes, root: bytes, tokens: Sequence[int], block_size: int)
     return hashes
 
 
-class PrefixCache:
-    """Block hashes of cached blocks. A block is cached from the step that filled it until it is evicted."""
+def page_name(block_hash: bytes, group: int) -> bytes:
+    """The name of a cache group's block in other tiers: of the first group the hash itself."""
+    return bytes((block_hash[0] ^ group,)) + block_hash[1:] if group else block_hash
 
-    def __init__(self) -> None:
-        self._block_of: dict[bytes, int] = {}
-        self._hash_of: dict[int, bytes] = {}
+
+class PrefixCache:
+    """Block hashes of cached blocks, in each cache group. A block is cached from the step that filled it until it is
+    evicted.
+    """
+
+    def __init__(self, num_groups: int = 1) -> None:
+        self._block_of: list[dict[bytes, int]] = [{} for _ in range(num_groups)]
+        self._hash_of: dict[int, tuple[int, bytes]] = {}  # group and hash of a block
 
     def __len__(self) -> int:
-        return len(self._block_of)
+        return len(self._block_of[0])
 
-    def insert(self, block_hash: bytes, block: int) -> bool:
-        """Caches a full block. False if another block has that hash already."""
-        if block_hash in self._block_of:
+    @property
+    def held(self) -> Sequence[Mapping[bytes, int]]:
+        """Each group's blocks by their hashes."""
+        return self._block_of
+
+    def insert(self, block_hash: bytes, block: int, group: int = 0) -> bool:
+        """Caches a full block. False if another block of the group has that hash already."""
+        if block_hash in self._block_of[group]:
             return False
-        self._block_of[block_hash] = block
-        self._hash_of[block] = block_hash
+        self._block_of[group][block_hash] = block
+        self._hash_of[block] = group, block_hash
         return True
 
     def match(self, block_hashes: Sequence[bytes]) -> list[int]:
-        """The blocks of the longest cached prefix of `block_hashes`."""
+        """The first group's blocks of the longest cached prefix of `block_hashes`."""
         blocks = []
         for block_hash in block_hashes:
-            block = self._block_of.get(block_hash)
+            block = self._block_of[0].get(block_hash)
             if block is None:
                 break
             blocks.append(block)
@@ -81,16 +93,22 @@ class PrefixCache:
     def holds(self, block: int) -> bool:
         return block in self._hash_of
 
-    def evict(self, block: int) -> bytes | None:
-        """Uncaches a block that is about to be overwritten. Returns the hash that it had."""
-        block_hash = self._hash_of.pop(block, None)
-        if block_hash is not None:
-            del self._block_of[block_hash]
-        return block_hash
+    def evict(self, block: int) -> tuple[int, bytes] | None:
+        """Uncaches a block that is about to be overwritten. Returns the group and the hash that it had."""
+        known = self._hash_of.pop(block, None)
+        if known is not None:
+            group, block_hash = known
+            del self._block_of[group][block_hash]
+        return known
 
     def block_hashes(self) -> list[bytes]:
-        """Every cached hash: the initial state for a router that subscribes to KV events."""
-        return list(self._block_of)
+        """Every hash that the first group has: the initial state for a router that subscribes to KV events."""
+        return list(self._block_of[0])
 
     def check(self) -> None:
-        assert {block: block_hash for block_hash, block in self._block_of.items()} == self._hash_of
+        known = {
+            block: (group, block_hash)
+            for group, blocks in enumerate(self._block_of)
+            for block_hash, block in blocks.items()
+        }
+        assert known == self._hash_of

@@ -17,7 +17,7 @@ __all__ = ["INTS", "read_group_quantized"]
 
 @dataclass(frozen=True)
 class _Numbers:
-    """N blocks of g groups: integers [N, g * 32] int8, factors and offsets [N, g] fp32."""
+    """N blocks of g groups: integers [N, g * 32] int8; factors and offsets [N, g], fp16 or products of it in fp32."""
 
     ints: np.ndarray
     factors: np.ndarray
@@ -83,7 +83,8 @@ def _of_eight_groups(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = np.concatenate((first & 63, third & 15 | first >> 6 << 4), axis=1)
     mins = np.concatenate((second & 63, third >> 4 | second >> 6 << 4), axis=1)
-    return _halfs(blocks[:, :2]) * scales, -_halfs(blocks[:, 2:4]) * mins
+    factor, least = (_halfs(part).astype(np.float32) for part in (blocks[:, :2], blocks[:, 2:4]))
+    return factor * scales, -least * mins
 
 
 INTS: Mapping[str, Callable[[np.ndarray], _Numbers]] = {
@@ -108,4 +109,4 @@ def _fifth_bits(data: np.ndarray) -> np.ndarray:
 
 
 def _halfs(data: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
+    return np.ascontiguousarray(data).view(np.float16)

@@ -203,16 +203,17 @@ def _facts(matrix: Matrix | None) -> list[Any]:
     if isinstance(matrix, Tensor):
         return [str(matrix.dtype).removeprefix("torch."), *matrix.shape]
     groups = matrix.factors_OG.shape[1]
-    return ["quantized", *matrix.shape, groups, matrix.offsets_OG is not None, matrix.least, matrix.bits]
+    scales = str(matrix.factors_OG.dtype).removeprefix("torch.")
+    return ["quantized", *matrix.shape, groups, scales, matrix.offsets_OG is not None, matrix.least, matrix.bits]
 
 
 def _without_numbers(facts: list[Any]) -> Matrix | None:
     match facts:
         case []:
             return None
-        case ["quantized", num_out, num_in, groups, has_offsets, least, bits]:
+        case ["quantized", num_out, num_in, groups, scales, has_offsets, least, bits]:
             ints_OI = torch.empty((num_out, num_in), dtype=torch.int8, device="meta")
-            factors_OG = torch.empty((num_out, groups), device="meta")
+            factors_OG = torch.empty((num_out, groups), dtype=getattr(torch, scales), device="meta")
             return GroupQuantized(ints_OI, factors_OG, factors_OG if has_offsets else None, least, bits)
     dtype, *shape = facts
     return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.cache.kv_cache import KVCache
 from engine.device.cuda_capture import Capture, CaptureError, Run
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import CascadeThresholds, PrefixGroup
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
@@ -68,15 +69,16 @@ class AttentionTimer:
         if rows > self._max_rows or needed > self._kv.num_blocks or tokens + OWN_TOKENS >= self._max_context_len:
             return None
         shared, own = tuple(range(num_shared)), range(num_shared, needed)
+        cache_groups = self._kv.layout.groups
         sequences = tuple(
-            ScheduledSequence(
-                row, tokens + OWN_TOKENS, (0,), (*shared, *own[row * num_own : (row + 1) * num_own]), True
-            )
+            ScheduledSequence(row, tokens + OWN_TOKENS, (0,), (blocks,) * len(cache_groups), True)
             for row in range(rows)
+            for blocks in [(*shared, *own[row * num_own : (row + 1) * num_own])]
         )
         scheduled, group = SchedulerOutput(0, sequences), PrefixGroup(num_shared * block_size, tuple(range(rows)))
+        tables = BlockTables.of(scheduled, block_size, cache_groups)
         apart, together = (
-            ForwardBatch.from_plan(scheduled, block_size, self._device, groups) for groups in ((), (group,))
+            ForwardBatch.from_scheduled(scheduled, tables, self._device, groups) for groups in ((), (group,))
         )
         return self._seconds(apart), self._seconds(together)
 

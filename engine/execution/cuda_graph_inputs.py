@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import PrefixGroup
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence
@@ -21,11 +22,12 @@ class GraphShape(msgspec.Struct, frozen=True):
     num_rows: int
     width: int  # blocks
     num_groups: int  # of sequences that share a prefix; 0: no cascade attention
+    num_tables: int = 1  # of cache groups
 
     @property
     def long_sizes(self) -> list[int]:
-        """The sizes of tokens, positions, slots, and slots of states."""
-        return [self.num_rows] * 4
+        """The sizes of tokens, positions, slots of states, and slots of each cache group."""
+        return [self.num_rows] * (3 + self.num_tables)
 
     @property
     def int_sizes(self) -> list[int]:
@@ -37,7 +39,7 @@ class GraphShape(msgspec.Struct, frozen=True):
 class CudaGraphInputs:
     """A step is written to pinned host memory and copied to the device twice: 64-bit and 32-bit integers.
 
-    The block table is copied only as wide as the step's longest sequence, behind the other ints, and spread on the
+    Block tables are copied only as wide as the step's longest sequence, behind the other ints, and spread on the
     device, where each row has the graph's width; entries past the step's width are stale and never read.
     """
 
@@ -46,50 +48,52 @@ class CudaGraphInputs:
         self._has_states = has_states
         pinned = device.type == "cuda"
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-        num_entries = largest.num_rows * largest.width
+        num_entries = largest.num_tables * _aligned(largest.num_rows * largest.width)
         sizes = [(_room(largest.long_sizes), torch.int64), (_room(largest.int_sizes) + num_entries, torch.int32)]
         self._host = [torch.zeros(n, dtype=dtype, pin_memory=pinned) for n, dtype in sizes]
         self._there = [torch.zeros(n, dtype=dtype, device=device) for n, dtype in sizes]
-        self._table = torch.full((num_entries,), -1, dtype=torch.int32, device=device)
+        self._tables = torch.full((num_entries,), -1, dtype=torch.int32, device=device)
 
     def fill(
-        self, shape: GraphShape, sequences: Sequence[ScheduledSequence], groups: Sequence[PrefixGroup], block_size: int
+        self,
+        shape: GraphShape,
+        sequences: Sequence[ScheduledSequence],
+        groups: Sequence[PrefixGroup],
+        block_tables: BlockTables,
     ) -> None:
         """`sequences` have one token each. Rows of the shape beyond them are padding."""
         if self._copied is not None:
             self._copied.synchronize()  # on a rank that does not sample the last copy may still run
         count = len(sequences)
         # through numpy: a tensor made of lists takes milliseconds for many rows and blocks
-        tokens, positions, slots, states = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
+        tokens, positions, states, *slots = (part.numpy() for part in _parts(self._host[0], shape.long_sizes))
         starts, lens, *shared = (part.numpy() for part in _parts(self._host[1], shape.int_sizes))
         tokens[:count] = [piece.tokens[0] for piece in sequences]
         positions[:count] = [piece.start for piece in sequences]
-        slots[:count] = [
-            piece.blocks[piece.start // block_size] * block_size + piece.start % block_size for piece in sequences
-        ]
+        rows = block_tables.rows(sequences)
+        for part, own in zip(slots, block_tables.slots(rows, positions[:count]), strict=True):
+            part[:count], part[count:] = own, -1
         states[:count] = [max(0, piece.state) for piece in sequences]
         starts[:] = np.minimum(np.arange(shape.num_rows + 1), count)
         lens[:count] = positions[:count] + 1
-        for part, padding in ((tokens, 0), (positions, 0), (slots, -1), (states, 0), (lens, 0)):
-            part[count:] = padding
+        for part in (tokens, positions, states, lens):
+            part[count:] = 0
         if shared:
             _fill_prefixes(shared, groups)
-        width = min(shape.width, max(len(piece.blocks) for piece in sequences))
+        width = min(shape.width, block_tables.width(rows))
         num_ints = _room(shape.int_sizes)
-        entries = slice(num_ints, num_ints + count * width)
-        narrow = self._host[1][entries].view(count, width).numpy()
-        narrow.fill(-1)
-        for row, piece in zip(narrow, sequences, strict=True):
-            row[: len(piece.blocks)] = piece.blocks[:width]
+        entries = slice(num_ints, num_ints + shape.num_tables * count * width)
+        narrow = self._host[1][entries].view(shape.num_tables, count, width)
+        narrow.numpy()[:] = block_tables.table(rows, width)
         for host, there, num in zip(self._host, self._there, (_room(shape.long_sizes), entries.stop), strict=True):
             there[:num].copy_(host[:num], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
-        self._table_of(shape)[:count, :width].copy_(self._there[1][entries].view(count, width))
+        self._tables_of(shape)[:, :count, :width].copy_(self._there[1][entries].view(narrow.shape))
 
     def batch(self, shape: GraphShape) -> ForwardBatch:
         """The inputs that were filled in last, on the device."""
-        tokens, positions, slots, states = _parts(self._there[0], shape.long_sizes)
+        tokens, positions, states, *slots = _parts(self._there[0], shape.long_sizes)
         starts, lens, *shared = _parts(self._there[1], shape.int_sizes)
         return ForwardBatch(
             tokens,
@@ -97,7 +101,7 @@ class CudaGraphInputs:
             slots,
             starts,
             lens,
-            self._table_of(shape),
+            tuple(self._tables_of(shape)),
             None,
             SharedPrefixes(*shared) if shared else None,
             states if self._has_states else None,
@@ -118,8 +122,10 @@ class CudaGraphInputs:
 
         return emptied
 
-    def _table_of(self, shape: GraphShape) -> Tensor:
-        return self._table[: shape.num_rows * shape.width].view(shape.num_rows, shape.width)
+    def _tables_of(self, shape: GraphShape) -> Tensor:
+        """[K, rows, width], each table aligned as in _parts."""
+        size = shape.num_tables, shape.num_rows, shape.width
+        return self._tables.as_strided(size, (_aligned(shape.num_rows * shape.width), shape.width, 1))
 
 
 def _fill_prefixes(parts: list[np.ndarray], groups: Sequence[PrefixGroup]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.device.cuda_capture import Capture, Run, cuda_capture
 from engine.execution.cuda_graph_cache import CudaGraphCache
 from engine.execution.cuda_graph_inputs import CudaGraphInputs, GraphShape
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import PrefixGroup
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -36,11 +37,14 @@ FEW_GROUPS = 4  # the first number of groups; the second is as many as rows can 
 
 @dataclass(frozen=True)
 class LargestStep:
-    """What is replayed at most: so many rows, each of so many blocks, and with recurrent states or without."""
+    """What is replayed at most: so many rows, each of so many blocks, in so many cache groups, and with recurrent
+    states or without.
+    """
 
     num_rows: int
     num_blocks: int
     has_states: bool = False
+    num_tables: int = 1
 
 
 class CudaGraphs:
@@ -66,7 +70,6 @@ class CudaGraphs:
         """
         self._hidden = hidden
         self._graphs = capture if isinstance(capture, CudaGraphCache) else CudaGraphCache(capture)
-        self._block_size = block_size
         self._has_states = largest.has_states  # which a step advances: it must not run twice
         self._max_rows, max_rows, max_blocks = largest.num_rows, largest.num_rows, largest.num_blocks
         widths = [-(-tokens // block_size) for tokens in WIDTHS] if self.pads else []
@@ -76,7 +79,9 @@ class CudaGraphs:
             step = ROWS_STEP if self._sizes[-1] < MANY_ROWS else 4 * ROWS_STEP
             self._sizes.append((self._sizes[-1] // step + 1) * step)
         most = self._sizes[-1]
-        self._inputs = CudaGraphInputs(GraphShape(most, max_blocks, _most_groups(most)), device, largest.has_states)
+        self._num_tables = largest.num_tables
+        shape = GraphShape(most, max_blocks, _most_groups(most), largest.num_tables)
+        self._inputs = CudaGraphInputs(shape, device, largest.has_states)
 
     def fits(self, scheduled: SchedulerOutput) -> bool:
         return 0 < scheduled.num_tokens <= self._max_rows and all(
@@ -87,6 +92,7 @@ class CudaGraphs:
     def hidden(
         self,
         scheduled: SchedulerOutput,
+        block_tables: BlockTables,
         groups: Sequence[PrefixGroup] = (),
         put_tokens: Callable[[Tensor], None] = lambda tokens_T: None,
     ) -> Tensor:
@@ -94,8 +100,9 @@ class CudaGraphs:
         rows = [row for piece in scheduled.sequences for row in _rows(piece)]
         first = [0, *itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences)]
         groups = [PrefixGroup(group.num_tokens, tuple(first[row] for row in group.rows)) for group in groups]
-        shape = self.shape_of(len(rows), max(len(piece.blocks) for piece in scheduled.sequences), len(groups))
-        self._inputs.fill(shape, rows, groups, self._block_size)
+        width = block_tables.width(block_tables.rows(scheduled.sequences))
+        shape = self.shape_of(len(rows), width, len(groups))
+        self._inputs.fill(shape, rows, groups, block_tables)
         batch = self._inputs.batch(shape)
         put_tokens(batch.tokens_T)
         idle = self._inputs.without_queries(shape) if self._has_states else nullcontext
@@ -105,7 +112,7 @@ class CudaGraphs:
         """The smallest captured shape that such a step fits into."""
         size = self._sizes[bisect.bisect_left(self._sizes, num_rows)]
         width = self._widths[min(bisect.bisect_left(self._widths, num_blocks), len(self._widths) - 1)]
-        return GraphShape(size, width, _num_groups(num_groups, size))
+        return GraphShape(size, width, _num_groups(num_groups, size), self._num_tables)
 
     @property
     def shapes(self) -> tuple[Hashable, ...]:
@@ -148,6 +155,5 @@ def _rows(piece: ScheduledSequence) -> list[ScheduledSequence]:
     if len(piece.tokens) == 1:
         return [piece]
     return [
-        ScheduledSequence(piece.seq_id, piece.start + at, (token,), piece.blocks, True)
-        for at, token in enumerate(piece.tokens)
+        ScheduledSequence(piece.seq_id, piece.start + at, (token,), (), True) for at, token in enumerate(piece.tokens)
     ]

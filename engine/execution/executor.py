@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+from engine.cache.cache_layout import CacheGroup
 from engine.cache.kv_connector import KVConnector
 from engine.parallel.worker_commands import RankHeartbeat
 from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
@@ -16,6 +17,7 @@ class Executor(Protocol):
     max_model_len: int  # tokens
     block_size: int  # tokens
     num_blocks: int
+    cache_groups: tuple[CacheGroup, ...] = (CacheGroup(),)  # which blocks of a sequence are kept
     num_states: int = 0  # slots for states of recurrent layers; 0: the model has none
     async_scheduling: bool = False  # it is an AsyncExecutor whose device computes asynchronously
     connector: KVConnector | None = None  # another tier of its KV blocks, whose blocks need not be computed again

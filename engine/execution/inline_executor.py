@@ -14,6 +14,7 @@ from engine.device.transfer import to_device
 from engine.execution.cuda_graphs import CudaGraphs
 from engine.execution.executor import Executor
 from engine.execution.loaded_model import LoadedModel
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import CascadeThresholds, group_by_prefix
 from engine.model.forward_batch import ForwardBatch
 from engine.sampling.sampler import Sampler, Sampling
@@ -49,6 +50,8 @@ class InlineExecutor(Executor):
         self.max_model_len = model.max_model_len
         self.block_size = model.kv.block_size
         self.num_blocks, self.num_states = model.kv.num_blocks, model.kv.num_states
+        self.cache_groups = model.kv.layout.groups
+        self._tables = BlockTables(self.block_size, self.cache_groups)
         self._decoder = model.decoder
         self._kv = model.kv
         self._sampler = sampler
@@ -61,7 +64,7 @@ class InlineExecutor(Executor):
         self.cores: CoreLending | None = None  # closed with the executor; None: its own threads compute every step
 
     def execute_model(self, scheduled: SchedulerOutput) -> ModelOutput:
-        self._copy(scheduled)
+        self._begin(scheduled)
         self._sampler.update(scheduled)
         if not scheduled.sequences:
             return ModelOutput(())
@@ -77,7 +80,7 @@ class InlineExecutor(Executor):
 
     def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Queues the forward pass. A token of -1 is the one that the sequence samples, or sampled, in the last step."""
-        self._copy(scheduled)
+        self._begin(scheduled)
         self._begun = scheduled, self._forward(scheduled)
 
     def sample_tokens(self) -> Sampling:
@@ -90,16 +93,19 @@ class InlineExecutor(Executor):
 
     def execute_without_sampling(self, scheduled: SchedulerOutput) -> None:
         """The forward pass alone, for ranks that do not sample."""
-        self._copy(scheduled)
-        self._forward(scheduled)
+        self._begin(scheduled)
+        if scheduled.sequences:
+            self._forward(scheduled)
 
     def compile_grammar(self, text: str) -> None:
         """Compiles a grammar ahead of its first step, in any thread."""
         self._sampler.compile_grammar(text)
 
-    def _copy(self, scheduled: SchedulerOutput) -> None:
+    def _begin(self, scheduled: SchedulerOutput) -> None:
+        """What changes in the cache before a step."""
         self._kv.copy(scheduled.copies)
         self._kv.copy_states(scheduled.state_copies)
+        self._tables.update(scheduled)
 
     def fill(self, block: int, data: bytes) -> None:
         """Copies keys and values of all layers into a block, before the next step reads it."""
@@ -107,11 +113,11 @@ class InlineExecutor(Executor):
 
     def _forward(self, scheduled: SchedulerOutput) -> Tensor:
         """[R, V] logits."""
-        groups = group_by_prefix(scheduled.sequences, self.block_size, self.cascade) if self.cascade is not None else []
+        groups = group_by_prefix(scheduled.sequences, self._tables, self.cascade) if self.cascade is not None else []
         if self._graphs is not None and self._graphs.fits(scheduled):
             put_tokens = partial(self._put_sampled, scheduled)
-            return self._decoder.logits(self._graphs.hidden(scheduled, groups, put_tokens))
-        batch = ForwardBatch.from_plan(scheduled, self.block_size, self._device, groups)
+            return self._decoder.logits(self._graphs.hidden(scheduled, self._tables, groups, put_tokens))
+        batch = ForwardBatch.from_scheduled(scheduled, self._tables, self._device, groups)
         self._put_sampled(scheduled, batch.tokens_T)
         return self._decoder.forward(batch, self._kv)
 

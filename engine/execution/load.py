@@ -18,6 +18,7 @@ import torch
 from configs.schema import EngineConfig, ModelConfig
 from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
 from engine.arch.model_arch import ModelArch
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import KVOrigin, open_offloading_connector
 from engine.checkpoint.open import open_weights, read_arch
@@ -106,9 +107,10 @@ def load_executor(
     settings = f"{kernels.name}, {dtype}, keeps integers: {keeps_ints}, rank {tp.rank} of {tp.size}"
     decoder = cache.load(files, settings, build)
     clock.lap("weights")
-    num_blocks = all_reduce_min(_num_blocks(config, local_arch, max_model_len, cache_dtype, device))
+    layout = CacheLayout.of(local_arch, config.cache.block_size, max_model_len)
     num_states = _num_states(config, arch)
-    kv = KVCache(local_arch, num_blocks, config.cache.block_size, cache_dtype, device, num_states)
+    num_blocks = all_reduce_min(_num_blocks(config, layout, num_states, max_model_len, cache_dtype, device))
+    kv = KVCache(layout, num_blocks, cache_dtype, device, num_states)
     origin = KVOrigin(model, files, arch, kernels.name, cache_key)
     connector = None
     if not arch.is_recurrent:  # blocks alone say nothing of a state
@@ -267,6 +269,7 @@ def _graphs(config: EngineConfig, loaded: LoadedModel, cache: CudaGraphCache | N
             max_rows if on_gpu else min(max_rows, MAX_RECORDED_ROWS),
             -(-loaded.max_model_len // kv.block_size),
             decoder.arch.is_recurrent,
+            len(kv.layout.groups),
         ),
         block_size=kv.block_size,
         device=loaded.device,
@@ -353,17 +356,25 @@ def _max_context_len(config: EngineConfig, arch: ModelArch) -> int:
 
 
 def _num_blocks(
-    config: EngineConfig, arch: ModelArch, max_model_len: int, cache_dtype: torch.dtype, device: torch.device
+    config: EngineConfig,
+    layout: CacheLayout,
+    num_states: int,
+    max_model_len: int,
+    cache_dtype: torch.dtype,
+    device: torch.device,
 ) -> int:
     cache = config.cache
+    least = layout.num_blocks(1)
     if cache.num_blocks is not None:
+        if cache.num_blocks < least:
+            raise ModelError(f"engine.cache.num_blocks is {cache.num_blocks}, a token of this model takes {least}")
         return cache.num_blocks
-    block_bytes = KVCache.block_bytes(arch, cache.block_size, cache_dtype)
+    block_bytes = layout.block_bytes(cache_dtype.itemsize)
     num_bytes = cache.kv_cache_memory_bytes
     if num_bytes is None:
         num_bytes = _free_gpu_bytes(config, device) if device.type == "cuda" else CPU_CACHE_BYTES
     if cache.kv_cache_memory_bytes is not None or device.type == "cuda":  # else states come on top
-        num_states, state_bytes = _num_states(config, arch), KVCache.state_bytes(arch, cache_dtype)
+        state_bytes = layout.state_bytes(cache_dtype.itemsize)
         if num_states * state_bytes > num_bytes:
             raise ModelError(
                 f"{max(0, num_bytes)} bytes are left for the cache, {num_states} recurrent states take {state_bytes} "
@@ -371,12 +382,12 @@ def _num_blocks(
                 "engine.cache.kv_cache_memory_bytes"
             )
         num_bytes -= num_states * state_bytes
-    most = config.scheduler.max_num_seqs * -(-max_model_len // cache.block_size)
+    most = config.scheduler.max_num_seqs * layout.num_blocks(max_model_len, config.scheduler.max_num_batched_tokens)
     if not block_bytes:
         return most  # every layer has a state
-    if num_bytes < block_bytes:
+    if num_bytes < least * block_bytes:
         raise ModelError(
-            f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {block_bytes}; raise "
+            f"{max(0, num_bytes)} bytes are left for keys and values, one block takes {least * block_bytes}; raise "
             "engine.cache.kv_cache_memory_bytes, or on a GPU gpu_memory_utilization where others leave room for it"
         )
     return min(num_bytes // block_bytes, most)

@@ -60,6 +60,7 @@ class TensorParallelExecutor(Executor):
         self.max_model_len = local.max_model_len
         self.block_size = local.block_size
         self.num_blocks, self.num_states = local.num_blocks, local.num_states
+        self.cache_groups = local.cache_groups
         self._local, self._driver, self._group, self._memory = local, driver, group, memory
         self._liveness = liveness or Liveness()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from configs.schema import SchedulerConfig
+from engine.cache.cache_layout import CacheGroup
 from engine.model.cascade import CascadeThresholds
 from engine.scheduling.scheduler_output import NewSequence, ScheduledSequence, SchedulerOutput
 from engine.types import SamplingParams
@@ -43,6 +44,7 @@ class Warmable(Protocol):
     block_size: int
     max_model_len: int
     num_states: int
+    cache_groups: tuple[CacheGroup, ...]
     cascade: CascadeThresholds | None
     samples: bool
 
@@ -75,10 +77,11 @@ def warm_up(executor: Warmable, config: SchedulerConfig) -> None:
 def _run_steps(executor: Warmable, config: SchedulerConfig, run: Callable[[SchedulerOutput], object]) -> None:
     """Calls `run` for each step if this rank samples, and drops the sampling states."""
     for number, sequences in enumerate(_steps(executor, config)):
+        seq_ids = tuple(piece.seq_id for piece in sequences)
         if not executor.samples:
             executor.execute_without_sampling(SchedulerOutput(number, sequences))
+            executor.execute_without_sampling(SchedulerOutput(number, (), finished_ids=seq_ids))
             continue
-        seq_ids = tuple(piece.seq_id for piece in sequences)
         run(SchedulerOutput(number, sequences, _starts(number, seq_ids)))
         executor.execute_model(SchedulerOutput(number, (), finished_ids=seq_ids))
 
@@ -89,7 +92,8 @@ def _starts(number: int, seq_ids: Sequence[int]) -> tuple[NewSequence, ...]:
 
 def _steps(executor: Warmable, config: SchedulerConfig) -> Iterator[tuple[ScheduledSequence, ...]]:
     block_size, context_len = executor.block_size, executor.max_model_len
-    all_blocks = (0,) * -(-context_len // block_size)  # the widest block tables: attention is split and combined
+    # the widest block tables: attention is split and combined
+    all_blocks = ((0,) * -(-context_len // block_size),) * len(executor.cache_groups)
     state = 0 if executor.num_states else -1
     num_draft_tokens = min(config.num_speculative_tokens, context_len - 1)
     num_seqs = max(1, min(config.max_num_seqs, config.max_num_batched_tokens // (1 + num_draft_tokens)))

@@ -11,7 +11,7 @@ from engine.arch.layer_spec import AltUp as Spec
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.weights import Weights
 from engine.model.decoder_layer import DecoderLayer
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.per_layer_embedding import PerLayerGate
 from engine.model.residual_stream import ResidualStream, Stream
@@ -84,7 +84,7 @@ class AltUpLayer:
         self._per_layer_gate = PerLayerGate(arch.per_layer_embedding, weights)
 
     def __call__(
-        self, stream: Stream, batch: ForwardBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
+        self, stream: Stream, batch: LayerBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
     ) -> None:
         """As a DecoderLayer."""
         assert isinstance(stream, AltUpStream) and embedded_TP is not None

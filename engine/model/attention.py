@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.layer_spec import SelfAttention
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.layer_weights import LayerWeights
 from engine.model.norms import HeadShards, QkNorms
@@ -73,7 +73,7 @@ class Attention:
         q_columns = tp.columns(spec.num_heads, head_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, q_dim, q_columns, spec.out_bias)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Writes the batch's keys and values to the cache."""
         k_cache, v_cache = cache
         rules, qkv_rules = self._rules[k_cache.dtype == torch.float8_e4m3fn]

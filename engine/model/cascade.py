@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from engine.model.block_tables import BlockTables
 from engine.scheduling.scheduler_output import ScheduledSequence
 
 __all__ = ["CascadeThresholds", "PrefixGroup", "group_by_prefix"]
@@ -27,21 +28,22 @@ class CascadeThresholds(msgspec.Struct, frozen=True):
 
 
 def group_by_prefix(
-    sequences: Sequence[ScheduledSequence], block_size: int, thresholds: CascadeThresholds
+    sequences: Sequence[ScheduledSequence], tables: BlockTables, thresholds: CascadeThresholds
 ) -> list[PrefixGroup]:
     """Groups of single-token sequences, each of which reads its shared prefix once.
 
     A prefix is a multiple of the thresholds' fewest tokens, rounded up to whole blocks, and ends before every token
     of this step.
     """
-    if not thresholds.steps:
+    if not thresholds.steps or not tables.can_share:
         return []
+    block_size = tables.block_size
     least_rows, least_tokens = (min(numbers) for numbers in zip(*thresholds.steps, strict=True))
     run = -(-least_tokens // block_size)  # blocks that are compared together
     root = _Node(0, [row for row, piece in enumerate(sequences) if len(piece.tokens) == 1])
     nodes = [root]
     for node in nodes:  # `nodes` grows in the loop
-        node.children = [_Node(node.depth + 1, rows) for rows in _split(sequences, node, run, block_size, least_rows)]
+        node.children = [_Node(node.depth + 1, rows) for rows in _split(sequences, tables, node, run, least_rows)]
         nodes += node.children
     for node in reversed(nodes):
         node.choose(lambda depth, rows: thresholds.are_reached(len(rows), depth * run * block_size))
@@ -80,13 +82,13 @@ def _saved(groups: Groups) -> int:
 
 
 def _split(
-    sequences: Sequence[ScheduledSequence], node: _Node, run: int, block_size: int, least_rows: int
+    sequences: Sequence[ScheduledSequence], tables: BlockTables, node: _Node, run: int, least_rows: int
 ) -> list[list[int]]:
     """The node's rows grouped by their next run of blocks, without rows that end before it and groups that are too
     small."""
     start, stop = node.depth * run, (node.depth + 1) * run
-    by_blocks: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    by_blocks: defaultdict[bytes, list[int]] = defaultdict(list)
     for row in node.rows:
-        if sequences[row].start >= stop * block_size:
-            by_blocks[sequences[row].blocks[start:stop]].append(row)
+        if sequences[row].start >= stop * tables.block_size:
+            by_blocks[tables.prefix(sequences[row], start, stop)].append(row)
     return [rows for rows in by_blocks.values() if len(rows) >= least_rows]

@@ -9,7 +9,7 @@ from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
 from engine.model.altup import AltUp, AltUpLayer
 from engine.model.decoder_layer import DecoderLayer
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import ForwardBatch, LayerBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
 from engine.model.per_layer_embedding import PerLayerEmbedding
@@ -76,33 +76,34 @@ class Decoder:
         dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupQuantized) else head
         return torch.nn.functional.pad(dense, (0, 0, 0, missing))
 
-    def forward(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """Computes the batch, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
-        return self.logits(self.hidden(batch, kv))
+    def forward(self, step: ForwardBatch, kv: KVCache) -> Tensor:
+        """Computes the step, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
+        return self.logits(self.hidden(step, kv))
 
     @torch.inference_mode()
-    def hidden(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+    def hidden(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """The forward pass up to the LM head: [R, M] in the model's dtype."""
-        x_TM = self._embed(batch.tokens_T)
-        embedded_TLP = self._embed_per_layer(batch.tokens_T, x_TM)
-        stream = self._stream(x_TM)
+        x_TM = self._embed(step.tokens_T)
+        embedded_TLP = self._embed_per_layer(step.tokens_T, x_TM)
+        stream, batches = self._stream(x_TM), self._layer_batches(step, kv)
         for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
-            if index == self._first_reader and batch.samples_last and (rows_R := batch.sample_rows_R) is not None:
+            if index == self._first_reader and step.samples_last and (rows_R := step.sample_rows_R) is not None:
                 stream.select(rows_R)
                 embedded_TLP = None if embedded_TLP is None else embedded_TLP[rows_R]
-                batch = batch.sampled()
-            if len(batch.tokens_T) == 0:
+                step = step.sampled()
+                batches = self._layer_batches(step, kv)
+            if len(step.tokens_T) == 0:
                 break  # of a prompt that goes on, nothing else is to be written
-            layer(stream, batch, cache, None if embedded_TLP is None else embedded_TLP[:, index])
-        if batch.sample_rows_R is not None:
-            stream.select(batch.sample_rows_R)
+            layer(stream, batches[index], cache, None if embedded_TLP is None else embedded_TLP[:, index])
+        if step.sample_rows_R is not None:
+            stream.select(step.sample_rows_R)
         return stream.norm(self._norm_M)
 
     @torch.inference_mode()
-    def attend(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+    def attend(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """The mixers alone, [T, M]: the part of a step that depends on sequence lengths."""
-        x_TM = self._embed(batch.tokens_T)
-        for layer, cache in zip(self._layers, kv.layers, strict=True):
+        x_TM = self._embed(step.tokens_T)
+        for layer, batch, cache in zip(self._layers, self._layer_batches(step, kv), kv.layers, strict=True):
             x_TM = x_TM if layer.mix is None else layer.mix(x_TM, batch, cache)
         return x_TM
 
@@ -117,6 +118,10 @@ class Decoder:
         if self.arch.logit_cap:
             logits_RV = self._kernels.soft_cap(logits_RV, self.arch.logit_cap)
         return self._tp.gather_columns(logits_RV, self.arch.vocab_size)
+
+    def _layer_batches(self, step: ForwardBatch, kv: KVCache) -> list[LayerBatch]:
+        """What each layer's mixer takes of a step."""
+        return [step.by_group[pages.group if pages is not None else 0] for pages in kv.layout.pages]
 
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return self._kernels.embedding(self._embedding_VM, tokens_T)

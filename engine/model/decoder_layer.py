@@ -14,7 +14,7 @@ from engine.arch.layer_spec import ParallelHeads as ParallelSpec
 from engine.arch.layer_spec import ShortConv as ConvSpec
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.gated_delta_net import GatedDeltaNet
 from engine.model.latent_attention import LatentAttention
 from engine.model.laurel import Laurel
@@ -34,7 +34,7 @@ __all__ = ["DecoderLayer", "Mixer"]
 class Mixer(Protocol):
     """What mixes a token with those before it: [T, M] -> [T, M], added up over ranks. Reads and writes the cache."""
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
 
 
 class DecoderLayer:
@@ -57,7 +57,7 @@ class DecoderLayer:
         self._output_scale = weights.take("layer_scalar", 1).item() if spec.output_scale else 1.0
 
     def __call__(
-        self, stream: Stream, batch: ForwardBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
+        self, stream: Stream, batch: LayerBatch, cache: tuple[Tensor, ...], embedded_TP: Tensor | None
     ) -> None:
         """`embedded_TP`: the tokens' embedding of this layer, where layers have one."""
         assert isinstance(stream, ResidualStream)
@@ -94,7 +94,7 @@ class DecoderLayer:
         stream.add(x_TM)
         stream.multiply(2**-0.5)
 
-    def _only(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def _only(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """Of a layer that has a mixer or a feed-forward alone."""
         if self.mix is not None:
             return self.mix(x_TM, batch, cache)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.arch.layer_spec import GatedDeltaNet as Spec
 from engine.checkpoint.shard import Shard
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.rms_norm.reference import rms_norm
@@ -35,7 +35,7 @@ class GatedDeltaNet:
         columns = tp.columns(spec.num_v_heads, spec.v_dim)
         self._out = layer.linears.row_parallel(f"{at}.out_proj", dim, v_dim, columns, False)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Advances the sequences' states."""
         assert batch.states is not None
         conv_state, memory = cache

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.layer_spec import LatentAttention as Spec
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.query_scaling import scale_queries, scaling_table
 from kernels.latent_attention.spec import LatentSpec
@@ -56,7 +56,7 @@ class LatentAttention:
         columns = tp.columns(spec.num_heads, spec.v_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, spec.num_heads * spec.v_dim, columns, spec.bias)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Writes the batch's rows to the cache."""
         spec = self._spec
         (latents,) = cache

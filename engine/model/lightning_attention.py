@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.layer_spec import LightningAttention as Spec
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from kernels.selective_scan.gates import ScanGates
 
@@ -30,7 +30,7 @@ class LightningAttention:
         columns = tp.columns(spec.num_heads, spec.head_dim)
         self._out = layer.linears.row_parallel("self_attn.out_proj", dim, inner, columns, False)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Advances the sequences' states."""
         assert batch.states is not None
         (memory,) = cache

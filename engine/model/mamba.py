@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.arch.layer_spec import Mamba2 as Spec
 from engine.checkpoint.shard import Shard
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from kernels.rms_norm.reference import rms_norm
 from kernels.selective_scan.gates import ScanGates
@@ -41,7 +41,7 @@ class Mamba2:
         columns = tp.columns(spec.num_heads, spec.head_dim)
         self._out = layer.linears.row_parallel("mamba.out_proj", dim, inner, columns, spec.bias)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Advances the sequences' states."""
         assert batch.states is not None
         spec, kernels, num_tokens = self._spec, self._kernels, len(x_TM)

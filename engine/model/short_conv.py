@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.layer_spec import ShortConv as Spec
-from engine.model.forward_batch import ForwardBatch
+from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 
 __all__ = ["ShortConv"]
@@ -22,7 +22,7 @@ class ShortConv:
         self._bias_C = layer.take("conv.conv.bias", dim, dtype=torch.float32, part=rows) if spec.bias else None
         self._out = layer.linears.row_parallel("conv.out_proj", dim, dim, tp.columns(dim), spec.bias)
 
-    def __call__(self, x_TM: Tensor, batch: ForwardBatch, cache: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Advances the sequences' states."""
         assert batch.states is not None
         b_TC, c_TC, x_TC = self._in(x_TM).chunk(3, -1)

@@ -1,17 +1,37 @@
 """The block allocator: gives KV blocks to sequences, by prefix caching where equal prefixes are cached, and frees them.
 
-A sequence shares the cached blocks of its prefix, loads blocks from a KV connector (KV offload), or allocates new ones.
-Blocks are hashed and cached as they fill, so that later sequences with the same prefix share them. Stored and removed
-block hashes are reported as KV events.
+A sequence has a list of blocks in each cache group, one for each `block_size` of its tokens. It shares the cached
+blocks of its prefix, loads blocks from a KV connector (KV offload), or allocates new ones. Blocks are hashed and cached
+as they fill, so that later sequences with the same prefix share them. A window group frees what no later token sees:
+
+    window 6, block size 4, 14 tokens computed: the next one, 14, sees from 9 on, which lies in block 2
+      group 0   [3  5  8  9]      keeps all
+      group 1   [-  - 11 12]      has freed blocks 0 and 1
+
+Stored and removed block hashes of the first group are reported as KV events.
 """
 
+from collections.abc import Container
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from engine.cache.block_pool import BlockPool
+from engine.cache.cache_layout import CacheGroup
 from engine.cache.kv_connector import KVConnector
-from engine.cache.prefix_cache import PrefixCache, hash_block
-from engine.scheduling.sequence import Sequence
+from engine.cache.prefix_cache import PrefixCache, hash_block, page_name
+from engine.cache.prefix_hit import longest_hit
+from engine.scheduling.sequence import FREED, Sequence
 from engine.scheduling.sequence_states import SequenceStates
 
-__all__ = ["BlockAllocator"]
+__all__ = ["BlockAllocator", "PrefixHit"]
+
+
+class PrefixHit(NamedTuple):
+    """The cached blocks that a sequence can share."""
+
+    num_blocks: int  # of its prefix
+    blocks: tuple[tuple[int, ...], ...]  # of each group; FREED where later tokens see none
 
 
 class BlockAllocator:
@@ -21,18 +41,21 @@ class BlockAllocator:
         self,
         num_blocks: int,
         block_size: int,
-        enable_prefix_caching: bool,
-        cache_key: bytes,
+        cache_key: bytes | None,
         connector: KVConnector | None = None,
         states: SequenceStates | None = None,
+        groups: tuple[CacheGroup, ...] = (CacheGroup(),),
     ) -> None:
-        """`states`: of a recurrent model, which has no KV connector then."""
+        """cache_key   keys the block hashes; None: no prefix caching
+        states      of a recurrent model, which has no KV connector then
+        """
         self.block_size = block_size
+        self.groups = groups
+        self._windows = [(number, group) for number, group in enumerate(groups) if not group.keeps_all]
         self.pool = BlockPool(num_blocks)
-        self.cache = PrefixCache()
-        self._enable_prefix_caching = enable_prefix_caching
+        self.cache = PrefixCache(len(groups))
         self._cache_key = cache_key
-        self._connector = connector if enable_prefix_caching and states is None else None
+        self._connector = connector if cache_key is not None and states is None else None
         self.states = states
         self._filling: dict[bytes, int] = {}  # hash of a prompt block that a running sequence fills -> its seq_id
         self._kv_events: dict[bytes, bool] = {}  # hash -> stored (else removed), since the last take_kv_events
@@ -40,22 +63,27 @@ class BlockAllocator:
     # -- queries
 
     def num_blocks_of(self, num_tokens: int) -> int:
-        """The number of blocks of `num_tokens` tokens."""
+        """The number of blocks of `num_tokens` tokens in each group."""
         return -(-num_tokens // self.block_size)
+
+    def num_missing(self, seq: Sequence, stop: int) -> int:
+        """Free blocks that a running sequence needs to compute up to position `stop`."""
+        return (self.num_blocks_of(stop) - seq.num_blocks) * len(self.groups)
 
     def num_computable_tokens(self, seq: Sequence) -> int:
         """Tokens that a sequence could compute with its blocks and all free ones."""
-        return (len(seq.blocks) + self.pool.num_free) * self.block_size - seq.num_computed
+        return (seq.num_blocks + self.pool.num_free // len(self.groups)) * self.block_size - seq.num_computed
 
-    def match_prefix(self, seq: Sequence) -> list[int]:
+    def match_prefix(self, seq: Sequence) -> PrefixHit:
         """The cached blocks that a waiting sequence can share."""
         usable = self.usable_hashes(seq)
-        found = self.cache.match(usable)
-        return found if self.states is None else found[: self.states.num_shared(usable[: len(found)])]
+        count = self._num_shared(usable)
+        return PrefixHit(count, tuple(self._cached(number, usable, count) for number in range(len(self.groups))))
 
-    def num_needed(self, found: list[int], stop: int) -> int:
-        """Free blocks that a sequence needs to share `found` and to compute up to position `stop`."""
-        return self.num_blocks_of(stop) - len(found) + sum(map(self.pool.is_free, found))
+    def num_needed(self, hit: PrefixHit, stop: int) -> int:
+        """Free blocks that a sequence needs to share `hit` and to compute up to position `stop`."""
+        new = (self.num_blocks_of(stop) - hit.num_blocks) * len(self.groups)
+        return new + sum(map(self.pool.is_free, (block for blocks in hit.blocks for block in blocks)))
 
     def usable_hashes(self, seq: Sequence) -> list[bytes]:
         """The block hashes that a sequence may look up."""
@@ -66,77 +94,117 @@ class BlockAllocator:
 
     def missing_hashes(self, seq: Sequence) -> list[bytes]:
         """The usable hashes that are neither cached nor about to be computed by a running sequence."""
-        block_hashes = self.usable_hashes(seq)
-        at = len(self.cache.match(block_hashes))
-        while self._connector is not None and at < len(block_hashes) and self._connector.holds(block_hashes[at]):
-            at += 1
-        return [block_hash for block_hash in block_hashes[at:] if block_hash not in self._filling]
+        usable = self.usable_hashes(seq)
+        count = self._num_shared(usable) if self._connector is None else self._num_restorable(usable, self._connector)
+        return [block_hash for block_hash in usable[count:] if block_hash not in self._filling]
 
     def is_being_filled(self, seq: Sequence) -> bool:
         """Whether a running sequence is about to compute the block that this one needs next."""
         if not self._filling:
             return False
         usable = self.usable_hashes(seq)
-        num_found = len(self.cache.match(usable))  # with a state or without: a running sequence is not far behind
-        return num_found < len(usable) and usable[num_found] in self._filling
+        # with a state or without: a running sequence is not far behind
+        count = longest_hit(self.groups, self.cache.held, usable, self.block_size)
+        return count < len(usable) and usable[count] in self._filling
+
+    def _num_shared(self, usable: list[bytes]) -> int:
+        """Blocks of the longest prefix that is cached in every group, and after which there is a state."""
+        count = longest_hit(self.groups, self.cache.held, usable, self.block_size)
+        while self.states is not None and (shared := self.states.num_shared(usable[:count])) < count:
+            count = longest_hit(self.groups, self.cache.held, usable[:shared], self.block_size)
+        return count
+
+    def _num_restorable(self, usable: Many[bytes], connector: KVConnector) -> int:
+        """The same with blocks that the connector holds."""
+        held = [_Held(cached, connector, group) for group, cached in enumerate(self.cache.held)]
+        return longest_hit(self.groups, held, usable, self.block_size)
+
+    def _first_kept(self, group: CacheGroup, num_tokens: int) -> int:
+        """The first block that a group keeps after so many computed tokens."""
+        return group.first_seen(num_tokens) // self.block_size
+
+    def _cached(self, number: int, block_hashes: list[bytes], count: int) -> tuple[int, ...]:
+        """A group's blocks of a prefix that it holds."""
+        first, held = self._first_kept(self.groups[number], count * self.block_size), self.cache.held[number]
+        return (*(FREED,) * first, *(held[block_hash] for block_hash in block_hashes[first:count]))
 
     # -- a sequence begins, grows and ends
 
-    def start(self, seq: Sequence, found: list[int], may_restore: bool) -> int:
+    def start(self, seq: Sequence, hit: PrefixHit, may_restore: bool) -> int:
         """Shares the blocks that `match_prefix` has found, and with `may_restore` loads those behind them from the KV
-        connector, as far as free blocks for a chunk remain. Returns the number of loaded blocks.
+        connector, as far as free blocks for a chunk remain. Returns the number of loaded blocks, counted once for all
+        groups.
         """
-        for block in found:
-            self.pool.touch(block)
-        seq.blocks = list(found)
+        self._share(hit.blocks)
+        seq.blocks = [list(blocks) for blocks in hit.blocks]
         num_restored = self._restore(seq, self._connector) if self._connector is not None and may_restore else 0
-        seq.num_computed = len(seq.blocks) * self.block_size
-        seq.num_cached_blocks = len(seq.blocks)
+        seq.num_computed = seq.num_blocks * self.block_size
+        seq.num_cached_blocks = seq.num_blocks
         if self.states is not None:
             self.states.start(seq)
-        for block_hash in seq.block_hashes[seq.num_cached_blocks :] if self._enable_prefix_caching else ():
+        for block_hash in seq.block_hashes[seq.num_cached_blocks :] if self._cache_key is not None else ():
             self._filling.setdefault(block_hash, seq.seq_id)
         return num_restored
 
-    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
-        """Starts the child with what the parent has computed. Full blocks are shared; the partly filled one must be
-        copied: returns (from, to). There must be a free block for it.
+    def fork(self, parent: Sequence, child: Sequence) -> list[tuple[int, int]]:
+        """Starts the child with what the parent has computed. Full blocks are shared; partly filled ones must be
+        copied: returns (from, to). There must be a free block for each group.
         """
         num_full = parent.num_computed // self.block_size
-        child.blocks = parent.blocks[:num_full]
-        for block in child.blocks:
-            self.pool.touch(block)
+        child.blocks = [blocks[:num_full] for blocks in parent.blocks]
+        self._share(child.blocks)
         child.num_computed = parent.num_computed
         child.num_cached_blocks = parent.num_cached_blocks
         if self.states is not None:
             self.states.fork(parent, child)
         if parent.num_computed % self.block_size == 0:
-            return None
-        child.blocks.append(self._allocate())
-        return parent.blocks[num_full], child.blocks[num_full]
+            return []
+        copies = [(blocks[num_full], self._allocate()) for blocks in parent.blocks]
+        for blocks, (_, copy) in zip(child.blocks, copies, strict=True):
+            blocks.append(copy)
+        return copies
 
     def allocate(self, seq: Sequence, num_tokens: int) -> None:
         """Allocates the missing blocks of a sequence's first `num_tokens`, while there are free ones."""
-        while len(seq.blocks) < self.num_blocks_of(num_tokens) and self.pool.num_free > 0:
-            seq.blocks.append(self._allocate())
+        while seq.num_blocks < self.num_blocks_of(num_tokens) and self.pool.num_free >= len(self.groups):
+            for blocks in seq.blocks:
+                blocks.append(self._allocate())
 
     def cache_full_blocks(self, seq: Sequence) -> None:
         """Caches newly full blocks under their hashes."""
-        if not self._enable_prefix_caching:
+        if self._cache_key is None:
             return
         self._hash_full_blocks(seq)
         while (seq.num_cached_blocks + 1) * self.block_size <= seq.num_computed:
-            at = seq.num_cached_blocks
-            block_hash = seq.block_hashes[at]
-            if self.cache.insert(block_hash, seq.blocks[at]):
-                self._kv_events[block_hash] = True
-                if self._connector is not None:
-                    self._connector.save(block_hash, seq.blocks[at])
+            block_hash = seq.block_hashes[seq.num_cached_blocks]
+            for group, blocks in enumerate(seq.blocks):
+                block = blocks[seq.num_cached_blocks]
+                if block != FREED and self.cache.insert(block_hash, block, group):
+                    self._stored(block_hash, group)
+                    if self._connector is not None:
+                        self._connector.save(page_name(block_hash, group), block)
             self._end_filling(seq, block_hash)
             seq.num_cached_blocks += 1
 
+    def has_unseen(self, seq: Sequence) -> bool:
+        """Whether `free_unseen` would free blocks."""
+        firsts = ((number, self._first_kept(group, seq.num_computed)) for number, group in self._windows)
+        return any(first and seq.blocks[number][first - 1] != FREED for number, first in firsts)
+
+    def free_unseen(self, seq: Sequence) -> None:
+        """Frees the blocks of a running sequence that no later token sees; cached ones stay until they are evicted."""
+        for number, group in self._windows:
+            blocks = seq.blocks[number]
+            first = stop = self._first_kept(group, seq.num_computed)
+            while first > 0 and blocks[first - 1] != FREED:
+                first -= 1
+            for at in range(first, stop):  # the oldest one is evicted first
+                self._release(blocks[at])
+                blocks[at] = FREED
+
     def _hash_full_blocks(self, seq: Sequence) -> None:
         """Hashes the blocks of computed tokens, which are all known."""
+        assert self._cache_key is not None
         while (len(seq.block_hashes) + 1) * self.block_size <= seq.num_computed:
             at = len(seq.block_hashes)
             parent = seq.block_hashes[-1] if seq.block_hashes else seq.root_hash
@@ -145,14 +213,14 @@ class BlockAllocator:
 
     def keep_state(self, seq: Sequence) -> None:
         """Keeps a snapshot of a running sequence's state where one is due, after a whole number of blocks."""
-        if self.states is None or not self._enable_prefix_caching or not self.states.is_due(seq):
+        if self.states is None or self._cache_key is None or not self.states.is_due(seq):
             return
         self._hash_full_blocks(seq)
         self.states.keep(seq)
 
     def num_until_snapshot(self, seq: Sequence) -> int | None:
         """The most tokens that the next step may compute, so that it ends where a snapshot is due; None: any number."""
-        if self.states is None or not self._enable_prefix_caching:
+        if self.states is None or self._cache_key is None:
             return None
         return self.states.num_until_due(seq)
 
@@ -162,10 +230,12 @@ class BlockAllocator:
             self.states.free(seq)
         for block_hash in seq.block_hashes[seq.num_cached_blocks :]:
             self._end_filling(seq, block_hash)
-        for block in reversed(seq.blocks):  # the end of a prefix is evicted before its beginning
-            self.pool.release(block, is_cached=self.cache.holds(block))
+        for blocks in reversed(list(zip(*seq.blocks, strict=True))):  # the end of a prefix is evicted before its begin
+            for block in blocks:
+                if block != FREED:
+                    self._release(block)
         seq.blocks = []
-        seq.num_computed = seq.num_cached_blocks = 0
+        seq.num_computed = seq.num_cached_blocks = seq.num_sent_blocks = 0
 
     def take_kv_events(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """The block hashes stored and removed since the last call: the net change."""
@@ -174,31 +244,74 @@ class BlockAllocator:
         return stored_blocks, tuple(block_hash for block_hash, is_stored in kv_events.items() if not is_stored)
 
     def _restore(self, seq: Sequence, connector: KVConnector) -> int:
-        num_restored = 0
-        for block_hash in self.usable_hashes(seq)[len(seq.blocks) :]:
-            found = self.cache.match([block_hash])
-            if self.pool.num_free < 2 or not (found or connector.holds(block_hash)):
-                break
-            if found:
-                self.pool.touch(found[0])
-                seq.blocks += found
+        """Extends a sequence's blocks by those that the connector holds. Returns the number of loaded ones."""
+        usable = self.usable_hashes(seq)
+        loaded: set[int] = set()
+        while (count := self._num_restorable(usable, connector)) > seq.num_blocks:
+            firsts = [self._first_kept(group, count * self.block_size) for group in self.groups]
+            wanted = [(group, at) for group, first in enumerate(firsts) for at in range(first, count)]
+            known = {where: self.cache.held[where[0]].get(usable[where[1]]) for where in wanted}
+            shared = [block for block in known.values() if block is not None]
+            taken = len(wanted) - len(shared) + sum(map(self.pool.is_free, shared))
+            if (excess := taken + len(self.groups) - self.pool.num_free) > 0:
+                usable = usable[: count - max(1, excess // len(self.groups))]
                 continue
-            block = self._allocate()
-            if not connector.load(block_hash, block):
-                self.pool.release(block, is_cached=False)
+            self._share([shared])
+            missing = self._load(usable, [where for where in wanted if known[where] is None], connector, loaded)
+            if missing is None:
+                before = seq.blocks
+                seq.blocks = [
+                    [FREED] * first + [self.cache.held[group][usable[at]] for at in range(first, count)]
+                    for group, first in enumerate(firsts)
+                ]
+                self._release_all(before)
                 break
-            seq.blocks.append(block)
-            self.cache.insert(block_hash, block)
-            self._kv_events[block_hash] = True
-            num_restored += 1
-        return num_restored
+            self._release_all([shared])
+            usable = usable[:missing]
+        return len(loaded & set(range(seq.num_blocks)))
+
+    def _load(
+        self, usable: list[bytes], wanted: list[tuple[int, int]], connector: KVConnector, loaded: set[int]
+    ) -> int | None:
+        """Loads blocks (group, number), and caches them. If one was evicted meanwhile, returns its number: no block has
+        a reference then.
+        """
+        blocks: list[int] = []
+        for group, at in wanted:
+            blocks.append(self._allocate())
+            if not connector.load(page_name(usable[at], group), blocks[-1]):
+                self._release_all([blocks])
+                return at
+            self.cache.insert(usable[at], blocks[-1], group)
+            self._stored(usable[at], group)
+            loaded.add(at)
+        return None
+
+    def _share(self, lists: Many[Many[int]]) -> None:
+        for blocks in lists:
+            for block in blocks:
+                if block != FREED:
+                    self.pool.touch(block)
+
+    def _release(self, block: int) -> None:
+        self.pool.release(block, is_cached=self.cache.holds(block))
+
+    def _release_all(self, lists: Many[Many[int]]) -> None:
+        for blocks in lists:
+            for block in blocks:
+                if block != FREED:
+                    self._release(block)
 
     def _allocate(self) -> int:
         block = self.pool.allocate()
-        block_hash = self.cache.evict(block)
-        if block_hash is not None:
-            self._kv_events[block_hash] = False
+        known = self.cache.evict(block)
+        if known is not None and known[0] == 0:
+            self._kv_events[known[1]] = False
         return block
+
+    def _stored(self, block_hash: bytes, group: int) -> None:
+        if group == 0:
+            self._kv_events[block_hash] = True
 
     def _end_filling(self, seq: Sequence, block_hash: bytes) -> None:
         if self._filling.get(block_hash) == seq.seq_id:
@@ -207,14 +320,33 @@ class BlockAllocator:
     # -- for tests
 
     def check(self, running: list[Sequence]) -> None:
-        """Asserts that the running sequences hold exactly the referenced blocks."""
-        self.pool.check([block for seq in running for block in seq.blocks])
+        """Asserts that the running sequences hold exactly the referenced blocks, and what their groups must keep."""
+        self.pool.check([block for seq in running for blocks in seq.blocks for block in blocks if block != FREED])
         self.cache.check()
         if self.states is not None:
             self.states.check(running)
         assert set(self._filling.values()) <= {seq.seq_id for seq in running}
         for seq in running:
-            assert len(seq.blocks) * self.block_size >= seq.num_computed
-            assert len(set(seq.blocks)) == len(seq.blocks)
-            if self._enable_prefix_caching:
+            assert seq.num_blocks * self.block_size >= seq.num_computed
+            for group, blocks in zip(self.groups, seq.blocks, strict=True):
+                assert len(blocks) == seq.num_blocks
+                kept = [block for block in blocks if block != FREED]
+                assert len(set(kept)) == len(kept)
+                freed = blocks[: len(blocks) - len(kept)]
+                assert freed == [FREED] * len(freed), "a block behind a kept one is missing"
+                assert len(freed) <= self._first_kept(group, seq.num_computed), "what the next token sees is missing"
+            if self._cache_key is not None:
                 assert seq.num_cached_blocks == seq.num_computed // self.block_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a group or the connector holds."""
+
+    cached: Container[bytes]
+    connector: KVConnector
+    group: int
+
+    def __contains__(self, block_hash: object) -> bool:
+        assert isinstance(block_hash, bytes)
+        return block_hash in self.cached or self.connector.holds(page_name(block_hash, self.group))

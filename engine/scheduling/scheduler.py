@@ -68,17 +68,16 @@ class Scheduler:
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Forks a running sequence: the child has all tokens of the parent but the last.
 
-        Full blocks are shared, the partly filled one is copied before the next step. Where there is no block for the
-        copy, the child waits and computes its tokens again.
+        Full blocks are shared, partly filled ones are copied before the next step. Where there are no blocks for the
+        copies, the child waits and computes its tokens again.
         """
         has_part = parent.num_computed % self.blocks.block_size > 0
         is_full = len(self.running) >= self.config.max_num_seqs
-        if is_full or not parent.blocks or (has_part and self.blocks.pool.num_free == 0):
+        num_copied = len(self.blocks.groups) if has_part else 0
+        if is_full or not parent.blocks or self.blocks.pool.num_free < num_copied:
             self.add(child)
             return
-        copy = self.blocks.fork(parent, child)
-        if copy is not None:
-            self._copies.append(copy)
+        self._copies += self.blocks.fork(parent, child)
         bisect.insort(self.running, child, key=_order)
         self._new_sequences.append(self._new_sequence(child))
 
@@ -95,14 +94,17 @@ class Scheduler:
         """Decides the next step and allocates its blocks. Nothing is computed yet."""
         sequences = self._assign()
         while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
-            if any(seq.is_pending for seq in self.running):
-                break  # they are schedulable again once sampled
+            if any(seq.is_pending or self.blocks.has_unseen(seq) for seq in self.running):
+                break  # they are schedulable again once the step under way is over
             self._preempt(self.running[-1])  # all running ones are paused, for waiting beams that need blocks
             sequences = self._assign()
         if not sequences:
             return SchedulerOutput(self._step, ())
         if self.config.num_speculative_tokens and self.blocks.states is None:  # a state cannot go back
             sequences = self._add_draft_tokens(sequences)
+        by_id = {seq.seq_id: seq for seq in self.running}
+        for piece in sequences:
+            by_id[piece.seq_id].num_sent_blocks = by_id[piece.seq_id].num_blocks
         scheduled = SchedulerOutput(
             self._step,
             tuple(sequences),
@@ -169,7 +171,7 @@ class Scheduler:
 
     def _is_ready(self, seq: Sequence) -> bool:
         """Whether a waiting sequence counts on no prefix that another one is still to compute."""
-        num_cached = len(self.blocks.match_prefix(seq)) * self.blocks.block_size
+        num_cached = self.blocks.match_prefix(seq).num_blocks * self.blocks.block_size
         return seq.num_missing >= len(seq.tokens) - num_cached and not self.blocks.is_being_filled(seq)
 
     def _add_draft_tokens(self, sequences: list[ScheduledSequence]) -> list[ScheduledSequence]:
@@ -222,7 +224,9 @@ class Scheduler:
                 seq.num_computed += len(got) - 1  # draft tokens that were accepted
             if own_scores:
                 seq.scores[piece.start :] = own_scores
-            self.blocks.cache_full_blocks(seq)
+            if seq.blocks:  # else preempted meanwhile
+                self.blocks.cache_full_blocks(seq)
+                self.blocks.free_unseen(seq)
         return sampled
 
     def _may_end(self, seq: Sequence) -> bool:
@@ -231,16 +235,17 @@ class Scheduler:
         return seq.is_pending and (len(seq.tokens) >= most or seq.request.beam is not None)
 
     def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> ScheduledSequence:
-        stop = seq.num_computed + count
+        stop, sent = seq.num_computed + count, seq.num_sent_blocks
         return ScheduledSequence(
             seq_id=seq.seq_id,
             start=seq.num_computed,
             tokens=(*seq.tokens[seq.num_computed : stop], *drafts),
-            blocks=tuple(seq.blocks),
+            blocks=tuple(tuple(blocks[sent:]) for blocks in seq.blocks) if seq.num_blocks > sent else (),
             samples=stop == len(seq.tokens),
             num_draft_tokens=len(drafts),
             scored=tuple(seq.tokens[seq.num_computed + 1 : min(stop, seq.num_scored) + 1]) if seq.lacks_scores else (),
             state=seq.state,
+            first_block=sent,
         )
 
     def _cut(self, seq: Sequence, count: int) -> int:
@@ -254,27 +259,24 @@ class Scheduler:
         Returns the number of tokens that have blocks.
         """
         stop = seq.num_computed + count
-        while (
-            self.blocks.num_blocks_of(stop) - len(seq.blocks) > self.blocks.pool.num_free
-            and self.running[-1] is not seq
-        ):
+        while self.blocks.num_missing(seq, stop) > self.blocks.pool.num_free and self.running[-1] is not seq:
             self._preempt(self.running[-1])
         self.blocks.allocate(seq, stop)
-        return min(count, len(seq.blocks) * self.blocks.block_size - seq.num_computed)
+        return min(count, seq.num_blocks * self.blocks.block_size - seq.num_computed)
 
     def _admit(self, seq: Sequence, budget: int) -> int:
         """Admits a waiting sequence if there are blocks for its next chunk. Returns the chunk's tokens, or 0."""
         if budget == 0:
             return 0
-        found = self.blocks.match_prefix(seq)
-        stop = min(len(seq.tokens), len(found) * self.blocks.block_size + budget)
-        if self.blocks.num_needed(found, stop) > self.blocks.pool.num_free:
-            return 0
+        hit = self.blocks.match_prefix(seq)
+        stop = min(len(seq.tokens), hit.num_blocks * self.blocks.block_size + budget)
+        if self.running and self.blocks.num_needed(hit, stop) > self.blocks.pool.num_free:
+            return 0  # alone it begins with what there is: groups with windows free blocks as it goes on
         self.queue.remove(seq)
         self.clock.served(seq.virtual_start)
         bisect.insort(self.running, seq, key=_order)
         # blocks that are still to be copied must not be overwritten
-        num_restored = self.blocks.start(seq, found, may_restore=not self._copies)
+        num_restored = self.blocks.start(seq, hit, may_restore=not self._copies)
         if seq.cached_tokens is None:
             seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
             seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
@@ -295,9 +297,9 @@ class Scheduler:
             return
         first = self.waiting[0]
         while self.running and self.running[-1].order[0] > first.order[0]:
-            found = self.blocks.match_prefix(first)
-            stop = min(len(first.tokens), len(found) * self.blocks.block_size + self.config.max_num_batched_tokens)
-            fits = self.blocks.num_needed(found, stop) <= self.blocks.pool.num_free
+            hit = self.blocks.match_prefix(first)
+            stop = min(len(first.tokens), hit.num_blocks * self.blocks.block_size + self.config.max_num_batched_tokens)
+            fits = self.blocks.num_needed(hit, stop) <= self.blocks.pool.num_free
             if fits and len(self.running) < self.config.max_num_seqs:
                 return
             self._preempt(self.running[-1])

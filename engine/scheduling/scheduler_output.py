@@ -30,19 +30,22 @@ class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
     start: int  # first position computed this step
     # at positions [start, start + len(tokens)); the last may be -1: the token sampled in the step before
     tokens: tuple[int, ...]
-    blocks: tuple[int, ...]  # every block of the sequence, in order
+    # new blocks of each cache group, in order, from number `first_block` of the sequence on; the ones before are known
+    # from earlier steps, and -1 stands for a block that the group does not keep
+    blocks: tuple[tuple[int, ...], ...]
     samples: bool  # True if this step reaches the last known token
     scored: tuple[int, ...] = ()  # the tokens after the first positions, if they have prompt logprobs
     # of `tokens`, draft tokens at the end; the rows before and after each one are sampled from
     num_draft_tokens: int = 0
     state: int = -1  # slot of the sequence's recurrent state, which begins at 0 where start is 0; -1: it has none
+    first_block: int = 0
 
 
 class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     step: int
     sequences: tuple[ScheduledSequence, ...]
     new_sequences: tuple[NewSequence, ...] = ()  # sampling states to make before this step, after `finished_ids`
-    finished_ids: tuple[int, ...] = ()  # sequences whose sampling state is dropped first
+    finished_ids: tuple[int, ...] = ()  # sequences whose sampling state and blocks are dropped first
     copies: tuple[tuple[int, int], ...] = ()  # blocks (from, to) to copy before this step, one after the other
     state_copies: tuple[tuple[int, int], ...] = ()  # the same of states
 

@@ -6,9 +6,10 @@ from engine.cache.prefix_cache import BlockHashes
 from engine.scheduling.ngram_proposer import NgramProposer
 from engine.types import GenerateRequest, PromptLogprob
 
-__all__ = ["PENDING", "Sequence"]
+__all__ = ["FREED", "PENDING", "Sequence"]
 
 PENDING = -1  # stands for a token that is being sampled
+FREED = -1  # stands for a block that its cache group does not keep
 
 
 class Sequence:
@@ -30,6 +31,7 @@ class Sequence:
         "num_missing",
         "num_cached_blocks",
         "num_scored",
+        "num_sent_blocks",
         "order",
         "prompt_len",
         "queued_s",
@@ -67,7 +69,8 @@ class Sequence:
         self.num_missing = 0  # while it waits: tokens that no cached prefix saves, as far as is known
         self.is_paused = False  # waits for the other beams of its search
         self.num_cached_blocks = 0  # full blocks that cache_full_blocks has seen
-        self.blocks: list[int] = []
+        self.blocks: list[list[int]] = []  # of each cache group, all of one length; []: it does not run
+        self.num_sent_blocks = 0  # that workers know
         self.state = -1  # slot of its recurrent state; -1: it has none
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
         self.restored_tokens = 0  # of these, the ones loaded from the KV connector
@@ -79,6 +82,11 @@ class Sequence:
         self.drafts: NgramProposer | None = None  # made with the first draft
         # scheduling order: virtual starts are of engine/scheduling/fair_queueing.py; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
+
+    @property
+    def num_blocks(self) -> int:
+        """In each cache group, freed ones included."""
+        return len(self.blocks[0]) if self.blocks else 0
 
     @property
     def virtual_start(self) -> int:

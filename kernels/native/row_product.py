@@ -4,9 +4,11 @@ from typing import NamedTuple, Protocol
 
 from kernels.native.recorder import NativeFunction
 
-__all__ = ["BY_TILES", "INT8", "PLAIN", "QUANTIZED", "HasProduct", "RowProduct"]
+__all__ = ["BY_TILES", "INT8", "PLAIN", "QUANTIZED", "QUANTIZED_HALF", "HasProduct", "RowProduct"]
 
-PLAIN, BY_TILES, QUANTIZED, INT8 = range(4)  # the arguments that a layer's function takes, as row_product.h has them
+PLAIN, BY_TILES, QUANTIZED, QUANTIZED_HALF, INT8 = range(
+    5
+)  # the arguments that a layer's function takes, as row_product.h has them
 
 
 class RowProduct(NamedTuple):
@@ -20,7 +22,7 @@ class RowProduct(NamedTuple):
     num_out: int
     out_is_float: bool
     scratch_bytes: int  # of each row
-    form: tuple[int, int, bool] = (0, 0, False)  # bits, least integer, whether there are offsets
+    form: tuple[int, int, bool, bool] = (0, 0, False, False)  # bits, least integer, whether offsets, fp16 scales
 
     @property
     def fields(self) -> list[int]:

@@ -27,7 +27,8 @@ def paged_attention(
     lse_out_TH        [T, H] fp32    written where given: the natural logarithm of the denominator
 
     Returns [T, H, D] in q's dtype, computed in fp32. Rows that belong to no sequence are padding and come back as 0,
-    with the logarithm -inf. A slot past seq_lens is never read, whatever it holds.
+    with the logarithm -inf. A slot past seq_lens is never read, whatever it holds, nor one before all that the queries
+    of a sequence see.
     """
     k_cache, v_cache = cache
     query_starts, seq_lens_S, block_table_SW = layout.query_starts, layout.seq_lens_S, layout.block_table_SW
@@ -85,13 +86,16 @@ def _chunk(
 ) -> tuple[Tensor, Tensor]:
     num_queries, num_heads, head_dim = q_THD.shape
     num_kv_heads = k_cache.shape[1]
+    blocks = blocks.clamp(min=0)
     k_GLD = _dense(k_cache, blocks, rules.spec.k_scale_G)[:, :seq_len]
     v_GLD = _dense(v_cache, blocks, rules.spec.v_scale_G)[:, :seq_len]
     q_GTD = q_THD.float().view(num_queries, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3).flatten(1, 2)
     products = (q_GTD @ k_GLD.transpose(1, 2)).view(num_kv_heads, -1, num_queries, seq_len)
     query = torch.arange(seq_len - num_queries, seq_len, device=q_THD.device)[:, None]
     key = torch.arange(seq_len, device=q_THD.device)[None, :]
-    weights, lse_GRT = rules.weigh(products, rules.unseen(key, query))
+    unseen_TL = rules.unseen(key, query)
+    weights, lse_GRT = rules.weigh(products, unseen_TL)
+    v_GLD = v_GLD.masked_fill(unseen_TL.all(0)[:, None], 0.0)  # 0 * NaN would poison all rows
     out = (weights.flatten(1, 2) @ v_GLD).view(num_kv_heads, -1, num_queries, v_cache.shape[3])
     return out.permute(2, 0, 1, 3).flatten(1, 2).to(q_THD.dtype), lse_GRT.flatten(0, 1).T
 

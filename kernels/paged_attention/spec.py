@@ -42,7 +42,8 @@ class AttentionLayout:
 
     query_starts      [S + 1] int32  rows [query_starts[s], query_starts[s + 1]) are sequence s; may be none
     seq_lens_S        [S] int32      keys of sequence s, this step's included; its queries are the last of them
-    block_table_SW    [S, W] int32   blocks in order; entries past the sequence's last block are never read
+    block_table_SW    [S, W] int32   blocks in order; entries past the sequence's last block are never read, nor those
+                                     before the first one that its queries see
     prefixes                         keys that may be read once for several sequences: changes nothing but rounding
     """
 

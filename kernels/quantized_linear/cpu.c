@@ -5,7 +5,7 @@
  *
  * weight, packed: panels of 64 outputs, one after the other; a panel is its groups in order, a group one record:
  *
- *   factors [64] fp32 | offsets [64] fp32, if there are any | codes of 16 pairs of inputs
+ *   factors [64] | offsets [64], if there are any | codes of 16 pairs of inputs          scales in fp32 or fp16
  *
  * Of 4 bits a pair is 16 words; in word j are the first input's codes of outputs j, j + 16, j + 32 and j + 48, then the
  * second's. Of 8 bits a pair is 64 times two integers. (tiles.h, neon.h and int8.c draw others.) */
@@ -56,11 +56,21 @@ static inline __attribute__((always_inline)) const char *fetch(const int form, c
     return ahead;
 }
 
+typedef struct {
+    int64_t has_offsets, are_halves;
+} ScaleKind;
+
+/* 16 factors or offsets, of a record's from `at` on. */
+static inline __attribute__((always_inline)) __m512 scales_at(const uint8_t *record, int64_t at, ScaleKind scales) {
+    if (scales.are_halves) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(record + 2 * at)));
+    return _mm512_loadu_ps(record + 4 * at);
+}
+
 /* Adds the parts of `num_groups` groups to the sums of a few rows. `x` points at the first group's first input, `x_sums`
  * at its sum, `codes` at its codes; of those that are UNPACKED, [groups][pairs][64] pairs of bfloat16. */
 static inline __attribute__((always_inline)) void tile(
     const int form, const int rows, const int columns, const bf16 *x, int64_t num_in, const uint8_t *record,
-    int64_t record_bytes, const uint8_t *codes, __m512i table, int64_t num_groups, int64_t has_offsets,
+    int64_t record_bytes, const uint8_t *codes, __m512i table, int64_t num_groups, ScaleKind scales, int64_t first,
     const float *x_sums, int64_t sums_stride, float *sums) {
     __m512 acc[TILE][4]; /* at most 12 are used, as many as of `part` */
 #pragma GCC unroll 6
@@ -69,7 +79,6 @@ static inline __attribute__((always_inline)) void tile(
         for (int c = 0; c < columns; c++) acc[r][c] = _mm512_loadu_ps(sums + r * PANEL + 16 * c);
     for (int64_t g = 0; g < num_groups; g++, record += record_bytes) {
         const char *ahead = (const char *)record + AHEAD * record_bytes;
-        const float *factors = (const float *)record, *offsets = factors + PANEL;
         __m512 part[TILE][4];
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
@@ -93,14 +102,14 @@ static inline __attribute__((always_inline)) void tile(
         for (int c = 0; c < columns; c++)
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++)
-                acc[r][c] = _mm512_fmadd_ps(part[r][c], _mm512_loadu_ps(factors + 16 * c), acc[r][c]);
-        if (has_offsets)
+                acc[r][c] = _mm512_fmadd_ps(part[r][c], scales_at(record, first + 16 * c, scales), acc[r][c]);
+        if (scales.has_offsets)
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 __m512 x_sum = _mm512_set1_ps(x_sums[r * sums_stride + g]);
 #pragma GCC unroll 4
                 for (int c = 0; c < columns; c++)
-                    acc[r][c] = _mm512_fmadd_ps(x_sum, _mm512_loadu_ps(offsets + 16 * c), acc[r][c]);
+                    acc[r][c] = _mm512_fmadd_ps(x_sum, scales_at(record, PANEL + first + 16 * c, scales), acc[r][c]);
             }
         codes += form == UNPACKED ? UNPACKED_PAIR_BYTES * PAIRS : record_bytes;
     }
@@ -112,7 +121,7 @@ static inline __attribute__((always_inline)) void tile(
 
 enum { FEW_ROWS = 3 }; /* of which a tile has all 64 outputs, of more a half: what fits the registers */
 
-#define ARGUMENTS x, num_in, record, record_bytes, codes, table, num_groups, has_offsets, x_sums, sums_stride, sums
+#define ARGUMENTS x, num_in, record, record_bytes, codes, table, num_groups, scales, first, x_sums, sums_stride, sums
 #define TILES(form)                                 \
     switch (rows) {                                 \
         case 1: tile(form, 1, 4, ARGUMENTS); break; \
@@ -124,8 +133,8 @@ enum { FEW_ROWS = 3 }; /* of which a tile has all 64 outputs, of more a half: wh
     }
 
 static void tile_of(int form, int rows, const bf16 *x, int64_t num_in, const uint8_t *record, int64_t record_bytes,
-                    const uint8_t *codes, __m512i table, int64_t num_groups, int64_t has_offsets, const float *x_sums,
-                    int64_t sums_stride, float *sums) {
+                    const uint8_t *codes, __m512i table, int64_t num_groups, ScaleKind scales, int64_t first,
+                    const float *x_sums, int64_t sums_stride, float *sums) {
     if (form == FOUR_BITS) TILES(FOUR_BITS)
     else if (form == EIGHT_BITS) TILES(EIGHT_BITS)
     else TILES(UNPACKED)
@@ -166,11 +175,13 @@ static void sum_groups(const bf16 *x, int64_t num_sums, float *x_sums) {
  * `least` is the integer that code 0 of 4 bits stands for; 8 bits are the integer itself. `weight` is followed by a
  * byte that may be read. */
 void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *out, float *x_sums,
-                      int64_t out_is_float, int64_t bits, int64_t least, int64_t has_offsets, int64_t num_rows,
-                      int64_t num_in, int64_t num_out, int64_t num_threads) {
+                      int64_t out_is_float, int64_t bits, int64_t least, int64_t has_offsets, int64_t has_halves,
+                      int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
     int packed = bits == 4 ? FOUR_BITS : EIGHT_BITS;
     int64_t num_groups = num_in / GROUP, num_panels = (num_out + PANEL - 1) / PANEL;
-    int64_t head_bytes = PANEL * 4 * (1 + has_offsets), record_bytes = head_bytes + pair_bytes(packed) * PAIRS;
+    ScaleKind scales = {has_offsets, has_halves};
+    int64_t head_bytes = PANEL * (has_halves ? 2 : 4) * (1 + has_offsets);
+    int64_t record_bytes = head_bytes + pair_bytes(packed) * PAIRS;
     bf16 values[32];
     for (int i = 0; i < 32; i++) values[i] = narrow((float)(i % 16 + least));
     __m512i table = _mm512_loadu_si512(values);
@@ -205,9 +216,9 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
                     const bf16 *first_x = x + (row + start) * num_in + group * GROUP;
                     const float *first_sum = x_sums + (row + start) * num_groups + group;
                     for (int half = 0; half < (stop - start > FEW_ROWS ? 2 : 1); half++)
-                        tile_of(form, stop - start, first_x, num_in, record + half * 2 * PANEL, record_bytes,
-                                codes + half * half_bytes, table, stop_group - group, has_offsets, first_sum,
-                                num_groups, sums + start * PANEL + half * PANEL / 2);
+                        tile_of(form, stop - start, first_x, num_in, record, record_bytes, codes + half * half_bytes,
+                                table, stop_group - group, scales, half * PANEL / 2, first_sum, num_groups,
+                                sums + start * PANEL + half * PANEL / 2);
                 }
             }
             finish(sums, bias, count, first, num_out, out_is_float, out, row);

@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeFunction, NativeLibrary
-from kernels.native.row_product import QUANTIZED, RowProduct
+from kernels.native.row_product import QUANTIZED, QUANTIZED_HALF, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.reference import GroupQuantized
 
@@ -41,11 +41,11 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
-    library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
-    library.quantized_linear.restype = None
     library.inputs_at_once.restype = ctypes.c_int64
     kinds = {1: FmaQuantizedLinear, 2: QuantizedLinear, 4: QuadQuantizedLinear, 32: TiledQuantizedLinear}
     kind = kinds[library.inputs_at_once()]
+    library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * (8 + kind.takes_half_scales)
+    library.quantized_linear.restype = None
     if kind is TiledQuantizedLinear:
         library.quantized_linear_by_tiles.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.quantized_linear_by_tiles.restype = None
@@ -61,6 +61,8 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
 class QuantizedLinear:
     """With the integers of 16 outputs looked up or converted as they are read."""
 
+    takes_half_scales = True  # factors and offsets may stay fp16
+
     def __init__(
         self,
         library: NativeLibrary,
@@ -70,10 +72,13 @@ class QuantizedLinear:
         out_dtype: torch.dtype,
     ) -> None:
         self._library = library
+        if not self.takes_half_scales:
+            weight = weight.with_scales(torch.float32)
         self._num_out, self._num_in = weight.shape
+        self._has_half_scales = weight.factors_OG.dtype == torch.float16
         self._bits, self._least, self._has_offsets = weight.bits, weight.least, weight.offsets_OG is not None
         self._weight = memory.place(
-            f"{type(self).__name__} {self._num_out} x {self._num_in}, {weight.kind}",
+            f"{type(self).__name__} {self._num_out} x {self._num_in}, {weight.kind}, {weight.factors_OG.dtype}",
             _num_bytes(weight) + 1,  # a byte beyond the end may be read
             lambda: _packed(weight, self._codes(weight)),
         )
@@ -100,7 +105,8 @@ class QuantizedLinear:
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
 
     def product(self) -> RowProduct:
-        return self._product(self._library.quantized_linear, 4 * (self._num_in // GROUP))
+        kind = QUANTIZED_HALF if self.takes_half_scales else QUANTIZED
+        return self._product(self._library.quantized_linear, 4 * (self._num_in // GROUP), kind)
 
     def _product(self, function: NativeFunction, scratch_bytes: int, kind: int = QUANTIZED) -> RowProduct:
         return RowProduct(
@@ -112,12 +118,13 @@ class QuantizedLinear:
             self._num_out,
             self._out_dtype == torch.float32,
             scratch_bytes,
-            (self._bits, self._least, self._has_offsets),
+            (self._bits, self._least, self._has_offsets, self._has_half_scales),
         )
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
-        self._library.quantized_linear(*pointers, x_sums.data_ptr(), *self._form(), *self._sizes(x_TI))
+        half = self._has_half_scales
+        self._library.quantized_linear(*pointers, x_sums.data_ptr(), *self._form(), half, *self._sizes(x_TI))
 
     def _form(self) -> tuple[int, ...]:
         return self._out_dtype == torch.float32, self._bits, self._least, self._has_offsets
@@ -128,6 +135,8 @@ class QuantizedLinear:
 
 class FmaQuantizedLinear(QuantizedLinear):
     """By fused multiply-adds."""
+
+    takes_half_scales = False
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
@@ -145,6 +154,8 @@ class FmaQuantizedLinear(QuantizedLinear):
 class QuadQuantizedLinear(QuantizedLinear):
     """By arm64's products of bfloat16 matrices."""
 
+    takes_half_scales = False
+
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as neon.h draws them."""
@@ -158,9 +169,15 @@ class QuadQuantizedLinear(QuantizedLinear):
         nibbles = runs.permute(0, 4, 5, 1, 3, 6, 2)
         return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
 
+    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
+        x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
+        self._library.quantized_linear(*pointers, x_sums.data_ptr(), *self._form(), *self._sizes(x_TI))
+
 
 class TiledQuantizedLinear(QuantizedLinear):
     """By AMX tiles, of the weight rounded to bfloat16."""
+
+    takes_half_scales = False
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
@@ -202,7 +219,8 @@ def least_at_zero(weight: GroupQuantized) -> Tensor:
 
 
 def _num_bytes(weight: GroupQuantized) -> int:
-    record_bytes = PANEL * (4 if weight.offsets_OG is None else 8) + PANEL * GROUP * weight.bits // 8
+    num_scales = 1 if weight.offsets_OG is None else 2
+    record_bytes = PANEL * num_scales * weight.factors_OG.itemsize + PANEL * GROUP * weight.bits // 8
     return -(-weight.shape[0] // PANEL) * (weight.shape[1] // GROUP) * record_bytes
 
 

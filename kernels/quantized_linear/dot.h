@@ -17,6 +17,7 @@ typedef __m512 Floats;
 
 static inline Ints load_ints(const void *at) { return _mm512_loadu_si512(at); }
 static inline Floats load_floats(const float *at) { return _mm512_loadu_ps(at); }
+static inline Floats load_halves(const void *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
 static inline void store_floats(float *at, Floats x) { _mm512_storeu_ps(at, x); }
 static inline Ints all_ints(int32_t x) { return _mm512_set1_epi32(x); }
 static inline Floats all_floats(float x) { return _mm512_set1_ps(x); }
@@ -49,6 +50,7 @@ typedef __m256 Floats;
 
 static inline Ints load_ints(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
 static inline Floats load_floats(const float *at) { return _mm256_loadu_ps(at); }
+static inline Floats load_halves(const void *at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
 static inline void store_floats(float *at, Floats x) { _mm256_storeu_ps(at, x); }
 static inline Ints all_ints(int32_t x) { return _mm256_set1_epi32(x); }
 static inline Floats all_floats(float x) { return _mm256_set1_ps(x); }
@@ -94,6 +96,7 @@ static inline uint8x16_t codes_of(Ints x) { return vreinterpretq_u8_s32(x); }
 static inline Ints of_codes(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
 static inline Ints load_ints(const uint8_t *at) { return of_codes(vld1q_u8(at)); }
 static inline Floats load_floats(const float *at) { return vld1q_f32(at); }
+static inline Floats load_halves(const void *at) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at))); }
 static inline void store_floats(float *at, Floats x) { vst1q_f32(at, x); }
 static inline Ints all_ints(int32_t x) { return vdupq_n_s32(x); }
 static inline Floats all_floats(float x) { return vdupq_n_f32(x); }

@@ -9,7 +9,7 @@
  *
  * weight, packed: panels of 64 outputs, one after the other; a panel is its groups in order, a group one record:
  *
- *   factors [64] fp32 | offsets [64] fp32, if there are any | codes of 8 quads of inputs
+ *   factors [64] | offsets [64], if there are any | codes of 8 quads of inputs          scales in fp32 or fp16
  *
  * A code is the integer minus the least one. Of 8 bits a quad is [64 outputs][4 inputs] bytes; of 4 bits quads q and
  * q + 4 are one such block, in the bytes' lower and upper halves. */
@@ -32,8 +32,13 @@ typedef struct {
 
 typedef struct {
     const uint8_t *records; /* of one panel, from some group on */
-    int64_t head_bytes, record_bytes, has_offsets;
+    int64_t head_bytes, record_bytes, has_offsets, has_halves;
 } Records;
+
+/* Factors or offsets of some outputs, of a record's from `at` on. */
+static inline __attribute__((always_inline)) Floats scales_at(const uint8_t *record, int64_t at, int64_t are_halves) {
+    return are_halves ? load_halves(record + 2 * at) : load_floats((const float *)record + at);
+}
 
 static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inputs *inputs) {
     float values[GROUP];
@@ -63,7 +68,6 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
     int64_t inputs_stride = num_in / GROUP;
     const uint8_t *record = records.records;
     for (int64_t g = 0; g < num_groups; g++, record += records.record_bytes, x += GROUP) {
-        const float *factors = (const float *)record + first, *offsets = factors + PANEL;
         const uint8_t *codes = record + records.head_bytes + 4 * first;
         const char *ahead = (const char *)record + AHEAD * records.record_bytes;
         Ints acc[DOT_ROWS][4];
@@ -102,10 +106,11 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) {
                 float *at = sums + r * PANEL + LANES * v;
-                Floats part = times(to_floats(acc[r][v]), load_floats(factors + LANES * v));
+                int64_t out = first + LANES * v;
+                Floats part = times(to_floats(acc[r][v]), scales_at(record, out, records.has_halves));
                 Floats sum = add_product(part, all_floats(of->scale), load_floats(at));
                 if (records.has_offsets)
-                    sum = add_product(all_floats(of->sum), load_floats(offsets + LANES * v), sum);
+                    sum = add_product(all_floats(of->sum), scales_at(record, PANEL + out, records.has_halves), sum);
                 store_floats(at, sum);
             }
         }
@@ -162,11 +167,12 @@ static void multiply_panel(int64_t bits, const int8_t *x, int64_t num_rows, int6
 /* x [T, I] bf16, I a multiple of 32; bias [O] fp32 or NULL; out [T, O], bf16 or fp32; scratch: ints [T, I] and inputs
  * [T, I / 32]. `least_int` is the integer of code 0. */
 void int8_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *out, int8_t *ints, Inputs *inputs,
-                      int64_t out_is_float, int64_t bits, int64_t least_int, int64_t has_offsets, int64_t num_rows,
-                      int64_t num_in, int64_t num_out, int64_t num_threads) {
+                      int64_t out_is_float, int64_t bits, int64_t least_int, int64_t has_offsets, int64_t has_halves,
+                      int64_t num_rows, int64_t num_in, int64_t num_out, int64_t num_threads) {
     if (CODES_ARE_SIGNED && bits == 8) least_int += 128;
     int64_t num_groups = num_in / GROUP, num_panels = (num_out + PANEL - 1) / PANEL;
-    int64_t head_bytes = PANEL * 4 * (1 + has_offsets), record_bytes = head_bytes + PANEL * GROUP * bits / 8;
+    int64_t head_bytes = PANEL * (has_halves ? 2 : 4) * (1 + has_offsets);
+    int64_t record_bytes = head_bytes + PANEL * GROUP * bits / 8;
     /* several runs of panels for each thread: one whose core is taken by somebody else does fewer */
     int64_t run = num_threads > 1 ? (num_panels + 4 * num_threads - 1) / (4 * num_threads) : num_panels;
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
@@ -177,7 +183,8 @@ void int8_linear(const bf16 *x, const uint8_t *weight, const float *bias, void *
 #pragma omp for schedule(dynamic, run)
         for (int64_t panel = 0; panel < num_panels; panel++) {
             _Alignas(64) float sums[ROWS_AT_ONCE * PANEL];
-            Records records = {weight + panel * num_groups * record_bytes, head_bytes, record_bytes, has_offsets};
+            const uint8_t *own = weight + panel * num_groups * record_bytes;
+            Records records = {own, head_bytes, record_bytes, has_offsets, has_halves};
             for (int64_t row = 0; row < num_rows; row += ROWS_AT_ONCE) {
                 int64_t count = least(ROWS_AT_ONCE, num_rows - row);
                 multiply_panel(bits, ints + row * num_in, count, num_in, inputs + row * num_groups, records,

@@ -28,7 +28,7 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
     library = compiler.load(Path(__file__).with_name("int8.c"))
     if not library.is_supported():
         return None
-    library.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 8
+    library.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 9
     library.int8_linear.restype = None
 
     def int8_linear(
@@ -52,4 +52,5 @@ class Int8Linear(QuantizedLinear):
         ints_TI = torch.empty(x_TI.shape, dtype=torch.int8)
         inputs = torch.empty((x_TI.shape[0], self._num_in // GROUP, 4), dtype=torch.int32)
         scratch = ints_TI.data_ptr(), inputs.data_ptr()
-        self._library.int8_linear(*pointers, *scratch, *self._form(), *self._sizes(x_TI))
+        half = self._has_half_scales
+        self._library.int8_linear(*pointers, *scratch, *self._form(), half, *self._sizes(x_TI))

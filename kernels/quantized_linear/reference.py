@@ -18,8 +18,8 @@ class GroupQuantized:
     """weight = factor * integer + offset. Neighbouring inputs of an output share a factor and an offset: a group.
 
     ints_OI     [O, I] int8, in [least, least + 2^bits); of 8 bits all there are
-    factors_OG  [O, G] fp32, a group has I / G inputs, a multiple of 32
-    offsets_OG  the same, or None: all 0
+    factors_OG  [O, G] fp32, or fp16 as a checkpoint has them; a group has I / G inputs, a multiple of 32
+    offsets_OG  the same in the same dtype, or None: all 0
     """
 
     ints_OI: Tensor
@@ -39,13 +39,20 @@ class GroupQuantized:
 
     def dense(self) -> Tensor:
         """[O, I] fp32."""
-        weight = self.ints_OI.view(*self.factors_OG.shape, -1) * self.factors_OG[:, :, None]
-        return (weight if self.offsets_OG is None else weight + self.offsets_OG[:, :, None]).view(self.shape)
+        wide = self.with_scales(torch.float32) if self.factors_OG.dtype == torch.float16 else self
+        weight = self.ints_OI.view(*self.factors_OG.shape, -1) * wide.factors_OG[:, :, None]
+        return (weight if wide.offsets_OG is None else weight + wide.offsets_OG[:, :, None]).view(self.shape)
 
     def scaled(self, factor: float) -> "GroupQuantized":
-        """The weight multiplied by a number."""
-        offsets = None if self.offsets_OG is None else self.offsets_OG * factor
-        return replace(self, factors_OG=self.factors_OG * factor, offsets_OG=offsets)
+        """The weight multiplied by a number, in fp32."""
+        wide = self.with_scales(torch.float32)
+        offsets = None if wide.offsets_OG is None else wide.offsets_OG * factor
+        return replace(wide, factors_OG=wide.factors_OG * factor, offsets_OG=offsets)
+
+    def with_scales(self, dtype: torch.dtype) -> "GroupQuantized":
+        """With factors and offsets of another dtype."""
+        offsets = None if self.offsets_OG is None else self.offsets_OG.to(dtype)
+        return replace(self, factors_OG=self.factors_OG.to(dtype), offsets_OG=offsets)
 
     def to(self, device: torch.device) -> "GroupQuantized":
         offsets = None if self.offsets_OG is None else self.offsets_OG.to(device)
@@ -83,6 +90,8 @@ class GroupQuantized:
     def stack(parts: "Sequence[GroupQuantized]") -> "GroupQuantized":
         """One below the other; all of one kind."""
         assert len({part.kind for part in parts}) == 1
+        if len({part.factors_OG.dtype for part in parts}) > 1:
+            parts = [part.with_scales(torch.float32) for part in parts]
         offsets = [part.offsets_OG for part in parts if part.offsets_OG is not None]
         return GroupQuantized(
             concatenate([part.ints_OI for part in parts]),

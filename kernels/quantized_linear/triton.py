@@ -59,8 +59,8 @@ class QuantizedLinear:
         codes_OI = (weight.ints_OI.to(torch.int16) - weight.least).to(torch.uint8)
         self._weight = PackedWeight(
             _packed(pad(codes_OI, (0, -self._num_in % self._chunk)), weight.bits),
-            self._by_group(weight, weight.factors_OG, group),
-            None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG, group),
+            self._by_group(weight, weight.factors_OG.float(), group),
+            None if weight.offsets_OG is None else self._by_group(weight, weight.offsets_OG.float(), group),
             weight.bits,
             weight.least,
             group,

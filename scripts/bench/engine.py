@@ -76,8 +76,10 @@ def _measure(
 ) -> dict[str, float]:
     """Fills `batch` sequences with `context` tokens each, then decodes all of them together."""
     width = -(-(context + options.steps) // executor.block_size)
-    blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
-    assert batch * width <= executor.num_blocks, "raise --cache-bytes"
+    num_groups = len(executor.cache_groups)
+    assert batch * width * num_groups <= executor.num_blocks, "raise --cache-bytes"
+    of_group = [range(group, executor.num_blocks, num_groups) for group in range(num_groups)]
+    blocks = [tuple(tuple(own[s * width : (s + 1) * width]) for own in of_group) for s in range(batch)]
     sampling = SamplingParams(max_tokens=options.steps, temperature=options.temperature, top_p=options.top_p)
     prompts = [tuple((37 * i + 11 * s) % executor.vocab_size for i in range(context)) for s in range(batch)]
     started = time.perf_counter()
@@ -88,7 +90,7 @@ def _measure(
     tokens: tuple[int, ...] = (1,) * batch
     times = []
     for step in range(options.steps):
-        sequences = tuple(ScheduledSequence(s, context + step, (tokens[s],), blocks[s], True) for s in range(batch))
+        sequences = tuple(ScheduledSequence(s, context + step, (tokens[s],), (), True) for s in range(batch))
         started = time.perf_counter()
         tokens = executor.execute_model(SchedulerOutput(step, sequences, starts if step == 0 else ())).tokens
         times.append(time.perf_counter() - started)

@@ -14,6 +14,7 @@ from engine.engine import Engine
 from engine.execution.cascade_timing import LEAST_CASE, AttentionTimer
 from engine.execution.cuda_graphs import CudaGraphs, LargestStep
 from engine.execution.warm_up import launch_all, warm_up
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import CascadeThresholds
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
@@ -38,8 +39,9 @@ def test_graphs_of_all_sizes_and_widths_are_of_the_same_code():
         known = None
         for num_rows in (40, 1, 2, 3, 8, 17):
             for num_blocks in (2048, 17, 60):
-                piece = ScheduledSequence(0, 0, (1,), (0,) * num_blocks, True)
-                graphs.hidden(SchedulerOutput(0, (piece,) * num_rows))
+                piece = ScheduledSequence(0, num_blocks * BLOCK_SIZE - 1, (1,), ((0,) * num_blocks,), True)
+                scheduled = SchedulerOutput(0, (piece,) * num_rows)
+                graphs.hidden(scheduled, BlockTables.of(scheduled, BLOCK_SIZE))
                 known = known or set(found)
     assert found == known
 

@@ -71,7 +71,7 @@ def start(seq_id, sampling):
 @pytest.mark.parametrize("sampling", [GREEDY, ALL], ids=["greedy", "all stations"])
 def test_steps_are_queued_without_looking_at_the_one_before(sampling, deterministic, four_bits, num_rows):
     executor = executor_of(deterministic, four_bits)
-    blocks = tuple(range(20))
+    blocks = (tuple(range(20)),)
     chunks = tuple(ScheduledSequence(s, 0, (1, 2, 3), blocks, True, scored=(2, 3)) for s in range(num_rows))
     decodes = tuple(ScheduledSequence(s, 3, (-1,), blocks, True) for s in range(num_rows))
     with launches():
@@ -87,7 +87,7 @@ def test_steps_are_queued_without_looking_at_the_one_before(sampling, determinis
 
 
 def test_steps_with_shared_prefixes_and_chunks_are_queued_too():
-    executor, blocks = executor_of(), tuple(range(20))
+    executor, blocks = executor_of(), (tuple(range(20)),)
     shared = [ScheduledSequence(s, 300, (1,), blocks, True) for s in range(9)]
     with launches() as found:
         executor.launch_model(SchedulerOutput(0, tuple(shared), tuple(start(s, GREEDY) for s in range(9))))

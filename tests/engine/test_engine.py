@@ -8,6 +8,7 @@ from collections import defaultdict
 import pytest
 
 from configs.schema import CacheConfig, EngineConfig, SchedulerConfig
+from engine.cache.cache_layout import CacheGroup
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.types import GenerateRequest, RequestOutput, TokenSpan
@@ -88,11 +89,46 @@ def test_one_request_in_three_lines() -> None:
 def test_random_traffic_equals_full_recompute(
     block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool, recurrent: bool
 ) -> None:
+    random_traffic(block_size, budget, sharing, max_drafts, overlap, keeps, recurrent)
+
+
+@pytest.mark.parametrize(
+    ("max_drafts", "overlap", "keeps", "recurrent"),
+    [
+        (0, False, False, False),
+        (5, False, False, False),
+        (0, True, False, False),
+        (0, False, True, False),
+        (0, False, False, True),
+    ],
+)
+@pytest.mark.parametrize("sharing", [True, False])
+@pytest.mark.parametrize("budget", [3, 64])
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_random_traffic_through_windows_equals_full_recompute(
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool, recurrent: bool
+) -> None:
+    groups = CacheGroup(), CacheGroup(window=5), CacheGroup(chunk=8), CacheGroup(window=1)
+    random_traffic(block_size, budget, sharing, max_drafts, overlap, keeps, recurrent, groups)
+
+
+def random_traffic(
+    block_size: int,
+    budget: int,
+    sharing: bool,
+    max_drafts: int,
+    overlap: bool,
+    keeps: bool,
+    recurrent: bool,
+    groups: tuple[CacheGroup, ...] = (CacheGroup(),),
+) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
     num_held = num_unknown = num_shared = 0
     connector = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
-        toy = ToyExecutor(num_tokens // block_size, block_size, num_states=rng.choice([17, 18, 30]) if recurrent else 0)
+        num_states = rng.choice([17, 18, 30]) if recurrent else 0
+        num_blocks = sum(group.num_blocks(num_tokens, block_size, block_size) for group in groups)
+        toy = ToyExecutor(num_blocks, block_size, num_states=num_states, cache_groups=groups)
         sizes = {"max_num_batched_tokens": budget, "max_num_seqs": rng.choice([1, 3, 16])}
         engine = make(sharing, toy, overlap, connector, **sizes, num_speculative_tokens=max_drafts, prompt_lookup_min=1)
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]

@@ -11,10 +11,13 @@ import time
 from hashlib import blake2b
 
 import msgspec
+import numpy as np
 
+from engine.cache.cache_layout import CacheGroup
 from engine.engine import derived_seed
 from engine.execution.executor import Executor
-from engine.scheduling.scheduler_output import ModelOutput, SchedulerOutput
+from engine.model.block_tables import BlockTables
+from engine.scheduling.scheduler_output import ModelOutput, ScheduledSequence, SchedulerOutput
 from engine.types import GenerateRequest, Grammar, PromptLogprob, SamplingParams, TokenSpan
 
 VOCAB_SIZE = 50
@@ -30,7 +33,10 @@ class ToyExecutor(Executor):
         max_model_len: int = 1000,
         step_s: float = 0.0,
         num_states: int = 0,
+        cache_groups: tuple[CacheGroup, ...] = (CacheGroup(),),
     ) -> None:
+        """The first of the cache groups keeps all tokens; what the others show is compared with it."""
+        self.cache_groups = cache_groups
         self.num_states = num_states
         self.last_lens: dict[int, int] = {}  # sequence -> what its state has seen
         self.num_shared = 0  # sequences that went on with the state of another one
@@ -40,6 +46,7 @@ class ToyExecutor(Executor):
         self.block_size = block_size
         self.max_model_len = max_model_len
         self.slots: list[int | None] = [None] * (num_blocks * block_size)
+        self.tables = BlockTables(block_size, self.cache_groups)
         self.seeds: dict[int, int] = {}
         self.grammar_ends: dict[int, int] = {}  # sequence -> the position at which its grammar fails
         self.num_computed = 0
@@ -57,6 +64,7 @@ class ToyExecutor(Executor):
         time.sleep(self.step_s)
         if self.fails_at == scheduled.step:
             raise RuntimeError("toy failure")
+        self.tables.update(scheduled)
         for source, target in scheduled.copies:
             at, to = source * self.block_size, target * self.block_size
             self.slots[to : to + self.block_size] = self.slots[at : at + self.block_size]
@@ -74,11 +82,15 @@ class ToyExecutor(Executor):
         failed: list[str | None] = []
         for piece in scheduled.sequences:
             stop = piece.start + len(piece.tokens)
-            where = [piece.blocks[at // self.block_size] * self.block_size + at % self.block_size for at in range(stop)]
-            for at, token in zip(where[piece.start :], piece.tokens, strict=True):
-                self.slots[at] = token
+            where, *others = self.where(piece, stop)
+            for slots in (where, *others):
+                for at, token in zip(slots[piece.start :], piece.tokens, strict=True):
+                    self.slots[at] = token
             self.num_computed += len(piece.tokens)
             read = [self.slots[at] for at in where]
+            for group, slots in zip(self.cache_groups[1:], others, strict=True):
+                first = group.first_seen(piece.start)
+                assert [self.slots[at] for at in slots[first:]] == read[first:], "a group has freed what a token sees"
             if self.num_states:
                 seen = self.states[piece.state] if piece.start else []
                 self.num_shared += 0 < piece.start != self.last_lens.get(piece.seq_id, 0)
@@ -103,6 +115,11 @@ class ToyExecutor(Executor):
         return ModelOutput(
             tuple(tokens), failed=tuple(failed) if any(failed) else (), scores=tuple(scores), counts=tuple(counts)
         )
+
+    def where(self, piece: ScheduledSequence, stop: int) -> list[list[int]]:
+        """The slots of a sequence's positions up to `stop`, in each cache group."""
+        (row,) = self.tables.rows((piece,))
+        return self.tables.slots(np.full(stop, row), np.arange(stop)).tolist()
 
     def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Tokens that the plan does not know are those of the last step."""

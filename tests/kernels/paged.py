@@ -35,11 +35,29 @@ class Paged:
     scales: dict[str, Tensor]  # of keys and values in the cache, by paged_attention's names
 
     def attend(self, paged_attention, window: int = 0, **rules) -> Tensor:
-        """A window less than 0 stands for chunks of that size."""
+        """A window less than 0 stands for chunks of that size. Blocks that no query sees are gone."""
         lse_out_TH, prefixes = rules.pop("lse_out_TH", None), rules.pop("prefixes", None)
-        layout = AttentionLayout(self.query_starts, self.seq_lens, self.block_table, prefixes)
+        table, caches = self.without_unseen(window)
+        layout = AttentionLayout(self.query_starts, self.seq_lens, table, prefixes)
         spec = AttentionSpec(HEAD_DIM**-0.5, max(0, window), chunk=max(0, -window), **self.scales, **rules)
-        return paged_attention(self.queries, (self.k_cache, self.v_cache), layout, spec, lse_out_TH)
+        return paged_attention(self.queries, caches, layout, spec, lse_out_TH)
+
+    def without_unseen(self, window: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The table without blocks that lie before all that a sequence's queries see, and the caches without what no
+        sequence has: as where cache groups free their blocks.
+        """
+        if not window:
+            return self.block_table, (self.k_cache, self.v_cache)
+        table, block_size = self.block_table.clone(), self.k_cache.shape[2]
+        for s, count in enumerate(self.query_starts.diff().tolist()):
+            first = int(self.seq_lens[s]) - count  # position of its first query
+            first = first // -window * -window if window < 0 else max(0, first + 1 - window)
+            table[s, : first // block_size] = -1
+        caches = self.k_cache.clone(), self.v_cache.clone()
+        lost = sorted(set(range(len(self.k_cache))) - set(table.flatten().tolist()))
+        for cache in caches:
+            cache[lost] = torch.nan
+        return table, caches
 
     def share(self, groups: list[tuple[list[int], int]]) -> SharedPrefixes:
         """Lets sequences begin with the same keys, as many as is said, in the blocks of a group's first; what they had

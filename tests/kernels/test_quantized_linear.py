@@ -53,9 +53,11 @@ def product(kind: str, weight: GroupQuantized, x: torch.Tensor) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 128, 48), (2, 256, 130), (5, 384, 64), (17, 128, 65), (130, 128, 66)])
-def test_agrees_with_float64(kind, shape, bits, least, offsets, group):
+@pytest.mark.parametrize("scales", [torch.float32, torch.float16])
+def test_agrees_with_float64(scales, kind, shape, bits, least, offsets, group):
     num_rows, num_in, num_out = shape
     weight, x = random_ints(num_out, num_in, least, offsets, group, bits), torch.randn(num_rows, num_in)
+    weight = weight.with_scales(scales)
     bias = torch.randn(num_out) if offsets else None
     x = x.bfloat16()
     expected = product(kind, weight, x) + (0 if bias is None else bias.double())
@@ -141,3 +143,23 @@ def test_the_largest_products_of_integers_do_not_overflow(kind):
             weight = GroupQuantized(ints, torch.ones(64, 2), None, least, bits)
             out = COMPILED[kind](weight, None, torch.float32)(torch.full((1, 64), 3.0 * sign).bfloat16())
             assert out.flatten().tolist() == pytest.approx([int_ * sign * 3.0 * 64] * 64, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_in_fp16_give_the_bits_of_the_same_scales_in_fp32(kind, bits):
+    """Subnormal ones too, as files have them for small weights."""
+    weight = random_ints(130, 128, bits=bits, least=0 if bits == 4 else -128)
+    weight = replace(weight, factors_OG=weight.factors_OG * 10.0 ** torch.randint(-6, 1, weight.factors_OG.shape))
+    half = weight.with_scales(torch.float16)
+    x = torch.randn(9, 128).bfloat16()
+    for rows in (1, 4, 9):
+        outs = [COMPILED[kind](one)(x[:rows]) for one in (half, half.with_scales(torch.float32))]
+        assert torch.equal(*outs)
+
+
+def test_parts_with_scales_of_two_dtypes_are_stacked_in_fp32():
+    wide, half = random_ints(3, 64), random_ints(2, 64).with_scales(torch.float16)
+    stacked = GroupQuantized.stack([wide, half])
+    assert stacked.factors_OG.dtype == stacked.offsets_OG.dtype == torch.float32
+    assert torch.equal(stacked.dense(), torch.cat([wide.dense(), half.dense()]))

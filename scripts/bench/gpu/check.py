@@ -9,6 +9,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from engine.model.block_tables import BlockTables
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.gated_activation import reference as gate_reference
@@ -300,11 +301,13 @@ def _model(device: torch.device, tiny: bool) -> Row:
     tokens = torch.randint(arch.vocab_size, (length + 1,)).tolist()
 
     def step(*pieces: tuple[int, int, int]) -> Tensor:
+        blocks = [tuple(range(seq * width, (seq + 1) * width)) for seq in range(2)]
         sequences = tuple(
-            ScheduledSequence(seq, start, tuple(tokens[start:stop]), tuple(range(seq * width, (seq + 1) * width)), True)
+            ScheduledSequence(seq, start, tuple(tokens[start:stop]), (blocks[seq],), True)
             for seq, start, stop in pieces
         )
-        batch = ForwardBatch.from_plan(SchedulerOutput(0, sequences), 16, device)
+        scheduled = SchedulerOutput(0, sequences)
+        batch = ForwardBatch.from_scheduled(scheduled, BlockTables.of(scheduled, 16), device)
         return model.decoder.forward(batch, model.kv)[:1]
 
     expected = step((0, 0, length)), step((0, length, length + 1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.host_tier import WAYS, HostTier
 from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import offloading_connector_of
@@ -25,10 +26,11 @@ def check_memory(device: torch.device, tiny: bool) -> Iterator[Unit]:
 def _offload(device: torch.device, tiny: bool) -> Row:
     """Blocks that are overwritten as soon as they were given away, and read into others while a product is computed."""
     arch, count = (TINY, 5) if tiny else (LLAMA_8B, 100)
-    kv = KVCache(arch, 2 * count, 16, torch.bfloat16, device)
-    (stack,), block_bytes = kv.stacks, kv.num_block_bytes
-    stack.copy_(torch.randn(stack.shape, device=device))
-    expected = stack[:count].clone()
+    kv = KVCache(CacheLayout.of(arch, 16), 2 * count, torch.bfloat16, device)
+    block_bytes = kv.num_block_bytes
+    for block in range(count):
+        kv.block(block).normal_()
+    expected = [kv.block(block).clone() for block in range(count)]
     busy = torch.randn((64, 64) if tiny else (8192, 8192), device=device).bfloat16()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         room = max(4 * count, 16 * WAYS) * block_bytes  # so much that no set of ways is full
@@ -37,7 +39,7 @@ def _offload(device: torch.device, tiny: bool) -> Row:
         for block in range(count):
             busy @ busy
             cache.save(block.to_bytes(16, "little"), block)
-            stack[block].zero_()  # the next step's
+            kv.block(block).zero_()  # the next step's
         queued_s = time.perf_counter() - began_s
         while not all(cache.holds(block.to_bytes(16, "little")) for block in range(count)):
             time.sleep(0.001)
@@ -46,7 +48,7 @@ def _offload(device: torch.device, tiny: bool) -> Row:
         kept_s = time.perf_counter() - began_s
         began_s = time.perf_counter()
         found = [cache.load(block.to_bytes(16, "little"), count + block) for block in range(count)]
-        same = all(found) and torch.equal(stack[count:], expected)
+        same = all(found) and all(torch.equal(kv.block(count + at), one) for at, one in enumerate(expected))
         loaded_s = time.perf_counter() - began_s
         cache.close()
     return {

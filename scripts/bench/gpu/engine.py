@@ -16,6 +16,7 @@ from engine.arch.model_arch import ModelArch
 from engine.engine import Engine
 from engine.execution.cascade_timing import AttentionTimer, measure_cascade_thresholds
 from engine.execution.warm_up import launch_all, warm_up
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import CascadeThresholds
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -301,8 +302,9 @@ def _forward(model: RandomModel, batch: int, context: int) -> Work:
     """One token of each sequence, as far as the logits."""
     width = -(-(context + 1) // BLOCK_SIZE)
     blocks = [tuple(range(s * width, (s + 1) * width)) for s in range(batch)]
-    plan = SchedulerOutput(0, tuple(ScheduledSequence(s, context, (1,), owned, True) for s, owned in enumerate(blocks)))
-    step = ForwardBatch.from_plan(plan, BLOCK_SIZE, model.device)
+    sequences = tuple(ScheduledSequence(s, context, (1,), (owned,), True) for s, owned in enumerate(blocks))
+    scheduled = SchedulerOutput(0, sequences)
+    step = ForwardBatch.from_scheduled(scheduled, BlockTables.of(scheduled, BLOCK_SIZE), model.device)
     return lambda: model.decoder.forward(step, model.kv)
 
 

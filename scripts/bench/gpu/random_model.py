@@ -6,6 +6,7 @@ from torch import Tensor
 from engine.arch.layer_spec import DenseMlp, LayerSpec, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix, cut
 from engine.checkpoint.shard import Shard
@@ -76,7 +77,8 @@ class RandomModel:
         weights = Weights(_RandomTensors(arch, dtype, device), dtype, device, keeps_ints=four_bits)
         self.device, self.kernels = device, kernels
         self.decoder = Decoder(arch, weights, kernels, min(arch.max_model_len, MAX_CONTEXT_LEN))
-        self.kv = KVCache(arch, num_blocks, BLOCK_SIZE, dtype, device)
+        layout = CacheLayout.of(arch, BLOCK_SIZE, max_model_len=1)  # one table of blocks for all layers
+        self.kv = KVCache(layout, num_blocks, dtype, device)
         for cache in (cache for layer in self.kv.layers for cache in layer):
             cache.zero_()  # a step is timed on blocks that nobody wrote
         self.sampler = Sampler(kernels, arch.vocab_size, device)
@@ -90,7 +92,7 @@ class RandomModel:
             graphs = CudaGraphs(
                 lambda batch: self.decoder.hidden(batch, self.kv),
                 self._graph_cache(),
-                LargestStep(max_num_seqs, -(-self.max_model_len // BLOCK_SIZE)),
+                LargestStep(max_num_seqs, -(-self.max_model_len // BLOCK_SIZE), num_tables=len(self.kv.layout.groups)),
                 block_size=BLOCK_SIZE,
                 device=self.device,
             )

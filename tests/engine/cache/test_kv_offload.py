@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.host_tier import HostTier
 from engine.cache.kv_cache import KVCache
 from engine.cache.kv_offload import KVOrigin, OffloadingConnector, _CudaStagingBuffer, identity
@@ -108,14 +109,14 @@ class SlowPassage:
     """As of a device that works on its own: a block comes when it is let."""
 
     def __init__(self, kv):
-        self.host = torch.empty_like(kv.stacks[0][0])
+        self.host = torch.empty_like(kv.block(0))
         self.comes = threading.Event()
 
     def fetch(self, block):
-        self.host.copy_(block[0])
+        self.host.copy_(block)
 
     def send(self, block):
-        block[0].copy_(self.host)
+        block.copy_(self.host)
 
     def wait(self):
         assert self.comes.wait(10)
@@ -125,9 +126,10 @@ class SlowPassage:
 @pytest.fixture
 def kv(folder):
     """Six blocks, each full of its number."""
-    kv = KVCache(read_arch(resolve(str(folder))), 6, 16, torch.bfloat16, torch.device("cpu"))
+    layout = CacheLayout.of(read_arch(resolve(str(folder))), 16)
+    kv = KVCache(layout, 6, torch.bfloat16, torch.device("cpu"))
     for block in range(6):
-        kv.stacks[0][block] = float(block)
+        kv.block(block).fill_(float(block))
     return kv
 
 
@@ -162,12 +164,12 @@ def test_blocks_pass_through_memory_that_is_used_again_only_when_they_have_come(
     staging_buffers[1].comes.set()
     wait_for(cache, NAMES[1])
     assert cache.load(NAMES[0], 5)
-    assert (kv.stacks[0][5] == 0).all()
+    assert (kv.block(5) == 0).all()
     for staging in staging_buffers:
         staging.comes.set()
     wait_for(cache, NAMES[2])
     for _ in range(3):  # a miss loses no staging buffer
-        assert not cache.load(NAMES[4], 3) and (kv.stacks[0][3] == 3).all()
+        assert not cache.load(NAMES[4], 3) and (kv.block(3) == 3).all()
     cache.save(NAMES[3], 3)
     for staging in staging_buffers:
         staging.comes.set()
@@ -263,21 +265,21 @@ def test_a_block_is_saved_as_it_was_though_steps_use_it_again_at_once(kv, order)
     device = Device()
     staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
     staging.fetch(kv.block(4))
-    device.copy(kv.stacks[0][4], torch.full_like(kv.stacks[0][4], 9.0))  # the next step's
+    device.copy(kv.block(4), torch.full_like(kv.block(4), 9.0))  # the next step's
     device.run(*list(orders(device))[order])
     staging.wait()
-    assert (staging.host == 4).all() and (kv.stacks[0][4] == 9).all()
+    assert (staging.host == 4).all() and (kv.block(4) == 9).all()
 
 
 @pytest.mark.parametrize("order", range(6))
 def test_a_block_is_there_before_the_next_step_and_not_before_the_last_one_is_over(kv, order):
     device = Device()
     staging = _CudaStagingBuffer(kv, device.offload_stream, device.load_stream, device, device.copy)
-    last, following = torch.zeros_like(kv.stacks[0][0]), torch.zeros_like(kv.stacks[0][0])
-    device.copy(last, kv.stacks[0][2])  # who had the block before
+    last, following = torch.zeros_like(kv.block(0)), torch.zeros_like(kv.block(0))
+    device.copy(last, kv.block(2))  # who had the block before
     staging.host.fill_(7.0)
     staging.send(kv.block(2))
-    device.copy(following, kv.stacks[0][2])
+    device.copy(following, kv.block(2))
     device.run(*list(orders(device))[order])
     staging.wait()
     assert (last == 2).all() and (following == 7).all()
@@ -304,7 +306,7 @@ def test_engines_of_different_weights_settings_or_keys_do_not_meet(folder, tmp_p
     arch = read_arch(files)
 
     def name(key=b"k", arch=arch, dtype=torch.bfloat16, kernels="compiled", **engine):
-        kv = KVCache(arch, 2, 16, dtype, torch.device("cpu"))
+        kv = KVCache(CacheLayout.of(arch, 16), 2, dtype, torch.device("cpu"))
         model = ModelConfig(served_model_name="m", model=str(folder), engine=EngineConfig(**engine))
         return identity(KVOrigin(model, files, arch, kernels, key), kv)
 

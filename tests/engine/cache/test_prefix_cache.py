@@ -40,7 +40,7 @@ def test_a_hash_belongs_to_one_block_until_that_is_evicted() -> None:
     (a,) = hash_blocks(KEY, ROOT, [1, 2], 2)
     assert cache.insert(a, 0) and not cache.insert(a, 1)
     assert cache.holds(0) and not cache.holds(1) and cache.block_hashes() == [a] and len(cache) == 1
-    assert cache.evict(1) is None and cache.evict(0) == a
+    assert cache.evict(1) is None and cache.evict(0) == (0, a)
     assert cache.match([a]) == [] and not cache.holds(0) and len(cache) == 0
     assert cache.insert(a, 1)
     cache.check()

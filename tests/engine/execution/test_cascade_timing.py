@@ -66,9 +66,10 @@ def test_both_ways_are_timed_on_blocks_of_their_own():
     assert apart > 0 and together > 0
     assert seen[0].prefixes is None
     assert seen[-1].prefixes.shared_lens_S.tolist() == [256] * 4
-    assert len(set(seen[0].slots_T.tolist())) == 4
-    assert seen[0].block_table_SW[:, :16].unique(dim=0).shape == (1, 16)
-    own = seen[0].block_table_SW[:, 16:]
+    (slots_T,), (table_SW,) = seen[0].slots_KT, seen[0].block_tables_KSW
+    assert len(set(slots_T.tolist())) == 4
+    assert table_SW[:, :16].unique(dim=0).shape == (1, 16)
+    own = table_SW[:, 16 : -(-int(seen[0].seq_lens_S[0]) // 16)]
     assert own.unique().numel() == own.numel() and own.min() == 16
     assert timer(5, 256) is None, "more rows than ever run"
     assert timer(4, 512) is None, "longer than a context"

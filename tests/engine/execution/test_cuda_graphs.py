@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.cache.cache_layout import CacheGroup, CacheLayout
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
@@ -19,6 +20,7 @@ from engine.execution.cuda_graphs import CudaGraphs, LargestStep, UnpaddedGraphs
 from engine.execution.inline_executor import InlineExecutor
 from engine.execution.load import load_executor
 from engine.execution.loaded_model import LoadedModel
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import PrefixGroup
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
@@ -43,7 +45,7 @@ class Recorder:
 
     def look_at(self, batch: ForwardBatch) -> None:
         """Rows that have the same blocks as the one before them are guesses."""
-        table, lens = batch.block_table_SW, batch.seq_lens_S
+        table, lens = batch.block_tables_KSW[0], batch.seq_lens_S
         self.num_guessed += int(((table[1:] == table[:-1]).all(-1) & (lens[1:] > 0)).sum())
 
     def __call__(self, run: Run) -> Run:
@@ -64,7 +66,9 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
     arch = read_arch(files)
     chosen = load_kernels(CPU, dtype) if kernels == "fast" else load_kernels(torch.device("meta"), dtype)
     decoder = Decoder(arch, open_weights(files, arch, dtype, CPU), chosen, 256)
-    kv = KVCache(arch, NUM_BLOCKS, BLOCK_SIZE, dtype, CPU, NUM_STATES if arch.is_recurrent else 0)
+    layout = CacheLayout.of(arch, BLOCK_SIZE, 256)
+    num_groups = len(layout.groups)
+    kv = KVCache(layout, NUM_BLOCKS * num_groups, dtype, CPU, NUM_STATES if arch.is_recurrent else 0)
     for cache in (one for layer in kv.layers for one in layer):
         cache.fill_(torch.nan)  # whatever is read without having been written is seen
     graphs = None
@@ -77,12 +81,13 @@ def executor_of(source: Path, recorder: Recorder | None, dtype: torch.dtype, ker
         graphs = CudaGraphs(
             hidden,
             recorder,
-            LargestStep(MAX_ROWS, 64, arch.is_recurrent),
+            LargestStep(MAX_ROWS, 64, arch.is_recurrent, num_groups),
             block_size=BLOCK_SIZE,
             device=CPU,
         )
-        piece = ScheduledSequence(0, 0, (1,), (5,), True, state=5 if arch.is_recurrent else -1)
-        graphs.hidden(SchedulerOutput(0, (piece,) * 3))
+        piece = ScheduledSequence(0, 0, (1,), ((5,),) * num_groups, True, state=5 if arch.is_recurrent else -1)
+        scheduled = SchedulerOutput(0, (piece,) * 3)
+        graphs.hidden(scheduled, BlockTables.of(scheduled, BLOCK_SIZE, layout.groups))
         caches = [cache for layer in kv.layers for cache in layer]
         rest = [cache[block] for cache in caches for block in range(len(cache)) if block != 5]
         assert all(block.isnan().all() for block in rest), "padding was written"
@@ -187,15 +192,18 @@ def test_a_step_is_as_wide_as_its_longest_sequence_and_its_graph_may_be_wider() 
         (GraphShape(4, 9, 0), [(31, 32), (41,)]),
         (GraphShape(2, 5, 4), [(51,), (61, 62, 63)]),
     ):
-        sequences = [ScheduledSequence(s, 4 * len(blocks) - 1, (7,), blocks, True) for s, blocks in enumerate(tables)]
-        inputs.fill(shape, sequences, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], 4)
+        sequences = [
+            ScheduledSequence(s, 4 * len(blocks) - 1, (7,), (blocks,), True) for s, blocks in enumerate(tables)
+        ]
+        own = BlockTables.of(SchedulerOutput(0, tuple(sequences)), 4)
+        inputs.fill(shape, sequences, [PrefixGroup(0, (0, 1))] if shape.num_groups else [], own)
         batch = inputs.batch(shape)
-        assert batch.block_table_SW.shape == (shape.num_rows, shape.width) and batch.block_table_SW.is_contiguous()
-        width = max(map(len, tables))
-        padded = [[*blocks, *[-1] * (width - len(blocks))] for blocks in tables]
-        assert batch.block_table_SW[: len(tables), :width].tolist() == padded
+        (table_SW,), (slots_T,) = batch.block_tables_KSW, batch.slots_KT
+        assert table_SW.shape == (shape.num_rows, shape.width) and table_SW.is_contiguous()
+        for row, blocks in zip(table_SW.tolist(), tables, strict=False):
+            assert tuple(row[: len(blocks)]) == blocks
         assert batch.seq_lens_S[: len(tables)].tolist() == [4 * len(blocks) for blocks in tables]
-        assert batch.slots_T[: len(tables)].tolist() == [blocks[-1] * 4 + 3 for blocks in tables]
+        assert slots_T.tolist() == [*(blocks[-1] * 4 + 3 for blocks in tables), *[-1] * (len(slots_T) - len(tables))]
 
 
 def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
@@ -209,12 +217,12 @@ def test_the_plain_kernels_take_padding_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("piece", "fits"),
     [
-        (ScheduledSequence(0, 3, (1,), (0,), True), True),
-        (ScheduledSequence(0, 3, (1,), (0,), False), False),  # a chunk of a prompt
-        (ScheduledSequence(0, 0, (1, 2), (0,), True), False),
-        (ScheduledSequence(0, 0, (1, 2), (0,), True, num_draft_tokens=1), True),
-        (ScheduledSequence(0, 0, (1, 2, 3), (0,), True, num_draft_tokens=1), False),
-        (ScheduledSequence(0, 0, (1,), (0,), True, (5,)), False),  # the prompt's logits are wanted
+        (ScheduledSequence(0, 3, (1,), ((0,),), True), True),
+        (ScheduledSequence(0, 3, (1,), ((0,),), False), False),  # a chunk of a prompt
+        (ScheduledSequence(0, 0, (1, 2), ((0,),), True), False),
+        (ScheduledSequence(0, 0, (1, 2), ((0,),), True, num_draft_tokens=1), True),
+        (ScheduledSequence(0, 0, (1, 2, 3), ((0,),), True, num_draft_tokens=1), False),
+        (ScheduledSequence(0, 0, (1,), ((0,),), True, (5,)), False),  # the prompt's logits are wanted
     ],
 )
 def test_only_tokens_that_are_sampled_from_are_replayed(piece: ScheduledSequence, fits: bool) -> None:
@@ -228,7 +236,7 @@ def test_on_a_cpu_drafts_behind_a_long_context_are_not_replayed() -> None:
     graphs = UnpaddedGraphs(lambda batch: batch.tokens_T, Recorder(), LargestStep(8, 4), block_size=4, device=CPU)
     assert graphs.shape_of(5, 1, 0) == GraphShape(5, 4, 0)
     for start, num_drafts, fits in ((0, 1, True), (5000, 0, True), (5000, 1, False)):
-        piece = ScheduledSequence(0, start, (1,) * (1 + num_drafts), (0,), True, num_draft_tokens=num_drafts)
+        piece = ScheduledSequence(0, start, (1,) * (1 + num_drafts), ((0,),), True, num_draft_tokens=num_drafts)
         assert graphs.fits(SchedulerOutput(0, (piece,))) is fits
 
 
@@ -240,14 +248,21 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
         seen.append(batch)
         return batch.tokens_T
 
-    graphs = CudaGraphs(hidden, Recorder(), LargestStep(19, 9), block_size=4, device=CPU)
+    graphs = CudaGraphs(hidden, Recorder(), LargestStep(19, 9, num_tables=3), block_size=4, device=CPU)
     for count in range(1, 20):
-        sequences = tuple(ScheduledSequence(s, 0, (1,), (s,) * (1 + count % 9), True) for s in range(count))
-        graphs.hidden(SchedulerOutput(0, sequences), [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)])
-    assert {batch.seq_lens_S.numel() for batch in seen} == {1, 2, 4, 8, 16, 24}
+        width = 1 + count % 9
+        blocks = [((s,) * width,) * 3 for s in range(count)]
+        sequences = tuple(ScheduledSequence(s, 4 * width - 1, (1,), owned, True) for s, owned in enumerate(blocks))
+        scheduled = SchedulerOutput(0, sequences)
+        tables = BlockTables.of(scheduled, 4, (CacheGroup(),) * 3)
+        groups = [PrefixGroup(4, (s - 1, s)) for s in range(1, count, 2)]
+        graphs.hidden(scheduled, tables, groups)
+        seen.append(ForwardBatch.from_scheduled(scheduled, tables, CPU, groups))
+    assert {batch.seq_lens_S.numel() for batch in seen} == {*range(1, 20), 24}, "in graphs and without them"
     shared = [tensor for batch in seen if batch.prefixes is not None for tensor in vars(batch.prefixes).values()]
     own = [tensor for batch in seen for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor)]
-    assert {tensor.data_ptr() % 16 for tensor in (*shared, *own)} == {0}
+    tables = [tensor for batch in seen for tensor in (*batch.slots_KT, *batch.block_tables_KSW)]
+    assert {tensor.data_ptr() % 16 for tensor in (*shared, *own, *tables)} == {0}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

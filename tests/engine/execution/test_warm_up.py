@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine.cache.cache_layout import CacheGroup
 from engine.engine import Engine
 from engine.errors import ModelError
 from engine.execution.inline_executor import InlineExecutor
@@ -50,6 +51,7 @@ class Failing:
     """A card on which nothing works."""
 
     block_size, max_model_len, num_states, cascade, samples = 16, 512, 0, None, True
+    cache_groups = (CacheGroup(),)
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -1,19 +1,26 @@
+import itertools
 import random
 
 import pytest
 import torch
 
+from engine.model.block_tables import BlockTables
 from engine.model.cascade import CascadeThresholds, PrefixGroup, group_by_prefix
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 
 USUAL = CascadeThresholds(((8, 256),))
+SEQ_IDS = itertools.count()
 
 
 def decode(blocks, block_size, own_tokens=1):
     """A sequence whose next token lies behind so many blocks."""
     start = len(blocks) * block_size + own_tokens - 1
-    return ScheduledSequence(0, start, (7,), (*blocks, 99), True)
+    return ScheduledSequence(next(SEQ_IDS), start, (7,), ((*blocks, 99),), True)
+
+
+def groups_of(sequences, block_size, thresholds):
+    return group_by_prefix(sequences, BlockTables.of(SchedulerOutput(0, tuple(sequences)), block_size), thresholds)
 
 
 def partitions(rows):
@@ -32,7 +39,7 @@ def shared_tokens(sequences, rows, block_size, unit):
     """What the rows have in common, by comparing all their blocks."""
     least = min(sequences[row].start for row in rows) // block_size
     count = 0
-    while count < least and len({sequences[row].blocks[count] for row in rows}) == 1:
+    while count < least and len({sequences[row].blocks[0][count] for row in rows}) == 1:
         count += 1
     unit = -(-unit // block_size) * block_size
     return count * block_size // unit * unit
@@ -60,7 +67,7 @@ def test_groups_share_what_they_say_and_hardly_any_others_save_more(block_size, 
     ours = bests = 0
     for seed in range(60):
         sequences = list(six_sequences(seed, block_size))
-        found = group_by_prefix(sequences, block_size, CascadeThresholds(((least_rows, unit),)))
+        found = groups_of(sequences, block_size, CascadeThresholds(((least_rows, unit),)))
         rows = [row for group in found for row in group.rows]
         assert len(rows) == len(set(rows))
         for group in found:
@@ -77,19 +84,19 @@ def test_groups_share_what_they_say_and_hardly_any_others_save_more(block_size, 
 def test_a_few_with_much_in_common_leave_the_others_what_all_share():
     few = [decode(range(100), 16) for _ in range(8)]
     rest = [decode((*range(16), *range(200 + 50 * i, 250 + 50 * i)), 16) for i in range(8)]
-    assert group_by_prefix([*rest, *few], 16, USUAL) == [
+    assert groups_of([*rest, *few], 16, USUAL) == [
         PrefixGroup(1536, tuple(range(8, 16))),
         PrefixGroup(256, tuple(range(8))),
     ]
-    assert group_by_prefix([*rest, *few[:4]], 16, USUAL) == [PrefixGroup(256, tuple(range(12)))]
-    assert group_by_prefix([*rest[:4], *few], 16, USUAL) == [PrefixGroup(1536, tuple(range(4, 12)))]
+    assert groups_of([*rest, *few[:4]], 16, USUAL) == [PrefixGroup(256, tuple(range(12)))]
+    assert groups_of([*rest[:4], *few], 16, USUAL) == [PrefixGroup(1536, tuple(range(4, 12)))]
 
 
 def test_a_prefix_must_be_long_enough_and_of_enough_rows():
     long, short = range(16), range(15)
-    assert group_by_prefix([decode(long, 16) for _ in range(8)], 16, USUAL) == [PrefixGroup(256, tuple(range(8)))]
-    assert group_by_prefix([decode(long, 16) for _ in range(7)], 16, USUAL) == []
-    assert group_by_prefix([decode(short, 16) for _ in range(8)], 16, USUAL) == []
+    assert groups_of([decode(long, 16) for _ in range(8)], 16, USUAL) == [PrefixGroup(256, tuple(range(8)))]
+    assert groups_of([decode(long, 16) for _ in range(7)], 16, USUAL) == []
+    assert groups_of([decode(short, 16) for _ in range(8)], 16, USUAL) == []
 
 
 @pytest.mark.parametrize(
@@ -98,12 +105,12 @@ def test_a_prefix_must_be_long_enough_and_of_enough_rows():
 )
 def test_few_rows_must_share_more_than_many(rows, blocks, is_grouped):
     thresholds = CascadeThresholds(((4, 1024), (16, 256)))
-    found = group_by_prefix([decode(range(blocks), 16) for _ in range(rows)], 16, thresholds)
+    found = groups_of([decode(range(blocks), 16) for _ in range(rows)], 16, thresholds)
     assert found == ([PrefixGroup(blocks * 16, tuple(range(rows)))] if is_grouped else [])
 
 
 def test_where_nothing_ever_won_nothing_is_grouped():
-    assert group_by_prefix([decode(range(999), 16) for _ in range(99)], 16, CascadeThresholds(())) == []
+    assert groups_of([decode(range(999), 16) for _ in range(99)], 16, CascadeThresholds(())) == []
 
 
 def test_rows_are_not_taken_from_a_group_for_one_that_is_not_worth_it():
@@ -111,26 +118,26 @@ def test_rows_are_not_taken_from_a_group_for_one_that_is_not_worth_it():
     thresholds = CascadeThresholds(((4, 4096), (32, 256)))
     few = [decode(range(48), 16) for _ in range(4)]
     rest = [decode((*range(16), *range(100 * i, 100 * i + 32)), 16) for i in range(1, 29)]
-    assert group_by_prefix([*few, *rest], 16, thresholds) == [PrefixGroup(256, tuple(range(32)))]
+    assert groups_of([*few, *rest], 16, thresholds) == [PrefixGroup(256, tuple(range(32)))]
     longer = [decode(range(272), 16) for _ in range(4)]
-    assert group_by_prefix([*longer, *rest, decode(range(16), 16)], 16, thresholds) == [PrefixGroup(4352, (0, 1, 2, 3))]
+    assert groups_of([*longer, *rest, decode(range(16), 16)], 16, thresholds) == [PrefixGroup(4352, (0, 1, 2, 3))]
 
 
 def test_the_block_that_is_written_is_not_shared():
     """As after a fork, before the first token of its own."""
-    sequences = [ScheduledSequence(0, 255, (7,), tuple(range(16)), True) for _ in range(8)]
-    assert group_by_prefix(sequences, 16, USUAL) == []
+    sequences = [ScheduledSequence(seq_id, 255, (7,), (tuple(range(16)),), True) for seq_id in range(8)]
+    assert groups_of(sequences, 16, USUAL) == []
 
 
 def test_chunks_are_in_no_group():
     sequences = [decode(range(16), 16) for _ in range(9)]
-    sequences[3] = ScheduledSequence(0, 256, (7, 8), sequences[3].blocks, True)
-    assert group_by_prefix(sequences, 16, USUAL) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
+    sequences[3] = ScheduledSequence(sequences[3].seq_id, 256, (7, 8), sequences[3].blocks, True)
+    assert groups_of(sequences, 16, USUAL) == [PrefixGroup(256, (0, 1, 2, 4, 5, 6, 7, 8))]
 
 
 def test_a_very_long_prefix_is_no_deep_recursion():
     sequences = [decode(range(8192), 16) for _ in range(8)]
-    assert group_by_prefix(sequences, 16, USUAL) == [PrefixGroup(131_072, tuple(range(8)))]
+    assert groups_of(sequences, 16, USUAL) == [PrefixGroup(131_072, tuple(range(8)))]
 
 
 def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
@@ -138,8 +145,9 @@ def test_a_batch_has_the_groups_as_tensors_where_they_are_wanted():
     sequences.insert(2, decode(range(100, 120), 16))
     scheduled = SchedulerOutput(0, tuple(sequences))
     device = torch.device("cpu")
-    assert ForwardBatch.from_plan(scheduled, 16, device).prefixes is None
-    prefixes = ForwardBatch.from_plan(scheduled, 16, device, group_by_prefix(sequences, 16, USUAL)).prefixes
+    tables = BlockTables.of(scheduled, 16)
+    assert ForwardBatch.from_scheduled(scheduled, tables, device).prefixes is None
+    prefixes = ForwardBatch.from_scheduled(scheduled, tables, device, groups_of(sequences, 16, USUAL)).prefixes
     assert prefixes.group_starts.tolist() == [0, 9]
     assert prefixes.members.tolist() == [0, 1, *range(3, 10)]
     assert prefixes.shared_lens_S.tolist() == [256, 256, 0, *[256] * 7]

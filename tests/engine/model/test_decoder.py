@@ -6,10 +6,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from engine.cache.kv_cache import KVCache
+from engine.cache.cache_layout import CacheLayout
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve
 from engine.errors import ModelError
+from engine.model.block_tables import BlockTables
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
@@ -173,6 +174,12 @@ def test_a_window_that_no_sequence_outgrows_is_none(tmp_path):
         assert seen.pop() == expected
 
 
+def forward_batch(runner, sequences):
+    scheduled = SchedulerOutput(0, tuple(sequences))
+    tables = BlockTables.of(scheduled, runner.block_size, runner.kv.layout.groups)
+    return ForwardBatch.from_scheduled(scheduled, tables, CPU)
+
+
 @pytest.mark.parametrize("family", ["gemma3n", "gemma4"])
 def test_layers_that_write_no_keys_compute_the_sampled_rows_of_a_prompt_alone(tmp_path, family):
     kernels, seen = load_kernels(CPU, torch.float32), []
@@ -189,14 +196,14 @@ def test_layers_that_write_no_keys_compute_the_sampled_rows_of_a_prompt_alone(tm
         ScheduledSequence(seq, start, tuple(tokens), runner.blocks(seq, len(tokens)), samples)
         for seq, start, tokens, samples in pieces
     )
-    batch = ForwardBatch.from_plan(SchedulerOutput(0, sequences), runner.block_size, CPU)
+    batch = forward_batch(runner, sequences)
     found = runner.decoder.forward(batch, runner.kv)
     assert seen == [30] * (7 - readers) + [2] * readers
     whole = runner.decoder.forward(dataclasses.replace(batch, samples_last=False), runner.kv)
     assert error(found, whole) < 1e-5
     # of a prompt that goes on, no row is needed there
     seen.clear()
-    nothing = ForwardBatch.from_plan(SchedulerOutput(0, sequences[1:2]), runner.block_size, CPU)
+    nothing = forward_batch(runner, sequences[1:2])
     assert runner.decoder.forward(nothing, runner.kv).shape == (0, 97)
     assert seen == [9] * (7 - readers)
 
@@ -328,8 +335,9 @@ def test_layers_that_read_keys_and_values_of_another_have_no_cache(tmp_path):
     oracle("gemma4").save_pretrained(tmp_path)
     arch = read_arch(resolve(str(tmp_path)))
     assert [arch.kv_layer(layer) for layer in range(7)] == [0, 1, 2, 1, 2, 1, 1]
-    # two sliding layers with heads of 16, a full one with heads of 24; keys and values of two heads in fp32
-    assert KVCache.block_bytes(arch, 1, torch.float32) == 2 * 2 * 4 * (16 + 24 + 16)
+    layout = CacheLayout.of(arch, 1)
+    assert [layout.pages[layer] for layer in (3, 4, 5, 6)] == [layout.pages[layer] for layer in (1, 2, 1, 1)]
+    assert {layer: group.window for group in layout.groups for layer in group.layers} == {0: 9, 1: 0, 2: 9}
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])

@@ -5,10 +5,12 @@ import threading
 import pytest
 import torch
 
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
+from engine.model.block_tables import BlockTables
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.parallel.tensor_parallel import TensorParallel
@@ -66,12 +68,15 @@ def logits_of_ranks(folder, size, pieces):
         try:
             tp = TensorParallel(rank, size, threads.of(rank))
             decoder = Decoder(arch, open_weights(files, arch, torch.float32, CPU), kernels, 64, tp)
-            kv = KVCache(shard_arch(arch, size), 10, 4, torch.float32, CPU, num_states=1)
+            layout = CacheLayout.of(shard_arch(arch, size), 4)
+            num_groups = len(layout.groups)
+            kv = KVCache(layout, 10 * num_groups, torch.float32, CPU, num_states=1)
             for start, stop in pieces:
-                piece = ScheduledSequence(
-                    0, start, tuple(TOKENS[start:stop]), tuple(range(-(-stop // 4))), True, state=0
-                )
-                out = decoder.forward(ForwardBatch.from_plan(SchedulerOutput(0, (piece,)), 4, CPU), kv)
+                blocks = tuple(tuple(range(10 * g, 10 * g + -(-stop // 4))) for g in range(num_groups))
+                piece = ScheduledSequence(0, start, tuple(TOKENS[start:stop]), blocks, True, state=0)
+                scheduled = SchedulerOutput(0, (piece,))
+                tables = BlockTables.of(scheduled, 4, layout.groups)
+                out = decoder.forward(ForwardBatch.from_scheduled(scheduled, tables, CPU), kv)
                 if rank == 0:
                     found.append(out)
         except BaseException as error:

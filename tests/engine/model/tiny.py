@@ -6,10 +6,12 @@ import torch
 import transformers
 from torch import Tensor
 
+from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.source import resolve
 from engine.checkpoint.weight_cache import WeightCache
+from engine.model.block_tables import BlockTables
 from engine.model.decoder import Decoder
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
@@ -645,7 +647,9 @@ class Runner:
             return Decoder(arch, open_weights(files, arch, dtype, device, keeps_ints, cache), kernels, max_model_len)
 
         self.decoder = cache.load(files, f"{kernels.name} {dtype} {keeps_ints}", build)
-        self.kv = KVCache(arch, 20 * self.width, block_size, cache_dtype or dtype, device, num_states=20)
+        layout = CacheLayout.of(arch, block_size, max_model_len)
+        self.num_groups = len(layout.groups)
+        self.kv = KVCache(layout, 20 * self.width * self.num_groups, cache_dtype or dtype, device, num_states=20)
 
     def step(self, pieces: list[tuple[int, int, list[int]]]) -> Tensor:
         """Computes (sequence, start, tokens) pieces together and returns the logits of their last rows."""
@@ -653,13 +657,14 @@ class Runner:
             ScheduledSequence(seq, start, tuple(tokens), self.blocks(seq, start + len(tokens)), True, state=seq)
             for seq, start, tokens in pieces
         )
-        return self.decoder.forward(
-            ForwardBatch.from_plan(SchedulerOutput(0, sequences), self.block_size, self.device), self.kv
-        )
+        scheduled = SchedulerOutput(0, sequences)
+        tables = BlockTables.of(scheduled, self.block_size, self.kv.layout.groups)
+        return self.decoder.forward(ForwardBatch.from_scheduled(scheduled, tables, self.device), self.kv)
 
-    def blocks(self, seq: int, num_tokens: int) -> tuple[int, ...]:
-        # neighboring sequences share no run of blocks: block w of sequence s is w * 20 + s
-        return tuple(w * 20 + seq for w in range(-(-num_tokens // self.block_size)))
+    def blocks(self, seq: int, num_tokens: int) -> tuple[tuple[int, ...], ...]:
+        # neighboring sequences share no run of blocks: block w of sequence s in group g is (w * 20 + s) * groups + g
+        numbers = range(-(-num_tokens // self.block_size))
+        return tuple(tuple((w * 20 + seq) * self.num_groups + g for w in numbers) for g in range(self.num_groups))
 
     def logits(self, tokens: list[int], chunk: int) -> Tensor:
         """The logits after each chunk of one sequence."""

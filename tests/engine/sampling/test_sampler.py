@@ -25,7 +25,7 @@ class Rows:
         self.result = None
 
     def sample(self, *rows: torch.Tensor) -> list[int]:
-        sequences = tuple(ScheduledSequence(start.seq_id, 0, (1,), (0,), True) for start in self.starts)
+        sequences = tuple(ScheduledSequence(start.seq_id, 0, (1,), ((0,),), True) for start in self.starts)
         self.result = self.sampler.sample(SchedulerOutput(0, sequences), torch.stack(rows))
         return list(self.result.tokens)
 
@@ -163,7 +163,7 @@ def test_ends_go_before_starts():
     sampler = Sampler(KERNELS, VOCAB, CPU)
     sampler.update(SchedulerOutput(0, (), (start(3, temperature=0.0),)))
     sampler.update(SchedulerOutput(1, (), (start(3, temperature=0.0, output=(4,)),), finished_ids=(3,)))
-    scheduled = SchedulerOutput(1, (ScheduledSequence(3, 0, (1,), (0,), True),))
+    scheduled = SchedulerOutput(1, (ScheduledSequence(3, 0, (1,), ((0,),), True),))
     assert sampler.sample(scheduled, falling()[None]).tokens == (0,)
     sampler.update(SchedulerOutput(2, (), (), finished_ids=(3, 99)))
     assert not sampler._states

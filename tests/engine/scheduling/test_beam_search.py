@@ -37,8 +37,7 @@ class BeamToyExecutor(ToyExecutor):
         for piece in scheduled.sequences:
             if piece.samples:
                 stop = piece.start + len(piece.tokens)
-                size = self.block_size
-                known = [self.slots[piece.blocks[at // size] * size + at % size] for at in range(stop)]
+                known = [self.slots[at] for at in self.where(piece, stop)[0]]
                 ranked = sorted(enumerate(logprobs_after(known)), key=lambda one: (-one[1], one[0]))
                 logprobs.append(TokenLogprob(ranked[0][0], ranked[0][1], tuple(ranked)))
         return ModelOutput(tuple(one.token for one in logprobs), tuple(logprobs))
@@ -60,8 +59,7 @@ class SampledExecutor(ToyExecutor):
         rows = [torch.empty(0, VOCAB_SIZE)]
         for piece in scheduled.sequences:
             if piece.samples:
-                size = self.block_size
-                known = [self.slots[piece.blocks[at // size] * size + at % size] for at in range(piece.start)]
+                known = [self.slots[at] for at in self.where(piece, piece.start)[0]]
                 rows.append(torch.tensor([logprobs_after([*known, *piece.tokens])]))
         return self._sampler.sample(scheduled, torch.cat(rows))
 

@@ -77,8 +77,8 @@ def test_scores_are_raw_and_leave_the_choice_alone():
     sampler = Sampler(KERNELS, VOCAB, CPU)
     starts = (start(0, temperature=0.0, num_prompt_logprobs=2, logit_bias=((9, 90.0),)), start(1, temperature=0.0))
     sequences = (
-        ScheduledSequence(1, 0, (1,), (0,), True),
-        ScheduledSequence(0, 0, (4, 5, 6), (1,), True, scored=(5, 6)),
+        ScheduledSequence(1, 0, (1,), ((0,),), True),
+        ScheduledSequence(0, 0, (4, 5, 6), ((1,),), True, scored=(5, 6)),
     )
     sampler.update(SchedulerOutput(0, (), starts))
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
@@ -91,7 +91,7 @@ def test_scores_are_raw_and_leave_the_choice_alone():
         assert entry.logprob == pytest.approx(logprobs[row, token].item(), abs=1e-5)
         assert [one for one, _ in entry.top] == order[:2]
         assert [value for _, value in entry.top] == pytest.approx(logprobs[row, order[:2]].tolist(), abs=1e-5)
-    unfinished = SchedulerOutput(1, (ScheduledSequence(0, 0, (4, 5), (1,), False, scored=(5, 6)),))
+    unfinished = SchedulerOutput(1, (ScheduledSequence(0, 0, (4, 5), ((1,),), False, scored=(5, 6)),))
     assert sampler.sample(unfinished, logits[1:3]).scores == result.scores
 
 

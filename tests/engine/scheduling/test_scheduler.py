@@ -9,15 +9,16 @@ from tests.engine.scheduling.sequences import BLOCK_SIZE, KEY, sequence
 
 
 def make(num_blocks: int = 16, **config: int) -> Scheduler:
-    blocks = BlockAllocator(num_blocks, BLOCK_SIZE, True, KEY)
+    blocks = BlockAllocator(num_blocks, BLOCK_SIZE, KEY)
     return Scheduler(SchedulerConfig(**config), blocks, max_model_len=1000)
 
 
 def step(scheduler: Scheduler, token: int = 77) -> list[tuple[int, int, int, tuple[int, ...], bool]]:
     """One step with an executor that samples one token. Per sequence: id, first position, tokens, blocks, samples."""
     scheduled = scheduler.schedule()
+    blocks = {seq.seq_id: tuple(seq.blocks[0]) for seq in scheduler.running}
     finish(scheduler, scheduled, token)
-    return [(one.seq_id, one.start, len(one.tokens), one.blocks, one.samples) for one in scheduled.sequences]
+    return [(one.seq_id, one.start, len(one.tokens), blocks[one.seq_id], one.samples) for one in scheduled.sequences]
 
 
 def finish(scheduler: Scheduler, scheduled: SchedulerOutput, token: int = 77) -> list[Sequence | None]:

@@ -12,7 +12,7 @@ from tests.engine.scheduling.sequences import BLOCK_SIZE, KEY, sequence
 
 def make(num_slots: int = 6, interval: int = 2 * BLOCK_SIZE, **config: int) -> Scheduler:
     states = SequenceStates(num_slots, BLOCK_SIZE, interval)
-    blocks = BlockAllocator(32, BLOCK_SIZE, True, KEY, states=states)
+    blocks = BlockAllocator(32, BLOCK_SIZE, KEY, states=states)
     return Scheduler(SchedulerConfig(**config), blocks, max_model_len=1000)
 
 
@@ -87,7 +87,7 @@ def test_the_least_recently_used_snapshot_gives_its_slot() -> None:
 
 
 def test_without_prefix_caching_steps_are_not_cut_and_nothing_is_copied() -> None:
-    blocks = BlockAllocator(32, BLOCK_SIZE, False, KEY, states=SequenceStates(4, BLOCK_SIZE, BLOCK_SIZE))
+    blocks = BlockAllocator(32, BLOCK_SIZE, None, states=SequenceStates(4, BLOCK_SIZE, BLOCK_SIZE))
     scheduler = Scheduler(SchedulerConfig(), blocks, max_model_len=1000)
     scheduler.add(sequence(0, PROMPT))
     scheduled = step(scheduler)

@@ -6,7 +6,7 @@ from tests.engine.scheduling.sequences import BLOCK_SIZE, KEY, sequence
 
 
 def make() -> WaitingQueue:
-    return WaitingQueue(BlockAllocator(16, BLOCK_SIZE, True, KEY, None))
+    return WaitingQueue(BlockAllocator(16, BLOCK_SIZE, KEY, None))
 
 
 def test_priority_goes_before_virtual_start_and_that_before_arrival() -> None:

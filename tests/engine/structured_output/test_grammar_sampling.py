@@ -41,7 +41,7 @@ def answer(
     )
     output: list[int] = []
     for step in range(200):
-        sequences = tuple(ScheduledSequence(i, step, (1,), (0,), samples=True) for i in range(2))
+        sequences = tuple(ScheduledSequence(i, step, (1,), ((0,),), samples=True) for i in range(2))
         plan = SchedulerOutput(step, sequences, starts if step == 0 else ())
         sampler.update(plan)
         bits = sampler.grammar_bits(plan) if sampler.has_grammar(plan) else None
