@@ -39,6 +39,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._device = device
         self._states: dict[int, SamplingState] = {}
+        self._rows: tuple[SchedulerOutput | None, list[SamplingState]] = None, []  # of the step that is sampled
 
     def update(self, scheduled: SchedulerOutput) -> None:
         """Drops the sampling state of finished sequences and makes that of new ones."""
@@ -91,20 +92,27 @@ class Sampler:
         if bits is not None:  # where bans leave nothing that the grammar allows, the grammar wins
             nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
             filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
-        ahead = [at for piece in scheduled.sequences if piece.samples for at in range(1 + piece.num_draft_tokens)]
-        chosen_R = self._enforce_output_budgets(self._force(self._choose(filtered_RV, states, ahead), states), states)
+        chosen_R = self._enforce_output_budgets(self._force(self._choose(filtered_RV, states), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
+        own = [self._states[piece.seq_id] for piece in scheduled.sequences if piece.samples]
         if any(piece.num_draft_tokens for piece in scheduled.sequences):
             counts, kept = _kept(scheduled, chosen_R.tolist())
             rows = self._ints(kept)
             chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]
-        return Sampling(scheduled, states, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
+        return Sampling(scheduled, own, chosen_R, self._logprobs(scored_RV, chosen_R, states), scores, counts)
 
     def _sampling(self, scheduled: SchedulerOutput) -> list[SamplingState]:
-        """The sampling state of each row that is sampled from."""
-        sequences = (piece for piece in scheduled.sequences if piece.samples)
-        return [self._states[piece.seq_id] for piece in sequences for _ in range(1 + piece.num_draft_tokens)]
+        """The sampling state of each row that is sampled from: behind draft tokens the one if they were right."""
+        if self._rows[0] is not scheduled:
+            rows: list[SamplingState] = []
+            for piece in scheduled.sequences:
+                if piece.samples:
+                    rows.append(self._states[piece.seq_id])
+                    for draft in piece.tokens[len(piece.tokens) - piece.num_draft_tokens :]:
+                        rows.append(rows[-1].after(draft))
+            self._rows = scheduled, rows
+        return self._rows[1]
 
     def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels = self._kernels
@@ -132,8 +140,7 @@ class Sampler:
             self._floats([state.params.repetition_penalty for state in states]),
         )
 
-    def _choose(self, logits_RV: Tensor, states: list[SamplingState], ahead: list[int]) -> Tensor:
-        """`ahead`: the draft tokens before each row."""
+    def _choose(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels, params = self._kernels, [state.params for state in states]
         greedy = [one.temperature == 0 for one in params]
         if all(greedy):
@@ -148,7 +155,7 @@ class Sampler:
         if any(p < 1 for p in top_p):
             logits_RV = kernels.keep_top_p(logits_RV, self._floats(top_p))
         seeds = self._ints([state.seed for state in states])
-        positions = self._ints([state.num_tokens + drafts for state, drafts in zip(states, ahead, strict=True)])
+        positions = self._ints([state.num_tokens for state in states])
         return kernels.choose(logits_RV, self._floats(greedy).bool(), seeds, positions)
 
     def _force(self, chosen_R: Tensor, states: list[SamplingState]) -> Tensor:
@@ -260,19 +267,47 @@ class Sampling:
         self.tokens = tokens  # [N] int64, on the device
         self.seq_ids = [piece.seq_id for piece in scheduled.sequences if piece.samples]
         self._copy = HostCopy(tokens)
-        self._states, self._read_logprobs = states, read_logprobs
-        self._slices_states = [] if not states else list(dict.fromkeys(states))
+        self._states, self._read_logprobs = states, read_logprobs  # a state for each sequence
         self._read_scores, self._counts = read_scores, counts
 
     def result(self) -> ModelOutput:
         """Waits for the tokens and appends them to the sampling states."""
         tokens = tuple(self._copy.tolist())
         logprobs = self._read_logprobs()
-        for state, token in zip(self._states, tokens, strict=True):
-            state.append(token)
-        failed = tuple(state.failure for state in self._slices_states)
         scores = tuple(read() for read in self._read_scores)
-        return ModelOutput(tokens, logprobs, failed if any(failed) else (), scores, self._counts)
+        if not self._counts:
+            for state, token in zip(self._states, tokens, strict=True):
+                state.append(token)
+            failed = tuple(state.failure for state in self._states)
+            return ModelOutput(tokens, logprobs, failed if any(failed) else (), scores)
+        kept: list[int] = []
+        counts: list[int] = []
+        failed = ()
+        starts = itertools.accumulate(self._counts, initial=0)
+        for state, start, count in zip(self._states, starts, self._counts, strict=False):
+            num_valid = _append(state, tokens[start : start + count])
+            counts.append(max(1, num_valid))
+            kept += range(start, start + counts[-1])
+            failed = *failed, None if num_valid else state.failure
+        return ModelOutput(
+            tuple(tokens[row] for row in kept),
+            tuple(logprobs[row] for row in kept) if logprobs else (),
+            failed if any(failed) else (),
+            scores,
+            tuple(counts),
+        )
+
+
+def _append(state: SamplingState, tokens: Iterable[int]) -> int:
+    """Appends tokens until the state's grammar fails. Returns how many are valid; a failure behind some of these shows
+    in the next step, as it would without draft tokens."""
+    num_valid = 0
+    for token in tokens:
+        state.append(token)
+        if state.failure is not None:
+            break
+        num_valid += 1
+    return num_valid
 
 
 def _no_logprobs() -> tuple[TokenLogprob | None, ...]:

@@ -1,5 +1,6 @@
 """Sampling state of one sequence (penalties, bans, grammar mask, reasoning budget): a function of its tokens so far."""
 
+import copy
 from collections.abc import Iterable
 
 import numpy as np
@@ -47,6 +48,15 @@ class SamplingState:
         self._tail: tuple[int, ...] = ()  # last output tokens, as many as the longest bad word has before its last one
         for token in start.output:
             self._count(token)
+
+    def after(self, token: int) -> "SamplingState":
+        """The state if `token` came next. One that the grammar forbids leaves a state that has failed."""
+        ahead = copy.copy(self)
+        ahead.matcher = self.matcher.fork() if self.matcher is not None else None
+        ahead.thinking = self.thinking.fork() if self.thinking is not None else None
+        ahead.seen = self.seen.fork() if self.penalized else self.seen
+        ahead.append(token)
+        return ahead
 
     def fill(self, row: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
         """Writes the grammar mask of the next token, if there is a grammar."""
@@ -112,6 +122,12 @@ class _Seen:
         self._at = {token: i for i, token in enumerate(dict.fromkeys(prompt))}
         self._tokens = np.fromiter(self._at, np.int64, len(self._at))
         self._counts = np.zeros(len(self._at), np.float32)
+
+    def fork(self) -> "_Seen":
+        forked = copy.copy(self)
+        forked._at = self._at.copy()
+        forked._tokens, forked._counts = self._tokens.copy(), self._counts.copy()
+        return forked
 
     def count(self, token: int) -> None:
         at = self._at.setdefault(token, len(self._at))

@@ -181,7 +181,8 @@ class Scheduler:
         out = []
         for piece in sequences:
             seq = by_id[piece.seq_id]
-            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.can_speculate and not seq.is_pending:
+            can_draft = piece.samples and len(piece.tokens) == 1 and seq.request.beam is None and not seq.is_pending
+            if budget > 0 and can_draft:
                 room = self.blocks.num_computable_tokens(seq) - seq.num_uncomputed
                 left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
                 if seq.drafts is None:

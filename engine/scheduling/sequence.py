@@ -106,21 +106,6 @@ class Sequence:
         return self.tokens[-1] == PENDING
 
     @property
-    def can_speculate(self) -> bool:
-        """Whether draft tokens may be proposed: its sampling depends on nothing but logits and position."""
-        sampling, request = self.request.sampling, self.request
-        return (
-            request.grammar is None
-            and request.beam is None
-            and sampling.thinking is None
-            and sampling.repetition is None
-            and sampling.presence_penalty == sampling.frequency_penalty == 0
-            and sampling.repetition_penalty == 1
-            and all(len(word) == 1 for word in sampling.bad_words)
-            and self.num_output >= sampling.min_tokens
-        )
-
-    @property
     def lacks_scores(self) -> bool:
         return len(self.scores) < self.num_scored
 

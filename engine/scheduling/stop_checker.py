@@ -8,10 +8,7 @@ __all__ = ["finish_reason"]
 
 
 def finish_reason(seq: Sequence, length: int, max_model_len: int) -> FinishReason | None:
-    """The finish reason at a sequence's first `length` tokens; None: it goes on.
-
-    A sequence with more tokens (accepted drafts) has no repetition limit: see Sequence.can_speculate.
-    """
+    """The finish reason at a sequence's first `length` tokens; None: it goes on."""
     sampling, num_output = seq.request.sampling, length - seq.prompt_len
     if seq.tokens[length - 1] in sampling.stop_token_ids and num_output > sampling.min_tokens:
         return "stop"
@@ -19,5 +16,6 @@ def finish_reason(seq: Sequence, length: int, max_model_len: int) -> FinishReaso
         return "length"
     repetition = sampling.repetition
     if repetition is not None and num_output >= sampling.min_tokens:
-        return "repetition" if ends_in_repetition(seq.tokens, seq.prompt_len, repetition) else None
+        tokens = seq.tokens if length == len(seq.tokens) else seq.tokens[:length]  # behind it are accepted drafts
+        return "repetition" if ends_in_repetition(tokens, seq.prompt_len, repetition) else None
     return None

@@ -5,6 +5,7 @@ so JSON schemas, regular expressions, choices and tool calls are the same thing 
 the tokens that it has consumed: after request migration they are consumed again.
 """
 
+import copy
 import random
 import re
 import threading
@@ -253,6 +254,14 @@ class Matcher:
         num_before = start.num_left if start.place == "inside" else 0
         if output_budget is not None and budget < num_before + self._num_needed:
             raise GrammarError(f"it needs {num_before + self._num_needed} tokens, {budget} may come")
+
+    def fork(self) -> "Matcher":
+        """The same state, which goes on by itself."""
+        forked = copy.copy(self)
+        forked._active = self._active.deep_copy() if self._active is not None else None
+        forked._start = self._start.fork()
+        forked._output_budget = self._output_budget.fork() if self._output_budget is not None else None
+        return forked
 
     @property
     def is_past_reasoning(self) -> bool:

@@ -1,5 +1,6 @@
 """Where in an answer the grammar begins: after the reasoning, if there is any. A function of the tokens."""
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +28,11 @@ class GrammarStart:
         self._opens = opens
         self._words = token_bytes
         self._matched = 0  # tokens of `opens` so far
+
+    def fork(self) -> "GrammarStart":
+        forked = copy.copy(self)
+        forked.ends = self.ends.fork() if self.ends is not None else None
+        return forked
 
     @property
     def next_token(self) -> int:

@@ -5,6 +5,8 @@ fits can be found behind it, and else replaced by the plan's next token. A funct
 request migration.
 """
 
+import copy
+
 from llguidance import LLMatcher
 
 from engine.structured_output.shortest_completion import CompletionFinder
@@ -31,6 +33,9 @@ class OutputBudget:
     def restarted(self) -> "OutputBudget":
         """The budget of the same grammar at its start."""
         return OutputBudget(self._finder, self._grammar, self._whole, self._end_ids)
+
+    def fork(self) -> "OutputBudget":
+        return copy.copy(self)
 
     @property
     def num_needed(self) -> int:

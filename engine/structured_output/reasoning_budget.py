@@ -1,5 +1,6 @@
 """The reasoning budget: ends an answer's reasoning after so many tokens. A function of the tokens alone."""
 
+import copy
 from collections.abc import Iterable, Sequence
 
 from engine.structured_output.token_marker import TokenMarker
@@ -29,6 +30,11 @@ class ReasoningTracker:
         self._num_tokens = 0  # of reasoning so far
         for token in output:
             self.consume(token)
+
+    def fork(self) -> "ReasoningTracker":
+        forked = copy.copy(self)
+        forked._marker = self._marker.fork() if self._marker is not None else None
+        return forked  # the marker after it has not begun
 
     @property
     def forced(self) -> int | None:

@@ -1,5 +1,6 @@
 """Finds a marker (such as `</think>`) in an answer's tokens, in any tokenization."""
 
+import copy
 from collections.abc import Sequence
 
 __all__ = ["TokenMarker"]
@@ -21,6 +22,9 @@ class TokenMarker:
         self._token_bytes = token_bytes
         self._matched = 0  # tokens of `ids` at the end of the output
         self._tail = b""  # the last bytes of the output, one less than the marker has
+
+    def fork(self) -> "TokenMarker":
+        return copy.copy(self)
 
     @property
     def next_token(self) -> int:

@@ -61,15 +61,15 @@ typedef struct {
 } ScaleKind;
 
 /* 16 factors or offsets, of a record's from `at` on. */
-static inline __attribute__((always_inline)) __m512 scales_at(const uint8_t *record, int64_t at, ScaleKind scales) {
-    if (scales.are_halves) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(record + 2 * at)));
+static inline __attribute__((always_inline)) __m512 scales_at(const uint8_t *record, int64_t at, const int are_halves) {
+    if (are_halves) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(record + 2 * at)));
     return _mm512_loadu_ps(record + 4 * at);
 }
 
 /* Adds the parts of `num_groups` groups to the sums of a few rows. `x` points at the first group's first input, `x_sums`
  * at its sum, `codes` at its codes; of those that are UNPACKED, [groups][pairs][64] pairs of bfloat16. */
 static inline __attribute__((always_inline)) void tile(
-    const int form, const int rows, const int columns, const bf16 *x, int64_t num_in, const uint8_t *record,
+    const int form, const int rows, const int columns, const int are_halves, const bf16 *x, int64_t num_in, const uint8_t *record,
     int64_t record_bytes, const uint8_t *codes, __m512i table, int64_t num_groups, ScaleKind scales, int64_t first,
     const float *x_sums, int64_t sums_stride, float *sums) {
     __m512 acc[TILE][4]; /* at most 12 are used, as many as of `part` */
@@ -102,14 +102,14 @@ static inline __attribute__((always_inline)) void tile(
         for (int c = 0; c < columns; c++)
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++)
-                acc[r][c] = _mm512_fmadd_ps(part[r][c], scales_at(record, first + 16 * c, scales), acc[r][c]);
+                acc[r][c] = _mm512_fmadd_ps(part[r][c], scales_at(record, first + 16 * c, are_halves), acc[r][c]);
         if (scales.has_offsets)
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 __m512 x_sum = _mm512_set1_ps(x_sums[r * sums_stride + g]);
 #pragma GCC unroll 4
                 for (int c = 0; c < columns; c++)
-                    acc[r][c] = _mm512_fmadd_ps(x_sum, scales_at(record, PANEL + first + 16 * c, scales), acc[r][c]);
+                    acc[r][c] = _mm512_fmadd_ps(x_sum, scales_at(record, PANEL + first + 16 * c, are_halves), acc[r][c]);
             }
         codes += form == UNPACKED ? UNPACKED_PAIR_BYTES * PAIRS : record_bytes;
     }
@@ -122,14 +122,16 @@ static inline __attribute__((always_inline)) void tile(
 enum { FEW_ROWS = 3 }; /* of which a tile has all 64 outputs, of more a half: what fits the registers */
 
 #define ARGUMENTS x, num_in, record, record_bytes, codes, table, num_groups, scales, first, x_sums, sums_stride, sums
+#define TILE_OF(form, rows, columns) \
+    if (scales.are_halves) tile(form, rows, columns, 1, ARGUMENTS); else tile(form, rows, columns, 0, ARGUMENTS)
 #define TILES(form)                                 \
     switch (rows) {                                 \
-        case 1: tile(form, 1, 4, ARGUMENTS); break; \
-        case 2: tile(form, 2, 4, ARGUMENTS); break; \
-        case 3: tile(form, 3, 4, ARGUMENTS); break; \
-        case 4: tile(form, 4, 2, ARGUMENTS); break; \
-        case 5: tile(form, 5, 2, ARGUMENTS); break; \
-        default: tile(form, 6, 2, ARGUMENTS);       \
+        case 1: TILE_OF(form, 1, 4); break; \
+        case 2: TILE_OF(form, 2, 4); break; \
+        case 3: TILE_OF(form, 3, 4); break; \
+        case 4: TILE_OF(form, 4, 2); break; \
+        case 5: TILE_OF(form, 5, 2); break; \
+        default: TILE_OF(form, 6, 2);       \
     }
 
 static void tile_of(int form, int rows, const bf16 *x, int64_t num_in, const uint8_t *record, int64_t record_bytes,

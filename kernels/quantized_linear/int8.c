@@ -21,8 +21,15 @@
 
 #ifdef HAS_DOT
 enum { GROUP = 32, QUADS = GROUP / 4, QUAD_BYTES = 4 * PANEL, ROWS_AT_ONCE = 96 };
-enum { GROUPS_AT_ONCE = 12 }; /* of many rows: with 4 bits 18 KB, half of the first cache */
-enum { AHEAD = 6 };           /* records: what is fetched while one is computed */
+enum { GROUPS_AT_ONCE = 6 };  /* of many rows: of 8 bits 14 KB, half of the first cache */
+enum { AHEAD = 6 };           /* records: what is fetched while one is computed, where that is done once */
+enum { NO_FETCH, FETCH_RECORDS, FETCH_LINES };
+enum { LINES_BYTES = 8 * 64 }; /* that FETCH_LINES fetches beside each group */
+
+/* The next run of groups, which the first tiles of rows fetch while they compute one: memory and products overlap. */
+typedef struct {
+    const char *at, *end;
+} Ahead;
 
 /* A row's 32 inputs: x is about scale * integer, `sum` is of these. `start` is what the least integer of the weight gives with them. */
 typedef struct {
@@ -64,12 +71,12 @@ static void quantize_inputs(const bf16 *x, int32_t least_int, int8_t *ints, Inpu
 static inline __attribute__((always_inline)) void tile(const int bits, const int rows, const int vectors, const int fetches,
                                                        const int8_t *x, int64_t num_in, const Inputs *inputs,
                                                        Records records, int64_t first, int64_t num_groups,
-                                                       float *sums) {
+                                                       const char *next_lines, float *sums) {
     int64_t inputs_stride = num_in / GROUP;
     const uint8_t *record = records.records;
     for (int64_t g = 0; g < num_groups; g++, record += records.record_bytes, x += GROUP) {
         const uint8_t *codes = record + records.head_bytes + 4 * first;
-        const char *ahead = (const char *)record + AHEAD * records.record_bytes;
+        const char *ahead = (const char *)record + AHEAD * records.record_bytes, *line_ahead = next_lines + g * LINES_BYTES;
         Ints acc[DOT_ROWS][4];
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
@@ -86,9 +93,10 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
                 else if (CODES_ARE_SIGNED) w[v] = turn_signs(w[v]);
             }
             /* some lines beside each quad: as many at once wait for each other */
-            const int num_lines = !fetches ? 0 : bits == 4 ? 3 : 5;
+            const int num_lines = fetches != FETCH_RECORDS ? 0 : bits == 4 ? 3 : 5;
 #pragma GCC unroll 5
             for (int line = 0; line < num_lines; line++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+            if (fetches == FETCH_LINES) __builtin_prefetch(line_ahead + 64 * q, 0, 2);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 int32_t four;
@@ -100,17 +108,22 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
                                           : dot_of_eight_bits(w[v], same, acc[r][v]);
             }
         }
+        Floats factors[4], offsets[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            factors[v] = scales_at(record, first + LANES * v, records.has_halves);
+            if (records.has_offsets) offsets[v] = scales_at(record, PANEL + first + LANES * v, records.has_halves);
+        }
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             const Inputs *of = &inputs[r * inputs_stride + g];
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) {
                 float *at = sums + r * PANEL + LANES * v;
-                int64_t out = first + LANES * v;
-                Floats part = times(to_floats(acc[r][v]), scales_at(record, out, records.has_halves));
+                Floats part = times(to_floats(acc[r][v]), factors[v]);
                 Floats sum = add_product(part, all_floats(of->scale), load_floats(at));
                 if (records.has_offsets)
-                    sum = add_product(all_floats(of->sum), scales_at(record, PANEL + out, records.has_halves), sum);
+                    sum = add_product(all_floats(of->sum), offsets[v], sum);
                 store_floats(at, sum);
             }
         }
@@ -118,7 +131,7 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
 }
 
 #define TILE(bits, rows, fetches) \
-    tile(bits, rows, rows <= FEW_DOT_ROWS ? 4 : 2, fetches, x, num_in, inputs, records, first, num_groups, sums + first)
+    tile(bits, rows, rows <= FEW_DOT_ROWS ? 4 : 2, fetches, x, num_in, inputs, records, first, num_groups, next_lines, sums + first)
 #if LANES == 16
 #define MORE_ROWS(bits, fetches)           \
     case 4: TILE(bits, 4, fetches); break; \
@@ -135,14 +148,20 @@ static inline __attribute__((always_inline)) void tile(const int bits, const int
         MORE_ROWS(bits, fetches)               \
     }
 
-/* The first rows fetch what comes next for all. */
-static void tile_of(int64_t bits, int64_t rows, int fetches, const int8_t *x, int64_t num_in, const Inputs *inputs,
-                    Records records, int64_t num_groups, float *sums) {
-    for (int64_t first = 0; first < PANEL; first += (rows <= FEW_DOT_ROWS ? 4 : 2) * LANES, fetches = 0) {
-        if (bits == 4 && fetches) TILES(4, 1)
-        else if (bits == 4) TILES(4, 0)
-        else if (fetches) TILES(8, 1)
-        else TILES(8, 0)
+/* All 64 outputs of some rows. A tile that is alone fetches records while it computes the first outputs. */
+static void tile_of(int64_t bits, int64_t rows, const int8_t *x, int64_t num_in, const Inputs *inputs, Records records,
+                    int64_t num_groups, Ahead *next, float *sums) {
+    int64_t width = (rows <= FEW_DOT_ROWS ? 4 : 2) * LANES;
+    for (int64_t first = 0; first < PANEL; first += width) {
+        int fetches = next ? next->at < next->end ? FETCH_LINES : NO_FETCH : first ? NO_FETCH : FETCH_RECORDS;
+        const char *next_lines = next ? next->at : NULL;
+        if (next) next->at += num_groups * LINES_BYTES;
+        if (bits == 4 && fetches == FETCH_LINES) TILES(4, FETCH_LINES)
+        else if (bits == 4 && fetches) TILES(4, FETCH_RECORDS)
+        else if (bits == 4) TILES(4, NO_FETCH)
+        else if (fetches == FETCH_LINES) TILES(8, FETCH_LINES)
+        else if (fetches) TILES(8, FETCH_RECORDS)
+        else TILES(8, NO_FETCH)
     }
 }
 
@@ -156,10 +175,12 @@ static void multiply_panel(int64_t bits, const int8_t *x, int64_t num_rows, int6
     for (int64_t group = 0; group < num_groups; group = stop) {
         stop = least(num_groups, group + at_once);
         records.records = panel + group * records.record_bytes;
+        const char *run = (const char *)records.records, *after = run + (stop - group) * records.record_bytes;
+        Ahead next = {after, after + (after - run)};
         for (int64_t t = 0; t < num_tiles; t++) {
             int64_t row = t * num_rows / num_tiles, end = (t + 1) * num_rows / num_tiles; /* of nearly equal height */
-            tile_of(bits, end - row, t == 0, x + row * num_in + group * GROUP, num_in, inputs + row * num_groups + group,
-                    records, stop - group, sums + row * PANEL);
+            tile_of(bits, end - row, x + row * num_in + group * GROUP, num_in, inputs + row * num_groups + group, records,
+                    stop - group, num_tiles > 1 ? &next : NULL, sums + row * PANEL);
         }
     }
 }
