@@ -46,10 +46,12 @@ def test_dense_experts_have_the_bits_of_the_reference(compiler, activation, bias
         assert torch.equal(ours(*given), reference(*given)), num_rows
 
 
+@pytest.mark.parametrize("scales", [torch.float32, torch.float16])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", [kind for kind in COMPILED if kind.removesuffix(", int8") in HERE])
-def test_quantized_experts_have_the_bits_of_the_reference(kind, bits):
-    experts = [Expert(random_ints(256, 128, bits=bits), random_ints(128, 128, bits=bits)) for _ in range(4)]
+def test_quantized_experts_have_the_bits_of_the_reference(kind, bits, scales):
+    matrices = [random_ints(rows, 128, bits=bits).with_scales(scales) for rows in (256, 128) * 4]
+    experts = [Expert(gate_up, down) for gate_up, down in zip(matrices[::2], matrices[1::2], strict=True)]
     ours, reference = pair(COMPILED[kind], COMPILERS[kind.removesuffix(", int8")], experts)
     for num_rows in (1, 40):
         given = taken(num_rows, 4, 2, 128)
