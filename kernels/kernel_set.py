@@ -13,6 +13,7 @@ from kernels import operations as ops
 from kernels.causal_conv.reference import causal_conv
 from kernels.embedding.reference import embedding
 from kernels.experts.reference import Experts, route
+from kernels.experts.routing import route_by_scores
 from kernels.gated_activation.reference import gated_activation
 from kernels.gated_delta_rule.reference import gated_delta_rule
 from kernels.head_linear.reference import HeadLinear
@@ -25,6 +26,7 @@ from kernels.logit_mask.reference import add_bias, allow_bits, allow_only, forbi
 from kernels.logprobs.reference import logprobs
 from kernels.native.compiler import Compiler, find_compiler
 from kernels.native.recorder import CallRecorder
+from kernels.native.row_product import HasProduct
 from kernels.native.weight_memory import WeightMemory
 from kernels.paged_attention.reference import paged_attention
 from kernels.penalties.reference import penalties
@@ -67,6 +69,7 @@ class KernelSet:
     unary: ops.Unary
     gated_activation: ops.GatedActivation
     route: ops.Route
+    route_by_scores: ops.RouteByScores
     experts: ops.ExpertsPacker  # (matrices of each expert, activation) -> the packed experts
     experts_keep_ints: bool  # these matrices may be GroupQuantized
     soft_cap: ops.SoftCap
@@ -217,6 +220,7 @@ def _reference_kernels() -> KernelSet:
         unary=unary,
         gated_activation=gated_activation,
         route=route,
+        route_by_scores=route_by_scores,
         experts=Experts,
         experts_keep_ints=False,
         soft_cap=soft_cap,
@@ -253,6 +257,7 @@ def _with_compiled_layers(
 ) -> KernelSet:
     from kernels.causal_conv import cpu as causal_conv_cpu
     from kernels.embedding import cpu as embedding_cpu
+    from kernels.experts import cpu as experts_cpu
     from kernels.gated_activation import cpu as gated_activation_cpu
     from kernels.gated_delta_rule import cpu as gated_delta_rule_cpu
     from kernels.latent_attention import cpu as latent_attention_cpu
@@ -267,18 +272,19 @@ def _with_compiled_layers(
     from kernels.square_sums import cpu as square_sums_cpu
     from kernels.unary import cpu as unary_cpu
 
-    linear, gate = linear_cpu.build(compiler, memory), gated_activation_cpu.build(compiler)
+    linear = linear_cpu.build(compiler, memory)
     quantized_linear = quantized_linear_cpu.build(compiler, memory)
     # AMX multiplies bfloat16 faster than anything else integers
     takes_int8 = int8_activations and compiler.instructions.name != "amx"
     int8_linear = int8.build(compiler, memory) if takes_int8 else None
     quantized_linear = int8_linear or quantized_linear
 
-    def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> ops.LinearKernel:
+    def any_linear(weight: Tensor | GroupQuantized, *more: Any) -> HasProduct:
         kernel = quantized_linear if isinstance(weight, GroupQuantized) else linear
         assert kernel is not None
         return kernel(weight, *more)
 
+    experts = experts_cpu.build(compiler, any_linear)
     return replace(
         kernels,
         name=f"compiled for {compiler.instructions.name}{', int8 activations' if int8_linear else ''}",
@@ -296,8 +302,10 @@ def _with_compiled_layers(
         gated_delta_rule=gated_delta_rule_cpu.build(compiler),
         selective_scan=selective_scan_cpu.build(compiler),
         unary=unary_cpu.build(compiler),
-        gated_activation=gate,
-        experts=partial(Experts, linear=any_linear, gate=gate),
+        gated_activation=gated_activation_cpu.build(compiler),
+        experts=experts.experts,
+        route=experts.route,
+        route_by_scores=experts.route_by_scores,
         experts_keep_ints=quantized_linear is not None,
         soft_cap=soft_cap_cpu.build(compiler),
         recorder=_recorder(compiler),

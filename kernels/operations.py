@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.causal_conv.layout import StateLayout
 from kernels.experts.reference import Expert, ExpertActivation
+from kernels.experts.routing import RouterSpec
 from kernels.gated_activation.reference import Activation
 from kernels.gated_delta_rule.gates import DeltaGates
 from kernels.latent_attention.spec import LatentSpec
@@ -44,6 +45,7 @@ __all__ = [
     "QkvRotary",
     "QuantizedLinearPacker",
     "Route",
+    "RouteByScores",
     "SelectiveScan",
     "SoftCap",
     "SquareSums",
@@ -190,10 +192,18 @@ class Route(Protocol):
     def __call__(self, logits_TE: Tensor, top_k: int, renormalize: bool, /) -> tuple[Tensor, Tensor]: ...
 
 
+class RouteByScores(Protocol):
+    """Routers beyond `Route`: kernels/experts/routing.py."""
+
+    def __call__(self, logits_TE: Tensor, spec: RouterSpec, /) -> tuple[Tensor, Tensor]: ...
+
+
 class ExpertsKernel(Protocol):
     """The packed experts of a layer."""
 
-    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, /) -> Tensor: ...
+    def __call__(
+        self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, added_TM: Tensor | None = None, /
+    ) -> Tensor: ...
 
 
 class ExpertsPacker(Protocol):

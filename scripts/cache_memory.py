@@ -35,6 +35,7 @@ SHAPES = (
     Shape("Llama 3.1 8B", 32, 8, 128),
     Shape("Gemma 3 1B", 26, 1, 256, 6, window=512),
     Shape("Gemma 3 27B", 62, 16, 128, 6, window=1024),
+    Shape("Gemma 3n E4B", 20, 2, 256, 5, window=512),  # 15 more layers read theirs
     Shape("gpt-oss 20B", 24, 8, 64, 2, window=128),
     Shape("gpt-oss 120B", 36, 8, 64, 2, window=128),
     Shape("Llama 4 Scout", 48, 8, 128, 4, chunk=8192),

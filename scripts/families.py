@@ -25,6 +25,7 @@ FAMILIES = (
         "Mistral, Ministral, Small 3",
         "attention, sliding windows",
     ),
+    Family(("mistral4",), ("mistral4",), "Mistral Small 4", "MLA; MoE"),
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
     Family(("qwen2_moe", "qwen3_moe"), ("qwen2moe", "qwen3moe"), "Qwen 2 and 3 MoE", "attention; MoE"),
@@ -39,14 +40,32 @@ FAMILIES = (
         ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
     ),
     Family(
+        ("gemma3n_text",),
+        ("gemma3n",),
+        "Gemma 3n",
+        "attention, sliding windows, shared KV, per-layer embeddings, AltUp, LAuReL",
+    ),
+    Family(
+        ("gemma4_text", "gemma4_unified_text"),
+        ("gemma4",),
+        "Gemma 4",
+        "attention, sliding windows, shared KV, per-layer embeddings; dense or MoE",
+    ),
+    Family(
         ("deepseek_v2", "deepseek_v3", "kimi_k2"),
         ("deepseek2",),
         "DeepSeek V2, V3, R1, Kimi K2",
         "MLA; MoE, dense first",
     ),
+    Family(
+        ("longcat_flash",), (), "LongCat-Flash", "two of MLA and MLP a layer; MoE beside the second, with zero experts"
+    ),
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
     Family(("glm4_moe",), ("glm4moe",), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
     Family(("glm4_moe_lite",), ("deepseek2",), "GLM-4.7-Flash", "MLA; MoE, dense first"),
+    Family(
+        ("minimax", "minimax_text_01", "minimax_m1"), (), "MiniMax-Text-01, M1", "lightning attention, attention; MoE"
+    ),
     Family(("minimax_m2",), ("minimax-m2",), "MiniMax M2", "attention; MoE"),
     Family(("gpt_oss",), ("gpt-oss",), "gpt-oss", "attention with sinks, sliding windows; MoE"),
     Family(("lfm2", "lfm2_moe"), ("lfm2", "lfm2moe"), "LFM2", "short convolution, attention; dense or MoE"),

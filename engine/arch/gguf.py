@@ -11,6 +11,8 @@ from engine.arch.families import (
     exaone,
     falcon,
     gemma,
+    gemma3n,
+    gemma4,
     glm,
     gpt_oss,
     granite,
@@ -35,6 +37,8 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | mistral.GGUF
     | qwen.GGUF
     | gemma.GGUF
+    | gemma3n.GGUF
+    | gemma4.GGUF
     | deepseek.GGUF
     | glm.GGUF
     | minimax.GGUF

@@ -10,12 +10,15 @@ from engine.arch.families import (
     exaone,
     falcon,
     gemma,
+    gemma3n,
+    gemma4,
     glm,
     gpt_oss,
     granite,
     hunyuan,
     lfm,
     llama,
+    longcat,
     minimax,
     mistral,
     nemotron,
@@ -35,6 +38,8 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | phi.HUB
     | qwen.HUB
     | gemma.HUB
+    | gemma3n.HUB
+    | gemma4.HUB
     | olmo.HUB
     | glm.HUB
     | granite.HUB
@@ -46,6 +51,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | gpt_oss.HUB
     | hunyuan.HUB
     | lfm.HUB
+    | longcat.HUB
     | minimax.HUB
     | nemotron.HUB
 )
@@ -59,8 +65,24 @@ TEXT_PARTS = {
     "qwen3_5_moe": "qwen3_5_moe_text",
     "kimi_k25": "kimi_k2",
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",
     "llama4": "llama4_text",
+}
+
+
+INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
+# model_types that people may try, and why they are refused
+REFUSED = {
+    "mistral_large4": INDEXER,
+    "mistral_large4_text": INDEXER,
+    "deepseek_v32": INDEXER,
+    "glm_moe_dsa": INDEXER,
+    "deepseek_v4": "its attention over compressed keys and values is not implemented",
+    "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
+    "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
 }
 
 
@@ -81,6 +103,8 @@ def hub_family(config: Config) -> HubFamily:
 def _text_part(config: Config) -> tuple[str, Config]:
     """The family of the language model, and its config."""
     family = config.get("model_type")
+    if isinstance(family, str) and family in REFUSED:
+        raise ModelError(f"model type {family!r} is not supported: {REFUSED[family]}")
     if isinstance(family, str) and family in TEXT_PARTS:
         text = config.get("text_config")
         if not isinstance(text, dict):

@@ -24,6 +24,7 @@ from engine.errors import ModelError
 __all__ = [
     "Config",
     "HubFamily",
+    "activation_of",
     "attention",
     "decoder",
     "dense",
@@ -44,6 +45,7 @@ class HubFamily(NamedTuple):
     read: Callable[[Config], ModelArch]
     defaults: Config = {}  # of transformers' config class, which a config.json may leave out
     names: Mapping[str, str] = {}  # parts of its weights' names -> those that the decoder takes
+    layers_in_one: int = 1  # so many of ours are one in its weights' names: checkpoint/renamed_weights.py
     expert_stacks: str = ""  # how all experts of a layer are stacked in one tensor: checkpoint/stacked_experts.py
 
 
@@ -99,14 +101,14 @@ def windowed(full: SelfAttention, sizes: Sequence[int], rope: Rope | None = None
 def dense(config: Config, **changes: Any) -> DenseMlp:
     fields: dict[str, Any] = {"dim": config["intermediate_size"]}
     if "activation" not in changes:
-        fields["activation"] = _activation(config)
+        fields["activation"] = activation_of(config)
     return DenseMlp(**{**fields, **changes})
 
 
 def experts(config: Config, router: Router, dim: int, **changes: Any) -> MoE:
     fields: dict[str, Any] = {"router": router, "dim": dim}
     if "activation" not in changes:
-        fields["activation"] = _activation(config)
+        fields["activation"] = activation_of(config)
     return MoE(**{**fields, **changes})
 
 
@@ -136,7 +138,7 @@ def decoder(
     return ModelArch(**{**fields, **changes})
 
 
-def _activation(config: Config) -> Activation:
+def activation_of(config: Config) -> Activation:
     key = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
     name = config.get(key, "silu")
     if name not in ACTIVATIONS:

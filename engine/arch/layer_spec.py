@@ -7,17 +7,21 @@ import msgspec
 from engine.arch.rope import Rope
 
 __all__ = [
+    "AltUp",
     "Activation",
     "DenseMlp",
     "FeedForward",
     "GatedDeltaNet",
     "LatentAttention",
     "LayerSpec",
+    "LightningAttention",
     "Mamba2",
     "Mixer",
     "MoE",
+    "NormedResidual",
     "Norms",
     "ParallelHeads",
+    "PerLayerEmbedding",
     "QueryScaling",
     "Recurrent",
     "Router",
@@ -60,6 +64,9 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
     query_scaling: QueryScaling | None = None
     gate: bool = False  # the output is multiplied by the sigmoid of another projection of the input
+    v_norm: bool = False  # RMS norm over each value head, without weights
+    values_are_keys: bool = False  # as they were projected, before norm and rotary embedding
+    kv_from: int | None = None  # the layer whose keys and values are read; None: its own
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
@@ -81,6 +88,7 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     rope: Rope
     scale: float | None = None  # multiplies query-key products; None: (nope_dim + rope_dim) ** -0.5
     latent_eps: float = 1e-6  # of the norms of the latent and of the low-rank query
+    latent_scale: float = 1.0  # multiplies the latent after its norm
     bias: bool = False  # of the down-projections and the output
     query_scaling: QueryScaling | None = None
 
@@ -122,6 +130,18 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
             raise ValueError(f"{self.num_heads} heads in {self.num_groups} groups")
 
 
+class LightningAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Linear attention whose state, a matrix of each head, decays by a rate that each head has."""
+
+    num_heads: int
+    head_dim: int
+    decay: float  # of the layer: multiplies the heads' rates, 2 ** (-8 h / num_heads) for h = 1, 2, ...
+    norm_eps: float = 1e-6  # of the norm of all heads' outputs together
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "head_dim")
+
+
 class ShortConv(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A gated causal convolution over a few tokens; its state is the last of these."""
 
@@ -140,8 +160,9 @@ class ParallelHeads(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     mamba: Mamba2
 
 
-Recurrent = GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads  # mixers with a state of fixed size
-Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | ShortConv | ParallelHeads
+# mixers with a state of fixed size
+Recurrent = GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
+Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
 
 
 def rope_of(mixer: Mixer | None) -> Rope | None:
@@ -156,6 +177,7 @@ class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     dim: int  # inner dimensions
     activation: Activation = "silu"
     bias: bool = False
+    sparsity: float = 0.0  # share of the gate that becomes 0: what is below that quantile of a normal distribution
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")
@@ -177,6 +199,7 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
 
     num_experts: int
     experts_per_token: int
+    num_zero_experts: int = 0  # more of them, which give what they take
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     renormalizes: bool = False  # the chosen experts' weights are scaled to add up to 1
     bias: bool = False  # added to the logits
@@ -186,6 +209,8 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     group_score: Literal["max", "top2"] = "top2"  # of a group: its best expert, or the sum of its best two
     scale: float = 1.0  # multiplies the weights
     scales_inputs: bool = False  # a weight multiplies what its expert takes, not what it gives
+    norm: bool = False  # the router takes the RMS norm of the input, times a learned scale of each dimension
+    expert_scales: bool = False  # a learned factor of each expert multiplies its weight
 
     def __post_init__(self) -> None:
         if not 0 < self.experts_per_token <= self.num_experts:
@@ -206,6 +231,7 @@ class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     shared: DenseMlp | UngatedMlp | None = None  # for every token
     latent_dim: int = 0  # the experts take and give a projection to so many dimensions; 0: the model's own
     gates_shared: bool = False  # the shared expert's output is multiplied by the sigmoid of a learned score
+    norms_apart: bool = False  # norms of their own before and after the experts, and before and after the shared one
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")
@@ -214,10 +240,38 @@ class MoE(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 FeedForward = DenseMlp | UngatedMlp | MoE
 
 
+class PerLayerEmbedding(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Each layer has an embedding of its own, which gates a projection of what comes out of the layer."""
+
+    vocab_size: int  # later tokens have the first one's
+    dim: int  # of a token in a layer
+    activation: Activation = "gelu_tanh"  # of the gate
+
+
+class AltUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Alternating updates: several residual streams; a layer computes with the first, and predicts the others."""
+
+    num_streams: int
+    scales_corrected: bool = True  # what the per-layer gate takes is multiplied by a learned scale of each dimension
+
+
+class NormedResidual(msgspec.Struct, frozen=True):
+    """What mixer and feed-forward take, after the norm, is also what their outputs are added to, each with a factor."""
+
+    mixer_input: float = 1.0
+    mixer_output: float = 1.0
+    ffn_input: float = 1.0
+    ffn_output: float = 1.0
+
+
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     mixer: Mixer | None
     feed_forward: FeedForward | None  # a layer has one of both, at least
     norms: Norms = "before"
+    normed_residual: NormedResidual | None = None  # None: the residual stream goes by the norms
+    shortcut: MoE | None = None  # takes what the feed-forward takes, and gives to the stream after the next layer
+    laurel_rank: int = 0  # of a projection that is added to the mixer's output, with what the mixer takes; 0: none
+    output_scale: bool = False  # the residual stream is multiplied by a learned number after the layer
 
     def __post_init__(self) -> None:
         if (self.mixer is None or self.feed_forward is None) != (self.norms == "single"):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import LayerSpec, Recurrent
+from engine.arch.layer_spec import AltUp, LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
 
 __all__ = ["ModelArch"]
 
@@ -20,6 +20,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     norm_offset: float = 0.0  # added to the checkpoint's norm weights
     embedding_scale: float = 1.0
     rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
+    per_layer_embedding: PerLayerEmbedding | None = None
+    altup: AltUp | None = None  # None: there is one residual stream
     residual_scale: float = 1.0  # multiplies what attention and the feed-forward block add
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # soft cap of logits; 0: none
@@ -33,6 +35,24 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
                 raise ValueError(f"{name} is {value!r}")
         if not self.layers:
             raise ValueError("there are no layers")
+        for index in range(len(self.layers)):
+            self._check_kv_layer(index)
+
+    def _check_kv_layer(self, index: int) -> None:
+        mixer = self.layers[index].mixer
+        if not isinstance(mixer, SelfAttention) or mixer.kv_from is None:
+            return
+        source = self.layers[mixer.kv_from].mixer
+        if not isinstance(source, SelfAttention) or source.kv_from is not None or mixer.kv_from >= index:
+            raise ValueError(f"layer {index} reads keys and values of {mixer.kv_from}, which has none before it")
+        names = ("num_kv_heads", "head_dim", "sliding_window", "attention_chunk")
+        if other := [name for name in names if getattr(mixer, name) != getattr(source, name)]:
+            raise ValueError(f"layer {index} reads keys and values of {mixer.kv_from} and has another {other[0]}")
+
+    def kv_layer(self, index: int) -> int:
+        """The layer whose keys and values layer `index` reads: itself, unless its spec names another."""
+        mixer = self.layers[index].mixer
+        return index if not isinstance(mixer, SelfAttention) or mixer.kv_from is None else mixer.kv_from
 
     @property
     def is_recurrent(self) -> bool:

@@ -8,6 +8,7 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "LongScaling",
+    "ProportionalScaling",
     "Rope",
     "RopeScaling",
     "YarnScaling",
@@ -55,7 +56,15 @@ class LongScaling(msgspec.Struct, frozen=True):
     amplitude: float
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling
+class ProportionalScaling(msgspec.Struct, frozen=True):
+    """The first pairs alone are rotated, by the frequencies that they have among all; positions are divided by
+    `factor`."""
+
+    rotated: float  # share of the pairs
+    factor: float = 1.0
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling | ProportionalScaling
 
 
 class Rope(msgspec.Struct, frozen=True):
@@ -88,6 +97,9 @@ def frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None, cont
         case YarnScaling():
             kept = _yarn_kept(theta, rotary_dim, scaling)
             return [_mixed(frequency, scaling.factor, share) for frequency, share in zip(plain, kept, strict=True)]
+        case ProportionalScaling():
+            count = int(scaling.rotated * rotary_dim // 2)
+            return [frequency / scaling.factor if i < count else 0.0 for i, frequency in enumerate(plain)]
         case LongScaling():
             factors = scaling.long if context_len > scaling.original_context_len else scaling.short
             return [frequency / factor for frequency, factor in zip(plain, factors, strict=True)]

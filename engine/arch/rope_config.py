@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from math import log, sqrt
 from typing import Any
 
-from engine.arch.rope import LinearScaling, Llama3Scaling, LongScaling, RopeScaling, YarnScaling
+from engine.arch.rope import LinearScaling, Llama3Scaling, LongScaling, ProportionalScaling, RopeScaling, YarnScaling
 from engine.errors import ModelError
 
 __all__ = ["gguf_scaling", "hub_rope", "hub_scaling", "scaled_context_len"]
@@ -24,6 +24,8 @@ def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None
         return None
     if kind == "linear":
         return LinearScaling(rope["factor"])
+    if kind == "proportional":
+        return ProportionalScaling(rope.get("partial_rotary_factor") or 1.0, rope.get("factor") or 1.0)
     original = rope.get("original_max_position_embeddings") or context_len
     if kind == "llama3":
         return Llama3Scaling(rope["factor"], original, rope["low_freq_factor"], rope["high_freq_factor"])
@@ -42,7 +44,9 @@ def hub_scaling(rope: Mapping[str, Any], context_len: int) -> RopeScaling | None
         return LongScaling(
             tuple(rope["short_factor"]), tuple(rope["long_factor"]), original, _long_amplitude(factor, original, rope)
         )
-    raise ModelError(f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn, longrope")
+    raise ModelError(
+        f"rope type {kind!r} is not supported; supported are default, linear, llama3, yarn, longrope, proportional"
+    )
 
 
 def gguf_scaling(sizes: Mapping[str, Any], tensors: Container[str]) -> RopeScaling | None:

@@ -70,7 +70,7 @@ class CacheLayout(NamedTuple):
     groups: tuple[CacheGroup, ...]  # those that keep all tokens come first
     num_pages: int  # of a block
     page_elements: int
-    pages: tuple[LayerPages | None, ...]  # of each layer; None: it caches no tokens
+    pages: tuple[LayerPages | None, ...]  # that each layer reads, its own or another's; None: it reads no cache
     states: tuple[tuple[StateSpec, ...], ...]  # of each layer
 
     @classmethod
@@ -89,7 +89,8 @@ class CacheLayout(NamedTuple):
             (division for kinds_ in (kinds, _keeping_all(kinds)) for division in _divisions(kinds_, unit, longest)),
             key=lambda division: division.cost,
         )
-        groups, pages = best.assign(len(arch.layers))
+        groups, own = best.assign(len(arch.layers))
+        pages = tuple(own[arch.kv_layer(index)] for index in range(len(arch.layers)))
         return cls(block_size, groups, best.num_pages, unit * block_size, pages, states)
 
     def block_bytes(self, itemsize: int) -> int:

@@ -4,7 +4,15 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import GatedDeltaNet, LatentAttention, Mamba2, Mixer, ParallelHeads, SelfAttention
+from engine.arch.layer_spec import (
+    GatedDeltaNet,
+    LatentAttention,
+    LightningAttention,
+    Mamba2,
+    Mixer,
+    ParallelHeads,
+    SelfAttention,
+)
 
 __all__ = ["PageSpec", "StateSpec", "page_spec", "state_specs"]
 
@@ -37,7 +45,7 @@ def page_spec(mixer: Mixer | None) -> PageSpec | None:
     """None: the layer caches no tokens."""
     if isinstance(mixer, ParallelHeads):
         return page_spec(mixer.attention)
-    if isinstance(mixer, SelfAttention):
+    if isinstance(mixer, SelfAttention) and mixer.kv_from is None:
         return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
     if isinstance(mixer, LatentAttention):
         return PageSpec(1, 1, mixer.kv_rank + mixer.rope_dim)
@@ -56,6 +64,8 @@ def state_specs(mixer: Mixer | None) -> tuple[StateSpec, ...]:
             StateSpec((mixer.kernel_size - 1, channels), "model"),
             StateSpec((mixer.num_heads, mixer.head_dim, mixer.state_dim), "float32"),
         )
+    if isinstance(mixer, LightningAttention):
+        return (StateSpec((mixer.num_heads, mixer.head_dim, mixer.head_dim), "float32"),)
     if isinstance(mixer, GatedDeltaNet):
         channels = 2 * mixer.num_k_heads * mixer.k_dim + mixer.num_v_heads * mixer.v_dim
         return (

@@ -27,6 +27,9 @@ WHOLE = {
     "output_norm.weight": "model.norm.weight",
     "token_embd_norm.weight": "model.norm.weight",  # LFM2's output norm has this name
     "output.weight": "lm_head.weight",
+    "per_layer_token_embd.weight": "model.embed_tokens_per_layer.weight",
+    "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
+    "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
     "rope_freqs.weight": "rope_freqs.weight",  # divisors of the rotary frequencies; the hub has them in its config
 }
 IN_LAYER = {
@@ -70,7 +73,14 @@ IN_LAYER = {
     "ssm_a": "linear_attn.A_log",
     "ssm_dt.bias": "linear_attn.dt_bias",
 }
-EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+# the matrices of an expert in a stack of all experts, one after the other
+EXPERTS = {
+    "ffn_gate_exps": ("gate_proj",),
+    "ffn_up_exps": ("up_proj",),
+    "ffn_gate_up_exps": ("gate_proj", "up_proj"),
+    "ffn_down_exps": ("down_proj",),
+}
+STACKS = {"altup_proj": "model.altup_projections", "altup_unembd_proj": "model.altup_unembed_projections"}
 CHUNK_BLOCKS = 65_536  # quantization blocks dequantized at once; bounds the scratch memory
 
 
@@ -81,7 +91,7 @@ class GgufSource:
         pairs, infos = read_index(path)
         family = GGUF_FAMILIES[pairs["general.architecture"]]
         in_layer = IN_LAYER | dict(family.names)
-        ours = {_hub_name(one.name, in_layer): one for info in infos for one in _of_each_expert(info)}
+        ours = {_hub_name(one.name, in_layer): one for info in infos for one in _unstacked(info)}
         self._infos = {name: msgspec.structs.replace(info, shape=_hub_shape(name, info)) for name, info in ours.items()}
         self._family = family
 
@@ -144,22 +154,22 @@ def _hub_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
     return info.shape
 
 
-def _of_each_expert(info: TensorInfo) -> list[TensorInfo]:
-    """A tensor of all experts as one tensor per expert."""
+def _unstacked(info: TensorInfo) -> list[TensorInfo]:
+    """A tensor of all experts as one tensor per expert and matrix; other stacks as one per matrix."""
     match info.name.split("."):
         case ["blk", layer, part, kind] if part in EXPERTS and len(info.shape) == (3 if kind == "weight" else 2):
-            each = info.num_bytes // info.shape[0]
-            return [
-                TensorInfo(
-                    f"model.layers.{layer}.mlp.experts.{expert}.{EXPERTS[part]}.{kind}",
-                    info.shape[1:],
-                    info.type,
-                    info.offset + expert * each,
-                    each,
-                )
-                for expert in range(info.shape[0])
-            ]
+            at, matrices = f"model.layers.{layer}.mlp.experts", EXPERTS[part]
+            return _cut_up(info, [f"{at}.{e}.{one}.{kind}" for e in range(info.shape[0]) for one in matrices])
+        case [part, kind] if part in STACKS:
+            return _cut_up(info, [f"{STACKS[part]}.{index}.{kind}" for index in range(info.shape[0])])
     return [info]
+
+
+def _cut_up(info: TensorInfo, names: list[str]) -> list[TensorInfo]:
+    """Equal parts of a stack, in order."""
+    rows, each = info.shape[0] * info.shape[1] // len(names), info.num_bytes // len(names)
+    shape = (rows, *info.shape[2:])
+    return [TensorInfo(name, shape, info.type, info.offset + at * each, each) for at, name in enumerate(names)]
 
 
 def _bytes(path: Path, info: TensorInfo) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Opens a checkpoint: the model architecture, and its weights as a stack of sources under the hub's names."""
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from engine.checkpoint.source import ModelFiles
 from engine.checkpoint.split_rows import SplitRows
 from engine.checkpoint.stacked_experts import SeparateExperts
 from engine.checkpoint.tensor_source import TensorSource
+from engine.checkpoint.unread_weights import is_unread
 from engine.checkpoint.weight_cache import WeightCache
 from engine.checkpoint.weight_formats import weight_format_of
 from engine.checkpoint.weights import Weights
@@ -46,19 +48,25 @@ def open_weights(
 ) -> Weights:
     if files.kind == "gguf":
         file = CanonicalNames(JoinedLatentHeads(GgufSource(files.path, arch)), {}, arch.num_layers)
-        return Weights(_unfused(file, arch), dtype, device, keeps_ints, cache=cache)
+        return Weights(_unfused(file, arch), dtype, device, keeps_ints, partial(is_unread, arch), cache)
     config = _config(files)
     family, quantization = hub_family(config), config.get("quantization_config")
     if family.expert_stacks and (quantization or {}).get("quant_method") == "mxfp4":
         quantization = None  # of experts alone: SeparateExperts reads it
     weight_format = weight_format_of(quantization, dtype) if quantization else None  # raises before any file is opened
-    plain: TensorSource = CanonicalNames(SafetensorsSource(files.path), family.names, arch.num_layers)
+    plain: TensorSource = CanonicalNames(
+        SafetensorsSource(files.path), family.names, arch.num_layers, family.layers_in_one
+    )
     if family.expert_stacks:
         plain = SeparateExperts(plain, device, family.expert_stacks)
     if weight_format is None:
-        return Weights(_unfused(plain, arch), dtype, device, keeps_ints, cache=cache)
+        return Weights(_unfused(plain, arch), dtype, device, keeps_ints, partial(is_unread, arch), cache)
     source = QuantizedSource(plain, weight_format, device)
-    return Weights(_unfused(source, arch), dtype, device, keeps_ints, source.is_bias_of_zeros, cache)
+
+    def may_be_unused(name: str) -> bool:
+        return is_unread(arch, name) or source.is_bias_of_zeros(name)
+
+    return Weights(_unfused(source, arch), dtype, device, keeps_ints, may_be_unused, cache)
 
 
 def _config(files: ModelFiles) -> dict[str, Any]:

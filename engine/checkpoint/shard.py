@@ -3,9 +3,11 @@
 import msgspec
 
 from engine.arch.layer_spec import (
+    FeedForward,
     GatedDeltaNet,
     LatentAttention,
     LayerSpec,
+    LightningAttention,
     Mamba2,
     Mixer,
     MoE,
@@ -50,13 +52,19 @@ def shard_arch(arch: ModelArch, size: int) -> ModelArch:
 
 
 def _of_one_rank(layer: LayerSpec, size: int) -> LayerSpec:
-    ffn, change = layer.feed_forward, msgspec.structs.replace
+    mixer = None if layer.mixer is None else _mixer_of_one_rank(layer.mixer, size)
+    ffn, shortcut = (
+        None if one is None else _feed_forward_of_one_rank(one, size) for one in (layer.feed_forward, layer.shortcut)
+    )
+    assert shortcut is None or isinstance(shortcut, MoE)
+    return msgspec.structs.replace(layer, mixer=mixer, feed_forward=ffn, shortcut=shortcut)
+
+
+def _feed_forward_of_one_rank(ffn: FeedForward, size: int) -> FeedForward:
+    change = msgspec.structs.replace
     if isinstance(ffn, MoE) and ffn.shared is not None:
         ffn = change(ffn, shared=change(ffn.shared, dim=ffn.shared.dim // size))
-    if ffn is not None:
-        ffn = change(ffn, dim=ffn.dim // size)
-    mixer = None if layer.mixer is None else _mixer_of_one_rank(layer.mixer, size)
-    return change(layer, mixer=mixer, feed_forward=ffn)
+    return change(ffn, dim=ffn.dim // size)
 
 
 def _mixer_of_one_rank(mixer: Mixer, size: int) -> Mixer:
@@ -75,7 +83,7 @@ def _divided(mixer: Mixer | None) -> dict[str, int]:
             return {}
         case SelfAttention():
             return {"num_heads": mixer.num_heads, "num_kv_heads": mixer.num_kv_heads}
-        case LatentAttention():
+        case LatentAttention() | LightningAttention():
             return {"num_heads": mixer.num_heads}
         case GatedDeltaNet():
             return {"num_k_heads": mixer.num_k_heads, "num_v_heads": mixer.num_v_heads}
@@ -107,8 +115,6 @@ def _layer_fits(layer: LayerSpec, size: int) -> bool:
 
 
 def _inner_dims(layer: LayerSpec) -> list[int]:
-    ffn = layer.feed_forward
-    if ffn is None:
-        return []
-    shared = ffn.shared if isinstance(ffn, MoE) else None
-    return [ffn.dim] if shared is None else [ffn.dim, shared.dim]
+    ffns = [one for one in (layer.feed_forward, layer.shortcut) if one is not None]
+    shared = [one.shared for one in ffns if isinstance(one, MoE) and one.shared is not None]
+    return [one.dim for one in (*ffns, *shared)]

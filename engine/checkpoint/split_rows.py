@@ -6,7 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet, LayerSpec, Mamba2, ParallelHeads, SelfAttention, ShortConv
+from engine.arch.layer_spec import (
+    GatedDeltaNet,
+    LayerSpec,
+    LightningAttention,
+    Mamba2,
+    ParallelHeads,
+    SelfAttention,
+    ShortConv,
+)
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix, cut, select_rows
@@ -87,6 +95,9 @@ def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
     if isinstance(mixer, SelfAttention) and mixer.gate:
         parts = {"self_attn.q_proj": mixer.head_dim, "self_attn.gate_proj": mixer.head_dim}
         return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}
+    if isinstance(mixer, LightningAttention):
+        parts = {f"self_attn.{name}_proj": mixer.head_dim for name in "qkv"}
+        return {"self_attn.qkv_proj": _Mixed(mixer.num_heads, parts)}
     if isinstance(mixer, ShortConv):
         return {"conv.in_proj": _Mixed(1, dict.fromkeys([f"conv.in_proj_{name}" for name in "bcx"], mixer.dim))}
     if isinstance(mixer, Mamba2):

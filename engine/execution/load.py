@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
-from engine.arch.layer_spec import DenseMlp, SelfAttention
+from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
@@ -214,7 +214,7 @@ def _graph_cache(config: EngineConfig, loaded: LoadedModel) -> CudaGraphCache | 
     if config.enforce_eager:
         return None
     if device.type != "cuda":
-        # not what ranks meet in, nor experts, whose tokens are gathered by what is no single kernel
+        # not what ranks meet in
         can = recorder is not None and tp.group is None and _is_kernels_alone(loaded.decoder.arch)
         return CudaGraphCache(CpuCapture(recorder)) if recorder is not None and can else None
     all_reduce_min = None if tp.group is None else partial(tp.all_reduce_min, most=MAX_GRAPHS, device=device)
@@ -228,15 +228,30 @@ def _has_attention_alone(arch: ModelArch) -> bool:
 
 def _is_kernels_alone(arch: ModelArch) -> bool:
     """Whether a step on a CPU is calls of compiled kernels and nothing else."""
-    if arch.norm != "rms":
+    if arch.norm != "rms" or arch.per_layer_embedding is not None:
         return False
-    return all(
-        isinstance(layer.feed_forward, DenseMlp)
-        and layer.norms != "parallel"
-        and isinstance(layer.mixer, SelfAttention)
-        and layer.mixer.query_scaling is None
-        and layer.mixer.qk_norm != "rotated"
-        for layer in arch.layers
+    return all(_is_layer_of_kernels(layer) for layer in arch.layers)
+
+
+def _is_layer_of_kernels(layer: LayerSpec) -> bool:
+    mixer, ffn = layer.mixer, layer.feed_forward
+    if layer.norms == "parallel" or layer.output_scale or not isinstance(mixer, SelfAttention):
+        return False
+    if layer.normed_residual is not None or layer.shortcut is not None or layer.laurel_rank:
+        return False
+    if isinstance(ffn, MoE):
+        router = ffn.router
+        scales = router.scales_inputs or router.norm or router.expert_scales or ffn.gates_shared
+        if scales or router.num_zero_experts or ffn.norms_apart or ffn.latent_dim:
+            return False
+        ffn = ffn.shared
+    return (
+        (ffn is None or isinstance(ffn, DenseMlp) and not ffn.sparsity)
+        and mixer.query_scaling is None
+        and mixer.qk_norm != "rotated"
+        and not mixer.v_norm
+        and not mixer.values_are_keys
+        and not mixer.gate
     )
 
 

@@ -13,28 +13,34 @@ from engine.model.norms import HeadShards, QkNorms
 from engine.model.query_scaling import scale_queries, scaling_table
 from kernels.paged_attention.spec import AttentionSpec
 from kernels.qkv_rotary.spec import QkvSpec
+from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["Attention"]
 
 
 class Attention:
-    def __init__(self, spec: SelfAttention, layer: LayerWeights, cos_sin_CR: Tensor) -> None:
-        """`cos_sin_CR` as kernels/rotary takes it."""
+    def __init__(
+        self, spec: SelfAttention, layer: LayerWeights, cos_sin_CR: Tensor, kv_source: "Attention | None" = None
+    ) -> None:
+        """`cos_sin_CR` as kernels/rotary takes it. `kv_source`: whose keys and values are read; None: its own."""
         tp, dim, head_dim = layer.tp, layer.arch.model_dim, spec.head_dim
-        self._kernels, self._tp = layer.kernels, tp
+        self._kernels, self._tp, self._eps = layer.kernels, tp, layer.arch.norm_eps
         q_dim, kv_dim = spec.num_heads * head_dim, spec.num_kv_heads * head_dim
         rows = HeadShards(tp.rows(spec.num_heads, head_dim), tp.kv_rows(spec.num_kv_heads, head_dim))
-        self._qkv = layer.linears.column_parallel(
-            {
-                "self_attn.q_proj": (q_dim, rows.q),
-                "self_attn.k_proj": (kv_dim, rows.kv),
-                "self_attn.v_proj": (kv_dim, rows.kv),
-            },
-            dim,
-            spec.qkv_bias,
-        )
+        self._spec = spec
+        parts = {"self_attn.q_proj": (q_dim, rows.q)}
+        if kv_source is None:
+            parts["self_attn.k_proj"] = kv_dim, rows.kv
+        if kv_source is None and not spec.values_are_keys:
+            parts["self_attn.v_proj"] = kv_dim, rows.kv
+        self._qkv = layer.linears.column_parallel(parts, dim, spec.qkv_bias)
         self._norms = QkNorms(spec, layer, rows)
-        k_scale_G, v_scale_G = (take_kv_scale(layer, which, spec.num_kv_heads) for which in "kv")
+        self._kv_scales: tuple[Tensor | None, Tensor | None] = (
+            (take_kv_scale(layer, "k", spec.num_kv_heads), take_kv_scale(layer, "v", spec.num_kv_heads))
+            if kv_source is None
+            else kv_source._kv_scales
+        )
+        k_scale_G, v_scale_G = self._kv_scales
         sinks_H = None
         if spec.sinks:
             heads = tp.rows(spec.num_heads)
@@ -46,15 +52,18 @@ class Attention:
         scale = head_dim**-0.5 if spec.scale is None else spec.scale
         rules = AttentionSpec(scale, window, spec.soft_cap, sinks_H, chunk=chunk)
         qkv_rules = QkvSpec(cos_sin_CR, self._norms.q_norm, self._norms.k_norm, layer.arch.norm_eps)
-        # scales of an FP8 cache; a cache of another dtype needs none
+        self._reads_only = kv_source is not None
+        # scales of an FP8 cache; a cache of another dtype needs none, nor what writes none
+        written = (None, None) if self._reads_only else self._kv_scales
         self._rules = {
             True: (
                 replace(rules, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
-                replace(qkv_rules, k_scale_G=k_scale_G, v_scale_G=v_scale_G),
+                replace(qkv_rules, k_scale_G=written[0], v_scale_G=written[1]),
             ),
             False: (rules, qkv_rules),
         }
         self._q_width = rows.q.stop - rows.q.start
+        self._one_D = torch.ones(head_dim, device=layer.weights.device)
         self._gate = None
         if spec.gate:
             self._gate = layer.linears.column_parallel({"self_attn.gate_proj": (q_dim, rows.q)}, dim, spec.qkv_bias)
@@ -69,12 +78,17 @@ class Attention:
         k_cache, v_cache = cache
         rules, qkv_rules = self._rules[k_cache.dtype == torch.float8_e4m3fn]
         qkv_TX = self._qkv(x_TM)
+        if self._spec.values_are_keys and not self._reads_only:
+            qkv_TX = torch.cat((qkv_TX, qkv_TX[:, self._q_width :]), 1)
         squares_T2 = self._norms.squares(qkv_TX)
         if self._query_scaling is not None:
             scale_queries(qkv_TX[:, : self._q_width], batch.positions_T, self._query_scaling)
-        q_THD = self._kernels.qkv_rotary(
-            qkv_TX, (k_cache, v_cache), batch.positions_T, batch.slots_T, qkv_rules, squares_T2
-        )
+        written = (k_cache, v_cache)
+        if self._reads_only:
+            written = k_cache[:, :0], v_cache[:, :0]  # of no heads
+        elif self._spec.v_norm:
+            self._norm_values(qkv_TX)
+        q_THD = self._kernels.qkv_rotary(qkv_TX, written, batch.positions_T, batch.slots_T, qkv_rules, squares_T2)
         if self._norms.rotated_q_D is not None:
             q_THD = q_THD * self._norms.rotated_q_D
         out_THD = self._kernels.paged_attention(q_THD, (k_cache, v_cache), batch.layout, rules)
@@ -82,3 +96,10 @@ class Attention:
         if self._gate is not None:
             out_TX = (out_TX * self._kernels.unary(self._gate(x_TM), "sigmoid")).to(out_TX.dtype)
         return self._tp.all_reduce(self._out(out_TX))
+
+    def _norm_values(self, qkv_TX: Tensor) -> None:
+        """In place."""
+        head_dim = self._spec.head_dim
+        first = (qkv_TX.shape[1] + self._q_width) // 2  # the query heads are before as many key as value heads
+        values_TGD = qkv_TX[:, first:].view(len(qkv_TX), -1, head_dim)
+        values_TGD.copy_(rms_norm(values_TGD, self._one_D, self._eps))

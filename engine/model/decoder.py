@@ -1,33 +1,20 @@
 """The decoder-only transformer: one model for every architecture that ModelArch can describe."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
-from engine.arch.layer_spec import LatentAttention as LatentSpec
-from engine.arch.layer_spec import LayerSpec
-from engine.arch.layer_spec import Mamba2 as MambaSpec
-from engine.arch.layer_spec import Mixer as LayerMixer
-from engine.arch.layer_spec import ParallelHeads as ParallelSpec
-from engine.arch.layer_spec import ShortConv as ConvSpec
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix
 from engine.checkpoint.weights import Weights
-from engine.model.attention import Attention
-from engine.model.feed_forward import feed_forward
+from engine.model.altup import AltUp, AltUpLayer
+from engine.model.decoder_layer import DecoderLayer
 from engine.model.forward_batch import ForwardBatch, LayerBatch
-from engine.model.gated_delta_net import GatedDeltaNet
-from engine.model.latent_attention import LatentAttention
 from engine.model.layer_weights import LayerWeights
 from engine.model.linears import linear_of
-from engine.model.mamba import Mamba2
-from engine.model.norms import LayerNorms
-from engine.model.parallel_heads import ParallelHeads
+from engine.model.per_layer_embedding import PerLayerEmbedding
+from engine.model.residual_stream import ResidualStream, Stream
 from engine.model.rotary_tables import RotaryTables
-from engine.model.short_conv import ShortConv
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 from kernels.quantized_linear.reference import GroupQuantized
@@ -58,10 +45,18 @@ class Decoder:
         if arch.rounds_embedding_scale:
             self._embedding_scale = torch.tensor(arch.embedding_scale, dtype=self._embedding_VM.dtype).item()
         tables = RotaryTables(arch, weights, max_model_len, weights.device)
-        self._layers = [
-            _Layer(spec, LayerWeights(arch, weights, kernels, index, tp), tables)
-            for index, spec in enumerate(arch.layers)
-        ]
+        self._altup = None if arch.altup is None else AltUp(arch.altup, arch, weights, kernels)
+        self._layers: list[DecoderLayer | AltUpLayer] = []
+        for index, spec in enumerate(arch.layers):
+            source = arch.kv_layer(index)
+            kv_layer = None if source == index else self._layers[source]
+            layer = LayerWeights(arch, weights, kernels, index, tp)
+            made = DecoderLayer(spec, layer, tables, None if kv_layer is None else kv_layer.mix)
+            self._layers.append(made if arch.altup is None else AltUpLayer(made, arch.altup, layer))
+        self._first_reader = _first_reader(arch)
+        self._per_layer_embedding = None
+        if arch.per_layer_embedding is not None:
+            self._per_layer_embedding = PerLayerEmbedding(arch.per_layer_embedding, arch, weights, kernels)
         norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
         self._norm_M = norm_M + arch.norm_offset if arch.norm_offset else norm_M
         self._head = linear_of(kernels, [self._head_matrix(weights)], None, torch.float32)
@@ -89,24 +84,20 @@ class Decoder:
     def hidden(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """The forward pass up to the LM head: [R, M] in the model's dtype."""
         x_TM = self._embed(step.tokens_T)
-        # a residual stream in fp32: 60 sums in bfloat16 would decide near ties by rounding
-        residual_TM = torch.zeros_like(x_TM, dtype=torch.float32)
-        after_M, scale = None, self._embedding_scale  # pending: norm weights and scale of x
-        for layer, batch, cache in zip(self._layers, self._layer_batches(step, kv), kv.layers, strict=True):
-            norms = layer.norms
-            x_TM = self._add_norm(x_TM, residual_TM, norms.before_attention_M, after_M, scale)
-            after_M, scale = norms.after_ffn_M, self.arch.residual_scale
-            if layer.mix is None or layer.feed_forward is None:
-                x_TM = layer.only(x_TM, batch, cache)
-            elif layer.is_parallel:
-                x_TM = layer.mix(x_TM, batch, cache) + layer.feed_forward(x_TM)
-            else:
-                x_TM = layer.mix(x_TM, batch, cache)
-                x_TM = self._add_norm(x_TM, residual_TM, norms.before_ffn_M, norms.after_attention_M, scale)
-                x_TM = layer.feed_forward(x_TM)
+        embedded_TLP = self._embed_per_layer(step.tokens_T, x_TM)
+        stream, batches = self._stream(x_TM), self._layer_batches(step, kv)
+        for index, (layer, cache) in enumerate(zip(self._layers, kv.layers, strict=True)):
+            if index == self._first_reader and step.samples_last and (rows_R := step.sample_rows_R) is not None:
+                stream.select(rows_R)
+                embedded_TLP = None if embedded_TLP is None else embedded_TLP[rows_R]
+                step = step.sampled()
+                batches = self._layer_batches(step, kv)
+            if len(step.tokens_T) == 0:
+                break  # of a prompt that goes on, nothing else is to be written
+            layer(stream, batches[index], cache, None if embedded_TLP is None else embedded_TLP[:, index])
         if step.sample_rows_R is not None:
-            x_TM, residual_TM = x_TM[step.sample_rows_R], residual_TM[step.sample_rows_R]
-        return self._add_norm(x_TM, residual_TM, self._norm_M, after_M, scale)
+            stream.select(step.sample_rows_R)
+        return stream.norm(self._norm_M)
 
     @torch.inference_mode()
     def attend(self, step: ForwardBatch, kv: KVCache) -> Tensor:
@@ -135,49 +126,22 @@ class Decoder:
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return self._kernels.embedding(self._embedding_VM, tokens_T)
 
-    def _add_norm(
-        self, x_TM: Tensor, residual_TM: Tensor, weight_M: Tensor | None, after_M: Tensor | None, scale: float
-    ) -> Tensor:
-        """Adds x to the residual stream and returns the norm of the sum."""
-        if self.arch.norm == "layer":
-            # LayerNorm subtracts the mean of a sum, which is the sum of the means: then it is RMSNorm
-            x_TM = (x_TM.float() - x_TM.float().mean(-1, keepdim=True)).to(x_TM.dtype)
-        return self._kernels.add_rms_norm(x_TM, residual_TM, weight_M, self.arch.norm_eps, after_M, scale)
+    def _embed_per_layer(self, tokens_T: Tensor, x_TM: Tensor) -> Tensor | None:
+        """[T, L, P]; None: layers have no embeddings."""
+        if self._per_layer_embedding is None:
+            return None
+        return self._per_layer_embedding(tokens_T, self._scaled(x_TM))
+
+    def _stream(self, x_TM: Tensor) -> Stream:
+        if self._altup is None:
+            return ResidualStream(self.arch, self._kernels, x_TM, self._embedding_scale)
+        return self._altup.begin(self._scaled(x_TM))
+
+    def _scaled(self, x_TM: Tensor) -> Tensor:
+        return (x_TM.float() * self._embedding_scale).to(x_TM.dtype)
 
 
-class Mixer(Protocol):
-    """What mixes a token with those before it: [T, M] -> [T, M], added up over ranks. Reads and writes the cache."""
-
-    def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...], /) -> Tensor: ...
-
-
-class _Layer:
-    def __init__(self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables) -> None:
-        self.is_parallel = spec.norms == "parallel"
-        self.norms = LayerNorms(spec.norms, weights)
-        self.mix = None if spec.mixer is None else _mixer(spec.mixer, weights, tables)
-        self.feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
-
-    def only(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
-        """Of a layer that has a mixer or a feed-forward alone."""
-        if self.mix is not None:
-            return self.mix(x_TM, batch, cache)
-        assert self.feed_forward is not None
-        return self.feed_forward(x_TM)
-
-
-def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables) -> Mixer:
-    match spec:
-        case LatentSpec():
-            return LatentAttention(spec, weights, tables.of(spec.rope))
-        case DeltaSpec():
-            return GatedDeltaNet(spec, weights)
-        case ConvSpec():
-            return ShortConv(spec, weights)
-        case MambaSpec():
-            return Mamba2(spec, weights)
-        case ParallelSpec():
-            return ParallelHeads(
-                Attention(spec.attention, weights, tables.of(spec.attention.rope)), Mamba2(spec.mamba, weights)
-            )
-    return Attention(spec, weights, tables.of(spec.rope))
+def _first_reader(arch: ModelArch) -> int:
+    """The layer from which on none writes to the cache: of a prompt, they need only the rows that are sampled."""
+    writers = [index for index in range(arch.num_layers) if arch.kv_layer(index) == index]
+    return writers[-1] + 1

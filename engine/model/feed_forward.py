@@ -1,4 +1,4 @@
-"""The feed-forward layer: an MLP, or a mixture of experts with its router."""
+"""The feed-forward layer: an MLP, or a mixture of experts."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,10 +8,12 @@ from torch import Tensor
 from engine.arch.layer_spec import DenseMlp, FeedForward, MoE, UngatedMlp
 from engine.checkpoint.matrix import stacked
 from engine.model.layer_weights import LayerWeights
+from engine.model.router import Router
+from engine.model.sparse_gate import SparseGate
 from kernels.activation.reference import Xielu, activation
 from kernels.experts.reference import Expert
-from kernels.experts.routing import RouterSpec, route_by_scores
 from kernels.operations import ExpertsKernel
+from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["feed_forward"]
 
@@ -20,8 +22,13 @@ SHARED = "mlp.shared_experts", "mlp.shared_expert"  # an MLP for every token, be
 
 def feed_forward(spec: FeedForward, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
     """[T, M] -> [T, M], all-reduced: each rank has a shard of the inner dimensions, of every expert too."""
-    make = _experts(spec, layer) if isinstance(spec, MoE) else _mlp(spec, layer, _name_of(layer, "mlp", *SHARED))
-    return lambda x_TM: layer.tp.all_reduce(make(x_TM))
+    if not isinstance(spec, MoE):
+        return _reduced(_mlp(spec, layer, _name_of(layer, "mlp", *SHARED)), layer)
+    return _normed_apart(spec, layer) if spec.norms_apart else _reduced(_experts(spec, layer), layer)
+
+
+def _reduced(part: Callable[[Tensor], Tensor], layer: LayerWeights) -> Callable[[Tensor], Tensor]:
+    return lambda x_TM: layer.tp.all_reduce(part(x_TM))
 
 
 def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[[Tensor], Tensor]:
@@ -31,6 +38,9 @@ def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[
     down = layer.linears.row_parallel(f"{at}.down_proj", dim, spec.dim, tp.columns(spec.dim), spec.bias)
     if isinstance(spec, DenseMlp):
         gate_up = layer.linears.column_parallel({f"{at}.gate_proj": inner, f"{at}.up_proj": inner}, dim, spec.bias)
+        if spec.sparsity:
+            sparse = SparseGate(spec, layer)
+            return lambda x_TM: down(layer.kernels.gated_activation(sparse(gate_up(x_TM)), spec.activation))
         return lambda x_TM: down(layer.kernels.gated_activation(gate_up(x_TM), spec.activation))
     up = layer.linears.column_parallel({f"{at}.up_proj": inner}, dim, spec.bias)
     xielu = _xielu(layer, at) if spec.activation == "xielu" else None
@@ -50,41 +60,45 @@ def _xielu(layer: LayerWeights, at: str) -> Xielu:
 
 
 def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
-    router, kernels, dim = spec.router, layer.kernels, layer.arch.model_dim
-    gate_EM = layer.take("mlp.gate.weight", router.num_experts, dim)
-    gate = kernels.linear(gate_EM, _router_bias(spec, layer), torch.float32)
-    correction_E = None
-    if router.correction_bias:
-        name = "mlp.gate.e_score_correction_bias"
-        correction_E = layer.take(name, *layer.weights.shape(f"{layer.at}.{name}"), dtype=torch.float32).flatten()
-    rules = RouterSpec(
-        top_k=router.experts_per_token,
-        scoring=router.scoring,
-        renormalizes=router.renormalizes,
-        correction_E=correction_E,
-        num_groups=router.num_groups,
-        groups_per_token=router.groups_per_token,
-        group_score=router.group_score,
-        scale=router.scale,
-    )
-    experts = kernels.experts(_each(spec, layer), spec.activation)
-    shared = _shared(spec, layer)
-    if spec.latent_dim:
-        experts = _in_latents(spec, layer, experts)
+    """This rank's part of the sum, the shared expert's too."""
+    router, experts, shared = Router(spec.router, layer), _routed(spec, layer), _shared(spec, layer)
+    num_experts, num_zero = spec.router.num_experts, spec.router.num_zero_experts
 
     def compute(x_TM: Tensor) -> Tensor:
-        if rules.is_plain:
-            ids_TK, weights_TK = kernels.route(gate(x_TM), rules.top_k, rules.renormalizes)
-        else:
-            ids_TK, weights_TK = route_by_scores(gate(x_TM), rules, kernels.unary)
-        if router.scales_inputs:
+        ids_TK, weights_TK = router(x_TM)
+        shared_TM = None if shared is None else shared(x_TM)
+        if spec.router.scales_inputs:
             taken_TM = (x_TM.float() * weights_TK).to(x_TM.dtype)
-            out_TM = experts(taken_TM, ids_TK, torch.ones_like(weights_TK))
-        else:
-            out_TM = experts(x_TM, ids_TK, weights_TK)
-        return out_TM if shared is None else out_TM + shared(x_TM)
+            return experts(taken_TM, ids_TK, torch.ones_like(weights_TK), shared_TM)
+        out_TM = experts(x_TM, ids_TK, weights_TK, shared_TM)
+        if num_zero and layer.tp.rank == 0:
+            share_T1 = weights_TK.masked_fill(ids_TK < num_experts, 0.0).sum(1, keepdim=True)
+            out_TM = (out_TM.float() + x_TM.float() * share_T1).to(x_TM.dtype)
+        return out_TM
 
     return compute
+
+
+def _normed_apart(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:
+    """Of the residual stream itself: the router, the experts and the shared one have norms of their own."""
+    router, experts, shared = Router(spec.router, layer), _routed(spec, layer), _shared(spec, layer)
+    assert shared is not None
+    at, dim, eps, tp = "feedforward_layernorm", layer.arch.model_dim, layer.arch.norm_eps, layer.tp
+    before_shared_M, after_shared_M, before_M, after_M = (
+        layer.take_norm(name, dim) for name in (f"pre_{at}", f"post_{at}_1", f"pre_{at}_2", f"post_{at}_2")
+    )
+
+    def compute(x_TM: Tensor) -> Tensor:
+        shared_TM = tp.all_reduce(shared(rms_norm(x_TM, before_shared_M, eps)))
+        routed_TM = tp.all_reduce(experts(rms_norm(x_TM, before_M, eps), *router(x_TM)))
+        return rms_norm(shared_TM, after_shared_M, eps) + rms_norm(routed_TM, after_M, eps)
+
+    return compute
+
+
+def _routed(spec: MoE, layer: LayerWeights) -> ExpertsKernel:
+    experts = layer.kernels.experts(_each(spec, layer), spec.activation)
+    return _in_latents(spec, layer, experts) if spec.latent_dim else experts
 
 
 def _in_latents(spec: MoE, layer: LayerWeights, experts: ExpertsKernel) -> ExpertsKernel:
@@ -92,11 +106,12 @@ def _in_latents(spec: MoE, layer: LayerWeights, experts: ExpertsKernel) -> Exper
     dim, latent_dim, kernels = layer.arch.model_dim, spec.latent_dim, layer.kernels
     down = kernels.linear(layer.take("mlp.fc1_latent_proj.weight", latent_dim, dim))
     up = kernels.linear(layer.take("mlp.fc2_latent_proj.weight", dim, latent_dim))
-    return lambda x_TM, ids_TK, weights_TK: up(experts(down(x_TM), ids_TK, weights_TK))
 
+    def compute(x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, added_TM: Tensor | None = None) -> Tensor:
+        out_TM = up(experts(down(x_TM), ids_TK, weights_TK))
+        return out_TM if added_TM is None else out_TM + added_TM
 
-def _router_bias(spec: MoE, layer: LayerWeights) -> Tensor | None:
-    return layer.take("mlp.gate.bias", spec.router.num_experts) if spec.router.bias else None
+    return compute
 
 
 def _shared(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor] | None:

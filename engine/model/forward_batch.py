@@ -1,7 +1,7 @@
 """The forward batch: the tensors of one step. The only place where a SchedulerOutput becomes tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -52,6 +52,7 @@ class ForwardBatch:
     sample_rows_R: Tensor | None  # int64, rows whose logits are wanted; None: all, in order
     prefixes: SharedPrefixes | None = None  # of cascade attention; None: no groups
     slots_S: Tensor | None = None  # int64, of recurrent states; None: the model has none
+    samples_last: bool = False  # the sampled rows are the last ones of their sequences
 
     @cached_property
     def by_group(self) -> tuple[LayerBatch, ...]:
@@ -61,6 +62,23 @@ class ForwardBatch:
         return tuple(
             LayerBatch(self.positions_T, slots_T, AttentionLayout(starts, lens, table_SW, self.prefixes), states)
             for slots_T, table_SW in zip(self.slots_KT, self.block_tables_KSW, strict=True)
+        )
+
+    def sampled(self) -> "ForwardBatch":
+        """The batch of the sampled rows alone, where these are the last of their sequences: for layers that write no
+        keys and have no state, in which a row does not need the others.
+
+        step A samples 9 of 7 8 9, B samples 5     query_starts  0 3 4  become  0 1 2; seq_lens stay
+        """
+        rows_R = self.sample_rows_R
+        assert self.samples_last and rows_R is not None
+        return replace(
+            self,
+            tokens_T=self.tokens_T[rows_R],
+            positions_T=self.positions_T[rows_R],
+            slots_KT=tuple(slots_T[rows_R] for slots_T in self.slots_KT),
+            query_starts=torch.searchsorted(rows_R, self.query_starts.long()).int(),
+            sample_rows_R=None,
         )
 
     @classmethod
@@ -101,6 +119,7 @@ class ForwardBatch:
             to_device(rows, device, torch.int64),
             _shared_prefixes(groups, len(scheduled.sequences), device),
             _slots(scheduled, device),
+            samples_last=not any(piece.scored for piece in scheduled.sequences),
         )
 
 

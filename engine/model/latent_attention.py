@@ -35,7 +35,7 @@ class LatentAttention:
         up, up_in = ("self_attn.q_b_proj", spec.q_rank) if spec.q_rank else ("self_attn.q_proj", dim)
         self._down = layer.linears.column_parallel(downs, dim, spec.bias)
         self._up = layer.linears.column_parallel({up: (spec.num_heads * q_head_dim, q_rows)}, up_in, False)
-        norm_L = layer.take_norm("self_attn.kv_a_layernorm", spec.kv_rank)
+        norm_L = layer.take_norm("self_attn.kv_a_layernorm", spec.kv_rank) * spec.latent_scale
         self._q_eps = spec.latent_eps
         self._rotary = LatentRotarySpec(cos_sin_CR, norm_L, spec.latent_eps)
         kv_dim = spec.nope_dim + spec.v_dim

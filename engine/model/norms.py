@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import Norms, SelfAttention
+from engine.arch.layer_spec import LayerSpec, MoE, SelfAttention
 from engine.checkpoint.shard import Shard
 from engine.model.layer_weights import LayerWeights
 
@@ -29,9 +29,13 @@ NAMES = {
 class LayerNorms:
     """[M] fp32 each; None where the model has none."""
 
-    def __init__(self, norms: Norms, layer: LayerWeights) -> None:
+    def __init__(self, spec: LayerSpec, layer: LayerWeights) -> None:
+        before_attention, after_attention, before_ffn, after_ffn = NAMES[spec.norms]
+        if isinstance(spec.feed_forward, MoE) and spec.feed_forward.norms_apart:
+            before_ffn = None  # the feed-forward has its own
         self.before_attention_M, self.after_attention_M, self.before_ffn_M, self.after_ffn_M = (
-            None if name is None else layer.take_norm(name, layer.arch.model_dim) for name in NAMES[norms]
+            None if name is None else layer.take_norm(name, layer.arch.model_dim)
+            for name in (before_attention, after_attention, before_ffn, after_ffn)
         )
 
 
@@ -66,6 +70,9 @@ class QkNorms:
             q_norm_D, k_norm_D = (layer.take_norm(f"self_attn.{one}_norm", head_dim) for one in "qk")
             self.rotated_q_D = (q_norm_D * k_norm_D).to(layer.weights.dtype)
         if spec.qk_norm not in ("head", "whole"):
+            return
+        if spec.kv_from is not None:
+            self.q_norm = layer.take_norm("self_attn.q_norm", head_dim)
             return
         is_whole = spec.qk_norm == "whole"
         sizes = (spec.num_heads, spec.num_kv_heads) if is_whole else (1, 1)

@@ -71,16 +71,17 @@ class Experts:
         ]
         self._activate = partial(activate, activation=activation, gate=gate)
 
-    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
-        """[T, M] in x's dtype, of ids and weights as route gives them.
+    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, added_TM: Tensor | None = None) -> Tensor:
+        """[T, M] in x's dtype, of ids and weights as route gives them. An id that no expert has adds nothing.
+        `added_TM`, a shared expert's output, is added to the sum.
 
         Sums are in fp32, what goes into `down` in x's dtype. A row's result does not depend on the other rows, as far
         as that of kernels/linear does not.
         """
         out_TM = torch.zeros_like(x_TM, dtype=torch.float32)
-        for expert in sorted(set(ids_TK.flatten().tolist())):
+        for expert in sorted(set(ids_TK.flatten().tolist()) & set(range(len(self._experts)))):
             rows, places = (ids_TK == expert).nonzero(as_tuple=True)
             gate_up, down = self._experts[expert]
             made = down(self._activate(gate_up(x_TM[rows])))
             out_TM[rows] += made * weights_TK[rows, places, None]
-        return out_TM.to(x_TM.dtype)
+        return (out_TM if added_TM is None else out_TM + added_TM).to(x_TM.dtype)

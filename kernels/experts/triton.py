@@ -44,7 +44,8 @@ class Experts:
         self._activation: ExpertActivation = activation
         assert self._gate_up.shape[2] % 16 == 0
 
-    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    def __call__(self, x_TM: Tensor, ids_TK: Tensor, weights_TK: Tensor, added_TM: Tensor | None = None) -> Tensor:
+        assert added_TM is None or added_TM.is_contiguous()
         num_rows, top_k = ids_TK.shape
         model_dim = x_TM.shape[1]
         out_TM = torch.empty_like(x_TM)
@@ -61,8 +62,9 @@ class Experts:
         places[order] = torch.arange(len(order), device=x_TM.device)
         block = min(1024, triton.next_power_of_2(model_dim))
         _combine[num_rows, triton.cdiv(model_dim, block)](
-            made, places, weights_TK.contiguous(), out_TM, M=model_dim, TOP_K=top_k, BLOCK_M=block, num_warps=4
-        )
+            made, places, starts, weights_TK.contiguous(), added_TM, out_TM,
+            E=len(self._down), M=model_dim, TOP_K=top_k, BLOCK_M=block, num_warps=4,
+        )  # fmt: skip
         return out_TM
 
 
@@ -189,12 +191,19 @@ def _multiply(
 
 
 @triton.jit
-def _combine(made, places, weights, out, M: tl.constexpr, TOP_K: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Some columns of one row: its experts' results, the best expert's first."""
+def _combine(
+    made, places, starts, weights, added, out,
+    E: tl.constexpr, M: tl.constexpr, TOP_K: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Some columns of one row: its experts' results, the best expert's first. Rows that are no expert's come last."""
     row = tl.program_id(0).to(tl.int64)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     total = tl.zeros([BLOCK_M], tl.float32)
+    end = tl.load(starts + E)
     for k in range(TOP_K):
         place = tl.load(places + row * TOP_K + k)
-        total += tl.load(weights + row * TOP_K + k) * tl.load(made + place * M + m, mask=m < M, other=0.0)
+        one = tl.load(made + place * M + m, mask=(m < M) & (place < end), other=0.0)
+        total += tl.load(weights + row * TOP_K + k) * one
+    if added is not None:
+        total += tl.load(added + row * M + m, mask=m < M, other=0.0).to(tl.float32)
     tl.store(out + row * M + m, total.to(out.dtype.element_ty), mask=m < M)

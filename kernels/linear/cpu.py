@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
-from kernels.native.recorder import NativeLibrary
+from kernels.native.recorder import NativeFunction, NativeLibrary
+from kernels.native.row_product import BY_TILES, PLAIN, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
 
 __all__ = ["build"]
@@ -53,12 +54,12 @@ class Linear:
         out_dtype: torch.dtype,
     ) -> None:
         self._library = library
-        self._num_out, num_in = weight_OI.shape
+        self._num_out, self._num_in = num_out, num_in = weight_OI.shape
         self._missing = -num_in % self.inputs_at_once
-        missing_out = -self._num_out % PANEL
-        num_bytes = (self._num_out + missing_out) * (num_in + self._missing) * weight_OI.element_size()
+        missing_out = -num_out % PANEL
+        num_bytes = (num_out + missing_out) * (num_in + self._missing) * weight_OI.element_size()
         self._weight = memory.place(
-            f"{type(self).__name__} {self._num_out} x {num_in}",
+            f"{type(self).__name__} {num_out} x {num_in}",
             num_bytes,
             lambda: self._panels(pad(weight_OI, (0, self._missing, 0, missing_out))),
         )
@@ -72,6 +73,21 @@ class Linear:
         out_TO = torch.empty((x_TI.shape[0], self._num_out), dtype=self._out_dtype)
         self._multiply(x_TI, out_TO)
         return out_TO
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.linear, PLAIN, 0)
+
+    def _product(self, function: NativeFunction, kind: int, scratch_bytes: int) -> RowProduct:
+        return RowProduct(
+            function,
+            kind,
+            self._weight.data_ptr(),
+            0 if self._bias is None else self._bias.data_ptr(),
+            self._num_in + self._missing,
+            self._num_out,
+            self._out_dtype == torch.float32,
+            scratch_bytes,
+        )
 
     @staticmethod
     def _panels(weight_OI: Tensor) -> Tensor:
@@ -110,6 +126,9 @@ class TiledLinear(Linear):
         """[O, I] -> [half panels, I / 32, 2, 16 pairs, 16 outputs, 2]"""
         steps = weight_OI.shape[1] // TILE_INPUTS
         return weight_OI.view(-1, 2, 16, steps, 16, 2).permute(0, 3, 1, 4, 2, 5)
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.linear_by_tiles, BY_TILES, 2 * (self._num_in + self._missing))
 
     def _multiply(self, x_TI: Tensor, out_TO: Tensor) -> None:
         tiles = torch.empty_like(x_TI)

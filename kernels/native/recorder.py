@@ -49,6 +49,13 @@ class NativeFunction:
     def restype(self, kind: Any) -> None:
         self._function.restype = kind
 
+    @property
+    def address(self) -> int:
+        """Of the function's code, which other compiled code may call."""
+        address = ctypes.cast(self._function, ctypes.c_void_p).value
+        assert address is not None
+        return address
+
     def __call__(self, *args: Any) -> Any:
         if self._recorder.calls is not None:
             self._recorder.calls.append(self._as_call(args))
@@ -59,8 +66,7 @@ class NativeFunction:
         ints = [int(arg or 0) for kind, arg in kinds if kind in INTEGERS]
         floats = [float(arg) for kind, arg in kinds if kind is ctypes.c_float]
         assert len(ints) + len(floats) == len(args) and len(ints) <= NUM_INTS and len(floats) <= NUM_FLOATS
-        address = ctypes.cast(self._function, ctypes.c_void_p).value
-        return _Call(address, (ctypes.c_int64 * NUM_INTS)(*ints), (ctypes.c_float * NUM_FLOATS)(*floats))
+        return _Call(self.address, (ctypes.c_int64 * NUM_INTS)(*ints), (ctypes.c_float * NUM_FLOATS)(*floats))
 
 
 class NativeLibrary:

@@ -122,8 +122,10 @@ def launch(
     block_d = max(16, triton.next_power_of_2(head_dim))
     rows = max(16, triton.next_power_of_2(group))
     keys, stages = (32, 2) if wide or block_d > 128 else (64, 3)
+    is_huge = block_d > 256  # then sums of 64 rows do not fit into registers, nor 32 keys in fp32 into shared memory
+    keys = 16 if wide and is_huge else keys
     full = converted and block_d > 128  # of registers: what is converted goes through them
-    most_rows = 64 if wide or full else 128
+    most_rows = 32 if is_huge else 64 if wide or full else 128
     plain = not wide and not converted and block_d <= 128  # as measured on an H100 for heads of 64 and 128
     # of 5 stages keys and values have buffers of their own, for which two warps leave the room
     few = plain and rows == 16
@@ -135,7 +137,7 @@ def launch(
             "num_stages": 5 if few else stages,
         },
         "shared": {
-            "BLOCK_M": max(64, rows),
+            "BLOCK_M": max(32 if is_huge else 64, rows),
             "BLOCK_N": keys,
             "num_warps": 8 if block_d > 128 else 4,
             "num_stages": stages,

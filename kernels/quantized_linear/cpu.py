@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.native.compiler import Compiler
-from kernels.native.recorder import NativeLibrary
+from kernels.native.recorder import NativeFunction, NativeLibrary
+from kernels.native.row_product import QUANTIZED, QUANTIZED_HALF, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.reference import GroupQuantized
 
@@ -103,6 +104,23 @@ class QuantizedLinear:
         nibbles = least_at_zero(weight).view(-1, 4, 16, num_groups, GROUP // 2, 2).permute(0, 3, 4, 2, 5, 1)
         return (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).flatten(2)  # of [panels, groups, pairs, j, input, c]
 
+    def product(self) -> RowProduct:
+        kind = QUANTIZED_HALF if self.takes_half_scales else QUANTIZED
+        return self._product(self._library.quantized_linear, 4 * (self._num_in // GROUP), kind)
+
+    def _product(self, function: NativeFunction, scratch_bytes: int, kind: int = QUANTIZED) -> RowProduct:
+        return RowProduct(
+            function,
+            kind,
+            self._weight.data_ptr(),
+            0 if self._bias is None else self._bias.data_ptr(),
+            self._num_in,
+            self._num_out,
+            self._out_dtype == torch.float32,
+            scratch_bytes,
+            (self._bits, self._least, self._has_offsets, self._has_half_scales),
+        )
+
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         x_sums = torch.empty((x_TI.shape[0], self._num_in // GROUP))
         half = self._has_half_scales
@@ -124,6 +142,9 @@ class FmaQuantizedLinear(QuantizedLinear):
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as int8.c draws them."""
         return codes_by_quads(weight)
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.quantized_linear, 4 * (self._num_in + self._num_in // GROUP))
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         scratch = torch.empty(x_TI.shape[0] * (self._num_in + self._num_in // GROUP))
@@ -169,6 +190,9 @@ class TiledQuantizedLinear(QuantizedLinear):
         # [panels, 4, 2, 8, groups, lines, 4 pairs, 2] -> [panels, groups, 4, lines, 8, 2, 4 pairs, 2]
         nibbles = least_at_zero(weight).view(-1, PANEL // 16, 2, 8, num_groups, 4, 4, 2).permute(0, 4, 1, 5, 3, 7, 6, 2)
         return (nibbles[..., 0] | nibbles[..., 1] << 4).flatten(2)
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.quantized_linear_by_tiles, 2 * self._num_in)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         tiles = torch.empty_like(x_TI)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
+from kernels.native.row_product import INT8, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.cpu import GROUP, QuantizedLinear, codes_by_quads
 from kernels.quantized_linear.reference import GroupQuantized
@@ -43,6 +44,9 @@ class Int8Linear(QuantizedLinear):
     def _codes(weight: GroupQuantized) -> Tensor:
         """[panels, groups, bytes], as int8.c draws them."""
         return codes_by_quads(weight)
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.int8_linear, self._num_in + 16 * (self._num_in // GROUP), INT8)
 
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         ints_TI = torch.empty(x_TI.shape, dtype=torch.int8)

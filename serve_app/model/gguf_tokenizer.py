@@ -21,11 +21,11 @@ def build_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise ModelError("the file has no tokenizer (tokenizer.ggml.tokens)")
     if kind == "gpt2":
         tokenizer = _byte_level(metadata)
-    elif kind == "llama":
+    elif kind in ("llama", "gemma4"):
         tokenizer = _sentencepiece(metadata)
     else:
-        raise ModelError(f"tokenizer.ggml.model is {kind!r}, which is not known; known are gpt2, llama")
-    _add_marked_tokens(tokenizer, metadata, normalized=kind == "llama")
+        raise ModelError(f"tokenizer.ggml.model is {kind!r}, which is not known; known are gpt2, llama, gemma4")
+    _add_marked_tokens(tokenizer, metadata, normalized=kind != "gpt2")
     _add_bos(tokenizer, metadata)
     return tokenizer
 
@@ -42,9 +42,26 @@ def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Sentencepiece's BPE: the pair whose union has the best score is merged first."""
+    """Sentencepiece's BPE; Gemma 4's has its merges in the file, others have scores."""
     vocab = _ids(metadata)
-    scores = metadata.get("tokenizer.ggml.scores")
+    is_merged = metadata["tokenizer.ggml.model"] == "gemma4"
+    merges = [_pair(merge) for merge in metadata.get("tokenizer.ggml.merges", [])] if is_merged else _merges(metadata)
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    unknown_piece = metadata["tokenizer.ggml.tokens"][unknown]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, unk_token=unknown_piece, fuse_unk=True, byte_fallback=True)
+    )
+    prefixed = metadata.get("tokenizer.ggml.add_space_prefix", not is_merged)
+    spaces = [normalizers.Replace(" ", SPACE)]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefixed else spaces)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefixed else steps)
+    return tokenizer
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pair whose union has the best score is merged first."""
+    vocab, scores = _ids(metadata), metadata.get("tokenizer.ggml.scores")
     if not scores:
         raise ModelError("the file has no tokenizer.ggml.scores, which its kind of tokenizer needs")
     found = [
@@ -53,18 +70,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
         for cut in range(1, len(piece))
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]
-    merges = [(left, right) for _, _, left, right in sorted(found)]
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
-    unknown_piece = metadata["tokenizer.ggml.tokens"][unknown]
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, unk_token=unknown_piece, fuse_unk=True, byte_fallback=True)
-    )
-    prefixed = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    spaces = [normalizers.Replace(" ", SPACE)]
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefixed else spaces)
-    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefixed else steps)
-    return tokenizer
+    return [(left, right) for _, _, left, right in sorted(found)]
 
 
 def _ids(metadata: Mapping[str, Any]) -> dict[str, int]:
@@ -91,7 +97,7 @@ def _add_marked_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any], *, nor
 def _add_bos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
     """Adds BOS in front of plain text; a chat's template writes it itself."""
     bos = metadata.get("tokenizer.ggml.bos_token_id")
-    wanted = metadata["tokenizer.ggml.model"] == "llama" or adds_bos(metadata.get("tokenizer.ggml.pre", "none"))
+    wanted = metadata["tokenizer.ggml.model"] != "gpt2" or adds_bos(metadata.get("tokenizer.ggml.pre", "none"))
     if bos is None or not metadata.get("tokenizer.ggml.add_bos_token", wanted):
         return
     piece = metadata["tokenizer.ggml.tokens"][bos]

@@ -42,6 +42,8 @@ REASONING_FORMATS = {
         ReasoningFormat("deepseek_r1", "<think>", "</think>", always=True),
         ReasoningFormat("mistral", "[THINK]", "[/THINK]"),
         CHANNELS,
+        ReasoningFormat("gemma4", "<|channel>thought", "<channel|>"),
+        ReasoningFormat("longcat", "<longcat_think>", "</longcat_think>"),
         ReasoningFormat("seed_oss", "<seed:think>", "</seed:think>"),
         ReasoningFormat("cohere_command3", "<|START_THINKING|>", "<|END_THINKING|>"),
         ReasoningFormat("granite", "Here is my thought process:", "Here is my response:"),
@@ -53,7 +55,7 @@ def find_reasoning_format(template: str) -> ReasoningFormat | None:
     """The format whose markers a chat template mentions."""
     if CHANNELS.opens.partition("analysis")[0] in template and "<|message|>" in template:
         return CHANNELS
-    for name in ("think", "mistral", "granite", "seed_oss", "cohere_command3"):
+    for name in ("think", "mistral", "granite", "gemma4", "longcat", "seed_oss", "cohere_command3"):
         if REASONING_FORMATS[name].closes in template:
             return REASONING_FORMATS[name]
     return None

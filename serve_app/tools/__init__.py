@@ -8,7 +8,7 @@ Reading order:
     formats                all formats; their entries are in json_formats and field_formats
     tool_prompt            describes tools in the system message where a chat template has no tools
     tool_call_parser       finds calls in streamed text. json_call parses calls that are objects, field_calls arguments
-                           that are written one by one, which argument_values turns into JSON
+                           that are written one by one, which argument_values and quoted_values turn into JSON
     tool_call_grammar      constrains the answer to calls that parse; field_grammar: arguments written one by one
     harmony_parser         parses gpt-oss's channels, reasoning and content included; harmony_grammar constrains them
 

@@ -8,7 +8,7 @@ from serve_app.grammar.exact_numbers import json_text
 from serve_app.grammar.schema_check import schema_fault
 from serve_app.text.json_text import read_number
 
-__all__ = ["ArgumentWriter", "is_plain_text", "is_text", "python_value", "tagged_value"]
+__all__ = ["FAULTS", "ArgumentWriter", "is_plain_text", "is_text", "python_value", "tagged_value"]
 
 WORDS = {"true": True, "false": False, "null": None}
 FAULTS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)

@@ -4,9 +4,10 @@ from typing import Any, Protocol
 
 from serve_app.text.markers import could_begin, split_at_marker
 from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged_value
-from serve_app.tools.tool_call_format import TaggedFields
+from serve_app.tools.quoted_values import quoted_value
+from serve_app.tools.tool_call_format import QuotedFields, TaggedFields
 
-__all__ = ["FieldReader", "PythonFields", "TaggedReader"]
+__all__ = ["FieldReader", "PythonFields", "QuotedReader", "TaggedReader"]
 
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 
@@ -68,8 +69,7 @@ class TaggedReader:
 
     def __init__(self, form: TaggedFields, schema: Any) -> None:
         self._form = form
-        properties = schema.get("properties") if isinstance(schema, dict) else None
-        self._schemas = properties if isinstance(properties, dict) else {}
+        self._schemas = _schemas_of(schema)
         self._writer = ArgumentWriter()
         self._held = ""
         self._name: str | None = None  # of the argument whose value comes
@@ -121,3 +121,74 @@ class TaggedReader:
         pieces.append(self._writer.member(self._name, tagged_value(value, self._schemas.get(self._name, True))))
         self._name, self._held, self._in_value = None, rest, False
         return True
+
+
+class QuotedReader:
+    """city:<|"|>Paris<|"|>,days:[1,2]}"""
+
+    def __init__(self, form: QuotedFields, schema: Any) -> None:
+        self._quote, self._schemas = form.quote, _schemas_of(schema)
+        self._writer = ArgumentWriter()
+        self._held = ""  # may begin a quote
+        self._name = ""
+        self._value: str | None = None  # so far; None: in the name
+        self._depth = 0  # open brackets
+        self._string = ""  # what ends the open string; "": none is open
+        self._escaped = False
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        text, at, pieces = self._held + text, 0, []
+        while at < len(text):
+            if self._string != '"' and text.startswith(self._quote, at):
+                self._string = "" if self._string else self._quote
+                self._take(self._quote)
+                at += len(self._quote)
+                continue
+            if self._string != '"' and self._quote.startswith(text[at : at + len(self._quote)]):
+                break
+            char = text[at]
+            at += 1
+            if not self._string and not self._depth and char in ",}":
+                pieces.append(self._member())
+                if char == "}":
+                    return "".join([*pieces, self._writer.end()]), text[at:]
+            elif not self._string and self._value is None and char == ":":
+                self._value = ""
+            else:
+                self._follow(char)
+                self._take(char)
+        self._held = text[at:]
+        return "".join(pieces), None
+
+    def _take(self, text: str) -> None:
+        if self._value is None:
+            self._name += text
+        else:
+            self._value += text
+
+    def _follow(self, char: str) -> None:
+        if self._string == '"':
+            if char == '"' and not self._escaped:
+                self._string = ""
+            self._escaped = char == "\\" and not self._escaped
+        elif self._string:
+            return
+        elif char == '"':
+            self._string = '"'
+        elif char in "[{":
+            self._depth += 1
+        elif char in "]}":
+            self._depth -= 1
+
+    def _member(self) -> str:
+        name, value = self._name.strip().removeprefix(self._quote).removesuffix(self._quote).strip('"'), self._value
+        self._name, self._value = "", None
+        if not name or value is None:
+            return ""
+        return self._writer.member(name, quoted_value(value, self._quote, self._schemas.get(name, True)))
+
+
+def _schemas_of(schema: Any) -> dict[str, Any]:
+    """Of each argument."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return properties if isinstance(properties, dict) else {}

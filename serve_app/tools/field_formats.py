@@ -1,6 +1,6 @@
-"""Tool-call formats of families that write arguments one by one: in Python syntax, or between tags."""
+"""Tool-call formats of families that write arguments one by one: in Python syntax, between tags, or quoted."""
 
-from serve_app.tools.tool_call_format import CallSyntax, TaggedFields, ToolCallFormat
+from serve_app.tools.tool_call_format import CallSyntax, QuotedFields, TaggedFields, ToolCallFormat
 
 __all__ = ["FIELD_FORMATS", "PYTHONIC"]
 
@@ -37,21 +37,23 @@ def _calls_between(name: str, opens: str, closes: str, syntax: CallSyntax, sign:
     )
 
 
-def _glm(name: str, signs: tuple[str, ...], line_break: str) -> ToolCallFormat:
+def _glm(name: str, signs: tuple[str, ...], line_break: str, tags: str = "") -> ToolCallFormat:
+    """`tags`: what the names of tags begin with."""
+    call, key, value = (f"{tags}{tag}" for tag in ("tool_call", "arg_key", "arg_value"))
     return ToolCallFormat(
         name=name,
-        opens=("<tool_call>",),
-        separators=("\n", "<arg_key>", "</tool_call>"),
+        opens=(f"<{call}>",),
+        separators=("\n", f"<{key}>", f"</{call}>"),
         arguments=TaggedFields(
-            key="<arg_key>", named="</arg_key>", value="<arg_value>", closes="</arg_value>", ends="</tool_call>"
+            key=f"<{key}>", named=f"</{key}>", value=f"<{value}>", closes=f"</{value}>", ends=f"</{call}>"
         ),
         signs=signs,
         syntax=CallSyntax(
-            opens=f"<tool_call>NAME{line_break}",
-            closes="</tool_call>",
+            opens=f"<{call}>NAME{line_break}",
+            closes=f"</{call}>",
             joint=line_break,
-            field_opens=f"<arg_key>KEY</arg_key>{line_break}<arg_value>",
-            field_closes=f"</arg_value>{line_break}",
+            field_opens=f"<{key}>KEY</{key}>{line_break}<{value}>",
+            field_closes=f"</{value}>{line_break}",
         ),
     )
 
@@ -155,8 +157,18 @@ FIELD_FORMATS = (
             field_closes="\n</parameter>\n",
         ),
     ),
+    ToolCallFormat(
+        name="gemma4",
+        opens=("<|tool_call>",),
+        closes=("<tool_call|>",),
+        separators=("{",),
+        arguments=QuotedFields(quote='<|"|>'),
+        signs=("<|tool_call>", "<tool_call|>"),
+        syntax=CallSyntax(opens="<|tool_call>call:NAME{", closes="}<tool_call|>", field_opens="KEY:", field_joint=","),
+    ),
     _glm("glm47", ("{function-name}<arg_key>", "<arg_value>"), ""),
     _glm("glm45", ("<arg_key>", "<arg_value>"), "\n"),
+    _glm("longcat_fields", ("<longcat_arg_key>", "<longcat_arg_value>"), "\n", "longcat_"),
 )
 # of models whose templates do not show it
 PYTHONIC = _pythonic("pythonic")

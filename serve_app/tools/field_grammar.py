@@ -11,7 +11,7 @@ from engine.errors import RequestError
 from serve_app.grammar.json_grammar import json_rule
 from serve_app.grammar.lark import Markers, pattern
 from serve_app.tools.argument_values import is_plain_text, is_text
-from serve_app.tools.tool_call_format import TaggedFields, ToolCallFormat
+from serve_app.tools.tool_call_format import QuotedFields, TaggedFields, ToolCallFormat
 
 __all__ = ["field_rules"]
 
@@ -44,24 +44,29 @@ def field_rules(rule: str, format_: ToolCallFormat, markers: Markers, schema: di
 def _field(rule: str, format_: ToolCallFormat, markers: Markers, name: str, schema: Any) -> list[str]:
     syntax = format_.syntax
     opens, closes = markers.text(syntax.field_opens.replace("KEY", name)), markers.text(syntax.field_closes)
-    if isinstance(format_.arguments, TaggedFields) and is_plain_text(schema):
+    fields = format_.arguments
+    quote = markers.text(fields.quote) if isinstance(fields, QuotedFields) else ""
+    if isinstance(fields, TaggedFields | QuotedFields) and is_plain_text(schema):
+        ends = fields.closes if isinstance(fields, TaggedFields) else fields.quote
+        closing = syntax.field_closes if isinstance(fields, TaggedFields) else fields.quote
         return [
-            f"{rule}: {opens} {rule}_text",
-            *_plain_text(f"{rule}_text", format_.arguments, markers, schema, syntax.field_closes),
+            f"{rule}: {opens} {quote} {rule}_text",
+            *_plain_text(f"{rule}_text", ends, markers, schema, closing),
         ]
-    if isinstance(format_.arguments, TaggedFields) and is_text(schema) and "enum" in schema:
+    if isinstance(fields, TaggedFields | QuotedFields) and is_text(schema) and "enum" in schema:
         words = [word for word in schema["enum"] if isinstance(word, str)]
         if words and "const" not in schema:
-            return [f"{rule}: {opens} {rule}_word {closes}", f"{rule}_word: " + " | ".join(map(json.dumps, words))]
+            spelled = " | ".join(map(json.dumps, words))
+            return [f"{rule}: {opens} {quote} {rule}_word {quote} {closes}", f"{rule}_word: {spelled}"]
     if format_.arguments == "python" and isinstance(schema, dict) and schema == {"type": "boolean"}:
         return [f'{rule}: {opens} ("True" | "False") {closes}']
     return [f"{rule}: {opens} {rule}_value {closes}", f"{rule}_value: {json_rule(schema)}"]
 
 
-def _plain_text(rule: str, fields: TaggedFields, markers: Markers, schema: dict[str, Any], closes: str) -> list[str]:
-    """Any text up to the closing marker, which it must not contain."""
+def _plain_text(rule: str, ends: str, markers: Markers, schema: dict[str, Any], closes: str) -> list[str]:
+    """Any text up to `closes`, without the marker `ends`, which may be a part of that."""
     low, high = schema.get("minLength", 0), schema.get("maxLength", "")
-    text = rf"/(.|\n){{{low},{high}}}/ & ~/(.|\n)*{pattern(fields.closes)}(.|\n)*/"
+    text = rf"/(.|\n){{{low},{high}}}/ & ~/(.|\n)*{pattern(ends)}(.|\n)*/"
     before, *special = markers.parts(closes)
     terminal = rule.upper()
     if not special:
@@ -78,8 +83,17 @@ def _check(schema: dict[str, Any], format_: ToolCallFormat, param: str) -> None:
         raise RequestError(f"{param}: this model writes arguments one by one and cannot be held to {beyond[0]}", param)
     if any(text in json.dumps(schema) for text in ('"$ref": "#"', '"$ref": "#/properties')):
         raise RequestError(f"{param}: this model takes references to $defs only", param)
-    fields = format_.arguments
-    marks = fields.markers if isinstance(fields, TaggedFields) else ("=", ",", "(", ")")
+    marks = _marks(format_)
     for name in {**schema.get("properties", {}), **dict.fromkeys(schema.get("required", []))}:
         if not name.strip() or name != name.strip() or "\n" in name or any(mark in name for mark in marks):
             raise RequestError(f"{param}: this model cannot write the argument's name {name!r}", param)
+
+
+def _marks(format_: ToolCallFormat) -> tuple[str, ...]:
+    """What an argument's name must not contain."""
+    match format_.arguments:
+        case TaggedFields() as fields:
+            return fields.markers
+        case QuotedFields() as fields:
+            return (*fields.markers, '"', ":", ",", "{", "}", "[", "]")
+    return ("=", ",", "(", ")")

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["TaggedFields", "ToolCallFormat", "CallSyntax"]
+__all__ = ["CallSyntax", "QuotedFields", "TaggedFields", "ToolCallFormat"]
 
 
 class CallSyntax(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +36,28 @@ class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(marker for marker in (self.key, self.named, self.value, self.closes, self.ends) if marker)
 
 
+class QuotedFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments in JSON's syntax, with keys without quotes and strings, without escapes, between markers."""
+
+    quote: str
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.quote,)
+
+
 class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
     """A call is an opening marker, then either an object with name and arguments or a name, a separator and arguments.
 
-    Arguments are a JSON object, or are written one by one: in Python syntax, or between tags.
+    Arguments are a JSON object, or are written one by one: in Python syntax, between tags, or with strings in quotes
+    of the model's own.
 
     hermes       <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>
     mistral      [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]    or    [TOOL_CALLS]f[ARGS]{"a": 1}
     kimi_k2      <|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>
     pythonic     [f(a=1)]
     qwen3_coder  <tool_call><function=f><parameter=a>1</parameter></function></tool_call>
+    gemma4       <|tool_call>call:f{a:1,b:<|"|>text<|"|>}<tool_call|>
     """
 
     name: str
@@ -55,12 +67,12 @@ class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
     between: str = " \t\r\n"  # characters allowed between calls
     bare: str = ""  # this character at the very beginning of the answer begins a call without a marker
     lists: bool = False  # any number of names and arguments behind one opening marker
-    arguments: Literal["json", "python"] | TaggedFields = "json"
+    arguments: Literal["json", "python"] | TaggedFields | QuotedFields = "json"
     short_ids: bool = False  # ids of nine letters and digits, as the template requires
     signs: tuple[str, ...] = ()  # texts that are all in the chat templates of such models
     syntax: CallSyntax
 
     @property
     def markers(self) -> tuple[str, ...]:
-        fields = self.arguments.markers if isinstance(self.arguments, TaggedFields) else ()
+        fields = self.arguments.markers if isinstance(self.arguments, TaggedFields | QuotedFields) else ()
         return (*self.opens, *self.closes, *self.separators, *fields)

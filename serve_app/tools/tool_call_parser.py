@@ -3,13 +3,13 @@
 import string
 from collections.abc import Callable, Mapping
 from random import Random, SystemRandom
-from typing import Any
+from typing import Any, Literal
 
 from serve_app.text.markers import could_begin, split_at_marker
 from serve_app.text.message_delta import MessageDelta, ToolCallDelta
-from serve_app.tools.field_calls import FieldReader, PythonFields, TaggedReader
+from serve_app.tools.field_calls import FieldReader, PythonFields, QuotedReader, TaggedReader
 from serve_app.tools.json_call import CallObject, JsonValue
-from serve_app.tools.tool_call_format import TaggedFields, ToolCallFormat
+from serve_app.tools.tool_call_format import QuotedFields, TaggedFields, ToolCallFormat
 
 __all__ = ["ToolCallParser"]
 
@@ -157,7 +157,8 @@ class ToolCallParser:
         if marker is None:
             is_name = not self._format.lists or any(name.startswith(self._buffer.strip()) for name in self._tools)
             return False if is_name and len(self._buffer) <= MAX_NAME_CHARS else self._back_to_text(delta)
-        name = before.partition("[CALL_ID]")[0].strip().removeprefix("functions.").partition(":")[0]
+        name = before.partition("[CALL_ID]")[0].strip().removeprefix("functions.").removeprefix("call:")
+        name = name.partition(":")[0]
         fields = self._format.arguments
         is_field = isinstance(fields, TaggedFields) and marker in (fields.key, fields.ends)
         self._raw += before if is_field else before + marker
@@ -167,7 +168,7 @@ class ToolCallParser:
         self._announce(delta, name)
         if fields == "json":
             return self._enter(self._in_arguments)
-        self._fields = TaggedReader(fields, self._tools[name]) if isinstance(fields, TaggedFields) else PythonFields()
+        self._fields = _field_reader(fields, self._tools[name])
         return self._enter(self._in_fields)
 
     def _in_fields(self, delta: MessageDelta) -> bool:
@@ -238,3 +239,9 @@ class ToolCallParser:
         if self._format.short_ids:
             return "".join(self._random.choices(string.ascii_letters + string.digits, k=9))
         return f"call_{self._random.getrandbits(96):024x}"
+
+
+def _field_reader(fields: Literal["python"] | TaggedFields | QuotedFields, schema: Any) -> FieldReader:
+    if fields == "python":
+        return PythonFields()
+    return TaggedReader(fields, schema) if isinstance(fields, TaggedFields) else QuotedReader(fields, schema)

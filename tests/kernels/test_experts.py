@@ -81,3 +81,12 @@ def test_a_row_has_the_same_bits_in_any_batch():
     whole = experts(x, ids, weights)
     for rows in (slice(0, 1), slice(3, 5), slice(7, 40)):
         assert torch.equal(experts(x[rows], ids[rows], weights[rows]), whole[rows])
+
+
+def test_an_id_that_no_expert_has_adds_nothing():
+    matrices = make(3, 16, 20)
+    x = torch.randn(2, 16)
+    ids, weights = torch.tensor([[0, 3], [4, 3]]), torch.tensor([[0.6, 0.4], [0.5, 0.5]])
+    out = Experts(matrices)(x, ids, weights)
+    assert error(out[:1], each_row(matrices, x[:1], ids[:1, :1], weights[:1, :1])) < 1e-6
+    assert not out[1].any()

@@ -14,7 +14,7 @@ from engine.arch.model_arch import ModelArch
 from engine.arch.rope import YarnScaling
 from engine.arch.rope_config import hub_rope
 
-__all__ = ["GGUF", "HUB", "dense_first", "latent_attention"]
+__all__ = ["GGUF", "HUB", "dense_first", "gguf_latent_attention", "latent_attention"]
 
 
 def dense_first(
@@ -116,7 +116,18 @@ def _gguf_dots1(file: gguf.Metadata) -> ModelArch:
 
 
 def _gguf_deepseek2(file: gguf.Metadata) -> ModelArch:
-    """DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash. Old files have the sizes of a head without `_mla`."""
+    """DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash."""
+    ffns: Sequence[FeedForward] = [gguf.dense(file)] * gguf.num_layers(file)
+    if file.sizes.get("expert_count"):
+        moe = gguf.experts(file, renormalizes=False)
+        if moe.router.scoring == "softmax":  # DeepSeek V2's
+            moe = msgspec.structs.replace(moe, router=msgspec.structs.replace(moe.router, group_score="max"))
+        ffns = gguf.sparse_layers(file, moe)
+    return gguf.decoder(file, gguf_latent_attention(file), ffns, interleaved_rope=True)
+
+
+def gguf_latent_attention(file: gguf.Metadata) -> LatentAttention:
+    """Old files have the sizes of a head without `_mla`."""
     sizes, shapes = file
     rope_dim = sizes["rope.dimension_count"]
     rope = gguf.rope_of(file, rope_dim)
@@ -126,7 +137,7 @@ def _gguf_deepseek2(file: gguf.Metadata) -> ModelArch:
     if (slope := sizes.get("rope.scaling.yarn_log_multiplier")) and isinstance(rope.scaling, YarnScaling):
         stretch = slope * log(rope.scaling.factor) + 1.0
         rope = msgspec.structs.replace(rope, scaling=msgspec.structs.replace(rope.scaling, amplitude=1.0))
-    mixer = LatentAttention(
+    return LatentAttention(
         num_heads=sizes["attention.head_count"],
         q_rank=sizes.get("attention.q_lora_rank") or 0,
         kv_rank=sizes["attention.kv_lora_rank"],
@@ -137,13 +148,6 @@ def _gguf_deepseek2(file: gguf.Metadata) -> ModelArch:
         scale=head_dim**-0.5 * stretch**2,
         bias="blk.0.attn_output.bias" in shapes,
     )
-    ffns: Sequence[FeedForward] = [gguf.dense(file)] * gguf.num_layers(file)
-    if sizes.get("expert_count"):
-        moe = gguf.experts(file, renormalizes=False)
-        if moe.router.scoring == "softmax":  # DeepSeek V2's
-            moe = msgspec.structs.replace(moe, router=msgspec.structs.replace(moe.router, group_score="max"))
-        ffns = gguf.sparse_layers(file, moe)
-    return gguf.decoder(file, mixer, ffns, interleaved_rope=True)
 
 
 GGUF = {"dots1": gguf.GgufFamily(_gguf_dots1), "deepseek2": gguf.GgufFamily(_gguf_deepseek2)}

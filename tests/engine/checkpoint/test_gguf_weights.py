@@ -1,3 +1,6 @@
+import math
+import statistics
+
 import gguf
 import numpy as np
 import pytest
@@ -135,6 +138,20 @@ def unpacked(tensors):
     return unpacked
 
 
+def with_stacks(tensors):
+    """Of Gemma 3n and 4 and Mistral 4: all experts in one tensor, as other stacks, and a kind in every name."""
+    ends = ("_scale", "layer_scalar", "experts.gate_up_proj", "experts.down_proj")
+    stacked = {
+        f"{name}.weight" if name.endswith(ends) and "router" not in name else name: one
+        for name, one in tensors.items()
+        if "altup_" not in name
+    }
+    for part in ("altup_projections", "altup_unembed_projections"):
+        if each := [one for name, one in tensors.items() if part in name]:
+            stacked[f"model.{part}.weight"] = torch.stack(each)
+    return stacked
+
+
 def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_heads=None):
     config = model.config
     writer = gguf.GGUFWriter(path, family)
@@ -144,6 +161,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     writer.add_feed_forward_length(
         model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else config.intermediate_size
     )
+    norm_offset = 1.0 if family in ("gemma", "gemma2", "gemma3", *HYBRIDS) else 0.0
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
     eps = next(
@@ -155,7 +173,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
-    if getattr(config, "head_dim", None) and family != "deepseek2":
+    if family not in ("deepseek2", "gemma4", "mistral4") and getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
@@ -165,7 +183,10 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             writer.add_key_value(key, value, KINDS[type(value)])
     tensors = {}
     names = gguf.get_tensor_name_map(ARCHES[family], config.num_hidden_layers)
-    for name, tensor in unpacked(model.state_dict()).items():
+    state = model.state_dict()
+    for name, tensor in (
+        with_stacks(state) if family in ("gemma3n", "gemma4", "mistral4") else unpacked(state)
+    ).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
@@ -173,8 +194,8 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             array = neighbors(array, config.num_attention_heads)
         if family in NEIGHBOURS and "k_proj" in name:
             array = neighbors(array, config.num_key_value_heads)
-        if ("gemma" in family or family in HYBRIDS) and "norm" in name and "linear_attn" not in name:
-            array = array + 1
+        if norm_offset and "norm" in name and "linear_attn" not in name:
+            array = array + norm_offset
         if family == "falcon-h1":
             array = scaled(name, array, config)
         parts = {name: array}
@@ -187,6 +208,11 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             parts = {name.replace("kv_b", "k_b"): keys, name.replace("kv_b", "v_b"): np.ascontiguousarray(values)}
         if family in HYBRIDS and "linear_attn" in name:
             parts = delta_net(name, array, model.model.layers[0].linear_attn, tiled=family != "qwen3next")
+        if family == "gemma4" and "router." in name and "proj" not in name:
+            at = f"blk.{name.split('.')[2]}"
+            end = "ffn_down_exps.scale" if "per_expert" in name else "ffn_gate_inp.scale"
+            tensors[f"{at}.{end}"] = array, gguf.GGMLQuantizationType.F32
+            continue
         tensors |= {gguf_name(name, names): (part, gguf.GGMLQuantizationType.F32) for name, part in parts.items()}
     change(tensors)
     for name, (array, kind) in tensors.items():
@@ -429,13 +455,64 @@ NEWER |= {
 }
 
 
+SLIDING = {"attention.sliding_window": 9, "attention.sliding_window_pattern": [True, False] * 3 + [False]}
+GEMMA4 = {**SLIDING, "attention.key_length": 24, "attention.key_length_swa": 16}
+# a quarter of the pairs is rotated where attention is full
+ROPE_FREQS = np.array([1.0] * 3 + [1e30] * 9, np.float32), gguf.GGMLQuantizationType.F32
+FREQUENCIES = {"gemma4": lambda tensors: tensors.update({"rope_freqs.weight": ROPE_FREQS})}
+NEWER |= {
+    "gemma3n": (
+        "gemma3n",
+        {
+            **SLIDING,
+            "attention.shared_kv_layers": 3,
+            "embedding_length_per_layer_input": 8,
+            "altup.num_inputs": 3,
+            "final_logit_softcapping": 4.0,
+            "activation_sparsity_scale": [
+                *(
+                    statistics.NormalDist().inv_cdf(share) if share else -math.inf
+                    for share in (0.9, 0, 0.6, 0, 0, 0.5, 0)
+                )
+            ],
+        },
+    ),
+    "gemma4": (
+        "gemma4",
+        {
+            **GEMMA4,
+            "attention.shared_kv_layers": 4,
+            "embedding_length_per_layer_input": 8,
+            "final_logit_softcapping": 4.0,
+        },
+    ),
+    "mistral4": (
+        "mistral4",
+        {
+            **LATENT,
+            **GROUPS,
+            "attention.q_lora_rank": 20,
+            "expert_weights_scale": 1.0,
+            "expert_weights_norm": True,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 16,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+            "attention.temperature_scale": 0.3,
+        },
+    ),
+    "gemma4 moe": ("gemma4", {**GEMMA4, **EXPERTS, "embedding_length_per_layer_input": 0}),
+}
+
+
 @pytest.mark.parametrize("name", NEWER)
 def test_files_of_newer_families_give_transformers_logits(name, tmp_path):
     family, pairs, *changes = NEWER[name]
     model = oracle(name, **(changes[0] if changes else {}))
     heads = [0, 2, 0] if family in ("lfm2", "lfm2moe", "granitehybrid") else None  # recurrent layers have none
+    heads = [2, 1, 2, 1, 2, 1, 1] if name == "gemma4 moe" else heads
     pairs = [(f"{family}.{key}", value) for key, value in pairs.items()]
-    path = write(model, tmp_path / "tiny.gguf", family, pairs=pairs, num_kv_heads=heads)
+    path = write(model, tmp_path / "tiny.gguf", family, FREQUENCIES.get(family, lambda tensors: None), pairs, heads)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 

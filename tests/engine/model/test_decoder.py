@@ -6,7 +6,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from engine.cache.cache_layout import CacheLayout
+from engine.checkpoint.open import read_arch
+from engine.checkpoint.source import resolve
 from engine.errors import ModelError
+from engine.model.block_tables import BlockTables
+from engine.model.forward_batch import ForwardBatch
+from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
 from tests.engine.model.tiny import CPU, FAMILIES, SIZES, Runner, error, oracle, oracle_logits
 
@@ -83,6 +89,15 @@ def test_a_tensor_too_many_is_named(folder):
         Runner(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["layers.1.scale", "layers.1.self_attn.slope_rate", "layers.1.mlp.experts.9.up_proj.weight"]
+)
+def test_what_only_other_families_leave_unread_is_named(folder, name):
+    rewrite(folder, lambda tensors: tensors.update({f"model.{name}": torch.zeros(4)}))
+    with pytest.raises(ModelError, match=f"does not know: model.{name}"):
+        Runner(folder)
+
+
 def test_stored_rotary_frequencies_are_ignored(folder):
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}))
     assert Runner(folder).logits(TOKENS[:3], 3).shape == (1, 97)
@@ -105,6 +120,10 @@ def test_a_broken_file_is_named(folder):
     [
         ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, .*, mistral, .*, qwen2"),
         ({"model_type": None}, "is not supported"),
+        ({"model_type": "mistral_large4"}, "'mistral_large4' is not supported: the indexer of its sparse attention"),
+        ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ({"model_type": "longcat_flash", "router_bias": True}, "router_bias"),
+        ({"model_type": "longcat_flash", "zero_expert_type": "copy"}, "zero_expert_type 'copy'"),
         ({"hidden_act": "gelu"}, "'gelu' is not supported"),
         (
             {"quantization_config": {"quant_method": "bitsandbytes"}},
@@ -153,6 +172,40 @@ def test_a_window_that_no_sequence_outgrows_is_none(tmp_path):
         rewrite_config(tmp_path, lambda config, window=window: config.update(sliding_window=window))
         Runner(tmp_path, kernels=watched).logits(TOKENS[:3], 3)
         assert seen.pop() == expected
+
+
+def forward_batch(runner, sequences):
+    scheduled = SchedulerOutput(0, tuple(sequences))
+    tables = BlockTables.of(scheduled, runner.block_size, runner.kv.layout.groups)
+    return ForwardBatch.from_scheduled(scheduled, tables, CPU)
+
+
+@pytest.mark.parametrize("family", ["gemma3n", "gemma4"])
+def test_layers_that_write_no_keys_compute_the_sampled_rows_of_a_prompt_alone(tmp_path, family):
+    kernels, seen = load_kernels(CPU, torch.float32), []
+
+    def attend(*args, **options):
+        seen.append(len(args[0]))
+        return kernels.paged_attention(*args, **options)
+
+    oracle(family).save_pretrained(tmp_path)
+    runner = Runner(tmp_path, kernels=dataclasses.replace(kernels, paged_attention=attend))
+    readers = sum(source != layer for layer, source in enumerate(map(runner.decoder.arch.kv_layer, range(7))))
+    pieces = [(0, 0, TOKENS[:20], True), (1, 0, TOKENS[:9], False), (2, 0, TOKENS[:1], True)]
+    sequences = tuple(
+        ScheduledSequence(seq, start, tuple(tokens), runner.blocks(seq, len(tokens)), samples)
+        for seq, start, tokens, samples in pieces
+    )
+    batch = forward_batch(runner, sequences)
+    found = runner.decoder.forward(batch, runner.kv)
+    assert seen == [30] * (7 - readers) + [2] * readers
+    whole = runner.decoder.forward(dataclasses.replace(batch, samples_last=False), runner.kv)
+    assert error(found, whole) < 1e-5
+    # of a prompt that goes on, no row is needed there
+    seen.clear()
+    nothing = forward_batch(runner, sequences[1:2])
+    assert runner.decoder.forward(nothing, runner.kv).shape == (0, 97)
+    assert seen == [9] * (7 - readers)
 
 
 def test_a_stack_of_matrices_that_has_other_rows_is_named(tmp_path):
@@ -211,6 +264,20 @@ SEEING = {
     "Qwen3VL": ({"rope_parameters": MROPE}, {**EYES, "deepstack_visual_indexes": [0]}),
     "Qwen3_5": ({**DELTA, "layer_types": ["linear_attention", "full_attention"]}, EYES),
     "Mistral3": ({}, OTHER_EYES),
+    "Gemma4": (
+        {
+            "global_head_dim": 24,
+            "vocab_size_per_layer_input": 97,
+            "hidden_size_per_layer_input": 8,
+            "tie_word_embeddings": True,
+            "pad_token_id": 96,
+        },
+        {**OTHER_EYES, "head_dim": 16},
+    ),
+    "Gemma4Unified": (
+        {"global_head_dim": 24, "tie_word_embeddings": True, "pad_token_id": 96},
+        {"patch_size": 2, "mm_embed_dim": 16, "mm_posemb_size": 8, "output_proj_dims": 16},
+    ),
     "Llama4": (
         {"num_local_experts": 2, "intermediate_size_mlp": 64},
         {**OTHER_EYES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
@@ -232,20 +299,65 @@ def test_the_text_part_of_a_model_that_sees_is_transformers(tmp_path, family):
     assert error(Runner(tmp_path).logits(TOKENS, 7)[-1:], oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 
+def test_keys_and_values_of_layers_that_read_those_of_another_may_be_there(tmp_path):
+    model = oracle("gemma4")
+    model.save_pretrained(tmp_path)
+    at = "model.layers.6.self_attn"
+    rewrite(tmp_path, lambda tensors: tensors.update({f"{at}.k_proj.weight": torch.zeros(48, 48)}))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+    rewrite(tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.x_proj.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: model\.layers\.0\.self_attn\.x_proj"):
+        Runner(tmp_path)
+
+
+def test_layers_of_gemma4_configs_have_numbers_of_one_length(tmp_path):
+    def change(config):
+        config["per_layer_config"] = {key.zfill(2): heads for key, heads in config["per_layer_config"].items()}
+
+    oracle("gemma4").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_released_gemma4_configs_have_the_heads_of_all_global_layers(tmp_path):
+    def change(config):
+        del config["per_layer_config"], config["rope_parameters"]
+        config.update(global_head_dim=24, num_global_key_value_heads=1)
+
+    oracle("gemma4 moe").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_layers_that_read_keys_and_values_of_another_have_no_cache(tmp_path):
+    oracle("gemma4").save_pretrained(tmp_path)
+    arch = read_arch(resolve(str(tmp_path)))
+    assert [arch.kv_layer(layer) for layer in range(7)] == [0, 1, 2, 1, 2, 1, 1]
+    layout = CacheLayout.of(arch, 1)
+    assert [layout.pages[layer] for layer in (3, 4, 5, 6)] == [layout.pages[layer] for layer in (1, 2, 1, 1)]
+    assert {layer: group.window for group in layout.groups for layer in group.layers} == {0: 9, 1: 0, 2: 9}
+
+
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_of_a_model_that_sees_the_language_model_is_served(tmp_path, prefix, caplog):
     model = oracle("gemma3")
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    eyes = {"vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight"}
-    save_file(tensors | {name: torch.zeros(3) for name in eyes}, tmp_path / "model.safetensors")
+    senses = {
+        "vision_tower.vision_model.post_layernorm.bias",
+        "multi_modal_projector.mm_soft_emb_norm.weight",
+        "audio_tower.conformer.0.bias",
+    }
+    save_file(tensors | {name: torch.zeros(3) for name in senses}, tmp_path / "model.safetensors")
     text = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
     assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
-    assert "images are not read: 2 tensors" in caplog.text
-    rewrite(tmp_path, lambda tensors: tensors.update({"audio_tower.weight": torch.zeros(3)}))
-    with pytest.raises(ModelError, match=r"does not know: audio_tower\.weight"):
+    assert "images and audio are not read: 3 tensors" in caplog.text
+    rewrite(tmp_path, lambda tensors: tensors.update({"smell_tower.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"does not know: smell_tower\.weight"):
         Runner(tmp_path)
 
 
@@ -272,3 +384,21 @@ def test_older_configs_scale_only_the_layers_that_see_everything(tmp_path):
     expected = Runner(tmp_path).logits(TOKENS, 50)
     rewrite_config(tmp_path, change)
     assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+
+
+def test_minimax_names_its_factors_otherwise_than_transformers(tmp_path):
+    def change(config):
+        kinds = config.pop("layer_types")
+        for name in [name for name in config if name.endswith("_factor")]:
+            kind, which = name.removesuffix("_factor").rsplit("_", 1)
+            config[f"layernorm_{kind.replace('attn', 'attention')}_{which}"] = config.pop(name)
+        config |= {"model_type": "minimax_m1", "postnorm": True, "shared_intermediate_size": [0] * 4}
+        config["attn_type_list"] = [int(kind == "full_attention") for kind in kinds]
+
+    oracle("minimax").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+    rewrite_config(tmp_path, lambda config: config.update(postnorm=False))
+    with pytest.raises(ModelError, match="postnorm"):
+        Runner(tmp_path)

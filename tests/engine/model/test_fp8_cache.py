@@ -117,3 +117,16 @@ def test_the_engine_runs_on_it(folder):
 def test_no_determinism_is_promised_with_it_on_a_cpu(folder):
     with pytest.raises(ModelError, match="engine.deterministic .* engine.cache.kv_cache_dtype fp8; set that to auto"):
         load(folder, deterministic=True)
+
+
+def test_layers_that_read_keys_of_another_have_its_scales(tmp_path):
+    oracle("gemma4").save_pretrained(tmp_path)
+    expected, tensors = logits(tmp_path, cache_dtype=None), load_file(tmp_path / "model.safetensors")
+    assert read_arch(resolve(str(tmp_path))).kv_layer(6) == 1
+    tensors["model.layers.1.self_attn.k_norm.weight"] *= 512  # beyond float8, and queries as much smaller
+    for layer in (1, 3, 5, 6):
+        tensors[f"model.layers.{layer}.self_attn.q_norm.weight"] /= 512
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert error(logits(tmp_path), expected) > 2 * BOUND
+    save_file({**tensors, "model.layers.1.self_attn.k_scale": torch.tensor(512.0)}, tmp_path / "model.safetensors")
+    assert error(logits(tmp_path), expected) < BOUND

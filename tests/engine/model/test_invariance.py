@@ -32,10 +32,15 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "qwen3",
         "olmo3",
         "gemma2",
+        "gemma3n",
+        "gemma4",
+        "gemma4 moe",
         "qwen3 moe",
         "llama4",
         "cohere2",
         "deepseek v3",
+        "longcat flash",
+        "minimax",
         "qwen3 next",
         "lfm2",
         "granite hybrid",
@@ -85,6 +90,8 @@ def test_neighbors_change_nothing(runner, alone):
         "olmo3",
         "gemma2",
         "gemma3",
+        "gemma3n",
+        "gemma4",
         "smollm3",
         "granite",
         "ministral3",
@@ -105,7 +112,10 @@ def test_rounding_errors_are_like_those_of_transformers(name, tmp_path):
         assert error(ours, exact) < 1.3 * error(theirs, exact)
 
 
-@pytest.mark.parametrize("name", ["qwen3 moe", "olmoe", "mixtral", "gpt oss", "llama4", "glm4 moe", "deepseek v3"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3 moe", "gemma4 moe", "olmoe", "mixtral", "gpt oss", "llama4", "glm4 moe", "deepseek v3", "longcat flash"],
+)
 def test_rounding_errors_of_experts_are_like_those_of_transformers(name, tmp_path):
     """In the best row: rounding may send a token to another expert, and all that read it have other errors then."""
     model = oracle(name).bfloat16()

@@ -62,6 +62,17 @@ FALCON_H1 = {
     "mlp_multipliers": [0.8, 1.4],
 }
 
+GEMMA4 = {
+    "num_hidden_layers": 7,
+    "head_dim": 16,
+    "global_head_dim": 24,
+    "sliding_window": 9,
+    "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+    "vocab_size_per_layer_input": 97,
+    "hidden_size_per_layer_input": 8,
+    "tie_word_embeddings": True,
+}
+
 # name -> (transformers' family, what differs from SIZES)
 FAMILIES = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
@@ -122,6 +133,53 @@ FAMILIES = {
                 "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             },
+        },
+    ),
+    "gemma3n": (
+        "Gemma3n",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 16,
+            "intermediate_size": [80, 64, 80, 80, 80, 80, 80],
+            "activation_sparsity_pattern": [0.9, 0.0, 0.6, 0.0, 0.0, 0.5, 0.0],
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+            "num_kv_shared_layers": 3,
+            "vocab_size_per_layer_input": 90,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 12,
+            "altup_num_inputs": 3,
+            "final_logit_softcapping": 4.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma4": (
+        "Gemma4",
+        {**GEMMA4, "num_kv_shared_layers": 4, "use_double_wide_mlp": True, "final_logit_softcapping": 4.0},
+    ),
+    "gemma4 moe": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+    ),
+    "gemma4 unified": (
+        "Gemma4Unified",
+        {
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "global_head_dim": 24,
+            "num_global_key_value_heads": 1,
+            "sliding_window": 9,
+            "attention_k_eq_v": True,
+            "tie_word_embeddings": True,
         },
     ),
     "qwen3 moe": (
@@ -283,6 +341,50 @@ FAMILIES = {
             **rope("yarn", factor=4.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=1.0),
         },
     ),
+    "mistral4": (
+        "Mistral4",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 20,
+            "kv_lora_rank": 24,
+            "qk_nope_head_dim": 12,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "n_group": 4,
+            "topk_group": 2,
+            "first_k_dense_replace": 1,
+            **rope(
+                "yarn",
+                factor=4.0,
+                original_max_position_embeddings=16,
+                mscale=1.0,
+                mscale_all_dim=1.0,
+                llama_4_scaling_beta=0.3,
+            ),
+        },
+    ),
+    "longcat flash": (
+        "LongcatFlash",
+        {
+            "num_layers": 2,
+            "ffn_hidden_size": 80,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 20,
+            "kv_lora_rank": 24,
+            "qk_nope_head_dim": 12,
+            "qk_rope_head_dim": 8,
+            "head_dim": 8,
+            "v_head_dim": 16,
+            "moe_topk": 4,
+            "n_routed_experts": 6,
+            "zero_expert_num": 3,
+            "expert_ffn_hidden_size": 32,
+            "routed_scaling_factor": 2.0,
+        },
+    ),
     "glm4 moe lite": (
         "Glm4MoeLite",
         {
@@ -423,6 +525,21 @@ FAMILIES = {
             "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "minimax": (
+        "MiniMax",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "block_size": 16,
+            "num_local_experts": 4,
+            "full_attn_alpha_factor": 3.5,
+            "full_attn_beta_factor": 0.7,
+            "linear_attn_alpha_factor": 2.5,
+            "linear_attn_beta_factor": 0.8,
+            "mlp_alpha_factor": 3.0,
+            "mlp_beta_factor": 0.9,
+        },
+    ),
     "minimax m2": (
         "MiniMaxM2",
         {
@@ -474,11 +591,15 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
     torch.manual_seed(sum(map(ord, name)))
     kind = {
         "Gemma3": "Gemma3TextConfig",
+        "Gemma3n": "Gemma3nTextConfig",
+        "Gemma4": "Gemma4TextConfig",
+        "Gemma4Unified": "Gemma4UnifiedTextConfig",
         "Llama4": "Llama4TextConfig",
         "Qwen3_5": "Qwen3_5TextConfig",
         "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
     }.get(family, f"{family}Config")
-    config = getattr(transformers, kind)(**{**SIZES, **changes, **more})
+    sizes = {name: size for name, size in SIZES.items() if name != "num_hidden_layers" or "num_layers" not in changes}
+    config = getattr(transformers, kind)(**{**sizes, **changes, **more})
     config._attn_implementation = "eager"  # the others leave soft caps out
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
@@ -488,10 +609,9 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
 
 
 def _stored_buffers(model: transformers.PreTrainedModel) -> list[Tensor]:
-    """Those that a checkpoint has: routers' correction biases."""
-    return [
-        buffer for name, buffer in model.named_buffers() if name.endswith(("e_score_correction_bias", "expert_bias"))
-    ]
+    """Those that a checkpoint has and that may be any: routers' correction biases, scales of layers."""
+    ends = ("e_score_correction_bias", "expert_bias", "layer_scalar")
+    return [buffer for name, buffer in model.named_buffers() if name.endswith(ends)]
 
 
 @torch.no_grad()

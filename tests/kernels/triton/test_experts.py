@@ -66,3 +66,12 @@ def test_all_rows_may_take_the_same_experts():
     matrices[0] = matrices[3] = reference.Expert(*(torch.full_like(matrix, torch.nan) for matrix in matrices[0][:2]))
     x, ids, weights = torch.randn(66, 32), torch.tensor([[2, 1]]).expand(66, 2), torch.rand(66, 2)
     assert error(Experts(matrices)(x, ids, weights), each_row(matrices, x, ids, weights)) < 1e-5
+
+
+def test_an_id_that_no_expert_has_adds_nothing():
+    matrices = make(3, 16, 32)
+    x = torch.randn(3, 16)
+    ids, weights = torch.tensor([[0, 3], [4, 3], [2, 1]]), torch.tensor([[0.6, 0.4], [0.5, 0.5], [0.7, 0.3]])
+    out = Experts(matrices)(x, ids, weights)
+    assert error(out[[0, 2]], reference.Experts(matrices)(x, ids, weights)[[0, 2]].double()) < 1e-5
+    assert not out[1].any()

@@ -102,7 +102,7 @@ def test_heads_share_their_group_in_every_dtype(heads, dtype, bound, rule):
 
 
 @pytest.mark.parametrize(("dtype", "window"), [(torch.float32, 0), (torch.bfloat16, 50)])
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256, 512])
 @pytest.mark.parametrize("block_size", [8, 16, 64])
 def test_heads_and_blocks_may_have_other_sizes(block_size, head_dim, dtype, window, monkeypatch):
     monkeypatch.setattr(dense, "HEAD_DIM", head_dim)

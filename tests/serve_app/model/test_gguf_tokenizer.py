@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from transformers import Qwen3_5Tokenizer
+from transformers import GemmaTokenizer, Qwen3_5Tokenizer
 
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
@@ -101,3 +101,25 @@ def test_plain_text_begins_with_bos_where_the_file_says_so():
     tokenizer = build_gguf_tokenizer({**byte_level_metadata(), "tokenizer.ggml.add_bos_token": True})
     assert tokenizer.encode("a").ids == [1, 4 + ord("a")]
     assert build_gguf_tokenizer(byte_level_metadata()).encode("a").ids == [4 + ord("a")]
+
+
+def test_gemma_4_merges_as_transformers_does():
+    pieces = [*"abchel▁o\n", "he", "ll", "▁▁", "hell", "hello", "▁hello", "\n\n"]
+    merges = [("h", "e"), ("l", "l"), ("▁", "▁"), ("he", "ll"), ("hell", "o"), ("▁", "hello"), ("\n", "\n")]
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    tokens = list(dict.fromkeys(tokens))
+    theirs = GemmaTokenizer(vocab={piece: token for token, piece in enumerate(tokens)}, merges=merges)
+    ours = build_gguf_tokenizer(
+        {
+            "tokenizer.ggml.model": "gemma4",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.merges": [" ".join(merge) for merge in merges],
+            "tokenizer.ggml.token_type": [3] * 5 + [6] * 256 + [1] * (len(tokens) - 261),
+            "tokenizer.ggml.unknown_token_id": 3,
+            "tokenizer.ggml.bos_token_id": 2,
+            "tokenizer.ggml.add_bos_token": True,
+        }
+    )
+    for text in ("hello", "  hello abc\n\nhell é", "a<eos>b", ""):
+        assert ours.encode(text).ids == [2, *theirs(text, add_special_tokens=False).input_ids], text
+        assert ours.decode(ours.encode(text).ids) == text.replace("<eos>", "")

@@ -63,7 +63,18 @@ def test_a_prompt_may_open_the_thinking(prompt, position):
     assert THINK.position_after(prompt) == position
 
 
+def test_gemma_4_thinks_in_a_channel():
+    format_, prompt = REASONING_FORMATS["gemma4"], "<|turn>user\nhi<turn|>\n<|turn>model\n"
+    for text in ("<|channel>thought\nhm<channel|>yes", "\nhm<channel|>yes"):
+        start = prompt if text.startswith("<|channel>") else prompt + "<|channel>thought"
+        for pieces in cuts_of(text):
+            assert parse(pieces, format_.position_after(start), format_) == ("\nhm", "yes"), pieces
+    assert format_.position_after(prompt + "<|channel>thought\n<channel|>") == "after"
+
+
 def test_the_format_is_found_in_the_template():
+    assert find_reasoning_format("'</longcat_think>' in content") is REASONING_FORMATS["longcat"]
+    assert find_reasoning_format("'<|channel>thought\n' + x + '<channel|>'") is REASONING_FORMATS["gemma4"]
     assert find_reasoning_format("... '</think>' in content ...") is THINK
     assert find_reasoning_format("... after 'Here is my response:' for each query ...") is REASONING_FORMATS["granite"]
     assert find_reasoning_format("... <seed:think> ... </seed:think> ...") is REASONING_FORMATS["seed_oss"]

@@ -31,7 +31,7 @@ SCHEMAS = {
     'q"x': {"properties": {"s": {"type": "string", "maxLength": 8}}, "additionalProperties": False},
 }
 MARKERS = " ".join(marker for one in TOOL_CALL_FORMATS.values() for marker in one.markers)
-SPECIAL = sorted({*re.findall(r"<[|｜][^|｜]*[|｜]>|\[[A-Z_]+\]", MARKERS)})
+SPECIAL = sorted({*re.findall(r"<[|｜][^|｜>]*[|｜]?>|<\w+\|>|\[[A-Z_]+\]", MARKERS)})
 FORM = Constraint(
     "",
     "response_format",
@@ -214,7 +214,19 @@ FIELDS = {
 
 @pytest.mark.parametrize("is_special", [True, False])
 @pytest.mark.parametrize(
-    "name", ["pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "seed_oss", "minimax_m2", "step3"]
+    "name",
+    [
+        "pythonic",
+        "olmo3",
+        "lfm2",
+        "qwen3_coder",
+        "glm45",
+        "seed_oss",
+        "minimax_m2",
+        "step3",
+        "gemma4",
+        "longcat_fields",
+    ],
 )
 def test_arguments_that_are_written_one_by_one_satisfy_their_schema(name, is_special):
     format_, words, draw = TOOL_CALL_FORMATS[name], vocabulary(is_special), random.Random(name)
@@ -243,12 +255,12 @@ def test_arguments_that_are_written_one_by_one_satisfy_their_schema(name, is_spe
     [
         {"anyOf": [{"required": ["a"]}]},
         {"minProperties": 1},
-        {"properties": {"a=b": {}, "a>b": {}, "a</arg_key>b": {}}},
+        {"properties": {"a=b": {}, "a>b": {}, "a</arg_key>b": {}, "a:b": {}}},
         {"properties": {"": {}}},
         {"properties": {"a": {"$ref": "#"}}},
     ],
 )
-@pytest.mark.parametrize("name", ["pythonic", "qwen3_coder", "glm45"])
+@pytest.mark.parametrize("name", ["pythonic", "qwen3_coder", "glm45", "gemma4"])
 def test_what_cannot_be_held_one_by_one_is_refused(name, schema):
     tools = [{"type": "function", "function": {"name": "get", "parameters": schema}}]
     with pytest.raises(RequestError, match=r"tools\.0\.function\.parameters"):

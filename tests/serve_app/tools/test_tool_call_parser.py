@@ -8,6 +8,7 @@ from serve_app.tools.argument_values import ArgumentWriter, python_value, tagged
 from serve_app.tools.formats import HARMONY, TOOL_CALL_FORMATS, find_tool_call_format
 from serve_app.tools.harmony_parser import HarmonyParser
 from serve_app.tools.json_formats import GENERIC
+from serve_app.tools.quoted_values import quoted_value
 from serve_app.tools.tool_call_parser import ToolCallParser
 
 NAMES = {"get_weather": {"properties": {"city": {"type": "string"}}}, "add": {}}
@@ -77,6 +78,7 @@ TWO_CALLS["harmony"] = (
 )
 TWO_CALLS["lfm2"] = f"<|tool_call_start|>{TWO_CALLS['pythonic']}<|tool_call_end|>"
 TWO_CALLS["glm47"] = TWO_CALLS["glm45"].replace("\n", "")
+TWO_CALLS["longcat_fields"] = TWO_CALLS["glm45"].replace("<", "<longcat_").replace("<longcat_/", "</longcat_")
 TWO_CALLS["seed_oss"] = tagged("get_weather", ARGUMENTS, *SEED) + "\n" + tagged("add", SECOND, *SEED)
 TWO_CALLS["minimax_m2"] = (
     f"<minimax:tool_call>\n{tagged('get_weather', ARGUMENTS, *INVOKE)}\n{tagged('add', SECOND, *INVOKE)}\n"
@@ -86,6 +88,24 @@ TWO_CALLS["step3"] = (
     f"<｜tool_calls_begin｜>\n{tagged('get_weather', ARGUMENTS, *STEP)}\n{tagged('add', SECOND, *STEP)}\n"
     "<｜tool_calls_end｜>"
 )
+
+
+def quoted(value):
+    """As Gemma 4 writes it."""
+    if isinstance(value, str):
+        return f'<|"|>{value}<|"|>'
+    if isinstance(value, list):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{quoted(one)}' for key, one in value.items())}}}"
+    return json.dumps(value)
+
+
+def gemma4(name, arguments):
+    return f"<|tool_call>call:{name}{quoted(json.loads(arguments))}<tool_call|>"
+
+
+TWO_CALLS["gemma4"] = gemma4("get_weather", ARGUMENTS) + gemma4("add", SECOND)
 LIST = f"[{hermes('get_weather', ARGUMENTS, '', '')}, {hermes('add', SECOND, '', '')}]"
 TWO_CALLS["xlam"] = LIST
 TWO_CALLS["hunyuan_a13b"] = f"<tool_calls>{LIST}</tool_calls>"
@@ -103,7 +123,7 @@ TWO_CALLS["cohere_command3"] = (
 # what comes is not what was written
 REWRITTEN = (
     *("pythonic", "llama4_pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "glm47"),
-    *("seed_oss", "minimax_m2", "step3"),
+    *("seed_oss", "minimax_m2", "step3", "gemma4", "longcat_fields"),
 )
 MISTRAL_NEW = f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[CALL_ID]abc123def[ARGS]{SECOND}"
 FORMATS = TOOL_CALL_FORMATS
@@ -203,6 +223,8 @@ def test_text_after_a_call_is_content():
         ("minimax_m2", '<minimax:tool_call>\n<invoke name="nobody">\n</invoke>\n</minimax:tool_call>'),
         ("minimax_m2", '<invoke name="'),
         ("lfm2", "<|tool_call_start|>[nobody(a=1)]<|tool_call_end|>"),
+        ("gemma4", "<|tool_call>call:nobody{a:1}<tool_call|>"),
+        ("gemma4", "<|tool_call>call"),
         ("xlam", '[{"a": 1}]'),
         ("xlam", "[1, 2]"),
         ("cohere_command3", '<|START_ACTION|>[{"tool_name": "nobody", "parameters": {}}]<|END_ACTION|>'),
@@ -279,6 +301,7 @@ def test_the_arguments_in_these_tests_are_json():
         ("{{ tools }}<seed:tool_call>\n<function=f>\n<parameter=p>v</parameter>", "seed_oss"),
         ('{{ tools }}<minimax:tool_call>\n<invoke name="f">', "minimax_m2"),
         ('{{ tools }}<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="f">', "step3"),
+        ("{{ tools }}'<|tool_call>call:' + name + '{' ... '}<tool_call|>'", "gemma4"),
         ("List of tools: <|tool_list_start|>{{ tools }}<|tool_list_end|>", "lfm2"),
         ('{{ tools }}<tool_calls>[{"name": "f"}]</tool_calls>', "hunyuan_a13b"),
         ("{{ tools }}<|START_ACTION|>[", "cohere_command3"),
@@ -287,6 +310,10 @@ def test_the_arguments_in_these_tests_are_json():
         ("{{ tools }} make calls in a single JSON array: [", "xlam"),
         ("{{ tools }}<longcat_tool_call>", "longcat"),
         ("{{ tools }}<longcat_tool_call><longcat_arg_key>", "generic"),
+        (
+            "{{ tools }}<longcat_tool_call>f\n<longcat_arg_key>a</longcat_arg_key>\n<longcat_arg_value>",
+            "longcat_fields",
+        ),
         ("{{ messages }}", "generic"),
     ],
 )
@@ -363,6 +390,8 @@ def test_calls_without_arguments_are_read_in_every_format():
         "qwen3_coder": "<tool_call>\n<function=add>\n</function>\n</tool_call>",
         "glm45": "<tool_call>add</tool_call>",
         "glm47": "<tool_call>add</tool_call>",
+        "gemma4": "<|tool_call>call:add{}<tool_call|>",
+        "longcat_fields": "<longcat_tool_call>add</longcat_tool_call>",
         "lfm2": "<|tool_call_start|>[add()]<|tool_call_end|>",
         "seed_oss": "<seed:tool_call>\n<function=add>\n</function>\n</seed:tool_call>",
         "minimax_m2": '<minimax:tool_call>\n<invoke name="add">\n</invoke>\n</minimax:tool_call>',
@@ -381,3 +410,25 @@ def test_numbers_of_arguments_keep_their_digits(number):
         "python": python_value(number),
     }.items():
         assert number.replace("e3", "e+3") in writer.member(name, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('<|"|>a "b", {c:1}] \\<|"|>', 'a "b", {c:1}] \\'),
+        ('{k:<|"|>v<|"|>, <|"|>q r<|"|>:[true,null, -1.50]}', {"k": "v", "q r": [True, None, -1.5]}),
+        ('{"k": "v\\"}"}', {"k": 'v"}'}),
+        ("[]", []),
+        ("{}", {}),
+        ("bare words", "bare words"),
+        ("[1", "[1"),
+        ("NaN", "NaN"),
+    ],
+)
+def test_values_in_quotes_of_the_models_own_are_read(text, value):
+    assert quoted_value(text, '<|"|>', True) == value
+
+
+def test_a_scalar_is_text_where_the_schema_says_so():
+    assert quoted_value("75001", '<|"|>', {"type": "string"}) == "75001"
+    assert quoted_value("75001", '<|"|>', {"type": "integer"}) == 75001
