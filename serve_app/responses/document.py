@@ -96,7 +96,7 @@ class ResponseDocument:
         item: dict[str, Any] = {"type": "reasoning", "summary": summary, "content": content}
         if self._answer.seals_reasoning:
             if not is_empty and segment.index not in self._sealed:
-                self._sealed[segment.index] = seal(text, self._answer.seal_key)
+                self._sealed[segment.index] = seal(text, self._answer.seal_key, self.item_id(segment))
             item["encrypted_content"] = self._sealed.get(segment.index, "")
         return item
 
