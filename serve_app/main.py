@@ -35,7 +35,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def _build_asgi(client: EngineClient, config: Config, secret: bytes) -> Any:
     from engine.execution.gc_heap import freeze_gc_heap
-    from serve_app.app import build_app
+    from serve_app.app import Hosting, build_app
     from serve_app.model.text_model import load_text_model
     from serve_app.tenants.key_store import KeyStore
     from serve_app.workers.pool import WorkerPool
@@ -45,7 +45,7 @@ def _build_asgi(client: EngineClient, config: Config, secret: bytes) -> Any:
     if keys.is_open:
         logger.warning(OPEN)
     workers = WorkerPool()
-    app = build_app(client, config, models, workers, keys, behind_serve=True)
+    app = build_app(client, config, models, workers, keys, Hosting(behind_serve=True))
     workers.begin()
     freeze_gc_heap()
     return app

@@ -66,42 +66,46 @@ return redis.call('DEL', KEYS[1])
 class RedisStore:
     """A StateStore. The bytes of all owners together are bounded by Redis' own maxmemory."""
 
-    def __init__(self, url: str, limits: StoreLimits) -> None:
-        """Connects at the first call. Raises ModuleNotFoundError without the package redis."""
+    def __init__(self, url: str, limits: StoreLimits, kind: str = "responses") -> None:
+        """Connects at the first call. Raises ModuleNotFoundError without the package redis.
+
+        kind   of what is kept, under limits of its own
+        """
         import redis.asyncio
 
         self._errors = (redis.exceptions.RedisError, OSError, TimeoutError)
         self._redis: Any = redis.asyncio.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-        self._limits = limits
+        self._limits, self._kind = limits, kind
         self._put, self._get, self._delete = (self._redis.register_script(text) for text in (PUT, GET, DELETE))
 
     async def get(self, owner: str, key: str) -> bytes | None:
         arguments: list[Any] = [key, _now_ms()]
-        return cast("bytes | None", await self._called(self._get(keys=_names(owner, key), args=arguments)))
+        return cast("bytes | None", await self._called(self._get(keys=self._names(owner, key), args=arguments)))
 
     async def put(self, owner: str, key: str, data: bytes) -> None:
         limits = self._limits
         arguments: list[Any] = [key, data, _now_ms(), limits.max_owner_bytes, max(1, int(1000 * limits.age_s))]
-        await self._called(self._put(keys=_names(owner, key), args=arguments))
+        await self._called(self._put(keys=self._names(owner, key), args=arguments))
 
     async def delete(self, owner: str, key: str) -> bool:
-        return bool(await self._called(self._delete(keys=_names(owner, key), args=[key])))
+        return bool(await self._called(self._delete(keys=self._names(owner, key), args=[key])))
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _names(self, owner: str, key: str) -> list[str]:
+        """Redis' names: of one owner in one slot of a Redis cluster."""
+        root = f"manta:{{{sha256(owner.encode()).hexdigest()[:32]}}}"
+        if self._kind != "responses":
+            root += f":{self._kind}"
+        return [f"{root}:entry:{key}", f"{root}:used", f"{root}:sizes"]
 
     async def _called(self, call: Awaitable[T]) -> T:
         try:
             return await call
         except self._errors as error:
-            logger.warning("Redis, which keeps responses and conversations, does not answer: %r", error)
+            logger.warning("Redis, which keeps responses and streams, does not answer: %r", error)
             raise Unavailable("the store of responses does not answer", RETRY_S) from error
-
-
-def _names(owner: str, key: str) -> list[str]:
-    """Redis' names: of one owner in one slot of a Redis cluster."""
-    root = f"manta:{{{sha256(owner.encode()).hexdigest()[:32]}}}"
-    return [f"{root}:entry:{key}", f"{root}:used", f"{root}:sizes"]
 
 
 def _now_ms() -> int:

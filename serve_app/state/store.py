@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from configs.schema import ApiConfig
+from configs.schema import ApiConfig, ResumeConfig
 
 __all__ = ["MemoryStore", "StateStore", "StoreLimits"]
 
@@ -20,6 +20,10 @@ class StoreLimits(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, api: ApiConfig) -> "StoreLimits":
         return cls(api.state_bytes, min(api.state_bytes, api.state_bytes_per_key), api.state_age_s)
+
+    @classmethod
+    def of_streams(cls, resume: ResumeConfig) -> "StoreLimits":
+        return cls(resume.max_bytes, min(resume.max_bytes, resume.max_bytes_per_key), resume.age_s)
 
 
 class StateStore(Protocol):
