@@ -40,6 +40,10 @@ class StateStore(Protocol):
         """Keeps nothing if the data alone is more than the limits allow."""
         ...
 
+    async def replace(self, owner: str, key: str, before: bytes, data: bytes) -> bool:
+        """A put if what is kept is still `before`, else False: somebody else has changed it."""
+        ...
+
     async def delete(self, owner: str, key: str) -> bool:
         """Whether it was there."""
         ...
@@ -82,6 +86,12 @@ class MemoryStore:
             self._remove(next(name for name in self._entries if name[0] == owner))
         while self.num_bytes > self._limits.max_bytes:
             self._remove(next(iter(self._entries)))
+
+    async def replace(self, owner: str, key: str, before: bytes, data: bytes) -> bool:
+        if await self.get(owner, key) != before:
+            return False
+        await self.put(owner, key, data)
+        return True
 
     async def delete(self, owner: str, key: str) -> bool:
         is_there = await self.get(owner, key) is not None
