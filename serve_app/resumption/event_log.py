@@ -44,9 +44,7 @@ class EventLog:
         self.num_events += 1
         if number < self._skipped:
             return b""
-        event = b"%b%d\n%b" % (self._head, number, event)
-        if not number:
-            event = RETRY + event
+        event = b"%b%d\n%b" % (self._head, number, event) if number else b"%b%b0\n%b" % (RETRY, self._head, event)
         self._events.append(event)
         self.num_bytes += len(event)
         while self.num_bytes > self._max_bytes:
