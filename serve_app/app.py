@@ -74,7 +74,7 @@ OpenStore = Callable[[str, StoreLimits], StateStore]
 
 class Hosting(msgspec.Struct, frozen=True):
     behind_serve: bool = False  # hosted by Ray Serve, which sets request ids itself
-    stores: OpenStore | None = None  # None: in Redis or in memory, as the config says
+    stores: OpenStore | None = None  # None: in Redis or in this process's memory, as the config says
 
 
 def build_app(
