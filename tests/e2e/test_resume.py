@@ -1,0 +1,35 @@
+"""The ingress is killed in the middle of streams: their clients come back, and have them whole, byte for byte."""
+
+import asyncio
+import os
+import signal
+
+import aiohttp
+import pytest
+
+from scripts.bench.resuming_client import Resumed, resumed
+from tests.e2e.streams import pids, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
+
+KINDS = ("no seed", "n = 3", "logprobs", "schema", "tool call", "completion", "messages", "responses")
+
+
+def test_streams_outlive_their_ingress(server: str) -> None:
+    killed = pids("Ingress")
+
+    async def ask() -> tuple[list[Resumed], list[Resumed]]:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            running = asyncio.gather(*(resumed(session, server, kind, f"key-{kind}") for kind in KINDS))
+            await asyncio.sleep(2.0)
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+            streams = await running
+            return streams, [await resumed(session, server, kind, f"key-{kind}") for kind in KINDS]
+
+    streams, whole = asyncio.run(ask())
+    assert [one.error for one in (*streams, *whole) if one.error] == []
+    assert [kind for kind, one, other in zip(KINDS, streams, whole, strict=True) if one.events != other.events] == []
+    assert sum(one.num_lines > 1 for one in streams) > len(KINDS) // 2
+    wait_for("a new ingress", lambda: bool(pids("Ingress")) and not set(pids("Ingress")) & set(killed))
