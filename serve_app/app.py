@@ -37,6 +37,7 @@ from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
+from serve_app.server.stream_routes import stream_router
 from serve_app.server.token_routes import token_router
 from serve_app.state.redis_store import RedisStore
 from serve_app.state.store import MemoryStore, StateStore, StoreLimits
@@ -120,6 +121,7 @@ def build_app(
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
     app.include_router(conversation_router(kept, auth, config.api), prefix="/v1", dependencies=with_key)
+    app.include_router(stream_router(streams, auth), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))

@@ -62,8 +62,8 @@ def cluster() -> Iterator[None]:
         serve.run(build(arguments), name="manta")
         yield
     finally:
-        serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -77,6 +77,13 @@ class ResumableStreams:
         self._runs[tenant.name, point.stream_id] = run
         return _ResumableResponse(run, point.after, limits, headers)
 
+    async def end(self, tenant: Tenant, stream_id: str) -> None:
+        """Aborts a stream, wherever it runs, and forgets it. Raises NotFound."""
+        await self._records.forget(tenant, stream_id)
+        run = self._runs.get((tenant.name, stream_id))
+        if run is not None:
+            await run.close()
+
     async def close(self) -> None:
         """Aborts all runs."""
         for run in list(self._runs.values()):
@@ -87,12 +94,12 @@ class ResumableStreams:
         await self._records.note(run.tenant, run.stream_id, run.facts)
 
     async def outlive(self, run: StreamRun) -> None:
-        """Until the time is over, or the client has gone on at another ingress."""
+        """Until the time is over, or the client has gone on, or ended the stream, at another ingress."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._config.grace_s
         while (left_s := end_s - loop.time()) > 0:
             await asyncio.sleep(min(WATCH_S, left_s))
-            if await self._records.runner(run.tenant, run.stream_id) not in ("", self._runner):
+            if not await self._records.is_run_by(self._runner, run.tenant, run.stream_id):
                 return
 
     def on_idle(self, run: StreamRun) -> None:

@@ -111,13 +111,20 @@ class StreamRecords:
         except MantaError as error:
             logger.warning("facts of a stream could not be kept: %s", error)
 
-    async def runner(self, tenant: Tenant, stream_id: str) -> str:
-        """The ingress that has begun the stream's last run; "" if that is not known."""
+    async def is_run_by(self, runner: str, tenant: Tenant, stream_id: str) -> bool:
+        """Whether an ingress has begun the last run of a stream that is still kept; True while nobody knows."""
         try:
             facts = await self._get(tenant, f"facts:{stream_id}", StreamFacts)
         except MantaError:
-            return ""
-        return facts.runner if facts is not None else ""
+            return True
+        return facts is not None and facts.runner == runner
+
+    async def forget(self, tenant: Tenant, stream_id: str) -> None:
+        """Raises NotFound."""
+        is_kept = await self._store.delete(tenant.name, f"stream:{stream_id}")
+        await self._store.delete(tenant.name, f"facts:{stream_id}")
+        if not is_kept:
+            raise NotFound(f"there is no stream {stream_id[:256]!r}", param="stream_id")
 
     async def close(self) -> None:
         await self._store.close()

@@ -56,7 +56,12 @@ class Answer(msgspec.Struct):
 
 
 async def ask(
-    app: Any, path: str, body: dict[str, Any] | None, headers: dict[str, str] | None = None, cut: int | None = None
+    app: Any,
+    path: str,
+    body: dict[str, Any] | None,
+    headers: dict[str, str] | None = None,
+    cut: int | None = None,
+    method: str = "POST",
 ) -> Answer:
     """Asks, and cuts the line behind `cut` bytes."""
     data = msgspec.json.encode(body) if body is not None else b""
@@ -65,7 +70,7 @@ async def ask(
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",

@@ -113,6 +113,19 @@ async def test_a_run_ends_when_its_client_has_gone_on_at_another_ingress():
     await asyncio.wait_for(clients[0].closed.wait(), 5)
 
 
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+async def test_a_stream_is_ended_at_any_ingress(is_elsewhere):
+    client = ScriptedClient([*says("ab", finish=None), 60.0])
+    cluster = Cluster(toy_model(), ApiConfig(api_keys=("alices", "bobs")))
+    ingresses = [cluster.ingress(one) for one in (client, ScriptedClient())]
+    begun = await ask(ingresses[0], URL, BODY, KEY | as_("alices"), cut=300)
+    path = "/v1/streams/" + begun.last_id.partition(".")[0]
+    for key, status in (("bobs", 404), ("alices", 204), ("alices", 404)):
+        assert (await ask(ingresses[is_elsewhere], path, None, as_(key), method="DELETE")).status == status
+    await asyncio.wait_for(client.closed.wait(), 5)
+    assert (await ask(ingresses[0], URL, BODY, {"Last-Event-ID": begun.last_id} | as_("alices"))).status == 404
+
+
 async def test_two_requests_with_one_key_are_one():
     client = ScriptedClient(SLOW)
     ingress = Cluster(toy_model()).ingress(client)

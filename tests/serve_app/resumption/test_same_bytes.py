@@ -5,6 +5,8 @@ come at once, which choice is first, what was cached.
 """
 
 import random
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,11 @@ from hypothesis import strategies as st
 
 from engine.runtime.async_engine import AsyncEngine
 from tests.serve_app.random_engine import random_engine
-from tests.serve_app.resumption.lines import Cluster, UnsteadyClient, ask
+from tests.serve_app.resumption.lines import Answer, Cluster, UnsteadyClient, ask
 from tests.serve_app.test_same_tokens import APIS, MODEL, Case, cases
 
 FEATURES: list[dict[str, Any]] = [
-    {},
+    {"stream_options": {"include_usage": True}},
     {"n": 2},
     {"n": 3, "stream_options": {"include_usage": True, "continuous_usage_stats": True}, "stream_interval": 3},
     {"logprobs": True, "top_logprobs": 2, "n": 2, "stop": ["a"]},
@@ -40,7 +42,7 @@ FEATURES: list[dict[str, Any]] = [
 async def test_prefix_and_rest_are_the_undisturbed_stream(
     case: Case, api: Any, features: dict[str, Any], has_seed: bool, noise: int
 ) -> None:
-    path, body_of, _ = api
+    path, body_of, read = api
     body = body_of(case) | {"stream": True} | (features if path == APIS[0][0] else {})
     if not has_seed:
         body.pop("seed")
@@ -64,8 +66,16 @@ async def test_prefix_and_rest_are_the_undisturbed_stream(
             assert rest.status == 200, rest.body
             assert begun.events + rest.events == whole.body
         assert (await ask(third, path, body, key)).body == whole.body
+        if has_seed and features is FEATURES[0]:  # one choice says what it says without ids
+            plain = await ask(first, path, body)
+            assert read(_text(plain), True) == read(_text(whole), True)
         over = await ask(third, path, body, {**key, "Last-Event-ID": whole.last_id or ""})
         assert over.status == 204 and not over.body
     finally:
         for engine in engines:
             await engine.close()
+
+
+def _text(answer: Answer) -> Any:
+    """What readers of answers take, without ids, and without what is of the run."""
+    return SimpleNamespace(text=re.sub(r"^(id|retry): .*\n", "", answer.events.decode(), flags=re.MULTILINE))
