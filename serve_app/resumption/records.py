@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -18,8 +18,6 @@ from serve_app.transport.errors import NotFound
 from serve_app.workers import values
 
 __all__ = ["Resumable", "StreamFacts", "StreamRecord", "StreamRecords"]
-
-T = TypeVar("T")
 
 LARGE_BYTES = 65_536  # hashed, packed and encrypted in a thread, as it takes more than a millisecond
 
@@ -72,7 +70,7 @@ class Resumable(msgspec.Struct):
 
 
 class StreamRecords:
-    """Sealed with the tenant's key: nobody else can read or forge what the store has."""
+    """A record is sealed with its tenant's key: nobody else can read or forge what the store has of a request."""
 
     def __init__(self, store: StateStore, config: ResumeConfig) -> None:
         self._store, self.config = store, config
@@ -82,7 +80,7 @@ class StreamRecords:
         stream's; a request that names its stream by Last-Event-ID may come without a body.
         """
         resumable = Resumable(point, path, await _digest(body))
-        record = await self._get(tenant, f"stream:{point.stream_id}", StreamRecord)
+        record = await self._record(tenant, f"stream:{point.stream_id}")
         if record is None or record.path != path:
             if point.header == LAST_HEADER:
                 raise _missing()
@@ -90,7 +88,7 @@ class StreamRecords:
         if record.digest != resumable.digest and (body or point.header != LAST_HEADER):
             message = f"{point.header}: its stream answers another body; repeat that body, or send another key"
             raise RequestError(message, param=point.header)
-        facts = await self._get(tenant, f"facts:{point.stream_id}", StreamFacts) or StreamFacts()
+        facts = await self._facts(tenant, point.stream_id) or StreamFacts()
         if facts.num_events is not None and point.after >= facts.num_events:
             raise _missing()
         resumable.record, resumable.facts = record, facts
@@ -102,19 +100,22 @@ class StreamRecords:
 
     async def remember(self, tenant: Tenant, stream_id: str, record: StreamRecord) -> None:
         """Raises Unavailable."""
-        await self._put(tenant, f"stream:{stream_id}", record)
+        name, data, key = f"stream:{stream_id}", msgspec.msgpack.encode(record), tenant.seal_key
+        is_large = len(data) > LARGE_BYTES
+        sealed = await asyncio.to_thread(seal_bytes, data, key, name) if is_large else seal_bytes(data, key, name)
+        await self._store.put(tenant.name, name, sealed)
 
     async def note(self, tenant: Tenant, stream_id: str, facts: StreamFacts) -> None:
         """A store that cannot be reached is logged: the stream itself goes on."""
         try:
-            await self._put(tenant, f"facts:{stream_id}", facts)
+            await self._store.put(tenant.name, f"facts:{stream_id}", msgspec.msgpack.encode(facts))
         except MantaError as error:
             logger.warning("facts of a stream could not be kept: %s", error)
 
     async def is_run_by(self, runner: str, tenant: Tenant, stream_id: str) -> bool:
         """Whether an ingress has begun the last run of a stream that is still kept; True while nobody knows."""
         try:
-            facts = await self._get(tenant, f"facts:{stream_id}", StreamFacts)
+            facts = await self._facts(tenant, stream_id)
         except MantaError:
             return True
         return facts is not None and facts.runner == runner
@@ -129,20 +130,18 @@ class StreamRecords:
     async def close(self) -> None:
         await self._store.close()
 
-    async def _get(self, tenant: Tenant, name: str, kind: type[T]) -> T | None:
+    async def _record(self, tenant: Tenant, name: str) -> StreamRecord | None:
         sealed = await self._store.get(tenant.name, name)
         if sealed is None:
             return None
         is_large = len(sealed) > LARGE_BYTES // 4  # packed
         key = tenant.seal_key
         data = await asyncio.to_thread(open_bytes, sealed, key) if is_large else open_bytes(sealed, key)
-        return msgspec.msgpack.decode(data, type=kind) if data is not None else None
+        return msgspec.msgpack.decode(data, type=StreamRecord) if data is not None else None
 
-    async def _put(self, tenant: Tenant, name: str, value: msgspec.Struct) -> None:
-        data, key = msgspec.msgpack.encode(value), tenant.seal_key
-        is_large = len(data) > LARGE_BYTES
-        sealed = await asyncio.to_thread(seal_bytes, data, key, name) if is_large else seal_bytes(data, key, name)
-        await self._store.put(tenant.name, name, sealed)
+    async def _facts(self, tenant: Tenant, stream_id: str) -> StreamFacts | None:
+        data = await self._store.get(tenant.name, f"facts:{stream_id}")
+        return msgspec.msgpack.decode(data, type=StreamFacts) if data is not None else None
 
 
 async def _digest(body: bytes) -> bytes:

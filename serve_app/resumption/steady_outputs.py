@@ -40,11 +40,14 @@ class SteadyOutputs:
                 if output.finish_reason in UNORDERED:
                     yield output
                     return
-                pieces = self._pieces(output, request.request_id)
                 if request.n == 1:
-                    for piece in pieces:
+                    if len(output.tokens) == 1 and self._is_steady(output):  # as nearly all are
+                        yield output
+                        continue
+                    for piece in self._pieces(output, request.request_id):
                         yield piece
                     continue
+                pieces = self._pieces(output, request.request_id)
                 for piece in pieces:
                     turns.add(piece)
                 while (ready := turns.next()) is not None:  # the consumer may stop a choice in between
@@ -56,6 +59,10 @@ class SteadyOutputs:
 
     async def status(self, model: str) -> EngineStatus:
         return await self._client.status(model)
+
+    def _is_steady(self, output: RequestOutput) -> bool:
+        """Whether nothing that is told of it differs from run to run; its request id is not."""
+        return output.cached_tokens == self.cached_tokens and not (output.num_migrations or output.mixed_kernels)
 
     def _pieces(self, output: RequestOutput, request_id: str) -> list[RequestOutput]:
         """Of one token each, without what differs from run to run: migrations, kernels, what was cached."""
