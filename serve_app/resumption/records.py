@@ -41,8 +41,12 @@ class StreamRecord(msgspec.Struct, frozen=True):
         return values.dumps(prepared)
 
     def unpacked(self) -> Any:
-        """The PreparedAnswer."""
-        return values.loads(self.prepared)
+        """The PreparedAnswer. Raises NotFound for one that another version of this server has prepared."""
+        try:
+            return values.loads(self.prepared)
+        except Exception as error:
+            logger.warning("the record of a stream cannot be read: %r", error)
+            raise _missing() from None
 
 
 class StreamFacts(msgspec.Struct):

@@ -1,12 +1,15 @@
 """Streams that are taken up again: who may, for how long, and what becomes of a request whose client is gone."""
 
 import asyncio
+import pickle
 import time
 
 import pytest
 
 from configs.schema import ApiConfig, ResumeConfig
 from engine.errors import EngineFailed, Overloaded
+from serve_app.resumption.records import StreamRecord
+from serve_app.transport.errors import NotFound
 from tests.serve_app.resumption.lines import Cluster, ask
 from tests.serve_app.scripted import ScriptedClient, chat, says
 from tests.serve_app.toy import toy_model
@@ -189,6 +192,12 @@ async def test_an_old_stream_is_gone():
     begun = await ask(ingress, URL, BODY, KEY)
     await asyncio.sleep(0.15)
     assert (await ask(ingress, URL, BODY, {"Last-Event-ID": begun.last_id})).status == 404
+
+
+def test_a_stream_of_another_version_of_the_server_is_gone():
+    record = StreamRecord("/", b"", "toy", "r", 0, "print", prepared=pickle.dumps(time.monotonic))
+    with pytest.raises(NotFound, match="Last-Event-ID"):
+        record.unpacked()
 
 
 async def test_a_refused_request_can_be_repeated_under_its_key():
