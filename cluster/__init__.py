@@ -15,6 +15,9 @@ ranks (`engine/runtime/watchdog.py`). A replica whose step has taken half of its
 the limit, or when a rank has sent no heartbeat for two seconds while there is work, the replica closes its connections,
 its streams migrate, and its health check fails, so that Serve replaces it.
 
+Replicas keep the state that outlives ingresses, two copies of each entry (`replica_store.py`, `state_shard.py`): what
+the bytes are is the application's matter.
+
 No request waits for ever. After `wire.ask_s` without a report about a request the ingress asks its replica (`Ask`),
 whose engine reports its state behind every output that it has sent. A request that has finished or is unknown there
 migrates, as does one without an answer within `wire.answer_s`, and one with a gap in its tokens. After three replicas

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from cluster.in_flight import InFlightRequest
 from cluster.link import Health, Link, ReplicaLost
+from cluster.replica_store import ReplicaStore
 from cluster.replicas import Replicas
+from cluster.state_shard import StateLimits
 from configs.schema import WireConfig
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
@@ -63,6 +65,11 @@ class ClusterClient:
     async def close(self) -> None:
         for replicas in self._replicas.values():
             await replicas.close()
+
+    def store(self, kind: str, limits: StateLimits) -> ReplicaStore:
+        """What all replicas keep of a kind of state for all ingresses."""
+        replicas = self._replicas.values()
+        return ReplicaStore(lambda: [link for one in replicas for link in one.alive], kind, limits)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
         replicas = self._replicas_of(request.model)

@@ -14,13 +14,12 @@ from cluster.metrics import migration_counter, mixed_kernels_counter
 from cluster.replicas import Discover, Replicas
 from cluster.router import Router
 from configs.schema import Config
-from engine.types import EngineClient
 
 __all__ = ["BuildAsgi", "Ingress"]
 
 logger = logging.getLogger(__name__)
 
-BuildAsgi = Callable[[EngineClient, Config, bytes], Any]  # of the application's secret too; returns the ASGI app
+BuildAsgi = Callable[[ClusterClient, Config, bytes], Any]  # of the application's secret too; returns the ASGI app
 
 
 class Ingress:

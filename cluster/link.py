@@ -6,20 +6,28 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import msgspec
 
 from cluster.replica_state import ReplicaState
+from cluster.state_shard import Entry, EntryName, StateLimits
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     Ask,
     Challenge,
     Drain,
+    Entries,
+    Fetch,
+    Fetched,
     FromIngress,
     FromReplica,
     Heartbeat,
     Hello,
+    Keep,
+    Kept,
+    ListEntries,
     Report,
     Seal,
     Stop,
@@ -40,6 +48,7 @@ __all__ = ["Health", "Link", "ReplicaLost", "connect"]
 logger = logging.getLogger(__name__)
 
 TOKEN_BYTES = 5  # the most that a token takes on the wire
+ANSWER_BYTES = 1024  # of a frame around an entry, at most
 
 
 class Health(enum.Enum):
@@ -80,6 +89,8 @@ class Link:
         self._on_change = on_change
         self._last_heard_s = time.monotonic()
         self._is_closed = False
+        self._calls: dict[int, asyncio.Future[Any]] = {}  # of state, by number
+        self._num_calls = 0
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
 
     @property
@@ -133,7 +144,46 @@ class Link:
                 task.cancel()
         self._writer.transport.abort()
         self.output_queues.fail(ReplicaLost(why))
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(ReplicaLost(why))
         self._on_change(self)
+
+    async def fetch(self, name: EntryName) -> Entry:
+        """What it keeps of the state under this name. Raises ReplicaLost, as do the next two."""
+        return cast("Entry", await self._answer(lambda call: Fetch(call, name)))
+
+    async def keep(self, name: EntryName, entry: Entry, limits: StateLimits) -> bool:
+        """Whether the entry is newer than what was there. One that is too large for a frame is not kept."""
+        if len(entry.data) + sum(map(len, name)) > self._config.max_frame_bytes - ANSWER_BYTES:
+            logger.warning("an entry of %d bytes is not kept (wire.max_frame_bytes)", len(entry.data))
+            return True
+        return cast("bool", await self._answer(lambda call: Keep(call, name, entry, limits)))
+
+    async def versions(self, kind: str) -> tuple[tuple[str, str, int], ...]:
+        """Owner, key and version of all entries of a kind."""
+        found = await self._answer(lambda call: ListEntries(call, kind))
+        return cast("tuple[tuple[str, str, int], ...]", found)
+
+    async def _answer(self, frame: Callable[[int], FromIngress]) -> Any:
+        if self._is_closed:
+            raise ReplicaLost(f"replica {self.replica_id} is gone")
+        self._num_calls += 1
+        call, answer = self._num_calls, asyncio.get_running_loop().create_future()
+        self._calls[call] = answer
+        try:
+            self._send(frame(call))
+            async with asyncio.timeout(self._config.ask_s):
+                return await answer
+        except TimeoutError:
+            raise ReplicaLost(f"replica {self.replica_id} does not answer") from None
+        finally:
+            del self._calls[call]
+
+    def _on_answer(self, call: int, value: object) -> None:
+        answer = self._calls.get(call)
+        if answer is not None and not answer.done():
+            answer.set_result(value)
 
     def _send(self, frame: FromIngress) -> None:
         self._write(encode(frame))
@@ -164,6 +214,8 @@ class Link:
                         if status is not None:
                             self.replica_state.status = status
                             self._on_change(self)
+                    case Fetched(call, value) | Kept(call, value) | Entries(call, value):
+                        self._on_answer(call, value)
                     case Drain():
                         self.is_draining = True
                         self.output_queues.fail(ReplicaLost("the replica is going away", is_planned=True))

@@ -10,16 +10,23 @@ from typing import Protocol
 
 import msgspec
 
+from cluster.state_shard import StateShard
 from cluster.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     Ask,
     Challenge,
     Drain,
+    Entries,
+    Fetch,
+    Fetched,
     FromIngress,
     FromReplica,
     Heartbeat,
     Hello,
+    Keep,
+    Kept,
+    ListEntries,
     Report,
     Seal,
     Stop,
@@ -88,6 +95,7 @@ class WireServer:
         self._block_hashes: set[bytes] = set()  # of the cached blocks, by the KV events up to now
         self._draining = False
         self._num_probes = 0
+        self._state = StateShard()
 
     async def start(self, host: str) -> tuple[str, int]:
         """Listens on `host`, any free port. Returns the address."""
@@ -215,6 +223,12 @@ class WireServer:
                         self.engine_thread.send(AskEngine(f"{connection.number}:{request_id}"))
                 case Heartbeat():
                     pass
+                case Fetch(call, name):
+                    connection.send(Fetched(call, self._state.get(name)))
+                case Keep(call, name, entry, limits):
+                    connection.send(Kept(call, self._state.put(name, entry, limits)))
+                case ListEntries(call, kind):
+                    connection.send(Entries(call, tuple(self._state.versions(kind))))
                 case _:
                     raise WireError(f"{type(frame).__name__} has no place here")
 

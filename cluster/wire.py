@@ -6,8 +6,8 @@ ever pickled. A frame that is too long, does not parse or has no place at that p
     replica   Challenge ->                                     a fresh nonce
     ingress             <- Hello                               a nonce of its own, proves the secret over both
     replica   Welcome   ->                                     says who it is and what it holds
-    ingress             <- Submit, Stop, Ask, Beat ...
-    replica   Report, Beat, Drain ...  ->
+    ingress             <- Submit, Stop, Ask, Beat, Fetch, Keep, ListEntries ...
+    replica   Report, Beat, Drain, Fetched, Kept, Entries ...  ->
 
 Every frame after the Hello is followed by a MAC of TAG_BYTES: BLAKE2b over the frame's number in its direction and its
 bytes, under a key of the connection and the direction, derived from the secret and both nonces (`Seal`). An attacker on
@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cluster.state_shard import Entry, EntryName, StateLimits
 from engine.types import EngineOutputs, EngineStatus, GenerateRequest, StepAges
 
 __all__ = [
@@ -32,9 +33,15 @@ __all__ = [
     "Heartbeat",
     "Challenge",
     "Drain",
+    "Entries",
+    "Fetch",
+    "Fetched",
     "FromIngress",
     "FromReplica",
     "Hello",
+    "Keep",
+    "Kept",
+    "ListEntries",
     "Report",
     "Seal",
     "Stop",
@@ -46,7 +53,7 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 NONCE_BYTES = 32
 TAG_BYTES = 16
 
@@ -106,8 +113,46 @@ class Ask(_Frame, frozen=True, array_like=True, tag=8):
     request_ids: tuple[str, ...]
 
 
-FromIngress = Hello | Submit | Stop | Ask | Heartbeat
-FromReplica = Challenge | Welcome | Report | Heartbeat | Drain
+class Fetch(_Frame, frozen=True, array_like=True, tag=9):
+    """Asks for an entry of the state that replicas keep for ingresses; Fetched answers."""
+
+    call: int
+    name: EntryName
+
+
+class Fetched(_Frame, frozen=True, array_like=True, tag=10):
+    call: int
+    entry: Entry
+
+
+class Keep(_Frame, frozen=True, array_like=True, tag=11):
+    """Puts an entry, if it is newer than the one there; Kept answers."""
+
+    call: int
+    name: EntryName
+    entry: Entry
+    limits: StateLimits
+
+
+class Kept(_Frame, frozen=True, array_like=True, tag=12):
+    call: int
+    is_newest: bool
+
+
+class ListEntries(_Frame, frozen=True, array_like=True, tag=13):
+    """Asks which entries of a kind are there; Entries answers."""
+
+    call: int
+    kind: str
+
+
+class Entries(_Frame, frozen=True, array_like=True, tag=14):
+    call: int
+    versions: tuple[tuple[str, str, int], ...]  # owner, key, version
+
+
+FromIngress = Hello | Submit | Stop | Ask | Heartbeat | Fetch | Keep | ListEntries
+FromReplica = Challenge | Welcome | Report | Heartbeat | Drain | Fetched | Kept | Entries
 
 _Kind = TypeVar("_Kind")
 

@@ -131,6 +131,16 @@ class AccessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chat_page: Access = "open"  # /; the page asks for a key if /v1 needs one
 
 
+class ResumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Streams that can be resumed: events have ids, and the rest is sent again to any client that has lost its line."""
+
+    streams: Literal["asked", "all", "off"] = "asked"  # that can be resumed; asked: with an Idempotency-Key header
+    grace_s: Seconds = 30.0  # time that a resumable stream goes on without its client; then it is aborted
+    age_s: Seconds = 3_600.0  # time from its beginning in which a stream can be resumed
+    max_bytes: Count = 67_108_864  # requests in each replica's memory, ends of streams without a client in an ingress's
+    max_bytes_per_key: Positive = 16_777_216  # of one API key, the least recently used are dropped
+
+
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1, or their "sha256:..."; Ray shows them to its users
     api_keys_file: str | None = None  # YAML file with named keys, on every ingress's node; reloaded when it changes
@@ -151,10 +161,11 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_grammar_bytes: Positive = 262_144  # a JSON schema or grammar, as compiled
     result_cache_bytes: Count = 0  # size of the result cache for repeated deterministic requests; 0: off
     result_cache_age_s: Seconds = 300.0  # age at which a cached result expires
-    state_bytes: Count = 268_435_456  # responses and conversations that are kept in an ingress's memory; 0: none
+    state_bytes: Count = 268_435_456  # responses and conversations that are kept in each replica's memory; 0: none
     state_bytes_per_key: Positive = 67_108_864  # of one API key, the least recently used are dropped
     state_age_s: Seconds = 2_592_000.0  # age at which a kept response or conversation expires
-    state_redis_url: str | None = None  # redis://... keeps them in Redis for all ingresses; unset: each in its memory
+    state_redis_url: str | None = None  # redis://... keeps state in Redis; unset: two replicas keep each entry
+    resume: ResumeConfig = ResumeConfig()
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 

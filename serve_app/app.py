@@ -25,16 +25,19 @@ from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
+from serve_app.pipeline.resumable import ResumableStreams
 from serve_app.preparation.grammar_validator import GrammarValidator
 from serve_app.responses.conversation_routes import conversation_router
 from serve_app.responses.errors import render_fault as responses_fault
 from serve_app.responses.kept import KeptResponses
 from serve_app.responses.routes import responses_router
 from serve_app.result_cache.cache import ResultCache
+from serve_app.resumption.records import StreamRecords
 from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.state_routes import health_router, state_router
+from serve_app.server.stream_routes import stream_router
 from serve_app.server.token_routes import token_router
 from serve_app.state.redis_store import RedisStore
 from serve_app.state.store import MemoryStore, StateStore, StoreLimits
@@ -47,13 +50,13 @@ from serve_app.transport.protocol_versions import ProtocolVersions
 from serve_app.transport.request_id import RequestIds
 from serve_app.workers.pool import WorkerPool
 
-__all__ = ["build_app"]
+__all__ = ["Hosting", "OpenStore", "build_app"]
 
 logger = logging.getLogger(__name__)
 
 LOCAL_STATE = (
-    "Responses and conversations are kept in the memory of one ingress each: another one cannot continue them. "
-    "Set api.state_redis_url to share them."
+    "Responses, conversations and streams are kept in the memory of one ingress each: another one cannot continue "
+    "them. Set api.state_redis_url to share them."
 )
 
 # modules that prepare requests: the fork server imports them before it forks workers
@@ -66,45 +69,59 @@ PREPARING = (
 )
 
 
+# of a kind of state, under these limits
+OpenStore = Callable[[str, StoreLimits], StateStore]
+
+
+class Hosting(msgspec.Struct, frozen=True):
+    behind_serve: bool = False  # hosted by Ray Serve, which sets request ids itself
+    stores: OpenStore | None = None  # None: in Redis or in this process's memory, as the config says
+
+
 def build_app(
     client: EngineClient,
     config: Config,
     models: Mapping[str, TextModel],
     workers: WorkerPool,
     keys: KeyStore,
-    *,
-    behind_serve: bool = False,
+    hosting: Hosting | None = None,
 ) -> FastAPI:
     """OpenAI's and Anthropic's APIs in front of an engine client.
 
-    models         by the name in the config; aliases come from the config
-    workers        for work whose cost a client chooses
-    keys           API keys
-    behind_serve   hosted by Ray Serve, which sets request ids itself
+    models    by the name in the config; aliases come from the config
+    workers   for work whose cost a client chooses
+    keys      API keys
+    hosting   what is not the same everywhere
     """
     version = _version()
     # the documentation has routes of its own, for `api.access`
-    kept = KeptResponses(_state_store(config))
+    hosting = hosting or Hosting()
+    stores, resume = hosting.stores or _stores(config), config.api.resume
+    kept = KeptResponses(stores("responses", StoreLimits.of(config.api)))
+    records = StreamRecords(stores("streams", StoreLimits.of_streams(resume)), resume)
+    streams = ResumableStreams(records)
     app = FastAPI(
         title="Manta",
         version=version,
         summary="OpenAI's Chat Completions and Responses APIs, and Anthropic's Messages API",
         openapi_url=None,
-        lifespan=_closing(kept),
+        lifespan=_closing(kept, streams),
     )
     registry = Registry(client, config, models, created=int(time.time()))
     auth = Authenticator(keys)
     with_key = auth.guard("key")
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
-    parser = RequestParser(config.api, registry, auth, Preparation(config.api, models, workers, PREPARING))
+    preparation = Preparation(config.api, models, workers, PREPARING)
+    parser = RequestParser(config.api, registry, auth, preparation, records)
     open_requests = OpenRequests()
     metrics = Metrics()
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
-    pipeline = AnswerPipeline(client, config, validator, results, metrics, fingerprint)
+    pipeline = AnswerPipeline(client, config, validator, results, metrics, streams)
     for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
     app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
     app.include_router(conversation_router(kept, auth, config.api), prefix="/v1", dependencies=with_key)
+    app.include_router(stream_router(streams, auth), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
@@ -113,7 +130,7 @@ def build_app(
     install_error_handlers(app, (messages_fault, responses_fault))
     complete_schema(app)
     _build_routes(app)
-    app.add_middleware(RequestIds, behind_serve=behind_serve)
+    app.add_middleware(RequestIds, behind_serve=hosting.behind_serve)
     app.add_middleware(CompressAnswers)
     app.add_middleware(HeadRequests)
     app.add_middleware(OptionsRequests)
@@ -130,24 +147,23 @@ def build_app(
     return app
 
 
-def _closing(kept: KeptResponses) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Closes the store's connections when the server stops."""
+def _closing(kept: KeptResponses, streams: ResumableStreams) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Ends streams without a client, and closes the stores' connections, when the server stops."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await streams.close()
         await kept.close()
 
     return lifespan
 
 
-def _state_store(config: Config) -> StateStore:
-    limits, url = StoreLimits.of(config.api), config.api.state_redis_url
-    if url is not None:
-        return RedisStore(url, limits)
-    if config.ingress.num_replicas > 1:
+def _stores(config: Config) -> OpenStore:
+    url = config.api.state_redis_url
+    if url is None and config.ingress.num_replicas > 1:
         logger.warning(LOCAL_STATE)
-    return MemoryStore(limits)
+    return lambda kind, limits: RedisStore(url, limits, kind) if url is not None else MemoryStore(limits)
 
 
 def _build_routes(app: FastAPI) -> None:

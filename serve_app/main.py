@@ -6,15 +6,16 @@ from typing import Any
 import msgspec
 from ray import serve
 
+from cluster.client import ClusterClient
 from cluster.deploy import application
 from cluster.ranks import RankStarter
+from cluster.state_shard import StateLimits
 from configs.keys import without_keys
 from configs.load import load_args
 from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.execution.executor import Executor
 from engine.parallel.worker_commands import Rendezvous
-from engine.types import EngineClient
 
 __all__ = ["build"]
 
@@ -33,10 +34,11 @@ def build(args: dict[str, Any]) -> serve.Application:
     return application(config, _build_asgi, _load_engine, _run_worker)
 
 
-def _build_asgi(client: EngineClient, config: Config, secret: bytes) -> Any:
+def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     from engine.execution.gc_heap import freeze_gc_heap
-    from serve_app.app import build_app
+    from serve_app.app import Hosting, build_app
     from serve_app.model.text_model import load_text_model
+    from serve_app.state.store import StateStore, StoreLimits
     from serve_app.tenants.key_store import KeyStore
     from serve_app.workers.pool import WorkerPool
 
@@ -45,7 +47,14 @@ def _build_asgi(client: EngineClient, config: Config, secret: bytes) -> Any:
     if keys.is_open:
         logger.warning(OPEN)
     workers = WorkerPool()
-    app = build_app(client, config, models, workers, keys, behind_serve=True)
+    # replicas keep state, unless all of them may go
+    rests = all(model.autoscaling is not None and model.autoscaling.min_replicas == 0 for model in config.models)
+    replicated = config.api.state_redis_url is None and not rests
+
+    def open_store(kind: str, limits: StoreLimits) -> StateStore:
+        return client.store(kind, StateLimits(limits.max_bytes, limits.max_owner_bytes, limits.age_s))
+
+    app = build_app(client, config, models, workers, keys, Hosting(True, open_store if replicated else None))
     workers.begin()
     freeze_gc_heap()
     return app

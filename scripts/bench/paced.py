@@ -12,9 +12,11 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from scripts.bench.paced_client import Samples, stream_for
@@ -38,7 +40,15 @@ def plain_tokens() -> tuple[int, ...]:
     return tuple(words[100:1100])
 
 
-async def load(port: int, num_streams: int, seconds: float, max_tokens: int, pids: dict[str, int]) -> dict[str, Any]:
+class Load(msgspec.Struct, frozen=True):
+    num_streams: int
+    seconds: float  # measured
+    max_tokens: int  # of an answer, at most; half of it at least
+    is_resumable: bool = False  # every stream with an Idempotency-Key
+
+
+async def measured(port: int, load: Load, pids: dict[str, int]) -> dict[str, Any]:
+    num_streams, seconds, max_tokens = load.num_streams, load.seconds, load.max_tokens
     samples = Samples([], [], [])
     rng = random.Random(0)
     begin_s = time.monotonic() + RAMP_S + 1.0
@@ -52,7 +62,7 @@ async def load(port: int, num_streams: int, seconds: float, max_tokens: int, pid
             "max_tokens": rng.randint(max_tokens // 2, max_tokens),
             "temperature": 0,
         }
-        await stream_for(port, body, end_s, samples)
+        await stream_for(port, body, end_s, samples, is_resumable=load.is_resumable)
 
     streams = asyncio.gather(*(one(number) for number in range(num_streams)))
     await asyncio.sleep(begin_s - time.monotonic())
@@ -65,6 +75,7 @@ async def load(port: int, num_streams: int, seconds: float, max_tokens: int, pid
     ideal = num_streams / STEP_S
     return {
         "streams": num_streams,
+        "resumable": load.is_resumable,
         "tokens_per_s": round(num_tokens / seconds, 1),
         "of_ideal": round(num_tokens / seconds / ideal, 4),
         "first_token_ms": percentiles(samples.first_token_s),
@@ -79,11 +90,14 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(num_streams: int, seconds: float, max_tokens: int, tokens: tuple[int, ...]) -> dict[str, Any]:
+def measure(loads: Sequence[Load], tokens: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """One load after the other, on the same servers."""
     with running_servers(STEP_S, tokens) as (port, servers):
         pids = {**servers, "client": os.getpid()}
-        print(f"{num_streams} streams; pids {pids}", flush=True)
-        return uvloop.run(load(port, num_streams, seconds, max_tokens, pids))
+        print(f"{loads[0].num_streams} streams; pids {pids}", flush=True)
+        for load in loads:
+            others = round(os.getloadavg()[0], 2)  # other load of the machine
+            yield uvloop.run(measured(port, load, pids)) | {"load_average_before": others}
 
 
 def main() -> None:
@@ -91,20 +105,23 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after all streams have begun")
     parser.add_argument("--max-tokens", type=int, default=400, help="of an answer, at most; half of it at least")
+    parser.add_argument("--resumable", type=int, default=0, help="so many times in turn without and with event ids")
     parser.add_argument("--write", action="store_true", help="keep the result")
     options = parser.parse_args()
     tokens = plain_tokens()
     runs = []
     for num_streams in options.streams:
-        others = round(os.getloadavg()[0], 2)  # other load of the machine
-        run = measure(num_streams, options.seconds, options.max_tokens, tokens) | {"load_average_before": others}
-        runs.append(run)
-        print(
-            f"{num_streams:4} streams: {run['tokens_per_s']:8.1f} tok/s, {run['of_ideal']:.1%} of ideal; "
-            f"first token {run['first_token_ms']['p50']} ms, gaps p99 {run['gap_ms']['p99']} ms; "
-            f"CPU us per token {run['cpu_us_per_token']}; load average before {others}",
-            flush=True,
-        )
+        kinds = [False, True] * options.resumable or [False]
+        loads = [Load(num_streams, options.seconds, options.max_tokens, is_resumable) for is_resumable in kinds]
+        for run in measure(loads, tokens):
+            runs.append(run)
+            print(
+                f"{num_streams:4} streams: {run['tokens_per_s']:8.1f} tok/s, {run['of_ideal']:.1%} of ideal; "
+                f"first token {run['first_token_ms']['p50']} ms, gaps p99 {run['gap_ms']['p99']} ms; "
+                f"CPU us per token {run['cpu_us_per_token']}; load average before {run['load_average_before']}"
+                f"{'; with event ids' if run['resumable'] else ''}",
+                flush=True,
+            )
     line = json.dumps({**describe(), "benchmark": "paced", "arguments": vars(options), "runs": runs})
     print(line)
     if options.write:

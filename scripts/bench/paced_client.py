@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import secrets
 import time
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -24,7 +26,8 @@ class Samples(msgspec.Struct):
 class _Stream(asyncio.Protocol):
     """Sends one request after the other on one connection."""
 
-    def __init__(self, request: bytes, until_s: float, samples: Samples) -> None:
+    def __init__(self, request: Callable[[], bytes], until_s: float, samples: Samples) -> None:
+        """`request`: makes the next one."""
         self._request = request
         self._until_s = until_s
         self._samples = samples
@@ -38,7 +41,7 @@ class _Stream(asyncio.Protocol):
     def _ask(self) -> None:
         self._asked_s = time.monotonic()
         self._last_s = 0.0
-        self._transport.write(self._request)
+        self._transport.write(self._request())
 
     def data_received(self, data: bytes) -> None:
         now_s = time.monotonic()
@@ -69,13 +72,23 @@ class _Stream(asyncio.Protocol):
         self._transport.abort()
 
 
-async def stream_for(port: int, body: dict[str, object], until_s: float, samples: Samples) -> None:
-    """Streams answers one after the other until that time, and the last one to its end."""
+async def stream_for(
+    port: int, body: dict[str, object], until_s: float, samples: Samples, *, is_resumable: bool = False
+) -> None:
+    """Streams answers one after the other until that time, and the last one to its end.
+
+    is_resumable   each with an Idempotency-Key
+    """
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
+        f"Content-Length: {len(data)}\r\n"
     )
+
+    def request() -> bytes:
+        key = f"Idempotency-Key: {secrets.token_hex(16)}\r\n" if is_resumable else ""
+        return f"{head}{key}\r\n".encode() + data
+
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: _Stream(head.encode() + data, until_s, samples), "127.0.0.1", port)
+    _, stream = await loop.create_connection(lambda: _Stream(request, until_s, samples), "127.0.0.1", port)
     await stream.over

@@ -9,6 +9,7 @@ from serve_app.chat.adapter import prepare_chat, prepare_chat_batch
 from serve_app.chat.renderer import ChatRenderer
 from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.parser import RequestParser
+from serve_app.resumption.event_ids import STREAM_HEADERS
 from serve_app.transport.session_id import SESSION_HEADER
 
 __all__ = ["chat_router"]
@@ -23,7 +24,7 @@ def chat_router(parser: RequestParser, pipeline: AnswerPipeline) -> APIRouter:
         summary="Answer a conversation",
         response_model=None,
         responses=responses(ChatCompletion, streams=True),
-        openapi_extra=request_body(ChatRequest) | SESSION_HEADER,
+        openapi_extra=request_body(ChatRequest) | STREAM_HEADERS,
     )
     async def create_chat_completion(http: Request) -> Response:
         return await pipeline.answer(await parser.parse(http, ChatRequest, prepare_chat), renderer)

@@ -9,7 +9,7 @@ from serve_app.completion.adapter import prepare_completion
 from serve_app.completion.renderer import CompletionRenderer
 from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.parser import RequestParser
-from serve_app.transport.session_id import SESSION_HEADER
+from serve_app.resumption.event_ids import STREAM_HEADERS
 
 __all__ = ["completion_router"]
 
@@ -23,7 +23,7 @@ def completion_router(parser: RequestParser, pipeline: AnswerPipeline) -> APIRou
         summary="Continue a text",
         response_model=None,
         responses=responses(Completion, streams=True),
-        openapi_extra=request_body(CompletionRequest) | SESSION_HEADER,
+        openapi_extra=request_body(CompletionRequest) | STREAM_HEADERS,
     )
     async def create_completion(http: Request) -> Response:
         return await pipeline.answer(await parser.parse(http, CompletionRequest, prepare_completion), renderer)

@@ -3,6 +3,7 @@
 token ids -> incremental detokenizer -> stop-string checker -> output parser (reasoning, tool calls) -> ChoiceDelta
 """
 
+from random import Random
 from typing import Literal
 
 import msgspec
@@ -71,7 +72,8 @@ class Choice:
         "num_tokens",
     )
 
-    def __init__(self, index: int, rules: TextRules, vocabulary: Vocabulary) -> None:
+    def __init__(self, index: int, rules: TextRules, vocabulary: Vocabulary, random: Random | None = None) -> None:
+        """`random`: of the ids of tool calls."""
         self.index = index
         self.num_tokens = 0  # of the answer, its stop token or stop string included
         self.num_reasoning_tokens = 0
@@ -81,7 +83,7 @@ class Choice:
             vocabulary, skip_special=rules.skip_special, starts_text=rules.starts_text
         )
         self._stops = StopStringChecker(rules.stops, include=rules.include_stop)
-        self._parser = OutputParser(rules.parse) if rules.parse is not None else None
+        self._parser = OutputParser(rules.parse, random) if rules.parse is not None else None
 
     def push(self, chunk: RequestOutput) -> ChoiceDelta:
         """The delta of an output. Tokens behind a stop string are dropped."""

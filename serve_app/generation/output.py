@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from random import Random
 from typing import Protocol
 
 import msgspec
@@ -34,7 +35,11 @@ class RequestStream:
     ) -> None:
         self._request = request
         self._constraint = rules.constraint
-        self._choices = [Choice(index, rules, vocabulary) for index in range(request.n)]
+        # ids of tool calls are those of the request: who runs it again gives them again
+        parses, id_ = rules.parse is not None, request.request_id
+        self._choices = [
+            Choice(index, rules, vocabulary, Random(f"{id_}/{index}") if parses else None) for index in range(request.n)
+        ]
         self._num_open = request.n
         self._cached_tokens = 0
         self._num_migrations = 0

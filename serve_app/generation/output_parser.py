@@ -1,6 +1,7 @@
 """Output parser: splits an answer's text into reasoning, tool calls and content, with the parser of each."""
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any, Literal
 
 import msgspec
@@ -36,20 +37,21 @@ class ParseRules(msgspec.Struct, frozen=True, kw_only=True):
 class OutputParser:
     """The state of one choice. The joined deltas do not depend on how the text is split."""
 
-    def __init__(self, rules: ParseRules) -> None:
+    def __init__(self, rules: ParseRules, random: Random | None = None) -> None:
+        """`random`: of the calls' ids."""
         self._sends_reasoning = rules.sends_reasoning
         self._forced = rules.forced
         self._reasoning_parser: ReasoningParser | HarmonyParser | None = None
         self._tool_call_parser: ToolCallParser | HarmonyParser | None = None
         if rules.is_harmony:
             self._reasoning_parser = self._tool_call_parser = HarmonyParser(
-                rules.tool_schemas, rules.position, rules.max_calls
+                rules.tool_schemas, rules.position, rules.max_calls, random
             )
             return
         if rules.reasoning is not None:
             self._reasoning_parser = ReasoningParser(rules.reasoning, rules.position, keeps_markers=rules.keeps_markers)
         if rules.tools is not None:
-            self._tool_call_parser = ToolCallParser(rules.tools, rules.tool_schemas, rules.max_calls)
+            self._tool_call_parser = ToolCallParser(rules.tools, rules.tool_schemas, rules.max_calls, random)
 
     @property
     def is_reasoning(self) -> bool:

@@ -138,7 +138,8 @@ def _block(segment: Segment, answer: PreparedMessage, *, is_empty: bool = False)
 
 def _signature(segment: Segment, answer: PreparedMessage) -> str:
     """The sealed text where thinking is omitted, else a sealed mark: the text itself comes back beside it."""
-    return seal(segment.text if answer.omits_thinking else "", answer.seal_key)
+    place = f"{answer.parts[0].request.request_id}/{segment.index}"
+    return seal(segment.text if answer.omits_thinking else "", answer.seal_key, place)
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from serve_app.messages.requests import CountTokensRequest, MessagesRequest
 from serve_app.messages.shapes import ErrorBody, MessageBody, TokensCount
 from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.parser import RequestParser
-from serve_app.transport.session_id import SESSION_HEADER
+from serve_app.resumption.event_ids import STREAM_HEADERS
 
 __all__ = ["messages_router"]
 
@@ -23,7 +23,7 @@ def messages_router(parser: RequestParser, pipeline: AnswerPipeline) -> APIRoute
         summary="Answer a conversation (Anthropic's API)",
         response_model=None,
         responses=responses(MessageBody, streams=True, error=ErrorBody),
-        openapi_extra=request_body(MessagesRequest) | SESSION_HEADER,
+        openapi_extra=request_body(MessagesRequest) | STREAM_HEADERS,
     )
     async def create_message(http: Request) -> Response:
         return await pipeline.answer(await parser.parse(http, MessagesRequest, prepare_message), renderer)

@@ -1,7 +1,7 @@
 """Request parser: the first half of every POST, from the socket to a prepared request and its model."""
 
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import msgspec
 from fastapi import Request
@@ -14,6 +14,8 @@ from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.preparation import Preparation, Prepare, prepare_inline
 from serve_app.preparation.generate_request import Earlier, RequestContext, new_context
+from serve_app.resumption.event_ids import ResumePoint, new_stream_id, resume_point
+from serve_app.resumption.records import Resumable, StreamRecord, StreamRecords
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
 from serve_app.transport.request_id import use_request_id
@@ -35,6 +37,7 @@ class ParsedRequest(msgspec.Struct, Generic[T]):
     request_id: str  # the one that the client sees
     tenant: Tenant
     earlier: Earlier = Earlier()
+    resumable: Resumable | None = None  # None: its stream ends with its client's connection
 
 
 class _Address(msgspec.Struct):
@@ -46,8 +49,17 @@ class _Address(msgspec.Struct):
 
 
 class RequestParser:
-    def __init__(self, limits: ApiConfig, registry: Registry, auth: Authenticator, preparation: Preparation) -> None:
+    def __init__(
+        self,
+        limits: ApiConfig,
+        registry: Registry,
+        auth: Authenticator,
+        preparation: Preparation,
+        records: StreamRecords,
+    ) -> None:
+        """`records`: of streams that can be resumed; those are not prepared again."""
         self._limits = limits
+        self._records = records
         self._registry = registry
         self._auth = auth
         self._preparation = preparation
@@ -59,11 +71,15 @@ class RequestParser:
 
         history   finds what the body continues, for the context
 
-        Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413.
+        Raises RequestError, UnknownModel, Overloaded for the tenant's limits, 401 and 413; NotFound for a stream to
+        resume that is not kept.
         """
         tenant = self._auth.tenant(http)
         tenant.begin_request()
         data = await read_body(http, self._limits.max_body_bytes)
+        resumable = await self._resumable(http, tenant, data)
+        if resumable is not None and resumable.record is not None:
+            return self._resumed(resumable, resumable.record, tenant)
         payload = parse_object(data) if len(data) <= SMALL_BYTES else None
         address = _address_in(data)
         model = self._registry.resolve(address.model or "")
@@ -78,7 +94,18 @@ class RequestParser:
             prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
             prepared = await self._preparation.prepared(data, kind, prepare, model, context)
-        return ParsedRequest(prepared, model, request_id, tenant, context.earlier)
+        return ParsedRequest(prepared, model, request_id, tenant, context.earlier, resumable)
+
+    async def _resumable(self, http: Request, tenant: Tenant, body: bytes) -> Resumable | None:
+        path, streams = http.url.path, self._records.config.streams
+        point = resume_point(http.headers, path, tenant.seal_key) if streams != "off" else None
+        if point is not None:
+            return await self._records.find(tenant, point, path, body)
+        return await self._records.new(ResumePoint(new_stream_id()), path, body) if streams == "all" else None
+
+    def _resumed(self, resumable: Resumable, record: StreamRecord, tenant: Tenant) -> ParsedRequest[T]:
+        prepared, model = cast("T", record.unpacked()), self._registry.resolve(record.model)
+        return ParsedRequest(prepared, model, record.request_id, tenant, record.earlier, resumable)
 
     async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
         max_model_len = await self._registry.context_len(model)

@@ -1,5 +1,6 @@
 """The renderer protocol of an API: writes an answer as server-sent events or as one document."""
 
+import time
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -10,9 +11,21 @@ from serve_app.preparation.generate_request import PreparedAnswer
 from serve_app.text.vocabulary import Vocabulary
 from serve_app.transport.errors import Fault
 
-__all__ = ["DocumentRenderer", "Renderer", "ResponseMetadata", "StreamRenderer"]
+__all__ = ["CompletionTime", "DocumentRenderer", "Renderer", "ResponseMetadata", "StreamRenderer"]
 
 P = TypeVar("P", bound=PreparedAnswer, contravariant=True)
+
+
+class CompletionTime:
+    """When an answer was completed, in unix seconds: when that is first asked for, or as an earlier run had it."""
+
+    def __init__(self, known: int | None = None) -> None:
+        self._known = known
+
+    def __call__(self) -> int:
+        if self._known is None:
+            self._known = int(time.time())
+        return self._known
 
 
 class ResponseMetadata(msgspec.Struct, frozen=True):
@@ -22,6 +35,7 @@ class ResponseMetadata(msgspec.Struct, frozen=True):
     created: int  # unix seconds
     model: str
     fingerprint: str | None
+    completed: CompletionTime = msgspec.field(default_factory=CompletionTime)
 
 
 class StreamRenderer(Protocol):

@@ -62,6 +62,11 @@ class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     num_choices: int  # of each part
     has_seed: bool  # the client has set a seed
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the answer is a stream whose events are a function of the request: several prompts' would mix."""
+        return self.delivery.stream and len(self.parts) == 1
+
 
 def new_context(
     request_id: str,

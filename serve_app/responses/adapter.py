@@ -42,6 +42,11 @@ class PreparedResponse(PreparedAnswer, frozen=True, kw_only=True):
     is_background: bool
     conversation_id: str | None
 
+    @property
+    def is_resumable(self) -> bool:
+        """A background response has its own way (background.py)."""
+        return not self.is_background and super().is_resumable
+
 
 def prepare_response(
     fields: ResponsesRequest, model: TextModel, limits: ApiConfig, context: RequestContext

@@ -69,10 +69,11 @@ def conversation_router(kept: KeptResponses, auth: Authenticator, limits: ApiCon
     )
     async def update(conversation_id: str, http: Request) -> Response:
         tenant, fields = auth.tenant(http), await read(http, MetadataRequest)
-        found = await kept.conversation(tenant, conversation_id)
-        found.metadata = fields.metadata
-        await kept.put_conversation(tenant, found)
-        return _json(_shown(found))
+
+        def change(conversation: Conversation) -> None:
+            conversation.metadata = fields.metadata
+
+        return _json(_shown(await kept.change_conversation(tenant, conversation_id, change)))
 
     @router.delete(
         "/{conversation_id}",
@@ -128,12 +129,13 @@ def conversation_router(kept: KeptResponses, auth: Authenticator, limits: ApiCon
         responses=responses(ConversationBody),
     )
     async def delete_item(conversation_id: str, item_id: str, http: Request) -> Response:
-        tenant = auth.tenant(http)
-        found = await kept.conversation(tenant, conversation_id)
-        gone = _item(found, item_id)
-        found.items = msgspec.json.encode([item for item in msgspec.json.decode(found.items) if item != gone])
-        await kept.put_conversation(tenant, found)
-        return _json(_shown(found))
+
+        def change(conversation: Conversation) -> None:
+            gone = _item(conversation, item_id)
+            items = [item for item in msgspec.json.decode(conversation.items) if item != gone]
+            conversation.items = msgspec.json.encode(items)
+
+        return _json(_shown(await kept.change_conversation(auth.tenant(http), conversation_id, change)))
 
     return router
 

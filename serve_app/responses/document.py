@@ -1,6 +1,5 @@
 """The response object of /v1/responses and its output items, from the segments of an answer."""
 
-import time
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ class ResponseDocument:
     """What is the same in all events of one response."""
 
     def __init__(self, answer: PreparedResponse, metadata: ResponseMetadata) -> None:
-        self._answer = answer
+        self._answer, self._completed = answer, metadata.completed
         self._sealed: dict[int, str] = {}  # by the segment's index: the same in all events
         # unique also if the client repeats its request id, as a response is kept under it
         self._base = answer.parts[0].request.request_id
@@ -63,7 +62,7 @@ class ResponseDocument:
         is_over = status in ("completed", "incomplete", "failed", "cancelled")
         return self._head | {
             "status": status,
-            "completed_at": int(time.time()) if status == "completed" else None,
+            "completed_at": self._completed() if status == "completed" else None,
             "error": error,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": output,
@@ -96,7 +95,7 @@ class ResponseDocument:
         item: dict[str, Any] = {"type": "reasoning", "summary": summary, "content": content}
         if self._answer.seals_reasoning:
             if not is_empty and segment.index not in self._sealed:
-                self._sealed[segment.index] = seal(text, self._answer.seal_key)
+                self._sealed[segment.index] = seal(text, self._answer.seal_key, self.item_id(segment))
             item["encrypted_content"] = self._sealed.get(segment.index, "")
         return item
 

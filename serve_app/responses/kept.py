@@ -4,6 +4,9 @@ import asyncio
 import re
 import time
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -53,6 +56,10 @@ class _References(msgspec.Struct):
 
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+
+
+class _Item(msgspec.Struct):
+    id: str
 
 
 class KeptResponses:
@@ -109,19 +116,32 @@ class KeptResponses:
         return found
 
     async def put_conversation(self, tenant: Tenant, conversation: Conversation) -> None:
+        """Of a new one."""
         await self._put(tenant, f"conversation:{conversation.id}", conversation)
+
+    async def change_conversation(
+        self, tenant: Tenant, id_: str, change: Callable[[Conversation], None]
+    ) -> Conversation:
+        """Changes what is kept; again, if another ingress has changed it meanwhile. Raises NotFound."""
+        key = f"conversation:{id_}"
+        lock = self._locks.setdefault((tenant.name, id_), asyncio.Lock())
+        async with lock:
+            while (before := await self._store.get(tenant.name, key)) is not None:
+                found = await _unpacked(before, Conversation)
+                change(found)
+                if await self._store.replace(tenant.name, key, before, await _packed(found)):
+                    return found
+        raise NotFound(f"there is no conversation {id_[:256]!r}", param="conversation")
 
     async def delete_conversation(self, tenant: Tenant, id_: str) -> bool:
         return await self._store.delete(tenant.name, f"conversation:{id_}")
 
     async def extend_conversation(self, tenant: Tenant, id_: str, *items: bytes) -> None:
-        """Adds JSON arrays of items. A conversation that is gone stays gone."""
-        lock = self._locks.setdefault((tenant.name, id_), asyncio.Lock())
-        async with lock:
-            found = await self._get(tenant, f"conversation:{id_}", Conversation)
-            if found is not None:
-                found.items = _concatenated(found.items, *items)
-                await self.put_conversation(tenant, found)
+        """Adds JSON arrays of items, but those that it has: an answer that is generated again has the same ids. A
+        conversation that is gone stays gone.
+        """
+        with suppress(NotFound):
+            await self.change_conversation(tenant, id_, partial(_extend, items=items))
 
     async def mark(self, tenant: Tenant, kind: str, id_: str) -> None:
         """Tells other ingresses something of a background response (background.py)."""
@@ -137,22 +157,33 @@ class KeptResponses:
 
     async def _get(self, tenant: Tenant, key: str, kind: type[T]) -> T | None:
         data = await self._store.get(tenant.name, key)
-        if data is None:
-            return None
-        is_large = len(data) > LARGE_BYTES // 4  # packed
-        unpacked = await asyncio.to_thread(zlib.decompress, data) if is_large else zlib.decompress(data)
-        return msgspec.msgpack.decode(unpacked, type=kind)
+        return await _unpacked(data, kind) if data is not None else None
 
     async def _put(self, tenant: Tenant, key: str, value: msgspec.Struct) -> None:
-        data = msgspec.msgpack.encode(value)
-        is_large = len(data) > LARGE_BYTES
-        packed = await asyncio.to_thread(zlib.compress, data, 1) if is_large else zlib.compress(data, 1)
-        await self._store.put(tenant.name, key, packed)
+        await self._store.put(tenant.name, key, await _packed(value))
 
 
 def context_of(history: bytes, input_items: bytes, response: dict[str, Any]) -> bytes:
     """All items with which a next response begins, as a JSON array."""
     return _concatenated(history or EMPTY, input_items, msgspec.json.encode(response["output"]))
+
+
+async def _packed(value: msgspec.Struct) -> bytes:
+    data = msgspec.msgpack.encode(value)
+    return await asyncio.to_thread(zlib.compress, data, 1) if len(data) > LARGE_BYTES else zlib.compress(data, 1)
+
+
+async def _unpacked(data: bytes, kind: type[T]) -> T:
+    is_large = len(data) > LARGE_BYTES // 4  # packed
+    unpacked = await asyncio.to_thread(zlib.decompress, data) if is_large else zlib.decompress(data)
+    return msgspec.msgpack.decode(unpacked, type=kind)
+
+
+def _extend(conversation: Conversation, items: tuple[bytes, ...]) -> None:
+    known = {item.id for item in msgspec.json.decode(conversation.items, type=list[_Item])}
+    new = [item for array in items for item in msgspec.json.decode(array, type=RawItems)]
+    added = [item for item in new if msgspec.json.decode(item, type=_Item).id not in known]
+    conversation.items = _concatenated(conversation.items, msgspec.json.encode(added))
 
 
 async def _bases_of(body: bytes) -> list[str]:

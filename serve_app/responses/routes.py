@@ -22,8 +22,8 @@ from serve_app.responses.pages import LIST_PARAMETERS, page_of, query_int
 from serve_app.responses.renderer import ResponsesRenderer
 from serve_app.responses.requests import InputTokensRequest, ResponsesRequest
 from serve_app.responses.shapes import DeletedBody, InputTokensBody, ItemListBody, ResponseBody
+from serve_app.resumption.event_ids import STREAM_HEADERS
 from serve_app.transport.errors import NotFound
-from serve_app.transport.session_id import SESSION_HEADER
 
 __all__ = ["responses_router"]
 
@@ -50,7 +50,7 @@ def responses_router(
         summary="Answer items",
         response_model=None,
         responses=responses(ResponseBody, streams=True),
-        openapi_extra=request_body(ResponsesRequest) | SESSION_HEADER,
+        openapi_extra=request_body(ResponsesRequest) | STREAM_HEADERS,
     )
     async def create_response(http: Request) -> Response:
         return await creator.create(await parser.parse(http, ResponsesRequest, prepare_response, kept.history))
@@ -129,7 +129,13 @@ class _Creator:
         self._pipeline, self._kept, self._background = pipeline, kept, background
 
     async def create(self, parsed: ParsedRequest[PreparedResponse]) -> Response:
-        renderer = ResponsesRenderer()
+        async with self._pipeline.one_of_a_stream(parsed):
+            renderer = ResponsesRenderer()
+            if (running := await self._pipeline.running(parsed, renderer)) is not None:
+                return running
+            return await self._begin(parsed, renderer)
+
+    async def _begin(self, parsed: ParsedRequest[PreparedResponse], renderer: ResponsesRenderer) -> Response:
         prepared = parsed.prepared
         generation = await self._pipeline.begin(parsed, renderer.id_prefix)
         if prepared.is_background:
@@ -137,7 +143,7 @@ class _Creator:
         if prepared.is_stored or prepared.conversation_id is not None:
             deltas = self._keeping(parsed, generation, renderer)
             generation = msgspec.structs.replace(generation, deltas=deltas)
-        return self._pipeline.respond(prepared, generation, renderer)
+        return self._pipeline.respond(parsed, generation, renderer)
 
     async def _in_background(
         self, parsed: ParsedRequest[PreparedResponse], generation: Generation, renderer: ResponsesRenderer

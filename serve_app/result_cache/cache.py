@@ -33,11 +33,11 @@ class CacheLookup(msgspec.Struct, frozen=True):
 class ResultCache:
     """An LRU cache, bounded in bytes and age."""
 
-    def __init__(self, config: ApiConfig, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`identity`: of the models' configuration."""
+    def __init__(self, config: ApiConfig, fingerprint: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`fingerprint`: of the models' configuration."""
         self._max_bytes = config.result_cache_bytes
         self._age_s = config.result_cache_age_s
-        self._identity = identity
+        self.fingerprint = fingerprint
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # key -> (time, outputs)
         self.num_bytes = 0
@@ -57,7 +57,7 @@ class ResultCache:
 
     def _key(self, parts: Sequence[PreparedRequest]) -> bytes:
         asked = [(_asked(part.request), part.rules) for part in parts]
-        return sha256(msgspec.json.encode((self._identity, asked), order="deterministic")).digest()
+        return sha256(msgspec.json.encode((self.fingerprint, asked), order="deterministic")).digest()
 
     def _find(self, key: bytes) -> bytes | None:
         made_s, data = self._known.get(key, (0.0, b""))

@@ -2,6 +2,7 @@
 
     model_routes   /v1/models
     token_routes   /tokenize, /detokenize
+    stream_routes  /v1/streams/{id}, which ends a resumable stream
     state_routes   /health, /ping, /version, /load, /status, /metrics; open_requests counts open requests
     page_routes    the chat page at /, which is page.html
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable
-from hashlib import sha256
+from hashlib import sha1, sha256
 from typing import Any, TypeVar, cast
 
 from engine.errors import Unavailable
@@ -47,6 +47,14 @@ redis.call('PEXPIRE', KEYS[2], age)
 redis.call('PEXPIRE', KEYS[3], age)
 return 1
 """
+# ARGV[6]: SHA-1 of what is to be there still
+REPLACE = (
+    """
+local before = redis.call('GET', KEYS[1])
+if not before or redis.sha1hex(before) ~= ARGV[6] then return -1 end
+"""
+    + PUT
+)
 GET = """
 local data = redis.call('GET', KEYS[1])
 if data then redis.call('ZADD', KEYS[2], 'XX', ARGV[2], ARGV[1]) end
@@ -66,42 +74,53 @@ return redis.call('DEL', KEYS[1])
 class RedisStore:
     """A StateStore. The bytes of all owners together are bounded by Redis' own maxmemory."""
 
-    def __init__(self, url: str, limits: StoreLimits) -> None:
-        """Connects at the first call. Raises ModuleNotFoundError without the package redis."""
+    def __init__(self, url: str, limits: StoreLimits, kind: str = "responses") -> None:
+        """Connects at the first call. Raises ModuleNotFoundError without the package redis.
+
+        kind   of what is kept, under limits of its own
+        """
         import redis.asyncio
 
         self._errors = (redis.exceptions.RedisError, OSError, TimeoutError)
         self._redis: Any = redis.asyncio.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-        self._limits = limits
-        self._put, self._get, self._delete = (self._redis.register_script(text) for text in (PUT, GET, DELETE))
+        self._limits, self._kind = limits, kind
+        scripts = (self._redis.register_script(text) for text in (PUT, REPLACE, GET, DELETE))
+        self._put, self._replace, self._get, self._delete = scripts
 
     async def get(self, owner: str, key: str) -> bytes | None:
         arguments: list[Any] = [key, _now_ms()]
-        return cast("bytes | None", await self._called(self._get(keys=_names(owner, key), args=arguments)))
+        return cast("bytes | None", await self._called(self._get(keys=self._names(owner, key), args=arguments)))
 
     async def put(self, owner: str, key: str, data: bytes) -> None:
-        limits = self._limits
-        arguments: list[Any] = [key, data, _now_ms(), limits.max_owner_bytes, max(1, int(1000 * limits.age_s))]
-        await self._called(self._put(keys=_names(owner, key), args=arguments))
+        await self._called(self._put(keys=self._names(owner, key), args=self._put_arguments(key, data)))
+
+    async def replace(self, owner: str, key: str, before: bytes, data: bytes) -> bool:
+        arguments = [*self._put_arguments(key, data), sha1(before, usedforsecurity=False).hexdigest()]
+        return bool(await self._called(self._replace(keys=self._names(owner, key), args=arguments)) >= 0)
 
     async def delete(self, owner: str, key: str) -> bool:
-        return bool(await self._called(self._delete(keys=_names(owner, key), args=[key])))
+        return bool(await self._called(self._delete(keys=self._names(owner, key), args=[key])))
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _put_arguments(self, key: str, data: bytes) -> list[Any]:
+        limits = self._limits
+        return [key, data, _now_ms(), limits.max_owner_bytes, max(1, int(1000 * limits.age_s))]
+
+    def _names(self, owner: str, key: str) -> list[str]:
+        """Redis' names: of one owner in one slot of a Redis cluster."""
+        root = f"manta:{{{sha256(owner.encode()).hexdigest()[:32]}}}"
+        if self._kind != "responses":
+            root += f":{self._kind}"
+        return [f"{root}:entry:{key}", f"{root}:used", f"{root}:sizes"]
 
     async def _called(self, call: Awaitable[T]) -> T:
         try:
             return await call
         except self._errors as error:
-            logger.warning("Redis, which keeps responses and conversations, does not answer: %r", error)
+            logger.warning("Redis, which keeps responses and streams, does not answer: %r", error)
             raise Unavailable("the store of responses does not answer", RETRY_S) from error
-
-
-def _names(owner: str, key: str) -> list[str]:
-    """Redis' names: of one owner in one slot of a Redis cluster."""
-    root = f"manta:{{{sha256(owner.encode()).hexdigest()[:32]}}}"
-    return [f"{root}:entry:{key}", f"{root}:used", f"{root}:sizes"]
 
 
 def _now_ms() -> int:

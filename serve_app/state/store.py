@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from configs.schema import ApiConfig
+from configs.schema import ApiConfig, ResumeConfig
 
 __all__ = ["MemoryStore", "StateStore", "StoreLimits"]
 
@@ -20,6 +20,10 @@ class StoreLimits(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, api: ApiConfig) -> "StoreLimits":
         return cls(api.state_bytes, min(api.state_bytes, api.state_bytes_per_key), api.state_age_s)
+
+    @classmethod
+    def of_streams(cls, resume: ResumeConfig) -> "StoreLimits":
+        return cls(resume.max_bytes, min(resume.max_bytes, resume.max_bytes_per_key), resume.age_s)
 
 
 class StateStore(Protocol):
@@ -34,6 +38,10 @@ class StateStore(Protocol):
 
     async def put(self, owner: str, key: str, data: bytes) -> None:
         """Keeps nothing if the data alone is more than the limits allow."""
+        ...
+
+    async def replace(self, owner: str, key: str, before: bytes, data: bytes) -> bool:
+        """A put if what is kept is still `before`, else False: somebody else has changed it."""
         ...
 
     async def delete(self, owner: str, key: str) -> bool:
@@ -78,6 +86,12 @@ class MemoryStore:
             self._remove(next(name for name in self._entries if name[0] == owner))
         while self.num_bytes > self._limits.max_bytes:
             self._remove(next(iter(self._entries)))
+
+    async def replace(self, owner: str, key: str, before: bytes, data: bytes) -> bool:
+        if await self.get(owner, key) != before:
+            return False
+        await self.put(owner, key, data)
+        return True
 
     async def delete(self, owner: str, key: str) -> bool:
         is_there = await self.get(owner, key) is not None

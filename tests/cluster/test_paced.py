@@ -50,7 +50,7 @@ async def test_every_token_is_counted_however_the_bytes_are_cut() -> None:
     rng = random.Random(0)
     for _ in range(200):
         samples, transport = Samples([], [], []), _Recorder()
-        stream = _Stream(b"ask", time.monotonic() + 60, samples)
+        stream = _Stream(lambda: b"ask", time.monotonic() + 60, samples)
         stream.connection_made(transport)
         cuts = sorted(rng.sample(range(1, len(answer)), rng.randrange(40)))
         for start, stop in zip([0, *cuts], [*cuts, len(answer)], strict=True):

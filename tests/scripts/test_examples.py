@@ -31,6 +31,7 @@ pytestmark = [
 PRINTS = {
     "chat": r"The capital of France is Paris\.\n27 tokens read, 8 written\n",
     "streaming": r"(.|\n){40,}\n\d+ tokens, first after \d+\.\d\d s, \d+ of the prompt cached\n",
+    "resuming": r"(.|\n)+ \[line lost\] (.|\n)+\n\d+ tokens\n",
     "tools_loop": r"get_weather\(\{'city': 'Paris', 'unit': '(celsius|fahrenheit)'\}\) -> \{.*\}\n(.|\n)+\n",
     "structured_output": r".{0,40}: (positive|neutral|negative), [1-5] of 5\n",
     "rag": r"(.|\n)*12 euros(.|\n)* \[from: Tickets, .*\]\n",

@@ -21,9 +21,16 @@ WORKERS = WorkerPool()  # of all tests: they know whatever a test has shared
 
 
 def build_app(
-    client: EngineClient, config: Config, models: Mapping[str, TextModel], *, behind_serve: bool = False
+    client: EngineClient,
+    config: Config,
+    models: Mapping[str, TextModel],
+    *,
+    behind_serve: bool = False,
+    stores: app.OpenStore | None = None,
 ) -> FastAPI:
-    return app.build_app(client, config, models, WORKERS, KeyStore(config, environment={}), behind_serve=behind_serve)
+    """Ingresses that share `stores` are those of one cluster."""
+    keys = KeyStore(config, environment={}, secret=b"of all ingresses")
+    return app.build_app(client, config, models, WORKERS, keys, app.Hosting(behind_serve, stores))
 
 
 class ScriptedClient:

@@ -13,6 +13,7 @@ from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
+from serve_app.pipeline.resumable import ResumableStreams
 from serve_app.preparation.conversation import ConversationPreparer
 from serve_app.preparation.generate_request import PreparedAnswer
 from serve_app.preparation.grammar_validator import GrammarValidator
@@ -20,6 +21,8 @@ from serve_app.request.conversation import Conversation, Message
 from serve_app.request.options import Delivery, GenerationOptions, LengthLimits, Logprobs, Sampling
 from serve_app.request.output_format import StructuredOutput
 from serve_app.result_cache.cache import ResultCache
+from serve_app.resumption.records import StreamRecords
+from serve_app.state.store import MemoryStore, StoreLimits
 from serve_app.tenants.key_store import KeyStore
 from serve_app.tools.tool_use import tool_use
 from serve_app.transport.errors import install_error_handlers
@@ -95,9 +98,11 @@ def serving_poems(client, api=None):
     settings, model = config(api), toy_model()
     models, keys = {"toy": model}, KeyStore(settings, environment={})
     registry, auth = Registry(client, settings, models, created=0), Authenticator(keys)
-    parser = RequestParser(settings.api, registry, auth, Preparation(settings.api, models, WORKERS, (__name__,)))
+    records = StreamRecords(MemoryStore(StoreLimits.of_streams(settings.api.resume)), settings.api.resume)
+    preparation = Preparation(settings.api, models, WORKERS, (__name__,))
+    parser = RequestParser(settings.api, registry, auth, preparation, records)
     results, validator = ResultCache(settings.api, "id"), GrammarValidator(models, WORKERS)
-    pipeline = AnswerPipeline(client, settings, validator, results, Metrics(), "print")
+    pipeline = AnswerPipeline(client, settings, validator, results, Metrics(), ResumableStreams(records))
     app = FastAPI()
 
     @app.post("/poem", response_model=None)

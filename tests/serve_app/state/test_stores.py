@@ -53,6 +53,15 @@ async def test_what_is_put_is_got_until_it_is_deleted(open_store, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_what_somebody_else_has_changed_is_not_replaced(open_store, kind):
+    async with open_store(kind) as store:
+        assert not await store.replace("a", "k", b"", b"new") and await store.get("a", "k") is None
+        await store.put("a", "k", b"one\xff")
+        assert await store.replace("a", "k", b"one\xff", b"two") and await store.get("a", "k") == b"two"
+        assert not await store.replace("a", "k", b"one\xff", b"three") and await store.get("a", "k") == b"two"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_no_owner_sees_what_another_one_has(open_store, kind):
     async with open_store(kind) as store:
         await store.put("a", "k", b"secret")
@@ -104,6 +113,16 @@ async def test_what_is_too_old_is_gone(open_store, kind):
         assert await store.get("o", "a") == b"x"
         await asyncio.sleep(0.3)
         assert await store.get("o", "a") is None
+
+
+@needs_redis
+async def test_kinds_of_state_have_limits_of_their_own(url):
+    stores = [RedisStore(url, LIMITS, kind) for kind in ("responses", "streams")]
+    for store in stores:
+        await store.put("kinds", "k", store._kind.encode() * 10)
+    assert [await store.get("kinds", "k") for store in stores] == [b"responses" * 10, b"streams" * 10]
+    for store in stores:
+        await store.close()
 
 
 async def test_all_owners_together_are_bounded_in_memory():
