@@ -194,8 +194,8 @@ def _experts():
     )
     cases["combine, 8 x 2048, bf16"] = (
         experts._combine,
-        {"made": "*fp32", "places": "*i64", "weights": "*fp32", "out": "*bf16"},
-        {"M": 2048, "TOP_K": 8, "BLOCK_M": 1024},
+        {"made": "*fp32", "places": "*i64", "starts": "*i32", "weights": "*fp32", "added": "*fp32", "out": "*bf16"},
+        {"E": 128, "M": 2048, "TOP_K": 8, "BLOCK_M": 1024},
         {"num_warps": 4, "num_stages": 3},
     )
     return cases
