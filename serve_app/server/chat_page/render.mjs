@@ -43,17 +43,21 @@ export function render(block, old) {
 const rendered = (blocks) => blocks.map((block) => render(block));
 
 function codeElement({ language, text }, old) {
-  const pieces = highlight(visible(text), language).map(({ kind, text }) => (kind ? element("span", { class: kind }, text) : text));
+  const pieces = highlight(visible(text), language);
   if (old?.code && old.language === language) {
-    old.text = text;
-    old.code.replaceChildren(...pieces);
-    return old;
+    const same = pieces.findIndex((piece, index) => piece.text !== old.pieces[index]?.text);
+    const kept = same < 0 ? pieces.length : same;
+    while (old.code.childNodes.length > kept) old.code.lastChild.remove();
+    old.code.append(...colored(pieces.slice(kept)));
+    return Object.assign(old, { text, pieces });
   }
-  const code = element("code", {}, ...pieces);
+  const code = element("code", {}, ...colored(pieces));
   const made = element("div", { class: "code" },
     element("div", { class: "bar" }, element("span", {}, language), copyButton("Copy", () => made.text)), element("pre", { tabindex: "0" }, code));
-  return Object.assign(made, { code, language, text });
+  return Object.assign(made, { code, language, text, pieces });
 }
+
+const colored = (pieces) => pieces.map(({ kind, text }) => (kind ? element("span", { class: kind }, text) : text));
 
 function tableElement({ align, head, rows }) {
   const row = (tag, cells) => element("tr", {}, ...cells.map((cell, column) => element(tag, { class: align[column], dir: "auto" }, ...inlineNodes(cell))));

@@ -37,6 +37,8 @@ function elementNode(tag) {
       this.append(...nodes);
     },
     remove,
+    get childNodes() { return this.children; },
+    get lastChild() { return this.children.at(-1); },
     get textContent() { return this.children.map((child) => child.textContent).join(""); },
     set textContent(text) { this.replaceChildren(text); },
     get html() {

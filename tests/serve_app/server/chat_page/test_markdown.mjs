@@ -43,6 +43,7 @@ for (const [name, text, wanted] of [
 
 test("code has colors for what is known", () => {
   const code = drawn('```python\ndef f(x):  # note\n    return "a" + 1\n```').html;
+  assert.ok(drawn("```sql\nSELECT a\n```").html.includes('"keyword">SELECT<'));
   for (const piece of ['"keyword">def<', '"comment"># note<', '"keyword">return<', '"string">&quot;a&quot;<', '"number">1<']) assert.ok(code.includes(piece), piece);
 });
 
