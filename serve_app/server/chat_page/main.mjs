@@ -14,7 +14,7 @@ const PROMPTS = [
   "Write a Python function that merges two sorted lists.",
   "Compare three ways to brew coffee in a table.",
 ];
-const SAID = 2000; // characters of an answer that are announced to screen readers
+const SAID = 2000; // characters of an answer that screen readers get
 
 const $ = (id) => document.getElementById(id);
 const local = browserStorage("localStorage");
@@ -124,14 +124,9 @@ async function write(message, messages, more = {}) {
   $("said").textContent = "The answer is being written";
   const began = performance.now();
   const draw = drawing(() => run.view?.update());
-  let [first, resumed, isLost] = [undefined, 0, false];
-  const notice = (text) => {
-    if (text && !isLost) resumed++;
-    isLost = text !== "";
-    tell(text);
-  };
+  let first;
   try {
-    for await (const found of answerEvents(asked, run.abort.signal, { headers, notice })) {
+    for await (const found of answerEvents(asked, run.abort.signal, { headers, notice: tell })) {
       for (const event of found) if (takeEvent(message, event)) first ??= (performance.now() - began) / 1000;
       if (running === run) draw();
     }
@@ -139,7 +134,7 @@ async function write(message, messages, more = {}) {
     if (!run.abort.signal.aborted) message.error = error.message;
   }
   message.calls = message.calls.filter(Boolean);
-  Object.assign(message.figures, { seconds: (performance.now() - began) / 1000, ...(first !== undefined && { first }), resumed });
+  Object.assign(message.figures, { seconds: (performance.now() - began) / 1000, ...(first !== undefined && { first }) });
   if (running === run) tell("");
   keep(own);
   if (running !== run) return list.show();
@@ -173,7 +168,7 @@ function focusText() {
 
 function isAtEnd() {
   const { scrollHeight, scrollTop, clientHeight } = $("chat");
-  return scrollHeight - scrollTop - clientHeight < 80; // pixels
+  return scrollHeight - scrollTop - clientHeight < 80;
 }
 
 const scrollToEnd = () => { $("chat").scrollTop = $("chat").scrollHeight; };
@@ -218,14 +213,14 @@ $("form").onsubmit = (event) => {
   else send($("text").value);
 };
 $("text").onkeydown = (event) => {
-  // Enter that ends a word of an input method is not for us
+  // Enter of an input method is not ours
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   send($("text").value);
 };
 document.onkeydown = (event) => {
   if (event.key === "Escape") stop();
-  if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey)) {
+  if (event.key?.toLowerCase() === "k" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     open(newChat());
   }

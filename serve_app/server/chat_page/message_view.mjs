@@ -70,7 +70,7 @@ export function messageView(message, { place, isWriting, isBusy, isLast, act }) 
   }
 }
 
-// The element with a message's content, and what draws that which has come: the same one whenever the message is shown.
+// A message's content, and what draws that which has come: the same whenever it is shown.
 function bodyOf(message) {
   if (bodies.has(message)) return bodies.get(message);
   const isAnswer = message.role === "assistant";

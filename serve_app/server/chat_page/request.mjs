@@ -21,7 +21,7 @@ export function requestFields(settings) {
   if (tools !== undefined) {
     const list = Array.isArray(tools) ? tools : [tools];
     if (list.some((tool) => typeof tool !== "object" || tool === null || !(tool.function ?? tool).name)) faults.tools = "must be a list of functions with names";
-    // also functions alone, as documentation often has them
+    // or functions alone
     else if (list.length) fields.tools = list.map((tool) => (tool.function ? tool : { type: "function", function: tool }));
   }
   return { fields, faults };
@@ -74,15 +74,13 @@ export function takeEvent(answer, event) {
 }
 
 // The line under an answer.
-export function figuresText({ tokens, seconds, first, cached, prompt, migrations, resumed }) {
+export function figuresText({ tokens, seconds, first, cached, prompt, migrations }) {
   if (!tokens) return "";
-  const times = (count) => (count > 1 ? `${count} times` : "once");
   return [
     `${tokens} tokens`,
     seconds > 0 && `${(tokens / seconds).toFixed(1)} tokens/s`,
     first !== undefined && `first after ${first.toFixed(2)} s`,
     cached > 0 && `${cached} of ${prompt} prompt tokens cached`,
-    migrations > 0 && `moved to another replica ${times(migrations)}, nothing lost`,
-    resumed > 0 && `line lost ${times(resumed)}, nothing lost`,
+    migrations > 0 && `moved to another replica ${migrations > 1 ? `${migrations} times` : "once"}, nothing lost`,
   ].filter(Boolean).join(" · ");
 }

@@ -46,6 +46,6 @@ test("events make an answer", () => {
   takeEvent(answer, { choices: [], usage: { prompt_tokens: 9, completion_tokens: 4, prompt_tokens_details: { cached_tokens: 8 }, migrations: 1 } });
   assert.deepEqual([answer.content, answer.reasoning, answer.finish], ["a", "hmm", "tool_calls"]);
   assert.deepEqual(answer.calls, [{ id: "c1", name: "f", arguments: '{"a":1}' }]);
-  assert.equal(figuresText({ ...answer.figures, seconds: 2, first: 0.5, resumed: 2 }),
-    "4 tokens · 2.0 tokens/s · first after 0.50 s · 8 of 9 prompt tokens cached · moved to another replica once, nothing lost · line lost 2 times, nothing lost");
+  assert.equal(figuresText({ ...answer.figures, seconds: 2, first: 0.5 }),
+    "4 tokens · 2.0 tokens/s · first after 0.50 s · 8 of 9 prompt tokens cached · moved to another replica once, nothing lost");
 });
