@@ -44,7 +44,7 @@ export function settingsPanel(form, { preset, keep, drop }, storage) {
   function keepIn(key, value) {
     try {
       storage.setItem(key, JSON.stringify(value));
-    } catch {} // full of conversations: the settings last as long as the page
+    } catch {} // full
   }
   function stored(key) {
     try {

@@ -7,16 +7,18 @@ import { all } from "./dom_stub.mjs";
 import { $, openPage, press, shown, until } from "./page_stub.mjs";
 
 const asked = []; // bodies of requests for answers
+const keys = []; // what they had as Authorization
 let answers = []; // the next ones: lists of events, or a status with an error
 let ends = null; // of an answer that does not end by itself
 
 const delta = (delta, finish_reason = null) => ({ choices: [{ delta, finish_reason }] });
 const says = (content, finish = "stop") => [delta({ content }), delta({}, finish), { choices: [], usage: { prompt_tokens: 5, completion_tokens: 3 } }];
 
-globalThis.fetch = async (path, { method = "GET", body, signal }) => {
+globalThis.fetch = async (path, { method = "GET", headers, body, signal }) => {
   if (path === "v1/models") return Response.json({ data: [{ id: "toy" }] });
   if (method === "DELETE") return new Response("{}");
   asked.push(JSON.parse(body));
+  keys.push(headers.Authorization);
   const answer = answers.shift();
   if (answer.status) return Response.json({ error: { message: answer.message } }, answer);
   const lines = answer.map((event, index) => `id: s.${index}\ndata: ${JSON.stringify(event)}\n\n`).join("");
@@ -133,6 +135,26 @@ test("people talk with a model on the page", async (t) => {
     await pressed("Send results", says("it is 42"));
     assert.deepEqual(asked.at(-1).messages.at(-1), { role: "tool", content: "42", tool_call_id: "c1" });
     assert.ok(shown().includes("it is 42"));
+  });
+  await t.test("nothing of a model or a server becomes markup", async () => {
+    const hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>";
+    await ask(hostile, [delta({ reasoning: hostile, content: hostile }), delta({ tool_calls: [{ index: 0, id: "c", function: { name: hostile, arguments: hostile } }] }, hostile)]);
+    await ask("q7", { status: 400, message: hostile });
+    assert.equal(shown().split("<script>").length, 7);
+    assert.ok(!/<(img|script)/.test(document.body.html.replace(/<script>/, "")));
+    $("new").onclick();
+    await ask(hostile, says("a"));
+    assert.ok($("list").textContent.includes("<img") && !/<(img|script)/.test($("list").html));
+    [...all($("list"))].find(({ attributes }) => attributes?.["aria-label"] === `Delete: ${hostile}`).click();
+    press("q1");
+  });
+  await t.test("the key is sent, and kept for the tab alone", async () => {
+    $("key").value = "secret";
+    $("key").onchange();
+    await ask("q8", says("a8"));
+    assert.equal(keys.at(-1), "Bearer secret");
+    assert.equal(sessionStorage.getItem("manta.key"), "secret");
+    for (let index = 0; index < localStorage.length; index++) assert.ok(!localStorage.getItem(localStorage.key(index)).includes("secret"));
   });
   await t.test("conversations are kept, opened, renamed and deleted", async () => {
     document.onkeydown({ key: "k", ctrlKey: true, preventDefault() {} });
