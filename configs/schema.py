@@ -128,7 +128,7 @@ class AccessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     status: Access = "open"  # /status
     load: Access = "open"  # /load
     docs: Access = "open"  # /docs and /openapi.json
-    chat_page: Access = "open"  # /; the page asks for a key if /v1 needs one
+    chat_page: Access = "open"  # / and its files; the page asks for a key if /v1 needs one
 
 
 class ResumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
