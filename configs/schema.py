@@ -53,7 +53,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where torch sees a GPU, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16
     keep_quantized: bool = True  # 4- and 8-bit weights stay so where a kernel takes them; false: dequantized at load
-    activation_quantization: Literal["auto", "none", "int8"] = "auto"  # with kept integer weights; auto: int8, AMX none
+    activation_quantization: Literal["none", "int8"] = "none"  # int8: a CPU rounds inputs of kept 4- and 8-bit weights
     weight_cache_bytes: Count = 34_359_738_368  # packed weights in ~/.cache/manta/weights, shared by replicas; 0: off
     max_model_len: Positive | None = None  # tokens, prompt and answer together; unset: what the model was made for
     num_threads: Positive | None = None  # CPU threads of a replica; unset: num_cpus, for prompts idle replicas' too

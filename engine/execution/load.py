@@ -88,7 +88,7 @@ def load_executor(
     arch = read_arch(files)
     max_model_len = _max_context_len(config, arch)
     clock.lap("source")
-    int8_activations = config.activation_quantization != "none"
+    int8_activations = config.activation_quantization == "int8"
     # on a GPU weights are not kept packed, nor those of another dtype, which stay as they are
     cache = WeightCache(config.weight_cache_bytes if device.type == "cpu" and dtype == torch.bfloat16 else 0)
     kernels = load_kernels(device, dtype, bool(config.deterministic), cache_dtype, int8_activations, cache)

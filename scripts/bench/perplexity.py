@@ -33,7 +33,7 @@ PROMPT_TOKENS = 1024
 WAYS: dict[str, dict[str, Any]] = {
     "float32, dequantized": {"dtype": "float32", "keep_quantized": False},
     "bfloat16, dequantized": {"keep_quantized": False},
-    "4 bits, bfloat16 activations": {"activation_quantization": "none"},
+    "4 bits, bfloat16 activations": {},
     "4 bits, 8-bit activations": {"activation_quantization": "int8"},
 }
 
