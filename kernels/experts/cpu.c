@@ -33,11 +33,12 @@ static void activate(const Layer *layer, const bf16 *in, int64_t in_width, bf16 
     }
 }
 
-/* x [T, M] bf16; ids [T, K]; weights [T, K] fp32; added [T, M] bf16 or NULL; out [T, M] bf16; scratch for T rows: taken, inner, active (bf16) and
- * made (fp32) of the widest expert, spare of its layers, sums [T, M] fp32, places [E + 1 + T K] */
+/* x [T, M] bf16; ids [T, K]; weights [T, K] fp32; added [T, M] bf16 or NULL; out [T, M] bf16; scratch for T rows: taken,
+ * inner, active (bf16) and made (fp32) of the widest expert, spare of its layers, sums [T, M] fp32, places [E + 1 + T K] */
 void experts(const Layer *layer, const bf16 *x, const int64_t *ids, const float *weights, const bf16 *added, bf16 *out,
              bf16 *taken, bf16 *inner, bf16 *active, float *made, char *spare, float *sums, int64_t *places,
              int64_t num_rows, int64_t top_k, int64_t num_threads) {
+    if (!num_rows) return; /* tensors without elements have no address */
     int64_t num_experts = layer->num_experts, dim = layer->model_dim;
     const Product(*products)[2] = (const Product(*)[2])(intptr_t)layer->products;
     int64_t *ends = places, *order = places + num_experts + 1; /* order: places in ids, by expert, then by row */
