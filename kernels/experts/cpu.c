@@ -33,10 +33,11 @@ static void activate(const Layer *layer, const bf16 *in, int64_t in_width, bf16 
     }
 }
 
-/* x [T, M] bf16; ids [T, K]; weights [T, K] fp32; added [T, M] bf16 or NULL; out [T, M] bf16; scratch for T rows: taken,
- * inner, active (bf16) and made (fp32) of the widest expert, spare of its layers, sums [T, M] fp32, places [E + 1 + T K] */
+/* x [T, M] bf16; ids [T, K]; weights [T, K] fp32; added [T, M] bf16 or NULL; out [T, M] bf16; scratch for T rows:
+ * gathered, inner, active (bf16) and made (fp32) of the widest expert, spare of its layers, sums [T, M] fp32,
+ * places [E + 1 + T K] */
 void experts(const Layer *layer, const bf16 *x, const int64_t *ids, const float *weights, const bf16 *added, bf16 *out,
-             bf16 *taken, bf16 *inner, bf16 *active, float *made, char *spare, float *sums, int64_t *places,
+             bf16 *gathered, bf16 *inner, bf16 *active, float *made, char *spare, float *sums, int64_t *places,
              int64_t num_rows, int64_t top_k, int64_t num_threads) {
     if (!num_rows) return; /* tensors without elements have no address */
     int64_t num_experts = layer->num_experts, dim = layer->model_dim;
@@ -55,11 +56,11 @@ void experts(const Layer *layer, const bf16 *x, const int64_t *ids, const float 
         const Product *up = &products[e][0], *down = &products[e][1];
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && count >= 32)
         for (int64_t r = 0; r < count; r++) {
-            bf16 *row = taken + r * up->num_in;
+            bf16 *row = gathered + r * up->num_in;
             memcpy(row, x + order[start + r] / top_k * dim, dim * sizeof(bf16));
             memset(row + dim, 0, (up->num_in - dim) * sizeof(bf16));
         }
-        multiply(up, taken, inner, spare, count, num_threads);
+        multiply(up, gathered, inner, spare, count, num_threads);
         activate(layer, inner, up->num_out, active, down->num_in, count, num_threads);
         multiply(down, active, made, spare, count, num_threads);
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && count >= 32) /* of rows, each once */

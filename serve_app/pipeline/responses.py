@@ -27,6 +27,12 @@ class StreamLimits(msgspec.Struct, frozen=True):
     keep_alive_s: float
     keep_alive: bytes = KEEP_ALIVE
 
+    def outbox(self, send: Send) -> Outbox:
+        """What a stream within these limits is sent through."""
+        return Outbox(
+            send, max_bytes=self.max_waiting_bytes, keep_alive_s=self.keep_alive_s, keep_alive=self.keep_alive
+        )
+
 
 class StreamResponse(Response):
     """Server-sent events."""
@@ -58,12 +64,7 @@ class StreamResponse(Response):
         async with aclosing(self._deltas) as deltas:
             delta = await anext(deltas)
             await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_HEADERS, *self._more]})
-            async with Outbox(
-                send,
-                max_bytes=limits.max_waiting_bytes,
-                keep_alive_s=limits.keep_alive_s,
-                keep_alive=limits.keep_alive,
-            ) as outbox:
+            async with limits.outbox(send) as outbox:
                 outbox.put(renderer.opening(output.usage()))
                 try:
                     outbox.put(renderer.delta(delta, output.usage_of(delta.index)))

@@ -16,7 +16,7 @@ from serve_app.resumption.event_ids import KEY_HEADER
 from serve_app.resumption.event_log import EventLog
 from serve_app.resumption.records import Resumable, StreamRecord, StreamRecords
 from serve_app.tenants.tenant import Tenant
-from serve_app.transport.connection import ClientGone, Outbox, while_connected
+from serve_app.transport.connection import ClientGone, while_connected
 
 __all__ = ["ResumableStreams"]
 
@@ -135,12 +135,7 @@ class _ResumableResponse(Response):
                 with run.attached():
                     await run.begun()
                     await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_HEADERS, *self._more]})
-                    async with Outbox(
-                        send,
-                        max_bytes=limits.max_waiting_bytes,
-                        keep_alive_s=limits.keep_alive_s,
-                        keep_alive=limits.keep_alive,
-                    ) as outbox:
+                    async with limits.outbox(send) as outbox:
                         await run.deliver(self._after, outbox.put)
                     run.is_read = True
         except ClientGone:

@@ -26,7 +26,7 @@ def pair(linear, compiler, experts, activation="silu"):
     return cpu.build(compiler, linear).experts(experts, activation), Experts(experts, activation, linear, gate)
 
 
-def taken(num_rows, num_experts, top_k, dim, seed=0):
+def routed_rows(num_rows, num_experts, top_k, dim, seed=0):
     rng = torch.Generator().manual_seed(seed)
     x_TM = torch.randn(num_rows, dim, generator=rng).bfloat16()
     ids_TK = torch.rand(num_rows, num_experts, generator=rng).argsort(1)[:, :top_k].contiguous()
@@ -42,7 +42,7 @@ def test_dense_experts_have_the_bits_of_the_reference(compiler, activation, bias
         experts = [one._replace(gate_up_bias=one.gate_up_bias[:40]) for one in experts] if biased else experts
     ours, reference = pair(linear_cpu.build(compiler), compiler, experts, activation)
     for num_rows in (0, 1, 3, 70):
-        given = taken(num_rows, 5, 3, 42)
+        given = routed_rows(num_rows, 5, 3, 42)
         assert torch.equal(ours(*given), reference(*given)), num_rows
 
 
@@ -54,13 +54,13 @@ def test_quantized_experts_have_the_bits_of_the_reference(kind, bits, scales):
     experts = [Expert(gate_up, down) for gate_up, down in zip(matrices[::2], matrices[1::2], strict=True)]
     ours, reference = pair(COMPILED[kind], COMPILERS[kind.removesuffix(", int8")], experts)
     for num_rows in (1, 40):
-        given = taken(num_rows, 4, 2, 128)
+        given = routed_rows(num_rows, 4, 2, 128)
         assert torch.equal(ours(*given), reference(*given)), num_rows
 
 
 def test_what_no_expert_takes_and_what_is_added(compiler):
     ours, reference = pair(linear_cpu.build(compiler), compiler, make(3, 32, 32, torch.bfloat16))
-    x_TM, ids_TK, weights_TK = taken(6, 5, 4, 32)  # experts 3 and 4 there are not
+    x_TM, ids_TK, weights_TK = routed_rows(6, 5, 4, 32)  # experts 3 and 4 there are not
     added_TM = torch.randn(6, 32).bfloat16()
     assert torch.equal(ours(x_TM, ids_TK, weights_TK, added_TM), reference(x_TM, ids_TK, weights_TK, added_TM))
     assert not ours(x_TM, torch.full_like(ids_TK, -1), weights_TK).any()
@@ -68,7 +68,7 @@ def test_what_no_expert_takes_and_what_is_added(compiler):
 
 def test_threads_and_neighbors_change_nothing(compiler):
     ours, _ = pair(linear_cpu.build(compiler), compiler, make(3, 48, 32, torch.bfloat16))
-    x_TM, ids_TK, weights_TK = taken(120, 3, 2, 48)
+    x_TM, ids_TK, weights_TK = routed_rows(120, 3, 2, 48)
     whole, threads = ours(x_TM, ids_TK, weights_TK), torch.get_num_threads()
     try:
         torch.set_num_threads(3)
