@@ -59,7 +59,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     num_threads: Positive | None = None  # CPU threads of a replica; unset: num_cpus, for prompts idle replicas' too
     deterministic: bool | None = None  # logits bitwise equal in any batch and chunk; unset: on for CPU, off on a GPU
     cascade_attention: Literal["auto", "off"] = "auto"  # auto: a GPU reads a shared prefix once, where faster
-    async_scheduling: bool | None = None  # schedule a step while the one before runs; unset: on a GPU, without drafts
+    async_scheduling: bool | None = None  # schedule a step while the one before runs; unset: on a GPU
     enforce_eager: bool = False  # true: no CUDA graphs; else decode steps are captured once and replayed, on CPUs too
     scheduler: SchedulerConfig = SchedulerConfig()
     cache: CacheConfig = CacheConfig()

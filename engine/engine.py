@@ -148,13 +148,21 @@ class Engine:
         return self._process_output(scheduled, output)
 
     def _step_async(self, executor: AsyncExecutor) -> list[RequestOutput]:
-        """The same with async scheduling: when this returns, the next step has been launched."""
+        """The same with async scheduling: when this returns, the next step has been launched.
+
+        It is launched before the tokens of this one are known, unless there are draft tokens among them: how many of
+        these are right decides what it computes.
+        """
         scheduled, self._launched = self._launched or self._launch(executor), None
         if scheduled is None:
             return []
         self.num_step_tokens = scheduled.num_tokens
         pending = executor.sample_tokens()
         self.scheduler.update_after_schedule(scheduled)
+        if scheduled.has_drafts:
+            outputs = self._process_output(scheduled, pending.result())
+            self._launched = self._launch(executor)
+            return outputs
         self._launched = self._launch(executor)
         return self._process_output(scheduled, pending.result())
 

@@ -51,7 +51,8 @@ class CudaGraphs:
     """Replays steps in which each sequence decodes one token, with draft tokens behind it or not.
 
     Each token is a row, and rows of one sequence are treated as sequences that share their blocks: attention reads
-    keys only after all keys of the step are written.
+    keys only after all keys of the step are written. A recurrent state is advanced by one row at a time, so that a step
+    with draft tokens is none for such a model.
     """
 
     pads = True
@@ -84,6 +85,8 @@ class CudaGraphs:
         self._inputs = CudaGraphInputs(shape, device, largest.has_states)
 
     def fits(self, scheduled: SchedulerOutput) -> bool:
+        if self._has_states and scheduled.has_drafts:
+            return False
         return 0 < scheduled.num_tokens <= self._max_rows and all(
             piece.samples and len(piece.tokens) == 1 + piece.num_draft_tokens and not piece.scored
             for piece in scheduled.sequences

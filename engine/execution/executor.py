@@ -43,7 +43,8 @@ class PendingOutput(Protocol):
 class AsyncExecutor(Protocol):
     """An executor that can launch a step before the previous one is sampled.
 
-    Among a step's tokens, -1 is a placeholder for the token that the sequence samples in the previous step.
+    Among a step's tokens, -1 is a placeholder for the token that the sequence samples in the previous step. A step with
+    draft tokens is sampled before the next one is launched.
     """
 
     def launch_model(self, scheduled: SchedulerOutput) -> None: ...

@@ -79,7 +79,9 @@ class InlineExecutor(Executor):
         return self._sampler.sample(scheduled, logits_RV, bits.result())
 
     def launch_model(self, scheduled: SchedulerOutput) -> None:
-        """Queues the forward pass. A token of -1 is the one that the sequence samples, or sampled, in the last step."""
+        """Queues the forward pass. A token of -1 is the one that the sequence samples, or sampled, in the last step, in
+        which no sequence has draft tokens.
+        """
         self._begin(scheduled)
         self._begun = scheduled, self._forward(scheduled)
 
@@ -123,11 +125,11 @@ class InlineExecutor(Executor):
 
     def _put_sampled(self, scheduled: SchedulerOutput, tokens_T: Tensor) -> None:
         """Replaces each -1 by the token sampled in the last step, on the device. Rank 0 broadcasts them."""
-        ends = list(itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences))
+        ends = itertools.accumulate(len(piece.tokens) for piece in scheduled.sequences)
         waiting = [
-            (end - 1, piece.seq_id)
+            (end - 1 - piece.num_draft_tokens, piece.seq_id)
             for end, piece in zip(ends, scheduled.sequences, strict=True)
-            if piece.tokens[-1] < 0
+            if piece.tokens[-1 - piece.num_draft_tokens] < 0
         ]
         if not waiting:
             return

@@ -169,13 +169,7 @@ def device_of(config: EngineConfig) -> torch.device:
 
 
 def _async_scheduling(config: EngineConfig, device: torch.device) -> bool:
-    if config.async_scheduling is None:
-        return device.type == "cuda" and not config.scheduler.num_speculative_tokens
-    if config.async_scheduling and config.scheduler.num_speculative_tokens:
-        raise ModelError(
-            "engine.async_scheduling: not together with engine.scheduler.num_speculative_tokens; leave one of them out"
-        )
-    return config.async_scheduling
+    return device.type == "cuda" if config.async_scheduling is None else config.async_scheduling
 
 
 def _num_compilers(tp: TensorParallel) -> int:

@@ -96,7 +96,7 @@ class Sampler:
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
         own = [self._states[piece.seq_id] for piece in scheduled.sequences if piece.samples]
-        if any(piece.num_draft_tokens for piece in scheduled.sequences):
+        if scheduled.has_drafts:
             counts, kept = _kept(scheduled, chosen_R.tolist())
             rows = self._ints(kept)
             chosen_R, scored_RV, states = chosen_R[rows], scored_RV[rows], [states[row] for row in kept]

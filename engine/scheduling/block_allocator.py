@@ -224,6 +224,22 @@ class BlockAllocator:
             return None
         return self.states.num_until_due(seq)
 
+    @property
+    def can_copy_state(self) -> bool:
+        """Whether a sequence may have draft tokens: a recurrent state must be copied before, as it cannot go back."""
+        return self.states is None or self.states.pool.num_free > 0
+
+    def copy_state(self, seq: Sequence) -> None:
+        """Copies a recurrent state before a step with draft tokens."""
+        if self.states is not None:
+            self.states.copy(seq)
+
+    def settle_state(self, seq: Sequence, are_drafts_right: bool) -> bool:
+        """Ends what `copy_state` began. Returns whether the state is that after the step, else it is that before it."""
+        if self.states is not None:
+            self.states.settle(seq, are_drafts_right)
+        return self.states is None or are_drafts_right
+
     def free(self, seq: Sequence) -> None:
         """Frees all blocks of a sequence; cached ones stay until they are evicted."""
         if self.states is not None and seq.state >= 0:

@@ -100,7 +100,7 @@ class Scheduler:
             sequences = self._assign()
         if not sequences:
             return SchedulerOutput(self._step, ())
-        if self.config.num_speculative_tokens and self.blocks.states is None:  # a state cannot go back
+        if self.config.num_speculative_tokens:
             sequences = self._add_draft_tokens(sequences)
         by_id = {seq.seq_id: seq for seq in self.running}
         for piece in sequences:
@@ -181,23 +181,33 @@ class Scheduler:
         out = []
         for piece in sequences:
             seq = by_id[piece.seq_id]
-            can_draft = piece.samples and len(piece.tokens) == 1 and seq.request.beam is None and not seq.is_pending
-            if budget > 0 and can_draft:
-                room = self.blocks.num_computable_tokens(seq) - seq.num_uncomputed
-                left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
-                if seq.drafts is None:
-                    seq.drafts = NgramProposer(self.config.prompt_lookup_min)
-                drafts = seq.drafts.propose(seq.tokens, min(self.config.num_speculative_tokens, budget, room, left - 1))
-                self.blocks.allocate(seq, len(seq.tokens) + len(drafts))
-                budget -= len(drafts)
-                piece = self._slice(seq, 1, drafts)
+            if budget > 0 and piece.samples and len(piece.tokens) == 1 and seq.request.beam is None:
+                drafts = self._propose(seq, budget)
+                if drafts:
+                    self.blocks.allocate(seq, len(seq.tokens) + len(drafts))
+                    self.blocks.copy_state(seq)
+                    budget -= len(drafts)
+                    piece = self._slice(seq, 1, drafts)
             out.append(piece)
         return out
+
+    def _propose(self, seq: Sequence, budget: int) -> tuple[int, ...]:
+        """Draft tokens behind the last one, which may be pending: then they are right only if the proposal for it is."""
+        room = self.blocks.num_computable_tokens(seq) - seq.num_uncomputed
+        left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
+        most = self._cut(seq, 1 + min(self.config.num_speculative_tokens, budget, room, left - 1)) - 1
+        if most <= 0 or not self.blocks.can_copy_state:
+            return ()
+        if seq.proposer is None:
+            seq.proposer = NgramProposer(self.config.prompt_lookup_min)
+        num_pending = int(seq.is_pending)
+        return seq.proposer.propose(seq.tokens, len(seq.tokens) - num_pending, num_pending + most)[num_pending:]
 
     def update_after_schedule(self, scheduled: SchedulerOutput) -> None:
         """Counts the tokens of a launched step as computed. Its samples are PENDING until `update_from_output`.
 
-        One step may be scheduled in between, without the sequences that may end with their pending token.
+        One step may be scheduled in between, without the sequences that may end with their pending token, and not if
+        there are draft tokens: where the next step begins depends on how many of them are right.
         """
         by_id = {seq.seq_id: seq for seq in self.running}
         for piece in scheduled.sequences:
@@ -223,6 +233,8 @@ class Scheduler:
             if got:
                 seq.tokens[-1:] = got
                 seq.num_computed += len(got) - 1  # draft tokens that were accepted
+                if piece.num_draft_tokens and not self.blocks.settle_state(seq, len(got) > piece.num_draft_tokens):
+                    seq.num_computed = piece.start
             if own_scores:
                 seq.scores[piece.start :] = own_scores
             if seq.blocks:  # else preempted meanwhile

@@ -28,7 +28,8 @@ class ScheduledSequence(msgspec.Struct, frozen=True, array_like=True):
 
     seq_id: int
     start: int  # first position computed this step
-    # at positions [start, start + len(tokens)); the last may be -1: the token sampled in the step before
+    # at positions [start, start + len(tokens)); the last one before draft tokens may be -1: the token sampled in the
+    # step before
     tokens: tuple[int, ...]
     # new blocks of each cache group, in order, from number `first_block` of the sequence on; the ones before are known
     # from earlier steps, and -1 stands for a block that the group does not keep
@@ -52,6 +53,10 @@ class SchedulerOutput(msgspec.Struct, frozen=True, array_like=True, tag=True):
     @property
     def num_tokens(self) -> int:
         return sum(len(piece.tokens) for piece in self.sequences)
+
+    @property
+    def has_drafts(self) -> bool:
+        return any(piece.num_draft_tokens for piece in self.sequences)
 
 
 class ModelOutput(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,7 @@
 import time
 
 from engine.cache.prefix_cache import BlockHashes
-from engine.scheduling.ngram_proposer import NgramProposer
+from engine.scheduling.ngram_proposer import Proposer
 from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["FREED", "PENDING", "Sequence"]
@@ -23,7 +23,6 @@ class Sequence:
         "accepted_s",
         "blocks",
         "cached_tokens",
-        "drafts",
         "block_hashes",
         "index",
         "is_paused",
@@ -34,14 +33,16 @@ class Sequence:
         "num_sent_blocks",
         "order",
         "prompt_len",
+        "proposer",
         "queued_s",
         "request",
         "restored_tokens",
         "root_hash",
         "scores",
-        "state",
         "seed",
         "seq_id",
+        "state",
+        "state_before_drafts",
         "tokens",
     )
 
@@ -72,6 +73,7 @@ class Sequence:
         self.blocks: list[list[int]] = []  # of each cache group, all of one length; []: it does not run
         self.num_sent_blocks = 0  # that workers know
         self.state = -1  # slot of its recurrent state; -1: it has none
+        self.state_before_drafts = -1  # slot of a copy, while a step with draft tokens runs
         self.cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None until it first ran
         self.restored_tokens = 0  # of these, the ones loaded from the KV connector
         self.queued_s = 0.0  # until it first ran
@@ -79,7 +81,7 @@ class Sequence:
         wants_scores = request.sampling.num_prompt_logprobs is not None and index == 0 and not resumed
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
-        self.drafts: NgramProposer | None = None  # made with the first draft
+        self.proposer: Proposer | None = None  # made with the first draft
         # scheduling order: virtual starts are of engine/scheduling/fair_queueing.py; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
 

@@ -1,7 +1,8 @@
 """Recurrent states of sequences: a slot for each running one, and when snapshots of them are kept.
 
 A snapshot is due every so many tokens, and at the last block border of a prompt, from where another sequence with the
-same prompt goes on. Steps are cut so that they end there.
+same prompt goes on. Steps are cut so that they end there. Before a step with draft tokens the state is copied: if some
+are wrong the copy takes its place, and those that were right are computed again with the next step's tokens.
 """
 
 from collections.abc import Sequence as Many
@@ -61,14 +62,29 @@ class SequenceStates:
         self._copies.append((seq.state, snapshot))
         self.pool.release(snapshot, block_hash)
 
+    def copy(self, seq: Sequence) -> None:
+        """Copies the state before the next step. There must be a free slot."""
+        seq.state_before_drafts = self.pool.allocate()
+        self._copies.append((seq.state, seq.state_before_drafts))
+
+    def settle(self, seq: Sequence, are_drafts_right: bool) -> None:
+        """Keeps the state after the step, or else the copy."""
+        if not are_drafts_right:
+            seq.state, seq.state_before_drafts = seq.state_before_drafts, seq.state
+        self.pool.release(seq.state_before_drafts)
+        seq.state_before_drafts = -1
+
     def free(self, seq: Sequence) -> None:
-        """Frees the sequence's slot. No snapshot: a step may be under way that goes on with it."""
-        self.pool.release(seq.state)
-        seq.state = -1
+        """Frees the sequence's slots. No snapshot: a step may be under way that goes on with it."""
+        for slot in (seq.state, seq.state_before_drafts):
+            if slot >= 0:
+                self.pool.release(slot)
+        seq.state = seq.state_before_drafts = -1
 
     def check(self, running: Many[Sequence]) -> None:
         """Asserts that the running sequences have exactly the slots that are taken."""
-        self.pool.check([seq.state for seq in running])
+        copies = [seq.state_before_drafts for seq in running if seq.state_before_drafts >= 0]
+        self.pool.check([*(seq.state for seq in running), *copies])
 
     def _last_border(self, seq: Sequence) -> int:
         """The last border of the prompt before its last token, which is always computed, for its logits."""

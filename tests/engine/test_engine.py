@@ -81,6 +81,9 @@ def test_one_request_in_three_lines() -> None:
         (0, True, True, False),
         (0, False, False, True),
         (0, True, False, True),
+        (5, True, True, False),
+        (5, False, False, True),
+        (5, True, False, True),
     ],
 )
 @pytest.mark.parametrize("sharing", [True, False])
@@ -99,7 +102,7 @@ def test_random_traffic_equals_full_recompute(
         (5, False, False, False),
         (0, True, False, False),
         (0, False, True, False),
-        (0, False, False, True),
+        (5, True, False, True),
     ],
 )
 @pytest.mark.parametrize("sharing", [True, False])
@@ -123,7 +126,7 @@ def random_traffic(
     groups: tuple[CacheGroup, ...] = (CacheGroup(),),
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
-    num_held = num_unknown = num_shared = 0
+    num_held = num_unknown = num_ahead = num_shared = 0
     connector = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         num_states = rng.choice([17, 18, 30]) if recurrent else 0
@@ -167,12 +170,14 @@ def random_traffic(
                     assert_is(chunks[name, index], one, index)
         num_held += toy.num_held
         num_unknown += toy.num_unknown
+        num_ahead += toy.num_drafted_ahead
         num_shared += toy.num_shared
         assert toy.widest <= budget
         assert engine.scheduler.blocks.pool.num_free == toy.num_blocks
         assert len(asked) > len(aborted)
-    assert num_held > 10 or budget == 3 or not max_drafts
+    assert num_held > (3 if recurrent else 10) or budget == 3 or not max_drafts
     assert (num_unknown > 100) == overlap
+    assert num_ahead > (3 if recurrent else 10) or budget == 3 or not (overlap and max_drafts)
     assert (num_shared > 0) == (recurrent and sharing)
     if connector is not None and sharing and block_size < 16:
         assert connector.num_loaded > 4 and connector.num_gone > 0

@@ -38,7 +38,7 @@ class ToyExecutor(Executor):
         """The first of the cache groups keeps all tokens; what the others show is compared with it."""
         self.cache_groups = cache_groups
         self.num_states = num_states
-        self.last_lens: dict[int, int] = {}  # sequence -> what its state has seen
+        self.seen: set[int] = set()  # sequences that have been computed
         self.num_shared = 0  # sequences that went on with the state of another one
         self.states: list[list[int]] = [[-7]] * num_states  # the tokens that each state has seen
         self.step_s = step_s  # so that there is a middle of a stream
@@ -52,6 +52,7 @@ class ToyExecutor(Executor):
         self.num_computed = 0
         self.num_held = 0  # drafts that were right
         self.num_unknown = 0  # tokens that a plan did not know
+        self.num_drafted_ahead = 0  # of these, the ones with drafts behind them
         self.last: dict[int, int] = {}
         self.begun: SchedulerOutput
         self.unread: SchedulerOutput | None = None  # the step that is being sampled
@@ -93,8 +94,8 @@ class ToyExecutor(Executor):
                 assert [self.slots[at] for at in slots[first:]] == read[first:], "a group has freed what a token sees"
             if self.num_states:
                 seen = self.states[piece.state] if piece.start else []
-                self.num_shared += 0 < piece.start != self.last_lens.get(piece.seq_id, 0)
-                self.last_lens[piece.seq_id] = stop
+                self.num_shared += piece.start > 0 and piece.seq_id not in self.seen
+                self.seen.add(piece.seq_id)
                 self.states[piece.state] = [*seen, *piece.tokens]
                 assert self.states[piece.state] == read, "the state has seen other tokens"
             if piece.scored:
@@ -124,12 +125,14 @@ class ToyExecutor(Executor):
     def launch_model(self, scheduled: SchedulerOutput) -> None:
         """Tokens that the plan does not know are those of the last step."""
         sequences = tuple(
-            msgspec.structs.replace(piece, tokens=(*piece.tokens[:-1], self.last[piece.seq_id]))
-            if piece.tokens[-1] < 0
-            else piece
+            msgspec.structs.replace(
+                piece, tokens=tuple(self.last[piece.seq_id] if token < 0 else token for token in piece.tokens)
+            )
             for piece in scheduled.sequences
         )
-        self.num_unknown += sum(piece.tokens[-1] < 0 for piece in scheduled.sequences)
+        for piece in scheduled.sequences:
+            self.num_unknown += -1 in piece.tokens
+            self.num_drafted_ahead += piece.num_draft_tokens > 0 and -1 in piece.tokens
         assert self.unread is None or scheduled.step == self.unread.step + 1, "a step was left out"
         self.begun = msgspec.structs.replace(scheduled, sequences=sequences)
 
@@ -137,8 +140,10 @@ class ToyExecutor(Executor):
         assert self.unread is None, "two steps are sampled at once"
         self.unread = self.begun
         result = self.execute_model(self.begun)
-        tokens = iter(result.tokens)
+        tokens = iter(result.tokens)  # of a step with draft tokens no other one reads them
         self.last = {piece.seq_id: next(tokens) for piece in self.begun.sequences if piece.samples}
+        if self.begun.has_drafts:
+            self.last = {}
         return ToySampled(self, result)
 
     def close(self) -> None:

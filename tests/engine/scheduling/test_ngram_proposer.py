@@ -33,8 +33,8 @@ def test_a_guess_is_what_followed_the_same_tokens_the_last_time(size: int) -> No
             tokens += [rng.randrange(4) for _ in range(rng.randint(1, 3))]
             ends = [at for at in range(size, len(tokens)) if tokens[at - size : at] == tokens[-size:]]
             expected = tokens[ends[-1] : ends[-1] + 5] if ends and len(tokens) >= size else []
-            assert list(drafts.propose(tokens, 5)) == expected
-            assert len(drafts.propose(tokens, 0)) == 0
+            assert list(drafts.propose([*tokens, -1], len(tokens), 5)) == expected
+            assert len(drafts.propose(tokens, len(tokens), 0)) == 0
 
 
 def answers(
