@@ -14,7 +14,7 @@ class Proposer(Protocol):
     """Proposes draft tokens for one sequence."""
 
     def propose(self, tokens: Sequence[int], num_known: int, most: int) -> tuple[int, ...]:
-        """At most `most` tokens that may follow the first `num_known` ones, which are those of the last call and more."""
+        """At most `most` tokens that may follow the first `num_known` ones: those of the last call, and more."""
         ...
 
 

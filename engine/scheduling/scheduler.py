@@ -192,7 +192,7 @@ class Scheduler:
         return out
 
     def _propose(self, seq: Sequence, budget: int) -> tuple[int, ...]:
-        """Draft tokens behind the last one, which may be pending: then they are right only if the proposal for it is."""
+        """Draft tokens behind the last one; if that is pending, behind what is proposed for it."""
         room = self.blocks.num_computable_tokens(seq) - seq.num_uncomputed
         left = min(seq.prompt_len + seq.request.sampling.max_tokens, self.max_model_len) - len(seq.tokens)
         most = self._cut(seq, 1 + min(self.config.num_speculative_tokens, budget, room, left - 1)) - 1
