@@ -94,6 +94,7 @@ FAMILIES = (
     Family(
         ("hunyuan_v1_dense", "hunyuan_v1_moe"), ("hunyuan-dense", "hunyuan-moe"), "Hunyuan", "attention; dense or MoE"
     ),
+    Family(("hy_v3",), (), "Hunyuan 3", "attention; MoE, dense first"),
     Family(("dots1",), ("dots1",), "dots.llm1", "attention; MoE, dense first"),
     Family(("seed_oss",), ("seed_oss",), "Seed-OSS", "attention"),
     Family(("apertus", "arcee"), ("arcee",), "Apertus, Arcee AFM", "attention; MLP without gate"),

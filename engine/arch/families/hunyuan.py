@@ -48,7 +48,40 @@ NAMES = {
     ".shared_mlp.": ".shared_experts.",
 }
 
+def _hy3(config: Config) -> ModelArch:
+    """Hunyuan 3: experts as DeepSeek-V3 chooses them, without groups."""
+    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (config["num_hidden_layers"] - 1)
+    router = Router(
+        num_experts=config["num_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        scoring="sigmoid",
+        renormalizes=True,
+        correction_bias=True,
+        scale=config["router_scaling_factor"],
+    )
+    dim, mlp = config["moe_intermediate_size"], dense(config)
+    moe = experts(config, router, dim, shared=dense(config, dim=dim * config["num_shared_experts"]))
+    ffns = [moe if kind == "sparse" else mlp for kind in kinds]
+    return decoder(config, attention(config, **biases(config), qk_norm="head"), ffns)
+
+
 HUB = {
+    "hy_v3": HubFamily(
+        _hy3,
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 11_158_840.0,
+            "router_scaling_factor": 2.826,
+            "num_shared_experts": 1,
+        },
+        {
+            ".mlp.router.gate.": ".mlp.gate.",
+            ".mlp.expert_bias": ".mlp.gate.e_score_correction_bias",
+            ".mlp.shared_mlp.": ".mlp.shared_experts.",
+        },
+    ),
     "hunyuan_v1_dense": HubFamily(_dense, {"rms_norm_eps": 1e-5}, NAMES),
     "hunyuan_v1_moe": HubFamily(_moe, {"rms_norm_eps": 1e-5}, NAMES),
 }

@@ -581,6 +581,17 @@ FAMILIES = {
         },
     ),
     "hunyuan": ("HunYuanDenseV1", {"head_dim": 16, **rope("dynamic", alpha=4.0, factor=1.0), "pad_token_id": 0}),
+    "hunyuan 3": (
+        "HYV3",
+        {
+            "head_dim": 16,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "router_scaling_factor": 1.5,
+            "pad_token_id": 0,
+        },
+    ),
     "hunyuan moe": ("HunYuanMoEV1", {"head_dim": 16, "num_experts": 4, "moe_topk": 2, "pad_token_id": 0}),
 }
 
