@@ -29,6 +29,7 @@ FAMILIES = (
     Family(("mixtral",), ("llama",), "Mixtral", "attention; MoE"),
     Family(("qwen2", "qwen3"), ("qwen2", "qwen3"), "Qwen 2, 2.5, 3, QwQ", "attention"),
     Family(("qwen2_moe", "qwen3_moe"), ("qwen2moe", "qwen3moe"), "Qwen 2 and 3 MoE", "attention; MoE"),
+    Family(("mellum",), (), "Mellum 2", "attention, sliding windows; dense or MoE"),
     Family(
         ("qwen3_next", "qwen3_5_moe_text"),
         ("qwen3next", "qwen35moe"),
@@ -39,6 +40,7 @@ FAMILIES = (
     Family(
         ("gemma", "gemma2", "gemma3_text"), ("gemma", "gemma2", "gemma3"), "Gemma 1 to 3", "attention, sliding windows"
     ),
+    Family(("vaultgemma",), (), "VaultGemma", "attention, sliding windows"),
     Family(
         ("gemma3n_text",),
         ("gemma3n",),
@@ -62,6 +64,7 @@ FAMILIES = (
     ),
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),
     Family(("glm4_moe",), ("glm4moe",), "GLM-4.5 to 4.7", "attention; MoE, dense first"),
+    Family(("solar_open",), (), "Solar Open", "attention; MoE"),
     Family(("glm4_moe_lite",), ("deepseek2",), "GLM-4.7-Flash", "MLA; MoE, dense first"),
     Family(
         ("minimax", "minimax_text_01", "minimax_m1"), (), "MiniMax-Text-01, M1", "lightning attention, attention; MoE"
@@ -72,7 +75,9 @@ FAMILIES = (
     Family(("granite",), ("granite",), "Granite 3", "attention"),
     Family(("granitemoe", "granitemoeshared"), ("granitemoe",), "Granite 3 MoE", "attention; MoE"),
     Family(("granitemoehybrid",), ("granitehybrid",), "Granite 4", "Mamba-2, attention; dense or MoE"),
+    Family(("granite_swa",), (), "Granite with windows", "attention with sinks, sliding windows, NoPE layers"),
     Family(("bamba",), ("granitehybrid",), "Bamba", "Mamba-2, attention"),
+    Family(("hyperclovax",), (), "HyperCLOVA X SEED", "attention"),
     Family(("falcon_h1",), ("falcon-h1",), "Falcon-H1", "attention beside Mamba-2"),
     Family(
         ("nemotron_h",),
@@ -83,7 +88,9 @@ FAMILIES = (
     Family(("phi3",), ("phi3",), "Phi-3, 3.5, 4-mini", "attention"),
     Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),
     Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
+    Family(("flex_olmo",), (), "FlexOlmo", "attention; MoE"),
     Family(("exaone4",), ("exaone4",), "EXAONE 4", "sliding windows, NoPE layers"),
+    Family(("exaone_moe",), (), "K-EXAONE", "sliding windows, NoPE layers; MoE, dense first"),
     Family(
         ("cohere", "cohere2"),
         ("command-r", "cohere2"),
@@ -95,10 +102,13 @@ FAMILIES = (
         ("hunyuan_v1_dense", "hunyuan_v1_moe"), ("hunyuan-dense", "hunyuan-moe"), "Hunyuan", "attention; dense or MoE"
     ),
     Family(("hy_v3",), (), "Hunyuan 3", "attention; MoE, dense first"),
+    Family(("youtu",), (), "Youtu-LLM", "MLA"),
     Family(("dots1",), ("dots1",), "dots.llm1", "attention; MoE, dense first"),
     Family(("seed_oss",), ("seed_oss",), "Seed-OSS", "attention"),
     Family(("apertus", "arcee"), ("arcee",), "Apertus, Arcee AFM", "attention; MLP without gate"),
     Family(("smollm3",), ("smollm3",), "SmolLM3", "attention, NoPE layers"),
+    Family(("internlm3", "iquestcoder", "helium"), (), "InternLM 3, IQuest Coder, Helium", "attention"),
+    Family(("cwm",), (), "Code World Model", "attention, sliding windows"),
 )
 
 

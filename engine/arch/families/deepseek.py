@@ -38,8 +38,9 @@ def dense_first(
     num_shared, dim = config.get("n_shared_experts") or 0, config["moe_intermediate_size"]
     shared = dense(config, dim=dim * num_shared) if num_shared else None
     moe, mlp = experts(config, router, dim, shared=shared), dense(config)
-    first = config.get("first_k_dense_replace") or 0
-    return [mlp if layer < first else moe for layer in range(config["num_hidden_layers"])]
+    first, count = config.get("first_k_dense_replace") or 0, config["num_hidden_layers"]
+    kinds = config.get("mlp_layer_types") or ["dense"] * first + ["sparse"] * (count - first)
+    return [moe if kind == "sparse" else mlp for kind in kinds[:count]]
 
 
 def latent_attention(config: Config, **changes: Any) -> LatentAttention:

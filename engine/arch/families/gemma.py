@@ -25,6 +25,14 @@ def _gemma2(config: Config) -> ModelArch:
     return _around(config, windowed(full, windows(config, 2)))
 
 
+def _vaultgemma(config: Config) -> ModelArch:
+    """VaultGemma: Gemma 2 without the norms behind its blocks."""
+    full = _attention(config, soft_cap=config.get("attn_logit_softcapping") or 0.0)
+    cap = config.get("final_logit_softcapping") or 0.0
+    mixers = windowed(full, windows(config, 2))
+    return decoder(config, mixers, dense(config), "before", logit_cap=cap, **_embedding(config))
+
+
 def _gemma3(config: Config) -> ModelArch:
     full = _attention(config, qk_norm="head")
     assert full.rope is not None
@@ -62,16 +70,18 @@ DEFAULTS = {
     "tie_word_embeddings": True,
 }
 
+GEMMA2_DEFAULTS = {
+    **DEFAULTS,
+    "max_position_embeddings": 8192,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+
 HUB = {
     "gemma": HubFamily(_gemma, {"head_dim": 256, "tie_word_embeddings": True}),
-    "gemma2": HubFamily(
-        _gemma2,
-        {
-            **DEFAULTS,
-            "max_position_embeddings": 8192,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
+    "gemma2": HubFamily(_gemma2, GEMMA2_DEFAULTS),
+    "vaultgemma": HubFamily(
+        _vaultgemma, GEMMA2_DEFAULTS, {".pre_feedforward_layernorm.": ".post_attention_layernorm."}
     ),
     "gemma3_text": HubFamily(
         _gemma3,

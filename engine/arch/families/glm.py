@@ -1,4 +1,4 @@
-"""Z.ai's GLM models."""
+"""Z.ai's GLM models, and Upstage's Solar Open, which is one."""
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.deepseek import dense_first, latent_attention
@@ -24,12 +24,16 @@ def _glm4_moe(config: Config) -> ModelArch:
     return decoder(config, mixer, dense_first(config))
 
 
+def _solar_open(config: Config) -> ModelArch:
+    """Upstage's Solar Open: GLM-4.5's experts in all layers."""
+    mixer = attention(config, qkv_bias=config.get("attention_bias", False))
+    ffns = dense_first({"intermediate_size": config["moe_intermediate_size"], **config, "first_k_dense_replace": 0})
+    return decoder(config, mixer, ffns)
+
+
 def _glm4_moe_lite(config: Config) -> ModelArch:
     """GLM-4.7-Flash: DeepSeek-V3's attention."""
-    ffns = dense_first({**config, "first_k_dense_replace": 0})
-    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (config["num_hidden_layers"] - 1)
-    mlp = dense(config)
-    ffns = [moe if kind == "sparse" else mlp for moe, kind in zip(ffns, kinds, strict=True)]
+    ffns = dense_first({**config, "first_k_dense_replace": 1})
     return decoder(config, latent_attention(config), ffns, interleaved_rope=config.get("rope_interleave", True))
 
 
@@ -46,6 +50,9 @@ HUB = {
     "glm4": HubFamily(_glm4, DEFAULTS, GLM4_NAMES),
     "glm4_moe_lite": HubFamily(
         _glm4_moe_lite, {"rms_norm_eps": 1e-5, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
+    ),
+    "solar_open": HubFamily(
+        _solar_open, {"head_dim": 128, "n_shared_experts": 1, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}
     ),
     "glm4_moe": HubFamily(_glm4_moe, {"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}),
 }

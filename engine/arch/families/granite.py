@@ -1,4 +1,4 @@
-"""IBM's Granite models."""
+"""IBM's Granite models, and Naver's HyperCLOVA X SEED, which is one with norms around each block."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, Router
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windows
+from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, Norms, Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]
@@ -17,6 +17,28 @@ __all__ = ["GGUF", "HUB"]
 def _granite(config: Config) -> ModelArch:
     mixer = attention(config, **biases(config), scale=config["attention_multiplier"])
     return decoder(config, mixer, dense(config, bias=config.get("mlp_bias", False)), **_scales(config))
+
+
+def _granite_swa(config: Config) -> ModelArch:
+    """Sliding windows, attention sinks, and a rope of its own in each layer, or none."""
+    full = attention(config, **biases(config), scale=config["attention_multiplier"], sinks=True)
+    count = config["num_hidden_layers"]
+    usual = ["sliding_attention" if layer % 4 else "full_attention" for layer in range(count)]
+    sizes = windows({**config, "layer_types": config.get("layer_types") or usual}, 4)
+    assert full.rope is not None
+    thetas = config.get("layer_rope_theta") or [full.rope.theta] * count
+    ropes = [msgspec.structs.replace(full.rope, theta=float(theta)) if theta else None for theta in thetas]
+    mixers = [
+        msgspec.structs.replace(full, sliding_window=size, rope=rope) for size, rope in zip(sizes, ropes, strict=True)
+    ]
+    return decoder(config, mixers, dense(config, bias=config.get("mlp_bias", False)), **_scales(config))
+
+
+def _hyperclovax(config: Config) -> ModelArch:
+    norms: Norms = "around" if config["use_post_norm"] else "before"
+    scales = {**_scales(config), "logit_scale": config["logits_scaling"]}
+    mixer = attention(config, **biases(config), scale=config.get("attention_multiplier"))
+    return decoder(config, mixer, dense(config, bias=config.get("mlp_bias", False)), norms, **scales)
 
 
 def _granitemoe(config: Config) -> ModelArch:
@@ -127,6 +149,18 @@ HUB = {
         },
     ),
     "granite": HubFamily(_granite, DEFAULTS),
+    "granite_swa": HubFamily(
+        _granite_swa, {**DEFAULTS, "rms_norm_eps": 1e-5, "sliding_window": 128, "tie_word_embeddings": True}
+    ),
+    "hyperclovax": HubFamily(
+        _hyperclovax,
+        {**DEFAULTS, "attention_multiplier": None, "use_post_norm": True},
+        {
+            ".post_attention_layernorm.": ".pre_feedforward_layernorm.",
+            ".post_norm1.": ".post_attention_layernorm.",
+            ".post_norm2.": ".post_feedforward_layernorm.",
+        },
+    ),
     "granitemoe": HubFamily(_granitemoe, DEFAULTS, MOE_NAMES, expert_stacks="rows"),
     "granitemoeshared": HubFamily(_granitemoe, DEFAULTS, MOE_NAMES, expert_stacks="rows"),
 }

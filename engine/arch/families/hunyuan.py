@@ -1,6 +1,7 @@
-"""Tencent's Hunyuan models."""
+"""Tencent's Hunyuan and Youtu models."""
 
 from engine.arch import gguf_config as gguf
+from engine.arch.families.deepseek import latent_attention
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, Router, SelfAttention
@@ -48,6 +49,7 @@ NAMES = {
     ".shared_mlp.": ".shared_experts.",
 }
 
+
 def _hy3(config: Config) -> ModelArch:
     """Hunyuan 3: experts as DeepSeek-V3 chooses them, without groups."""
     kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (config["num_hidden_layers"] - 1)
@@ -65,7 +67,24 @@ def _hy3(config: Config) -> ModelArch:
     return decoder(config, attention(config, **biases(config), qk_norm="head"), ffns)
 
 
+def _youtu(config: Config) -> ModelArch:
+    """Youtu-LLM: DeepSeek's attention in a dense model."""
+    rope = config.get("rope_interleave", True)
+    return decoder(config, latent_attention(config), dense(config), interleaved_rope=rope)
+
+
 HUB = {
+    "youtu": HubFamily(
+        _youtu,
+        {
+            "q_lora_rank": 1536,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "tie_word_embeddings": True,
+        },
+    ),
     "hy_v3": HubFamily(
         _hy3,
         {

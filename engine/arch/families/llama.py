@@ -1,4 +1,6 @@
-"""Meta's Llama models, and those that follow them closely: SmolLM3, Arcee, Seed-OSS, Apertus."""
+"""Meta's Llama models, and those that follow them closely: SmolLM3, Arcee, Seed-OSS, Apertus, InternLM 3, IQuest Coder,
+Helium.
+"""
 
 from typing import Any
 
@@ -22,6 +24,24 @@ def biases(config: Config) -> dict[str, Any]:
 def _llama(config: Config) -> ModelArch:
     mlp = dense(config, bias=config.get("mlp_bias", False))
     return decoder(config, attention(config, **biases(config)), mlp)
+
+
+def _internlm3(config: Config) -> ModelArch:
+    """Its own code says `qkv_bias` and `bias` for what Llama says."""
+    given = {"attention_bias": config.get("qkv_bias", False), "mlp_bias": config.get("bias", False)}
+    return _llama({**given, **config})
+
+
+def _helium(config: Config) -> ModelArch:
+    mixer = attention(config, qkv_bias=config.get("attention_bias", False))
+    return decoder(config, mixer, dense(config, bias=config.get("mlp_bias", False)), interleaved_rope=True)
+
+
+def _cwm(config: Config) -> ModelArch:
+    """Meta's Code World Model: every fourth layer, from the first on, sees all tokens."""
+    usual = ["sliding_attention" if layer % 4 else "full_attention" for layer in range(config["num_hidden_layers"])]
+    config = {**config, "layer_types": config.get("layer_types") or usual}
+    return decoder(config, windowed(attention(config), windows(config, 4)), dense(config))
 
 
 def _smollm3(config: Config) -> ModelArch:
@@ -119,6 +139,19 @@ HUB = {
     ),
     "smollm3": HubFamily(
         _smollm3, {"no_rope_layer_interval": 4, "rope_theta": 2_000_000.0, "tie_word_embeddings": True}
+    ),
+    "internlm3": HubFamily(_internlm3, {"head_dim": 128, "num_key_value_heads": 2, "rms_norm_eps": 1e-5}),
+    "iquestcoder": HubFamily(_llama, {"head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5}),
+    "helium": HubFamily(_helium, {"head_dim": 128, "rms_norm_eps": 1e-8}),
+    "cwm": HubFamily(
+        _cwm,
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+            "sliding_window": 8192,
+        },
     ),
     "arcee": HubFamily(_arcee, {"rms_norm_eps": 1e-5}),
     "apertus": HubFamily(

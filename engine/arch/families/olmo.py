@@ -33,6 +33,16 @@ def _olmoe(config: Config) -> ModelArch:
     return decoder(config, _attention(config), experts(config, router, config["intermediate_size"]))
 
 
+def _flex_olmo(config: Config) -> ModelArch:
+    """FlexOlmo: OLMo 2 with experts in the place of its MLPs."""
+    router = Router(
+        num_experts=config["num_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        renormalizes=config.get("norm_topk_prob", False),
+    )
+    return decoder(config, _attention(config), experts(config, router, config["intermediate_size"]), "after")
+
+
 def _attention(config: Config) -> SelfAttention:
     return attention(config, **biases(config), qk_norm="whole")
 
@@ -41,6 +51,7 @@ HUB = {
     "olmo2": HubFamily(_olmo2),
     "olmo3": HubFamily(_olmo3, {"rope_theta": 500_000.0, "sliding_window": 4096}),
     "olmoe": HubFamily(_olmoe),
+    "flex_olmo": HubFamily(_flex_olmo, {"rope_theta": 500_000.0}),
 }
 
 

@@ -1,8 +1,8 @@
-"""Alibaba's Qwen models."""
+"""Alibaba's Qwen models, and JetBrains' Mellum 2, which is one with sliding windows."""
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope, windowed, windows
 from engine.arch.layer_spec import DenseMlp, FeedForward, GatedDeltaNet, Mixer, Router
 from engine.arch.model_arch import ModelArch
 
@@ -27,6 +27,18 @@ def _qwen2_moe(config: Config) -> ModelArch:
 def _qwen3_moe(config: Config) -> ModelArch:
     full = attention(config, **biases(config), qk_norm="head")
     return decoder(config, windowed(full, windows(config)), sparse_layers(config))
+
+
+def _mellum(config: Config) -> ModelArch:
+    """Mellum 2: layers with windows have a rope of their own, and some are dense."""
+    full = attention(config, **biases(config), qk_norm="head")
+    assert full.rope is not None
+    count = config["num_hidden_layers"]
+    sizes = windows({**config, "layer_types": config.get("layer_types") or ["full_attention"] * count}, 1)
+    kinds = config.get("mlp_layer_types") or ["sparse"] * count
+    is_dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
+    mixers = windowed(full, sizes, window_rope(config, full.rope.dim, full.rope.theta))
+    return decoder(config, mixers, sparse_layers({**config, "mlp_only_layers": is_dense}))
 
 
 def _qwen3_next(config: Config) -> ModelArch:
@@ -83,6 +95,9 @@ NEXT_DEFAULTS = {
 }
 
 HUB = {
+    "mellum": HubFamily(
+        _mellum, {"head_dim": 128, "norm_topk_prob": True, "rope_theta": 500_000.0, "sliding_window": 1024}
+    ),
     "qwen3_next": HubFamily(_qwen3_next, {**NEXT_DEFAULTS, "norm_topk_prob": True, "num_key_value_heads": 2}),
     "qwen3_5_text": HubFamily(_qwen3_5, {**NEXT_DEFAULTS, "num_key_value_heads": 4}),
     "qwen3_5_moe_text": HubFamily(_qwen3_5_moe, {**NEXT_DEFAULTS, "num_key_value_heads": 2}, expert_stacks="rows"),

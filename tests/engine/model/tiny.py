@@ -581,6 +581,77 @@ FAMILIES = {
         },
     ),
     "hunyuan": ("HunYuanDenseV1", {"head_dim": 16, **rope("dynamic", alpha=4.0, factor=1.0), "pad_token_id": 0}),
+    "youtu": (
+        "Youtu",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 32,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 12,
+            "pad_token_id": 0,
+        },
+    ),
+    "internlm3": ("InternLM3", {"head_dim": 16, "attention_bias": True, "mlp_bias": True}),
+    "iquest coder": ("IQuestCoder", {"head_dim": 16}),
+    "helium": ("Helium", {"head_dim": 12}),
+    "cwm": ("Cwm", {"num_hidden_layers": 5, "head_dim": 16, "sliding_window": 9, "eos_token_id": 2, **LLAMA3}),
+    "k-exaone": (
+        "ExaoneMoe",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "pad_token_id": 0,
+        },
+    ),
+    "solar open": (
+        "SolarOpen",
+        {"head_dim": 16, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+    "granite swa": (
+        "GraniteSWA",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 9,
+            "layer_rope_theta": [10000.0, 500.0, 0, 10000.0, 500.0],
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+            "pad_token_id": 0,
+        },
+    ),
+    "hyperclova": (
+        "HyperCLOVAX",
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.7, "logits_scaling": 0.5, "pad_token_id": 0},
+    ),
+    "flex olmo": ("FlexOlmo", {"num_experts": 5, "num_experts_per_tok": 2, "pad_token_id": 0}),
+    "mellum": (
+        "Mellum",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0},
+            },
+        },
+    ),
+    "vaultgemma": (
+        "VaultGemma",
+        {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 24, "tie_word_embeddings": True},
+    ),
     "hunyuan 3": (
         "HYV3",
         {
@@ -612,7 +683,8 @@ def oracle(name: str, **more: object) -> transformers.PreTrainedModel:
     sizes = {name: size for name, size in SIZES.items() if name != "num_hidden_layers" or "num_layers" not in changes}
     config = getattr(transformers, kind)(**{**sizes, **changes, **more})
     config._attn_implementation = "eager"  # the others leave soft caps out
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    made_of = getattr(transformers, f"{family}ForCausalLM", transformers.LlamaForCausalLM)  # or a Llama by config
+    model = made_of(config).eval()
     with torch.no_grad():
         for parameter in (*model.parameters(), *_stored_buffers(model)):
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if parameter.dim() == 1 else 0.0))
