@@ -97,6 +97,7 @@ FAMILIES = (
         "Command R, R7B, A",
         "attention beside the MLP; sliding windows, NoPE layers",
     ),
+    Family(("cohere2_moe",), (), "Command A MoE", "attention beside MoE, dense first; sliding windows, NoPE layers"),
     Family(("ernie4_5", "ernie4_5_moe"), ("ernie4_5", "ernie4_5-moe"), "ERNIE 4.5", "attention; dense or MoE"),
     Family(
         ("hunyuan_v1_dense", "hunyuan_v1_moe"), ("hunyuan-dense", "hunyuan-moe"), "Hunyuan", "attention; dense or MoE"
@@ -108,6 +109,7 @@ FAMILIES = (
     Family(("apertus", "arcee"), ("arcee",), "Apertus, Arcee AFM", "attention; MLP without gate"),
     Family(("smollm3",), ("smollm3",), "SmolLM3", "attention, NoPE layers"),
     Family(("internlm3", "iquestcoder", "helium"), (), "InternLM 3, IQuest Coder, Helium", "attention"),
+    Family(("afmoe",), (), "Trinity", "gated attention, sliding windows, NoPE layers; MoE, dense first"),
     Family(("cwm",), (), "Code World Model", "attention, sliding windows"),
 )
 

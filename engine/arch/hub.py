@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from engine.arch.families import (
+    afmoe,
     cohere,
     deepseek,
     ernie,
@@ -54,6 +55,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | longcat.HUB
     | minimax.HUB
     | nemotron.HUB
+    | afmoe.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself

@@ -42,14 +42,18 @@ class SplitRows:
         self._source = source
         self._places: dict[str, tuple[str, Tensor]] = {}  # projection -> the mixed matrix, its rows there
         self._hidden: set[str] = set()
-        for name in source.names():
+        names = source.names()
+        for name in names:
             index = layer_index(name)
             if index is None or index >= len(arch.layers):
                 continue
             for stem, mixed in _mixed_rows(arch.layers[index]).items():
+                at = f"model.layers.{index}"
+                if any(f"{at}.{part}.weight" in names for part in mixed.parts if part != stem):
+                    continue  # they have tensors of their own
                 for kind in ("weight", "bias"):
-                    if name == f"model.layers.{index}.{stem}.{kind}":
-                        self._split(name, f"model.layers.{index}", kind, mixed)
+                    if name == f"{at}.{stem}.{kind}":
+                        self._split(name, at, kind, mixed)
 
     def _split(self, name: str, at: str, kind: str, mixed: _Mixed) -> None:
         width = sum(mixed.parts.values())

@@ -652,6 +652,36 @@ FAMILIES = {
         "VaultGemma",
         {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 24, "tie_word_embeddings": True},
     ),
+    "trinity": (
+        "Afmoe",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "num_shared_experts": 2,
+            "moe_intermediate_size": 32,
+            "route_scale": 1.5,
+            "mup_enabled": True,
+        },
+    ),
+    "cohere2 moe": (
+        "Cohere2Moe",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "num_experts": 6,
+            "num_shared_experts": 1,
+            "shared_expert_combination_strategy": "sum",
+            "layer_types": ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+            + ["full_attention"],
+            "mlp_layer_types": ["dense"] + ["sparse"] * 4,
+            "prefix_dense_intermediate_size": 64,
+            "tie_word_embeddings": True,
+        },
+    ),
     "hunyuan 3": (
         "HYV3",
         {
