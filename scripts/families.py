@@ -72,6 +72,7 @@ FAMILIES = (
     Family(("minimax_m2",), ("minimax-m2",), "MiniMax M2", "attention; MoE"),
     Family(("gpt_oss",), ("gpt-oss",), "gpt-oss", "attention with sinks, sliding windows; MoE"),
     Family(("lfm2", "lfm2_moe"), ("lfm2", "lfm2moe"), "LFM2", "short convolution, attention; dense or MoE"),
+    Family(("lfm3",), (), "LFM3", "short convolution, gated attention, sliding windows"),
     Family(("granite",), ("granite",), "Granite 3", "attention"),
     Family(("granitemoe", "granitemoeshared"), ("granitemoe",), "Granite 3 MoE", "attention; MoE"),
     Family(("granitemoehybrid",), ("granitehybrid",), "Granite 4", "Mamba-2, attention; dense or MoE"),
@@ -110,6 +111,7 @@ FAMILIES = (
     Family(("smollm3",), ("smollm3",), "SmolLM3", "attention, NoPE layers"),
     Family(("internlm3", "iquestcoder", "helium"), (), "InternLM 3, IQuest Coder, Helium", "attention"),
     Family(("afmoe",), (), "Trinity", "gated attention, sliding windows, NoPE layers; MoE, dense first"),
+    Family(("laguna",), (), "Laguna", "gated attention, sliding windows; MoE, dense first"),
     Family(("cwm",), (), "Code World Model", "attention, sliding windows"),
 )
 

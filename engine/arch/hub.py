@@ -17,6 +17,7 @@ from engine.arch.families import (
     gpt_oss,
     granite,
     hunyuan,
+    laguna,
     lfm,
     llama,
     longcat,
@@ -56,6 +57,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | minimax.HUB
     | nemotron.HUB
     | afmoe.HUB
+    | laguna.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself

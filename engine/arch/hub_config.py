@@ -17,7 +17,7 @@ from engine.arch.layer_spec import (
     SelfAttention,
 )
 from engine.arch.model_arch import ModelArch
-from engine.arch.rope import Rope
+from engine.arch.rope import ProportionalScaling, Rope
 from engine.arch.rope_config import hub_rope, hub_scaling, scaled_context_len
 from engine.errors import ModelError
 
@@ -64,8 +64,10 @@ def attention(config: Config, **changes: Any) -> SelfAttention:
 def rope_of(config: Config, head_dim: int) -> Rope:
     """Where layers differ, that of full-attention layers."""
     rope = hub_rope(config)
-    dim = int(head_dim * (rope.get("partial_rotary_factor") or 1.0))
-    return Rope(float(rope["rope_theta"]), dim, hub_scaling(rope, config["max_position_embeddings"]))
+    scaling = hub_scaling(rope, config["max_position_embeddings"])
+    is_whole = isinstance(scaling, ProportionalScaling)  # the others' frequencies are 0
+    dim = head_dim if is_whole else int(head_dim * (rope.get("partial_rotary_factor") or 1.0))
+    return Rope(float(rope["rope_theta"]), dim, scaling)
 
 
 def window_rope(config: Config, dim: int, theta: float) -> Rope:

@@ -20,6 +20,7 @@ __all__ = [
     "MoE",
     "NormedResidual",
     "Norms",
+    "OutputGate",
     "ParallelHeads",
     "PerLayerEmbedding",
     "QueryScaling",
@@ -45,6 +46,13 @@ class QueryScaling(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+class OutputGate(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """A function of another projection of an attention layer's input."""
+
+    function: Literal["sigmoid", "softplus"] = "sigmoid"
+    per_head: bool = False  # one number for each head, not for each of its dimensions
+
+
 class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Softmax attention over cached keys and values: multi-head, grouped-query or multi-query."""
 
@@ -63,7 +71,7 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     qk_norm: Literal["", "head", "whole", "weightless", "rotated"] = ""
     sinks: bool = False  # attention sinks: a learned score of each head, in the softmax only
     query_scaling: QueryScaling | None = None
-    gate: bool = False  # the output is multiplied by the sigmoid of another projection of the input
+    gate: OutputGate | None = None  # multiplies the output
     v_norm: bool = False  # RMS norm over each value head, without weights
     values_are_keys: bool = False  # as they were projected, before norm and rotary embedding
     kv_from: int | None = None  # the layer whose keys and values are read; None: its own

@@ -96,7 +96,7 @@ class SplitRows:
 def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
     """A layer's matrices that have rows of several projections."""
     mixer = layer.mixer.mamba if isinstance(layer.mixer, ParallelHeads) else layer.mixer
-    if isinstance(mixer, SelfAttention) and mixer.gate:
+    if isinstance(mixer, SelfAttention) and mixer.gate is not None and not mixer.gate.per_head:
         parts = {"self_attn.q_proj": mixer.head_dim, "self_attn.gate_proj": mixer.head_dim}
         return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}
     if isinstance(mixer, LightningAttention):

@@ -245,7 +245,7 @@ def _is_layer_of_kernels(layer: LayerSpec) -> bool:
         and mixer.qk_norm != "rotated"
         and not mixer.v_norm
         and not mixer.values_are_keys
-        and not mixer.gate
+        and mixer.gate is None
     )
 
 

@@ -65,8 +65,9 @@ class Attention:
         self._q_width = rows.q.stop - rows.q.start
         self._one_D = torch.ones(head_dim, device=layer.weights.device)
         self._gate = None
-        if spec.gate:
-            self._gate = layer.linears.column_parallel({"self_attn.gate_proj": (q_dim, rows.q)}, dim, spec.qkv_bias)
+        if spec.gate is not None:
+            gated = (spec.num_heads, tp.rows(spec.num_heads)) if spec.gate.per_head else (q_dim, rows.q)
+            self._gate = layer.linears.column_parallel({"self_attn.gate_proj": gated}, dim, spec.qkv_bias)
         self._query_scaling = None
         if spec.query_scaling is not None:
             self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
@@ -92,10 +93,14 @@ class Attention:
         if self._norms.rotated_q_D is not None:
             q_THD = q_THD * self._norms.rotated_q_D
         out_THD = self._kernels.paged_attention(q_THD, (k_cache, v_cache), batch.layout, rules)
-        out_TX = out_THD.flatten(1)
-        if self._gate is not None:
-            out_TX = (out_TX * self._kernels.unary(self._gate(x_TM), "sigmoid")).to(out_TX.dtype)
+        out_TX = self._gated(x_TM, out_THD).flatten(1)
         return self._tp.all_reduce(self._out(out_TX))
+
+    def _gated(self, x_TM: Tensor, out_THD: Tensor) -> Tensor:
+        if self._gate is None or self._spec.gate is None:
+            return out_THD
+        gate_TX = self._kernels.unary(self._gate(x_TM), self._spec.gate.function)
+        return (out_THD * gate_TX.view(*out_THD.shape[:2], -1)).to(out_THD.dtype)
 
     def _norm_values(self, qkv_TX: Tensor) -> None:
         """In place."""

@@ -3,7 +3,7 @@
 import msgspec
 
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import Router
+from engine.arch.layer_spec import OutputGate, Router
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
@@ -14,7 +14,7 @@ def _afmoe(config: Config) -> ModelArch:
     """Gated attention: layers with a window are rotated, those with full attention are NoPE layers."""
     if config.get("attention_bias"):
         raise ModelError("attention_bias is not supported; it must be false")
-    full = attention(config, qk_norm="head", gate=True)
+    full = attention(config, qk_norm="head", gate=OutputGate())
     mixers = windowed(
         msgspec.structs.replace(full, rope=None), windows(config, config["global_attn_every_n_layers"]), full.rope
     )

@@ -1,11 +1,15 @@
-"""Liquid AI's LFM2 models."""
+"""Liquid AI's LFM2 and LFM3 models."""
 
 from typing import Any
 
+import msgspec
+
 from engine.arch import gguf_config as gguf
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, Mixer, Router, ShortConv
+from engine.arch.families.llama import biases
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope
+from engine.arch.layer_spec import FeedForward, Mixer, OutputGate, Router, ShortConv
 from engine.arch.model_arch import ModelArch
+from engine.errors import ModelError
 
 __all__ = ["GGUF", "HUB"]
 
@@ -27,6 +31,26 @@ def _lfm2_moe(config: Config) -> ModelArch:
     first = config["num_dense_layers"]
     ffns: list[FeedForward] = [mlp if layer < first else moe for layer in range(config["num_hidden_layers"])]
     return decoder(config, _mixers(config), ffns, **_rules(config))
+
+
+def _lfm3(config: Config) -> ModelArch:
+    """Short convolutions, sliding windows with a rope of their own, and full attention; norms around each block."""
+    if not config["use_sandwich_norm"]:
+        raise ModelError("use_sandwich_norm is not supported as false; it must be true")
+    gate = OutputGate(per_head=True) if config["use_attention_gate"] else None
+    full = attention(config, **biases(config), qk_norm="head", gate=gate)
+    assert full.rope is not None
+    window = msgspec.structs.replace(
+        full, sliding_window=config["sliding_window"], rope=window_rope(config, full.head_dim, 10_000.0)
+    )
+    conv = ShortConv(dim=config["hidden_size"], kernel_size=config["conv_L_cache"], bias=config.get("conv_bias", False))
+    kinds: dict[str, Mixer] = {"conv": conv, "sliding_attention": window, "full_attention": full}
+    count = config["num_hidden_layers"]
+    usual = [
+        "full_attention" if i % 4 == 2 else "conv" if i % 4 or not i else "sliding_attention" for i in range(count)
+    ]
+    mixers = [kinds[kind] for kind in config.get("layer_types") or usual]
+    return decoder(config, mixers, dense(config), "around", **_rules(config))
 
 
 def _mixers(config: Config) -> list[Mixer]:
@@ -70,6 +94,31 @@ DEFAULTS = {"conv_L_cache": 3, "num_key_value_heads": 8, "rope_theta": 1_000_000
 
 HUB = {
     "lfm2": HubFamily(_lfm2, DEFAULTS, NAMES),
+    "lfm3": HubFamily(
+        _lfm3,
+        {
+            "conv_L_cache": 7,
+            "head_dim": 128,
+            "num_key_value_heads": 4,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "rope_theta": 1_000_000.0,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+            "sliding_window": 256,
+            "use_attention_gate": True,
+            "use_sandwich_norm": True,
+        },
+        {
+            **NAMES,
+            ".operator_norm.": ".input_layernorm.",
+            ".post_operator_norm.": ".post_attention_layernorm.",
+            ".ffn_norm.": ".pre_feedforward_layernorm.",
+            ".post_ffn_norm.": ".post_feedforward_layernorm.",
+        },
+    ),
     "lfm2_moe": HubFamily(_lfm2_moe, {**DEFAULTS, "num_dense_layers": 2, "num_experts_per_tok": 4}, NAMES),
 }
 

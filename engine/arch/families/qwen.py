@@ -3,7 +3,7 @@
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope, windowed, windows
-from engine.arch.layer_spec import DenseMlp, FeedForward, GatedDeltaNet, Mixer, Router
+from engine.arch.layer_spec import DenseMlp, FeedForward, GatedDeltaNet, Mixer, OutputGate, Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB", "sparse_layers"]
@@ -58,7 +58,7 @@ def _qwen3_5_moe(config: Config) -> ModelArch:
 
 
 def _hybrid_layers(config: Config) -> list[Mixer]:
-    full = attention(config, **biases(config), qk_norm="head", gate=True)
+    full = attention(config, **biases(config), qk_norm="head", gate=OutputGate())
     linear = GatedDeltaNet(
         num_k_heads=config["linear_num_key_heads"],
         num_v_heads=config["linear_num_value_heads"],
@@ -136,7 +136,7 @@ def _gguf_hybrid(file: gguf.Metadata) -> ModelArch:
         v_dim=sizes["ssm.inner_size"] // num_v_heads,
         kernel_size=sizes["ssm.conv_kernel"],
     )
-    full = gguf.attention(file, qk_norm="head", gate=True)
+    full = gguf.attention(file, qk_norm="head", gate=OutputGate())
     has_keys = [f"blk.{layer}.attn_k.weight" in shapes for layer in range(gguf.num_layers(file))]
     mixers: list[Mixer] = [full if attends else linear for attends in has_keys]
     if not sizes.get("expert_count"):

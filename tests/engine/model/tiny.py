@@ -682,6 +682,32 @@ FAMILIES = {
             "tie_word_embeddings": True,
         },
     ),
+    "lfm3": (
+        "Lfm3",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "layer_types": ["conv", "sliding_attention", "full_attention", "conv", "sliding_attention"],
+            "tie_word_embeddings": True,
+            "pad_token_id": 0,
+        },
+    ),
+    "laguna": (
+        "Laguna",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "layer_types": ["full_attention", "sliding_attention"] * 2 + ["sliding_attention"],
+            "num_attention_heads_per_layer": [4, 6, 4, 6, 6],
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 24,
+            "moe_routed_scaling_factor": 1.5,
+        },
+    ),
     "hunyuan 3": (
         "HYV3",
         {
