@@ -88,6 +88,7 @@ FAMILIES = (
     ),
     Family(("phi3",), ("phi3",), "Phi-3, 3.5, 4-mini", "attention"),
     Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),
+    Family(("olmo_hybrid",), (), "OLMo Hybrid", "gated delta net, attention"),
     Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
     Family(("flex_olmo",), (), "FlexOlmo", "attention; MoE"),
     Family(("exaone4",), ("exaone4",), "EXAONE 4", "sliding windows, NoPE layers"),

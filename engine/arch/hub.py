@@ -78,12 +78,36 @@ TEXT_PARTS = {
 
 
 INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
+DELTA = "Kimi delta attention, whose decay differs by channel, is not implemented"
+MAMBA = "the first Mamba's selective scan is not implemented, only Mamba-2"
+LAYER_NORM = "a LayerNorm with biases is not implemented"
 # model_types that people may try, and why they are refused
 REFUSED = {
     "mistral_large4": INDEXER,
     "mistral_large4_text": INDEXER,
     "deepseek_v32": INDEXER,
     "glm_moe_dsa": INDEXER,
+    "axk2": INDEXER,
+    "dots3_note": INDEXER,
+    "hy_v4": INDEXER,
+    "minimax_m3_vl": "the indexer of its block-sparse attention is not implemented",
+    "minimax_m3_vl_text": "the indexer of its block-sparse attention is not implemented",
+    "kimi_linear": DELTA,
+    "bailing_hybrid": DELTA,
+    "qwen4_exp": "its embedding of n-grams is not implemented",
+    "qwen4_exp_text": "its embedding of n-grams is not implemented",
+    "mimo_v2_flash": "values of another size than keys are not implemented",
+    "jamba": MAMBA,
+    "mamba": MAMBA,
+    "falcon_mamba": MAMBA,
+    "zamba": MAMBA,
+    "gpt_neox": LAYER_NORM,
+    "jais2": LAYER_NORM,
+    "nemotron": LAYER_NORM,
+    "phi": LAYER_NORM,
+    "phimoe": LAYER_NORM,
+    "stablelm": LAYER_NORM,
+    "starcoder2": LAYER_NORM,
     "deepseek_v4": "its attention over compressed keys and values is not implemented",
     "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
     "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",

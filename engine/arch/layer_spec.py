@@ -112,6 +112,9 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     k_dim: int  # of a head
     v_dim: int
     kernel_size: int  # of the convolution before
+    beta_scale: float = 1.0  # 2: what is written may turn a direction of the state around
+    norm_eps: float | None = None  # of the output's norm; None: the model's
+    convs_apart: bool = False  # the checkpoint has a convolution of queries, one of keys and one of values
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_k_heads", "num_v_heads", "k_dim", "v_dim", "kernel_size")

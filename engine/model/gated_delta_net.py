@@ -16,7 +16,8 @@ __all__ = ["GatedDeltaNet"]
 class GatedDeltaNet:
     def __init__(self, spec: Spec, layer: LayerWeights) -> None:
         dim, tp = layer.arch.model_dim, layer.tp
-        self._spec, self._kernels, self._tp, self._eps = spec, layer.kernels, tp, layer.arch.norm_eps
+        self._spec, self._kernels, self._tp = spec, layer.kernels, tp
+        self._eps = layer.arch.norm_eps if spec.norm_eps is None else spec.norm_eps
         k_dim, v_dim = spec.num_k_heads * spec.k_dim, spec.num_v_heads * spec.v_dim
         k_rows, v_rows = tp.rows(spec.num_k_heads, spec.k_dim), tp.rows(spec.num_v_heads, spec.v_dim)
         heads = tp.rows(spec.num_v_heads)
@@ -26,7 +27,7 @@ class GatedDeltaNet:
         gates = {"b": (spec.num_v_heads, heads), "a": (spec.num_v_heads, heads)}
         named = {f"{at}.in_proj_{name}": part for name, part in (parts | gates).items()}
         self._in = layer.linears.column_parallel(named, dim, False)
-        weight = layer.take(f"{at}.conv1d.weight", 2 * k_dim + v_dim, 1, spec.kernel_size, dtype=torch.float32)[:, 0]
+        weight = _conv_weight(spec, layer, at)
         shares = (k_rows, _behind(k_rows, k_dim), _behind(v_rows, 2 * k_dim))
         self._weight_CK = torch.cat([weight[share.start : share.stop] for share in shares])
         self._rate_H = -layer.take(f"{at}.A_log", spec.num_v_heads, dtype=torch.float32, part=heads).exp()
@@ -53,13 +54,30 @@ class GatedDeltaNet:
             q_TX.view(num_tokens, -1, spec.k_dim),
             k_TX.view(num_tokens, -1, spec.k_dim),
             v_TX.view(num_tokens, -1, spec.v_dim),
-            DeltaGates(decay_TH, kernels.unary(b_TH, "sigmoid")),
+            DeltaGates(decay_TH, self._beta(b_TH)),
             memory,
             batch.states,
         )
         gate_THV = kernels.unary(z_TX, "silu").view(out_THV.shape)
         normed_THV = rms_norm(out_THV, self._norm_V, self._eps).float() * gate_THV
         return self._tp.all_reduce(self._out(normed_THV.to(x_TM.dtype).flatten(1)))
+
+    def _beta(self, b_TH: Tensor) -> Tensor:
+        beta_TH = self._kernels.unary(b_TH, "sigmoid")
+        return beta_TH if self._spec.beta_scale == 1.0 else beta_TH * self._spec.beta_scale
+
+
+def _conv_weight(spec: Spec, layer: LayerWeights, at: str) -> Tensor:
+    """[C, K], of queries, keys and values, one after the other."""
+    k_dim, v_dim = spec.num_k_heads * spec.k_dim, spec.num_v_heads * spec.v_dim
+    widths = {"conv1d": 2 * k_dim + v_dim}
+    if spec.convs_apart:
+        widths = {"q_conv1d": k_dim, "k_conv1d": k_dim, "v_conv1d": v_dim}
+    parts = [
+        layer.take(f"{at}.{name}.weight", width, 1, spec.kernel_size, dtype=torch.float32)[:, 0]
+        for name, width in widths.items()
+    ]
+    return torch.cat(parts)
 
 
 def _behind(rows: Shard, count: int) -> Shard:

@@ -1,9 +1,11 @@
 """Ai2's OLMo models."""
 
+import msgspec
+
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope, windowed, windows
-from engine.arch.layer_spec import Router, SelfAttention
+from engine.arch.layer_spec import GatedDeltaNet, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.errors import ModelError
@@ -43,6 +45,34 @@ def _flex_olmo(config: Config) -> ModelArch:
     return decoder(config, _attention(config), experts(config, router, config["intermediate_size"]), "after")
 
 
+def _olmo_hybrid(config: Config) -> ModelArch:
+    """OLMo Hybrid: Gated DeltaNet with norms before it, and OLMo 2's attention, mostly without positions."""
+    full = _attention(config)
+    if (config.get("rope_parameters") or {}).get("rope_theta") is None:
+        full = msgspec.structs.replace(full, rope=None)
+    num_heads, count = config["num_attention_heads"], config["num_hidden_layers"]
+    num_k_heads = config.get("linear_num_key_heads") or num_heads
+    k_dim = config.get("linear_key_head_dim") or int(0.75 * config["hidden_size"] / num_k_heads)
+    linear = GatedDeltaNet(
+        num_k_heads=num_k_heads,
+        num_v_heads=config.get("linear_num_value_heads") or num_heads,
+        k_dim=k_dim,
+        v_dim=config.get("linear_value_head_dim") or 2 * k_dim,
+        kernel_size=config["linear_conv_kernel_dim"],
+        beta_scale=2.0 if config["linear_allow_neg_eigval"] else 1.0,
+        norm_eps=1e-5,
+        convs_apart=True,
+    )
+    usual = ["full_attention" if layer % 4 == 3 else "linear_attention" for layer in range(count)]
+    is_linear = [kind == "linear_attention" for kind in config.get("layer_types") or usual]
+    arch = decoder(config, [linear if one else full for one in is_linear], dense(config), "after")
+    layers = (
+        msgspec.structs.replace(layer, norms="before") if one else layer
+        for layer, one in zip(arch.layers, is_linear, strict=True)
+    )
+    return msgspec.structs.replace(arch, layers=tuple(layers))
+
+
 def _attention(config: Config) -> SelfAttention:
     return attention(config, **biases(config), qk_norm="whole")
 
@@ -51,6 +81,18 @@ HUB = {
     "olmo2": HubFamily(_olmo2),
     "olmo3": HubFamily(_olmo3, {"rope_theta": 500_000.0, "sliding_window": 4096}),
     "olmoe": HubFamily(_olmoe),
+    "olmo_hybrid": HubFamily(
+        _olmo_hybrid,
+        {"linear_conv_kernel_dim": 4, "linear_allow_neg_eigval": True},
+        {
+            ".attention_layer_norm.": ".input_layernorm.",
+            ".feedforward_layer_norm.": ".post_attention_layernorm.",
+            **{f".linear_attn.{name}_proj.": f".linear_attn.in_proj_{name}." for name in "qkvab"},
+            ".linear_attn.g_proj.": ".linear_attn.in_proj_z.",
+            ".linear_attn.o_proj.": ".linear_attn.out_proj.",
+            ".linear_attn.o_norm.": ".linear_attn.norm.",
+        },
+    ),
     "flex_olmo": HubFamily(_flex_olmo, {"rope_theta": 500_000.0}),
 }
 

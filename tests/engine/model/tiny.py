@@ -708,6 +708,19 @@ FAMILIES = {
             "moe_routed_scaling_factor": 1.5,
         },
     ),
+    "olmo hybrid": (
+        "OlmoHybrid",
+        {
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 12,
+            "linear_value_head_dim": 12,  # transformers saves convolutions of other sizes in equal parts
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "pad_token_id": 0,
+            "eos_token_id": 2,
+        },
+    ),
     "hunyuan 3": (
         "HYV3",
         {
