@@ -82,7 +82,6 @@ def test_one_request_in_three_lines() -> None:
         (0, False, False, True),
         (0, True, False, True),
         (5, True, True, False),
-        (5, False, False, True),
         (5, True, False, True),
     ],
 )
