@@ -2,7 +2,7 @@
 
     GenerateRequest -> Sequence -> Scheduler.schedule() -> SchedulerOutput -> update_from_output(ModelOutput)
 
-In reading order: `sequence.py` (known and computed tokens), `scheduler_output.py` (what a step computes),
+In reading order: `sequence.py` (known and computed tokens), `sequence_trace.py`, `scheduler_output.py` (what a step computes),
 `scheduler.py` (token budget, chunked prefill, preemption), `block_allocator.py` (KV blocks of a sequence),
 `waiting_queue.py`, `fair_queueing.py` (tenants), `admission_control.py`, `ngram_proposer.py` (draft tokens for
 speculative decoding), `beam_search.py` and `beam_group.py`. No torch. A scheduler can be driven without a model: see

@@ -4,6 +4,7 @@ import time
 
 from engine.cache.prefix_cache import BlockHashes
 from engine.scheduling.ngram_proposer import NgramProposer
+from engine.scheduling.sequence_trace import SequenceTrace
 from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["FREED", "PENDING", "Sequence"]
@@ -43,6 +44,7 @@ class Sequence:
         "seed",
         "seq_id",
         "tokens",
+        "trace",
     )
 
     def __init__(
@@ -80,6 +82,7 @@ class Sequence:
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
         self.drafts: NgramProposer | None = None  # made with the first draft
+        self.trace = SequenceTrace(self.accepted_s) if request.traceparent else None
         # scheduling order: virtual starts are of engine/scheduling/fair_queueing.py; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
 
