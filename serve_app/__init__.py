@@ -18,6 +18,7 @@ A request passes these packages on its way to the engine and back:
     generation     the engine's outputs -> deltas, and the hook for observers of streams
     state          the store of what outlives a request: in memory or in Redis
     resumption     resumable streams: event ids, and the records by which any ingress continues an answer
+    logs, tracing  what is written about requests: access log, usage ledger, OpenTelemetry traces
     metrics, result_cache, tenants    observers of streams: Prometheus, replay, admission control
     workers        worker processes with limits, for work whose cost a client chooses
     server         every other route: models, tokens, health, the chat page
@@ -31,6 +32,7 @@ The way of one streamed token: engine -> generation/output.py -> choice.py -> te
 -> openai/events.py -> transport/connection.py -> the socket.
 
 Imports between packages go one way; tests/test_architecture.py checks their order. `transport.errors` is the one table
-from errors to HTTP. `app` builds the application, `main` is the composition root. Tests mirror the packages
-(tests/serve_app); those beside them call all routes: every request ends, every error names its field, hostile bodies.
+from errors to HTTP. `app` builds the application, `request_logs` what it writes about requests, `main` is the
+composition root. Tests mirror the packages (tests/serve_app); those beside them call all routes: every request ends,
+every error names its field, hostile bodies.
 """

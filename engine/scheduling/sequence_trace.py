@@ -1,4 +1,4 @@
-"""The trace of a sequence: when its prompt's chunks were computed and when it was preempted, for its request's trace."""
+"""The trace of a sequence: when chunks of its prompt were computed and when it was preempted, for a traced request."""
 
 import time
 

@@ -118,6 +118,7 @@ def install_error_handlers(app: FastAPI, renderers: Sequence[FaultRenderer] = ()
 
     async def answer(request: Request, error: Exception) -> Response:
         fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
+        request.state.error_type = fault.type  # for what is written about requests (serve_app/logs)
         for render in renderers:
             if (rendered := render(request, fault)) is not None:
                 return rendered
