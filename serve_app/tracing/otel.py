@@ -50,7 +50,7 @@ class Tracer:
     def __init__(self, exporter: "SpanExporter", sample_ratio: float, version: str, *, is_batched: bool = True) -> None:
         """`is_batched`: False exports each span at once, for tests."""
         from opentelemetry.context import Context
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -58,7 +58,8 @@ class Tracer:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come first
-        resource = Resource({"service.name": "manta", "service.version": version}).merge(Resource.create({}))
+        about = Resource.create({"service.name": "manta", "service.version": version})
+        resource = about.merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(ParentBased(TraceIdRatioBased(sample_ratio)), resource)
         processor = BatchSpanProcessor(exporter) if is_batched else SimpleSpanProcessor(exporter)
         self._provider.add_span_processor(processor)

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from fastapi import FastAPI
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from configs.schema import ApiConfig
+from configs.schema import ApiConfig, Config
 from engine.errors import EngineFailed, Overloaded
 from engine.types import EngineClient
 from serve_app import app
@@ -31,15 +32,17 @@ REQUESTS = {
 STREAM = {"prompt": [5, 6, 7], "max_tokens": 200, "ignore_eos": True, "stream": True, "temperature": 0}
 
 
+def built(client: EngineClient, tracer: Tracer, settings: Config) -> FastAPI:
+    keys = KeyStore(settings, environment={}, secret=b"of all ingresses")
+    return app.build_app(client, settings, {"toy": toy_model()}, WORKERS, keys, app.Hosting(traces=tracer))
+
+
 class Traced:
     """An application whose spans stay in memory."""
 
     def __init__(self, client: EngineClient, ratio: float = 1.0, api: ApiConfig | None = None) -> None:
         self._exporter = InMemorySpanExporter()
-        tracer, settings = Tracer(self._exporter, ratio, "0", is_batched=False), config(api)
-        keys = KeyStore(settings, environment={}, secret=b"of all ingresses")
-        hosting = app.Hosting(traces=tracer)
-        self.asgi = app.build_app(client, settings, {"toy": toy_model()}, WORKERS, keys, hosting)
+        self.asgi = built(client, Tracer(self._exporter, ratio, "0", is_batched=False), config(api))
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
