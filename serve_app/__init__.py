@@ -32,7 +32,6 @@ The way of one streamed token: engine -> generation/output.py -> choice.py -> te
 -> openai/events.py -> transport/connection.py -> the socket.
 
 Imports between packages go one way; tests/test_architecture.py checks their order. `transport.errors` is the one table
-from errors to HTTP. `app` builds the application, `request_logs` what it writes about requests, `main` is the
-composition root. Tests mirror the packages (tests/serve_app); those beside them call all routes: every request ends,
-every error names its field, hostile bodies.
+from errors to HTTP. `app` builds the application, `main` is the composition root. Tests mirror the packages
+(tests/serve_app); those beside them call all routes: every request ends, every error names its field, hostile bodies.
 """

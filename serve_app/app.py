@@ -30,7 +30,6 @@ from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
 from serve_app.pipeline.resumable import ResumableStreams
 from serve_app.preparation.grammar_validator import GrammarValidator
-from serve_app.request_logs import RequestLogs
 from serve_app.responses.conversation_routes import conversation_router
 from serve_app.responses.errors import render_fault as responses_fault
 from serve_app.responses.kept import KeptResponses
@@ -40,6 +39,7 @@ from serve_app.resumption.records import StreamRecords
 from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
+from serve_app.server.request_logs import RequestLogs
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.stream_routes import stream_router
 from serve_app.server.token_routes import token_router

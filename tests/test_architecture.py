@@ -110,7 +110,18 @@ SERVE_APP_PACKAGES = {
         "pipeline",
         "openai",
     },
-    "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat", "messages"},
+    "server": {
+        "request",
+        "api",
+        "model",
+        "preparation",
+        "logs",
+        "tracing",
+        "metrics",
+        "pipeline",
+        "chat",
+        "messages",
+    },
 }
 # the packages of engine/, each over those that it may know
 ENGINE_PACKAGES = {
