@@ -142,7 +142,7 @@ class BackgroundResponses:
         except asyncio.CancelledError:
             final = stream.state.cancelled()
         except Exception as error:
-            fault = fault_of(error)
+            fault = fault_of(error, run.started.generation.metadata.id)
             final, last = stream.state.failed(fault), stream.fault(fault)
         finally:
             run.is_ending = True
@@ -150,7 +150,7 @@ class BackgroundResponses:
         try:  # who has seen the last event finds the response
             await self._put(run, final, last)
         except Exception as error:
-            logger.warning("a background response could not be kept: %r", error)
+            logger.warning("background response %s could not be kept: %r", name[1], error)
         finally:
             self._runs.pop(name, None)
             run.is_over = True

@@ -165,7 +165,7 @@ class _Creator:
         try:
             await self._keep(parsed, generation, renderer)
         except Exception as error:  # the answer itself is whole
-            logger.warning("a response could not be kept: %r", error)
+            logger.warning("the response to request %s could not be kept: %r", parsed.request_id, error)
 
     async def _keep(
         self, parsed: ParsedRequest[PreparedResponse], generation: Generation, renderer: ResponsesRenderer

@@ -71,9 +71,11 @@ async def test_names_of_a_client_stand_in_no_line_as_they_are(caplog: pytest.Log
 async def test_an_error_has_its_type(script, body, status, error, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOGGER)
     async with serving(ScriptedClient(script), ON) as http:
-        await http.post("/v1/chat/completions", json=chat(**body))
+        await http.post("/v1/chat/completions", json=chat(**body), headers={"X-Request-Id": "mine"})
     (line,) = fields(caplog)
     assert (line["status"], line["error"]) == (status, error)
+    failures = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert all("under request mine" in message for message in failures) and len(failures) == (status != 400)
 
 
 async def test_a_stream_that_is_generated_again_counts_again(caplog: pytest.LogCaptureFixture) -> None:
