@@ -107,6 +107,7 @@ SERVE_APP_PACKAGES = {
         "generation",
         "preparation",
         "resumption",
+        "logs",
         "pipeline",
         "openai",
     },

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.logs.request_record import RequestRecord
 from serve_app.pipeline.answer import Generation
 from serve_app.responses.adapter import PreparedResponse
 from serve_app.responses.kept import KeptResponse, KeptResponses, context_of
@@ -38,6 +39,7 @@ class Started(msgspec.Struct, frozen=True):
     generation: Generation
     stream: ResponseStream
     history: bytes
+    record: RequestRecord | None = None  # of its request, which is written down when it has ended
 
 
 class _Run:
@@ -79,6 +81,8 @@ class BackgroundResponses:
         await self._kept.mark(started.tenant, "alive", id_)
         run.add(started.stream.queued())
         self._runs[name] = run
+        if started.record is not None:
+            started.record.hold()
         run.task = asyncio.create_task(self._run(run, name))
         return body
 
@@ -154,6 +158,8 @@ class BackgroundResponses:
         finally:
             self._runs.pop(name, None)
             run.is_over = True
+            if run.started.record is not None:
+                run.started.record.release()
             run.add(last)
             run.wake()
 

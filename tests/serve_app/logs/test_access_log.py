@@ -87,6 +87,17 @@ async def test_a_stream_that_is_generated_again_counts_again(caplog: pytest.LogC
     assert [line.get("completion_tokens") for line in fields(caplog)] == [6, 6]
 
 
+async def test_a_background_response_is_written_once_with_its_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    async with serving(ScriptedClient([0.05, *says("hello")]), ON) as http:
+        await http.post("/v1/responses", json={"input": "hi", "background": True})
+        async with asyncio.timeout(10):
+            while not fields(caplog):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+    assert [line.get("completion_tokens") for line in fields(caplog)] == [6]
+
+
 async def test_without_any_of_them_there_is_no_record() -> None:
     asgi = app.build_app(ScriptedClient(), config(), {"toy": toy_model()}, WORKERS, KeyStore(config(), environment={}))
     assert "RecordRequests" not in [one.cls.__name__ for one in asgi.user_middleware]
