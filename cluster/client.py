@@ -1,6 +1,7 @@
 """The cluster client: routes each request to a replica, and migrates it to another one when that is lost."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
@@ -12,11 +13,13 @@ from cluster.replicas import Replicas
 from cluster.state_shard import StateLimits
 from configs.schema import WireConfig
 from engine.cache.prefix_cache import hash_blocks, root_hash
-from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
+from engine.errors import EngineFailed, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
 from engine.runtime.output_queue import OutputQueue
-from engine.types import EngineStatus, GenerateRequest, RequestOutput
+from engine.types import EngineStatus, GenerateRequest, Placement, RequestOutput
 
 __all__ = ["ClusterClient"]
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # engines that may fail on one request without a token between: then it may be the cause
 
@@ -98,10 +101,16 @@ class ClusterClient:
                     num_failures += not error.is_planned
                     if num_failures >= MAX_FAILURES:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
-                    in_flight.num_migrations += 1
+                    in_flight.on_lost(placed.link.replica_id, error)
                     self._on_migration(request.model, error.is_planned)
+                    logger.info(
+                        "request %s migrates from replica %s: %s", request.request_id, placed.link.replica_id, error
+                    )
                 finally:
                     placed.stop()
+        except MantaError as error:
+            error.placements = in_flight.take_placements()
+            raise
         finally:
             self._in_flight.pop(request.request_id, None)
 
@@ -150,7 +159,8 @@ class ClusterClient:
         A request that has begun waits until one does; a new one is refused once every replica has refused it.
         """
         self._in_flight[request_id] = (in_flight, None)
-        deadline_s = time.monotonic() + self._config.place_timeout_s
+        began_s, num_refused = time.monotonic(), 0
+        deadline_s = began_s + self._config.place_timeout_s
         rejected: dict[Link, Overloaded] = {}
         while time.monotonic() < deadline_s:
             links = in_flight.preferred([link for link in replicas.up if link not in rejected])
@@ -167,18 +177,21 @@ class ClusterClient:
             num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
             loads = [link.replica_state.load(num_tokens, block_hashes) for link in links]
             index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
-            link = links[index]
+            link, submitted_s = links[index], time.monotonic()
             placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, block_hashes), rest.request_id)
             try:
                 await self._accepted(link, placed.output_queue, replicas)
             except Overloaded as error:
                 rejected[link] = error
+                num_refused += 1
                 placed.stop()
                 continue
             except ReplicaLost:
+                num_refused += 1
                 placed.stop()
                 continue
             except Unavailable:  # it has failed or drains, which its next frame says
+                num_refused += 1
                 placed.stop()
                 await replicas.changed()
                 continue
@@ -186,6 +199,10 @@ class ClusterClient:
                 placed.stop()
                 raise
             self._in_flight[request_id] = (in_flight, placed)
+            if in_flight.is_traced:
+                times = began_s, submitted_s, time.monotonic()
+                num_tokens = loads[index].num_uncached_tokens
+                in_flight.add_placement(Placement(link.replica_id, *times, num_tokens, num_refused))
             if in_flight.on_placed(link.replica_state.status.kernels):
                 self._on_mixed_kernels(in_flight.model)
             return placed

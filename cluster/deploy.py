@@ -36,6 +36,8 @@ def application(
         max_surge_percent=100,
         graceful_shutdown_timeout_s=config.ingress.drain_s,
     )(serve.ingress()(Ingress))
+    if config.api.access_log:  # which takes the place of Serve's
+        ingress = ingress.options(logging_config={"enable_access_log": False, "log_level": "WARNING"})
     bound: serve.Application = ingress.bind(config, secret, replicas, build_asgi)
     return bound
 

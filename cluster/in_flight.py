@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cluster.link import Link
-from engine.types import GenerateRequest, RequestOutput
+from cluster.link import Link, ReplicaLost
+from engine.types import GenerateRequest, OutputTrace, Placement, RequestOutput
 
 __all__ = ["InFlightRequest"]
 
@@ -22,6 +22,9 @@ class InFlightRequest:
         self.num_migrations = 0  # replicas that were lost or drained after they had accepted it
         self._kernels: str | None = None  # of the replica that has it, or had it last
         self._mixed_kernels = False
+        self.is_traced = bool(request.traceparent)
+        self._lost = ("", "", False)  # the replica that was lost last, why, and whether that was planned
+        self._placements: list[Placement] = []  # of a traced request, those that no output has told
 
     @property
     def is_over(self) -> bool:
@@ -48,6 +51,22 @@ class InFlightRequest:
         self._mixed_kernels |= is_first
         self._kernels = kernels
         return is_first
+
+    def on_lost(self, replica_id: str, error: ReplicaLost) -> None:
+        """The replica that had it is lost, or drains."""
+        self.num_migrations += 1
+        self._lost = replica_id, str(error), error.is_planned
+
+    def add_placement(self, placement: Placement) -> None:
+        """The next output tells it, with the replica that was lost before."""
+        id_, why, is_planned = self._lost
+        placed = msgspec.structs.replace(placement, lost_id=id_, lost_why=why, is_planned=is_planned)
+        self._placements.append(placed)
+
+    def take_placements(self) -> tuple[Placement, ...]:
+        taken = tuple(self._placements)
+        self._placements.clear()
+        return taken
 
     def remaining(self) -> GenerateRequest:
         """The request for the tokens that the client does not have yet.
@@ -80,13 +99,19 @@ class InFlightRequest:
             self._tokens[chunk.index] = None
         return msgspec.structs.replace(
             chunk,
+            request_id=self._request.request_id,
             start=chunk.start + known,
             tokens=chunk.tokens[known:],
             logprobs=chunk.logprobs[known:] if chunk.logprobs is not None else None,
             cached_tokens=self._cached_tokens,
             num_migrations=self.num_migrations,
             mixed_kernels=self._mixed_kernels,
+            trace=self._trace(chunk) if self._placements else chunk.trace,
         )
+
+    def _trace(self, chunk: RequestOutput) -> OutputTrace:
+        trace = chunk.trace or OutputTrace(0.0)
+        return msgspec.structs.replace(trace, placements=self.take_placements())
 
     def stop_choice(self, index: int) -> None:
         """Drops one choice, whose further tokens are ignored."""

@@ -14,7 +14,7 @@ from ray.serve import metrics
 from configs.metrics import CATALOGUE
 from engine.types import EngineOutputs, GenerateRequest, RequestOutput
 
-__all__ = ["ReplicaMetrics", "migration_counter", "mixed_kernels_counter"]
+__all__ = ["ReplicaMetrics", "UsageCounters", "migration_counter", "mixed_kernels_counter"]
 
 
 def migration_counter() -> Callable[[str, bool], None]:
@@ -39,6 +39,33 @@ def mixed_kernels_counter() -> Callable[[str], None]:
         tag_keys=("model_name",),
     )
     return lambda model: counter.inc(tags={"model_name": model})
+
+
+class UsageCounters:
+    """Counts the usage of API keys, by their names, and lines that the usage ledger has lost."""
+
+    def __init__(self) -> None:
+        def counter(name: str, description: str, tag_keys: tuple[str, ...] = ("key",)) -> Any:
+            return metrics.Counter(name, description=description, tag_keys=tag_keys)  # type: ignore[arg-type]
+
+        self._requests = counter("manta_key_requests", "Requests of an API key that were answered.")
+        self._tokens = {
+            "prompt": counter("manta_key_prompt_tokens", "Prompt tokens of an API key."),
+            "cached": counter("manta_key_cached_tokens", "Of these, tokens that were found in the prefix cache."),
+            "completion": counter("manta_key_completion_tokens", "Tokens generated for an API key."),
+        }
+        self._lost = counter("manta_usage_ledger_lost_lines", "Lines that the usage ledger could not write.", ())
+
+    def on_usage(self, key: str, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
+        tags = {"key": key}
+        self._requests.inc(tags=tags)
+        counts = {"prompt": prompt_tokens, "cached": cached_tokens, "completion": completion_tokens}
+        for kind, count in counts.items():
+            if count:
+                self._tokens[kind].inc(count, tags=tags)
+
+    def on_lost_lines(self, num_lines: int) -> None:
+        self._lost.inc(num_lines)
 
 
 class ReplicaMetrics:

@@ -213,6 +213,7 @@ class WireServer:
                     ours = msgspec.structs.replace(request, request_id=f"{connection.number}:{request.request_id}")
                     if self._observer is not None:
                         self._observer.submitted(ours.request_id, ours)
+                    logger.debug("added request %s%s", request.request_id, _trace_of(request))
                     self.engine_thread.send(SubmitToEngine(ours))
                 case Stop(request_id, index):
                     self.engine_thread.send(Abort(f"{connection.number}:{request_id}", index))
@@ -351,7 +352,9 @@ class _Connection:
                 self.report(msgspec.structs.replace(report, **first))
                 self.report(msgspec.structs.replace(report, **rest))
                 return
-        logger.warning("a report of %d bytes is not sent, %d are allowed", len(frame), self._max_frame_bytes)
+        ids = ", ".join(chunk.request_id for chunk in report.chunks)
+        why = "a report of %d bytes is not sent, %d are allowed; request %s"
+        logger.warning(why, len(frame), self._max_frame_bytes, ids or "-")
         lost = (msgspec.structs.replace(one, tokens=(), logprobs=None, prompt_logprobs=None) for one in report.chunks)
         why = f"the output takes more than {self._max_frame_bytes} bytes (wire.max_frame_bytes)"
         ends = tuple(msgspec.structs.replace(chunk, finish_reason="error", error=why) for chunk in lost)
@@ -363,6 +366,10 @@ class _Connection:
         if transport.get_write_buffer_size() > 4 * self._max_frame_bytes:
             logger.warning("an ingress does not read; its connection ends")
             transport.abort()
+
+
+def _trace_of(request: GenerateRequest) -> str:
+    return f", trace {request.traceparent.split('-')[1]}" if request.traceparent else ""
 
 
 def _split(request_id: str) -> tuple[int, str]:

@@ -53,7 +53,7 @@ __all__ = [
     "read_frame",
 ]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 NONCE_BYTES = 32
 TAG_BYTES = 16
 

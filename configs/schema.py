@@ -18,6 +18,8 @@ __all__ = [
     "ResourcesConfig",
     "RoutingConfig",
     "SchedulerConfig",
+    "TracesConfig",
+    "UsageLedgerConfig",
     "WireConfig",
 ]
 
@@ -141,6 +143,24 @@ class ResumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_bytes_per_key: Positive = 16_777_216  # of one API key, the least recently used are dropped
 
 
+class TracesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenTelemetry traces of requests (serve_app/tracing)."""
+
+    exporter: Literal["off", "otlp"] = "off"  # otlp: spans of requests go to a collector by OTLP/HTTP; needs extra otel
+    endpoint: str | None = None  # http://HOST:4318/v1/traces; unset: OTEL_EXPORTER_OTLP_* of the ingress
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of traced requests, of those without a traceparent
+
+
+class UsageLedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each request has used, as JSON lines (serve_app/logs)."""
+
+    folder: str | None = None  # on every ingress's node: JSON lines, one file per process; unset: no ledger
+    max_bytes: Positive = 67_108_864  # of a file; then it is rotated
+    num_files: Positive = 16  # rotated files of a process that are kept
+    fsync: bool = False  # true: a batch of lines is on the disk before the next; false: the kernel writes within 30 s
+    metrics: bool = False  # tokens of each API key, by its name, at /metrics and in Ray's metrics
+
+
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_keys: tuple[str, ...] = ()  # bearer keys that may use /v1, or their "sha256:..."; Ray shows them to its users
     api_keys_file: str | None = None  # YAML file with named keys, on every ingress's node; reloaded when it changes
@@ -166,6 +186,11 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     state_age_s: Seconds = 2_592_000.0  # age at which a kept response or conversation expires
     state_redis_url: str | None = None  # redis://... keeps state in Redis; unset: two replicas keep each entry
     resume: ResumeConfig = ResumeConfig()
+    log_format: Literal["text", "json"] = "text"  # of ingresses and replicas; json: one object per line
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"  # of ingresses and replicas
+    access_log: bool = False  # a line per request at level info: tokens, times, ids; replaces Serve's
+    traces: TracesConfig = TracesConfig()
+    usage_ledger: UsageLedgerConfig = UsageLedgerConfig()
     keep_alive_s: Seconds = 15.0  # silence on a stream after which a comment line is sent
 
 

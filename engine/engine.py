@@ -311,6 +311,7 @@ def _output(
         error=error,
         restored_tokens=seq.restored_tokens,
         queued_s=seq.queued_s,
+        trace=seq.trace.take() if seq.trace is not None else None,
     )
 
 

@@ -10,6 +10,11 @@ MantaError
 └── ModelError              the operator's: a model that cannot be found, read or served
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.types import Placement
+
 __all__ = [
     "ContextTooLong",
     "EngineFailed",
@@ -24,6 +29,8 @@ __all__ = [
 
 class MantaError(Exception):
     """The base of all our errors. The message is for the reader who can act on it."""
+
+    placements: "tuple[Placement, ...]" = ()  # of a traced request, those that no output has told
 
 
 class RequestError(MantaError):

@@ -14,6 +14,8 @@ __all__ = [
     "GenerateRequest",
     "Grammar",
     "MediaSpan",
+    "OutputTrace",
+    "Placement",
     "PromptLogprob",
     "Rejection",
     "RepetitionLimit",
@@ -135,6 +137,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tenant: str = ""  # queues are shared fairly between tenants
     session: str = ""  # session affinity: requests of one session go to one replica; engines ignore it
     resume: tuple[tuple[int, ...] | None, ...] = ()
+    traceparent: str = ""  # W3C trace context of a request that is traced: its outputs have an OutputTrace
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -162,6 +165,29 @@ class PromptLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """How a request came to the replica that has it, for its trace. Times are of the ingress's monotonic clock."""
+
+    replica_id: str
+    began_s: float  # when a replica was looked for
+    submitted_s: float
+    accepted_s: float
+    num_uncached_tokens: int  # that it had to compute there, as far as the router knew
+    num_refused: int = 0  # replicas that had refused it, or were lost before they accepted it
+    lost_id: str = ""  # the replica before it, which was lost or drained; "": none
+    lost_why: str = ""
+    is_planned: bool = False  # that one drained
+
+
+class OutputTrace(msgspec.Struct, frozen=True, array_like=True):
+    """What happened to a choice before an output, for its request's trace. Seconds since this engine's acceptance."""
+
+    age_s: float  # when the output was made
+    chunks: tuple[tuple[float, int], ...] = ()  # steps that computed tokens of the prompt, or again: time, tokens
+    preemptions: tuple[float, ...] = ()
+    placements: tuple[Placement, ...] = ()  # the cluster's; engines leave it empty
+
+
 class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     """A piece of one choice's answer. The last piece of each choice, and only it, has a finish reason."""
 
@@ -178,6 +204,7 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     restored_tokens: int = 0  # of cached_tokens, those loaded from the host tier
     queued_s: float = 0.0  # from acceptance until it first had blocks
     mixed_kernels: bool = False  # after a migration, engines with other kernels go on: tokens may part at near ties
+    trace: OutputTrace | None = None  # of a traced request, where there is something to say
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

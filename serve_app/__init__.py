@@ -18,6 +18,7 @@ A request passes these packages on its way to the engine and back:
     generation     the engine's outputs -> deltas, and the hook for observers of streams
     state          the store of what outlives a request: in memory or in Redis
     resumption     resumable streams: event ids, and the records by which any ingress continues an answer
+    logs, tracing  what is written about requests: access log, usage ledger, OpenTelemetry traces
     metrics, result_cache, tenants    observers of streams: Prometheus, replay, admission control
     workers        worker processes with limits, for work whose cost a client chooses
     server         every other route: models, tokens, health, the chat page

@@ -1,5 +1,6 @@
 """Builds the FastAPI application: middleware, routes and their dependencies."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,8 +17,10 @@ from engine.types import EngineClient
 from serve_app.api.openapi import complete_schema
 from serve_app.chat.routes import chat_router
 from serve_app.completion.routes import completion_router
+from serve_app.logs.record_requests import TRACE_HEADER, RecordRequests
 from serve_app.messages.errors import render_fault as messages_fault
 from serve_app.messages.routes import messages_router
+from serve_app.metrics.key_usage import ExportUsage
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
@@ -36,12 +39,14 @@ from serve_app.resumption.records import StreamRecords
 from serve_app.server.model_routes import model_router
 from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
+from serve_app.server.request_logs import RequestLogs
 from serve_app.server.state_routes import health_router, state_router
 from serve_app.server.stream_routes import stream_router
 from serve_app.server.token_routes import token_router
 from serve_app.state.redis_store import RedisStore
 from serve_app.state.store import MemoryStore, StateStore, StoreLimits
 from serve_app.tenants.key_store import KeyStore
+from serve_app.tracing.otel import Tracer
 from serve_app.transport.compression import CompressAnswers
 from serve_app.transport.errors import install_error_handlers
 from serve_app.transport.head_requests import HeadRequests
@@ -76,6 +81,8 @@ OpenStore = Callable[[str, StoreLimits], StateStore]
 class Hosting(msgspec.Struct, frozen=True):
     behind_serve: bool = False  # hosted by Ray Serve, which sets request ids itself
     stores: OpenStore | None = None  # None: in Redis or in this process's memory, as the config says
+    traces: Tracer | None = None  # None: as the config says
+    usage: ExportUsage | None = None  # counts usage by API keys elsewhere too
 
 
 def build_app(
@@ -100,12 +107,13 @@ def build_app(
     kept = KeptResponses(stores("responses", StoreLimits.of(config.api)))
     records = StreamRecords(stores("streams", StoreLimits.of_streams(resume)), resume)
     streams = ResumableStreams(records)
+    logs = RequestLogs(config.api, version, hosting.traces, hosting.usage)
     app = FastAPI(
         title="Manta",
         version=version,
         summary="OpenAI's Chat Completions and Responses APIs, and Anthropic's Messages API",
         openapi_url=None,
-        lifespan=_closing(kept, streams),
+        lifespan=_closing(kept, streams, logs),
     )
     registry = Registry(client, config, models, created=int(time.time()))
     auth = Authenticator(keys)
@@ -114,7 +122,7 @@ def build_app(
     preparation = Preparation(config.api, models, workers, PREPARING)
     parser = RequestParser(config.api, registry, auth, preparation, records)
     open_requests = OpenRequests()
-    metrics = Metrics()
+    metrics = Metrics(key_usage=logs.key_usage)
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, streams)
     for router in (chat_router, completion_router, messages_router):
@@ -142,19 +150,24 @@ def build_app(
             allow_origins=config.api.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Request-Id", "X-Cache", "Retry-After"],
+            expose_headers=["X-Request-Id", "Request-Id", TRACE_HEADER, "X-Cache", "Retry-After"],
         )
+    if logs.are_on:
+        app.add_middleware(RecordRequests, sinks=logs.sinks, traces=logs.traces)
     return app
 
 
-def _closing(kept: KeptResponses, streams: ResumableStreams) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Ends streams without a client, and closes the stores' connections, when the server stops."""
+def _closing(
+    kept: KeptResponses, streams: ResumableStreams, logs: RequestLogs
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Ends streams without a client, closes the stores' connections, and writes what waits, when the server stops."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await streams.close()
         await kept.close()
+        await asyncio.to_thread(logs.close)
 
     return lifespan
 

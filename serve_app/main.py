@@ -1,6 +1,7 @@
 """Composition root: the one module that sees all layers. `serve deploy` and `serve run` import `build` from here."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from ray import serve
 
 from cluster.client import ClusterClient
 from cluster.deploy import application
+from cluster.metrics import UsageCounters
 from cluster.ranks import RankStarter
 from cluster.state_shard import StateLimits
 from configs.keys import without_keys
@@ -16,6 +18,8 @@ from configs.schema import Config, ModelConfig
 from engine.engine import Engine
 from engine.execution.executor import Executor
 from engine.parallel.worker_commands import Rendezvous
+from serve_app.logs.formats import LogOptions, configure_logs
+from serve_app.tracing.otel import check_extra
 
 __all__ = ["build"]
 
@@ -31,7 +35,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The application that `args` (the config, see configs/schema.py) describes. Raises ConfigError."""
     config = load_args(args)
     config = msgspec.structs.replace(config, api=without_keys(config.api))
-    return application(config, _build_asgi, _load_engine, _run_worker)
+    if config.api.traces.exporter != "off":
+        check_extra(config.api.traces)
+    load_engine = partial(_load_engine, LogOptions(config.api.log_format, config.api.log_level))
+    return application(config, _build_asgi, load_engine, _run_worker)
 
 
 def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
@@ -42,6 +49,7 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     from serve_app.tenants.key_store import KeyStore
     from serve_app.workers.pool import WorkerPool
 
+    configure_logs(LogOptions(config.api.log_format, config.api.log_level, config.api.access_log))
     models = {model.name: load_text_model(model) for model in config.models}
     keys = KeyStore(config, secret=secret)
     if keys.is_open:
@@ -54,19 +62,22 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     def open_store(kind: str, limits: StoreLimits) -> StateStore:
         return client.store(kind, StateLimits(limits.max_bytes, limits.max_owner_bytes, limits.age_s))
 
-    app = build_app(client, config, models, workers, keys, Hosting(True, open_store if replicated else None))
+    usage = UsageCounters() if config.api.usage_ledger.folder is not None or config.api.usage_ledger.metrics else None
+    hosting = Hosting(True, open_store if replicated else None, usage=usage)
+    app = build_app(client, config, models, workers, keys, hosting)
     workers.begin()
     freeze_gc_heap()
     return app
 
 
-def _load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+def _load_engine(logs: LogOptions, model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
     from engine.execution.gc_heap import freeze_gc_heap
     from engine.execution.load import load_executor
     from engine.execution.tensor_parallel_executor import WorkerPlacement, start_driver
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
+    configure_logs(logs)
     text = load_text_model(model)
     special_ids = tuple(sorted(text.vocabulary.special_ids))
 

@@ -38,7 +38,9 @@ SERVE_APP_PACKAGES = {
     "generation": {"text", "grammar", "tools"},
     "preparation": {"request", "workers", "tenants", "text", "grammar", "tools", "model", "generation"},
     "resumption": {"workers", "tenants", "state", "transport", "preparation"},
-    "metrics": {"generation"},
+    "logs": {"generation"},
+    "tracing": {"logs"},
+    "metrics": {"generation", "logs"},
     "result_cache": {"generation", "preparation"},
     "pipeline": {
         "workers",
@@ -50,6 +52,7 @@ SERVE_APP_PACKAGES = {
         "generation",
         "preparation",
         "resumption",
+        "logs",
         "metrics",
         "result_cache",
     },
@@ -104,10 +107,22 @@ SERVE_APP_PACKAGES = {
         "generation",
         "preparation",
         "resumption",
+        "logs",
         "pipeline",
         "openai",
     },
-    "server": {"request", "api", "model", "preparation", "metrics", "pipeline", "chat", "messages"},
+    "server": {
+        "request",
+        "api",
+        "model",
+        "preparation",
+        "logs",
+        "tracing",
+        "metrics",
+        "pipeline",
+        "chat",
+        "messages",
+    },
 }
 # the packages of engine/, each over those that it may know
 ENGINE_PACKAGES = {

@@ -249,6 +249,8 @@ class Scheduler:
 
     def _slice(self, seq: Sequence, count: int, drafts: tuple[int, ...] = ()) -> ScheduledSequence:
         stop, sent = seq.num_computed + count, seq.num_sent_blocks
+        if seq.trace is not None and seq.num_uncomputed > 1:
+            seq.trace.add_chunk(count)
         return ScheduledSequence(
             seq_id=seq.seq_id,
             start=seq.num_computed,
@@ -320,6 +322,8 @@ class Scheduler:
     def _preempt(self, seq: Sequence) -> None:
         """Preempts a sequence: frees its blocks, to be recomputed."""
         self.num_preemptions += 1
+        if seq.trace is not None:
+            seq.trace.add_preemption()
         self.running.remove(seq)
         self._new_sequences = [start for start in self._new_sequences if start.seq_id != seq.seq_id]
         self._finished_ids.append(seq.seq_id)

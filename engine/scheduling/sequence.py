@@ -4,6 +4,7 @@ import time
 
 from engine.cache.prefix_cache import BlockHashes
 from engine.scheduling.ngram_proposer import Proposer
+from engine.scheduling.sequence_trace import SequenceTrace
 from engine.types import GenerateRequest, PromptLogprob
 
 __all__ = ["FREED", "PENDING", "Sequence"]
@@ -44,6 +45,7 @@ class Sequence:
         "state",
         "state_before_drafts",
         "tokens",
+        "trace",
     )
 
     def __init__(
@@ -82,6 +84,7 @@ class Sequence:
         self.num_scored = self.prompt_len - 1 if wants_scores else 0
         self.scores: list[PromptLogprob] = []
         self.proposer: Proposer | None = None  # made with the first draft
+        self.trace = SequenceTrace(self.accepted_s) if request.traceparent else None
         # scheduling order: virtual starts are of engine/scheduling/fair_queueing.py; ids rise with arrival
         self.order = (request.priority, virtual_start, seq_id)
 

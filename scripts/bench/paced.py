@@ -11,14 +11,19 @@ import datetime
 import json
 import os
 import random
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvloop
 
+from configs.schema import ApiConfig, TracesConfig, UsageLedgerConfig
 from scripts.bench.paced_client import Samples, stream_for
 from scripts.bench.paced_server import MODEL, running_servers
 from scripts.bench.record import describe, percentiles
@@ -84,15 +89,44 @@ async def measured(port: int, load: Load, pids: dict[str, int]) -> dict[str, Any
     }
 
 
+def with_logs(load: Load, tokens: tuple[int, ...], num_turns: int) -> Iterator[dict[str, Any]]:
+    """In turn, on new servers each: nothing is written, and one of ten requests traced, with a usage ledger."""
+    with collector() as url, tempfile.TemporaryDirectory() as folder:
+        traces = TracesConfig(exporter="otlp", endpoint=url, sample_ratio=0.1)
+        on = ApiConfig(traces=traces, usage_ledger=UsageLedgerConfig(folder=folder, metrics=True))
+        for turn in range(2 * num_turns):
+            has_logs = (turn + turn // 2) % 2 == 1  # off, on, on, off: a drift of the machine falls on both
+            for run in measure([load], tokens, on if has_logs else None):
+                yield run | {"logs": has_logs}
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """The URL of a collector on loopback that takes spans and drops them."""
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
+        server.shutdown()
+
+
 def cpu_s(pid: int) -> float:
     """User and system time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(loads: Sequence[Load], tokens: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def measure(loads: Sequence[Load], tokens: tuple[int, ...], api: ApiConfig | None = None) -> Iterator[dict[str, Any]]:
     """One load after the other, on the same servers."""
-    with running_servers(STEP_S, tokens) as (port, servers):
+    with running_servers(STEP_S, tokens, api=api) as (port, servers):
         pids = {**servers, "client": os.getpid()}
         print(f"{loads[0].num_streams} streams; pids {pids}", flush=True)
         for load in loads:
@@ -106,6 +140,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after all streams have begun")
     parser.add_argument("--max-tokens", type=int, default=400, help="of an answer, at most; half of it at least")
     parser.add_argument("--resumable", type=int, default=0, help="so many times in turn without and with event ids")
+    parser.add_argument("--logs", type=int, default=0, help="so many times in turn without and with traces and ledger")
     parser.add_argument("--write", action="store_true", help="keep the result")
     options = parser.parse_args()
     tokens = plain_tokens()
@@ -113,13 +148,14 @@ def main() -> None:
     for num_streams in options.streams:
         kinds = [False, True] * options.resumable or [False]
         loads = [Load(num_streams, options.seconds, options.max_tokens, is_resumable) for is_resumable in kinds]
-        for run in measure(loads, tokens):
+        for run in with_logs(loads[0], tokens, options.logs) if options.logs else measure(loads, tokens):
             runs.append(run)
             print(
                 f"{num_streams:4} streams: {run['tokens_per_s']:8.1f} tok/s, {run['of_ideal']:.1%} of ideal; "
                 f"first token {run['first_token_ms']['p50']} ms, gaps p99 {run['gap_ms']['p99']} ms; "
                 f"CPU us per token {run['cpu_us_per_token']}; load average before {run['load_average_before']}"
-                f"{'; with event ids' if run['resumable'] else ''}",
+                f"{'; with event ids' if run['resumable'] else ''}"
+                f"{'; with traces and ledger' if run.get('logs') else ''}",
                 flush=True,
             )
     line = json.dumps({**describe(), "benchmark": "paced", "arguments": vars(options), "runs": runs})

@@ -17,7 +17,7 @@ from cluster.client import ClusterClient
 from cluster.replicas import Replicas
 from cluster.router import Router
 from cluster.server import WireServer
-from configs.schema import Config, EngineConfig, ModelConfig, SchedulerConfig, WireConfig
+from configs.schema import ApiConfig, Config, EngineConfig, ModelConfig, SchedulerConfig, WireConfig
 from engine.engine import Engine
 from engine.execution.gc_heap import freeze_gc_heap
 from scripts.bench.stub_engine import StubExecutor
@@ -31,7 +31,7 @@ FAST = SchedulerConfig(max_num_batched_tokens=65_536, max_num_seqs=4096, max_que
 
 @contextmanager
 def running_servers(
-    step_s: float, tokens: tuple[int, ...], scheduler: SchedulerConfig = FAST
+    step_s: float, tokens: tuple[int, ...], scheduler: SchedulerConfig = FAST, api: ApiConfig | None = None
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """The ingress's port, and the process ids of "replica" and "ingress". Both end with the context."""
     context = multiprocessing.get_context("spawn")
@@ -39,7 +39,7 @@ def running_servers(
     hear_ingress, ingress_end = context.Pipe()
     replica = context.Process(target=run_replica, args=(step_s, tokens, replica_end, scheduler), daemon=True)
     replica.start()
-    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), ingress_end), daemon=True)
+    ingress = context.Process(target=run_ingress, args=(hear_replica.recv(), ingress_end, api), daemon=True)
     ingress.start()
     try:
         port = hear_ingress.recv()
@@ -66,7 +66,7 @@ def run_replica(step_s: float, tokens: tuple[int, ...], parent: Connection, sche
     uvloop.run(serve())  # as Ray's processes do
 
 
-def run_ingress(addresses: tuple[str, int] | str, parent: Connection) -> None:
+def run_ingress(addresses: tuple[str, int] | str, parent: Connection, api: ApiConfig | None = None) -> None:
     """Sends its port, once it has found a replica, and serves until it is terminated.
 
     addresses   where the replica is; or of a file that says where the replicas are now, as a JSON list
@@ -88,7 +88,7 @@ def run_ingress(addresses: tuple[str, int] | str, parent: Connection) -> None:
         )
         client = ClusterClient({MODEL.name: replicas}, wire, 10_000, cache_key=SECRET)
         client.start()
-        config = Config(models=(MODEL,))
+        config = Config(models=(MODEL,), api=api or ApiConfig())
         app = build_app(client, config, {MODEL.name: load_text_model(MODEL)}, WorkerPool(), KeyStore(config))
         freeze_gc_heap()
         while not replicas.up:

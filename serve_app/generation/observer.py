@@ -26,22 +26,30 @@ class StreamObserver(Protocol):
 
     def on_delta(self, delta: ChoiceDelta) -> None: ...
 
-    def on_end(self, *, is_complete: bool) -> None:
-        """Once, at any end of the answer. `is_complete`: the consumer has taken all of it."""
+    def on_end(self, *, is_complete: bool, error: Exception | None) -> None:
+        """Once, at any end of the answer.
+
+        is_complete   the consumer has taken all of it
+        error         with which it ends; None also where the consumer has left
+        """
         ...
 
 
 @contextmanager
 def observed(observers: Sequence[StreamObserver], output: UsageSource) -> Iterator[None]:
     """Calls the observers' on_start, and on_end however the block ends."""
-    is_complete = False
+    is_complete, raised = False, None
 
     def end(observer: StreamObserver) -> None:
-        observer.on_end(is_complete=is_complete)
+        observer.on_end(is_complete=is_complete, error=raised)
 
     with ExitStack() as ends:
         for observer in observers:
             observer.on_start(output)
             ends.callback(end, observer)
-        yield
+        try:
+            yield
+        except Exception as error:
+            raised = error
+            raise
         is_complete = True

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from configs.metrics import CATALOGUE
 
-__all__ = ["Exposition", "Histogram"]
+__all__ = ["Exposition", "Histogram", "label_value"]
 
 
 class Histogram:
@@ -40,9 +40,12 @@ class Exposition:
         kind = CATALOGUE[name].kind
         of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's TYPE line has its whole name
         lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
-        escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-        labels = ",".join([f'model_name="{escaped}"', *([label] if label else [])])
+        labels = ",".join([f'model_name="{label_value(model)}"', *([label] if label else [])])
         lines.append(f"vllm:{name}{suffix}{{{labels}}} {value}")
 
     def text(self) -> str:
         return "".join(f"{line}\n" for lines in self._lines.values() for line in lines)
+
+
+def label_value(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

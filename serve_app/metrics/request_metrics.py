@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from engine.types import EngineStatus
 from serve_app.generation.choice import ChoiceDelta
 from serve_app.generation.observer import StreamObserver, UsageSource
+from serve_app.metrics.key_usage import KeyUsage
 from serve_app.metrics.prometheus import Exposition, Histogram
 
 __all__ = ["Metrics"]
@@ -41,8 +42,8 @@ class _ModelMetrics:
 
 
 class Metrics:
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, key_usage: KeyUsage | None = None) -> None:
+        self._clock, self._key_usage = clock, key_usage
         self._models: dict[str, _ModelMetrics] = {}
 
     def observer(self, model: str) -> StreamObserver:
@@ -67,7 +68,8 @@ class Metrics:
             for name, histogram in metrics.histograms.items():
                 for suffix, label, value in histogram.samples():
                     page.add(name, model, value, suffix, label)
-        return page.text()
+        usage = self._key_usage.lines() if self._key_usage is not None else ()
+        return page.text() + "".join(f"{line}\n" for line in usage)
 
 
 @dataclass
@@ -109,7 +111,7 @@ class _MetricsObserver:
             self._on_choice_end(index, times, now_s)
             metrics.endings["stop" if reason == "tool_calls" else reason] += 1
 
-    def on_end(self, *, is_complete: bool) -> None:
+    def on_end(self, *, is_complete: bool, error: Exception | None) -> None:
         if not self._open and not self._ended:  # refused
             return
         metrics, usage = self._metrics, self._output.usage()

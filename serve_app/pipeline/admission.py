@@ -28,5 +28,5 @@ class Admission:
             self._is_prompt_charged = True
         self._tenant.charge(len(delta.tokens))
 
-    def on_end(self, *, is_complete: bool) -> None:
+    def on_end(self, *, is_complete: bool, error: Exception | None) -> None:
         self._place.close()

@@ -18,8 +18,9 @@ from configs.schema import Config
 from engine.types import EngineClient
 from serve_app.generation.batch import BatchOutput
 from serve_app.generation.choice import ChoiceDelta
-from serve_app.generation.observer import UsageSource
+from serve_app.generation.observer import StreamObserver, UsageSource
 from serve_app.generation.output import OutputStream, RequestStream
+from serve_app.logs.request_record import step
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.admission import Admission
@@ -81,7 +82,8 @@ class AnswerPipeline:
         """The rest of the request's stream, if that runs already, and nothing is to be generated."""
         if parsed.resumable is None:
             return None
-        return await self._streams.attached(parsed.tenant, parsed.resumable, self._limits(renderer))
+        with step(parsed.record, "attach"):
+            return await self._streams.attached(parsed.tenant, parsed.resumable, self._limits(renderer))
 
     async def begin(self, parsed: ParsedRequest[P], id_prefix: str) -> Generation:
         """Raises RequestError for a grammar that does not compile, or a priority that the tenant may not have, and
@@ -89,9 +91,11 @@ class AnswerPipeline:
         """
         prepared, tenant = parsed.prepared, parsed.tenant
         tenant.check_priority(prepared.parts[0].request.priority)
-        parts = [await self._validator.check(part) for part in prepared.parts]
+        is_constrained = any(part.rules.constraint is not None for part in prepared.parts)
+        with step(parsed.record if is_constrained else None, "compile_grammar"):
+            parts = [await self._validator.check(part) for part in prepared.parts]
         vocabulary = _vocabulary(parsed.model, parts)
-        output = _output(parts, prepared.num_choices, vocabulary)
+        output = _output(_traced(parts, parsed), prepared.num_choices, vocabulary)
         created, fingerprint, completed = int(time.time()), self._results.fingerprint, CompletionTime()
         resumable = parsed.resumable if prepared.is_resumable else None
         if resumable is None:
@@ -101,10 +105,12 @@ class AnswerPipeline:
             created, fingerprint = record.created, record.fingerprint
             completed = CompletionTime(resumable.facts.completed)
             cached = CacheLookup(SteadyOutputs(self._client, resumable.facts.cached_tokens))
-        observers = (Admission(tenant), self._metrics.observer(parsed.model.name), *cached.observers)
+        observers: tuple[StreamObserver, ...] = (Admission(tenant), self._metrics.observer(parsed.model.name))
+        if parsed.record is not None:
+            observers += (parsed.record.begin_answer(is_batch=len(parts) > 1),)
         id_, model = f"{id_prefix}{parsed.request_id}", parsed.model.name
         return Generation(
-            deltas=output.deltas(cached.client, observers),
+            deltas=output.deltas(cached.client, (*observers, *cached.observers)),
             output=output,
             metadata=ResponseMetadata(id_, created, model, fingerprint, completed),
             vocabulary=vocabulary,
@@ -144,6 +150,20 @@ class AnswerPipeline:
 
     def _limits(self, renderer: Renderer[P]) -> StreamLimits:
         return msgspec.structs.replace(self.stream_limits, keep_alive=renderer.keep_alive)
+
+
+def _traced(parts: Sequence[PreparedRequest], parsed: ParsedRequest[P]) -> Sequence[PreparedRequest]:
+    """The parts of a traced request with its trace context; its record gets the times of their preparation."""
+    record = parsed.record
+    if record is None or record.trace is None:
+        return parts
+    traced = []
+    for part in parts:
+        if parsed.resumable is None or parsed.resumable.record is None:  # else another request was prepared
+            record.add_steps(part.steps)
+        request = msgspec.structs.replace(part.request, traceparent=record.trace.traceparent)
+        traced.append(msgspec.structs.replace(part, request=request))
+    return traced
 
 
 def _output(parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Vocabulary) -> OutputStream:

@@ -7,6 +7,7 @@ from fastapi.params import Depends as Dependency
 from starlette.exceptions import HTTPException
 
 from configs.schema import Access
+from serve_app.logs.request_record import record_of
 from serve_app.tenants.key_store import KeyStore
 from serve_app.tenants.tenant import Tenant
 
@@ -35,6 +36,8 @@ class Authenticator:
             raise HTTPException(
                 401, "no valid API key: send Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
             )
+        if (record := record_of(request)) is not None:
+            record.key = tenant.name
         return tenant
 
 

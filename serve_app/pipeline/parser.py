@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from configs.schema import ApiConfig
 from serve_app.api.requests import COSTLY_FIELDS
+from serve_app.logs.request_record import RequestRecord, record_of, step
 from serve_app.model.registry import Registry
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
@@ -37,6 +38,7 @@ class ParsedRequest(msgspec.Struct, Generic[T]):
     request_id: str  # the one that the client sees
     tenant: Tenant
     earlier: Earlier = Earlier()
+    record: RequestRecord | None = None  # None: nothing is written about it
     resumable: Resumable | None = None  # None: its stream ends with its client's connection
 
 
@@ -76,13 +78,17 @@ class RequestParser:
         """
         tenant = self._auth.tenant(http)
         tenant.begin_request()
-        data = await read_body(http, self._limits.max_body_bytes)
+        record = record_of(http)
+        with step(record, "read_body"):
+            data = await read_body(http, self._limits.max_body_bytes)
         resumable = await self._resumable(http, tenant, data)
         if resumable is not None and resumable.record is not None:
-            return self._resumed(resumable, resumable.record, tenant)
+            return self._resumed(resumable, resumable.record, tenant, record)
         payload = parse_object(data) if len(data) <= SMALL_BYTES else None
         address = _address_in(data)
         model = self._registry.resolve(address.model or "")
+        if record is not None:
+            record.model = model.name
         request_id = use_request_id(http, address.request_id or "")
         session = session_id(http, address.session_id or "")
         context = await self._context(request_id, session, tenant, model)
@@ -91,21 +97,28 @@ class RequestParser:
         is_small = payload is not None and context.earlier.num_bytes <= SMALL_BYTES
         costly = (*COSTLY_FIELDS, *getattr(kind, "costly_fields", ()))
         if payload is not None and is_small and not any(payload.get(name) for name in costly):
-            prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
+            with step(record, "prepare", in_worker=False):
+                prepared = prepare_inline(payload, kind, prepare, model, self._limits, context)
         else:
-            prepared = await self._preparation.prepared(data, kind, prepare, model, context)
-        return ParsedRequest(prepared, model, request_id, tenant, context.earlier, resumable)
+            with step(record, "prepare", in_worker=True):
+                prepared = await self._preparation.prepared(data, kind, prepare, model, context)
+        return ParsedRequest(prepared, model, request_id, tenant, context.earlier, record, resumable)
 
     async def _resumable(self, http: Request, tenant: Tenant, body: bytes) -> Resumable | None:
         path, streams = http.url.path, self._records.config.streams
         point = resume_point(http.headers, path, tenant.seal_key) if streams != "off" else None
         if point is not None:
-            return await self._records.find(tenant, point, path, body)
+            with step(record_of(http), "resume", after_event=point.after):
+                return await self._records.find(tenant, point, path, body)
         return await self._records.new(ResumePoint(new_stream_id()), path, body) if streams == "all" else None
 
-    def _resumed(self, resumable: Resumable, record: StreamRecord, tenant: Tenant) -> ParsedRequest[T]:
-        prepared, model = cast("T", record.unpacked()), self._registry.resolve(record.model)
-        return ParsedRequest(prepared, model, record.request_id, tenant, record.earlier, resumable)
+    def _resumed(
+        self, resumable: Resumable, kept: StreamRecord, tenant: Tenant, record: RequestRecord | None
+    ) -> ParsedRequest[T]:
+        prepared, model = cast("T", kept.unpacked()), self._registry.resolve(kept.model)
+        if record is not None:
+            record.model = model.name
+        return ParsedRequest(prepared, model, kept.request_id, tenant, kept.earlier, record, resumable)
 
     async def _context(self, request_id: str, session: str, tenant: Tenant, model: TextModel) -> RequestContext:
         max_model_len = await self._registry.context_len(model)

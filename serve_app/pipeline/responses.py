@@ -54,12 +54,12 @@ class StreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with while_connected(receive):
-                await self._stream(send)
+                await self._stream(send, scope.get("state", {}).get("request_id", ""))
         except ClientGone:
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, request_id: str) -> None:
         output, renderer, limits = self._output, self._renderer, self._limits
         async with aclosing(self._deltas) as deltas:
             delta = await anext(deltas)
@@ -74,7 +74,7 @@ class StreamResponse(Response):
                 except ClientGone:
                     raise
                 except Exception as error:  # the status has been sent: the error becomes an event
-                    outbox.put(renderer.fault(fault_of(error)))
+                    outbox.put(renderer.fault(fault_of(error, request_id)))
                 else:
                     outbox.put(renderer.closing(output.usage()))
 

@@ -1,5 +1,6 @@
 """From a Conversation to the engine's request: chat template, tokens, tools, grammar. Pure."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from serve_app.tools.tool_use import ToolUse
 
 __all__ = ["ConversationPreparer", "PreparedConversation", "chat_prompt"]
 
+STEPS = ("template", "tokenize", "grammar")
+
 
 class PreparedConversation(msgspec.Struct, frozen=True):
     request: PreparedRequest
@@ -46,25 +49,35 @@ class ConversationPreparer:
     def prepare(self, conversation: Conversation, context: RequestContext) -> PreparedConversation:
         """Raises RequestError for every error of the client."""
         messages = template_messages(conversation.messages)
-        prompt, tokens = self._prompt(conversation, messages, context)
+        times = [time.monotonic()]
+        prompt, tokens = self._prompt(conversation, messages, context, times)
+        times.append(time.monotonic())
         parse = self._parse_rules(conversation, prompt)
         constraint = self._constraint(conversation, parse)
+        times.append(time.monotonic())
         answer = TextRules(
             starts_text=not conversation.template.continue_final_message, parse=parse, constraint=constraint
         )
         request = prepare(conversation.options, tokens, self._model, context, answer)
+        names = STEPS if len(times) > len(STEPS) else STEPS[1:]  # a client may render the prompt
+        request = msgspec.structs.replace(request, steps=tuple(zip(names, times, times[1:], strict=False)))
         role = "assistant" if conversation.template.adds_generation_prompt else messages[-1]["role"]
         echo = messages[-1]["content"] if conversation.echo and messages[-1]["role"] == role else ""
         return PreparedConversation(request, role, echo, prompt)
 
     def _prompt(
-        self, conversation: Conversation, messages: Sequence[dict[str, Any]], context: RequestContext
+        self,
+        conversation: Conversation,
+        messages: Sequence[dict[str, Any]],
+        context: RequestContext,
+        times: list[float],
     ) -> tuple[str, tuple[int, ...]]:
         model, given = self._model, conversation.token_prompt
         if given is not None:
             check_ids(given.field, given.tokens, model.vocabulary.num_tokens)
             return model.tokenizer.decode(list(given.tokens), skip_special_tokens=False), given.tokens
         text = chat_prompt(conversation.template, messages, self._tools.definitions, model, self._limits)
+        times.append(time.monotonic())
         check_text_fits(text, conversation.options.lengths, model, context.max_model_len, param="messages")
         return text, model.encode(text, add_special_tokens=conversation.template.add_special_tokens)
 

@@ -52,6 +52,8 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     rules: TextRules
     length_field: str = "max_tokens"  # the client's field of the answer's length
     scores_only: bool = False  # generated tokens are not sent
+    # of its preparation, for traces: name, begin and end by the monotonic clock, which all processes share
+    steps: tuple[tuple[str, float, float], ...] = ()
 
 
 class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):

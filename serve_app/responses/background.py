@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.logs.request_record import RequestRecord
 from serve_app.pipeline.answer import Generation
 from serve_app.responses.adapter import PreparedResponse
 from serve_app.responses.kept import KeptResponse, KeptResponses, context_of
@@ -38,6 +39,7 @@ class Started(msgspec.Struct, frozen=True):
     generation: Generation
     stream: ResponseStream
     history: bytes
+    record: RequestRecord | None = None  # of its request, which is written down when it has ended
 
 
 class _Run:
@@ -79,6 +81,8 @@ class BackgroundResponses:
         await self._kept.mark(started.tenant, "alive", id_)
         run.add(started.stream.queued())
         self._runs[name] = run
+        if started.record is not None:
+            started.record.hold()
         run.task = asyncio.create_task(self._run(run, name))
         return body
 
@@ -142,7 +146,7 @@ class BackgroundResponses:
         except asyncio.CancelledError:
             final = stream.state.cancelled()
         except Exception as error:
-            fault = fault_of(error)
+            fault = fault_of(error, run.started.generation.metadata.id)
             final, last = stream.state.failed(fault), stream.fault(fault)
         finally:
             run.is_ending = True
@@ -150,10 +154,12 @@ class BackgroundResponses:
         try:  # who has seen the last event finds the response
             await self._put(run, final, last)
         except Exception as error:
-            logger.warning("a background response could not be kept: %r", error)
+            logger.warning("background response %s could not be kept: %r", name[1], error)
         finally:
             self._runs.pop(name, None)
             run.is_over = True
+            if run.started.record is not None:
+                run.started.record.release()
             run.add(last)
             run.wake()
 

@@ -150,7 +150,9 @@ class _Creator:
     ) -> Response:
         prepared = parsed.prepared
         stream = renderer.stream(prepared, generation.metadata, generation.vocabulary)
-        body = await self._background.start(Started(parsed.tenant, prepared, generation, stream, parsed.earlier.items))
+        body = await self._background.start(
+            Started(parsed.tenant, prepared, generation, stream, parsed.earlier.items, parsed.record)
+        )
         if not prepared.delivery.stream:
             return _json(body)
         return EventResponse(self._background.events(parsed.tenant, body["id"], -1), self._pipeline.stream_limits)
@@ -165,7 +167,7 @@ class _Creator:
         try:
             await self._keep(parsed, generation, renderer)
         except Exception as error:  # the answer itself is whole
-            logger.warning("a response could not be kept: %r", error)
+            logger.warning("the response to request %s could not be kept: %r", parsed.request_id, error)
 
     async def _keep(
         self, parsed: ParsedRequest[PreparedResponse], generation: Generation, renderer: ResponsesRenderer

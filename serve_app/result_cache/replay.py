@@ -31,9 +31,9 @@ class ChunkRecorder:
         chunk = delta.chunk
         self._is_aborted = self._is_aborted or delta.finish_reason == "abort"
         part = self._ids.index(chunk.request_id)
-        self._chunks.append((part, msgspec.structs.replace(chunk, request_id="", num_migrations=0)))
+        self._chunks.append((part, msgspec.structs.replace(chunk, request_id="", num_migrations=0, trace=None)))
 
-    def on_end(self, *, is_complete: bool) -> None:
+    def on_end(self, *, is_complete: bool, error: Exception | None) -> None:
         if is_complete and not self._is_aborted:
             self._keep(self._chunks)
 

@@ -84,6 +84,8 @@ class SteadyOutputs:
                 0,
                 0,
                 output.queued_s,
+                False,
+                output.trace if not place else None,
             )
             for place in range(last + 1 or 1)
         ]

@@ -4,6 +4,7 @@
     token_routes   /tokenize, /detokenize
     stream_routes  /v1/streams/{id}, which ends a resumable stream
     state_routes   /health, /ping, /version, /load, /status, /metrics; open_requests counts open requests
+    request_logs   builds what is written about requests (serve_app/logs, serve_app/tracing)
     page_routes    the chat page at /, of the files in chat_page/: main.mjs joins the others
 
 Tests: tests/serve_app/server.

@@ -87,22 +87,22 @@ class Fault(msgspec.Struct, frozen=True):
 FaultRenderer = Callable[[Request, Fault], Response | None]
 
 
-def fault_of(error: Exception) -> Fault:
+def fault_of(error: Exception, request_id: str = "") -> Fault:
     """The response of an error. An error that is not ours is logged, and its details are not sent."""
     for kind, status, name in TABLE:
         if isinstance(error, kind):
             wait_s = getattr(error, "retry_after_s", None)
             headers = {"Retry-After": str(max(1, math.ceil(wait_s)))} if wait_s is not None else {}
-            return Fault(status, name, _message_of(error), getattr(error, "param", None), headers)
-    logging.getLogger(__name__).error("internal fault", exc_info=error)
+            return Fault(status, name, _message_of(error, request_id), getattr(error, "param", None), headers)
+    logging.getLogger(__name__).error("internal fault under request %s", request_id or "-", exc_info=error)
     return Fault(500, "InternalServerError", "internal error; the server's log has the details")
 
 
-def _message_of(error: MantaError) -> str:
+def _message_of(error: MantaError, request_id: str) -> str:
     """Messages of the engine's libraries have addresses and paths: they are logged, not sent."""
     if not isinstance(error, EngineFailed):
         return str(error)
-    logging.getLogger(__name__).error("an engine failed: %s", one_line(str(error)))
+    logging.getLogger(__name__).error("an engine failed under request %s: %s", request_id or "-", one_line(str(error)))
     return "the engine failed; the server's log has the details"
 
 
@@ -117,7 +117,9 @@ def install_error_handlers(app: FastAPI, renderers: Sequence[FaultRenderer] = ()
     """
 
     async def answer(request: Request, error: Exception) -> Response:
-        fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error)
+        request_id = getattr(request.state, "request_id", "")
+        fault = _http_fault(request, error) if isinstance(error, HTTPException) else fault_of(error, request_id)
+        request.state.error_type = fault.type  # for what is written about requests (serve_app/logs)
         for render in renderers:
             if (rendered := render(request, fault)) is not None:
                 return rendered

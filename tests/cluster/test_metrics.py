@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import cluster.metrics
-from cluster.metrics import ReplicaMetrics
+from cluster.metrics import ReplicaMetrics, UsageCounters
 from engine.types import EngineOutputs, EngineStatus, RequestOutput
 from tests.engine.toy import request
 
@@ -94,3 +94,18 @@ def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> Non
     assert found["prefix_cache_queries"] == [100] and found["prefix_cache_hits"] == [80]
     assert found["external_prefix_cache_queries"] == ([100 - 32] if has_node_cache else [])
     assert found["external_prefix_cache_hits"] == ([48] if has_node_cache else [])
+
+
+def test_usage_is_counted_by_kind_of_tokens(told: Any) -> None:
+    found, _ = told
+    counters = UsageCounters()
+    counters.on_usage("alice", 7, 0, 3)
+    counters.on_usage("bob", 5, 4, 2)
+    counters.on_lost_lines(2)
+    assert found == {
+        "manta_key_requests": [1.0, 1.0],
+        "manta_key_prompt_tokens": [7, 5],
+        "manta_key_cached_tokens": [4],
+        "manta_key_completion_tokens": [3, 2],
+        "manta_usage_ledger_lost_lines": [2],
+    }

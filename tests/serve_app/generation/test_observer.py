@@ -29,7 +29,7 @@ class Recorder:
     def on_delta(self, delta):
         self.calls.append((delta.index, delta.message.content, delta.finish_reason))
 
-    def on_end(self, *, is_complete):
+    def on_end(self, *, is_complete, error):
         self.calls.append(is_complete)
 
 
@@ -70,7 +70,7 @@ def test_observers_end_in_the_reverse_of_the_order_in_which_they_began():
     order = []
 
     class Ordered(Recorder):
-        def on_end(self, *, is_complete):
+        def on_end(self, *, is_complete, error):
             order.append(self)
 
     one, two = Ordered(), Ordered()
@@ -100,7 +100,7 @@ async def test_of_an_output_that_scores_only_nothing_is_sent():
 
 def test_every_observer_gets_its_end_even_if_another_fails_there():
     class Broken(Recorder):
-        def on_end(self, *, is_complete):
+        def on_end(self, *, is_complete, error):
             raise RuntimeError("broken")
 
     first = Recorder()

@@ -36,7 +36,7 @@ def test_a_place_is_taken_from_start_to_end():
     first.on_start(Output())
     with pytest.raises(Overloaded, match="1 concurrent requests"):
         second.on_start(Output())
-    first.on_end(is_complete=False)
+    first.on_end(is_complete=False, error=None)
     second.on_start(Output())
 
 

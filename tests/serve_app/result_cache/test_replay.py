@@ -18,7 +18,7 @@ def recorded(*deltas, is_complete=True):
     recorder.on_start(None)
     for one in deltas:
         recorder.on_delta(one)
-    recorder.on_end(is_complete=is_complete)
+    recorder.on_end(is_complete=is_complete, error=None)
     return kept
 
 
