@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
 
+from cluster.fleet_log import FleetLog
 from cluster.in_flight import InFlightRequest
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replica_store import ReplicaStore
@@ -16,7 +17,7 @@ from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, U
 from engine.runtime.output_queue import OutputQueue
 from engine.types import EngineStatus, GenerateRequest, RequestOutput
 
-__all__ = ["ClusterClient"]
+__all__ = ["ClusterClient", "FleetView"]
 
 MAX_FAILURES = 3  # engines that may fail on one request without a token between: then it may be the cause
 
@@ -30,6 +31,12 @@ class _Placed(NamedTuple):
 
     def stop(self, index: int | None = None) -> None:
         self.link.stop(self.request_id, index)
+
+
+class FleetView(NamedTuple):
+    links: list[Link]
+    log: FleetLog
+    num_unplaced: int  # requests that wait for a replica
 
 
 class ClusterClient:
@@ -86,11 +93,12 @@ class ClusterClient:
                     while not in_flight.is_over:
                         chunk = await placed.output_queue.next()
                         if chunk.finish_reason == "error":
-                            raise ReplicaLost(chunk.error or "the engine failed")
+                            raise ReplicaLost(chunk.error or "the engine failed", "engine failed")
                         try:
                             fresh = in_flight.record(chunk)
                         except ValueError as error:  # tokens are missing: they are computed again
-                            raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
+                            message = f"{placed.link.replica_id} left tokens out: {error}"
+                            raise ReplicaLost(message, "request lost") from None
                         if fresh is not None:
                             num_failures = 0
                             yield fresh
@@ -99,6 +107,7 @@ class ClusterClient:
                     if num_failures >= MAX_FAILURES:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
                     in_flight.num_migrations += 1
+                    replicas.log.on_migration(placed.link.replica_id, error.reason)
                     self._on_migration(request.model, error.is_planned)
                 finally:
                     placed.stop()
@@ -129,10 +138,20 @@ class ClusterClient:
             num_free_blocks=sum(status.num_free_blocks for status in statuses),
             block_size=statuses[0].block_size,
             num_preemptions=sum(status.num_preemptions for status in statuses),
+            num_steps=sum(status.num_steps for status in statuses),
+            num_generated_tokens=sum(status.num_generated_tokens for status in statuses),
+            num_prompt_tokens=sum(status.num_prompt_tokens for status in statuses),
+            num_cached_tokens=sum(status.num_cached_tokens for status in statuses),
             first_token_s=max(status.first_token_s for status in statuses),
             collective=", ".join(sorted({status.collective for status in statuses} - {""})),
             kernels="; ".join(sorted({status.kernels for status in statuses} - {""})),
         )
+
+    def view(self, model: str) -> FleetView:
+        """What this client sees of a model's replicas now."""
+        replicas = self._replicas_of(model)
+        waiting = (one.model == model and placed is None for one, placed in self._in_flight.values())
+        return FleetView(replicas.alive, replicas.log, sum(waiting))
 
     def _replicas_of(self, model: str) -> Replicas:
         if model not in self._replicas:
@@ -166,7 +185,7 @@ class ClusterClient:
             block_hashes = self._block_hashes(rest, links[0].replica_state.block_size)
             num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
             loads = [link.replica_state.load(num_tokens, block_hashes) for link in links]
-            index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
+            index, reason = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link = links[index]
             placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, block_hashes), rest.request_id)
             try:
@@ -186,6 +205,7 @@ class ClusterClient:
                 placed.stop()
                 raise
             self._in_flight[request_id] = (in_flight, placed)
+            replicas.log.on_routed(link.replica_id, reason)
             if in_flight.on_placed(link.replica_state.status.kernels):
                 self._on_mixed_kernels(in_flight.model)
             return placed
@@ -199,7 +219,7 @@ class ClusterClient:
         try:
             while not (await asyncio.wait({accepted}, timeout=self._config.heartbeat_s))[0]:
                 if link.health is not Health.UP and replicas.up:
-                    raise ReplicaLost("silent before it accepted")
+                    raise ReplicaLost("silent before it accepted", "silent")
             accepted.result()
         finally:
             accepted.cancel()
