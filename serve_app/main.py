@@ -7,7 +7,9 @@ import msgspec
 from ray import serve
 
 from cluster.client import ClusterClient
+from cluster.control_plane import ControlPlane
 from cluster.deploy import application
+from cluster.fleet import Fleet
 from cluster.ranks import RankStarter
 from cluster.state_shard import StateLimits
 from configs.keys import without_keys
@@ -54,7 +56,9 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     def open_store(kind: str, limits: StoreLimits) -> StateStore:
         return client.store(kind, StateLimits(limits.max_bytes, limits.max_owner_bytes, limits.age_s))
 
-    app = build_app(client, config, models, workers, keys, Hosting(True, open_store if replicated else None))
+    fleet = Fleet(client, config, ControlPlane().deployed).status
+    hosting = Hosting(behind_serve=True, stores=open_store if replicated else None, fleet=fleet)
+    app = build_app(client, config, models, workers, keys, hosting)
     workers.begin()
     freeze_gc_heap()
     return app
