@@ -6,6 +6,7 @@ import { element } from "./dom.mjs";
 const REASONS = {
   cached: "had more of the prompt cached", load: "had less to do", session: "same session", only: "no other was up", policy: "routing policy",
 };
+const TARGETS = { sequences: "sequences", cache_use: "KV use", first_token_s: "time to first token" };
 const SHOWN = 8; // events
 
 export const count = (value) => (value >= 10000 ? `${Math.round(value / 1000)}k` : String(Math.round(value)));
@@ -21,7 +22,7 @@ export function modelView(name, status, fleet, samples, now_s) {
       chart("Tokens per second", samples, [{ name: "", field: "tokens_s" }], rate, now_s),
       chart("Sequences", samples, [{ name: "running", field: "running" }, { name: "waiting", field: "waiting" }], count, now_s),
       chart("KV blocks in use", samples, [{ name: "", field: "in_use" }], percent, now_s, 1),
-      chart("Prompt tokens found in the prefix cache", samples, [{ name: "", field: "hit_rate" }], percent, now_s, 1),
+      chart("Prefix cache hit rate", samples, [{ name: "", field: "hit_rate" }], percent, now_s, 1),
       fleet && chart("Replicas", samples, [{ name: "running", field: "replicas" }, ...(fleet.autoscaling ? [{ name: "target", field: "target" }] : [])], count, now_s)),
     fleet && replicaTable(name, replicas),
     fleet && routing(name, fleet),
@@ -92,11 +93,11 @@ function events(title, lines, more) {
 
 function migrations({ num_migrations, migrations: found }, now_s) {
   const lines = found.slice(-SHOWN).reverse().map(({ at_s, replica_id, reason }) => `${ago(at_s, now_s)}: left ${replica_id}: ${reason}`);
-  return events("Migrations", lines, [num_migrations ? `${count(num_migrations)} requests went on on another replica.` : "No request had to leave its replica."]);
+  return events("Migrations", lines, [num_migrations ? `Requests that went on on another replica: ${count(num_migrations)}.` : "No request had to leave its replica."]);
 }
 
 function autoscaling({ min_replicas, max_replicas, target_replicas, wanted, events: found }, now_s) {
-  const asked = Object.entries(wanted).map(([name, value]) => `${name.replaceAll("_", " ")} ${value.toFixed(1)}`).join(", ");
+  const asked = Object.entries(wanted).map(([name, value]) => `${TARGETS[name] ?? name} ${value.toFixed(1)}`).join(", ");
   const lines = found.slice(-SHOWN).reverse().map(({ at_s, before, after }) => `${ago(at_s, now_s)}: from ${before} to ${after} replicas`);
   return events("Autoscaling", lines, [`Target ${target_replicas ?? "unknown"}, between ${min_replicas} and ${max_replicas}. Replicas that each target asks for now: ${asked || "none"}.`]);
 }
