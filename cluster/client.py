@@ -14,6 +14,7 @@ from cluster.state_shard import StateLimits
 from configs.schema import WireConfig
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.errors import EngineFailed, Overloaded, RequestError, Unavailable, UnknownModel
+from engine.runtime.fleet_status import MigrationReason
 from engine.runtime.output_queue import OutputQueue
 from engine.types import EngineStatus, GenerateRequest, RequestOutput
 
@@ -48,10 +49,10 @@ class ClusterClient:
         config: WireConfig,
         max_open_requests: int,
         cache_key: bytes,
-        on_migration: Callable[[str, bool], None] = lambda model, is_planned: None,
+        on_migration: Callable[[str, MigrationReason], None] = lambda model, reason: None,
         on_mixed_kernels: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """on_migration      called for every request migration: with the model, and whether it was planned (drain)
+        """on_migration      called for every request migration: with the model and the reason
         on_mixed_kernels  called with the model where a stream went on on a replica with other kernels
         """
         self._replicas = replicas
@@ -108,7 +109,7 @@ class ClusterClient:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
                     in_flight.num_migrations += 1
                     replicas.log.on_migration(placed.link.replica_id, error.reason)
-                    self._on_migration(request.model, error.is_planned)
+                    self._on_migration(request.model, error.reason)
                 finally:
                     placed.stop()
         finally:

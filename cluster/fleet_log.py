@@ -1,4 +1,4 @@
-"""The fleet log: where an ingress has sent the requests of one model, and which of them have migrated. For /status."""
+"""The fleet log: where an ingress has sent the requests of one model, and which of them have left. For /status."""
 
 import time
 from collections import Counter, deque

@@ -143,6 +143,7 @@ class Link:
         if self._is_closed:
             return
         self._is_closed = True
+        reason = "silent" if self._is_stuck() else reason  # a replica with a hung engine closes its connections
         logger.warning("lost replica %s: %s", self.replica_id, why)
         for task in self._tasks:
             if task is not asyncio.current_task():

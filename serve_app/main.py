@@ -10,6 +10,7 @@ from cluster.client import ClusterClient
 from cluster.control_plane import ControlPlane
 from cluster.deploy import application
 from cluster.fleet import Fleet
+from cluster.metrics import key_rejection_counter
 from cluster.ranks import RankStarter
 from cluster.state_shard import StateLimits
 from configs.keys import without_keys
@@ -45,7 +46,7 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     from serve_app.workers.pool import WorkerPool
 
     models = {model.name: load_text_model(model) for model in config.models}
-    keys = KeyStore(config, secret=secret)
+    keys = KeyStore(config, secret=secret, on_rejection=key_rejection_counter())
     if keys.is_open:
         logger.warning(OPEN)
     workers = WorkerPool()

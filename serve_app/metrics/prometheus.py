@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from configs.metrics import CATALOGUE
+from configs.metrics import CATALOGUE, MANTA
 
 __all__ = ["Exposition", "Histogram"]
 
@@ -40,9 +40,18 @@ class Exposition:
         kind = CATALOGUE[name].kind
         of = name if kind == "histogram" else f"{name}{suffix}"  # a counter's TYPE line has its whole name
         lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
-        escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-        labels = ",".join([f'model_name="{escaped}"', *([label] if label else [])])
+        labels = ",".join([f'model_name="{_escaped(model)}"', *([label] if label else [])])
         lines.append(f"vllm:{name}{suffix}{{{labels}}} {value}")
+
+    def add_own(self, name: str, value: float, **labels: str) -> None:
+        """A counter of ours, which vLLM does not have."""
+        lines = self._lines.setdefault(f"manta_{name}", [f"# TYPE manta_{name}_total {MANTA[name].kind}"])
+        shown = ",".join(f'{label}="{_escaped(labels[label])}"' for label in MANTA[name].labels)
+        lines.append(f"manta_{name}_total{{{shown}}} {value}")
 
     def text(self) -> str:
         return "".join(f"{line}\n" for lines in self._lines.values() for line in lines)
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

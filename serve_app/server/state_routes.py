@@ -67,7 +67,7 @@ def state_router(
         return {"server_load": open_requests.count}
 
     async def show_metrics() -> PlainTextResponse:
-        text = metrics.text(await registry.statuses())
+        text = metrics.text(await registry.statuses(), auth.rejections)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     if access.load != "off":

@@ -94,3 +94,13 @@ def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> Non
     assert found["prefix_cache_queries"] == [100] and found["prefix_cache_hits"] == [80]
     assert found["external_prefix_cache_queries"] == ([100 - 32] if has_node_cache else [])
     assert found["external_prefix_cache_hits"] == ([48] if has_node_cache else [])
+
+
+def test_steps_are_counted_also_where_they_give_no_output(told: Any) -> None:
+    found, clock = told
+    metrics = ReplicaMetrics("toy")
+    for steps in (3, 3, 7):  # those of a long prompt; a hung engine's count stays
+        clock.now_s += 1
+        metrics.heartbeat(msgspec.structs.replace(IDLE, num_running=1, num_steps=steps))
+    assert found["manta_engine_steps"] == [3, 4]
+    assert found["num_requests_running"] == [1, 1, 1]
