@@ -28,9 +28,7 @@ FOLDER = ROOT / "serve_app" / "server" / "status_page"
 FILES = sorted(FOLDER.iterdir())
 MAX_BYTES = 30 * 1024
 BROWSER_ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-needs_chromium = pytest.mark.skipif(
-    shutil.which("chromium") is None, reason="needs chromium"
-)
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 
 
 def test_the_page_is_small():
