@@ -46,7 +46,9 @@ class Fleet:
         view, config = self._client.view(model), self._models[model]
         linked = [link.replica_id for link in view.links]
         if deployed.states:
-            view.log.keep({*linked, *deployed.states})
+            known = {*linked, *deployed.states}
+            view.log.keep(known)
+            self._connected &= known
         others = [
             ReplicaStatus(replica_id=id_, state=self._phase(id_, state), routed=view.log.routed(id_))
             for id_, state in deployed.states.items()

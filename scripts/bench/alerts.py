@@ -202,6 +202,10 @@ class Run:
         print(json.dumps(found), flush=True)
         return found
 
+    async def until_calm(self) -> None:
+        while await self.firing():
+            await asyncio.sleep(1)
+
     async def dashboards(self) -> dict[str, Any]:
         """How many of the boards' expressions have data, and which have none."""
         empty, count = [], 0
@@ -222,15 +226,16 @@ async def measure(server: Server) -> dict[str, Any]:
         await asyncio.sleep(CALM_S)
         calm = sorted(await run.firing())
         fired = await run.until_firing({"MantaKeyOverLimit"}, run.exceed_limit)
+        await run.until_calm()
         run.begin_load(64)
         overload = {"MantaKVCacheFull", "MantaSlowFirstToken", "MantaSlowTokens", "MantaNoCapacity"}
         fired |= await run.until_firing(overload, lambda: asyncio.sleep(5))
+        boards = await run.dashboards()
         await run.end_load()
         run.begin_load(8)
         await asyncio.sleep(8)
         fired |= await run.until_firing({"MantaEngineSilent"}, run.stop_a_replica)
         fired |= await run.until_firing({"MantaReplicaFlapping"}, run.kill_a_replica)
-        boards = await run.dashboards()
         fired |= await run.until_firing({"MantaErrorRate"}, run.kill_the_ingress)
         await run.end_load()
     return {"firing while calm": calm, "fired_after_s": fired, "dashboards": boards}
