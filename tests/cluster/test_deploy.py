@@ -110,8 +110,8 @@ def test_prometheus_finds_vllms_names(echo: None) -> None:
     assert counted >= num_tokens
 
 
-# what is there on some clusters alone: with GPUs, KV offload, too few blocks, other kernels, alerts, refused requests, usage by key;
-# scripts/bench/alerts.py has some of it
+# what is there on some clusters alone: with GPUs, KV offload, too few blocks, other kernels, alerts, refused requests,
+# usage by key; scripts/bench/alerts.py has some of it
 SOMETIMES = {
     "ALERTS",
     "ray_manta_key_completion_tokens_total",
