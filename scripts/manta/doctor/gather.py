@@ -29,15 +29,15 @@ def gather(source: str | None, *, front: Front | None, port: int | None, verify:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     hub = Path(HF_HUB_CACHE)
-    temp_folder = os.environ.get("RAY_TMPDIR") or "/tmp/ray"
-    host = host_facts(hub, Path(temp_folder))
+    temp_folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"  # as Ray has it
+    host = host_facts(hub, temp_folder)
     document, config, served = _config(source, host.gpus) if source else ({}, None, [])
     http = document.get("http_options") or {}
     models = [model.model for one in served for model in one.models]
     return Facts(
         host=host,
         network=_network(http, port),
-        ray=_ray(front or ("haproxy" if haproxy_program() else "proxy"), Path(temp_folder)),
+        ray=_ray(front or ("haproxy" if haproxy_program() else "proxy"), temp_folder),
         config=config,
         models=tuple(_model(name, hub, verify) for name in dict.fromkeys(models)),
     )

@@ -27,9 +27,9 @@ def model_files(source: str, hub: Hub, *, verify: bool) -> ModelFiles:
     """With `verify` files of any size are hashed."""
     try:
         found = resolve(source, hub)
-    except NotCachedError as error:
-        return ModelFiles(source=source, is_in_hub=True, error=str(error))
     except ModelError as error:
+        if isinstance(error.__cause__, NotCachedError):
+            return ModelFiles(source=source, is_in_hub=True, error=str(error.__cause__))
         return ModelFiles(source=source, error=str(error))
     if found.kind == "gguf":
         files, has_tokenizer = [_file(found.path, _gguf_error(found.path))], True

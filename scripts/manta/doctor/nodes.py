@@ -25,8 +25,11 @@ PACKAGES = ("ray", "torch", "triton", "transformers", "msgspec", "manta-serve")
 
 
 def cluster_address(environment: Mapping[str, str], temp_folder: Path) -> str:
-    """RAY_ADDRESS, else what `ray start` left in Ray's temp folder; "" if there is neither."""
-    if address := environment.get("RAY_ADDRESS", ""):
+    """RAY_ADDRESS, else what `ray start` left in Ray's temp folder; "" if there is neither.
+
+    "local" would start a cluster, "auto" take any: neither says where one is.
+    """
+    if (address := environment.get("RAY_ADDRESS", "")) not in ("", "local", "auto"):
         return address
     try:
         return (temp_folder / "ray_current_cluster").read_text().strip()

@@ -16,8 +16,8 @@ __all__ = [
 ]
 
 SET_ALL = 'eval "$(manta env)" on every node, before `ray start`'
-# of a Unix socket's path, of which Ray's session and socket names take up to 68
-MAX_TEMP_FOLDER = 107 - 68
+# of a Unix socket's path, of which Ray's session and socket names take up to 66
+MAX_TEMP_FOLDER = 107 - 66
 MAX_SKEW_S = 1.0
 SKEW_FAULT_S = 30.0
 
