@@ -15,6 +15,9 @@ ranks (`engine/runtime/watchdog.py`). A replica whose step has taken half of its
 the limit, or when a rank has sent no heartbeat for two seconds while there is work, the replica closes its connections,
 its streams migrate, and its health check fails, so that Serve replaces it.
 
+`fleet.py` joins what an ingress sees of the replicas, and has done with them (`fleet_log.py`), with what Serve's
+controller says (`control_plane.py`): the fleet status at /status.
+
 Replicas keep the state that outlives ingresses, two copies of each entry (`replica_store.py`, `state_shard.py`): what
 the bytes are is the application's matter.
 

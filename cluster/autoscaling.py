@@ -12,7 +12,7 @@ from engine.types import EngineStatus
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-__all__ = ["Policy", "load_of", "wanted_replicas"]
+__all__ = ["Policy", "load_of", "wanted_by", "wanted_replicas"]
 
 
 def load_of(status: EngineStatus) -> dict[str, float]:
@@ -31,12 +31,22 @@ def wanted_replicas(
     target_first_token_s: float,
 ) -> float:
     """The number of replicas for which every target holds. `loads` has one entry per replica that reported."""
+    return max(wanted_by(loads, target_ongoing_requests, target_cache_use, target_first_token_s).values())
+
+
+def wanted_by(
+    loads: Sequence[Mapping[str, float]],
+    target_ongoing_requests: float,
+    target_cache_use: float,
+    target_first_token_s: float,
+) -> dict[str, float]:
+    """The number of replicas that each target asks for."""
     by_sequences = sum(load["sequences"] for load in loads) / target_ongoing_requests
     by_cache = sum(load["cache_use"] for load in loads) / target_cache_use
     late = max((load["first_token_s"] for load in loads), default=0.0) / target_first_token_s
     is_busy = by_sequences > 0  # the time to first token of a load that has ended does not count
     by_delay = len(loads) * min(2.0, late) if late > 1 and is_busy else 0.0
-    return max(by_sequences, by_cache, by_delay)
+    return {"sequences": by_sequences, "cache_use": by_cache, "first_token_s": by_delay}
 
 
 class Policy:

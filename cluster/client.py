@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
 
+from cluster.fleet_log import FleetLog
 from cluster.in_flight import InFlightRequest
 from cluster.link import Health, Link, ReplicaLost
 from cluster.replica_store import ReplicaStore
@@ -14,10 +15,11 @@ from cluster.state_shard import StateLimits
 from configs.schema import WireConfig
 from engine.cache.prefix_cache import hash_blocks, root_hash
 from engine.errors import EngineFailed, MantaError, Overloaded, RequestError, Unavailable, UnknownModel
+from engine.runtime.fleet_status import MigrationReason
 from engine.runtime.output_queue import OutputQueue
 from engine.types import EngineStatus, GenerateRequest, Placement, RequestOutput
 
-__all__ = ["ClusterClient"]
+__all__ = ["ClusterClient", "FleetView"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,12 @@ class _Placed(NamedTuple):
         self.link.stop(self.request_id, index)
 
 
+class FleetView(NamedTuple):
+    links: list[Link]
+    log: FleetLog
+    num_unplaced: int  # requests that wait for a replica
+
+
 class ClusterClient:
     """Owns the in-flight requests of one ingress and its links to the replicas of each model."""
 
@@ -44,10 +52,10 @@ class ClusterClient:
         config: WireConfig,
         max_open_requests: int,
         cache_key: bytes,
-        on_migration: Callable[[str, bool], None] = lambda model, is_planned: None,
+        on_migration: Callable[[str, MigrationReason], None] = lambda model, reason: None,
         on_mixed_kernels: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """on_migration      called for every request migration: with the model, and whether it was planned (drain)
+        """on_migration      called for every request migration: with the model and the reason
         on_mixed_kernels  called with the model where a stream went on on a replica with other kernels
         """
         self._replicas = replicas
@@ -89,11 +97,12 @@ class ClusterClient:
                     while not in_flight.is_over:
                         chunk = await placed.output_queue.next()
                         if chunk.finish_reason == "error":
-                            raise ReplicaLost(chunk.error or "the engine failed")
+                            raise ReplicaLost(chunk.error or "the engine failed", "engine failed")
                         try:
                             fresh = in_flight.record(chunk)
                         except ValueError as error:  # tokens are missing: they are computed again
-                            raise ReplicaLost(f"{placed.link.replica_id} left tokens out: {error}") from None
+                            message = f"{placed.link.replica_id} left tokens out: {error}"
+                            raise ReplicaLost(message, "request lost") from None
                         if fresh is not None:
                             num_failures = 0
                             yield fresh
@@ -102,7 +111,8 @@ class ClusterClient:
                     if num_failures >= MAX_FAILURES:
                         raise EngineFailed(f"{MAX_FAILURES} engines failed under this request") from error
                     in_flight.on_lost(placed.link.replica_id, error)
-                    self._on_migration(request.model, error.is_planned)
+                    replicas.log.on_migration(placed.link.replica_id, error.reason)
+                    self._on_migration(request.model, error.reason)
                     logger.info(
                         "request %s migrates from replica %s: %s", request.request_id, placed.link.replica_id, error
                     )
@@ -138,10 +148,20 @@ class ClusterClient:
             num_free_blocks=sum(status.num_free_blocks for status in statuses),
             block_size=statuses[0].block_size,
             num_preemptions=sum(status.num_preemptions for status in statuses),
+            num_steps=sum(status.num_steps for status in statuses),
+            num_generated_tokens=sum(status.num_generated_tokens for status in statuses),
+            num_prompt_tokens=sum(status.num_prompt_tokens for status in statuses),
+            num_cached_tokens=sum(status.num_cached_tokens for status in statuses),
             first_token_s=max(status.first_token_s for status in statuses),
             collective=", ".join(sorted({status.collective for status in statuses} - {""})),
             kernels="; ".join(sorted({status.kernels for status in statuses} - {""})),
         )
+
+    def view(self, model: str) -> FleetView:
+        """What this client sees of a model's replicas now."""
+        replicas = self._replicas_of(model)
+        waiting = (one.model == model and placed is None for one, placed in self._in_flight.values())
+        return FleetView(replicas.alive, replicas.log, sum(waiting))
 
     def _replicas_of(self, model: str) -> Replicas:
         if model not in self._replicas:
@@ -176,7 +196,7 @@ class ClusterClient:
             block_hashes = self._block_hashes(rest, links[0].replica_state.block_size)
             num_tokens = len(rest.prompt) + sum(len(tokens or ()) for tokens in rest.resume)
             loads = [link.replica_state.load(num_tokens, block_hashes) for link in links]
-            index = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
+            index, reason = replicas.router.choose(rest.session, [link.replica_id for link in links], loads)
             link, submitted_s = links[index], time.monotonic()
             placed = _Placed(link, link.submit(rest, loads[index].num_uncached_tokens, block_hashes), rest.request_id)
             try:
@@ -203,6 +223,7 @@ class ClusterClient:
                 times = began_s, submitted_s, time.monotonic()
                 num_tokens = loads[index].num_uncached_tokens
                 in_flight.add_placement(Placement(link.replica_id, *times, num_tokens, num_refused))
+            replicas.log.on_routed(link.replica_id, reason)
             if in_flight.on_placed(link.replica_state.status.kernels):
                 self._on_mixed_kernels(in_flight.model)
             return placed
@@ -216,7 +237,7 @@ class ClusterClient:
         try:
             while not (await asyncio.wait({accepted}, timeout=self._config.heartbeat_s))[0]:
                 if link.health is not Health.UP and replicas.up:
-                    raise ReplicaLost("silent before it accepted")
+                    raise ReplicaLost("silent before it accepted", "silent")
             accepted.result()
         finally:
             accepted.cancel()

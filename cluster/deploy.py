@@ -1,6 +1,5 @@
 """Builds the Ray Serve application of a config: an ingress deployment, and a replica deployment per model."""
 
-import re
 import secrets
 from typing import Any
 
@@ -8,6 +7,7 @@ import ray
 from ray import serve
 from ray.experimental import internal_kv
 
+from cluster.control_plane import deployment_name
 from cluster.ingress import BuildAsgi, Ingress
 from cluster.ranks import RunWorker
 from cluster.replica import LoadEngine, Replica
@@ -44,7 +44,7 @@ def application(
 
 def _replica(model: ModelConfig, config: Config, secret: bytes, load_engine: LoadEngine, run_worker: RunWorker) -> Any:
     deployment = serve.deployment(
-        name="Replica-" + re.sub(r"[^A-Za-z0-9_.-]", "-", model.name),
+        name=deployment_name(model.name),
         **_scale(model),
         max_ongoing_requests=100,  # health checks and discovery, not users' requests
         **_place(model),

@@ -40,6 +40,7 @@ from cluster.wire import (
 )
 from configs.schema import WireConfig
 from engine.errors import RequestError, Unavailable
+from engine.runtime.fleet_status import MigrationReason
 from engine.runtime.output_queue import OutputQueue, OutputQueues
 from engine.types import GenerateRequest, RequestState, StepAges
 
@@ -58,11 +59,15 @@ class Health(enum.Enum):
 
 
 class ReplicaLost(Unavailable):
-    """The replica of an accepted request is dead, or (`is_planned`) drains; another one can continue it."""
+    """The replica of an accepted request is dead, or drains; another one can continue it."""
 
-    def __init__(self, message: str, is_planned: bool = False) -> None:
+    def __init__(self, message: str, reason: MigrationReason = "connection lost") -> None:
         super().__init__(message)
-        self.is_planned = is_planned
+        self.reason = reason
+
+    @property
+    def is_planned(self) -> bool:
+        return self.reason == "drained"
 
 
 class Link:
@@ -133,17 +138,18 @@ class Link:
             self.replica_state.on_stop(request_id)
         self._send(Stop(request_id, index))
 
-    def close(self, why: str) -> None:
+    def close(self, why: str, reason: MigrationReason = "connection lost") -> None:
         """Ends the connection; every request that still runs there gets ReplicaLost."""
         if self._is_closed:
             return
         self._is_closed = True
+        reason = "silent" if self._is_stuck() else reason  # a replica with a hung engine closes its connections
         logger.warning("lost replica %s: %s", self.replica_id, why)
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
         self._writer.transport.abort()
-        self.output_queues.fail(ReplicaLost(why))
+        self.output_queues.fail(ReplicaLost(why, reason))
         for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(ReplicaLost(why))
@@ -218,7 +224,7 @@ class Link:
                         self._on_answer(call, value)
                     case Drain():
                         self.is_draining = True
-                        self.output_queues.fail(ReplicaLost("the replica is going away", is_planned=True))
+                        self.output_queues.fail(ReplicaLost("the replica is going away", "drained"))
                         self._on_change(self)
                     case _:
                         raise WireError(f"{type(frame).__name__} has no place here")
@@ -240,7 +246,7 @@ class Link:
             self._last_heard_s += max(0.0, time.monotonic() - slept_at_s - 2 * self._config.heartbeat_s)
             silence_s = time.monotonic() - self._last_heard_s
             if silence_s > self._config.dead_s:
-                self.close(f"silent for {silence_s:.2f} s")
+                self.close(f"silent for {silence_s:.2f} s", "silent")
                 return
             self._send(Heartbeat())
             self._ask(time.monotonic())
@@ -254,7 +260,9 @@ class Link:
                 asked.append(request_id)
             elif now_s - output_queue.asked_s > self._config.answer_s:
                 output_queue.refuse(
-                    ReplicaLost(f"replica {self.replica_id} does not say what has become of the request")
+                    ReplicaLost(
+                        f"replica {self.replica_id} does not say what has become of the request", "request lost"
+                    )
                 )
         if asked:
             self._send(Ask(tuple(asked)))
@@ -273,7 +281,8 @@ class Link:
                 state_of_request.request_id,
                 state_of_request.state,
             )
-            output_queue.refuse(ReplicaLost(f"the request is {state_of_request.state} at replica {self.replica_id}"))
+            message = f"the request is {state_of_request.state} at replica {self.replica_id}"
+            output_queue.refuse(ReplicaLost(message, "request lost"))
 
 
 async def connect(

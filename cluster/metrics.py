@@ -11,33 +11,33 @@ from typing import Any
 
 from ray.serve import metrics
 
-from configs.metrics import CATALOGUE
-from engine.types import EngineOutputs, GenerateRequest, RequestOutput
+from configs.metrics import CATALOGUE, MANTA
+from engine.runtime.fleet_status import MigrationReason
+from engine.types import EngineOutputs, EngineStatus, GenerateRequest, RequestOutput
 
-__all__ = ["ReplicaMetrics", "UsageCounters", "migration_counter", "mixed_kernels_counter"]
+__all__ = [
+    "ReplicaMetrics",
+    "UsageCounters",
+    "key_rejection_counter",
+    "migration_counter",
+    "mixed_kernels_counter",
+]
 
 
-def migration_counter() -> Callable[[str, bool], None]:
-    """Counts migrated requests, by model and cause: "planned" (drain) or "lost"."""
-    counter = metrics.Counter(
-        "manta_request_migrations",
-        description="Requests that went on on another replica.",
-        tag_keys=("model_name", "cause"),  # type: ignore[arg-type]  # Ray means any number
-    )
+def migration_counter() -> Callable[[str, MigrationReason], None]:
+    """Counts migrated requests, by model, cause ("planned", which is a drain, or "lost") and reason."""
+    counter = _manta_counter("request_migrations")
 
-    def count(model: str, is_planned: bool) -> None:
-        counter.inc(tags={"model_name": model, "cause": "planned" if is_planned else "lost"})
+    def count(model: str, reason: MigrationReason) -> None:
+        cause = "planned" if reason == "drained" else "lost"
+        counter.inc(tags={"model_name": model, "cause": cause, "reason": reason})
 
     return count
 
 
 def mixed_kernels_counter() -> Callable[[str], None]:
     """Counts streams that went on on a replica with other kernels, by model."""
-    counter = metrics.Counter(
-        "manta_mixed_kernel_streams",
-        description="Streams that went on on other kernels or instruction sets: tokens may part at near ties.",
-        tag_keys=("model_name",),
-    )
+    counter = _manta_counter("mixed_kernel_streams")
     return lambda model: counter.inc(tags={"model_name": model})
 
 
@@ -45,16 +45,9 @@ class UsageCounters:
     """Counts the usage of API keys, by their names, and lines that the usage ledger has lost."""
 
     def __init__(self) -> None:
-        def counter(name: str, description: str, tag_keys: tuple[str, ...] = ("key",)) -> Any:
-            return metrics.Counter(name, description=description, tag_keys=tag_keys)  # type: ignore[arg-type]
-
-        self._requests = counter("manta_key_requests", "Requests of an API key that were answered.")
-        self._tokens = {
-            "prompt": counter("manta_key_prompt_tokens", "Prompt tokens of an API key."),
-            "cached": counter("manta_key_cached_tokens", "Of these, tokens that were found in the prefix cache."),
-            "completion": counter("manta_key_completion_tokens", "Tokens generated for an API key."),
-        }
-        self._lost = counter("manta_usage_ledger_lost_lines", "Lines that the usage ledger could not write.", ())
+        self._requests = _manta_counter("key_requests")
+        self._tokens = {kind: _manta_counter(f"key_{kind}_tokens") for kind in ("prompt", "cached", "completion")}
+        self._lost = _manta_counter("usage_ledger_lost_lines")
 
     def on_usage(self, key: str, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
         tags = {"key": key}
@@ -66,6 +59,18 @@ class UsageCounters:
 
     def on_lost_lines(self, num_lines: int) -> None:
         self._lost.inc(num_lines)
+
+
+def key_rejection_counter() -> Callable[[str, str], None]:
+    """Counts requests that were refused for the limits of an API key, by the key's name and the limit."""
+    counter = _manta_counter("key_rejections")
+    return lambda key, limit: counter.inc(tags={"key": key, "limit": limit})
+
+
+def _manta_counter(name: str) -> metrics.Counter:
+    metric = MANTA[name]
+    tags: Any = metric.labels  # Ray means any number
+    return metrics.Counter(f"manta_{name}", description=metric.help, tag_keys=tags)
 
 
 class ReplicaMetrics:
@@ -95,6 +100,8 @@ class ReplicaMetrics:
         self._prompt_tokens = made("prompt_tokens")
         self._output_tokens = made("generation_tokens")
         self._preemptions = made("num_preemptions")
+        self._steps = _manta_counter("engine_steps")
+        self._steps.set_default_tags({"model_name": model})
         self._success = made("request_success")
         self._first_token = made("time_to_first_token_seconds")
         self._per_token = made("request_time_per_output_token_seconds")
@@ -108,7 +115,7 @@ class ReplicaMetrics:
         self._arrived: dict[str, tuple[float, int, int]] = {}  # request id -> arrival, prompt tokens, open choices
         self._answers: dict[tuple[str, int], _Answer] = {}  # by choice
         self._unwritten_tokens = 0
-        self._written_preemptions = 0
+        self._written_preemptions = self._written_steps = 0
         self._written_s = 0.0
 
     def submitted(self, request_id: str, request: GenerateRequest) -> None:
@@ -139,7 +146,14 @@ class ReplicaMetrics:
                 else:
                     self._arrived[chunk.request_id] = (began_s, prompt_len, choices_left - 1)
         if now_s - self._written_s > 0.5 or report.status.num_running == 0:
-            self._write(report)
+            self._write(report.status)
+            self._written_s = now_s
+
+    def heartbeat(self, status: EngineStatus) -> None:
+        """Writes what steps without outputs have changed. The status of a hung engine stays, as do its metrics."""
+        now_s = time.monotonic()
+        if now_s - self._written_s > 0.5:
+            self._write(status)
             self._written_s = now_s
 
     def _begin(self, chunk: RequestOutput, prompt_len: int, answer: "_Answer") -> None:
@@ -168,8 +182,7 @@ class ReplicaMetrics:
         if answer.num_tokens:
             self._output_lens.observe(answer.num_tokens)
 
-    def _write(self, report: EngineOutputs) -> None:
-        status = report.status
+    def _write(self, status: EngineStatus) -> None:
         self._running.set(status.num_running)
         self._waiting.set(status.num_waiting)
         self._cache_use.set(1.0 - status.num_free_blocks / status.num_blocks)
@@ -179,6 +192,9 @@ class ReplicaMetrics:
         if status.num_preemptions > self._written_preemptions:
             self._preemptions.inc(status.num_preemptions - self._written_preemptions)
             self._written_preemptions = status.num_preemptions
+        if status.num_steps > self._written_steps:
+            self._steps.inc(status.num_steps - self._written_steps)
+            self._written_steps = status.num_steps
 
 
 @dataclass

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from cluster.fleet_log import FleetLog
 from cluster.link import Health, Link, connect
 from cluster.router import Router
 from cluster.wire import WireError
@@ -30,6 +31,7 @@ class Replicas:
     ) -> None:
         """`wake` scales up from zero: it asks the control plane for a replica and may wait until there is one."""
         self.router = router
+        self.log = FleetLog()
         self._discover = discover
         self._ingress_id = ingress_id
         self._secret = secret

@@ -19,7 +19,18 @@ from hashlib import blake2b
 
 import msgspec
 
-__all__ = ["Load", "cheapest", "costs_of", "is_overloaded", "power_of_two_choices", "rendezvous_hash", "round_robin"]
+from engine.runtime.fleet_status import RoutingReason
+
+__all__ = [
+    "Load",
+    "cheapest",
+    "costs_of",
+    "is_overloaded",
+    "power_of_two_choices",
+    "reason_of",
+    "rendezvous_hash",
+    "round_robin",
+]
 
 DECODE_TOKENS = 32
 SESSION_FACTOR = 2.0
@@ -50,6 +61,16 @@ def cheapest(loads: Sequence[Load], rng: random.Random) -> int:
     costs = costs_of(loads)
     least = min(costs)
     return rng.choice([index for index, value in enumerate(costs) if value == least])
+
+
+def reason_of(index: int, loads: Sequence[Load]) -> RoutingReason:
+    """What decided for the cheapest replica: that it has more of the prompt cached than another one, or its load."""
+    if len(loads) == 1:
+        return "only"
+    uncached = [load.num_uncached_tokens for load in loads]
+    if uncached[index] == min(uncached) < max(uncached):
+        return "cached"
+    return "load"
 
 
 def power_of_two_choices(loads: Sequence[Load], rng: random.Random) -> int:

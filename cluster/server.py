@@ -46,6 +46,7 @@ from engine.runtime.engine_thread import Submit as SubmitToEngine
 from engine.runtime.watchdog import Watchdog
 from engine.types import (
     EngineOutputs,
+    EngineStatus,
     GenerateRequest,
     Rejection,
     RequestOutput,
@@ -68,6 +69,8 @@ class Observer(Protocol):
     def submitted(self, request_id: str, request: GenerateRequest) -> None: ...
 
     def reported(self, report: EngineOutputs) -> None: ...
+
+    def heartbeat(self, status: EngineStatus) -> None: ...
 
 
 class WireServer:
@@ -287,6 +290,8 @@ class WireServer:
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             ages = watchdog.look(time.monotonic())
+            if self._observer is not None:
+                self._observer.heartbeat(self.engine_thread.status)
             for connection in self._connections.values():
                 connection.send(Heartbeat(self.engine_thread.status, ages))
             if watchdog.alarm is not None and self.engine_thread.failure is None:

@@ -1,12 +1,13 @@
-"""The metric catalogue: name, kind, help and buckets of every vLLM metric, for /metrics and for Ray's metrics alike.
+"""The metric catalogue: name, kind, help and buckets of every metric, for /metrics and for Ray's metrics alike.
 
-Ray exports each name as `ray_vllm_<name>`, the ingress's own /metrics as `vllm:<name>`. Not every metric is on both:
-only an ingress can measure the time between events, only an engine preemptions.
+Ray exports each name of CATALOGUE as `ray_vllm_<name>`, the ingress's own /metrics as `vllm:<name>`, and each of
+MANTA, which vLLM does not have, as `ray_manta_<name>` and `manta_<name>`; counters with `_total` behind it. Not every
+metric is on both: only an ingress can measure the time between events, only an engine preemptions.
 """
 
 from typing import Literal, NamedTuple
 
-__all__ = ["CATALOGUE", "SECONDS", "TOKENS", "Metric"]
+__all__ = ["CATALOGUE", "MANTA", "SECONDS", "TOKENS", "Metric"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 TOKENS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
@@ -16,7 +17,7 @@ class Metric(NamedTuple):
     kind: Literal["gauge", "counter", "histogram"]
     help: str
     buckets: tuple[float, ...] = ()  # upper bounds, of a histogram
-    labels: tuple[str, ...] = ()  # besides model_name
+    labels: tuple[str, ...] = ()  # besides model_name, in CATALOGUE
 
 
 def _seconds(text: str) -> Metric:
@@ -48,4 +49,24 @@ CATALOGUE: dict[str, Metric] = {
     "e2e_request_latency_seconds": _seconds("From arrival to the last token."),
     "request_prompt_tokens": Metric("histogram", "Prompt length.", TOKENS),
     "request_generation_tokens": Metric("histogram", "Answer length.", TOKENS),
+}
+
+MANTA: dict[str, Metric] = {
+    "request_migrations": Metric(
+        "counter", "Requests that went on on another replica.", labels=("model_name", "cause", "reason")
+    ),
+    "mixed_kernel_streams": Metric(
+        "counter",
+        "Streams that went on on other kernels or instruction sets: tokens may part at near ties.",
+        labels=("model_name",),
+    ),
+    "engine_steps": Metric("counter", "Steps that an engine has finished.", labels=("model_name",)),
+    "key_requests": Metric("counter", "Requests of an API key that were answered.", labels=("key",)),
+    "key_prompt_tokens": Metric("counter", "Prompt tokens of an API key.", labels=("key",)),
+    "key_cached_tokens": Metric("counter", "Of these, tokens that were found in the prefix cache.", labels=("key",)),
+    "key_completion_tokens": Metric("counter", "Tokens generated for an API key.", labels=("key",)),
+    "usage_ledger_lost_lines": Metric("counter", "Lines that the usage ledger could not write."),
+    "key_rejections": Metric(
+        "counter", "Requests that were refused for the limits of their API key.", labels=("key", "limit")
+    ),
 }

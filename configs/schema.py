@@ -127,7 +127,7 @@ Access = Literal["open", "key", "off"]
 
 class AccessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Access = "open"  # /metrics; open: without a key, key: with an API key, off: no such route
-    status: Access = "open"  # /status
+    status: Access = "open"  # /status; its page asks for a key
     load: Access = "open"  # /load
     docs: Access = "open"  # /docs and /openapi.json
     chat_page: Access = "open"  # / and its files; the page asks for a key if /v1 needs one

@@ -58,6 +58,7 @@ class Engine:
         )
         self.scheduler = Scheduler(config.scheduler, blocks, self.max_model_len)
         self.num_step_tokens = 0  # of the step that runs now, or ran last
+        self._num_steps = self._num_generated_tokens = 0
         self._async_executor = executor if executor.async_scheduling and isinstance(executor, AsyncExecutor) else None
         self._launched: SchedulerOutput | None = None  # the step that is launched and not yet sampled
         self._seq_ids = itertools.count()
@@ -132,6 +133,7 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Computes one step and returns its outputs."""
         outputs = self._step()
+        self._num_generated_tokens += sum(len(output.tokens) for output in outputs)
         if not self.has_work:
             self.executor.rest()
         return outputs
@@ -174,6 +176,7 @@ class Engine:
         return scheduled
 
     def _process_output(self, scheduled: SchedulerOutput, output: ModelOutput) -> list[RequestOutput]:
+        self._num_steps += 1
         sampled = self.scheduler.update_from_output(scheduled, output)
         logprobs = iter(output.logprobs or (None,) * len(output.tokens))
         counts = output.counts or (1,) * len(sampled)
@@ -267,6 +270,10 @@ class Engine:
             num_free_blocks=scheduler.blocks.pool.num_free,
             block_size=self.executor.block_size,
             num_preemptions=scheduler.num_preemptions,
+            num_steps=self._num_steps,
+            num_generated_tokens=self._num_generated_tokens,
+            num_prompt_tokens=scheduler.num_prompt_tokens,
+            num_cached_tokens=scheduler.num_cached_tokens,
             first_token_s=self._first_tokens.mean_s(),
             collective=self.executor.collective,
             kernels=self.executor.kernels,

@@ -207,7 +207,7 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True):
     trace: OutputTrace | None = None  # of a traced request, where there is something to say
 
 
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The load and the limits of an engine."""
 
     model: str
@@ -220,7 +220,11 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_prefill_tokens: int = 0  # to compute before every sequence has its next token; shared prefixes counted once
     first_token_s: float = 0.0  # from acceptance to the first token, mean of the last half minute; 0: nothing came
     block_size: int = 0  # tokens in a block
-    num_preemptions: int = 0  # preempted sequences since the engine started
+    num_preemptions: int = 0  # preempted sequences since the engine started, as are the next four
+    num_steps: int = 0
+    num_generated_tokens: int = 0
+    num_prompt_tokens: int = 0  # of the sequences that have begun
+    num_cached_tokens: int = 0  # of these, found in the prefix cache
     collective: str = ""  # backend of the ranks' all-reduce: shared memory, nccl or gloo; "": one rank
     kernels: str = ""  # what its numbers depend on, to the last bit: kernels, instruction set, dtype
 

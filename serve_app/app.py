@@ -22,7 +22,7 @@ from serve_app.messages.errors import render_fault as messages_fault
 from serve_app.messages.routes import messages_router
 from serve_app.metrics.key_usage import ExportUsage
 from serve_app.metrics.request_metrics import Metrics
-from serve_app.model.registry import Registry
+from serve_app.model.registry import Registry, ShowFleet
 from serve_app.model.text_model import TextModel
 from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.auth import Authenticator
@@ -41,6 +41,7 @@ from serve_app.server.open_requests import CountOpenRequests, OpenRequests
 from serve_app.server.page_routes import page_router
 from serve_app.server.request_logs import RequestLogs
 from serve_app.server.state_routes import health_router, state_router
+from serve_app.server.status_routes import status_router
 from serve_app.server.stream_routes import stream_router
 from serve_app.server.token_routes import token_router
 from serve_app.state.redis_store import RedisStore
@@ -80,6 +81,7 @@ OpenStore = Callable[[str, StoreLimits], StateStore]
 
 class Hosting(msgspec.Struct, frozen=True):
     behind_serve: bool = False  # hosted by Ray Serve, which sets request ids itself
+    fleet: ShowFleet | None = None  # of a cluster's replicas, for /status
     stores: OpenStore | None = None  # None: in Redis or in this process's memory, as the config says
     traces: Tracer | None = None  # None: as the config says
     usage: ExportUsage | None = None  # counts usage by API keys elsewhere too
@@ -115,7 +117,7 @@ def build_app(
         openapi_url=None,
         lifespan=_closing(kept, streams, logs),
     )
-    registry = Registry(client, config, models, created=int(time.time()))
+    registry = Registry(client, config, models, int(time.time()), hosting.fleet)
     auth = Authenticator(keys)
     with_key = auth.guard("key")
     fingerprint = f"manta-{version}-{sha256(msgspec.json.encode(config.models)).hexdigest()[:8]}"
@@ -134,6 +136,7 @@ def build_app(
     app.include_router(token_router(parser), dependencies=with_key)
     app.include_router(health_router(registry, version))
     app.include_router(state_router(registry, open_requests, metrics, config.api.access, auth))
+    app.include_router(status_router(registry, config.api.access, auth))
     app.include_router(page_router(app, config.api.access, auth))
     install_error_handlers(app, (messages_fault, responses_fault))
     complete_schema(app)

@@ -8,8 +8,10 @@ import msgspec
 from ray import serve
 
 from cluster.client import ClusterClient
+from cluster.control_plane import ControlPlane
 from cluster.deploy import application
-from cluster.metrics import UsageCounters
+from cluster.fleet import Fleet
+from cluster.metrics import UsageCounters, key_rejection_counter
 from cluster.ranks import RankStarter
 from cluster.state_shard import StateLimits
 from configs.keys import without_keys
@@ -51,7 +53,7 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
 
     configure_logs(LogOptions(config.api.log_format, config.api.log_level, config.api.access_log))
     models = {model.name: load_text_model(model) for model in config.models}
-    keys = KeyStore(config, secret=secret)
+    keys = KeyStore(config, secret=secret, on_rejection=key_rejection_counter())
     if keys.is_open:
         logger.warning(OPEN)
     workers = WorkerPool()
@@ -63,7 +65,8 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
         return client.store(kind, StateLimits(limits.max_bytes, limits.max_owner_bytes, limits.age_s))
 
     usage = UsageCounters() if config.api.usage_ledger.folder is not None or config.api.usage_ledger.metrics else None
-    hosting = Hosting(True, open_store if replicated else None, usage=usage)
+    fleet = Fleet(client, config, ControlPlane().deployed).status
+    hosting = Hosting(behind_serve=True, stores=open_store if replicated else None, fleet=fleet, usage=usage)
     app = build_app(client, config, models, workers, keys, hosting)
     workers.begin()
     freeze_gc_heap()

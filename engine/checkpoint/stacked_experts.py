@@ -7,7 +7,8 @@
 
 with gate_up_proj_bias [E, 2 F] and down_proj_bias [E, M] where there are biases. gpt-oss in MXFP4 has them transposed,
 in groups of 32 inputs: NAME_blocks [E, O, G, 16] uint8, two numbers of 4 bits a byte, the first in its low half, and
-NAME_scales [E, O, G] uint8: E8M0, the power of 2 that multiplies a group, plus 127.
+NAME_scales [E, O, G] uint8: E8M0, the power of 2 that multiplies a group, plus 127. In float8 the layout is `rows`,
+with NAME_scale_inv [E, O / B, I / B] of blocks, or [E, 1, 1] of whole matrices.
 """
 
 import torch
@@ -22,6 +23,8 @@ from engine.errors import ModelError
 __all__ = ["SeparateExperts"]
 
 STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+KINDS = {"_bias": "bias", "_scale_inv": "weight_scale_inv"}  # of tensors beside a stack; else it is the weight
+UNREAD = "_activation_scale"  # activations stay as they are
 
 
 class SeparateExperts:
@@ -41,17 +44,27 @@ class SeparateExperts:
         self._hidden: set[str] = set()
         for name in source.names():
             stem, _, last = name.rpartition(".mlp.experts.")
-            stack = last.removesuffix("_blocks").removesuffix("_scales").removesuffix("_bias")
-            if not stem or stack not in STACKS:
+            stack = next((stack for stack in STACKS if last.startswith(stack)), "")
+            suffix = last.removeprefix(stack)
+            if not stem or not stack or suffix not in ("", "_blocks", "_scales", UNREAD, *KINDS):
                 continue
             self._hidden.add(name)
-            if last.endswith("_scales"):
+            if suffix in ("_scales", UNREAD):
                 continue
-            kind = "bias" if last.endswith("_bias") else "weight"
+            kind = KINDS.get(suffix, "weight")
+            if suffix == "_scale_inv":
+                self._check_scales(name, name.removesuffix(suffix))
             for expert in range(source.shape(name)[0]):
                 for which, matrix in enumerate(STACKS[stack]):
                     own = f"{stem}.mlp.experts.{expert}.{matrix}.{kind}"
                     self._places[own] = name, expert, which
+
+    def _check_scales(self, name: str, stack: str) -> None:
+        """Blocks must not reach from the gate into up."""
+        (_, rows, columns), (_, num_out, _) = self._source.shape(name), self._source.shape(stack)
+        is_whole = (rows, columns) == (1, 1) or ".gate_up_proj" not in name or num_out % rows == 0 == rows % 2
+        if self._layout != "rows" or not is_whole:
+            raise ModelError(f"{name}: float8 experts are supported in whole blocks of rows, not as they are here")
 
     def names(self) -> set[str]:
         return self._source.names() - self._hidden | set(self._places)
@@ -61,7 +74,7 @@ class SeparateExperts:
             return self._source.shape(name)
         stack, _, _ = self._places[name]
         _, *shape = self._source.shape(stack)
-        interleaved = len(STACKS["gate_up_proj"]) if ".gate_up_proj" in stack else 1
+        interleaved = len(STACKS["gate_up_proj"]) if ".gate_up_proj" in stack and shape != [1, 1] else 1
         if len(shape) == 1:
             return (shape[0] // interleaved,)
         if stack.endswith("_blocks"):
@@ -89,7 +102,9 @@ class SeparateExperts:
         return self._source.read_matrix(name, part)
 
     def _one_of_two(self, rows: Tensor, which: int) -> Tensor:
-        """The rows of gate (0) or up (1)."""
+        """The rows of gate (0) or up (1). A single scale is that of both."""
+        if rows.shape == (1, 1):
+            return rows
         return rows[which::2] if self._layout == "interleaved" else rows.chunk(2)[which]
 
     def _rows(self, stack: str, expert: Shard) -> Tensor:

@@ -122,6 +122,11 @@ class _Allocations(TorchDispatchMode):
         super().__init__()
         self._pool, self._copies = pool, copies
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled by torch; to say that it must not be, torch imports its compiler, for seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten.empty.memory_format:

@@ -36,6 +36,8 @@ class Scheduler:
         self.queue = WaitingQueue(self.blocks)
         self.running: list[Sequence] = []  # in scheduling order; these hold blocks
         self.num_preemptions = 0
+        self.num_prompt_tokens = 0  # of the sequences that have begun
+        self.num_cached_tokens = 0  # of these, found in the prefix cache
         self.clock = VirtualClock()
         self._new_sequences: list[NewSequence] = []
         self._finished_ids: list[int] = []
@@ -296,6 +298,8 @@ class Scheduler:
             seq.cached_tokens = min(seq.num_computed, seq.prompt_len)
             seq.restored_tokens = min(num_restored * self.blocks.block_size, seq.cached_tokens)
             seq.queued_s = time.monotonic() - seq.accepted_s
+            self.num_prompt_tokens += seq.prompt_len
+            self.num_cached_tokens += seq.cached_tokens
         count = min(len(seq.tokens) - seq.num_computed, budget, self.blocks.num_computable_tokens(seq))
         count = self._cut(seq, count)
         self.blocks.allocate(seq, seq.num_computed + count)

@@ -199,7 +199,7 @@ class _Fleet:
     def place(self, now_s: float, arrival: Arrival) -> None:
         request = arrival.request
         loads = [replica_state.load(len(request.prompt), arrival.block_hashes) for replica_state in self.states]
-        index = self.router.choose(request.session, self.ids, loads)
+        index, _ = self.router.choose(request.session, self.ids, loads)
         self.judge(now_s, arrival, index)
         self.states[index].on_submit(request.request_id, loads[index].num_uncached_tokens, arrival.block_hashes)
         self.replicas[index].sent.append(arrival)

@@ -129,22 +129,21 @@ CACHE = (
     Panel("Prompt tokens of a request", "", "short", {"mean {{model_name}}": _mean("request_prompt_tokens")}),
     Panel("Generated tokens of an answer", "", "short", {"mean {{model_name}}": _mean("request_generation_tokens")}),
 )
-REPLICAS = (
+MIGRATIONS = (
     Panel(
         "Streams moved to another replica, so far",
-        "planned: theirs was drained; lost: it died or was silent. Their clients saw a pause, nothing else.",
+        "By reason: drained is planned, all others are losses. Their clients saw a pause, nothing else.",
         "short",
-        {"{{cause}} {{model_name}}": _sum("ray_manta_request_migrations_total", "cause, model_name", MODEL)},
+        {"{{reason}} {{model_name}}": _sum("ray_manta_request_migrations_total", "reason, model_name", MODEL)},
     ),
     Panel(
-        "Healthy replicas",
-        "Of engines and of ingresses, as Serve sees them, and how many it wants.",
+        "Streams moved to other kernels, so far",
+        "No replica with the same kernels was up: their tokens may part at near ties.",
         "short",
-        {
-            "{{deployment}}": _sum("ray_serve_deployment_replica_healthy", "deployment"),
-            "{{deployment}} wanted": "max by (deployment) (ray_serve_autoscaling_target_replicas)",
-        },
+        {"{{model_name}}": _sum("ray_manta_mixed_kernel_streams_total", "model_name", MODEL)},
     ),
+)
+REPLICAS = (
     Panel(
         "Replicas started, so far",
         "More than roll-outs and the autoscaler explain: something dies.",
@@ -159,6 +158,75 @@ REPLICAS = (
             "{{deployment}}": _sum("ray_serve_replica_startup_latency_ms_sum", "deployment")
             + " / "
             + _sum("ray_serve_replica_startup_latency_ms_count", "deployment")
+        },
+    ),
+    Panel(
+        "Engine steps per second",
+        "A replica that runs sequences and finishes no step hangs.",
+        "ops",
+        {
+            "{{replica}} {{model_name}}": _sum(
+                f"rate(ray_manta_engine_steps_total{MODEL}[$__rate_interval])", "replica, model_name"
+            )
+        },
+    ),
+    Panel(
+        "Alerts that fire",
+        "Of configs/alerts/manta.rules.yaml, if this Prometheus has them.",
+        "short",
+        {"{{alertname}}": _sum('ALERTS{alertname=~"Manta.*", alertstate="firing"}', "alertname")},
+    ),
+)
+AUTOSCALING = (
+    Panel(
+        "Healthy replicas",
+        "Of engines and of ingresses, as Serve sees them, and how many it wants.",
+        "short",
+        {
+            "{{deployment}}": _sum("ray_serve_deployment_replica_healthy", "deployment"),
+            "{{deployment}} wanted": "max by (deployment) (ray_serve_autoscaling_target_replicas)",
+        },
+    ),
+    Panel(
+        "Load of a replica",
+        "Mean of sequences that run and wait: what models[].autoscaling.target_ongoing_requests is compared with.",
+        "short",
+        {
+            "{{model_name}}": "("
+            + _sum("ray_vllm_num_requests_running", "model_name", MODEL)
+            + " + "
+            + _sum("ray_vllm_num_requests_waiting", "model_name", MODEL)
+            + f") / count by (model_name) (ray_vllm_num_requests_running{MODEL})"
+        },
+    ),
+)
+ADMISSION = (
+    Panel(
+        "Refused HTTP requests",
+        "Share of all: 429 are full queues and limits of keys, 503 that no replica could take one.",
+        "percentunit",
+        {
+            "{{status_code}}": _sum(
+                'rate(ray_serve_num_http_requests_total{status_code=~"429|503"}[$__rate_interval])', "status_code"
+            )
+            + " / on () group_left () sum(rate(ray_serve_num_http_requests_total[$__rate_interval]))"
+        },
+    ),
+    Panel(
+        "Refused for the limits of API keys",
+        "Per second, by key and limit.",
+        "reqps",
+        {
+            "{{key}} {{limit}}": _sum("rate(ray_manta_key_rejections_total[$__rate_interval])", "key, limit"),
+        },
+    ),
+    Panel(
+        "Tokens of API keys",
+        "Per second, of prompts and answers; with api.usage_ledger.metrics.",
+        "short",
+        {
+            "{{key}} prompt": _sum("rate(ray_manta_key_prompt_tokens_total[$__rate_interval])", "key"),
+            "{{key}} answer": _sum("rate(ray_manta_key_completion_tokens_total[$__rate_interval])", "key"),
         },
     ),
 )
@@ -194,5 +262,16 @@ NODES = (
 
 BOARDS = (
     Board("manta-models", "Manta: models", {"Load": LOAD, "Latency": LATENCY, "Cache": CACHE}),
-    Board("manta-cluster", "Manta: cluster", {"Replicas": REPLICAS, "HTTP": HTTP, "Nodes": NODES}),
+    Board(
+        "manta-cluster",
+        "Manta: cluster",
+        {
+            "Replicas": REPLICAS,
+            "Autoscaling": AUTOSCALING,
+            "Migrations": MIGRATIONS,
+            "Admission": ADMISSION,
+            "HTTP": HTTP,
+            "Nodes": NODES,
+        },
+    ),
 )

@@ -1,6 +1,6 @@
 """Response shapes of OpenAI's API, as typed dicts: filled by renderers, and the source of the OpenAPI document.
 
-Bodies that a route returns unchanged (models, tokens, status) are pydantic models, which FastAPI serializes.
+Bodies that a route returns unchanged (models, tokens) are pydantic models, which FastAPI serializes.
 """
 
 from typing import Any, Literal, NotRequired
@@ -19,10 +19,8 @@ __all__ = [
     "DetokenizeAnswer",
     "ModelCard",
     "ModelList",
-    "ModelStatus",
     "PromptLogprob",
     "PromptLogprobs",
-    "StatusList",
     "TokenLogprobs",
     "TokenizeAnswer",
     "ToolCall",
@@ -57,27 +55,6 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class ModelStatus(BaseModel):
-    """The summed status of a model's replicas."""
-
-    model: str
-    max_model_len: int  # tokens, prompt and answer together
-    num_running: int  # sequences that hold blocks
-    num_waiting: int
-    num_waiting_tokens: int
-    num_prefill_tokens: int
-    num_blocks: int
-    num_free_blocks: int
-    first_token_s: float  # mean of the last half minute, of the slowest replica; 0: no tokens
-    collective: str  # backend of the ranks' all-reduce: shared memory, nccl or gloo; "": one rank
-    kernels: str  # of its replicas; several where machines differ
-
-
-class StatusList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelStatus]
 
 
 class TopLogprob(TypedDict):

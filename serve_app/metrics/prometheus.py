@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from configs.metrics import CATALOGUE
+from configs.metrics import CATALOGUE, MANTA
 
 __all__ = ["Exposition", "Histogram", "label_value"]
 
@@ -42,6 +42,12 @@ class Exposition:
         lines = self._lines.setdefault(name, [f"# TYPE vllm:{of} {kind}"])
         labels = ",".join([f'model_name="{label_value(model)}"', *([label] if label else [])])
         lines.append(f"vllm:{name}{suffix}{{{labels}}} {value}")
+
+    def add_own(self, name: str, value: float, **labels: str) -> None:
+        """A counter of ours, which vLLM does not have."""
+        lines = self._lines.setdefault(f"manta_{name}", [f"# TYPE manta_{name}_total {MANTA[name].kind}"])
+        shown = ",".join(f'{label}="{label_value(labels[label])}"' for label in MANTA[name].labels)
+        lines.append(f"manta_{name}_total{{{shown}}} {value}")
 
     def text(self) -> str:
         return "".join(f"{line}\n" for lines in self._lines.values() for line in lines)

@@ -6,7 +6,7 @@ A delta costs two observations, and an answer a handful.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.types import EngineStatus
@@ -50,9 +50,15 @@ class Metrics:
         """The observer of one answer of the model."""
         return _MetricsObserver(self._models.setdefault(model, _ModelMetrics()), self._clock)
 
-    def text(self, statuses: Iterable[EngineStatus]) -> str:
-        """Prometheus' text format; `statuses`: the engines' present ones."""
+    def text(self, statuses: Iterable[EngineStatus], rejections: Mapping[tuple[str, str], int] | None = None) -> str:
+        """Prometheus' text format.
+
+        statuses     the engines' present ones
+        rejections   requests that were refused, by API key's name and limit
+        """
         page = Exposition()
+        for (key, limit), count in (rejections or {}).items():
+            page.add_own("key_rejections", count, key=key, limit=limit)
         for status in statuses:
             page.add("num_requests_running", status.model, status.num_running)
             page.add("num_requests_waiting", status.model, status.num_waiting)

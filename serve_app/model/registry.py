@@ -1,16 +1,19 @@
 """Model registry: the served models by name and alias, with their context lengths."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from configs.schema import Config
 from engine.errors import RequestError, Unavailable, UnknownModel
+from engine.runtime.fleet_status import FleetStatus
 from engine.types import EngineClient, EngineStatus
 from serve_app.model.text_model import TextModel
 
-__all__ = ["Registry", "ServedModel"]
+__all__ = ["Registry", "ServedModel", "ShowFleet"]
+
+ShowFleet = Callable[[str], Awaitable[FleetStatus]]
 
 STATUS_TIMEOUT_S = 2.0
 
@@ -23,8 +26,17 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    def __init__(self, client: EngineClient, config: Config, models: Mapping[str, TextModel], created: int) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        config: Config,
+        models: Mapping[str, TextModel],
+        created: int,
+        fleet: ShowFleet | None = None,
+    ) -> None:
+        """`fleet`: the fleet status of a model; None: there is no cluster."""
         self._client = client
+        self._fleet = fleet
         self._created = created  # unix seconds, sent as the models' `created`
         self._by_id = {id_: models[model.name] for model in config.models for id_ in (model.name, *model.aliases)}
         self._resting = {one.name for one in config.models if one.autoscaling and one.autoscaling.min_replicas == 0}
@@ -77,6 +89,12 @@ class Registry:
 
         found = await asyncio.gather(*(ask(name) for name in dict.fromkeys(m.name for m in self._by_id.values())))
         return [status for status in found if status is not None]
+
+    async def fleet(self) -> list[FleetStatus]:
+        """The fleet status of every model, also of one without an engine; empty where there is no cluster."""
+        if self._fleet is None:
+            return []
+        return list(await asyncio.gather(*map(self._fleet, dict.fromkeys(m.name for m in self._by_id.values()))))
 
     async def _check(self, name: str) -> None:
         try:

@@ -1,6 +1,6 @@
 """Authentication by API key: the tenant of a request, and the guard of routes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
@@ -17,6 +17,11 @@ __all__ = ["Authenticator"]
 class Authenticator:
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
+
+    @property
+    def rejections(self) -> Mapping[tuple[str, str], int]:
+        """Requests that limits have refused, by the key's name and the limit."""
+        return self._keys.rejections
 
     def guard(self, access: Access) -> list[Dependency]:
         """The dependencies of a route with this `api.access`."""

@@ -1,15 +1,13 @@
-"""Server state: /health (readiness), /health/live (liveness), /ping, /version, /load, /status and /metrics."""
+"""Server state: /health (readiness), /health/live (liveness), /ping, /version, /load and /metrics."""
 
 import logging
 
-import msgspec
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from configs.schema import AccessConfig
 from engine.errors import Unavailable
 from serve_app.api.openapi import responses
-from serve_app.api.responses import ModelStatus, StatusList
 from serve_app.metrics.request_metrics import Metrics
 from serve_app.model.registry import Registry
 from serve_app.pipeline.auth import Authenticator
@@ -68,19 +66,13 @@ def state_router(
     async def show_load() -> dict[str, int]:
         return {"server_load": open_requests.count}
 
-    async def show_status() -> StatusList:
-        return StatusList(data=[ModelStatus(**msgspec.structs.asdict(one)) for one in await registry.statuses()])
-
     async def show_metrics() -> PlainTextResponse:
-        text = metrics.text(await registry.statuses())
+        text = metrics.text(await registry.statuses(), auth.rejections if access.metrics == "key" else {})
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     if access.load != "off":
         summary, guard = "How many requests are being answered", auth.guard(access.load)
         router.add_api_route("/load", show_load, summary=summary, dependencies=guard)
-    if access.status != "off":
-        summary, guard = "What the engines of each model have and do", auth.guard(access.status)
-        router.add_api_route("/status", show_status, summary=summary, dependencies=guard)
     if access.metrics != "off":
         summary, guard = "What has been answered, for Prometheus", auth.guard(access.metrics)
         router.add_api_route(

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from configs.keys import ApiKey, digest, keys_to_start_with, read_keys
 from configs.load import ConfigError
 from configs.schema import Config
 from serve_app.tenants.sealing import seal_key
-from serve_app.tenants.tenant import InFlight, Tenant
+from serve_app.tenants.tenant import InFlight, OnRejection, Tenant
 
 __all__ = ["KeyStore"]
 
@@ -31,11 +32,15 @@ class KeyStore:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         secret: bytes = b"",
+        on_rejection: OnRejection = lambda name, limit: None,
     ) -> None:
         """Raises ConfigError if keys cannot be read, or are required and missing.
 
+        on_rejection   called for each request that the limits of a key refuse
         secret   shared by all ingresses, for reasoning that clients keep; b"": one that ends with this process
         """
+        self.rejections: Counter[tuple[str, str]] = Counter()  # of requests, by the key's name and the limit
+        self._tell_rejection = on_rejection
         self._secret = secret or secrets.token_bytes(32)
         self._api, self._environment, self._clock, self._now = config.api, environment, clock, now
         self._num_ingresses = config.ingress.num_replicas
@@ -84,8 +89,14 @@ class KeyStore:
     def _tenant(self, name: str) -> Tenant:
         if name not in self._tenants:
             key = seal_key(self._secret, name)
-            self._tenants[name] = Tenant(name, self._in_flight, self._num_ingresses, self._clock, key)
+            self._tenants[name] = Tenant(
+                name, self._in_flight, self._num_ingresses, self._clock, key, self._on_rejection
+            )
         return self._tenants[name]
+
+    def _on_rejection(self, name: str, limit: str) -> None:
+        self.rejections[name, limit] += 1
+        self._tell_rejection(name, limit)
 
     def _state_of_file(self) -> tuple[int, ...]:
         try:

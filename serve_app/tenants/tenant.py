@@ -9,7 +9,9 @@ from engine.scheduling.fair_queueing import may_join
 from serve_app.tenants.cache_salt import namespace_of
 from serve_app.tenants.token_bucket import TokenBucket
 
-__all__ = ["InFlight", "Tenant"]
+__all__ = ["InFlight", "OnRejection", "Tenant"]
+
+OnRejection = Callable[[str, str], None]  # takes the key's name and the limit that has refused a request
 
 RETRY_S = 1.0  # Retry-After when too many requests are in flight
 
@@ -32,8 +34,10 @@ class Tenant:
         num_ingresses: int,
         clock: Callable[[], float],
         seal_key: bytes = b"",
+        on_rejection: OnRejection = lambda name, limit: None,
     ) -> None:
         """`name` is "" for the anonymous tenant of a server without keys."""
+        self._on_rejection = on_rejection
         self.name = name
         self.seal_key = seal_key  # see sealing.py
         self.limits = KeyLimits()
@@ -60,6 +64,7 @@ class Tenant:
             (self._tokens, self.limits.tokens_per_minute, "tokens"),
         ):
             if bucket is not None and bucket.wait_s > 0:
+                self._on_rejection(self.name, f"{unit}_per_minute")
                 raise Overloaded(f"rate limit of {self._shown}: {limit} {unit} per minute", bucket.wait_s)
         if self._requests is not None:
             self._requests.take(1)
@@ -69,8 +74,10 @@ class Tenant:
         """Counts a request in flight. Raises Overloaded that names the limit."""
         limit = self.limits.max_concurrent_requests
         if limit is not None and self._num_own >= self._part_of(limit):
+            self._on_rejection(self.name, "max_concurrent_requests")
             raise Overloaded(f"limit of {self._shown}: {limit} concurrent requests", RETRY_S)
         if self.name and not may_join(self._num_own, self._all.count, self._all.limit):
+            self._on_rejection(self.name, "fair_share")
             raise Overloaded(
                 f"{self._all.count} requests are open, {self._all.limit} may be, and {self._shown} has "
                 f"{self._num_own} of them",

@@ -54,7 +54,7 @@ class LocalCluster:
             self.wire,
             max_open_requests,
             cache_key=SECRET,
-            on_migration=lambda model, is_planned: self.migrations.append(is_planned),
+            on_migration=lambda model, reason: self.migrations.append(reason == "drained"),
             on_mixed_kernels=self.mixed.append,
         )
 

@@ -110,8 +110,14 @@ def test_prometheus_finds_vllms_names(echo: None) -> None:
     assert counted >= num_tokens
 
 
-# what is there on some clusters alone: with GPUs, with engine.cache.kv_offloading_bytes, with too few blocks
+# what is there on some clusters alone: with GPUs, KV offload, too few blocks, other kernels, alerts, refused requests,
+# usage by key; scripts/bench/alerts.py has some of it
 SOMETIMES = {
+    "ALERTS",
+    "ray_manta_key_completion_tokens_total",
+    "ray_manta_key_prompt_tokens_total",
+    "ray_manta_key_rejections_total",
+    "ray_manta_mixed_kernel_streams_total",
     "ray_node_gpus_utilization",
     "ray_node_gram_used",
     "ray_vllm_external_prefix_cache_hits_total",
@@ -147,7 +153,11 @@ def test_what_the_dashboards_ask_for_is_exported(echo: None) -> None:
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus (apt-get install prometheus)")
 def test_prometheus_answers_what_the_dashboards_ask(echo: None, tmp_path: Path) -> None:
     with prometheus(tmp_path) as url:
-        empty = {legend + text: (legend, text) for legend, text in LINES if not any(name in text for name in SOMETIMES)}
+        empty = {
+            legend + text: (legend, text)
+            for legend, text in LINES
+            if not any(name in text for name in {*SOMETIMES, "429|503"})
+        }
         deadline_s = time.monotonic() + 90
         while empty and time.monotonic() < deadline_s:
             ask(request_id=f"asked {time.monotonic()}", prompt=[7] * 40, max_tokens=20)

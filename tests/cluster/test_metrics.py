@@ -109,3 +109,13 @@ def test_usage_is_counted_by_kind_of_tokens(told: Any) -> None:
         "manta_key_completion_tokens": [3, 2],
         "manta_usage_ledger_lost_lines": [2],
     }
+
+
+def test_steps_are_counted_also_where_they_give_no_output(told: Any) -> None:
+    found, clock = told
+    metrics = ReplicaMetrics("toy")
+    for steps in (3, 3, 7):  # those of a long prompt; a hung engine's count stays
+        clock.now_s += 1
+        metrics.heartbeat(msgspec.structs.replace(IDLE, num_running=1, num_steps=steps))
+    assert found["manta_engine_steps"] == [3, 4]
+    assert found["num_requests_running"] == [1, 1, 1]

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from configs.schema import ApiConfig, Config, ModelConfig
 from engine.types import EngineClient, EngineStatus, GenerateRequest, RequestOutput, TokenLogprob
 from serve_app import app
+from serve_app.model.registry import ShowFleet
 from serve_app.model.text_model import TextModel
 from serve_app.tenants.key_store import KeyStore
 from serve_app.workers.pool import WorkerPool
@@ -27,10 +28,11 @@ def build_app(
     *,
     behind_serve: bool = False,
     stores: app.OpenStore | None = None,
+    fleet: ShowFleet | None = None,
 ) -> FastAPI:
     """Ingresses that share `stores` are those of one cluster."""
     keys = KeyStore(config, environment={}, secret=b"of all ingresses")
-    return app.build_app(client, config, models, WORKERS, keys, app.Hosting(behind_serve, stores))
+    return app.build_app(client, config, models, WORKERS, keys, app.Hosting(behind_serve, stores=stores, fleet=fleet))
 
 
 class ScriptedClient:

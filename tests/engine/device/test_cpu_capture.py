@@ -1,5 +1,7 @@
 """Steps recorded on a CPU, against the same steps run as they are."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,27 @@ def test_recorded_steps_give_the_same_bits(tmp_path: Path, kernels: KernelSet, f
         found.append(answers(executor))
         assert (executor._graphs is not None and len(executor._graphs.shapes) > 5) is not eager
     assert found[0] == found[1]
+
+
+ONE_STEP = """
+import sys
+from configs.schema import CacheConfig, EngineConfig, ModelConfig
+from engine.engine import Engine
+from engine.execution.load import load_executor
+from engine.types import GenerateRequest, SamplingParams, TokenSpan
+model = ModelConfig(model=sys.argv[1], engine=EngineConfig(cache=CacheConfig(num_blocks=64)))
+executor = load_executor(model)
+request = GenerateRequest(
+    request_id="1", model=model.name, inputs=(TokenSpan((1, 2)),), sampling=SamplingParams(max_tokens=2)
+)
+assert len(list(Engine(executor, model.name).generate(request))) == 2 and executor._graphs.shapes
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_first_step_does_not_import_the_compiler_of_torch(tmp_path: Path, kernels: KernelSet) -> None:
+    """It takes two seconds and 140 MB."""
+    subprocess.run([sys.executable, "-c", ONE_STEP, str(tiny(tmp_path, "llama"))], check=True, timeout=100)
 
 
 def test_each_number_of_threads_has_a_recording_with_the_same_bits(kernels: KernelSet) -> None:

@@ -37,6 +37,35 @@ def test_experts_in_mxfp4_give_the_logits_of_what_they_stand_for(tmp_path):
     assert error(Runner(tmp_path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
 
+@pytest.mark.parametrize("block", [16, 0])
+def test_experts_in_float8_give_the_logits_of_what_they_stand_for(tmp_path, block):
+    """In blocks of rows and columns, or (0) with one scale for each expert's matrix."""
+    torch.manual_seed(0)
+    model = oracle("mistral4")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    stacks = [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    for name in stacks:
+        num_experts, num_out, num_in = tensors[name].shape
+        shape = (num_experts, num_out // block, num_in // block) if block else (num_experts, 1, 1)
+        scale = torch.rand(shape).clamp(min=0.1) * 0.01
+        wide = scale.repeat_interleave(num_out // shape[1], 1).repeat_interleave(num_in // shape[2], 2)
+        codes = (tensors[name].float() / wide).clamp(-448, 448).to(torch.float8_e4m3fn)
+        tensors |= {name: codes, f"{name}_scale_inv": scale, f"{name}_activation_scale": torch.ones(num_experts)}
+        model.get_parameter(_own(model, name)).data = codes.float() * wide
+    save_file(tensors, tmp_path / "model.safetensors")
+    path = tmp_path / "config.json"
+    quantization = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 16]}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **quantization}))
+    assert stacks
+    assert error(Runner(tmp_path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def _own(model, name):
+    """A checkpoint's name as the model has it."""
+    return next(own for own, _ in model.named_parameters() if own.split("layers.")[-1] == name.split("layers.")[-1])
+
+
 def test_a_missing_tensor_of_the_experts_is_named(tmp_path):
     write_mxfp4(tmp_path, lambda tensors: tensors.pop("model.layers.1.mlp.experts.down_proj_bias"))
     with pytest.raises(ModelError, match=r"lack model\.layers\.1\.mlp\.experts\.0\.down_proj\.bias"):

@@ -117,3 +117,24 @@ async def test_what_probes_ask_needs_no_key():
         client.healthy = False
         assert (await http.get("/health")).status_code == 503
         assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_refused_requests_are_counted_by_key_and_limit():
+    limits = KeyLimits(requests_per_minute=1)
+    api = ApiConfig(api_keys=("a", "b"), limits=limits, access=AccessConfig(metrics="key"))
+    async with serving(ScriptedClient(says("x")), api) as http:
+        for _ in range(3):
+            await http.post("/v1/chat/completions", json=chat(), headers=key("a"))
+        await http.post("/v1/chat/completions", json=chat(), headers=key("b"))
+        page = (await http.get("/metrics", headers=key("a"))).text
+    counts = [line for line in page.splitlines() if line.startswith("manta_key_rejections_total{")]
+    assert len(counts) == 1, counts
+    assert counts[0].endswith('limit="requests_per_minute"} 2')
+
+
+async def test_metrics_that_anybody_may_read_name_no_key():
+    api = ApiConfig(api_keys=("a",), limits=KeyLimits(requests_per_minute=1))
+    async with serving(ScriptedClient(says("x")), api) as http:
+        for _ in range(3):
+            await http.post("/v1/chat/completions", json=chat(), headers=key("a"))
+        assert "manta_key" not in (await http.get("/metrics")).text
