@@ -63,6 +63,7 @@ def test_every_command_has_help_and_loads_nothing_heavy_for_it(command: str) -> 
         (["config", "num_replicaz"], "argument KEY: there is no config key 'num_replicaz'; did you mean num_replicas?"),
         (["config", "pyproject.yaml"], "CONFIG: pyproject.yaml: No such file"),
         (["bench", "--concurrency", "0"], "argument --concurrency: must be an integer of at least 1, got '0'"),
+        (["doctor", "--front", "nginx"], "argument --front: invalid choice: 'nginx'"),
         (["env", "--front", "nginx"], "argument --front: invalid choice: 'nginx'"),
     ],
 )

@@ -4,7 +4,9 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Finding", "Level", "fault", "ok", "plain", "warning"]
+from scripts.manta.plain_text import plain
+
+__all__ = ["Finding", "Level", "fault", "ok", "warning"]
 
 Level = Literal["ok", "warning", "fault"]
 
@@ -26,8 +28,3 @@ def warning(check: str, found: str, advice: str) -> Finding:
 
 def fault(check: str, found: str, advice: str) -> Finding:
     return Finding(check, "fault", plain(found), plain(advice))
-
-
-def plain(text: str) -> str:
-    """One line without control characters: names of files, programs and hosts are not ours."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
