@@ -27,7 +27,7 @@ def check_environment(facts: Facts) -> Finding:
     missing = sorted(ray.expected.keys() - ray.found.keys())
     different = sorted(name for name, value in ray.found.items() if value != ray.expected[name])
     differs = "; ".join(f"{name} is {ray.found[name]!r}, `manta env` has {ray.expected[name]!r}" for name in different)
-    if len(missing) == len(ray.expected):
+    if not any(name.startswith(("RAY_", "MANTA_")) for name in ray.found):  # others may be set for other programs
         if ray.cluster:
             return warning(check, "a cluster runs, and none of Ray's switches is set here", SET_ALL)
         return ok(check, "nothing is set, as `manta serve` wants it; a cluster needs `manta env`")

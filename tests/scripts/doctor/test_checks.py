@@ -6,7 +6,7 @@ import pytest
 from scripts.manta.doctor.checks import findings_of
 from scripts.manta.doctor.facts import Gpus, Haproxy, ModelFile, ModelFiles, Node
 from tests.scripts.doctor.cases import CASES, NO_TOKEN, Case, folders, listening, nodes
-from tests.scripts.doctor.healthy import FACTS, GIB, RAY, broken, facts, finding
+from tests.scripts.doctor.healthy import FACTS, GIB, RAY, SWITCHES, broken, facts, finding
 
 
 def test_of_a_healthy_machine_all_is_ok() -> None:
@@ -50,6 +50,12 @@ def test_another_address_or_port_is_no_collision(address: str, port: int) -> Non
 def test_a_machine_without_a_cluster_needs_no_switches_and_no_token() -> None:
     alone = facts("ray", found={}, auth_mode="", token=NO_TOKEN, haproxy=Haproxy(is_on=False, program=None))
     assert broken(msgspec.structs.replace(alone, ray=msgspec.structs.replace(alone.ray, cluster="", nodes=()))) == []
+
+
+def test_a_variable_of_other_programs_is_no_half_of_rays_environment() -> None:
+    expected = {**SWITCHES, "OMP_WAIT_POLICY": "passive"}
+    alone = facts("ray", found={"OMP_WAIT_POLICY": "active"}, expected=expected, auth_mode="", cluster="", nodes=())
+    assert broken(alone) == []
 
 
 def test_a_slow_answer_is_no_clock_skew() -> None:

@@ -80,3 +80,12 @@ def test_a_machine_broken_in_four_ways_is_found_so(doctor: Doctor, tmp_path: Pat
     assert faults >= {f"model {tmp_path / 'model'}", "token", "open files", "haproxy"}
     assert "ports" in faults or not Path("/proc/net/tcp").exists()
     assert found["status"] == 1
+
+
+def test_gpus_that_torch_does_not_see_are_found(doctor: Doctor, tmp_path: Path) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nfor _ in 1 2 3 4 5 6 7 8 9; do echo 'NVIDIA X, 81559 MiB, 550.54'; done\n")
+    driver.chmod(0o755)
+    found = doctor.run(PATH=f"{tmp_path}:{os.environ['PATH']}")["gpu"]
+    assert found["found"].startswith("9 listed by the driver, ") and "seen by torch" in found["found"]
+    assert found["level"] in ("warning", "fault") and found["advice"]
