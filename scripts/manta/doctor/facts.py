@@ -80,6 +80,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     program: str  # "": another user's
     pid: int | None
     is_ours: bool = False  # of Ray, Serve or HAProxy
+    auth_mode: str = ""  # RAY_AUTH_MODE of it or of its parent; "": unset or not known
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):

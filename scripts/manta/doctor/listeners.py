@@ -8,9 +8,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from scripts.manta.doctor.facts import Listener
 
-__all__ = ["listeners", "parse_table", "program_of"]
+__all__ = ["auth_mode_of", "listeners", "parse_table", "program_of"]
 
 LISTEN = "0A"
 # titles of Ray's processes, of its servers, and of HAProxy
@@ -28,8 +30,20 @@ def listeners(proc: Path = Path("/proc")) -> tuple[Listener, ...] | None:
     for address, port, inode in sockets:
         pid = holders.get(inode)
         program = _program(proc, pid) if pid else ""
-        found.append(Listener(address=address, port=port, program=program, pid=pid, is_ours=bool(OURS.search(program))))
+        one = Listener(address=address, port=port, program=program, pid=pid, is_ours=bool(OURS.search(program)))
+        found.append(msgspec.structs.replace(one, auth_mode=auth_mode_of(proc, pid)) if pid and one.is_ours else one)
     return tuple(found)
+
+
+def auth_mode_of(proc: Path, pid: int) -> str:
+    """RAY_AUTH_MODE of a process, else of its parent: Ray's workers write their titles over their environment."""
+    with contextlib.suppress(OSError):
+        parent = re.search(r"(?m)^PPid:\s*(\d+)", (proc / str(pid) / "status").read_text())
+        for number in (str(pid), *([parent[1]] if parent else [])):
+            mode = re.search(rb"(?:^|\0)RAY_AUTH_MODE=(\w*)", (proc / number / "environ").read_bytes())
+            if mode:
+                return mode[1].decode().lower()
+    return ""
 
 
 def parse_table(text: str) -> Iterator[tuple[str, int, str]]:

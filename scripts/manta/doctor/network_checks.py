@@ -36,14 +36,22 @@ def check_listeners(facts: Facts) -> Finding:
     everywhere = _by_port(one for one in ours if _is_everywhere(one))
     if not everywhere:
         return ok("listeners", f"{_listed(_by_port(ours))}; none on all interfaces")
-    found = f"on all interfaces: {_listed(everywhere)}; {len(ours) - len(everywhere)} on one address"
-    if facts.ray.auth_mode == "token":
-        return ok("listeners", f"{found}; Ray asks for its token (the API has its own keys)")
+    elsewhere = f"; {len(ours) - len(everywhere)} on one address"
+    unprotected = [one for one in everywhere if not _is_protected(one, facts)]
+    if not unprotected:
+        return ok("listeners", f"on all interfaces, with a token or API keys: {_listed(everywhere)}{elsewhere}")
     advice = (
-        'close them to other machines (a firewall), and start Ray with RAY_AUTH_MODE=token (eval "$(manta env)"); '
-        "`manta serve` does so itself"
+        'close them to other machines (a firewall), and start Ray with RAY_AUTH_MODE=token (eval "$(manta env)"), '
+        "which also moves HAProxy's statistics to loopback"
     )
-    return warning("listeners", found, advice)
+    return warning("listeners", f"on all interfaces, unprotected: {_listed(unprotected)}{elsewhere}", advice)
+
+
+def _is_protected(listener: Listener, facts: Facts) -> bool:
+    """By Ray's token, or being the API, which has its own keys."""
+    if "haproxy" in listener.program:
+        return listener.port in facts.network.ports
+    return (listener.auth_mode or facts.ray.auth_mode) == "token"
 
 
 def _collides(listener: Listener, host: str) -> bool:
@@ -62,8 +70,12 @@ def _holder(listener: Listener, what: str) -> str:
 
 
 def _listed(listeners: Iterable[Listener]) -> str:
-    named = [f"{one.program} {one.address}:{one.port}" for one in listeners]
+    named = [f"{one.program} {_at(one)}" for one in listeners]
     return ", ".join(named[:8]) + f" and {len(named) - 8} more" * (len(named) > 8)
+
+
+def _at(listener: Listener) -> str:
+    return f"[{listener.address}]:{listener.port}" if ":" in listener.address else f"{listener.address}:{listener.port}"
 
 
 def _by_port(listeners: Iterable[Listener]) -> list[Listener]:

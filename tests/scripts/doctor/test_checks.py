@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scripts.manta.doctor.checks import findings_of
-from scripts.manta.doctor.facts import Gpus, Haproxy, ModelFile, ModelFiles, Node
+from scripts.manta.doctor.facts import Gpus, Haproxy, Listener, ModelFile, ModelFiles, Node
 from tests.scripts.doctor.cases import CASES, NO_TOKEN, Case, folders, listening, nodes
 from tests.scripts.doctor.healthy import FACTS, GIB, RAY, SWITCHES, broken, facts, finding
 
@@ -35,11 +35,21 @@ def test_packed_weights_need_their_space() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
-def test_a_listener_on_all_interfaces_is_a_warning_unless_ray_asks_for_its_token(address: str) -> None:
-    opened = facts("network", **listening(address, 30000, "ray::ServeReplica", is_ours=True))
-    assert broken(opened) == []
-    unprotected = msgspec.structs.replace(opened, ray=facts("ray", auth_mode="disabled", cluster="", nodes=()).ray)
-    assert [(one.check, one.level) for one in broken(unprotected)] == [("listeners", "warning")]
+@pytest.mark.parametrize(
+    ("program", "port", "mode", "is_open"),
+    [
+        ("ray::ServeReplica", 30000, "", False),  # the mode of this environment
+        ("ray::ServeReplica", 30000, "token", False),
+        ("ray::ServeReplica", 30000, "disabled", True),
+        ("haproxy", 8404, "token", True),  # statistics
+    ],
+)
+def test_what_listens_on_all_interfaces_without_a_key_or_token_is_a_warning(
+    program: str, port: int, mode: str, is_open: bool, address: str
+) -> None:
+    one = Listener(address=address, port=port, program=program, pid=7, is_ours=True, auth_mode=mode)
+    found = broken(facts("network", listeners=(one,)))
+    assert [(one.check, one.level) for one in found] == [("listeners", "warning")] * is_open
 
 
 @pytest.mark.parametrize(("address", "port"), [("10.0.0.9", 8000), ("127.0.0.1", 9999)])

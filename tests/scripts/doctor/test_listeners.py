@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.manta.doctor.facts import Listener
-from scripts.manta.doctor.listeners import listeners, program_of
+from scripts.manta.doctor.listeners import auth_mode_of, listeners, program_of
 
 
 def mine(port: int) -> Listener:
@@ -52,3 +52,17 @@ def test_without_proc_nothing_is_known(tmp_path: Path) -> None:
 )
 def test_a_program_is_named_without_its_arguments(words: list[str], program: str) -> None:
     assert program_of("\0".join(words).encode() + b"\0") == program
+
+
+def process(proc: Path, pid: int, parent: int, environment: bytes) -> None:
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "status").write_text(f"Name:\tx\nPPid:\t{parent}\n")
+    (proc / str(pid) / "environ").write_bytes(environment)
+
+
+def test_a_worker_that_wrote_over_its_environment_has_its_raylets_mode(tmp_path: Path) -> None:
+    process(tmp_path, 1, 0, b"A=1\0RAY_AUTH_MODE=token\0B=2")
+    process(tmp_path, 2, 1, b"\0\0\0")
+    process(tmp_path, 3, 1, b"RAY_AUTH_MODE=Disabled")
+    process(tmp_path, 4, 9, b"NOT_RAY_AUTH_MODE=token")
+    assert [auth_mode_of(tmp_path, pid) for pid in (1, 2, 3, 4)] == ["token", "token", "disabled", ""]
