@@ -86,6 +86,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     host: str  # http_options.host
     ports: Mapping[int, str]  # that a start needs -> what for
+    cluster_ports: frozenset[int] = frozenset()  # of these, what `manta serve` does without
     listeners: tuple[Listener, ...] | None  # None: not known on this system
 
 

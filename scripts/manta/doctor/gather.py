@@ -82,7 +82,8 @@ def _network(http: Mapping[str, Any], port: int | None) -> Network:
         RAY_PORT: "Ray, with `ray start`",
         FALLBACK_PORT: "Serve's fallback proxy",
     }
-    return Network(host=str(http.get("host", "127.0.0.1")), ports=ports, listeners=listeners())
+    host = str(http.get("host", "127.0.0.1"))
+    return Network(host=host, ports=ports, cluster_ports=frozenset({RAY_PORT}), listeners=listeners())
 
 
 def _ray(front: Front, temp_folder: Path) -> Ray:

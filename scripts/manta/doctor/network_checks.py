@@ -20,7 +20,8 @@ def check_ports(facts: Facts) -> Finding:
     if foreign:
         holders = "; ".join(_holder(one, network.ports[one.port]) for one in _by_port(foreign))
         advice = "end what holds it, or take another: --port, --dashboard-port, `ray start --port`"
-        return fault("ports", holders, advice)
+        level = warning if all(one.port in network.cluster_ports for one in foreign) else fault
+        return level("ports", holders, advice)
     if taken:
         holders = "; ".join(_holder(one, network.ports[one.port]) for one in _by_port(taken))
         return warning("ports", f"{holders}: a start is running", "Ctrl-C there, or take other ports for a second one")

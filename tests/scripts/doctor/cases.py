@@ -147,6 +147,14 @@ NETWORK: dict[str, Case] = {
         "port 8000 (the API) is held by nginx (process 7)",
         "--port",
     ),
+    "redis on ray's port": (
+        "network",
+        listening("127.0.0.1", 6379, "redis-server"),
+        "ports",
+        "warning",
+        "port 6379 (Ray) is held by redis-server",
+        "`ray start --port`",
+    ),
     "port of another user": (
         "network",
         listening("127.0.0.1", 8265, "", pid=None),

@@ -67,7 +67,12 @@ RAY = Ray(
 )
 FACTS = Facts(
     host=HOST,
-    network=Network(host="127.0.0.1", ports={8000: "the API", 8265: "Ray's dashboard"}, listeners=()),
+    network=Network(
+        host="127.0.0.1",
+        ports={8000: "the API", 8265: "Ray's dashboard", 6379: "Ray"},
+        cluster_ports=frozenset({6379}),
+        listeners=(),
+    ),
     ray=RAY,
     config=Config(source="my.yaml", kv_cache_bytes=GIB, kv_offloading_bytes=GIB),
     models=(ModelFiles(source="a/b", path="/models/b", files=(ModelFile(name="model.safetensors", num_bytes=GIB),)),),
