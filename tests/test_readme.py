@@ -13,6 +13,7 @@ from engine.errors import ModelError
 from scripts.manta.main import main
 from scripts.manta.openai_client import ServerError
 from tests.readme import NOTES, PAGES, ROOT, block, blocks, text
+from tests.scripts.doctor.healthy import FACTS
 
 
 def test_every_block_of_commands_is_run_by_a_test() -> None:
@@ -100,6 +101,8 @@ def test_the_commands_of_the_readme_are_commands(
     monkeypatch.setattr(
         "scripts.manta.pull.resolve", lambda source, hub, weights: begun.append("pull") or no_model(source)
     )
+    monkeypatch.setattr("scripts.manta.doctor.command.gather", lambda source, **_: begun.append("doctor") or FACTS)
+    monkeypatch.setattr("scripts.manta.top.command.frames", lambda url, key: iter(begun.append("top") or ()))
     for line in block("manta serve").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "manta"
@@ -109,7 +112,7 @@ def test_the_commands_of_the_readme_are_commands(
             assert "nobody is there" in str(end.code)
         if arguments[0] in ("config", "env"):
             begun.append(arguments[0])
-    assert begun == ["serve", "chat", "bench", "pull", "config", "env"]
+    assert begun == ["serve", "chat", "bench", "pull", "config", "env", "doctor", "top"]
     assert "num_replicas" in capsys.readouterr().out
 
 

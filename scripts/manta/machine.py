@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kernels.native.instruction_set import find_instruction_set
 
-__all__ = ["facts", "gpus", "instruction_sets"]
+__all__ = ["cpu_name", "facts", "gpus", "instruction_sets"]
 
 # instruction sets with code in our kernels or their libraries, by their names in /proc/cpuinfo
 USED = (
@@ -24,7 +24,7 @@ PACKAGES = ("torch", "triton", "ray", "transformers", "msgspec", "llguidance")
 def facts() -> Iterator[tuple[str, str]]:
     """(name, value), the most important first."""
     yield "manta", f"{_version('manta-serve') or 'a checkout'}, Python {platform.python_version()}"
-    yield "CPU", f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}"
+    yield "CPU", f"{cpu_name()}, {os.cpu_count()} cores, {platform.machine()}"
     yield "instruction sets", " ".join(instruction_sets()) or "not known here"
     yield "CPU kernels", _kernels()
     yield "C compiler", _compiler()
@@ -32,6 +32,10 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
     if Path("/dev/shm").is_dir():
         yield "shared memory", f"{shutil.disk_usage('/dev/shm').free / 2**30:.1f} GiB free in /dev/shm"
+
+
+def cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def instruction_sets() -> list[str]:
@@ -67,10 +71,6 @@ def _compiler() -> str:
             said = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
             return f"{path}, {said.splitlines()[0] if said else 'of an unknown version'}"
     return "none: CPU kernels are plain PyTorch, which is slower and not deterministic (Debian: apt-get install gcc)"
-
-
-def _cpu() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpuinfo(key: str) -> str:

@@ -17,6 +17,8 @@ COMMANDS = {
     "bench": "put load on a running server and print throughput and latency",
     "config": "print the effective config, or explain a key of it",
     "env": "print this machine's facts and what Ray needs in its environment",
+    "doctor": "check this machine, a config, a model's files and a running cluster, and say what to do",
+    "top": "show what a running server does, live: replicas, load, caches, tokens per second",
 }
 
 
