@@ -63,7 +63,7 @@ function show() {
 function emptyState() {
   return element("section", { class: "empty" },
     element("h2", {}, "Chat with the models of this server"),
-    element("p", {}, "Conversations stay in this browser. The server's API is OpenAI's, at v1."),
+    element("p", {}, `Conversations stay in this browser. The server's API is OpenAI's, at ${new URL("v1", location)}`),
     ...PROMPTS.map((text) => button(text, () => send(text))));
 }
 

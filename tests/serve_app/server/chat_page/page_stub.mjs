@@ -59,7 +59,7 @@ Object.assign(document, { body, activeElement: body, getElementById: (id) => nam
 const fields = document.getElementById("fields");
 fields.elements = Object.fromEntries([...all(fields)].filter((one) => one.attributes?.name).map((one) => [one.attributes.name, one]));
 Object.assign(globalThis, {
-  localStorage: storage(), sessionStorage: storage(), addEventListener() {}, requestAnimationFrame: (draw) => setTimeout(draw, 1),
+  localStorage: storage(), sessionStorage: storage(), addEventListener() {}, location: "http://test/behind/?a#b", requestAnimationFrame: (draw) => setTimeout(draw, 1),
   Option: function (text, value = text) { return Object.assign(document.createElement("option"), { value, text }); }, confirm: () => true, prompt: () => "a name",
 });
 

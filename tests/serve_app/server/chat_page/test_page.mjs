@@ -59,6 +59,7 @@ test("people talk with a model on the page", async (t) => {
     assert.match(shown(), /Chat with the models/);
     assert.equal([...all($("chat"))].filter(({ tag }) => tag === "button").length, 3);
   });
+  await t.test("an empty page says where the API is", () => assert.match(shown(), / at http:\/\/test\/behind\/v1E/));
   await t.test("a question gets its answer, as markdown, with figures", async () => {
     await ask("q1", says("**a1**"));
     assert.match($("chat").html, /<strong>a1<\/strong>/);
