@@ -119,12 +119,12 @@ async def ask(browser: Browser, text: str) -> None:
 
 
 async def press(browser: Browser, name: str) -> None:
-    await browser.evaluate(f"[...document.querySelectorAll('button')].find((one) => one.textContent === {name!r}).click()")
+    await browser.evaluate(
+        f"[...document.querySelectorAll('button')].find((one) => one.textContent === {name!r}).click()"
+    )
 
 
 async def key(browser: Browser, name: str) -> None:
     codes = {"Enter": 13, "Escape": 27, "ArrowRight": 39}
     for kind in ("rawKeyDown", "keyUp"):
-        await browser.call(
-            "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=codes[name]
-        )
+        await browser.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=codes[name])
