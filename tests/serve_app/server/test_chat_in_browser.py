@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from engine.types import RequestOutput
 from tests.browser import Browser, chromium
 from tests.readme import ROOT
 from tests.serve_app.scripted import ScriptedClient, build_app, config, says
@@ -40,8 +41,10 @@ $$
 x
 $$
 """
-RULES = """axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.map(
-  ({ id, impact, nodes }) => `${impact}: ${id}: ${nodes.slice(0, 3).map(({ html, failureSummary }) => html + failureSummary).join(" ")}`))"""
+RULES = """
+axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.map(({ id, impact, nodes }) =>
+  `${impact}: ${id}: ${nodes.slice(0, 3).map(({ html, failureSummary }) => html + failureSummary).join(" ")}`))
+"""
 needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 needs_axe = pytest.mark.skipif(
     not AXE.is_file(), reason="needs axe-core: npm install --prefix tests axe-core, or MANTA_AXE_CORE=.../axe.min.js"
@@ -91,9 +94,9 @@ async def test_axe_finds_nothing_wrong_with_the_page(tmp_path: Path, width, is_d
 
 
 @asynccontextmanager
-async def opened(browser: Browser, script: list[object]) -> AsyncIterator[None]:
+async def opened(browser: Browser, script: list[RequestOutput]) -> AsyncIterator[None]:
     """The page of a server that gives one answer to all, open in the browser."""
-    app = build_app(ScriptedClient(script, max_model_len=4096), config(), {"toy": toy_model()})  # type: ignore[arg-type]
+    app = build_app(ScriptedClient(script, max_model_len=4096), config(), {"toy": toy_model()})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         running = asyncio.create_task(server.serve(sockets=[listener]))
