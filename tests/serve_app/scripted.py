@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from configs.schema import ApiConfig, Config, ModelConfig
-from engine.types import EngineClient, EngineStatus, GenerateRequest, RequestOutput, TokenLogprob
+from engine.types import EngineClient, EngineStatus, FinishReason, GenerateRequest, RequestOutput, TokenLogprob
 from serve_app import app
 from serve_app.model.registry import ShowFleet
 from serve_app.model.text_model import TextModel
@@ -83,7 +83,7 @@ def says(
     text: str,
     *,
     index: int = 0,
-    finish: str | None = "stop",
+    finish: FinishReason | None = "stop",
     eos: bool = True,
     sizes: Sequence[int] = (1,),
     logprobs: bool = False,
@@ -91,7 +91,7 @@ def says(
 ) -> list[RequestOutput]:
     """One choice's chunks: a token per byte, `sizes` of them at a time in turn, the end-of-sequence token last."""
     tokens = byte_tokens(text) + ((2,) if eos and finish == "stop" else ())
-    chunks = []
+    chunks: list[RequestOutput] = []
     start = 0
     while start < len(tokens) or not chunks:
         piece = tokens[start : start + sizes[len(chunks) % len(sizes)]]

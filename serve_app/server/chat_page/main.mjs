@@ -63,7 +63,7 @@ function show() {
 function emptyState() {
   return element("section", { class: "empty" },
     element("h2", {}, "Chat with the models of this server"),
-    element("p", {}, "Conversations stay in this browser. The server's API is OpenAI's, at v1."),
+    element("p", {}, `Conversations stay in this browser. The server's API is OpenAI's, at ${new URL("v1", location)}`),
     ...PROMPTS.map((text) => button(text, () => send(text))));
 }
 
@@ -110,6 +110,11 @@ async function write(message, messages, more = {}) {
   if (running || !settingsAreWell()) return;
   const [own, run] = [chat, { abort: new AbortController(), message, view: null }];
   const { fields } = settings.asked();
+  // an answer has the probabilities of all its tokens, or of none
+  if (!fields.logprobs || (message.content && !message.tokens?.length)) {
+    message.tokens = [];
+    fields.logprobs = fields.top_logprobs = undefined;
+  }
   const asked = {
     model: $("model").value, messages: requestMessages(messages, settings.values().system), ...fields, ...more, stream: true,
     stream_options: { include_usage: true },

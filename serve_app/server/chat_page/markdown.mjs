@@ -132,7 +132,7 @@ function list(lines, at, depth) {
   }
   function made() {
     const start = ordered ? Number.parseInt(first[2], 10) : 1;
-    return { type: "list", ordered, start, items: items.map((item) => blocksOf(item, depth + 1).map(({ block }) => block)) };
+    return { type: "list", ordered, start, sources: items.map((item) => item.join("\n")), items: items.map((item) => blocksOf(item, depth + 1).map(({ block }) => block)) };
   }
 }
 

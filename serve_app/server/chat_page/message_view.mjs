@@ -1,11 +1,13 @@
 // One message on the page: what it says, what belongs to it folded, and what one can do with it.
 
 import { button, copyButton, element } from "./dom.mjs";
+import { heatMap } from "./heat_map.mjs";
 import { markdownView } from "./render.mjs";
 import { figuresText } from "./request.mjs";
 
 const bodies = new WeakMap(); // by message
 const unfolded = new WeakSet(); // messages whose reasoning is open
+const heated = new WeakSet(); // messages whose tokens are shown with their probabilities
 
 // { element, update() }, which shows what the message has got since.
 //   place     { place, count } among its branches
@@ -26,7 +28,9 @@ export function messageView(message, { place, isWriting, isBusy, isLast, act }) 
   const folded = element("details", { hidden: true, open: unfolded.has(message), ontoggle: () => unfolded[folded.open ? "add" : "delete"](message) },
     element("summary", {}, "Reasoning"), reasoning.element);
   const calls = element("div");
-  made.append(folded, body, calls);
+  const hasTokens = message.tokens?.length !== 0; // or had too many
+  const heat = !isWriting && hasTokens && heated.has(message) ? heatMap(message.tokens) : null;
+  made.append(folded, heat ?? body, calls);
 
   function update() {
     folded.hidden = !message.reasoning;
@@ -55,9 +59,22 @@ export function messageView(message, { place, isWriting, isBusy, isLast, act }) 
         button("›", () => act.turn(1), { "aria-label": "Later branch", disabled: place.place === place.count }),
       ] : []),
       copyButton("Copy", () => message.content),
+      isAnswer && hasTokens && heatButton(),
       message.role === "user" && button("Edit", edit),
       isAnswer && button("Regenerate", act.regenerate),
       canProceed && button("Continue", act.proceed));
+  }
+
+  function heatButton() {
+    let shown = heat;
+    const made = button("Token probabilities", () => {
+      const next = shown ? null : heatMap(message.tokens);
+      (shown ?? body).replaceWith(next ?? body);
+      shown = next;
+      heated[shown ? "add" : "delete"](message);
+      made.setAttribute("aria-pressed", String(shown !== null));
+    }, { "aria-pressed": String(shown !== null) });
+    return made;
   }
 
   function edit() {

@@ -34,13 +34,23 @@ export function render(block, old) {
     case "quote": return element("blockquote", {}, ...rendered(block.blocks));
     case "math": return element("pre", { class: "math" }, visible(block.text));
     case "code": return codeElement(block, old);
-    case "list": return element(block.ordered ? "ol" : "ul", { start: block.ordered && block.start !== 1 && String(block.start) },
-      ...block.items.map((item) => element("li", {}, ...rendered(item))));
+    case "list": return listElement(block, old);
     case "table": return tableElement(block);
   }
 }
 
 const rendered = (blocks) => blocks.map((block) => render(block));
+
+// `old` keeps the items whose lines are the same.
+function listElement({ ordered, start, sources, items }, old) {
+  const isSame = old?.list?.ordered === ordered && old.list.start === start;
+  const changed = isSame ? sources.findIndex((source, index) => source !== old.list.sources[index]) : 0;
+  const kept = changed < 0 ? sources.length : changed;
+  const made = isSame ? old : element(ordered ? "ol" : "ul", { start: ordered && start !== 1 && String(start) });
+  while (made.childNodes.length > kept) made.lastChild.remove();
+  made.append(...items.slice(kept).map((item) => element("li", {}, ...rendered(item))));
+  return Object.assign(made, { list: { ordered, start, sources } });
+}
 
 function codeElement({ language, text }, old) {
   const pieces = highlight(visible(text), language);
@@ -106,4 +116,4 @@ export function safeUrl(text) {
 }
 
 // Marks that turn the direction of text would let code read other than it runs: they are shown by their names.
-const visible = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `[U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
+export const visible = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `[U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);

@@ -1,7 +1,10 @@
 // What is asked of the server, and what its events make of an answer.
 
+import { withTokens } from "./tokens.mjs";
+
 // A number's bounds are the server's to say: here it only has to be one.
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
+const NUM_ALTERNATIVES = 5; // of each token
 
 // The settings as fields of a request, and what is wrong with some of them: { fields, faults }, both by name.
 export function requestFields(settings) {
@@ -12,6 +15,7 @@ export function requestFields(settings) {
     if (Number.isFinite(Number(text))) fields[name] = Number(text);
     else faults[name] = "must be a number";
   }
+  if (settings.logprobs) Object.assign(fields, { logprobs: true, top_logprobs: NUM_ALTERNATIVES });
   const schema = parsed("schema", settings.schema);
   if (schema !== undefined) {
     if (typeof schema !== "object" || schema === null || Array.isArray(schema)) faults.schema = "must be a JSON object";
@@ -49,7 +53,7 @@ function wireMessage({ role, content, calls = [], call_id }) {
   return { role, content: content || null, tool_calls: calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text } })) };
 }
 
-export const newAnswer = () => ({ role: "assistant", content: "", reasoning: "", calls: [], error: "", finish: "", figures: {} });
+export const newAnswer = () => ({ role: "assistant", content: "", reasoning: "", calls: [], error: "", finish: "", figures: {}, tokens: [] });
 
 // Takes an event of the stream into the answer. Returns whether there is more of it to see.
 export function takeEvent(answer, event) {
@@ -69,6 +73,7 @@ export function takeEvent(answer, event) {
     call.name += said?.name ?? "";
     call.arguments += said?.arguments ?? "";
   }
+  if (choice.logprobs?.content) answer.tokens = withTokens(answer.tokens, choice.logprobs.content);
   answer.finish = choice.finish_reason ?? answer.finish;
   return Boolean(content || reasoning || reasoning_content || tool_calls.length);
 }

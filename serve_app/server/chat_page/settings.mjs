@@ -5,7 +5,8 @@ import { requestFields } from "./request.mjs";
 
 const KEY = "manta.settings";
 const PRESETS_KEY = "manta.presets";
-const NAMES = ["system", "temperature", "top_p", "max_tokens", "seed", "schema", "tools"];
+const NAMES = ["system", "temperature", "top_p", "max_tokens", "seed", "schema", "tools", "logprobs"];
+const propertyOf = (field) => (field.type === "checkbox" ? "checked" : "value");
 const PRESETS = {
   "The model's own": { temperature: "", top_p: "" },
   Precise: { temperature: "0", top_p: "" },
@@ -15,10 +16,14 @@ const PRESETS = {
 // { values(), asked() }: what the form says, and what requestFields makes of it.
 export function settingsPanel(form, { preset, keep, drop }, storage) {
   const presets = stored(PRESETS_KEY);
-  const values = () => Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value]));
+  const values = () => Object.fromEntries(NAMES.map((name) => [name, form.elements[name][propertyOf(form.elements[name])]]));
 
   function fill(from) {
-    for (const name of NAMES) form.elements[name].value = typeof from[name] === "string" ? from[name] : "";
+    for (const name of NAMES) {
+      const field = form.elements[name];
+      const property = propertyOf(field);
+      if (typeof from[name] === typeof field[property]) field[property] = from[name];
+    }
     changed();
   }
   function changed() {

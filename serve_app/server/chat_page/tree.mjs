@@ -1,5 +1,7 @@
 // The messages of a conversation: a tree, as what is edited or regenerated stays beside what is new.
 
+import { checkedTokens } from "./tokens.mjs";
+
 // A message: { id, parent, role, content, ... }. `children` are the ids behind one, `chosen` is the one that is shown.
 export const newTree = () => ({ nodes: { root: { id: "root", children: [], chosen: "" } }, count: 0 });
 
@@ -58,11 +60,12 @@ export function checkedTree(given) {
 
 const text = (value) => (typeof value === "string" ? value : "");
 
-function checkedMessage({ role, content, reasoning, calls, error, finish, figures, call_id }) {
+function checkedMessage({ role, content, reasoning, calls, error, finish, figures, tokens, call_id }) {
   if (role !== "assistant") return { role, content, call_id: text(call_id) };
   return {
     role, content, reasoning: text(reasoning), error: text(error), finish: text(finish),
     calls: (Array.isArray(calls) ? calls : []).map((call) => ({ id: text(call?.id), name: text(call?.name), arguments: text(call?.arguments) })),
     figures: Object.fromEntries(Object.entries(figures ?? {}).filter(([, value]) => Number.isFinite(value))),
+    tokens: checkedTokens(tokens),
   };
 }

@@ -29,7 +29,7 @@ POLICY = {
     "form-action": "'none'",
     "frame-ancestors": "'none'",
 }
-MAX_BYTES = 60 * 1024
+MAX_BYTES = 70 * 1024  # 10 of them for tokens and their heat map
 # what the page has in a browser, and one answer of its; node takes it as an ES module
 BROWSER = """
 const { answerEvents } = await import(process.argv[1]);

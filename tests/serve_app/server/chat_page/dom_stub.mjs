@@ -22,6 +22,7 @@ function elementNode(tag) {
   return {
     tag, parent: null, children: [], attributes: {}, listeners: {},
     setAttribute(name, value) { this.attributes[name] = String(value); },
+    removeAttribute(name) { delete this.attributes[name]; },
     addEventListener(name, listener) { this.listeners[name] = listener; },
     append(...nodes) {
       for (const given of nodes) {
@@ -37,6 +38,8 @@ function elementNode(tag) {
       this.append(...nodes);
     },
     remove,
+    get parentNode() { return this.parent; },
+    closest: () => null, focus() {}, getBoundingClientRect: () => ({ bottom: 0 }), style: {},
     get childNodes() { return this.children; },
     get lastChild() { return this.children.at(-1); },
     get textContent() { return this.children.map((child) => child.textContent).join(""); },

@@ -21,8 +21,8 @@ function storage() {
 // What elements have in a window beyond those of dom_stub.mjs.
 function inWindow(made) {
   return Object.assign(made, {
-    value: "", hidden: false, scrollTop: 0, scrollHeight: 0, clientHeight: 0,
-    focus() { document.activeElement = made; },
+    value: "", checked: false, hidden: false, scrollTop: 0, scrollHeight: 0, clientHeight: 0,
+    focus() { document.activeElement = made; made.parent?.listeners.focusin?.({ target: made }); },
     click() { (made.onclick ?? made.listeners.click)?.({ target: made }); },
     closest(tag) { return made.tag === tag ? made : made.parent?.closest(tag); },
     querySelector: (name) => [...all(made)].find((one) => `.${one.attributes?.class}` === name) ?? null,
@@ -43,6 +43,7 @@ function parsed(html) {
       const made = document.createElement(tag);
       for (const [, name, double, single] of rest.matchAll(/([\w-]+)(?:="([^"]*)"|='([^']*)')?/g)) made.setAttribute(name, double ?? single ?? "");
       made.hidden = "hidden" in made.attributes;
+      made.type = made.attributes.type;
       at.append(made);
       if (!VOID.has(tag)) at = made;
     }
@@ -58,7 +59,7 @@ Object.assign(document, { body, activeElement: body, getElementById: (id) => nam
 const fields = document.getElementById("fields");
 fields.elements = Object.fromEntries([...all(fields)].filter((one) => one.attributes?.name).map((one) => [one.attributes.name, one]));
 Object.assign(globalThis, {
-  localStorage: storage(), sessionStorage: storage(), addEventListener() {}, requestAnimationFrame: (draw) => setTimeout(draw, 1),
+  localStorage: storage(), sessionStorage: storage(), addEventListener() {}, location: "http://test/behind/?a#b", requestAnimationFrame: (draw) => setTimeout(draw, 1),
   Option: function (text, value = text) { return Object.assign(document.createElement("option"), { value, text }); }, confirm: () => true, prompt: () => "a name",
 });
 

@@ -145,6 +145,17 @@ test("blocks that are complete stay the elements that they are", () => {
   assert.equal(container.children.length, 5);
 });
 
+test("items of a list that is being written stay the elements that they are", () => {
+  const container = newElement();
+  const view = markdownView(container);
+  view.append("- a\n- b\n- c");
+  const items = [...container.children[0].children];
+  view.append(" more\n- d");
+  assert.deepEqual(container.children[0].children.map((item) => items.indexOf(item)), [0, 1, -1, -1]);
+  view.append("\n\n");
+  assert.equal(container.textContent, "abc mored");
+});
+
 test("code that is being written keeps its element and its button", () => {
   const container = newElement();
   const view = markdownView(container);

@@ -59,6 +59,7 @@ test("people talk with a model on the page", async (t) => {
     assert.match(shown(), /Chat with the models/);
     assert.equal([...all($("chat"))].filter(({ tag }) => tag === "button").length, 3);
   });
+  await t.test("an empty page says where the API is", () => assert.match(shown(), / at http:\/\/test\/behind\/v1E/));
   await t.test("a question gets its answer, as markdown, with figures", async () => {
     await ask("q1", says("**a1**"));
     assert.match($("chat").html, /<strong>a1<\/strong>/);
@@ -136,10 +137,35 @@ test("people talk with a model on the page", async (t) => {
     assert.deepEqual(asked.at(-1).messages.at(-1), { role: "tool", content: "42", tool_call_id: "c1" });
     assert.ok(shown().includes("it is 42"));
   });
+  await t.test("token probabilities are asked for where they are switched on, and shown for a whole answer alone", async () => {
+    const content = [{ token: "a7", logprob: -0.7, bytes: [97, 55], top_logprobs: [] }];
+    const scored = { choices: [{ delta: { content: "a7" }, logprobs: { content }, finish_reason: "length" }] };
+    const { logprobs } = $("fields").elements;
+    const ofPage = () => [...all($("chat"))].filter((one) => one.attributes?.role === "option").map((one) => one.textContent);
+    logprobs.checked = true;
+    $("fields").oninput({ target: logprobs });
+    await ask("q7", [scored]);
+    assert.deepEqual([asked.at(-1).logprobs, asked.at(-1).top_logprobs], [true, 5]);
+    assert.deepEqual(ofPage(), []);
+    press("Token probabilities");
+    assert.deepEqual(ofPage(), ["a7"]);
+    await pressed("Continue", [scored]);
+    assert.deepEqual(ofPage(), ["a7", "a7"]);
+    logprobs.checked = false;
+    $("fields").oninput({ target: logprobs });
+    await pressed("Continue", says("more", "length"));
+    assert.deepEqual([asked.at(-1).logprobs, ofPage()], [undefined, []]);
+    logprobs.checked = true;
+    $("fields").oninput({ target: logprobs });
+    await pressed("Continue", says("more"));
+    assert.equal(asked.at(-1).logprobs, undefined);
+    logprobs.checked = false;
+    $("fields").oninput({ target: logprobs });
+  });
   await t.test("nothing of a model or a server becomes markup", async () => {
     const hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>";
     await ask(hostile, [delta({ reasoning: hostile, content: hostile }), delta({ tool_calls: [{ index: 0, id: "c", function: { name: hostile, arguments: hostile } }] }, hostile)]);
-    await ask("q7", { status: 400, message: hostile });
+    await ask("q8", { status: 400, message: hostile });
     assert.equal(shown().split("<script>").length, 7);
     assert.ok(!/<(img|script)/.test(document.body.html.replace(/<script>/, "")));
     $("new").onclick();
@@ -151,7 +177,7 @@ test("people talk with a model on the page", async (t) => {
   await t.test("the key is sent, and kept for the tab alone", async () => {
     $("key").value = "secret";
     $("key").onchange();
-    await ask("q8", says("a8"));
+    await ask("q9", says("a9"));
     assert.equal(keys.at(-1), "Bearer secret");
     assert.equal(sessionStorage.getItem("manta.key"), "secret");
     for (let index = 0; index < localStorage.length; index++) assert.ok(!localStorage.getItem(localStorage.key(index)).includes("secret"));
