@@ -118,7 +118,8 @@ def test_a_broken_file_is_named(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' is not supported; supported are llama, .*, mistral, .*, qwen2"),
+        ({"model_type": "bert"}, "'bert' is not supported; supported are llama, .*, mistral, .*, qwen2"),
+        ({"model_type": "mamba"}, "'mamba' is not supported: the first Mamba's selective scan"),
         ({"model_type": None}, "is not supported"),
         ({"model_type": "mistral_large4"}, "'mistral_large4' is not supported: the indexer of its sparse attention"),
         ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
