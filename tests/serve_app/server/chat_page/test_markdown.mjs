@@ -93,14 +93,11 @@ for (const [name, text] of [
   ["rows", `|a|b|\n|-|-|\n${fill("|1|2|\n")}`], ["columns", `${fill("|a")}|\n${fill("|-")}|\n${fill("|1")}|`], ["pipes", fill("|")], ["delimiters", `|a\n|${fill(" ")}x`],
   ["short lines", fill("a\n")], ["paragraphs", fill("some words of a paragraph\n\n")], ["blank lines in a list", `- a\n${fill("\n")}x`], ["code", `\`\`\`js\n${fill('"\\')}`], ["comments", `\`\`\`js\n${"/*".repeat(24_000)}`],
   ["addresses", fill(`${"https://a.b/)))".repeat(1300)}\n\n`)],
-]) test(`1 MB of ${name} takes less than a second`, () => {
-  const times = [];
-  do { // again where others have the processor
-    const began = performance.now();
-    drawn(text);
-    times.push(performance.now() - began);
-  } while (times.at(-1) > 1000 && times.length < 3);
-  assert.ok(times.at(-1) < 1000, `${times} ms`);
+]) test(`1 MB of ${name} takes a second or two of a processor`, () => { // what is not linear takes minutes
+  const began = process.cpuUsage();
+  drawn(text);
+  const { user, system } = process.cpuUsage(began);
+  assert.ok(user + system < 3e6, `${user + system} us`);
 });
 
 test("10,000 nested quotes and lists are as deep as the bound", () => {
