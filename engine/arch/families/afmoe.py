@@ -2,8 +2,9 @@
 
 import msgspec
 
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import OutputGate, Router
+from engine.arch.families.deepseek import dense_first
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, windowed, windows
+from engine.arch.layer_spec import OutputGate
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
@@ -18,19 +19,14 @@ def _afmoe(config: Config) -> ModelArch:
     mixers = windowed(
         msgspec.structs.replace(full, rope=None), windows(config, config["global_attn_every_n_layers"]), full.rope
     )
-    router = Router(
-        num_experts=config["num_experts"],
-        experts_per_token=config["num_experts_per_tok"],
-        scoring="sigmoid",
-        renormalizes=True,
-        correction_bias=True,
-        scale=config["route_scale"],
-    )
-    dim, mlp, first = config["moe_intermediate_size"], dense(config), config["num_dense_layers"]
-    moe = experts(config, router, dim, shared=dense(config, dim=dim * config["num_shared_experts"]))
-    ffns = [mlp if layer < first else moe for layer in range(config["num_hidden_layers"])]
+    names = {
+        "n_routed_experts": config["num_experts"],
+        "n_shared_experts": config["num_shared_experts"],
+        "routed_scaling_factor": config["route_scale"],
+        "first_k_dense_replace": config["num_dense_layers"],
+    }
     scale = config["hidden_size"] ** 0.5 if config.get("mup_enabled") else 1.0
-    return decoder(config, mixers, ffns, "around", embedding_scale=scale)
+    return decoder(config, mixers, dense_first({**config, **names}), "around", embedding_scale=scale)
 
 
 HUB = {

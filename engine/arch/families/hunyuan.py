@@ -1,7 +1,7 @@
 """Tencent's Hunyuan and Youtu models."""
 
 from engine.arch import gguf_config as gguf
-from engine.arch.families.deepseek import latent_attention
+from engine.arch.families.deepseek import dense_first, latent_attention
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
 from engine.arch.layer_spec import FeedForward, Router, SelfAttention
@@ -52,19 +52,14 @@ NAMES = {
 
 def _hy3(config: Config) -> ModelArch:
     """Hunyuan 3: experts as DeepSeek-V3 chooses them, without groups."""
-    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (config["num_hidden_layers"] - 1)
-    router = Router(
-        num_experts=config["num_experts"],
-        experts_per_token=config["num_experts_per_tok"],
-        scoring="sigmoid",
-        renormalizes=True,
-        correction_bias=True,
-        scale=config["router_scaling_factor"],
-    )
-    dim, mlp = config["moe_intermediate_size"], dense(config)
-    moe = experts(config, router, dim, shared=dense(config, dim=dim * config["num_shared_experts"]))
-    ffns = [moe if kind == "sparse" else mlp for kind in kinds]
-    return decoder(config, attention(config, **biases(config), qk_norm="head"), ffns)
+    names = {
+        "n_routed_experts": config["num_experts"],
+        "n_shared_experts": config["num_shared_experts"],
+        "routed_scaling_factor": config["router_scaling_factor"],
+        "first_k_dense_replace": 1,
+    }
+    mixer = attention(config, **biases(config), qk_norm="head")
+    return decoder(config, mixer, dense_first({**config, **names}))
 
 
 def _youtu(config: Config) -> ModelArch:
