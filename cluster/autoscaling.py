@@ -12,7 +12,7 @@ from engine.types import EngineStatus
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-__all__ = ["Policy", "load_of", "wanted_by", "wanted_replicas"]
+__all__ = ["Policy", "load_of", "desired_by_signal", "wanted_replicas"]
 
 
 def load_of(status: EngineStatus) -> dict[str, float]:
@@ -31,10 +31,10 @@ def wanted_replicas(
     target_first_token_s: float,
 ) -> float:
     """The number of replicas for which every target holds. `loads` has one entry per replica that reported."""
-    return max(wanted_by(loads, target_ongoing_requests, target_cache_use, target_first_token_s).values())
+    return max(desired_by_signal(loads, target_ongoing_requests, target_cache_use, target_first_token_s).values())
 
 
-def wanted_by(
+def desired_by_signal(
     loads: Sequence[Mapping[str, float]],
     target_ongoing_requests: float,
     target_cache_use: float,

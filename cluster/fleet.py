@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from cluster.autoscaling import load_of, wanted_by
+from cluster.autoscaling import load_of, desired_by_signal
 from cluster.client import ClusterClient
 from cluster.control_plane import Deployed
 from cluster.link import Health, Link
@@ -82,14 +82,16 @@ class Fleet:
             min_replicas=config.min_replicas,
             max_replicas=config.max_replicas,
             target_replicas=target,
-            wanted=_wanted(config, links),
+            wanted=_desired(config, links),
             events=tuple(self._events[model.name]),
         )
 
 
-def _wanted(config: AutoscalingConfig, links: Sequence[Link]) -> dict[str, float]:
+def _desired(config: AutoscalingConfig, links: Sequence[Link]) -> dict[str, float]:
     loads = [load_of(link.replica_state.status) for link in links]
-    return wanted_by(loads, config.target_ongoing_requests, config.target_cache_use, config.target_first_token_s)
+    return desired_by_signal(
+        loads, config.target_ongoing_requests, config.target_cache_use, config.target_first_token_s
+    )
 
 
 def _linked(link: Link, routed: dict[RoutingReason, int]) -> ReplicaStatus:

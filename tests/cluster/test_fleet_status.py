@@ -67,7 +67,7 @@ async def test_requests_are_counted_where_they_went_and_why() -> None:
     assert engine.num_prompt_tokens == 4 * 64 and engine.num_cached_tokens >= 3 * 48 and engine.num_steps >= 8
 
 
-async def test_a_migration_is_told_with_its_reason() -> None:
+async def test_a_migration_is_reported_with_its_reason() -> None:
     async with local_cluster(2) as cluster:
         running = asyncio.create_task(collect(cluster.client, request("r", [1, 2], max_tokens=300)))
         async with asyncio.timeout(5):

@@ -28,9 +28,9 @@ def test_the_address_is_that_of_the_environment_else_what_ray_start_left(tmp_pat
     assert cluster_address({"RAY_ADDRESS": "10.0.0.1:6379"}, tmp_path) == "10.0.0.1:6379"
 
 
-def test_no_cluster_is_started_and_none_is_guessed(tmp_path: Path) -> None:
+def test_no_cluster_is_started_and_none_is_assumed(tmp_path: Path) -> None:
     assert {cluster_address({"RAY_ADDRESS": name}, tmp_path) for name in ("local", "auto", "")} == {""}
 
 
-def test_why_a_cluster_does_not_answer_is_said() -> None:
+def test_the_reason_why_a_cluster_does_not_answer_is_reported() -> None:
     assert ask_nodes("nonsense", []) == ((), "ValueError: Invalid address format: nonsense")
