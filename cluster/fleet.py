@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from cluster.autoscaling import load_of, desired_by_signal
+from cluster.autoscaling import desired_by_signal, load_of
 from cluster.client import ClusterClient
 from cluster.control_plane import Deployed
 from cluster.link import Health, Link
