@@ -17,7 +17,8 @@ from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import load_kernels
 from kernels.native.compiler import find_compiler
 from tests.engine.checkpoint.test_gguf_weights import write
-from tests.engine.model.tiny import CPU, FAMILIES, Runner, oracle
+from tests.engine.model.tiny import CPU, Runner, oracle
+from tests.engine.model.tiny_families import FAMILIES
 
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 LARGE = 1 << 30

@@ -5,7 +5,8 @@ import torch
 import transformers
 
 from kernels.kernel_set import triton_kernels
-from tests.engine.model.tiny import FAMILIES, Runner, error, oracle
+from tests.engine.model.tiny import Runner, error, oracle
+from tests.engine.model.tiny_families import FAMILIES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

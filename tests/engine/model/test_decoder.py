@@ -14,7 +14,8 @@ from engine.model.block_tables import BlockTables
 from engine.model.forward_batch import ForwardBatch
 from engine.scheduling.scheduler_output import ScheduledSequence, SchedulerOutput
 from kernels.kernel_set import load_kernels
-from tests.engine.model.tiny import CPU, FAMILIES, SIZES, Runner, error, oracle, oracle_logits
+from tests.engine.model.tiny import CPU, SIZES, Runner, error, oracle, oracle_logits
+from tests.engine.model.tiny_families import FAMILIES
 
 TOKENS = torch.randint(97, (50,), generator=torch.Generator().manual_seed(1)).tolist()
 
