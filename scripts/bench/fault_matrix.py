@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import yaml
@@ -178,13 +178,38 @@ RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_
 # -- the measurement
 
 
+MOST_OPEN = 4  # new requests at once: a slow machine gets no more than it can answer
+
+
+class Struck(NamedTuple):
+    answers: list[tuple[str, Answer]]  # of clients that stayed from before the fault until after it, by kind
+    newcomers: list[tuple[bool, float]]  # whether each new request was answered, and after how many seconds
+    recovered_s: float  # from the fault until the load ended: the cluster was whole again
+
+
 async def strike(
     app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], num_clients: int, after_s: float
-) -> tuple[list[tuple[str, Answer]], list[tuple[bool, float]]]:
-    """The answers of all clients from before the fault until the cluster has recovered.
+) -> Struck:
+    """A fault under the load of clients that stay and of new requests, two a second as long as few are open.
 
-    And for each new request whether it was answered and after how many seconds.
+    It ends when `fault` has returned and the cluster is whole again.
     """
+
+    async def fault_and_recovery(app: App) -> None:
+        await fault(app)
+        await app.until_whole(session)
+
+    return await load(app, session, fault_and_recovery, num_clients, after_s)
+
+
+async def load(
+    app: App,
+    session: aiohttp.ClientSession,
+    meanwhile: Callable[[App], Awaitable[None]],
+    num_clients: int,
+    after_s: float,
+) -> Struck:
+    """The load of `strike` beside what happens meanwhile."""
     answers: list[tuple[str, Answer]] = []
     newcomers: list[asyncio.Task[tuple[bool, float]]] = []
     is_over = asyncio.Event()
@@ -201,18 +226,20 @@ async def strike(
 
     async def keep_coming() -> None:
         while True:
-            newcomers.append(asyncio.create_task(come()))
+            if sum(not one.done() for one in newcomers) < MOST_OPEN:
+                newcomers.append(asyncio.create_task(come()))
             await asyncio.sleep(0.5)
 
     clients = asyncio.gather(*(stay(number) for number in range(num_clients)))
     await asyncio.sleep(after_s)
     coming = asyncio.create_task(keep_coming())
-    await fault(app)
-    await app.until_whole(session)
+    began_s = time.monotonic()
+    await meanwhile(app)
+    recovered_s = time.monotonic() - began_s
     is_over.set()
-    await clients
     coming.cancel()
-    return answers, await asyncio.gather(*newcomers)
+    await clients
+    return Struck(answers, await asyncio.gather(*newcomers), recovered_s)
 
 
 async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -224,16 +251,14 @@ async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespac
         rows = []
         for name, fault in faults.items():
             await app.until_whole(session)
-            answers, newcomers = await strike(app, session, fault, arguments.streams, arguments.after)
-            rows.append(_row(name, answers, expected, newcomers))
+            rows.append(_row(name, await strike(app, session, fault, arguments.streams, arguments.after), expected))
             print(_line(rows[-1]), flush=True)
             await asyncio.sleep(arguments.rest)
     return rows
 
 
-def _row(
-    name: str, answers: list[tuple[str, Answer]], expected: dict[str, Answer], newcomers: list[tuple[bool, float]]
-) -> dict[str, Any]:
+def _row(name: str, struck: Struck, expected: dict[str, Answer]) -> dict[str, Any]:
+    answers, newcomers, recovered_s = struck
     if name in (FRONT_KILLED, INGRESS_KILLED):
         answers = [(kind, one) for kind, one in answers if one.error is None]
     return {
@@ -246,6 +271,7 @@ def _row(
         "longest_silence_s": round(max(one.longest_gap_s for _, one in answers), 2),
         "new_requests": len(newcomers),
         "new_answered": sum(is_answered for is_answered, _ in newcomers),
+        "recovered_s": round(recovered_s, 1),
         "slowest_new_s": round(max((seconds for _, seconds in newcomers), default=0.0), 2),
     }
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from scripts.bench.fault_matrix import URL, App, cut_link, kill_front, kill_ingress, strike
+from scripts.bench.fault_matrix import URL, App, Struck, cut_link, kill_front, kill_ingress, load, strike
 from scripts.bench.faults import KINDS, Answer, answer
 from scripts.bench.nodes import Nodes, can_run
 
@@ -45,23 +45,21 @@ def in_session(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]]
     return asyncio.run(run())
 
 
-class Struck(NamedTuple):
-    answers: list[tuple[str, Answer]]  # by kind
-    newcomers: list[tuple[bool, float]]  # whether each was answered, and after how many seconds
-
-
 def struck(app: App, fault: Callable[[App], Awaitable[None]]) -> Struck:
-    told = Struck(*in_session(lambda session: strike(app, session, fault, num_clients=len(KINDS), after_s=1.0)))
+    return described(in_session(lambda session: strike(app, session, fault, num_clients=len(KINDS), after_s=1.0)))
+
+
+def described(found: Struck) -> Struck:
     print(
-        f"{len(told.answers)} streams, silent for {max(one.longest_gap_s for _, one in told.answers):.2f} s at most; "
-        f"{sum(is_answered for is_answered, _ in told.newcomers)} of {len(told.newcomers)} newcomers answered; "
-        f"errors: {sorted({str(one.error) for _, one in told.answers if one.error})}"
+        f"{len(found.answers)} streams, silent for {max(one.longest_gap_s for _, one in found.answers):.2f} s at most; "
+        f"{sum(is_answered for is_answered, _ in found.newcomers)} of {len(found.newcomers)} newcomers answered; "
+        f"over after {found.recovered_s:.1f} s"
     )
-    return told
+    return found
 
 
 def test_streams_and_new_requests_survive_a_cut_link(cluster: Cluster) -> None:
-    answers, newcomers = struck(cluster.app, cut_link)
+    answers, newcomers, _ = struck(cluster.app, cut_link)
     assert [kind for kind, one in answers if one != cluster.expected[kind]] == []
     assert any(one.num_migrations for _, one in answers), "the cut hit nothing"
     assert all(is_answered for is_answered, _ in newcomers)
@@ -70,22 +68,22 @@ def test_streams_and_new_requests_survive_a_cut_link(cluster: Cluster) -> None:
 
 def test_a_killed_ingress_cuts_its_streams_and_is_back(cluster: Cluster) -> None:
     """There is one: until Serve has another one, requests are told to come again."""
-    answers, newcomers = struck(cluster.app, kill_ingress)
+    answers, newcomers, recovered_s = struck(cluster.app, kill_ingress)
     broken = [one for _, one in answers if one.error is not None]
     assert broken and {one.error[0] for one in broken if isinstance(one.error[0], int)} <= {503}
     assert [kind for kind, one in answers if one.error is None and one != cluster.expected[kind]] == []
     assert newcomers[-1][0], "new requests are answered again"
-    assert 0.5 * len(newcomers) < 45, "seconds until the cluster is whole"
+    assert recovered_s < 45, "seconds until the cluster is whole"
 
 
 def test_a_killed_haproxy_cuts_its_connections_and_is_back(cluster: Cluster) -> None:
-    answers, newcomers = struck(cluster.app, kill_front)
+    answers, newcomers, recovered_s = struck(cluster.app, kill_front)
     broken = [one for _, one in answers if one.error is not None]
     # a connection that breaks or is refused, or an answer that says to come again
     assert broken and {one.error[0] for one in broken if isinstance(one.error[0], int)} <= {503}
     assert [kind for kind, one in answers if one.error is None and one != cluster.expected[kind]] == []
     assert newcomers[-1][0], "new requests are answered again"
-    assert 0.5 * len(newcomers) < 45, "seconds until the cluster is whole"
+    assert recovered_s < 45, "seconds until the cluster is whole"
 
 
 def test_streams_and_new_requests_go_on_for_a_while_without_the_gcs(cluster: Cluster) -> None:
@@ -95,6 +93,8 @@ def test_streams_and_new_requests_go_on_for_a_while_without_the_gcs(cluster: Clu
         app.nodes.kill_gcs()
         await asyncio.sleep(8)
 
-    answers, newcomers = struck(cluster.app, kill_gcs)
+    # all that came must be answered before the nodes end: on a slow machine too, so few come
+    found = in_session(lambda session: load(cluster.app, session, kill_gcs, num_clients=4, after_s=1.0))
+    answers, newcomers, _ = described(found)
     assert [kind for kind, one in answers if one != cluster.expected[kind]] == []
     assert all(is_answered for is_answered, _ in newcomers)
