@@ -23,7 +23,7 @@ from engine.parallel.worker_commands import Rendezvous
 from serve_app.logs.formats import LogOptions, configure_logs
 from serve_app.tracing.otel import check_extra
 
-__all__ = ["build"]
+__all__ = ["build", "load_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     config = msgspec.structs.replace(config, api=without_keys(config.api))
     if config.api.traces.exporter != "off":
         check_extra(config.api.traces)
-    load_engine = partial(_load_engine, LogOptions(config.api.log_format, config.api.log_level))
-    return application(config, _build_asgi, load_engine, _run_worker)
+    start_engine = partial(_start_engine, LogOptions(config.api.log_format, config.api.log_level))
+    return application(config, _build_asgi, start_engine, _run_worker)
 
 
 def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
@@ -73,14 +73,19 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
     return app
 
 
-def _load_engine(logs: LogOptions, model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+def _start_engine(logs: LogOptions, model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+    configure_logs(logs)
+    return load_engine(model, cache_key, host, ranks)
+
+
+def load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStarter) -> Engine:
+    """The engine of a replica of `model` on `host`; `ranks` starts its other workers where it has several."""
     from engine.execution.gc_heap import freeze_gc_heap
     from engine.execution.load import load_executor
     from engine.execution.tensor_parallel_executor import WorkerPlacement, start_driver
     from engine.structured_output.grammar import Vocabulary
     from serve_app.model.text_model import load_text_model
 
-    configure_logs(logs)
     text = load_text_model(model)
     special_ids = tuple(sorted(text.vocabulary.special_ids))
 

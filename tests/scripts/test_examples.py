@@ -60,11 +60,11 @@ class Served(threading.Thread):
 
     async def _serve(self) -> None:
         from engine.runtime.async_engine import AsyncEngine
-        from serve_app.main import _load_engine
+        from serve_app.main import load_engine
         from serve_app.model.text_model import load_text_model
 
         model = ModelConfig(served_model_name="smollm2-135m-instruct", model=SOURCE)
-        engine = AsyncEngine(_load_engine(model, b"", "127.0.0.1", None))  # type: ignore[arg-type]
+        engine = AsyncEngine(load_engine(model, b"", "127.0.0.1", None))  # type: ignore[arg-type]
         workers = WorkerPool()
         app = application(engine, Config(models=(model,)), {model.name: load_text_model(model)}, workers)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))

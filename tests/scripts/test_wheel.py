@@ -66,7 +66,7 @@ def test_it_says_what_it_is(wheel: Path) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra")) == {"dashboards", "examples", "redis", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"dashboards", "examples", "otel", "redis", "test"}
     assert any("Python :: 3.11" in one for one in metadata.get_all("Classifier"))
 
 

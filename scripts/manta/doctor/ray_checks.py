@@ -1,4 +1,4 @@
-"""Checks of Ray: its environment, its token, HAProxy, and the nodes of a running cluster."""
+"""Checks of Ray: its switches, its token, HAProxy, and the nodes of a running cluster."""
 
 from collections.abc import Callable, Mapping
 
