@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-enum { PLAIN, BY_TILES, QUANTIZED, QUANTIZED_HALF, INT8 }; /* the arguments that a layer takes */
+enum { PLAIN, BY_TILES, QUANTIZED, QUANTIZED_HALF }; /* the arguments that a layer takes */
 
 /* As row_product.py lays it out. num_in includes what inputs are padded by. */
 typedef struct {
@@ -17,9 +17,6 @@ typedef void (*Quantized)(const void *, const void *, const float *, void *, voi
                           int64_t, int64_t, int64_t, int64_t);
 typedef void (*QuantizedHalf)(const void *, const void *, const float *, void *, void *, int64_t, int64_t, int64_t,
                               int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
-typedef void (*Int8)(const void *, const void *, const float *, void *, void *, void *, int64_t, int64_t, int64_t,
-                     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
-
 /* x [T, num_in] bf16; out [T, num_out]; scratch: the layer's bytes for each row */
 static void multiply(const Product *p, const void *x, void *out, void *scratch, int64_t num_rows, int64_t num_threads) {
     void *function = (void *)(intptr_t)p->function;
@@ -33,12 +30,8 @@ static void multiply(const Product *p, const void *x, void *out, void *scratch, 
             ((Quantized)function)(x, weight, bias, out, scratch, wide, p->bits, p->least, p->has_offsets, num_rows, in,
                                   outs, num_threads);
             break;
-        case QUANTIZED_HALF:
+        default:
             ((QuantizedHalf)function)(x, weight, bias, out, scratch, wide, p->bits, p->least, p->has_offsets,
                                       p->has_half, num_rows, in, outs, num_threads);
-            break;
-        default:
-            ((Int8)function)(x, weight, bias, out, scratch, (char *)scratch + num_rows * in, wide, p->bits, p->least,
-                             p->has_offsets, p->has_half, num_rows, in, outs, num_threads);
     }
 }

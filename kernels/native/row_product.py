@@ -4,11 +4,10 @@ from typing import NamedTuple, Protocol
 
 from kernels.native.recorder import NativeFunction
 
-__all__ = ["BY_TILES", "INT8", "PLAIN", "QUANTIZED", "QUANTIZED_HALF", "HasProduct", "RowProduct"]
+__all__ = ["BY_TILES", "PLAIN", "QUANTIZED", "QUANTIZED_HALF", "HasProduct", "RowProduct"]
 
-PLAIN, BY_TILES, QUANTIZED, QUANTIZED_HALF, INT8 = range(
-    5
-)  # the arguments that a layer's function takes, as row_product.h has them
+# the arguments that a layer's function takes, as row_product.h has them
+PLAIN, BY_TILES, QUANTIZED, QUANTIZED_HALF = range(4)
 
 
 class RowProduct(NamedTuple):

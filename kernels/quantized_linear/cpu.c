@@ -15,6 +15,8 @@
 #include "lanes.h"
 #include "panel.h"
 
+enum { BY_FUSED, BY_INTEGERS, BY_PAIRS, BY_QUADS, BY_TILES }; /* product_kind: what weights are packed for */
+
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
 
@@ -230,13 +232,15 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
 
 int is_supported(void) { return 1; }
 #ifdef HAS_AMX
-int64_t inputs_at_once(void) { return TILE_INPUTS; }
+int64_t product_kind(void) { return BY_TILES; }
 #else
-int64_t inputs_at_once(void) { return 2; }
+int64_t product_kind(void) { return BY_PAIRS; }
 #endif
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #include "neon.h"
-#elif (defined(__AVX2__) && defined(__FMA__)) || defined(__ARM_NEON)
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "int16.h"
+#elif defined(__ARM_NEON)
 #include "fma.h"
 #else
 int is_supported(void) { return 0; }

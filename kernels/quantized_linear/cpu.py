@@ -1,6 +1,6 @@
 """Group-quantized linear layers (4 and 8 bits) on CPU, in C: packed once, every row summed alone and in order.
 
-Supports bfloat16 rows, and x86-64 with AMX (tiles.h), avx512_bf16 or AVX2 (fma.h), and arm64 (neon.h, fma.h).
+Supports bfloat16 rows, and x86-64 with AMX (tiles.h), avx512_bf16 or AVX2 (int16.h), and arm64 (neon.h, fma.h).
 
 With AMX weights are dequantized to bfloat16, rounded once, a block at a time: results are bitwise those of the linear
 layer of the dequantized weight. (With offsets that needs factor * integer to be exact in fp32, as it is with the
@@ -9,10 +9,12 @@ factors of GGUF and with 16-bit ones: here the sum is rounded once, there the pr
 With avx512_bf16, and on arm64, nothing of the weight is rounded. A step of one row reads a third of what bfloat16
 weights take, or half, and of many rows pays for the unpacking: on an EPYC of Zen 4, one thread, SmolLM2-135M's layers
 take 0.3 to 0.4 of the time of bfloat16's with one row of 4 bits, 0.7 with 4, 1.1 with 8 and 16, 1.2 with hundreds; of
-8 bits 0.5, 0.8, 1.3 and 1.2. With fused multiply-adds (fma.h: x86-64 from AVX2 on, arm64 without bfloat16) nothing is
-rounded either; the matrix 1536 x 576 takes 0.55 (AVX-512) and 0.65 (AVX2) of bfloat16's time with one row of 4 bits,
-0.8 and 1.2 with 4, 0.9 with 16 and more. That it is not slower there takes two things that compilers do not do by
-themselves: sums of other groups stay in memory, and the next codes are fetched while these are unpacked.
+8 bits 0.5, 0.8, 1.3 and 1.2. Fused multiply-adds (fma.h: arm64 without bfloat16) round nothing either.
+
+On x86-64 without bfloat16 (int16.h) products are of integers of 16 bits, to which a row is rounded by groups
+(reference.py, `fixed_point`): all but inputs 2^7 times smaller than their group's largest one are exact. On an EPYC of
+Zen 3 (AVX2), one thread beside other work, the matrix 1536 x 576 of 4 bits takes 53 us with one row, 305 with 16 and
+1,220 with 64. Fused multiply-adds took 101, 460 and 1,570.
 """
 
 import ctypes
@@ -29,7 +31,7 @@ from kernels.native.row_product import QUANTIZED, QUANTIZED_HALF, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
 from kernels.quantized_linear.reference import GroupQuantized
 
-__all__ = ["GROUP", "PANEL", "QuantizedLinear", "build", "codes_by_quads"]
+__all__ = ["GROUP", "PANEL", "IntegerQuantizedLinear", "QuantizedLinear", "build"]
 
 PANEL = 64  # outputs that are packed together
 GROUP = 32  # inputs that have a factor in the packed matrix; larger groups have the same one several times
@@ -41,9 +43,7 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
     library = compiler.load(Path(__file__).with_name("cpu.c"))
     if not library.is_supported():
         return None
-    library.inputs_at_once.restype = ctypes.c_int64
-    kinds = {1: FmaQuantizedLinear, 2: QuantizedLinear, 4: QuadQuantizedLinear, 32: TiledQuantizedLinear}
-    kind = kinds[library.inputs_at_once()]
+    kind = KINDS[library.product_kind()]
     library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * (8 + kind.takes_half_scales)
     library.quantized_linear.restype = None
     if kind is TiledQuantizedLinear:
@@ -140,7 +140,7 @@ class FmaQuantizedLinear(QuantizedLinear):
 
     @staticmethod
     def _codes(weight: GroupQuantized) -> Tensor:
-        """[panels, groups, bytes], as int8.c draws them."""
+        """[panels, groups, bytes], as integer_products.h draws them."""
         return codes_by_quads(weight)
 
     def product(self) -> RowProduct:
@@ -149,6 +149,30 @@ class FmaQuantizedLinear(QuantizedLinear):
     def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
         scratch = torch.empty(x_TI.shape[0] * (self._num_in + self._num_in // GROUP))
         self._library.quantized_linear(*pointers, scratch.data_ptr(), *self._form(), *self._sizes(x_TI))
+
+
+class IntegerQuantizedLinear(QuantizedLinear):
+    """By products of integers, to which rows are rounded."""
+
+    input_bytes = 2
+
+    @staticmethod
+    def _codes(weight: GroupQuantized) -> Tensor:
+        """[panels, groups, bytes], as integer_products.h draws them."""
+        return codes_by_quads(weight)
+
+    def product(self) -> RowProduct:
+        return self._product(self._library.quantized_linear, self._scratch_bytes, QUANTIZED_HALF)
+
+    @property
+    def _scratch_bytes(self) -> int:
+        """Of a row: its integers, and what is known of each group."""
+        return self.input_bytes * self._num_in + 16 * (self._num_in // GROUP)
+
+    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
+        scratch = torch.empty(x_TI.shape[0] * self._scratch_bytes, dtype=torch.uint8)
+        half = self._has_half_scales
+        self._library.quantized_linear(*pointers, scratch.data_ptr(), *self._form(), half, *self._sizes(x_TI))
 
 
 class QuadQuantizedLinear(QuantizedLinear):
@@ -199,12 +223,21 @@ class TiledQuantizedLinear(QuantizedLinear):
         self._library.quantized_linear_by_tiles(*pointers, tiles.data_ptr(), *self._form(), *self._sizes(x_TI))
 
 
+KINDS = (  # as cpu.c numbers them
+    FmaQuantizedLinear,
+    IntegerQuantizedLinear,
+    QuantizedLinear,
+    QuadQuantizedLinear,
+    TiledQuantizedLinear,
+)
+
+
 def _missing(weight: GroupQuantized) -> tuple[int, int, int, int]:
     return 0, 0, 0, -weight.shape[0] % PANEL
 
 
 def codes_by_quads(weight: GroupQuantized) -> Tensor:
-    """[panels, groups, bytes], as int8.c draws them."""
+    """[panels, groups, bytes], as integer_products.h draws them."""
     # [panels, 64, groups, quads, 4] -> [panels, groups, quads, 64, 4]
     quads = least_at_zero(weight).view(-1, PANEL, weight.shape[1] // GROUP, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
     if weight.bits == 4:

@@ -27,6 +27,11 @@ static inline Floats add_product(Floats x, Floats y, Floats z) { return _mm512_f
 static inline Ints low_codes(Ints x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static inline Ints high_codes(Ints x) { return low_codes(_mm512_srli_epi16(x, 4)); }
 static inline Ints add_ints(Ints x, Ints y) { return _mm512_add_epi32(x, y); }
+/* Codes of two inputs as 16 bits, of a word that has several pairs. */
+static inline __attribute__((always_inline)) Ints pair_of_codes(const int bits, Ints word, const int pair) {
+    Ints moved = pair ? _mm512_srli_epi16(word, bits * pair) : word;
+    return bits * (pair + 1) == 16 ? moved : _mm512_and_si512(moved, _mm512_set1_epi16((1 << bits) - 1));
+}
 static inline Ints turn_signs(Ints x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
 static inline Ints dot_by_pairs(Ints codes, Ints x) {
     return _mm512_madd_epi16(_mm512_maddubs_epi16(codes, x), _mm512_set1_epi16(1));
@@ -38,6 +43,11 @@ static inline Ints with_sign_of(Ints codes, Ints x) {
 #ifdef __AVX512VNNI__
 #define HAS_DOT_OF_CODES
 static inline Ints dot(Ints codes, Ints x, Ints sum) { return _mm512_dpbusd_epi32(sum, codes, x); }
+static inline Ints dot_of_pairs(Ints codes, Ints x, Ints sum) { return _mm512_dpwssd_epi32(sum, codes, x); }
+#else
+static inline Ints dot_of_pairs(Ints codes, Ints x, Ints sum) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(codes, x));
+}
 #endif
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -60,6 +70,11 @@ static inline Floats add_product(Floats x, Floats y, Floats z) { return _mm256_f
 static inline Ints low_codes(Ints x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 static inline Ints high_codes(Ints x) { return low_codes(_mm256_srli_epi16(x, 4)); }
 static inline Ints add_ints(Ints x, Ints y) { return _mm256_add_epi32(x, y); }
+/* Codes of two inputs as 16 bits, of a word that has several pairs. */
+static inline __attribute__((always_inline)) Ints pair_of_codes(const int bits, Ints word, const int pair) {
+    Ints moved = pair ? _mm256_srli_epi16(word, bits * pair) : word;
+    return bits * (pair + 1) == 16 ? moved : _mm256_and_si256(moved, _mm256_set1_epi16((1 << bits) - 1));
+}
 static inline Ints turn_signs(Ints x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
 static inline Ints dot_by_pairs(Ints codes, Ints x) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1));
@@ -81,6 +96,13 @@ static inline Ints dot(Ints codes, Ints x, Ints sum) {
 #elif defined(__AVXVNNI__)
 #define HAS_DOT_OF_CODES
 static inline Ints dot(Ints codes, Ints x, Ints sum) { return _mm256_dpbusd_avx_epi32(sum, codes, x); }
+#endif
+#if defined(__AVXVNNI__) && !defined(EMULATED_VNNI)
+static inline Ints dot_of_pairs(Ints codes, Ints x, Ints sum) { return _mm256_dpwssd_avx_epi32(sum, codes, x); }
+#else
+static inline Ints dot_of_pairs(Ints codes, Ints x, Ints sum) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
+}
 #endif
 
 #elif defined(__ARM_NEON)

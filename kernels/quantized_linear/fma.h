@@ -1,26 +1,16 @@
-/* The same products by fused multiply-adds in fp32, for CPUs without products of bfloat16: x86-64 from AVX2 on, arm64.
+/* The same products by fused multiply-adds in fp32, for arm64 without products of bfloat16.
  *
- * Codes are as int8.c draws them: a word has an output's codes of four inputs, of 4 bits those of four more in the upper
+ * Codes are as integer_products.h draws them: a word has an output's codes of four inputs, of 4 bits those of four more in the upper
  * halves of its bytes. A code becomes fp32 by shift, and, conversion; the sum of a group begins with what the least
  * integer gives. Of many rows some groups are unpacked for all of them. */
 #pragma once
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#else
 #include <arm_neon.h>
-#endif
 
 enum { GROUP = 32, ROWS_AT_ONCE = 96 };
 enum { UNPACKED_GROUPS = 2 }; /* 16 KB: half of the first cache */
-#if defined(__AVX512F__)
-enum { WIDTH = 16, FEW_ROWS = 12 };    /* of few rows it does not pay to unpack the codes beforehand */
-enum { TILE = 6, COLUMNS = 4 };        /* rows and vectors of outputs at once: what fits the registers */
-#elif defined(__AVX2__)
-enum { WIDTH = 8, FEW_ROWS = 2, TILE = 4, COLUMNS = 2 };
-#else
-enum { WIDTH = 4, FEW_ROWS = 4, TILE = 4, COLUMNS = 4 };
-#endif
+enum { WIDTH = 4, TILE = 4, COLUMNS = 4 }; /* rows and vectors of outputs at once: what fits the registers */
+enum { FEW_ROWS = 4 };        /* of few rows it does not pay to unpack the codes beforehand */
 enum { AHEAD = 4 };           /* records: what is fetched while one is computed */
 enum { FOUR_BITS = 4, EIGHT_BITS = 8, UNPACKED = 32 };
 
@@ -37,13 +27,7 @@ typedef struct {
 
 /* x * y + z */
 static inline __attribute__((always_inline)) Floats fused(Floats x, Floats y, Floats z) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
-#elif defined(__AVX2__)
-    return (Floats)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
-#else
     return (Floats)vfmaq_f32((float32x4_t)z, (float32x4_t)x, (float32x4_t)y);
-#endif
 }
 
 static inline __attribute__((always_inline)) Floats all(float x) { return x - (Floats){0}; }
@@ -126,20 +110,12 @@ static inline __attribute__((always_inline)) void tile(const int form, const int
 #define PASSES(form, rows, columns)                              \
     for (int first = 0; first < PANEL; first += WIDTH * columns) \
         tile(form, rows, columns, x, num_in, groups, first, x_sums, sums)
-#if defined(__AVX512F__)
-#define MORE_ROWS(form)                          \
-    case 4: PASSES(form, 4, COLUMNS); break;     \
-    case 5: PASSES(form, 5, COLUMNS); break;     \
-    default: PASSES(form, 6, COLUMNS);
-#else
-#define MORE_ROWS(form) default: PASSES(form, 4, COLUMNS);
-#endif
 #define TILES(form)                              \
     switch (rows) {                              \
         case 1: PASSES(form, 1, 4); break;       \
         case 2: PASSES(form, 2, COLUMNS); break; \
         case 3: PASSES(form, 3, COLUMNS); break; \
-        MORE_ROWS(form)                          \
+        default: PASSES(form, 4, COLUMNS);       \
     }
 
 static void tile_of(int form, int64_t rows, const float *x, int64_t num_in, Groups groups, const float *x_sums,
@@ -219,4 +195,4 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
 }
 
 int is_supported(void) { return 1; }
-int64_t inputs_at_once(void) { return 1; }
+int64_t product_kind(void) { return BY_FUSED; }

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from kernels.native.compiler import Compiler
-from kernels.native.row_product import INT8, RowProduct
 from kernels.native.weight_memory import PrivateMemory, WeightMemory
-from kernels.quantized_linear.cpu import GROUP, QuantizedLinear, codes_by_quads
+from kernels.quantized_linear.cpu import IntegerQuantizedLinear
 from kernels.quantized_linear.reference import GroupQuantized
 
 __all__ = ["build"]
@@ -28,8 +27,8 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
     library = compiler.load(Path(__file__).with_name("int8.c"))
     if not library.is_supported():
         return None
-    library.int8_linear.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 9
-    library.int8_linear.restype = None
+    library.quantized_linear.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 9
+    library.quantized_linear.restype = None
 
     def int8_linear(
         weight: GroupQuantized, bias_O: Tensor | None = None, out_dtype: torch.dtype | None = None
@@ -39,18 +38,5 @@ def build(compiler: Compiler, memory: WeightMemory | None = None) -> "Callable[.
     return int8_linear
 
 
-class Int8Linear(QuantizedLinear):
-    @staticmethod
-    def _codes(weight: GroupQuantized) -> Tensor:
-        """[panels, groups, bytes], as int8.c draws them."""
-        return codes_by_quads(weight)
-
-    def product(self) -> RowProduct:
-        return self._product(self._library.int8_linear, self._num_in + 16 * (self._num_in // GROUP), INT8)
-
-    def _multiply(self, x_TI: Tensor, *pointers: int | None) -> None:
-        ints_TI = torch.empty(x_TI.shape, dtype=torch.int8)
-        inputs = torch.empty((x_TI.shape[0], self._num_in // GROUP, 4), dtype=torch.int32)
-        scratch = ints_TI.data_ptr(), inputs.data_ptr()
-        half = self._has_half_scales
-        self._library.int8_linear(*pointers, *scratch, *self._form(), half, *self._sizes(x_TI))
+class Int8Linear(IntegerQuantizedLinear):
+    input_bytes = 1

@@ -210,4 +210,4 @@ void quantized_linear(const bf16 *x, const uint8_t *weight, const float *bias, v
 }
 
 int is_supported(void) { return 1; }
-int64_t inputs_at_once(void) { return 4; }
+int64_t product_kind(void) { return BY_QUADS; }

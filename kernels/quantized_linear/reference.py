@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.linear.reference import Linear
 
-__all__ = ["GroupQuantized", "QuantizedLinear", "concatenate", "fake_quantize"]
+__all__ = ["GroupQuantized", "QuantizedLinear", "concatenate", "fake_quantize", "fixed_point"]
 
 GROUP = 32  # inputs of a row that are rounded with one scale
 
@@ -135,3 +135,11 @@ def fake_quantize(x_TI: Tensor) -> Tensor:
     # 127 / largest in one division: torch takes a number by a tensor as its reciprocal times the number
     inverse = torch.where(largest > 1e-30, torch.full_like(largest, 127) / largest, torch.zeros(()))
     return ((x_TGI * inverse).round() * (largest / 127)).view(x_TI.shape)
+
+
+def fixed_point(x_TI: Tensor) -> Tensor:
+    """x as int16.h sees it: integers with a power of two for each row and 32 inputs, by which the largest one has 15
+    bits. Of bfloat16 only those are rounded that are 2^7 times smaller than that. [T, I] fp32."""
+    x_TGI = x_TI.float().view(x_TI.shape[0], -1, GROUP)
+    _, exponent = torch.frexp(x_TGI.abs().amax(-1, keepdim=True))  # the largest is in [2^(exponent - 1), 2^exponent)
+    return torch.ldexp(torch.ldexp(x_TGI, 15 - exponent).round(), exponent - 15).view(x_TI.shape)

@@ -6,7 +6,7 @@ import torch
 from kernels.linear import cpu as linear_cpu
 from kernels.native.instruction_set import cpu_flags
 from kernels.quantized_linear import cpu, int8, reference
-from kernels.quantized_linear.reference import GroupQuantized, fake_quantize
+from kernels.quantized_linear.reference import GroupQuantized, fake_quantize, fixed_point
 from tests.kernels.cpus import COMPILERS, EMULATED
 
 BUILT = {name: cpu.build(compiler) for name, compiler in COMPILERS.items()}
@@ -30,6 +30,13 @@ def random_ints(
     )
 
 
+BY_INT16 = [
+    name
+    for name, kernel in BUILT.items()
+    if kernel is not None and isinstance(kernel(random_ints(64, 32)), cpu.IntegerQuantizedLinear)
+]
+
+
 def rounded_once(weight: GroupQuantized) -> torch.Tensor:
     offsets = None if weight.offsets_OG is None else weight.offsets_OG.double()
     return replace(weight, factors_OG=weight.factors_OG.double(), offsets_OG=offsets).dense().float().bfloat16()
@@ -39,7 +46,8 @@ def product(kind: str, weight: GroupQuantized, x: torch.Tensor) -> torch.Tensor:
     """In float64, of what a kind rounds."""
     if kind in BY_TILES:
         return x.double() @ rounded_once(weight).double().T
-    return (fake_quantize(x) if kind in INT8 else x).double() @ weight.dense().double().T
+    rounded = fake_quantize(x) if kind in INT8 else fixed_point(x) if kind in BY_INT16 else x
+    return rounded.double() @ weight.dense().double().T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,8 +132,9 @@ def test_rows_columns_and_stacks_are_those_of_the_dense_matrix():
     assert torch.equal(GroupQuantized.stack([weight, weight.rows(order)]).dense(), torch.cat([dense, dense[order]]))
 
 
-def test_int8_activations_give_the_same_bits_with_all_instruction_sets():
-    kinds = [kind for kind in COMPILED if kind in INT8]
+@pytest.mark.parametrize("family", [list(INT8), BY_INT16], ids=["int8", "int16"])
+def test_integer_products_give_the_same_bits_with_all_instruction_sets(family):
+    kinds = [kind for kind in COMPILED if kind in family]
     if not kinds:
         pytest.skip("needs a C compiler and AVX2")
     for bits, least, offsets in ((4, 0, True), (4, -8, False), (8, -128, False)):
@@ -135,7 +144,27 @@ def test_int8_activations_give_the_same_bits_with_all_instruction_sets():
         assert all(torch.equal(one, results[0]) for one in results)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in COMPILED if kind in INT8])
+def test_inputs_in_fixed_point_are_exact_to_a_hundredth_of_the_largest_one():
+    """What is smaller is off by less than a 128th of what bfloat16 rounds the largest one by."""
+    x = (torch.randn(50, 96) * 10.0 ** torch.randint(-6, 3, (50, 96))).bfloat16()
+    x[0, :32] = 0
+    largest = x.float().view(50, 3, 32).abs().amax(-1, keepdim=True).expand(-1, -1, 32).reshape(50, 96)
+    error = (fixed_point(x) - x.float()).abs()
+    assert (error[x.float().abs() > largest / 127] == 0).all()
+    assert (error <= largest * 2**-15).all() and error.max() > 0
+
+
+@pytest.mark.parametrize("kind", BY_INT16)
+@pytest.mark.parametrize("x", [float("inf"), float("nan"), 3e38, 1e-38, 0.0])
+def test_integer_products_of_what_no_integer_stands_for(kind, x):
+    """Infinities and NaN do not get lost, the largest numbers are no infinities, and the smallest are 0."""
+    inputs = torch.full((1, 64), 1e-3).bfloat16()
+    inputs[0, 5] = x
+    out = COMPILED[kind](random_ints(64, 64, -8, offsets=False), None, torch.float32)(inputs)
+    assert bool(out.isfinite().all()) == (abs(x) < 1e39)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in COMPILED if kind in (*INT8, *BY_INT16)])
 def test_the_largest_products_of_integers_do_not_overflow(kind):
     """All inputs and all integers as large as they can be, with both signs."""
     for bits, least in ((4, 0), (4, -8), (8, -128)):
