@@ -109,6 +109,7 @@ class Nodes(Namespaces):
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **values_of(machine_variables("haproxy", self._dir), {}),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # HAProxy must be updated on a busy machine too
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # 60: a busy machine's streams do not end within it
             "RAY_AUTH_MODE": "disabled",  # nothing outside the namespaces can reach it
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             "PYTHONPATH": str(ROOT),
