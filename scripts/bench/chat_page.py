@@ -2,8 +2,8 @@
 
 A scripted engine behind the real server sends events of four characters at `--rate`. Measured in the page: the time
 from one animation frame to the next, for an idle page and for answers that are paragraphs, one list and one block of
-code; and the processor's time of the page's main thread for each frame, as DevTools count it: in all, and of it scripts,
-style and layout. Unlike frames, it does not depend on what else the machine does.
+code; and the processor's time of the page's main thread for each frame, as DevTools count it: in all, and of it
+scripts, style and layout. Unlike frames, it does not depend on what else the machine does.
 """
 
 import argparse
