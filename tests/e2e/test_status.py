@@ -135,5 +135,5 @@ def running_ids() -> list[str]:
 def pid_of(replica_id: str) -> int:
     # by address: other clusters may run on this machine
     actors = list_actors(address="http://127.0.0.1:18265", filters=[("state", "=", "ALIVE")], limit=1000)
-    (pid,) = (actor.pid for actor in actors if replica_id in (actor.name or ""))
-    return int(pid)
+    (pid,) = (actor.pid for actor in actors if actor.pid and replica_id in (actor.name or ""))
+    return pid
