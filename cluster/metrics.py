@@ -21,6 +21,7 @@ __all__ = [
     "key_rejection_counter",
     "migration_counter",
     "mixed_kernels_counter",
+    "resumed_streams_counter",
 ]
 
 
@@ -39,6 +40,12 @@ def mixed_kernels_counter() -> Callable[[str], None]:
     """Counts streams that went on on a replica with other kernels, by model."""
     counter = _manta_counter("mixed_kernel_streams")
     return lambda model: counter.inc(tags={"model_name": model})
+
+
+def resumed_streams_counter() -> Callable[[str], None]:
+    """Counts streams that a client has come back to, by the source of their events."""
+    counter = _manta_counter("resumed_streams")
+    return lambda source: counter.inc(tags={"source": source})
 
 
 class UsageCounters:
@@ -73,6 +80,14 @@ def _manta_counter(name: str) -> metrics.Counter:
     return metrics.Counter(f"manta_{name}", description=metric.help, tag_keys=tags)
 
 
+def _manta_gauge(name: str, model: str) -> metrics.Gauge:
+    metric = MANTA[name]
+    tags: Any = metric.labels  # Ray means any number
+    gauge = metrics.Gauge(f"manta_{name}", description=metric.help, tag_keys=tags)
+    gauge.set_default_tags({"model_name": model})
+    return gauge
+
+
 class ReplicaMetrics:
     """Follows the requests of one replica from their acceptance to their end."""
 
@@ -102,6 +117,8 @@ class ReplicaMetrics:
         self._preemptions = made("num_preemptions")
         self._steps = _manta_counter("engine_steps")
         self._steps.set_default_tags({"model_name": model})
+        self._state_use = _manta_gauge("state_usage_perc", model)
+        self._snapshots = _manta_gauge("state_snapshots", model)
         self._success = made("request_success")
         self._first_token = made("time_to_first_token_seconds")
         self._per_token = made("request_time_per_output_token_seconds")
@@ -186,6 +203,9 @@ class ReplicaMetrics:
         self._running.set(status.num_running)
         self._waiting.set(status.num_waiting)
         self._cache_use.set(1.0 - status.num_free_blocks / status.num_blocks)
+        if status.num_states:
+            self._state_use.set(1.0 - status.num_free_states / status.num_states)
+            self._snapshots.set(status.num_snapshots)
         if self._unwritten_tokens:
             self._output_tokens.inc(self._unwritten_tokens)
             self._unwritten_tokens = 0

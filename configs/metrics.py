@@ -60,6 +60,17 @@ MANTA: dict[str, Metric] = {
         "Streams that went on on other kernels or instruction sets: tokens may part at near ties.",
         labels=("model_name",),
     ),
+    "resumed_streams": Metric(
+        "counter",
+        "Streams that a client has come back to: their events were kept here, or generated again.",
+        labels=("source",),
+    ),
+    "state_usage_perc": Metric(
+        "gauge", "Share of the slots for recurrent states held by sequences; 1 is all.", labels=("model_name",)
+    ),
+    "state_snapshots": Metric(
+        "gauge", "Snapshots of recurrent states, from which prefixes are shared.", labels=("model_name",)
+    ),
     "engine_steps": Metric("counter", "Steps that an engine has finished.", labels=("model_name",)),
     "key_requests": Metric("counter", "Requests of an API key that were answered.", labels=("key",)),
     "key_prompt_tokens": Metric("counter", "Prompt tokens of an API key.", labels=("key",)),

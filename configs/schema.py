@@ -156,7 +156,7 @@ class UsageLedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     folder: str | None = None  # on every ingress's node: JSON lines, one file per process; unset: no ledger
     max_bytes: Positive = 67_108_864  # of a file; then it is rotated
-    num_files: Positive = 16  # rotated files of a process that are kept
+    num_files: Positive = 16  # rotated files that a process keeps, and files of ended processes that a node keeps
     fsync: bool = False  # true: a batch of lines is on the disk before the next; false: the kernel writes within 30 s
     metrics: bool = False  # tokens of each API key, by its name, at /metrics and in Ray's metrics
 

@@ -259,6 +259,7 @@ class Engine:
 
     def status(self) -> EngineStatus:
         scheduler = self.scheduler
+        states = scheduler.blocks.states.pool if scheduler.blocks.states is not None else None
         return EngineStatus(
             model=self.model,
             max_model_len=self.max_model_len,
@@ -275,6 +276,9 @@ class Engine:
             num_prompt_tokens=scheduler.num_prompt_tokens,
             num_cached_tokens=scheduler.num_cached_tokens,
             first_token_s=self._first_tokens.mean_s(),
+            num_states=states.num_slots if states is not None else 0,
+            num_free_states=states.num_free if states is not None else 0,
+            num_snapshots=states.num_snapshots if states is not None else 0,
             collective=self.executor.collective,
             kernels=self.executor.kernels,
         )

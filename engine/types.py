@@ -225,6 +225,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     num_generated_tokens: int = 0
     num_prompt_tokens: int = 0  # of the sequences that have begun
     num_cached_tokens: int = 0  # of these, found in the prefix cache
+    num_states: int = 0  # slots for states of recurrent layers; 0: the model has none
+    num_free_states: int = 0  # slots that no running sequence has, those of snapshots included
+    num_snapshots: int = 0
     collective: str = ""  # backend of the ranks' all-reduce: shared memory, nccl or gloo; "": one rank
     kernels: str = ""  # what its numbers depend on, to the last bit: kernels, instruction set, dtype
 

@@ -28,7 +28,7 @@ from serve_app.pipeline.answer import AnswerPipeline
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.parser import RequestParser
 from serve_app.pipeline.preparation import Preparation
-from serve_app.pipeline.resumable import ResumableStreams
+from serve_app.pipeline.resumable import OnResumed, ResumableStreams
 from serve_app.preparation.grammar_validator import GrammarValidator
 from serve_app.responses.conversation_routes import conversation_router
 from serve_app.responses.errors import render_fault as responses_fault
@@ -85,6 +85,7 @@ class Hosting(msgspec.Struct, frozen=True):
     stores: OpenStore | None = None  # None: in Redis or in this process's memory, as the config says
     traces: Tracer | None = None  # None: as the config says
     usage: ExportUsage | None = None  # counts usage by API keys elsewhere too
+    on_resumed: OnResumed | None = None  # counts streams that clients come back to elsewhere too
 
 
 def build_app(
@@ -108,8 +109,9 @@ def build_app(
     stores, resume = hosting.stores or _stores(config), config.api.resume
     kept = KeptResponses(stores("responses", StoreLimits.of(config.api)))
     records = StreamRecords(stores("streams", StoreLimits.of_streams(resume)), resume)
-    streams = ResumableStreams(records)
     logs = RequestLogs(config.api, version, hosting.traces, hosting.usage)
+    metrics = Metrics(key_usage=logs.key_usage, export_resumed=hosting.on_resumed)
+    streams = ResumableStreams(records, metrics.on_resumed)
     app = FastAPI(
         title="Manta",
         version=version,
@@ -124,7 +126,6 @@ def build_app(
     preparation = Preparation(config.api, models, workers, PREPARING)
     parser = RequestParser(config.api, registry, auth, preparation, records)
     open_requests = OpenRequests()
-    metrics = Metrics(key_usage=logs.key_usage)
     validator, results = GrammarValidator(models, workers), ResultCache(config.api, fingerprint)
     pipeline = AnswerPipeline(client, config, validator, results, metrics, streams)
     for router in (chat_router, completion_router, messages_router):

@@ -11,7 +11,7 @@ from cluster.client import ClusterClient
 from cluster.control_plane import ControlPlane
 from cluster.deploy import application
 from cluster.fleet import Fleet
-from cluster.metrics import UsageCounters, key_rejection_counter
+from cluster.metrics import UsageCounters, key_rejection_counter, resumed_streams_counter
 from cluster.ranks import RankStarter
 from cluster.state_shard import StateLimits
 from configs.keys import without_keys
@@ -66,7 +66,13 @@ def _build_asgi(client: ClusterClient, config: Config, secret: bytes) -> Any:
 
     usage = UsageCounters() if config.api.usage_ledger.folder is not None or config.api.usage_ledger.metrics else None
     fleet = Fleet(client, config, ControlPlane().deployed).status
-    hosting = Hosting(behind_serve=True, stores=open_store if replicated else None, fleet=fleet, usage=usage)
+    hosting = Hosting(
+        behind_serve=True,
+        stores=open_store if replicated else None,
+        fleet=fleet,
+        usage=usage,
+        on_resumed=resumed_streams_counter(),
+    )
     app = build_app(client, config, models, workers, keys, hosting)
     workers.begin()
     freeze_gc_heap()

@@ -25,6 +25,14 @@ class StatePool:
         """Slots that no sequence has, snapshots included."""
         return self._pool.num_free
 
+    @property
+    def num_slots(self) -> int:
+        return self._pool.num_blocks
+
+    @property
+    def num_snapshots(self) -> int:
+        return len(self._snapshots)
+
     def allocate(self) -> int:
         """A slot for a running sequence. There must be a free one; the snapshot in it is evicted."""
         slot = self._pool.allocate()

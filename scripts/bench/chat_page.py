@@ -2,7 +2,8 @@
 
 A scripted engine behind the real server sends events of four characters at `--rate`. Measured in the page: the time
 from one animation frame to the next, for an idle page and for answers that are paragraphs, one list and one block of
-code; and the share of the time that the page's main thread was busy (TaskDuration of DevTools).
+code; and the processor's time of the page's main thread for each frame, as DevTools count it: in all, and of it
+scripts, style and layout. Unlike frames, it does not depend on what else the machine does.
 """
 
 import argparse
@@ -37,6 +38,7 @@ ANSWERS = {  # how they begin, and the line of which they are
 EVENT_CHARACTERS = 4  # each of them a token of the toy model
 IDLE_S = 5
 LATE_MS = 25  # a frame and a half of 60 a second
+KINDS = {"cpu": "TaskDuration", "script": "ScriptDuration", "style": "RecalcStyleDuration", "layout": "LayoutDuration"}
 RESULTS = Path(__file__).parent / "results"
 COUNT = """globalThis.frames = []; (function next(last) {
   requestAnimationFrame((now) => { if (last) frames.push(now - last); next(now); });
@@ -58,9 +60,10 @@ class PacedClient(ScriptedClient):
             yield msgspec.structs.replace(output, request_id=request.request_id)
 
 
-async def main(num_events: int, rate: float) -> dict[str, Any]:
+async def main(num_events: int, rate: float, names: list[str]) -> dict[str, Any]:
     rows: dict[str, dict[str, float]] = {}
-    for name, (start, line) in ANSWERS.items():
+    for name in names:
+        start, line = ANSWERS[name]
         length = num_events * EVENT_CHARACTERS
         text = (start + line * (length // len(line) + 1))[:length]
         client = PacedClient(says(text, sizes=(EVENT_CHARACTERS,)), rate)
@@ -68,11 +71,13 @@ async def main(num_events: int, rate: float) -> dict[str, Any]:
             async with chromium(Path(folder)) as browser, served(client) as url:
                 await browser.open(url)
                 await browser.until("document.getElementById('model')?.value === 'toy'")
-                await browser.call("Performance.enable")
+                await browser.call("Performance.enable", timeDomain="threadTicks")
                 await browser.evaluate(COUNT)
                 if not rows:
+                    before = await spent(browser)
+                    await browser.evaluate("frames.length = 0")
                     await asyncio.sleep(IDLE_S)
-                    rows["idle"] = await frames(browser, 0.0)
+                    rows["idle"] = await frames(browser, before)
                 rows[name] = await answer(browser, num_events / rate)
     return {**describe(), "date": datetime.date.today().isoformat(), "events": num_events, "rate": rate, "rows": rows}
 
@@ -81,15 +86,15 @@ async def answer(browser: Browser, expected_s: float) -> dict[str, float]:
     await browser.evaluate(
         "document.getElementById('text').value = 'go'; frames.length = 0; document.getElementById('send').click()"
     )
-    before = await busy(browser)
+    before = await spent(browser)
     await asyncio.sleep(expected_s - 1)
     found = await frames(browser, before)
     await browser.until("document.querySelector('.assistant .figures') !== null")
     return found
 
 
-async def frames(browser: Browser, before: float) -> dict[str, float]:
-    after, deltas = await busy(browser), await browser.evaluate("frames")
+async def frames(browser: Browser, before: dict[str, float]) -> dict[str, float]:
+    after, deltas = await spent(browser), await browser.evaluate("frames")
     cuts = statistics.quantiles(deltas, n=100)
     total = sum(deltas) / 1000
     return {
@@ -98,13 +103,13 @@ async def frames(browser: Browser, before: float) -> dict[str, float]:
         "p99_ms": round(cuts[98], 1),
         "max_ms": round(max(deltas), 1),
         "late_percent": round(100 * sum(delta > LATE_MS for delta in deltas) / len(deltas), 1),
-        "busy_percent": round(100 * (after - before) / total, 1),
-    }
+    } | {f"{kind}_ms": round(1000 * (after[kind] - before[kind]) / len(deltas), 2) for kind in KINDS}
 
 
-async def busy(browser: Browser) -> float:
-    metrics = await browser.call("Performance.getMetrics")
-    return next(float(one["value"]) for one in metrics["metrics"] if one["name"] == "TaskDuration")
+async def spent(browser: Browser) -> dict[str, float]:
+    """Seconds of the processor that the page's main thread has had."""
+    metrics = {one["name"]: float(one["value"]) for one in (await browser.call("Performance.getMetrics"))["metrics"]}
+    return {kind: metrics[name] for kind, name in KINDS.items()}
 
 
 @asynccontextmanager
@@ -122,9 +127,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=200)
+    parser.add_argument("--answers", nargs="+", choices=list(ANSWERS), default=list(ANSWERS))
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    found = asyncio.run(main(arguments.events, arguments.rate))
+    found = asyncio.run(main(arguments.events, arguments.rate, arguments.answers))
     print(json.dumps(found, indent=1))
     if arguments.write:
         path = RESULTS / f"{found['date']}_cpu_chat-page.json"

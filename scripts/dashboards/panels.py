@@ -51,6 +51,10 @@ def _by_replica(gauge: str) -> dict[str, str]:
     return {"{{replica}} {{model_name}}": f"max by (replica, model_name) (ray_vllm_{gauge}{MODEL})"}
 
 
+def _state(gauge: str) -> dict[str, str]:
+    return {"{{replica}} {{model_name}}": f"max by (replica, model_name) (ray_manta_state_{gauge}{MODEL})"}
+
+
 LOAD = (
     Panel(
         "Tokens per second",
@@ -126,6 +130,18 @@ CACHE = (
         "short",
         {"{{replica}} {{model_name}}": _sum("ray_vllm_num_preemptions_total", "replica, model_name", MODEL)},
     ),
+    Panel(
+        "Recurrent states in use",
+        "Of models with recurrent layers: share of the slots that running sequences have. The others have snapshots.",
+        "percentunit",
+        _state("usage_perc"),
+    ),
+    Panel(
+        "Snapshots of recurrent states",
+        "A prefix is shared up to its last snapshot: see engine.cache.state_snapshot_interval.",
+        "short",
+        _state("snapshots"),
+    ),
     Panel("Prompt tokens of a request", "", "short", {"mean {{model_name}}": _mean("request_prompt_tokens")}),
     Panel("Generated tokens of an answer", "", "short", {"mean {{model_name}}": _mean("request_generation_tokens")}),
 )
@@ -142,6 +158,13 @@ MIGRATIONS = (
         "short",
         {"{{model_name}}": _sum("ray_manta_mixed_kernel_streams_total", "model_name", MODEL)},
     ),
+)
+RESUMED = Panel(
+    "Streams that clients came back to, per second",
+    "With Last-Event-ID or the same Idempotency-Key. kept: their ingress had the events; generated: it has changed, "
+    "died or let them go, so that the answer was computed again.",
+    "ops",
+    {"{{source}}": _sum("rate(ray_manta_resumed_streams_total[$__rate_interval])", "source")},
 )
 REPLICAS = (
     Panel(
@@ -268,7 +291,7 @@ BOARDS = (
         {
             "Replicas": REPLICAS,
             "Autoscaling": AUTOSCALING,
-            "Migrations": MIGRATIONS,
+            "Migrations": (*MIGRATIONS, RESUMED),
             "Admission": ADMISSION,
             "HTTP": HTTP,
             "Nodes": NODES,

@@ -4,7 +4,8 @@
     answer_record     the observer that adds an answer: tokens, times, and of a traced request every placement
     record_requests   the middleware that begins and ends records
     access_log        an access line per request (api.access_log)
-    usage_ledger      JSON lines per request that asked for an answer, rotated by bytes (api.usage_ledger)
+    usage_ledger      JSON lines per request that asked for an answer (api.usage_ledger)
+    ledger_file       its file: rotated by bytes, and what dead processes have left is removed by the same bounds
     formats           log lines as text or JSON, which no name and no message can forge
 
 Promises: no prompt, no answer and no API key is written; a name is escaped wherever it stands in a line. A resumable

@@ -14,6 +14,7 @@ import msgspec
 
 from configs.load import ConfigError
 from configs.schema import UsageLedgerConfig
+from serve_app.logs.ledger_file import LedgerFile, ledger_name
 from serve_app.logs.request_record import RequestFacts
 
 __all__ = ["LedgerLine", "UsageLedger"]
@@ -67,8 +68,8 @@ class UsageLedger:
         """
         assert config.folder is not None
         node = re.sub(r"[^A-Za-z0-9.-]", "-", platform.node()) or "node"
-        self.path = Path(config.folder) / f"usage-{node}-{os.getpid()}.jsonl"
-        self._file = _LedgerFile(self.path, config)
+        self.path = Path(config.folder) / ledger_name(node, os.getpid())
+        self._file = LedgerFile(self.path, config)
         self._on_lost, self._logged_s = on_lost, -LOG_S
         self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="usage-ledger", daemon=True)
@@ -118,50 +119,3 @@ class UsageLedger:
         if time.monotonic() - self._logged_s >= LOG_S:
             self._logged_s = time.monotonic()
             logger.error("lines of the usage ledger %s are lost: %s", self.path, why)
-
-
-class _LedgerFile:
-    """Whole lines: unlike logging's RotatingFileHandler it takes back what a full disk has cut."""
-
-    def __init__(self, path: Path, config: UsageLedgerConfig) -> None:
-        self._path, self._config = path, config
-        self._fd, self._num_bytes = -1, 0
-
-    def open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._num_bytes = os.fstat(self._fd).st_size
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def write(self, line: bytes) -> None:
-        """Raises OSError, without a part of the line in the file."""
-        if self._num_bytes and self._num_bytes + len(line) > self._config.max_bytes:
-            self._rotate()
-        if self._fd < 0:
-            self.open()
-        written = 0
-        try:
-            while written < len(line):
-                written += os.write(self._fd, line[written:])
-        except OSError:
-            if written:
-                os.ftruncate(self._fd, self._num_bytes)
-            raise
-        self._num_bytes += len(line)
-
-    def sync(self) -> None:
-        if self._config.fsync and self._fd >= 0:
-            os.fsync(self._fd)
-
-    def _rotate(self) -> None:
-        """NAME.jsonl becomes NAME.jsonl.1, that one NAME.jsonl.2, and so on; the oldest is dropped."""
-        self.sync()
-        self.close()
-        older = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._config.num_files + 1)]
-        for source, target in reversed(list(zip([self._path, *older], older, strict=False))):
-            if source.exists():
-                os.replace(source, target)
-        self.open()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.types import EngineStatus
 from serve_app.generation.choice import ChoiceDelta
@@ -42,13 +43,26 @@ class _ModelMetrics:
 
 
 class Metrics:
-    def __init__(self, clock: Callable[[], float] = time.monotonic, key_usage: KeyUsage | None = None) -> None:
-        self._clock, self._key_usage = clock, key_usage
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        key_usage: KeyUsage | None = None,
+        export_resumed: Callable[[Literal["kept", "generated"]], None] | None = None,
+    ) -> None:
+        """`export_resumed` counts resumed streams elsewhere too."""
+        self._clock, self._key_usage, self._export_resumed = clock, key_usage, export_resumed
+        self._resumed: Counter[str] = Counter()  # streams by the source of their events
         self._models: dict[str, _ModelMetrics] = {}
 
     def observer(self, model: str) -> StreamObserver:
         """The observer of one answer of the model."""
         return _MetricsObserver(self._models.setdefault(model, _ModelMetrics()), self._clock)
+
+    def on_resumed(self, source: Literal["kept", "generated"]) -> None:
+        """A client has come back to its stream."""
+        self._resumed[source] += 1
+        if self._export_resumed is not None:
+            self._export_resumed(source)
 
     def text(self, statuses: Iterable[EngineStatus], rejections: Mapping[tuple[str, str], int] | None = None) -> str:
         """Prometheus' text format.
@@ -59,6 +73,8 @@ class Metrics:
         page = Exposition()
         for (key, limit), count in (rejections or {}).items():
             page.add_own("key_rejections", count, key=key, limit=limit)
+        for source, resumed in self._resumed.items():
+            page.add_own("resumed_streams", resumed, source=source)
         for status in statuses:
             page.add("num_requests_running", status.model, status.num_running)
             page.add("num_requests_waiting", status.model, status.num_waiting)

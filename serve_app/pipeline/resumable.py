@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from starlette.responses import Response
@@ -18,7 +19,10 @@ from serve_app.resumption.records import Resumable, StreamRecord, StreamRecords
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.connection import ClientGone, while_connected
 
-__all__ = ["ResumableStreams"]
+__all__ = ["OnResumed", "ResumableStreams", "Source"]
+
+Source = Literal["kept", "generated"]  # of the events of a stream that a client has come back to; generated: again
+OnResumed = Callable[[Source], None]
 
 WATCH_S = 1.0  # between two looks whether a client has gone on at another ingress
 
@@ -26,10 +30,11 @@ WATCH_S = 1.0  # between two looks whether a client has gone on at another ingre
 class ResumableStreams:
     """A RunOwner: knows the streams that run in this ingress, and the ends of those whose clients are gone."""
 
-    def __init__(self, records: StreamRecords) -> None:
+    def __init__(self, records: StreamRecords, on_resumed: OnResumed = lambda source: None) -> None:
         self._records, self._config = records, records.config
         self._runs: dict[tuple[str, str], StreamRun] = {}  # by tenant and stream
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._on_resumed = on_resumed
         self._runner = secrets.token_hex(8)
 
     def lock(self, tenant: Tenant, resumable: Resumable | None) -> AbstractAsyncContextManager[object]:
@@ -50,6 +55,7 @@ class ResumableStreams:
         if run is None:
             return None
         if run.log.after(point.after) is not None:
+            self._on_resumed("kept")
             return _ResumableResponse(run, point.after, limits, {})
         if resumable.record is None:
             raise Unavailable(f"{KEY_HEADER}: its stream has begun; repeat the request", 1.0)
@@ -70,6 +76,8 @@ class ResumableStreams:
     ) -> Response:
         """Runs the stream. The response has the events that the client does not."""
         point, facts = resumable.point, resumable.facts
+        if resumable.record is not None:
+            self._on_resumed("generated")
         facts.runner = self._runner
         # all that is kept fits into the send buffer of a client that comes back, with new events behind it
         log = EventLog(point.stream_id, limits.max_waiting_bytes // 2, skipped=point.after + 1)

@@ -111,13 +111,16 @@ def test_prometheus_finds_vllms_names(echo: None) -> None:
 
 
 # what is there on some clusters alone: with GPUs, KV offload, too few blocks, other kernels, alerts, refused requests,
-# usage by key; scripts/bench/alerts.py has some of it
+# usage by key, streams that are resumed, recurrent states; scripts/bench/alerts.py has some of it
 SOMETIMES = {
     "ALERTS",
     "ray_manta_key_completion_tokens_total",
     "ray_manta_key_prompt_tokens_total",
     "ray_manta_key_rejections_total",
     "ray_manta_mixed_kernel_streams_total",
+    "ray_manta_resumed_streams_total",
+    "ray_manta_state_snapshots",
+    "ray_manta_state_usage_perc",
     "ray_node_gpus_utilization",
     "ray_node_gram_used",
     "ray_vllm_external_prefix_cache_hits_total",

@@ -77,6 +77,16 @@ def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
     assert sum(found["generation_tokens"]) == 5
 
 
+def test_states_and_snapshots_are_told_where_a_model_has_them(told: Any) -> None:
+    found, clock = told
+    metrics = ReplicaMetrics("toy")
+    metrics.heartbeat(IDLE)
+    assert not found["manta_state_usage_perc"] and not found["manta_state_snapshots"]
+    clock.now_s += 1
+    metrics.heartbeat(msgspec.structs.replace(IDLE, num_states=8, num_free_states=6, num_snapshots=5))
+    assert (found["manta_state_usage_perc"], found["manta_state_snapshots"]) == ([0.25], [5])
+
+
 def test_preemptions_are_counted_once(told: Any) -> None:
     found, _ = told
     metrics = ReplicaMetrics("toy")

@@ -1,6 +1,6 @@
-// Markdown to data: blocks, with inline nodes in them. Time is linear in the text: nesting, tables and paragraphs are bounded, and
-// what is beyond a bound stays plain text. A block depends on nothing but its own lines and the two behind it, so that a
-// streamed text need be parsed from its last blocks only.
+// Markdown to data: blocks, with inline nodes in them, or lines (of quotes and lists). Time is linear in the text: what is beyond a
+// bound stays plain. A block depends on nothing but its own lines and the two behind it, so that a streamed text need be parsed from
+// its last blocks only.
 
 const MAX_DEPTH = 12;
 const MAX_INLINE = 20_000; // characters of a paragraph whose inline markup is read
@@ -16,8 +16,6 @@ const MATH = new Map([["$$", "$$"], ["\\[", "\\]"]]);
 
 // A text's lines, without what ends them.
 export const linesOf = (text) => text.split("\n").map((line) => (line.endsWith("\r") ? line.slice(0, -1) : line).replace(/^\t+/, (tabs) => "    ".repeat(tabs.length)));
-
-export const parse = (text) => blocksOf(linesOf(text)).map(({ block }) => block);
 
 // The blocks of some lines, each with the number of the first line behind it.
 export function blocksOf(lines, depth = 0) {
@@ -88,11 +86,11 @@ function mathBlock(lines, at) {
   return [{ type: "math", text: lines.slice(at, end).join("\n") }, end];
 }
 
-function quote(lines, at, depth) {
-  const within = [];
+function quote(all, at, depth) {
+  const lines = [];
   let end = at;
-  for (; end < lines.length && QUOTE.test(lines[end]); end++) within.push(lines[end].replace(QUOTE, ""));
-  return [{ type: "quote", blocks: blocksOf(within, depth + 1).map(({ block }) => block) }, end];
+  for (; end < all.length && QUOTE.test(all[end]); end++) lines.push(all[end].replace(QUOTE, ""));
+  return [{ type: "quote", lines, depth: depth + 1 }, end];
 }
 
 function list(lines, at, depth) {
@@ -132,7 +130,7 @@ function list(lines, at, depth) {
   }
   function made() {
     const start = ordered ? Number.parseInt(first[2], 10) : 1;
-    return { type: "list", ordered, start, sources: items.map((item) => item.join("\n")), items: items.map((item) => blocksOf(item, depth + 1).map(({ block }) => block)) };
+    return { type: "list", ordered, start, depth: depth + 1, items };
   }
 }
 

@@ -31,7 +31,7 @@ export function render(block, old) {
     case "paragraph": return element("p", { dir: "auto" }, ...inlineNodes(block.children));
     case "heading": return element(`h${Math.min(6, block.level + 1)}`, { dir: "auto" }, ...inlineNodes(block.children));
     case "rule": return element("hr");
-    case "quote": return element("blockquote", {}, ...rendered(block.blocks));
+    case "quote": return element("blockquote", {}, ...rendered(block.lines, block.depth));
     case "math": return element("pre", { class: "math" }, visible(block.text));
     case "code": return codeElement(block, old);
     case "list": return listElement(block, old);
@@ -39,35 +39,39 @@ export function render(block, old) {
   }
 }
 
-const rendered = (blocks) => blocks.map((block) => render(block));
+const rendered = (lines, depth) => blocksOf(lines, depth).map(({ block }) => render(block));
 
 // `old` keeps the items whose lines are the same.
-function listElement({ ordered, start, sources, items }, old) {
+function listElement({ ordered, start, items, depth }, old) {
+  const sources = items.map((lines) => lines.join("\n"));
   const isSame = old?.list?.ordered === ordered && old.list.start === start;
   const changed = isSame ? sources.findIndex((source, index) => source !== old.list.sources[index]) : 0;
   const kept = changed < 0 ? sources.length : changed;
   const made = isSame ? old : element(ordered ? "ol" : "ul", { start: ordered && start !== 1 && String(start) });
   while (made.childNodes.length > kept) made.lastChild.remove();
-  made.append(...items.slice(kept).map((item) => element("li", {}, ...rendered(item))));
+  made.append(...items.slice(kept).map((lines) => element("li", {}, ...rendered(lines, depth))));
   return Object.assign(made, { list: { ordered, start, sources } });
 }
 
+// Code is in boxes of some lines. Those that are complete are never looked at, laid out or painted again.
 function codeElement({ language, text }, old) {
-  const pieces = highlight(visible(text), language);
-  if (old?.code && old.language === language) {
-    const same = pieces.findIndex((piece, index) => piece.text !== old.pieces[index]?.text);
-    const kept = same < 0 ? pieces.length : same;
-    while (old.code.childNodes.length > kept) old.code.lastChild.remove();
-    old.code.append(...colored(pieces.slice(kept)));
-    return Object.assign(old, { text, pieces });
+  const made = old?.code && old.language === language ? old : newCode(language);
+  const shown = visible(text);
+  const lastLine = shown.lastIndexOf("\n"); // it may still turn out to be the end of the block
+  while (made.code.childNodes.length > made.count) made.code.lastChild.remove();
+  for (const { pieces, end } of highlight(shown, language, made.end)) {
+    made.code.append(element("span", { class: "lines" }, ...pieces.map(({ kind, text }) => (kind ? element("span", { class: kind }, text) : text))));
+    if (end <= lastLine) Object.assign(made, { end, count: made.code.childNodes.length });
   }
-  const code = element("code", {}, ...colored(pieces));
-  const made = element("div", { class: "code" },
-    element("div", { class: "bar" }, element("span", {}, language), copyButton("Copy", () => made.text)), element("pre", { tabindex: "0" }, code));
-  return Object.assign(made, { code, language, text, pieces });
+  return Object.assign(made, { text });
 }
 
-const colored = (pieces) => pieces.map(({ kind, text }) => (kind ? element("span", { class: kind }, text) : text));
+function newCode(language) {
+  const code = element("code");
+  const made = element("div", { class: "code" },
+    element("div", { class: "bar" }, element("span", {}, language), copyButton("Copy", () => made.text)), element("pre", { tabindex: "0" }, code));
+  return Object.assign(made, { code, language, count: 0, end: 0 }); // complete boxes, and the characters in them
+}
 
 function tableElement({ align, head, rows }) {
   const row = (tag, cells) => element("tr", {}, ...cells.map((cell, column) => element(tag, { class: align[column], dir: "auto" }, ...inlineNodes(cell))));

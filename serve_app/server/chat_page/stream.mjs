@@ -1,5 +1,7 @@
 // The events of a streamed answer. A lost line is taken up again: the Idempotency-Key names the request, Last-Event-ID its last event.
 
+import { newId } from "./store.mjs";
+
 // What the server says is wrong; trying again by itself would not help.
 export class Refused extends Error {}
 
@@ -20,7 +22,7 @@ export async function* answerEvents(asked, signal, { headers, notice }) {
 //   headers()      of every request
 //   notice(text)   what to tell about the line; "" when it is well
 async function* resumed(asked, signal, { headers, notice }) {
-  const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const key = newId();
   let last = "";
   for (let failures = 0; ; failures++) {
     try {

@@ -46,6 +46,16 @@ def test_a_prompt_is_cut_where_snapshots_are_due() -> None:
     assert [one.state_copies for one in steps] == [(), ((0, 1),), ((0, 2),), ()]
 
 
+def test_the_pool_knows_how_many_slots_sequences_and_snapshots_have() -> None:
+    scheduler = make(num_slots=6)
+    scheduler.add(sequence(0, PROMPT))
+    for _ in range(4):
+        step(scheduler)
+    states = scheduler.blocks.states
+    assert states is not None
+    assert (states.pool.num_slots, states.pool.num_free, states.pool.num_snapshots) == (6, 5, 2)
+
+
 def test_an_equal_prompt_goes_on_from_the_last_snapshot() -> None:
     scheduler = make()
     scheduler.add(sequence(0, PROMPT))

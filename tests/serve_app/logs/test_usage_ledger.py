@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from configs.load import ConfigError
 from configs.schema import UsageLedgerConfig
 from serve_app.generation.usage import Usage
+from serve_app.logs.ledger_file import LedgerFile, ledger_name
 from serve_app.logs.request_record import RequestFacts
 from serve_app.logs.usage_ledger import LedgerLine, UsageLedger
 
@@ -117,6 +119,56 @@ def test_processes_of_a_node_do_not_share_a_file(tmp_path: Path) -> None:
     ledger.close()
     assert sorted(line.request_id for path in tmp_path.iterdir() for line in read(path)) == ["ours", "theirs"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def left_by(pid: int, tmp_path: Path, ages: Sequence[int], node: str = "") -> list[Path]:
+    """The files of a ledger of 100 bytes each, last written so many seconds ago."""
+    base = tmp_path / ledger_name(node or ledger_node(tmp_path), pid)
+    files = [base.with_name(f"{base.name}.{number}" if number else base.name) for number in range(len(ages))]
+    for file, age_s in zip(files, ages, strict=True):
+        file.write_bytes(b"x" * 99 + b"\n")
+        os.utime(file, (1e9 - age_s, 1e9 - age_s))
+    return files
+
+
+def ledger_node(folder: Path) -> str:
+    ledger = UsageLedger(UsageLedgerConfig(folder=str(folder / "other")))
+    ledger.close()
+    return ledger.path.name.removeprefix("usage-").removesuffix(f"-{os.getpid()}.jsonl")
+
+
+def test_of_dead_processes_as_many_files_are_kept_as_of_one_the_oldest_go(tmp_path: Path) -> None:
+    one, other = left_by(1_000_001, tmp_path, [0, 20, 40]), left_by(1_000_002, tmp_path, [10, 30])
+    ledger = UsageLedger(UsageLedgerConfig(folder=str(tmp_path), max_bytes=500, num_files=3))
+    assert sorted(tmp_path.glob("*.jsonl*")) == sorted([ledger.path, one[0], other[0], one[1]])
+    more = left_by(1_000_003, tmp_path, [5])
+    for number in range(4):  # which rotates
+        ledger.on_request(facts(f"r{number}"))
+    ledger.close()
+    assert {file for file in (*one, *other, *more) if file.exists()} == {one[0], more[0], other[0]}
+
+
+def test_dead_processes_have_no_more_bytes_than_one_may_have(tmp_path: Path) -> None:
+    one = left_by(1_000_001, tmp_path, [0, 10, 20, 30])
+    UsageLedger(UsageLedgerConfig(folder=str(tmp_path), max_bytes=50, num_files=5)).close()
+    assert [file.exists() for file in one] == [True, True, False, False]
+
+
+def test_files_of_live_processes_and_of_other_nodes_are_not_removed(tmp_path: Path) -> None:
+    config = UsageLedgerConfig(folder=str(tmp_path), num_files=1)
+    live, elsewhere = (
+        left_by(1_000_001, tmp_path, [0, 10, 20]),
+        left_by(1, tmp_path, [0, 10], node=f"{ledger_node(tmp_path)}-7"),
+    )
+    strange = tmp_path / f"{live[0].stem}-notes.jsonl"
+    strange.write_text("an operator's own")
+    file = LedgerFile(live[0], config)
+    file.open()
+    UsageLedger(config).close()
+    assert all(path.exists() for path in (*live, *elsewhere, strange))
+    file.close()
+    UsageLedger(config).close()
+    assert [path.exists() for path in (*live, *elsewhere, strange)] == [True, False, False, True, True, True]
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault_of_the_config(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 import time
 
 import pytest
@@ -82,6 +83,21 @@ async def test_a_client_that_comes_back_keeps_it_going():
     rest = await ask(ingress, URL, BODY, {"Last-Event-ID": begun.last_id})
     assert len(client.requests) == 1 and rest.body.endswith(b"data: [DONE]\n\n")
     assert begun.num_events + rest.num_events == 1 + len(TEXT) + 2  # the role, the stop token's, [DONE]
+
+
+async def test_streams_that_clients_come_back_to_are_counted_by_where_their_events_come_from():
+    cluster = Cluster(toy_model())
+    first, second = (cluster.ingress(ScriptedClient(says(TEXT))) for _ in range(2))
+    begun = await ask(first, URL, BODY, KEY, cut=400)
+    assert await resumed(first) == {}
+    await ask(first, URL, None, {"Last-Event-ID": begun.last_id})
+    await ask(second, URL, BODY, KEY)
+    assert (await resumed(first), await resumed(second)) == ({"kept": "1"}, {"generated": "1"})
+
+
+async def resumed(ingress):
+    page = await ask(ingress, "/metrics", None, method="GET")
+    return dict(re.findall(r'^manta_resumed_streams_total\{source="(\w+)"\} (\d+)$', page.body.decode(), re.MULTILINE))
 
 
 async def test_the_end_of_a_stream_waits_for_its_client():

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from cluster.server import WireServer
 from configs.schema import ApiConfig, Config
 from engine.errors import EngineFailed, Overloaded
 from engine.types import EngineClient
@@ -136,13 +137,7 @@ async def deployed(num_replicas: int, ratio: float = 1.0) -> AsyncIterator[tuple
 
 async def test_the_spans_of_both_replicas_of_a_migrated_stream_hang_in_one_tree() -> None:
     async with deployed(2) as (traced, cluster):
-        asked = asyncio.create_task(_ask_once(traced))
-        async with asyncio.timeout(10):
-            while not (busy := [at for at, server in cluster.servers.items() if server.num_open]):
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.1)  # in its middle: 200 steps take 0.6 s
-        await cluster.kill(busy[0])
-        assert await asked == 200
+        await _ask_and_kill(traced, cluster)
     queues, prefills, decodes = map(traced.named, ("queue", "prefill", "decode"))
     (migrate,) = traced.named("migrate")
     assert len(queues) == len(prefills) == len(decodes) == len(traced.named("route")) == 2
@@ -165,9 +160,45 @@ async def test_the_spans_of_both_replicas_of_a_migrated_stream_hang_in_one_tree(
     assert {span.context.trace_id for span in traced.spans} == {traced.root.context.trace_id}
 
 
-async def _ask_once(traced: Traced) -> int:
+async def _ask_and_kill(traced: Traced, cluster: LocalCluster, **options: object) -> None:
+    """Asks for an answer, and kills the replica that has it in its middle: 200 steps take 0.6 s."""
+    asked = asyncio.create_task(_ask_once(traced, options))
+    async with asyncio.timeout(10):
+        while not (busy := [at for at, server in cluster.servers.items() if _num_generated(server) >= 30]):
+            await asyncio.sleep(0.005)
+    await cluster.kill(busy[0])
+    assert await asked == 200
+
+
+def _num_generated(server: WireServer) -> int:
+    return server.engine_thread.status.num_generated_tokens
+
+
+async def _ask_once(traced: Traced, options: dict[str, object]) -> int:
     async with talking_to(traced.asgi) as http:
-        return (await http.post("/v1/completions", json={**STREAM, "stream": False})).status_code
+        return (await http.post("/v1/completions", json={**STREAM, "stream": False, **options})).status_code
+
+
+async def test_each_choice_of_a_migrated_request_has_spans_on_each_replica() -> None:
+    async with deployed(2) as (traced, cluster):
+        await _ask_and_kill(traced, cluster, n=3, temperature=1, seed=1)
+    (migrate,) = traced.named("migrate")
+    both = [(replica, choice) for replica in ("replica-0", "replica-1") for choice in range(3)]
+    for name in ("queue", "prefill", "decode"):
+        spans = traced.named(name)
+        assert sorted((span.attributes["manta.replica"], span.attributes["manta.choice"]) for span in spans) == both
+    before, after = (
+        [span for span in traced.named("decode") if span.attributes["manta.replica"] == migrate.attributes[end]]
+        for end in ("manta.from_replica", "manta.to_replica")
+    )
+    # nobody's first replica has the silence, nor the tokens of the second one
+    assert max(span.end_time for span in before) == pytest.approx(migrate.start_time, abs=1e5)
+    assert min(span.start_time for span in after) == pytest.approx(migrate.end_time, abs=1e5)
+    tokens = {choice: 0 for choice in range(3)}
+    for span in before + after:
+        assert span.attributes["gen_ai.usage.output_tokens"] > 0
+        tokens[span.attributes["manta.choice"]] += span.attributes["gen_ai.usage.output_tokens"]
+    assert tokens == {0: 200, 1: 200, 2: 200}
 
 
 async def test_a_client_that_leaves_ends_its_trace() -> None:

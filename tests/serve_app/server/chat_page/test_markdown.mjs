@@ -25,11 +25,11 @@ for (const [name, text, wanted] of [
   ["emphasis that overlaps", "*a **b* c**", "<p><em>a **b</em> c**</p>"],
   ["escapes", "\\*a\\* \\d", "<p>*a* \\d</p>"],
   ["inline code", "`a*b*` ``c`d``", "<p><code>a*b*</code> <code>c`d</code></p>"],
-  ["fenced code", "```\n<b>\n# x\n```\nafter", "<div><pre><code>&lt;b&gt;\n# x</code></pre></div><p>after</p>"],
-  ["code that is not closed", "~~~py\nx", "<div><pre><code>x</code></pre></div>"],
+  ["fenced code", "```\n<b>\n# x\n```\nafter", "<div><pre><code><span>&lt;b&gt;\n# x</span></code></pre></div><p>after</p>"],
+  ["code that is not closed", "~~~py\nx", "<div><pre><code><span>x</span></code></pre></div>"],
   ["quotes", "> a\n> > b\n\nc", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>"],
   ["lists", "- a\n- b\n  - c\n\n1. d\n2. e", "<ul><li><p>a</p></li><li><p>b</p><ul><li><p>c</p></li></ul></li></ul><ol><li><p>d</p></li><li><p>e</p></li></ol>"],
-  ["a list with code", "1. a\n\n   ```\n   x\n   ```\n2. b", "<ol><li><p>a</p><div><pre><code>x</code></pre></div></li><li><p>b</p></li></ol>"],
+  ["a list with code", "1. a\n\n   ```\n   x\n   ```\n2. b", "<ol><li><p>a</p><div><pre><code><span>x</span></code></pre></div></li><li><p>b</p></li></ol>"],
   ["a rule", "a\n\n---\n* * *", "<p>a</p><hr></hr><hr></hr>"],
   ["tables", "| a | b |\n|---|:-:|\n| `x\\|y` | 2 |\n| 3 |\nafter",
     "<div><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td><code>x|y</code></td><td>2</td></tr><tr><td>3</td><td></td></tr></tbody></table></div><p>after</p>"],
@@ -151,6 +151,44 @@ test("items of a list that is being written stay the elements that they are", ()
   assert.deepEqual(container.children[0].children.map((item) => items.indexOf(item)), [0, 1, -1, -1]);
   view.append("\n\n");
   assert.equal(container.textContent, "abc mored");
+});
+
+const CODE = ["def f(x):  # a note", "    return 'a', 12", '"""text', 'of two lines"""', "", "`a", "\u202e/* b", "*/ // c", "-- d", "select 1"];
+
+function* pieceByPiece(seed, numLines) {
+  const next = random(seed);
+  for (let line = 0; line < numLines; line++) {
+    const text = `${CODE[Math.floor(next() * CODE.length)]}\n`;
+    const cut = Math.floor(next() * text.length);
+    yield text.slice(0, cut);
+    yield text.slice(cut);
+  }
+}
+
+for (const language of ["python", "js", "sql", ""]) {
+  test(`long code ${language && `in ${language} `}is drawn piece by piece as at once, and ends where its fence does`, () => {
+    for (let seed = 1; seed <= 10; seed++) {
+      const container = newElement();
+      const view = markdownView(container);
+      let whole = "";
+      for (const piece of [`\`\`\`${language}\n`, ...pieceByPiece(seed, 80), "``", "`\n", "\nbehind\n\n"]) {
+        whole += piece;
+        view.append(piece);
+        assert.equal(container.html, drawn(whole).html, JSON.stringify(whole));
+      }
+      assert.equal(container.children[0].childNodes[1].textContent, whole.replaceAll("\u202e", "[U+202E]").slice(4 + language.length, -"\n```\n\nbehind\n\n".length));
+    }
+  });
+}
+
+test("complete lines of code that is being written stay the elements that they are", () => {
+  const container = newElement();
+  const view = markdownView(container);
+  view.append(`\`\`\`js\n${"let a = 1;\n".repeat(40)}`);
+  const code = [...all(container)].find(({ tag }) => tag === "code");
+  const before = [...code.children];
+  view.append("let b");
+  assert.ok(before.length >= 5 && before.slice(0, -1).every((box, index) => box === code.children[index]));
 });
 
 test("code that is being written keeps its element and its button", () => {
