@@ -79,7 +79,7 @@ class BatchOutput:
         try:
             turn = list(enumerate(await asyncio.gather(*firsts)))
             while turn:
-                following = []
+                following: list[tuple[int, ChoiceDelta | None]] = []
                 for position, first in turn:
                     delta = first if first is not None else await anext(streams[position], None)
                     if delta is not None:
