@@ -130,7 +130,7 @@ def build_app(
     pipeline = AnswerPipeline(client, config, validator, results, metrics, streams)
     for router in (chat_router, completion_router, messages_router):
         app.include_router(router(parser, pipeline), prefix="/v1", dependencies=with_key)
-    app.include_router(responses_router(parser, pipeline, kept, auth), prefix="/v1", dependencies=with_key)
+    app.include_router(responses_router(parser, pipeline, kept, auth, records), prefix="/v1", dependencies=with_key)
     app.include_router(conversation_router(kept, auth, config.api), prefix="/v1", dependencies=with_key)
     app.include_router(stream_router(streams, auth), prefix="/v1", dependencies=with_key)
     app.include_router(model_router(registry), prefix="/v1", dependencies=with_key)

@@ -1,8 +1,9 @@
-"""Kill matrix of resumable streams: python -m scripts.bench.resume [--streams 40] [--faults ...].
+"""Kill matrix of resumable streams: python -m scripts.bench.resume [--streams 40] [--front haproxy] [--faults ...].
 
-Starts a small Ray cluster of its own with two ingresses and two replicas of SmolLM2. Under each fault, clients of all
-APIs and kinds stream, lose their lines, come back with the last event's id, and go on until they have the end. What a
-client has must be, byte for byte, what the same key gives afterwards in one undisturbed piece.
+Starts a small Ray cluster of its own with two ingresses and two replicas of SmolLM2, behind Serve's proxy or HAProxy.
+Under each fault, clients of all APIs and kinds stream, lose their lines, come back with the last event's id, and go on
+until they have the end. What a client has must be, byte for byte, what the same key gives afterwards in one undisturbed
+piece.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +29,30 @@ import yaml
 from scripts.bench.record import print_json
 from scripts.bench.resuming_client import REQUESTS, Resumed, resumed
 from scripts.environment import ROOT
+from scripts.manta.ray_environment import Front, machine_variables, values_of
 
 __all__ = ["FAULTS", "main"]
 
 PORT, DASHBOARD_PORT = 18010, 18275
 URL = f"http://127.0.0.1:{PORT}/v1"
-STRIKE_S = (0.5, 4.0)  # from a round's first request to its fault
+PROXY_KILLED, HAPROXY_KILLED = "Serve's proxy killed", "HAProxy killed"
+STRIKE_S = (0.5, 4.0)  # from the time when a quarter of a round's streams have events to its fault
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
+def cluster(front: Front) -> Iterator[None]:
     """Ends with the context."""
+    folder = Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp"))
+    if front == "haproxy":
+        os.environ |= values_of(machine_variables(front, folder))
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # these read the environment
     import ray
     from ray import serve
 
     from serve_app.main import build
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    folder = Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp"))
     ray.init(
         address="local",
         num_cpus=8,
@@ -83,6 +90,20 @@ def _killing(name: str) -> Callable[[], None]:
     return kill
 
 
+def _kill_haproxy() -> None:
+    """Of this cluster: those whose file lies in its folder, a draining one too."""
+    files = os.path.dirname(os.environ["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).encode()
+    num_killed = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            program, *arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            if program.endswith(b"haproxy") and any(argument.startswith(files + b"/") for argument in arguments):
+                os.kill(int(folder.name), signal.SIGKILL)
+                num_killed += 1
+    if not num_killed:
+        raise SystemExit("no HAProxy of this cluster runs")
+
+
 def _nothing() -> None: ...
 
 
@@ -92,7 +113,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "line cut": _nothing,
     "ingress killed": _killing("Ingress"),
     "replica killed": _killing("Replica-"),
-    "Serve's proxy killed": _killing("PROXY"),
+    PROXY_KILLED: _killing("PROXY"),
+    HAPROXY_KILLED: _kill_haproxy,
 }
 
 
@@ -100,10 +122,23 @@ async def struck(fault: str, num_streams: int) -> dict[str, Any]:
     """One row: all streams of a round, and the fault in its middle."""
     keys = [(kind, secrets.token_hex(16)) for _, kind in zip(range(num_streams), _endless(), strict=False)]
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    begun, quarter = set[str](), asyncio.Event()
+
+    def is_cut(key: str, cutting: Callable[[int], bool], num_bytes: int) -> bool:
+        if num_bytes:
+            begun.add(key)
+        if len(begun) * 4 >= num_streams:
+            quarter.set()
+        return cutting(num_bytes)
+
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
         running = asyncio.gather(
-            *(resumed(session, URL, kind, key, is_cut=_cutting(fault == "line cut")) for kind, key in keys)
+            *(
+                resumed(session, URL, kind, key, is_cut=partial(is_cut, key, _cutting(fault == "line cut")))
+                for kind, key in keys
+            )
         )
+        await quarter.wait()
         await asyncio.sleep(random.uniform(*STRIKE_S))
         await asyncio.to_thread(FAULTS[fault])
         streams: list[Resumed] = await running
@@ -178,12 +213,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.resume", description=__doc__.split("\n")[0])
     parser.add_argument("--streams", type=int, default=40, help="at once, in each round")
     parser.add_argument("--rounds", type=int, default=1, help="of each fault")
-    parser.add_argument("--faults", nargs="*", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--front", choices=["proxy", "haproxy"], default="proxy", help="Serve's own proxy, or HAProxy")
+    parser.add_argument("--faults", nargs="*", choices=list(FAULTS), help="all that there are of this front")
     arguments = parser.parse_args()
-    with cluster():
+    others = PROXY_KILLED if arguments.front == "haproxy" else HAPROXY_KILLED
+    faults = [fault for fault in arguments.faults or FAULTS if fault != others]
+    with cluster(arguments.front):
         asyncio.run(_until_all_are_up())
-        rows = asyncio.run(measure(arguments.faults, arguments.streams, arguments.rounds))
-    print_json({"benchmark": "resume", "rows": rows})
+        rows = asyncio.run(measure(faults, arguments.streams, arguments.rounds))
+    print_json({"benchmark": "resume", "front": arguments.front, "rows": rows})
     sys.exit(any(row["exact"] < row["streams"] for row in rows))
 
 

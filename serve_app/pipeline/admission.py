@@ -12,14 +12,15 @@ __all__ = ["Admission"]
 class Admission:
     """A StreamObserver: counts the answer among the tenant's requests in flight, and charges its tokens."""
 
-    def __init__(self, tenant: Tenant) -> None:
-        self._tenant = tenant
+    def __init__(self, tenant: Tenant, num_requests: int = 1) -> None:
+        """`num_requests`: as many as the answer has prompts."""
+        self._tenant, self._num_requests = tenant, num_requests
         self._place = ExitStack()
         self._is_prompt_charged = False
 
     def on_start(self, output: UsageSource) -> None:
         """Raises Overloaded if the tenant has too many requests in flight."""
-        self._place.enter_context(self._tenant.request_in_flight())
+        self._place.enter_context(self._tenant.request_in_flight(self._num_requests))
         self._output = output
 
     def on_delta(self, delta: ChoiceDelta) -> None:

@@ -91,21 +91,26 @@ class AnswerPipeline:
         """
         prepared, tenant = parsed.prepared, parsed.tenant
         tenant.check_priority(prepared.parts[0].request.priority)
+        if len(prepared.parts) > 1:
+            tenant.add_requests(len(prepared.parts) - 1)
         is_constrained = any(part.rules.constraint is not None for part in prepared.parts)
         with step(parsed.record if is_constrained else None, "compile_grammar"):
             parts = [await self._validator.check(part) for part in prepared.parts]
         vocabulary = _vocabulary(parsed.model, parts)
-        output = _output(_traced(parts, parsed), prepared.num_choices, vocabulary)
-        created, fingerprint, completed = int(time.time()), self._results.fingerprint, CompletionTime()
         resumable = parsed.resumable if prepared.is_resumable else None
+        output = _output(_traced(parts, parsed), prepared.num_choices, vocabulary, takes_turns=resumable is not None)
+        created, fingerprint, completed = int(time.time()), self._results.fingerprint, CompletionTime()
         if resumable is None:
             cached = self._results.lookup(parts, self._client, has_seed=prepared.has_seed)
         else:
             record = resumable.record or await self._remembered(parsed, resumable, created)
             created, fingerprint = record.created, record.fingerprint
             completed = CompletionTime(resumable.facts.completed)
-            cached = CacheLookup(SteadyOutputs(self._client, resumable.facts.cached_tokens))
-        observers: tuple[StreamObserver, ...] = (Admission(tenant), self._metrics.observer(parsed.model.name))
+            cached = CacheLookup(SteadyOutputs(self._client, resumable.facts.cached))
+        observers: tuple[StreamObserver, ...] = (
+            Admission(tenant, len(parts)),
+            self._metrics.observer(parsed.model.name),
+        )
         if parsed.record is not None:
             observers += (parsed.record.begin_answer(is_batch=len(parts) > 1),)
         id_, model = f"{id_prefix}{parsed.request_id}", parsed.model.name
@@ -166,9 +171,11 @@ def _traced(parts: Sequence[PreparedRequest], parsed: ParsedRequest[P]) -> Seque
     return traced
 
 
-def _output(parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Vocabulary) -> OutputStream:
+def _output(
+    parts: Sequence[PreparedRequest], num_choices: int, vocabulary: Vocabulary, *, takes_turns: bool
+) -> OutputStream:
     outputs = [RequestStream(part.request, part.rules, vocabulary, scores_only=part.scores_only) for part in parts]
-    return outputs[0] if len(outputs) == 1 else BatchOutput(outputs, num_choices)
+    return outputs[0] if len(outputs) == 1 else BatchOutput(outputs, num_choices, takes_turns=takes_turns)
 
 
 def _vocabulary(model: TextModel, parts: Sequence[PreparedRequest]) -> Vocabulary:

@@ -1,7 +1,7 @@
 """Request parser: the first half of every POST, from the socket to a prepared request and its model."""
 
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from fastapi import Request
@@ -15,7 +15,7 @@ from serve_app.model.text_model import TextModel
 from serve_app.pipeline.auth import Authenticator
 from serve_app.pipeline.preparation import Preparation, Prepare, prepare_inline
 from serve_app.preparation.generate_request import Earlier, RequestContext, new_context
-from serve_app.resumption.event_ids import ResumePoint, new_stream_id, resume_point
+from serve_app.resumption.event_ids import LAST_HEADER, ResumePoint, new_stream_id, resume_point
 from serve_app.resumption.records import Resumable, StreamRecord, StreamRecords
 from serve_app.tenants.tenant import Tenant
 from serve_app.transport.body import SMALL_BYTES, parse_object, read_body
@@ -103,6 +103,12 @@ class RequestParser:
             with step(record, "prepare", in_worker=True):
                 prepared = await self._preparation.prepared(data, kind, prepare, model, context)
         return ParsedRequest(prepared, model, request_id, tenant, context.earlier, record, resumable)
+
+    async def remembered(self, tenant: Tenant, stream_id: str, path: str) -> ParsedRequest[Any]:
+        """A request that an ingress has begun. Raises NotFound if it is no longer kept."""
+        resumable = await self._records.find(tenant, ResumePoint(stream_id, header=LAST_HEADER), path, b"")
+        assert resumable.record is not None, "else it is not found"
+        return self._resumed(resumable, resumable.record, tenant, None)
 
     async def _resumable(self, http: Request, tenant: Tenant, body: bytes) -> Resumable | None:
         path, streams = http.url.path, self._records.config.streams

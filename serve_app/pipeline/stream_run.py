@@ -130,8 +130,6 @@ class StreamRun:
         output, renderer = source.output, source.renderer
         async with aclosing(source.deltas) as deltas:
             delta = await anext(deltas)
-            if facts.cached_tokens is None:
-                facts.cached_tokens = output.usage().cached_tokens
             await self._owner.note(self)  # before the first byte: a second run is to say the same
             self._begun.set_result(None)
             self._send(log.add(renderer.opening(output.usage())))

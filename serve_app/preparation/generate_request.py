@@ -66,8 +66,8 @@ class PreparedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_resumable(self) -> bool:
-        """Whether the answer is a stream whose events are a function of the request: several prompts' would mix."""
-        return self.delivery.stream and len(self.parts) == 1
+        """Whether the answer is a stream that can be one whose events are a function of the request."""
+        return self.delivery.stream
 
 
 def new_context(

@@ -44,8 +44,8 @@ class PreparedResponse(PreparedAnswer, frozen=True, kw_only=True):
 
     @property
     def is_resumable(self) -> bool:
-        """A background response has its own way (background.py)."""
-        return not self.is_background and super().is_resumable
+        """A background response is, for the ingress that takes it over (background.py)."""
+        return self.is_background or super().is_resumable
 
 
 def prepare_response(

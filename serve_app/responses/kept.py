@@ -37,6 +37,7 @@ class KeptResponse(msgspec.Struct, kw_only=True):
     context: bytes = EMPTY  # all items with which a next response begins, as a JSON array
     events: bytes = b""  # of a background stream
     is_background: bool = False
+    stream_id: str = ""  # under which a background response's request is remembered
 
     @property
     def response(self) -> dict[str, Any]:
@@ -151,6 +152,25 @@ class KeptResponses:
         """When it was marked, in unix seconds."""
         found = await self._store.get(tenant.name, f"{kind}:{id_}")
         return float(found) if found is not None else None
+
+    async def renew(self, tenant: Tenant, id_: str, runner: str) -> bool:
+        """Renews the lease of a background response, unless another runner has taken it."""
+        key, now = f"alive:{id_}", f"{time.time()} {runner}".encode()
+        before = await self._store.get(tenant.name, key)
+        if before is None:
+            await self._store.put(tenant.name, key, now)
+            return True
+        return before.endswith(runner.encode()) and await self._store.replace(tenant.name, key, before, now)
+
+    async def take_over(self, tenant: Tenant, id_: str, runner: str, dead_s: float) -> bool:
+        """Takes the lease of a background response if nobody has renewed it for so long; one of many gets it."""
+        key, now_s = f"alive:{id_}", time.time()
+        before = await self._store.get(tenant.name, key)
+        if before is None:
+            return await self.renew(tenant, id_, runner)
+        if now_s - float(before.split()[0]) < dead_s:
+            return False
+        return await self._store.replace(tenant.name, key, before, f"{now_s} {runner}".encode())
 
     async def close(self) -> None:
         await self._store.close()

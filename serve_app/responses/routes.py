@@ -22,13 +22,16 @@ from serve_app.responses.pages import LIST_PARAMETERS, page_of, query_int
 from serve_app.responses.renderer import ResponsesRenderer
 from serve_app.responses.requests import InputTokensRequest, ResponsesRequest
 from serve_app.responses.shapes import DeletedBody, InputTokensBody, ItemListBody, ResponseBody
-from serve_app.resumption.event_ids import STREAM_HEADERS
+from serve_app.resumption.event_ids import STREAM_HEADERS, ResumePoint, new_stream_id
+from serve_app.resumption.records import Resumable, StreamRecords
+from serve_app.tenants.tenant import Tenant
 from serve_app.transport.errors import NotFound
 
 __all__ = ["responses_router"]
 
 logger = logging.getLogger(__name__)
 
+IN_BACKGROUND = "background"  # in place of a route: no request of a client resumes it
 MAX_EVENTS = 10**9
 RETRIEVE_PARAMETERS: dict[str, Any] = {
     "parameters": [
@@ -39,10 +42,17 @@ RETRIEVE_PARAMETERS: dict[str, Any] = {
 
 
 def responses_router(
-    parser: RequestParser, pipeline: AnswerPipeline, kept: KeptResponses, auth: Authenticator
+    parser: RequestParser, pipeline: AnswerPipeline, kept: KeptResponses, auth: Authenticator, records: StreamRecords
 ) -> APIRouter:
+    """`records`: of streams, for background responses that another ingress has begun."""
     router = APIRouter(tags=["responses"])
-    background = BackgroundResponses(kept)
+
+    async def begin_again(tenant: Tenant, stream_id: str) -> Started:
+        parsed = await parser.remembered(tenant, stream_id, IN_BACKGROUND)
+        renderer = ResponsesRenderer()
+        return _started(parsed, await pipeline.begin(parsed, renderer.id_prefix), renderer)
+
+    background = BackgroundResponses(kept, records, begin_again)
     creator = _Creator(pipeline, kept, background)
 
     @router.post(
@@ -137,6 +147,8 @@ class _Creator:
 
     async def _begin(self, parsed: ParsedRequest[PreparedResponse], renderer: ResponsesRenderer) -> Response:
         prepared = parsed.prepared
+        if prepared.is_background:
+            parsed.resumable = Resumable(ResumePoint(new_stream_id()), IN_BACKGROUND, b"")
         generation = await self._pipeline.begin(parsed, renderer.id_prefix)
         if prepared.is_background:
             return await self._in_background(parsed, generation, renderer)
@@ -149,10 +161,7 @@ class _Creator:
         self, parsed: ParsedRequest[PreparedResponse], generation: Generation, renderer: ResponsesRenderer
     ) -> Response:
         prepared = parsed.prepared
-        stream = renderer.stream(prepared, generation.metadata, generation.vocabulary)
-        body = await self._background.start(
-            Started(parsed.tenant, prepared, generation, stream, parsed.earlier.items, parsed.record)
-        )
+        body = await self._background.start(_started(parsed, generation, renderer))
         if not prepared.delivery.stream:
             return _json(body)
         return EventResponse(self._background.events(parsed.tenant, body["id"], -1), self._pipeline.stream_limits)
@@ -185,6 +194,11 @@ class _Creator:
                 context=context_of(parsed.earlier.items, prepared.input_items, body),
             )
             await self._kept.put_response(tenant, body["id"], response)
+
+
+def _started(parsed: ParsedRequest[PreparedResponse], generation: Generation, renderer: ResponsesRenderer) -> Started:
+    stream = renderer.stream(parsed.prepared, generation.metadata, generation.vocabulary)
+    return Started(parsed.tenant, parsed.prepared, generation, stream, parsed.earlier.items, parsed.record)
 
 
 async def _found(kept: KeptResponses, http: Request, id_: str, auth: Authenticator) -> KeptResponse:

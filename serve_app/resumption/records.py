@@ -53,7 +53,7 @@ class StreamFacts(msgspec.Struct):
     """What a run found, and what later ones are to say too."""
 
     runner: str = ""  # the ingress that has begun the last run
-    cached_tokens: int | None = None
+    cached: dict[str, int] = {}  # tokens, by the engine's request: several prompts have one each
     completed: int | None = None  # unix seconds
     num_events: int | None = None  # None: no run has come to the end
 

@@ -19,76 +19,76 @@ UNORDERED = ("error", "grammar")  # these end the answer at once
 
 
 class SteadyOutputs:
-    """An EngineClient for one request.
+    """An EngineClient for the requests of one answer.
 
-    cached_tokens   as reported in an earlier run; None: in the first one, which sets it
+    cached   tokens of each request, as reported in an earlier run; the first one sets them
     """
 
-    def __init__(self, client: EngineClient, cached_tokens: int | None = None) -> None:
-        self._client = client
-        self._turns = _Turns(1)
+    def __init__(self, client: EngineClient, cached: dict[str, int]) -> None:
+        self._client, self._cached = client, cached
+        self._turns: dict[str, _Turns] = {}  # by request
         self._run = f"/{secrets.token_hex(4)}"  # no two runs of a stream are one request to the engine
-        self.cached_tokens = cached_tokens
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput]:
-        turns = self._turns = _Turns(request.n)
-        asked = msgspec.structs.replace(request, request_id=request.request_id + self._run)
+        id_ = request.request_id
+        turns = self._turns[id_] = _Turns(request.n)
+        asked = msgspec.structs.replace(request, request_id=id_ + self._run)
         async with aclosing(self._client.generate(asked)) as outputs:
             async for output in outputs:
-                if self.cached_tokens is None:
-                    self.cached_tokens = output.cached_tokens
+                cached = self._cached.setdefault(id_, output.cached_tokens)
                 if output.finish_reason in UNORDERED:
                     yield output
                     return
                 if request.n == 1:
-                    if len(output.tokens) == 1 and self._is_steady(output):  # as nearly all are
+                    if len(output.tokens) == 1 and _is_steady(output, cached):  # as nearly all are
                         yield output
                         continue
-                    for piece in self._pieces(output, request.request_id):
+                    for piece in _pieces(output, id_, cached):
                         yield piece
                     continue
-                pieces = self._pieces(output, request.request_id)
-                for piece in pieces:
+                for piece in _pieces(output, id_, cached):
                     turns.add(piece)
                 while (ready := turns.next()) is not None:  # the consumer may stop a choice in between
                     yield ready
 
     def stop_choice(self, request_id: str, index: int) -> None:
-        self._turns.close(index)
+        self._turns[request_id].close(index)
         self._client.stop_choice(request_id + self._run, index)
 
     async def status(self, model: str) -> EngineStatus:
         return await self._client.status(model)
 
-    def _is_steady(self, output: RequestOutput) -> bool:
-        """Whether nothing that is told of it differs from run to run; its request id is not."""
-        return output.cached_tokens == self.cached_tokens and not (output.num_migrations or output.mixed_kernels)
 
-    def _pieces(self, output: RequestOutput, request_id: str) -> list[RequestOutput]:
-        """Of one token each, without what differs from run to run: migrations, kernels, what was cached."""
-        tokens, logprobs, last = output.tokens, output.logprobs, len(output.tokens) - 1
-        if last < 0 and not output.finish_reason and not output.prompt_logprobs:
-            return []
-        return [
-            # positional, as `replace` takes four times as long
-            RequestOutput(
-                request_id,
-                output.index,
-                output.start + place,
-                tokens[place : place + 1],
-                output.finish_reason if place >= last else None,
-                logprobs[place : place + 1] if logprobs is not None else None,
-                self.cached_tokens or 0,
-                output.prompt_logprobs if not place else None,
-                None,
-                0,
-                0,
-                output.queued_s,
-                False,
-                output.trace if not place else None,
-            )
-            for place in range(last + 1 or 1)
-        ]
+def _is_steady(output: RequestOutput, cached: int) -> bool:
+    """Whether nothing that is told of it differs from run to run; its request id is not."""
+    return output.cached_tokens == cached and not (output.num_migrations or output.mixed_kernels)
+
+
+def _pieces(output: RequestOutput, request_id: str, cached: int) -> list[RequestOutput]:
+    """Of one token each, without what differs from run to run: migrations, kernels, what was cached."""
+    tokens, logprobs, last = output.tokens, output.logprobs, len(output.tokens) - 1
+    if last < 0 and not output.finish_reason and not output.prompt_logprobs:
+        return []
+    return [
+        # positional, as `replace` takes four times as long
+        RequestOutput(
+            request_id,
+            output.index,
+            output.start + place,
+            tokens[place : place + 1],
+            output.finish_reason if place >= last else None,
+            logprobs[place : place + 1] if logprobs is not None else None,
+            cached,
+            output.prompt_logprobs if not place else None,
+            None,
+            0,
+            0,
+            output.queued_s,
+            False,
+            output.trace if not place else None,
+        )
+        for place in range(last + 1 or 1)
+    ]
 
 
 class _Turns:

@@ -69,27 +69,41 @@ class Tenant:
         if self._requests is not None:
             self._requests.take(1)
 
+    def add_requests(self, count: int) -> None:
+        """Counts more requests: a request with several prompts is that many. Raises RequestError for more than a limit
+        ever allows.
+        """
+        for limit, unit in (
+            (self.limits.requests_per_minute, "requests per minute"),
+            (self.limits.max_concurrent_requests, "concurrent requests"),
+        ):
+            if limit is not None and count + 1 > self._part_of(limit):
+                raise RequestError(f"{count + 1} prompts are as many requests; limit of {self._shown}: {limit} {unit}")
+        if self._requests is not None:
+            self._requests.take(count)
+
     @contextmanager
-    def request_in_flight(self) -> Iterator[None]:
-        """Counts a request in flight. Raises Overloaded that names the limit."""
+    def request_in_flight(self, count: int = 1) -> Iterator[None]:
+        """Counts a request in flight, or those of several prompts. Raises Overloaded that names the limit."""
         limit = self.limits.max_concurrent_requests
-        if limit is not None and self._num_own >= self._part_of(limit):
+        if limit is not None and self._num_own + count > self._part_of(limit):
             self._on_rejection(self.name, "max_concurrent_requests")
             raise Overloaded(f"limit of {self._shown}: {limit} concurrent requests", RETRY_S)
-        if self.name and not may_join(self._num_own, self._all.count, self._all.limit):
+        more = count - 1
+        if self.name and not may_join(self._num_own + more, self._all.count + more, self._all.limit):
             self._on_rejection(self.name, "fair_share")
             raise Overloaded(
                 f"{self._all.count} requests are open, {self._all.limit} may be, and {self._shown} has "
                 f"{self._num_own} of them",
                 RETRY_S,
             )
-        self._num_own += 1
-        self._all.count += 1
+        self._num_own += count
+        self._all.count += count
         try:
             yield
         finally:
-            self._num_own -= 1
-            self._all.count -= 1
+            self._num_own -= count
+            self._all.count -= count
 
     def charge(self, num_tokens: int) -> None:
         """Charges prompt and answer tokens."""

@@ -126,6 +126,9 @@ async def test_echo_comes_first_in_a_stream():
         ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x" * 600}, "prompt"),
         ({"prompt": ["x"] * 100, "n": 2}, "prompt"),
+        ({"prompt": ["x", "y" * 600]}, "prompt.1"),
+        ({"prompt": ["x", ""], "add_special_tokens": False}, "prompt.1"),
+        ({"prompt": [[7], [8], [10**6]]}, "prompt.2"),
     ],
 )
 async def test_wrong_fields_are_named(fields, param):

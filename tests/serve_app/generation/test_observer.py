@@ -1,5 +1,6 @@
 """The one hook for streams: told of the beginning, of every delta and, once, of the end."""
 
+import msgspec
 import pytest
 
 from engine.errors import EngineFailed, Overloaded
@@ -89,6 +90,26 @@ async def test_a_batch_is_observed_with_its_choices_numbered_through():
     )
     assert [delta.chunk.request_id for delta in deltas if delta.index == 1] == ["r1", "r1"]
     assert batch.usage() == Usage(6, 4, 0) and batch.usage_of(1) == Usage(3, 2, 0)
+
+
+async def test_outputs_that_take_turns_come_one_by_one_until_they_end():
+    class Uneven(ScriptedClient):
+        async def generate(self, request):
+            for chunk in says("abc" if request.request_id == "r0" else "a"):
+                yield msgspec.structs.replace(chunk, request_id=request.request_id)
+
+    batch = BatchOutput([output("r0"), output("r1")], num_choices=1, takes_turns=True)
+    indices = [delta.index async for delta in batch.deltas(Uneven())]
+    assert indices == [0, 1, 0, 1, 0, 0] and batch.usage().completion_tokens == 6
+
+
+async def test_the_first_of_outputs_that_take_turns_that_fails_ends_all():
+    client = ScriptedClient([*says("a", finish=None), RuntimeError("x")])
+    batch = BatchOutput([output("r0"), output("r1")], num_choices=1, takes_turns=True)
+    with pytest.raises(RuntimeError, match="x"):
+        async for _ in batch.deltas(client):
+            pass
+    assert client.num_closed == len(client.requests) == 2
 
 
 async def test_of_an_output_that_scores_only_nothing_is_sent():

@@ -65,6 +65,7 @@ async def ask(
 ) -> Answer:
     """Asks, and cuts the line behind `cut` bytes."""
     data = msgspec.json.encode(body) if body is not None else b""
+    path, _, query = path.partition("?")
     given = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {
         "type": "http",
@@ -75,7 +76,7 @@ async def ask(
         "raw_path": path.encode(),
         "root_path": "",
         "scheme": "http",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [(b"host", b"test"), *given],
         "client": ("127.0.0.1", 1),
         "server": ("test", 80),

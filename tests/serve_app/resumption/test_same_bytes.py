@@ -76,6 +76,34 @@ async def test_prefix_and_rest_are_the_undisturbed_stream(
             await engine.close()
 
 
+PROMPTS = {
+    "texts": ["one", "another", "a third"],
+    "tokens": [[70, 71], [72]],
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("features", [{}, {"echo": True, "logprobs": 2, "n": 2}, {"stop": ["a"], "n": 3}], ids=str)
+async def test_several_prompts_of_a_completion_are_resumed(kind: str, features: dict[str, Any]) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"prompt": PROMPTS[kind], "max_tokens": 24, "stream": True, "stream_options": options, **features}
+    path, key, rng = "/v1/completions", {"Idempotency-Key": "k"}, random.Random(1)
+    engines = [AsyncEngine(random_engine(MODEL)) for _ in range(2)]
+    cluster = Cluster(MODEL)
+    first, second = (cluster.ingress(UnsteadyClient(engine, noise)) for noise, engine in enumerate(engines))
+    try:
+        whole = await ask(first, path, body, key)
+        assert whole.status == 200 and whole.body.endswith(b"data: [DONE]\n\n")
+        begun = await ask(second, path, body, key, cut=rng.randrange(200, len(whole.body)))
+        assert whole.body.startswith(begun.body)
+        for ingress in (second, first):
+            rest = await ask(ingress, path, None, {"Last-Event-ID": begun.last_id or ""})
+            assert begun.events + rest.events == whole.body
+    finally:
+        for engine in engines:
+            await engine.close()
+
+
 def _text(answer: Answer) -> Any:
     """What readers of answers take, without ids, and without what is of the run."""
     return SimpleNamespace(text=re.sub(r"^(id|retry): .*\n", "", answer.events.decode(), flags=re.MULTILINE))

@@ -36,6 +36,14 @@ async def test_a_limit_is_told_with_when_to_come_again():
     assert "2 requests per minute" in error["message"] and error["type"] == "RateLimitError"
 
 
+async def test_each_prompt_of_a_completion_is_a_request():
+    api = ApiConfig(limits=KeyLimits(requests_per_minute=4))
+    async with serving(ScriptedClient(says("x")), api) as http:
+        answers = [await http.post("/v1/completions", json={"prompt": ["a"] * number}) for number in (5, 2, 1)]
+        last = await http.post("/v1/completions", json={"prompt": "a"})
+    assert [answer.status_code for answer in answers] == [400, 200, 200] and last.status_code == 429
+
+
 @pytest.mark.parametrize(
     ("url", "body", "kind"),
     [

@@ -64,6 +64,26 @@ def test_concurrent_requests_are_counted_until_they_end():
         pass
 
 
+def test_several_prompts_are_as_many_requests():
+    clock = Clock()
+    alice = tenant(clock=clock, requests_per_minute=10, max_concurrent_requests=8)
+    alice.begin_request()
+    alice.add_requests(4)
+    assert alice.rate_limit_headers()["x-ratelimit-remaining-requests"] == "5"
+    with alice.request_in_flight(5), pytest.raises(Overloaded, match="8 concurrent"), alice.request_in_flight(4):
+        pass
+    with alice.request_in_flight(8):
+        pass
+
+
+@pytest.mark.parametrize("limit", ["requests_per_minute", "max_concurrent_requests"])
+def test_more_prompts_than_a_limit_ever_allows_are_the_clients_fault(limit):
+    alice = tenant(**{limit: 10})
+    alice.add_requests(9)
+    with pytest.raises(RequestError, match="11 prompts are as many requests; limit of API key 'alice': 10"):
+        alice.add_requests(10)
+
+
 def test_limits_are_divided_between_ingresses():
     alice = tenant(num_ingresses=3, requests_per_minute=7, max_concurrent_requests=1)
     for _ in range(3):
