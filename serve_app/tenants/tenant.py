@@ -89,8 +89,8 @@ class Tenant:
         if limit is not None and self._num_own + count > self._part_of(limit):
             self._on_rejection(self.name, "max_concurrent_requests")
             raise Overloaded(f"limit of {self._shown}: {limit} concurrent requests", RETRY_S)
-        more = count - 1
-        if self.name and not may_join(self._num_own + more, self._all.count + more, self._all.limit):
+        own, open_ = self._num_own + count - 1, self._all.count + count - 1
+        if self.name and self._all.count and not may_join(own, open_, self._all.limit):
             self._on_rejection(self.name, "fair_share")
             raise Overloaded(
                 f"{self._all.count} requests are open, {self._all.limit} may be, and {self._shown} has "
