@@ -47,7 +47,12 @@ class Engine:
         )
         states = None
         if executor.num_states:
-            states = SequenceStates(executor.num_states, executor.block_size, config.cache.state_snapshot_interval)
+            states = SequenceStates(
+                executor.num_states,
+                executor.block_size,
+                config.cache.state_snapshot_interval,
+                executor.state_connector,
+            )
         blocks = BlockAllocator(
             executor.num_blocks,
             executor.block_size,

@@ -1,6 +1,7 @@
 """The paged KV cache: the tensors that hold keys and values, in blocks. The block pool knows whose each block is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,33 @@ from engine.cache.cache_layout import CacheLayout, LayerPages
 from engine.cache.cache_spec import StateSpec
 from engine.device.transfer import to_device
 
-__all__ = ["KVCache"]
+__all__ = ["CachePieces", "KVCache", "split_as"]
+
+
+class CachePieces(NamedTuple):
+    """What other tiers keep of a KV cache: its blocks, or its states, by their numbers."""
+
+    num_bytes: int  # of one
+    device: torch.device
+    parts: Callable[[int], list[Tensor]]  # views in place, those with the largest elements first
+    buffers: Callable[[int], list[np.ndarray]]  # the same bytes in the same order; on a CPU only
+
+    def fill(self, number: int, data: bytes) -> None:
+        """Copies the bytes of `buffers` into a piece, before all that is queued from now on."""
+        values = to_device(torch.frombuffer(bytearray(data), dtype=torch.uint8), self.device)
+        parts = self.parts(number)
+        for part, value in zip(parts, split_as(parts, values), strict=True):
+            part.copy_(value)
+
+
+def split_as(parts: Sequence[Tensor], data: Tensor) -> list[Tensor]:
+    """Views of `data`, [bytes], with the shapes and dtypes of the parts, one behind the other."""
+    views, at = [], 0
+    for part in parts:
+        num_bytes = part.numel() * part.itemsize
+        views.append(data[at : at + num_bytes].view(part.dtype).view(part.shape))
+        at += num_bytes
+    return views
 
 
 class KVCache:
@@ -64,9 +91,24 @@ class KVCache:
         return torch.bfloat16 if self.dtype.itemsize == 1 else self.dtype
 
     @property
-    def num_block_bytes(self) -> int:
-        """Of one block in all layers of a cache group."""
-        return self.layout.block_bytes(self.dtype.itemsize)
+    def blocks(self) -> CachePieces:
+        """A piece is a block in all layers of a cache group."""
+        num_bytes = self.layout.block_bytes(self.dtype.itemsize)
+        return CachePieces(num_bytes, self.device, lambda block: [self.block(block)], self._buffers)
+
+    @property
+    def states(self) -> CachePieces:
+        """A piece is a state in all recurrent layers."""
+        tensors = sorted((one for ones in self._states for one in ones), key=lambda one: -one.itemsize)
+
+        def parts(state: int) -> list[Tensor]:
+            return [one[state] for one in tensors]
+
+        def buffers(state: int) -> list[np.ndarray]:
+            return [part.reshape(-1).view(torch.uint8).numpy() for part in parts(state)]
+
+        num_bytes = sum(one[0].numel() * one.itemsize for one in tensors)
+        return CachePieces(num_bytes, self.device, parts, buffers)
 
     def block(self, block: int) -> Tensor:
         """[pages, elements] of a block."""
@@ -84,12 +126,6 @@ class KVCache:
                 for tensor in tensors:
                     tensor[target] = tensor[source]
 
-    def buffers(self, block: int) -> list[np.ndarray]:
-        """Views of a block's pages in place. On a CPU only."""
+    def _buffers(self, block: int) -> list[np.ndarray]:
         assert self._bytes is not None, "a device's memory is none of the host's"
         return list(self._bytes[:, block])
-
-    def fill(self, block: int, data: bytes) -> None:
-        """Copies the bytes of `buffers` into a block, before all that is queued from now on."""
-        values = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(self.dtype)
-        self.block(block).copy_(to_device(values, self.device).view(self.block(block).shape))

@@ -6,18 +6,21 @@ __all__ = ["KVConnector"]
 
 
 class KVConnector(Protocol):
-    """Another tier of full blocks, by block hash. engine/cache/kv_offload.py has the host tier of a node."""
+    """Another tier of full blocks by block hash, or of recurrent states by the hash of the block that they come after.
+
+    engine/cache/kv_offload.py has the host tier of a node.
+    """
 
     def holds(self, block_hash: bytes) -> bool: ...
 
     def load(self, block_hash: bytes, block: int) -> bool:
-        """Fills a block of the KV cache before the next step. False: the tier has evicted it meanwhile."""
+        """Fills a block, or a state's slot, before the next step. False: the tier has evicted it meanwhile."""
         ...
 
     def save(self, block_hash: bytes, block: int) -> None:
-        """Saves a full block's present contents."""
+        """Saves the present contents of a full block, or of a state's slot."""
         ...
 
     def close(self) -> None:
-        """Waits for the blocks that are being saved."""
+        """Waits for what is being saved."""
         ...

@@ -1,7 +1,8 @@
-"""KV offload: the replicas of one node share full KV blocks in host memory (the host tier).
+"""KV offload: the replicas of one node share full KV blocks in host memory (the host tier), and recurrent states.
 
 A replica finds there what any other one has computed for a prefix, also one that has died. Equal block hashes mean
-equal tokens up to the end of the block; `identity` has everything else that keys and values depend on.
+equal tokens up to the end of the block; `identity` has everything else that keys, values and states depend on. States
+have a host tier of their own: both have room for the same number of tokens.
 """
 
 import hashlib
@@ -13,29 +14,31 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
 from engine.arch.model_arch import ModelArch
 from engine.cache.host_tier import WAYS, HostTier, HostTierError
-from engine.cache.kv_cache import KVCache
+from engine.cache.kv_cache import CachePieces, KVCache, split_as
+from engine.cache.kv_connector import KVConnector
 from engine.checkpoint.source import ModelFiles
 from engine.errors import ModelError
 
 __all__ = [
     "KVOrigin",
+    "NoBlocks",
     "OffloadingConnector",
     "identity",
     "offloading_connector_of",
-    "open_offloading_connector",
+    "open_offloading_connectors",
     "open_worker_tiers",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 32  # blocks between device and host at the same time
+MAX_STATES_IN_FLIGHT = 2
 CODE = (
     "kernels",
     "engine/model",
@@ -52,18 +55,20 @@ def _copy(to: Tensor, source: Tensor) -> None:
 
 
 class OffloadingConnector:
-    """The KV connector to a host tier: saves and loads blocks of a KVCache by block hash.
+    """The KV connector to a host tier: saves and loads blocks or states of a KVCache by block hash.
 
     On a GPU the copy of a block to the host is queued on a stream of its own behind the step; a thread writes it into
     the host tier when it has arrived.
     """
 
-    def __init__(self, kv: KVCache, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]" = ()) -> None:
+    def __init__(
+        self, pieces: CachePieces, host_tier: HostTier, staging_buffers: "Sequence[StagingBuffer]" = ()
+    ) -> None:
         """`staging_buffers`: pinned memory for copies to and from a GPU, which the engine's thread does not wait
         for; () on a CPU.
         """
         self.host_tier = host_tier
-        self._kv = kv
+        self._pieces = pieces
         self._writer = _Writer(host_tier, staging_buffers) if staging_buffers else None
 
     def holds(self, name: bytes) -> bool:
@@ -72,12 +77,12 @@ class OffloadingConnector:
     def load(self, name: bytes, block: int) -> bool:
         """Fills a block before all that is queued from now on. False: it was evicted."""
         if self._writer is None:
-            return self.host_tier.read(name, self._kv.buffers(block))
+            return self.host_tier.read(name, self._pieces.buffers(block))
         staging = self._writer.free_staging()
-        if not self.host_tier.read(name, [_bytes_of(staging.host)]):
+        if not self.host_tier.read(name, [staging.host.numpy()]):
             self._writer.release(staging)
             return False
-        staging.send(self._kv.block(block))
+        staging.send(self._pieces.parts(block))
         self._writer.put(staging)
         return True
 
@@ -86,10 +91,10 @@ class OffloadingConnector:
         if self.host_tier.holds(name):
             return
         if self._writer is None:
-            self.host_tier.write(name, self._kv.buffers(block))
+            self.host_tier.write(name, self._pieces.buffers(block))
             return
         staging = self._writer.free_staging()
-        staging.fetch(self._kv.block(block))
+        staging.fetch(self._pieces.parts(block))
         self._writer.put(staging, name)
 
     def close(self) -> None:
@@ -99,17 +104,31 @@ class OffloadingConnector:
         self.host_tier.close()
 
 
+class NoBlocks:
+    """The KV connector to blocks that hold nothing, of a model whose layers all have states."""
+
+    def holds(self, name: bytes) -> bool:
+        return True
+
+    def load(self, name: bytes, block: int) -> bool:
+        return True
+
+    def save(self, name: bytes, block: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class StagingBuffer(Protocol):
-    """Pinned host memory for one block between the device and the host tier."""
+    """Pinned host memory for one block or state between the device and the host tier."""
 
-    host: Tensor  # on the host
+    host: Tensor  # [bytes], on the host
 
-    def fetch(self, block: Tensor) -> None:
-        """Queues the copy of the block to the host, behind all that is queued up to now."""
+    def fetch(self, parts: Sequence[Tensor]) -> None:
+        """Queues the copy to the host, behind all that is queued up to now."""
         ...
 
-    def send(self, block: Tensor) -> None:
-        """Queues the copy into the block on the device, before all that is queued from now on."""
+    def send(self, parts: Sequence[Tensor]) -> None:
+        """Queues the copy to the device, before all that is queued from now on."""
         ...
 
     def wait(self) -> None:
@@ -155,7 +174,7 @@ class _Writer:
             try:
                 staging.wait()
                 if name:
-                    self._host_tier.write(name, [_bytes_of(staging.host)])
+                    self._host_tier.write(name, [staging.host.numpy()])
             except (
                 Exception
             ) as error:  # of any kind: the block is computed again, and a broken device fails the engine's own step
@@ -174,40 +193,37 @@ class _CudaStagingBuffer:
     """
 
     def __init__(
-        self, kv: KVCache, offload_stream: Any, load_stream: Any, cuda: Any = torch.cuda, copy: Copy = _copy
+        self, pieces: CachePieces, offload_stream: Any, load_stream: Any, cuda: Any = torch.cuda, copy: Copy = _copy
     ) -> None:
-        pinned = kv.device.type == "cuda"
-        shape = kv.block(0).shape
-        self.host = torch.empty(shape, dtype=kv.dtype, pin_memory=pinned)
-        self._staged = torch.empty(shape, dtype=kv.dtype, device=kv.device)
+        pinned = pieces.device.type == "cuda"
+        self.host = torch.empty(pieces.num_bytes, dtype=torch.uint8, pin_memory=pinned)
+        self._staged = torch.empty(pieces.num_bytes, dtype=torch.uint8, device=pieces.device)
+        self._staged_parts = split_as(pieces.parts(0), self._staged)
         self._cuda, self._copy = cuda, copy
         self._offload_stream, self._load_stream = offload_stream, load_stream
         self._staged_is_filled = cuda.Event()
         self._done = cuda.Event(blocking=True)  # waiting sleeps, does not spin
 
-    def fetch(self, block: Tensor) -> None:
-        self._copy(self._staged, block)
+    def fetch(self, parts: Sequence[Tensor]) -> None:
+        for staged, part in zip(self._staged_parts, parts, strict=True):
+            self._copy(staged, part)
         self._staged_is_filled.record()
         self._offload_stream.wait_event(self._staged_is_filled)
         with self._cuda.stream(self._offload_stream):
             self._copy(self.host, self._staged)
             self._done.record()
 
-    def send(self, block: Tensor) -> None:
+    def send(self, parts: Sequence[Tensor]) -> None:
         with self._cuda.stream(self._load_stream):
             self._copy(self._staged, self.host)
             self._staged_is_filled.record()
         self._cuda.current_stream().wait_event(self._staged_is_filled)
-        self._copy(block, self._staged)
+        for staged, part in zip(self._staged_parts, parts, strict=True):
+            self._copy(part, staged)
         self._done.record()
 
     def wait(self) -> None:
         self._done.synchronize()
-
-
-def _bytes_of(host: Tensor) -> np.ndarray:
-    """A view of a contiguous host tensor as [bytes]."""
-    return host.view(-1).view(torch.uint8).numpy()
 
 
 class KVOrigin(NamedTuple):
@@ -220,38 +236,66 @@ class KVOrigin(NamedTuple):
     cache_key: bytes  # engines with another one share no blocks
 
 
-def open_offloading_connector(
+def open_offloading_connectors(
     origin: KVOrigin, kv: KVCache, rank: int = 0, num_ranks: int = 1
-) -> OffloadingConnector | None:
-    """The KV connector to the node's host tier; None where the config or the machine has no memory for it.
+) -> tuple[KVConnector | None, KVConnector | None]:
+    """The KV connectors of blocks and of states to the node's host tiers; None where the config or the machine has no
+    memory for them, and for states of a model without.
 
     Each rank has its part of the memory.
     """
     cache = origin.model.engine.cache
     if not cache.kv_offloading_bytes or not cache.enable_prefix_caching:
-        return None
-    piece_bytes = kv.num_block_bytes
-    if cache.kv_offloading_bytes < (least := WAYS * piece_bytes * num_ranks):
+        return None, None
+    blocks, states = kv.blocks, kv.states
+    num_bytes = cache.kv_offloading_bytes // num_ranks
+    least = WAYS * (blocks.num_bytes + states.num_bytes)
+    if num_bytes < least:
+        of_one = "blocks" if not states.num_bytes else "blocks and states"
         raise ModelError(
-            f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} blocks of this model take {least}"
+            f"engine.cache.kv_offloading_bytes is {cache.kv_offloading_bytes}; {WAYS} {of_one} of this model take "
+            f"{least * num_ranks}"
         )
     whole = identity(origin, kv)
+    state_bytes = _state_share(num_bytes, kv, cache.state_snapshot_interval)
+    of_blocks: KVConnector = NoBlocks()
     try:
-        return offloading_connector_of(
-            kv, HostTier(_share(whole, rank), piece_bytes, cache.kv_offloading_bytes // num_ranks)
-        )
+        if blocks.num_bytes:
+            of_blocks = _connector(blocks, _share(whole, rank), num_bytes - state_bytes)
+        if not states.num_bytes:
+            return of_blocks, None
+        return of_blocks, _connector(states, _share(f"{whole}-states", rank), state_bytes, MAX_STATES_IN_FLIGHT)
     except HostTierError as error:
+        of_blocks.close()
         log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
-        return None
+        return None, None
 
 
-def offloading_connector_of(kv: KVCache, host_tier: HostTier) -> OffloadingConnector:
+def _state_share(num_bytes: int, kv: KVCache, interval: int) -> int:
+    """How many of the bytes are for states: as many tokens can be found by them as there are blocks of."""
+    blocks, states = kv.blocks.num_bytes, kv.states.num_bytes
+    if not states:
+        return 0
+    blocks_between = -(-max(1, interval) // kv.block_size) * len(kv.layout.groups) * blocks
+    share = int(num_bytes * states / (states + blocks_between))
+    return min(max(share, WAYS * states), num_bytes - WAYS * blocks)
+
+
+def _connector(pieces: CachePieces, name: str, num_bytes: int, in_flight: int = MAX_IN_FLIGHT) -> "OffloadingConnector":
+    """Raises HostTierError."""
+    return offloading_connector_of(pieces, HostTier(name, pieces.num_bytes, num_bytes), in_flight)
+
+
+def offloading_connector_of(
+    pieces: CachePieces, host_tier: HostTier, in_flight: int = MAX_IN_FLIGHT
+) -> OffloadingConnector:
     """A connector with staging buffers if the KV cache is on a GPU. Raises HostTierError."""
-    if kv.device.type != "cuda":
-        return OffloadingConnector(kv, host_tier)
-    offload_stream, load_stream = (torch.cuda.Stream(kv.device) for _ in range(2))  # type: ignore[no-untyped-call]
+    device = pieces.device
+    if device.type != "cuda":
+        return OffloadingConnector(pieces, host_tier)
+    offload_stream, load_stream = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
     return OffloadingConnector(
-        kv, host_tier, [_CudaStagingBuffer(kv, offload_stream, load_stream) for _ in range(MAX_IN_FLIGHT)]
+        pieces, host_tier, [_CudaStagingBuffer(pieces, offload_stream, load_stream) for _ in range(in_flight)]
     )
 
 

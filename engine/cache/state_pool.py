@@ -47,12 +47,17 @@ class StatePool:
     def longest(self, block_hashes: Sequence[bytes]) -> tuple[int, int | None]:
         """The most blocks of a prefix after which there is a snapshot, and its slot; 0 and None if there is none."""
         for count in range(len(block_hashes), 0, -1):
-            if slots := self._snapshots.match(block_hashes[count - 1 : count]):
-                return count, slots[0]
+            if (slot := self.snapshot(block_hashes[count - 1])) is not None:
+                return count, slot
         return 0, None
 
+    def snapshot(self, block_hash: bytes) -> int | None:
+        """The slot of the snapshot after that block."""
+        slots = self._snapshots.match([block_hash])
+        return slots[0] if slots else None
+
     def holds(self, block_hash: bytes) -> bool:
-        return bool(self._snapshots.match([block_hash]))
+        return self.snapshot(block_hash) is not None
 
     def touch(self, slot: int) -> None:
         """Marks a snapshot as used last."""

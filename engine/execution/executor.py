@@ -21,6 +21,7 @@ class Executor(Protocol):
     num_states: int = 0  # slots for states of recurrent layers; 0: the model has none
     async_scheduling: bool = False  # it is an AsyncExecutor whose device computes asynchronously
     connector: KVConnector | None = None  # another tier of its KV blocks, whose blocks need not be computed again
+    state_connector: KVConnector | None = None  # the same of states after blocks
     collective: str = ""  # backend of its ranks' all-reduce, for the status
     kernels: str = ""  # what its numbers depend on, to the last bit
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.cache.kv_offload import OffloadingConnector
+from engine.cache.kv_connector import KVConnector
 from engine.device.core_lending import CoreLending
 from engine.device.transfer import to_device
 from engine.execution.cuda_graphs import CudaGraphs
@@ -33,16 +33,16 @@ class InlineExecutor(Executor):
         graphs: CudaGraphs | None = None,
         async_scheduling: bool = False,
         cascade: CascadeThresholds | None = None,
-        connector: OffloadingConnector | None = None,
+        connectors: tuple[KVConnector | None, KVConnector | None] = (None, None),
     ) -> None:
         """graphs             of this decoder and this KV cache; None: every step is launched kernel by kernel
         async_scheduling   launch a step before the last one is sampled: the device works on its own
         cascade            from how many rows and tokens on a shared prefix is read once for all; None: never
-        connector          of this KV cache; closed with the executor
+        connectors         of this KV cache's blocks and states; closed with the executor
 
         With several ranks only the first one samples.
         """
-        self.connector = connector
+        self.connector, self.state_connector = connectors
         self.async_scheduling = async_scheduling
         self.cascade = cascade
         self.samples = model.tp.rank == 0
@@ -109,9 +109,9 @@ class InlineExecutor(Executor):
         self._kv.copy_states(scheduled.state_copies)
         self._tables.update(scheduled)
 
-    def fill(self, block: int, data: bytes) -> None:
-        """Copies keys and values of all layers into a block, before the next step reads it."""
-        self._kv.fill(block, data)
+    def fill(self, block: int, data: bytes, is_state: bool = False) -> None:
+        """Copies what a connector has saved into a block, or a state's slot, before the next step reads it."""
+        (self._kv.states if is_state else self._kv.blocks).fill(block, data)
 
     def _forward(self, scheduled: SchedulerOutput) -> Tensor:
         """[R, V] logits."""
@@ -152,7 +152,8 @@ class InlineExecutor(Executor):
         self._aside.shutdown()
         if self._graphs is not None:
             self._graphs.close()
-        if self.connector is not None:
-            self.connector.close()
+        for connector in (self.connector, self.state_connector):
+            if connector is not None:
+                connector.close()
         if self.cores is not None:
             self.cores.close()

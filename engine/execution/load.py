@@ -20,7 +20,7 @@ from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache
-from engine.cache.kv_offload import KVOrigin, open_offloading_connector
+from engine.cache.kv_offload import KVOrigin, open_offloading_connectors
 from engine.checkpoint.open import open_weights, read_arch
 from engine.checkpoint.shard import shard_arch
 from engine.checkpoint.source import resolve
@@ -112,9 +112,7 @@ def load_executor(
     num_blocks = all_reduce_min(_num_blocks(config, layout, num_states, max_model_len, cache_dtype, device))
     kv = KVCache(layout, num_blocks, cache_dtype, device, num_states)
     origin = KVOrigin(model, files, arch, kernels.name, cache_key)
-    connector = None
-    if not arch.is_recurrent:  # blocks alone say nothing of a state
-        connector = open_offloading_connector(origin, kv, tp.rank, tp.size)
+    connectors = open_offloading_connectors(origin, kv, tp.rank, tp.size)
     clock.lap("cache")
     loaded = LoadedModel(decoder, kv, kernels, max_model_len, device, tp)
     if compilers is not None:
@@ -128,7 +126,7 @@ def load_executor(
     table = TokenTable(vocabulary, arch.vocab_size, encode) if vocabulary is not None else None
     sampler = Sampler(kernels, arch.vocab_size, device, table)
     graphs = _graphs(config, loaded, _graph_cache(config, loaded))
-    executor = InlineExecutor(loaded, sampler, graphs, _async_scheduling(config, device), cascade, connector)
+    executor = InlineExecutor(loaded, sampler, graphs, _async_scheduling(config, device), cascade, connectors)
     executor.kernels = _described(kernels, dtype, device, tp)
     if device.type == "cpu" and config.num_threads is None and kernels.deterministic and tp.group is None:
         executor.cores = open_core_lending(torch.get_num_threads())

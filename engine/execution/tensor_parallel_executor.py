@@ -9,6 +9,7 @@ import msgspec
 
 from configs.schema import ModelConfig
 from engine.cache.host_tier import HostTierError
+from engine.cache.kv_connector import KVConnector
 from engine.cache.kv_offload import OffloadingConnector, open_worker_tiers
 from engine.errors import ModelError
 from engine.execution.executor import Executor
@@ -48,11 +49,11 @@ class TensorParallelExecutor(Executor):
         driver: Driver,
         group: Collective,
         memory: MessageQueue | None = None,
-        connector: RankOffloadingConnector | None = None,
+        connectors: tuple[KVConnector | None, KVConnector | None] = (None, None),
         liveness: "Liveness | None" = None,
     ) -> None:
-        """`connector`: the ranks' KV connector to their host tiers; closed with the executor."""
-        self.connector = connector
+        """`connectors`: to the ranks' host tiers of blocks and of states; closed with the executor."""
+        self.connector, self.state_connector = connectors
         self.collective = group.name
         self.kernels = local.kernels
         self.async_scheduling = local.async_scheduling
@@ -87,8 +88,9 @@ class TensorParallelExecutor(Executor):
 
     def close(self) -> None:
         self._liveness.end()
-        if self.connector is not None:
-            self.connector.close()
+        for connector in (self.connector, self.state_connector):
+            if connector is not None:
+                connector.close()
         self._driver.close()
         self._local.close()  # graphs first: NCCL waits for those that have captured its calls
         self._group.close()
@@ -197,7 +199,7 @@ def start_driver(
     liveness = Liveness(abort)
     driver.watch(liveness.lose)
     log.info("%d ranks, plans over %s, sums over %s", size, "shared memory" if memory else "TCP", group.name)
-    return TensorParallelExecutor(local, driver, group, memory, _open_connector(local, size, driver), liveness)
+    return TensorParallelExecutor(local, driver, group, memory, _open_connectors(local, size, driver), liveness)
 
 
 def run_worker(model: ModelConfig, rank: int, rendezvous: Rendezvous) -> None:
@@ -235,21 +237,28 @@ def _run_command(command: WorkerCommand, executor: InlineExecutor, rank: int) ->
     match command:
         case SchedulerOutput():
             executor.execute_without_sampling(command)
-        case SaveBlock(name, block):
-            if executor.connector is not None:
-                executor.connector.save(name, block)
-        case LoadBlock(block, shares):
-            executor.fill(block, shares[rank - 1])
+        case SaveBlock(name, block, is_state):
+            connector = executor.state_connector if is_state else executor.connector
+            if connector is not None:
+                connector.save(name, block)
+        case LoadBlock(block, shares, is_state):
+            executor.fill(block, shares[rank - 1], is_state)
 
 
-def _open_connector(first: InlineExecutor, size: int, driver: Driver) -> RankOffloadingConnector | None:
-    if not isinstance(first.connector, OffloadingConnector):
-        return None
-    try:
-        return RankOffloadingConnector(first.connector, open_worker_tiers(first.connector, size), driver.send)
-    except HostTierError as error:
-        log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
-        return None
+def _open_connectors(first: InlineExecutor, size: int, driver: Driver) -> tuple[KVConnector | None, KVConnector | None]:
+    """Of all ranks, from those of the first one."""
+    opened: list[KVConnector | None] = []
+    for own, is_state in ((first.connector, False), (first.state_connector, True)):
+        if not isinstance(own, OffloadingConnector):
+            opened.append(own)
+            continue
+        try:
+            others = open_worker_tiers(own, size)
+        except HostTierError as error:
+            log.warning("no blocks are kept for other replicas (engine.cache.kv_offloading_bytes): %s", error)
+            return None, None
+        opened.append(RankOffloadingConnector(own, others, driver.send, is_state))
+    return opened[0], opened[1]
 
 
 def _without_offloading(model: ModelConfig) -> ModelConfig:

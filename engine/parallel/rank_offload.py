@@ -18,13 +18,18 @@ class RankOffloadingConnector:
     """
 
     def __init__(
-        self, own: OffloadingConnector, others: Sequence[HostTier], send: Callable[[WorkerCommand], None]
+        self,
+        own: OffloadingConnector,
+        others: Sequence[HostTier],
+        send: Callable[[WorkerCommand], None],
+        is_state: bool = False,
     ) -> None:
         """`others` are the host tiers of the ranks from 1 on; they are closed with this. `send` sends commands to these
-        ranks, in order with the steps."""
+        ranks, in order with the steps. `is_state`: they are of states, not of blocks."""
         self._own = own
         self._others = others
         self._send = send
+        self._is_state = is_state
 
     def holds(self, name: bytes) -> bool:
         return self._own.holds(name) and all(host_tier.holds(name) for host_tier in self._others)
@@ -33,13 +38,13 @@ class RankOffloadingConnector:
         shares = [_read(host_tier, name) for host_tier in self._others]
         if any(share is None for share in shares) or not self._own.load(name, block):
             return False
-        self._send(LoadBlock(block, tuple(share for share in shares if share is not None)))
+        self._send(LoadBlock(block, tuple(share for share in shares if share is not None), self._is_state))
         return True
 
     def save(self, name: bytes, block: int) -> None:
         if not self.holds(name):
             self._own.save(name, block)
-            self._send(SaveBlock(name, block))
+            self._send(SaveBlock(name, block, self._is_state))
 
     def close(self) -> None:
         for host_tier in self._others:

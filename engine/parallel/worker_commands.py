@@ -46,6 +46,7 @@ class SaveBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     name: bytes
     block: int
+    is_state: bool = False  # a state's slot, and no block
 
 
 class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -53,6 +54,7 @@ class LoadBlock(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     block: int
     shares: tuple[bytes, ...]  # of the ranks from 1 on
+    is_state: bool = False
 
 
 class RankHeartbeat(NamedTuple):

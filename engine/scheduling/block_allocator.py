@@ -47,7 +47,7 @@ class BlockAllocator:
         groups: tuple[CacheGroup, ...] = (CacheGroup(),),
     ) -> None:
         """cache_key   keys the block hashes; None: no prefix caching
-        states      of a recurrent model, which has no KV connector then
+        states      of a recurrent model
         """
         self.block_size = block_size
         self.groups = groups
@@ -55,7 +55,7 @@ class BlockAllocator:
         self.pool = BlockPool(num_blocks)
         self.cache = PrefixCache(len(groups))
         self._cache_key = cache_key
-        self._connector = connector if cache_key is not None and states is None else None
+        self._connector = connector if cache_key is not None else None
         self.states = states
         self._filling: dict[bytes, int] = {}  # hash of a prompt block that a running sequence fills -> its seq_id
         self._kv_events: dict[bytes, bool] = {}  # hash -> stored (else removed), since the last take_kv_events
@@ -115,9 +115,12 @@ class BlockAllocator:
         return count
 
     def _num_restorable(self, usable: Many[bytes], connector: KVConnector) -> int:
-        """The same with blocks that the connector holds."""
+        """The same with blocks and states that connectors hold."""
         held = [_Held(cached, connector, group) for group, cached in enumerate(self.cache.held)]
-        return longest_hit(self.groups, held, usable, self.block_size)
+        count = longest_hit(self.groups, held, usable, self.block_size)
+        while self.states is not None and (shared := self.states.num_restorable(usable[:count])) < count:
+            count = longest_hit(self.groups, held, usable[:shared], self.block_size)
+        return count
 
     def _first_kept(self, group: CacheGroup, num_tokens: int) -> int:
         """The first block that a group keeps after so many computed tokens."""
@@ -218,6 +221,11 @@ class BlockAllocator:
         self._hash_full_blocks(seq)
         self.states.keep(seq)
 
+    def save_states(self) -> None:
+        """Saves new snapshots of states, before a step is scheduled and when the last one has begun."""
+        if self.states is not None:
+            self.states.save_snapshots()
+
     def num_until_snapshot(self, seq: Sequence) -> int | None:
         """The most tokens that the next step may compute, so that it ends where a snapshot is due; None: any number."""
         if self.states is None or self._cache_key is None:
@@ -271,6 +279,9 @@ class BlockAllocator:
             num_allocated = len(wanted) - len(shared) + sum(map(self.pool.is_free, shared))
             if (excess := num_allocated + len(self.groups) - self.pool.num_free) > 0:
                 usable = usable[: count - max(1, excess // len(self.groups))]
+                continue
+            if self.states is not None and not self.states.restore(usable[:count], seq.num_blocks):
+                usable = usable[: count - 1]
                 continue
             self._share([shared])
             missing = self._load(usable, [where for where in wanted if known[where] is None], connector, loaded)

@@ -94,6 +94,7 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput:
         """Decides the next step and allocates its blocks. Nothing is computed yet."""
+        self.blocks.save_states()
         sequences = self._assign()
         while not sequences and self.running and not all(seq.is_paused for seq in self.waiting):
             if any(seq.is_pending or self.blocks.has_unseen(seq) for seq in self.running):

@@ -4,6 +4,7 @@ import itertools
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,22 +13,23 @@ from engine.cache.cache_layout import CacheGroup
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.types import GenerateRequest, RequestOutput, TokenSpan
-from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, recompute, request
+from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, ToyStateKeeper, recompute, request
 
 
 def make(
     sharing: bool = True,
     toy: ToyExecutor | None = None,
     overlap: bool = False,
-    connector: ToyKeeper | None = None,
+    connectors: Sequence[ToyKeeper] = (),
     **scheduler: int,
 ) -> Engine:
     config = SchedulerConfig(**scheduler)
     cache = CacheConfig(enable_prefix_caching=sharing, state_snapshot_interval=8)
     toy = toy or ToyExecutor()
-    if connector is not None:
+    for connector in connectors:
         connector.toy = toy
-    toy.async_scheduling, toy.connector = overlap, connector
+    toy.async_scheduling = overlap
+    toy.connector, toy.state_connector = (*connectors, None, None)[:2]
     return Engine(toy, "toy", EngineConfig(scheduler=config, cache=cache), b"k")
 
 
@@ -83,6 +85,9 @@ def test_one_request_in_three_lines() -> None:
         (0, True, False, True),
         (5, True, True, False),
         (5, True, False, True),
+        (0, False, True, True),
+        (0, True, True, True),
+        (5, True, True, True),
     ],
 )
 @pytest.mark.parametrize("sharing", [True, False])
@@ -102,6 +107,7 @@ def test_random_traffic_equals_full_recompute(
         (0, True, False, False),
         (0, False, True, False),
         (5, True, False, True),
+        (5, True, True, True),
     ],
 )
 @pytest.mark.parametrize("sharing", [True, False])
@@ -126,13 +132,18 @@ def random_traffic(
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
     num_held = num_unknown = num_ahead = num_shared = 0
-    connector = ToyKeeper(random.Random(1)) if keeps else None  # of all three engines, one after the other
+    kinds = (ToyKeeper, ToyStateKeeper) if recurrent else (ToyKeeper,)
+    connectors = [kind(random.Random(1)) for kind in kinds if keeps]  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         num_states = rng.choice([17, 18, 30]) if recurrent else 0
         num_blocks = sum(group.num_blocks(num_tokens, block_size, block_size) for group in groups)
-        toy = ToyExecutor(num_blocks, block_size, num_states=num_states, cache_groups=groups)
         sizes = {"max_num_batched_tokens": budget, "max_num_seqs": rng.choice([1, 3, 16])}
-        engine = make(sharing, toy, overlap, connector, **sizes, num_speculative_tokens=max_drafts, prompt_lookup_min=1)
+        if recurrent and keeps:
+            num_states = sizes["max_num_seqs"] + 2  # snapshots leave soon
+        toy = ToyExecutor(num_blocks, block_size, num_states=num_states, cache_groups=groups)
+        engine = make(
+            sharing, toy, overlap, connectors, **sizes, num_speculative_tokens=max_drafts, prompt_lookup_min=1
+        )
         system = [rng.randrange(VOCAB_SIZE) for _ in range(20)]
         asked: dict[str, GenerateRequest] = {}
         chunks: dict[tuple[str, int], list[RequestOutput]] = defaultdict(list)
@@ -178,8 +189,9 @@ def random_traffic(
     assert (num_unknown > 100) == overlap
     assert num_ahead > (3 if recurrent else 10) or budget == 3 or not (overlap and max_drafts)
     assert (num_shared > 0) == (recurrent and sharing)
-    if connector is not None and sharing and block_size < 16:
-        assert connector.num_loaded > 4 and connector.num_gone > 0
+    if sharing and block_size < 16:
+        print([(one.num_loaded, one.num_gone) for one in connectors])
+        assert all(one.num_loaded > 4 and one.num_gone > 0 for one in connectors)
 
 
 def _fields(one: GenerateRequest) -> dict[str, object]:
@@ -223,11 +235,11 @@ def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> Non
 
 def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
     asked, connector = request("a", list(range(41)), max_tokens=10), ToyKeeper()
-    engine = make(connector=connector)
+    engine = make(connectors=[connector])
     engine.submit(asked)
     assert_is(run(engine)["a", 0], asked)
     moved, toy = GenerateRequest(**{**_fields(asked), "resume": (tuple(recompute(asked)[0][:5]),)}), ToyExecutor()
-    engine = make(toy=toy, connector=connector)
+    engine = make(toy=toy, connectors=[connector])
     engine.submit(moved)
     assert engine.status().num_prefill_tokens == 2  # of 46 known tokens; the last block is not full
     chunks = run(engine)["a", 0]
@@ -240,7 +252,7 @@ def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
 def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:
     asked, connector = request("a", list(range(30)), max_tokens=2), ToyKeeper()
     for num_blocks in (64, 8):
-        engine = make(toy=ToyExecutor(num_blocks=num_blocks), connector=connector)
+        engine = make(toy=ToyExecutor(num_blocks=num_blocks), connectors=[connector])
         engine.submit(asked)
         assert_is(run(engine)["a", 0], asked)
     assert connector.num_loaded == 7

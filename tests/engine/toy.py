@@ -9,6 +9,7 @@ A grammar here is a number: with so many tokens of output it cannot be followed 
 import random
 import time
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -151,11 +152,11 @@ class ToyExecutor(Executor):
 
 
 class ToyKeeper:
-    """Keeps blocks of one toy after the other. Now and then one is gone that was there a moment ago."""
+    """A KV connector to blocks of one toy after the other. Now and then one is gone that was there a moment ago."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance
-        self._kept: dict[bytes, list[int | None]] = {}
+        self._kept: dict[bytes, list[Any]] = {}
         self.toy: ToyExecutor
         self.num_loaded = self.num_gone = 0
 
@@ -167,17 +168,26 @@ class ToyKeeper:
             del self._kept[name]
             self.num_gone += 1
             return False
-        self.toy.slots[self._slots(block)] = self._kept[name]
+        where, piece = self._where(block)
+        where[piece] = self._kept[name]
         self.num_loaded += 1
         return True
 
     def save(self, name: bytes, block: int) -> None:
-        self._kept[name] = self.toy.slots[self._slots(block)]
+        where, piece = self._where(block)
+        self._kept[name] = where[piece]
         assert None not in self._kept[name]
 
-    def _slots(self, block: int) -> slice:
+    def _where(self, block: int) -> tuple[list[Any], slice]:
         size = self.toy.block_size
-        return slice(block * size, (block + 1) * size)
+        return self.toy.slots, slice(block * size, (block + 1) * size)
+
+
+class ToyStateKeeper(ToyKeeper):
+    """The same of states."""
+
+    def _where(self, block: int) -> tuple[list[Any], slice]:
+        return self.toy.states, slice(block, block + 1)
 
 
 class ToySampled:

@@ -27,14 +27,14 @@ def _offload(device: torch.device, tiny: bool) -> Row:
     """Blocks that are overwritten as soon as they were given away, and read into others while a product is computed."""
     arch, count = (TINY, 5) if tiny else (LLAMA_8B, 100)
     kv = KVCache(CacheLayout.of(arch, 16), 2 * count, torch.bfloat16, device)
-    block_bytes = kv.num_block_bytes
+    block_bytes = kv.blocks.num_bytes
     for block in range(count):
         kv.block(block).normal_()
     expected = [kv.block(block).clone() for block in range(count)]
     busy = torch.randn((64, 64) if tiny else (8192, 8192), device=device).bfloat16()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         room = max(4 * count, 16 * WAYS) * block_bytes  # so much that no set of ways is full
-        cache = offloading_connector_of(kv, HostTier("check", block_bytes, room, Path(folder)))
+        cache = offloading_connector_of(kv.blocks, HostTier("check", block_bytes, room, Path(folder)))
         began_s = time.perf_counter()
         for block in range(count):
             busy @ busy

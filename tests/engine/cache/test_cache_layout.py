@@ -118,7 +118,7 @@ def test_a_block_is_copied_and_filled_with_all_its_pages() -> None:
         kv.block(block).fill_(float(block))
     kv.copy([(1, 2), (2, 3)])
     assert (kv.block(3) == 1).all() and (kv.block(0) == 0).all()
-    data = b"".join(page.tobytes() for page in kv.buffers(1))
-    assert len(data) == kv.num_block_bytes
-    kv.fill(0, data)
+    data = b"".join(page.tobytes() for page in kv.blocks.buffers(1))
+    assert len(data) == kv.blocks.num_bytes
+    kv.blocks.fill(0, data)
     assert (kv.block(0) == 1).all()

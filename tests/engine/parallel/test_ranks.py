@@ -25,10 +25,12 @@ from engine.execution import tensor_parallel_executor
 from engine.execution.load import load_executor
 from engine.execution.tensor_parallel_executor import TensorParallelExecutor, WorkerPlacement, run_worker, start_driver
 from engine.parallel import torch_group
+from engine.parallel.rank_offload import RankOffloadingConnector
 from engine.parallel.worker_commands import Rendezvous
 from engine.scheduling.scheduler_output import ModelOutput
 from engine.structured_output.grammar import Vocabulary
 from engine.types import GenerateRequest, SamplingParams, TokenSpan
+from tests.engine.model.tiny import oracle
 
 SIZES = {
     "hidden_size": 64,
@@ -264,9 +266,13 @@ def told(engine: Engine, name: str, prompt: tuple[int, ...] = PROMPT) -> tuple[l
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("size", [2, 4])
-def test_replicas_of_several_ranks_keep_blocks_for_each_other(tmp_path: Path, size: int) -> None:
-    source = tiny(tmp_path, "llama")
+@pytest.mark.parametrize(("family", "size"), [("llama", 2), ("llama", 4), ("bamba", 2)])
+def test_replicas_of_several_ranks_keep_blocks_and_states_for_each_other(
+    tmp_path: Path, family: str, size: int
+) -> None:
+    source = tiny(tmp_path, family) if family == "llama" else tmp_path
+    if family != "llama":
+        oracle(family).save_pretrained(tmp_path)
     alone = told(Engine(load_executor(config_of(source, 1)), "tiny"), "alone")
     before = set(Path("/dev/shm").glob("manta-*"))
     keeping = EngineConfig(dtype="float32", device="cpu", cache=CacheConfig(num_blocks=16, kv_offloading_bytes=1 << 21))
@@ -297,7 +303,7 @@ def test_a_block_of_which_one_rank_lost_its_share_is_computed_again(tmp_path: Pa
         engine = Engine(first, "tiny", keeping)
         expected = told(engine, "first")
         names = hash_blocks(b"", root_hash(b"", "tiny", ""), PROMPT, 16)
-        assert first.connector is not None and all(map(first.connector.holds, names))
+        assert isinstance(first.connector, RankOffloadingConnector) and all(map(first.connector.holds, names))
         told(engine, "other", PROMPT[::-1] * 2)  # takes all blocks
         (other,) = first.connector._others
         assert other._file is not None

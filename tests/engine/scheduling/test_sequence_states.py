@@ -10,10 +10,33 @@ from engine.scheduling.sequence_states import SequenceStates
 from tests.engine.scheduling.sequences import BLOCK_SIZE, KEY, sequence
 
 
-def make(num_slots: int = 6, interval: int = 2 * BLOCK_SIZE, **config: int) -> Scheduler:
-    states = SequenceStates(num_slots, BLOCK_SIZE, interval)
-    blocks = BlockAllocator(32, BLOCK_SIZE, KEY, states=states)
-    return Scheduler(SchedulerConfig(**config), blocks, max_model_len=1000)
+class Tier:
+    """A KV connector that remembers names."""
+
+    def __init__(self) -> None:
+        self.saved: dict[bytes, int] = {}  # name -> block or slot
+        self.loaded: list[tuple[bytes, int]] = []
+
+    def holds(self, block_hash: bytes) -> bool:
+        return block_hash in self.saved
+
+    def load(self, block_hash: bytes, block: int) -> bool:
+        self.loaded.append((block_hash, block))
+        return True
+
+    def save(self, block_hash: bytes, block: int) -> None:
+        self.saved[block_hash] = block
+
+    def close(self) -> None: ...
+
+
+def make(
+    num_slots: int = 6, interval: int = 2 * BLOCK_SIZE, tiers: tuple[Tier | None, Tier | None] = (None, None)
+) -> Scheduler:
+    """`tiers`: of blocks and of states."""
+    states = SequenceStates(num_slots, BLOCK_SIZE, interval, tiers[1])
+    blocks = BlockAllocator(32, BLOCK_SIZE, KEY, tiers[0], states)
+    return Scheduler(SchedulerConfig(), blocks, max_model_len=1000)
 
 
 def step(scheduler: Scheduler, token: int = 77) -> SchedulerOutput:
@@ -114,3 +137,62 @@ def test_a_preempted_sequence_gets_a_state_again(taken: int) -> None:
     scheduler.check()
     scheduled = step(scheduler)
     assert scheduled.sequences[0].start == 3 * BLOCK_SIZE and scheduled.state_copies
+
+
+def test_a_snapshot_is_saved_when_the_step_has_begun_that_makes_it() -> None:
+    tier = Tier()
+    scheduler = make(tiers=(None, tier))
+    scheduler.add(sequence(0, PROMPT))
+    saved = []
+    for _ in range(4):
+        step(scheduler)
+        saved.append(list(tier.saved.values()))
+    assert saved == [[], [], [1], [1, 2]]  # the steps copy nothing, to 1, to 2, and nothing
+    hashes = scheduler.running[0].block_hashes
+    assert list(tier.saved) == [hashes[1], hashes[2]]
+
+
+def test_a_snapshot_whose_slot_is_taken_before_it_could_be_saved_is_not() -> None:
+    tier = Tier()
+    scheduler = make(num_slots=2, tiers=(None, tier))
+    scheduler.add(sequence(0, PROMPT))
+    for _ in range(2):
+        step(scheduler)
+    states = scheduler.blocks.states
+    assert states is not None
+    states.pool.allocate()
+    scheduler.schedule()
+    assert not tier.saved
+
+
+def test_another_engine_goes_on_from_what_was_saved() -> None:
+    tiers = Tier(), Tier()
+    starts, copies = [], []
+    for _ in range(2):
+        scheduler = make(tiers=tiers)
+        scheduler.add(sequence(0, PROMPT))
+        steps = [step(scheduler) for _ in range(4)]
+        starts.append(steps[0].sequences[0].start)
+        copies.append(steps[0].state_copies)
+    assert starts == [0, 3 * BLOCK_SIZE] and len(tiers[0].loaded) == 3
+    ((_, slot),) = tiers[1].loaded
+    assert copies == [(), ((slot, scheduler.running[0].state),)]
+
+
+def test_no_snapshot_is_loaded_where_a_copy_is_still_to_come() -> None:
+    """Copies are made before the next step, after the load: one would overwrite it, or copy it elsewhere."""
+    tier = Tier()
+    scheduler = make(num_slots=3, tiers=(None, tier))
+    scheduler.add(sequence(0, PROMPT))
+    for _ in range(2):
+        step(scheduler)
+    states, seq = scheduler.blocks.states, scheduler.running[0]
+    assert states is not None
+    scheduler.blocks.keep_state(seq)  # its copy is still to come
+    new, old = (states.pool.snapshot(seq.block_hashes[at]) for at in (2, 1))
+    assert new is not None and old is not None
+    states.pool.touch(old)  # so that the new one is taken first
+    tier.saved[b"elsewhere"] = 0
+    assert not states.restore([b"elsewhere"], 0) and not tier.loaded
+    states.take_copies()
+    assert states.restore([b"elsewhere"], 0) and tier.loaded == [(b"elsewhere", new)]
