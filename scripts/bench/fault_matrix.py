@@ -181,7 +181,7 @@ RANK_FAULTS: dict[str, Callable[[App], Awaitable[None]]] = {"rank killed": kill_
 MOST_OPEN = 4  # new requests at once: a slow machine gets no more than it can answer
 
 
-class Struck(NamedTuple):
+class FaultOutcome(NamedTuple):
     answers: list[tuple[str, Answer]]  # of clients that stayed from before the fault until after it, by kind
     newcomers: list[tuple[bool, float]]  # whether each new request was answered, and after how many seconds
     recovered_s: float  # from the fault until the load ended: the cluster was whole again
@@ -189,7 +189,7 @@ class Struck(NamedTuple):
 
 async def strike(
     app: App, session: aiohttp.ClientSession, fault: Callable[[App], Awaitable[None]], num_clients: int, after_s: float
-) -> Struck:
+) -> FaultOutcome:
     """A fault under the load of clients that stay and of new requests, two a second as long as few are open.
 
     It ends when `fault` has returned and the cluster is whole again.
@@ -208,7 +208,7 @@ async def load(
     meanwhile: Callable[[App], Awaitable[None]],
     num_clients: int,
     after_s: float,
-) -> Struck:
+) -> FaultOutcome:
     """The load of `strike` beside what happens meanwhile."""
     answers: list[tuple[str, Answer]] = []
     newcomers: list[asyncio.Task[tuple[bool, float]]] = []
@@ -239,7 +239,7 @@ async def load(
     is_over.set()
     coming.cancel()
     await clients
-    return Struck(answers, await asyncio.gather(*newcomers), recovered_s)
+    return FaultOutcome(answers, await asyncio.gather(*newcomers), recovered_s)
 
 
 async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -257,7 +257,7 @@ async def measure(app: App, faults: dict[str, Any], arguments: argparse.Namespac
     return rows
 
 
-def _row(name: str, struck: Struck, expected: dict[str, Answer]) -> dict[str, Any]:
+def _row(name: str, struck: FaultOutcome, expected: dict[str, Answer]) -> dict[str, Any]:
     answers, newcomers, recovered_s = struck
     if name in (FRONT_KILLED, INGRESS_KILLED):
         answers = [(kind, one) for kind, one in answers if one.error is None]

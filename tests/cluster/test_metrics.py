@@ -39,7 +39,7 @@ class Clock:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Any:
+def exported(monkeypatch: pytest.MonkeyPatch) -> Any:
     found: dict[str, list[float]] = defaultdict(list)
 
     def kind(name: str, **options: Any) -> Told:
@@ -55,8 +55,8 @@ def report(*chunks: RequestOutput, **status: Any) -> EngineOutputs:
     return EngineOutputs((), (), chunks, msgspec.structs.replace(IDLE, **status))
 
 
-def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
-    found, clock = told
+def test_the_parts_of_an_answers_time_add_up(exported: Any) -> None:
+    found, clock = exported
     metrics = ReplicaMetrics("toy")
     metrics.submitted("a", request("a", [1] * 20, n=2))
     clock.now_s += 3
@@ -77,8 +77,8 @@ def test_the_parts_of_an_answers_time_add_up(told: Any) -> None:
     assert sum(found["generation_tokens"]) == 5
 
 
-def test_states_and_snapshots_are_told_where_a_model_has_them(told: Any) -> None:
-    found, clock = told
+def test_states_and_snapshots_are_exported_where_a_model_has_them(exported: Any) -> None:
+    found, clock = exported
     metrics = ReplicaMetrics("toy")
     metrics.heartbeat(IDLE)
     assert not found["manta_state_usage_perc"] and not found["manta_state_snapshots"]
@@ -87,8 +87,8 @@ def test_states_and_snapshots_are_told_where_a_model_has_them(told: Any) -> None
     assert (found["manta_state_usage_perc"], found["manta_state_snapshots"]) == ([0.25], [5])
 
 
-def test_preemptions_are_counted_once(told: Any) -> None:
-    found, _ = told
+def test_preemptions_are_counted_once(exported: Any) -> None:
+    found, _ = exported
     metrics = ReplicaMetrics("toy")
     for count in (0, 2, 2, 5):
         metrics.reported(report(num_preemptions=count))
@@ -96,8 +96,8 @@ def test_preemptions_are_counted_once(told: Any) -> None:
 
 
 @pytest.mark.parametrize("has_node_cache", [True, False])
-def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> None:
-    found, _ = told
+def test_tokens_from_the_host_tier_are_counted_apart(exported: Any, has_node_cache: bool) -> None:
+    found, _ = exported
     metrics = ReplicaMetrics("toy", has_node_cache)
     metrics.submitted("a", request("a", [1] * 100))
     metrics.reported(report(RequestOutput("a", 0, 0, (1,), "stop", cached_tokens=80, restored_tokens=48)))
@@ -106,8 +106,8 @@ def test_what_the_node_had_is_told_apart(told: Any, has_node_cache: bool) -> Non
     assert found["external_prefix_cache_hits"] == ([48] if has_node_cache else [])
 
 
-def test_usage_is_counted_by_kind_of_tokens(told: Any) -> None:
-    found, _ = told
+def test_usage_is_counted_by_kind_of_tokens(exported: Any) -> None:
+    found, _ = exported
     counters = UsageCounters()
     counters.on_usage("alice", 7, 0, 3)
     counters.on_usage("bob", 5, 4, 2)
@@ -121,8 +121,8 @@ def test_usage_is_counted_by_kind_of_tokens(told: Any) -> None:
     }
 
 
-def test_steps_are_counted_also_where_they_give_no_output(told: Any) -> None:
-    found, clock = told
+def test_steps_are_counted_also_where_they_give_no_output(exported: Any) -> None:
+    found, clock = exported
     metrics = ReplicaMetrics("toy")
     for steps in (3, 3, 7):  # those of a long prompt; a hung engine's count stays
         clock.now_s += 1

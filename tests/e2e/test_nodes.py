@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from scripts.bench.fault_matrix import URL, App, Struck, cut_link, kill_front, kill_ingress, load, strike
+from scripts.bench.fault_matrix import URL, App, FaultOutcome, cut_link, kill_front, kill_ingress, load, strike
 from scripts.bench.faults import KINDS, Answer, answer
 from scripts.bench.nodes import Nodes, can_run
 
@@ -45,11 +45,11 @@ def in_session(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]]
     return asyncio.run(run())
 
 
-def struck(app: App, fault: Callable[[App], Awaitable[None]]) -> Struck:
+def struck(app: App, fault: Callable[[App], Awaitable[None]]) -> FaultOutcome:
     return described(in_session(lambda session: strike(app, session, fault, num_clients=len(KINDS), after_s=1.0)))
 
 
-def described(found: Struck) -> Struck:
+def described(found: FaultOutcome) -> FaultOutcome:
     print(
         f"{len(found.answers)} streams, silent for {max(one.longest_gap_s for _, one in found.answers):.2f} s at most; "
         f"{sum(is_answered for is_answered, _ in found.newcomers)} of {len(found.newcomers)} newcomers answered; "

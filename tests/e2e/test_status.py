@@ -117,7 +117,7 @@ def test_migrations_say_which_replica_was_lost_and_another_one_takes_its_place(a
     wait_for("it is replaced", lambda: lost not in (states := running_ids()) and len(states) == 2)
 
 
-def test_autoscaling_says_what_is_wanted_and_what_it_has_changed(app: None) -> None:
+def test_autoscaling_shows_the_desired_replicas_and_its_changes(app: None) -> None:
     scaling = fleet()["autoscaling"]
     assert (scaling["min_replicas"], scaling["max_replicas"], scaling["target_replicas"]) == (2, 3, 2)
     assert scaling["events"] == []

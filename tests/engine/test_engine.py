@@ -13,14 +13,14 @@ from engine.cache.cache_layout import CacheGroup
 from engine.engine import Engine
 from engine.errors import ContextTooLong, Overloaded, RequestError
 from engine.types import GenerateRequest, RequestOutput, TokenSpan
-from tests.engine.toy import VOCAB_SIZE, ToyExecutor, ToyKeeper, ToyStateKeeper, recompute, request
+from tests.engine.toy import VOCAB_SIZE, ToyConnector, ToyExecutor, ToyStateConnector, recompute, request
 
 
 def make(
     sharing: bool = True,
     toy: ToyExecutor | None = None,
     overlap: bool = False,
-    connectors: Sequence[ToyKeeper] = (),
+    connectors: Sequence[ToyConnector] = (),
     **scheduler: int,
 ) -> Engine:
     config = SchedulerConfig(**scheduler)
@@ -74,7 +74,7 @@ def test_one_request_in_three_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_drafts", "overlap", "keeps", "recurrent"),
+    ("max_drafts", "overlap", "offloads", "recurrent"),
     [
         (0, False, False, False),
         (5, False, False, False),
@@ -94,13 +94,13 @@ def test_one_request_in_three_lines() -> None:
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_random_traffic_equals_full_recompute(
-    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool, recurrent: bool
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, offloads: bool, recurrent: bool
 ) -> None:
-    random_traffic(block_size, budget, sharing, max_drafts, overlap, keeps, recurrent)
+    random_traffic(block_size, budget, sharing, max_drafts, overlap, offloads, recurrent)
 
 
 @pytest.mark.parametrize(
-    ("max_drafts", "overlap", "keeps", "recurrent"),
+    ("max_drafts", "overlap", "offloads", "recurrent"),
     [
         (0, False, False, False),
         (5, False, False, False),
@@ -114,10 +114,10 @@ def test_random_traffic_equals_full_recompute(
 @pytest.mark.parametrize("budget", [3, 64])
 @pytest.mark.parametrize("block_size", [1, 4])
 def test_random_traffic_through_windows_equals_full_recompute(
-    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, keeps: bool, recurrent: bool
+    block_size: int, budget: int, sharing: bool, max_drafts: int, overlap: bool, offloads: bool, recurrent: bool
 ) -> None:
     groups = CacheGroup(), CacheGroup(window=5), CacheGroup(chunk=8), CacheGroup(window=1)
-    random_traffic(block_size, budget, sharing, max_drafts, overlap, keeps, recurrent, groups)
+    random_traffic(block_size, budget, sharing, max_drafts, overlap, offloads, recurrent, groups)
 
 
 def random_traffic(
@@ -126,19 +126,19 @@ def random_traffic(
     sharing: bool,
     max_drafts: int,
     overlap: bool,
-    keeps: bool,
+    offloads: bool,
     recurrent: bool,
     groups: tuple[CacheGroup, ...] = (CacheGroup(),),
 ) -> None:
     rng = random.Random(block_size * 1000 + budget + sharing)
     num_held = num_unknown = num_ahead = num_shared = 0
-    kinds = (ToyKeeper, ToyStateKeeper) if recurrent else (ToyKeeper,)
-    connectors = [kind(random.Random(1)) for kind in kinds if keeps]  # of all three engines, one after the other
+    kinds = (ToyConnector, ToyStateConnector) if recurrent else (ToyConnector,)
+    connectors = [kind(random.Random(1)) for kind in kinds if offloads]  # of all three engines, one after the other
     for num_tokens in (48, 96, 4096):  # the smallest pool barely holds one sequence
         num_states = rng.choice([17, 18, 30]) if recurrent else 0
         num_blocks = sum(group.num_blocks(num_tokens, block_size, block_size) for group in groups)
         sizes = {"max_num_batched_tokens": budget, "max_num_seqs": rng.choice([1, 3, 16])}
-        if recurrent and keeps:
+        if recurrent and offloads:
             num_states = sizes["max_num_seqs"] + 2  # snapshots leave soon
         toy = ToyExecutor(num_blocks, block_size, num_states=num_states, cache_groups=groups)
         engine = make(
@@ -234,7 +234,7 @@ def test_equal_prompts_are_computed_once_even_when_they_arrive_together() -> Non
 
 
 def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
-    asked, connector = request("a", list(range(41)), max_tokens=10), ToyKeeper()
+    asked, connector = request("a", list(range(41)), max_tokens=10), ToyConnector()
     engine = make(connectors=[connector])
     engine.submit(asked)
     assert_is(run(engine)["a", 0], asked)
@@ -250,7 +250,7 @@ def test_what_is_kept_is_not_computed_again_by_another_engine() -> None:
 
 
 def test_what_is_kept_does_not_take_the_room_of_the_next_chunk() -> None:
-    asked, connector = request("a", list(range(30)), max_tokens=2), ToyKeeper()
+    asked, connector = request("a", list(range(30)), max_tokens=2), ToyConnector()
     for num_blocks in (64, 8):
         engine = make(toy=ToyExecutor(num_blocks=num_blocks), connectors=[connector])
         engine.submit(asked)

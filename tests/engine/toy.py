@@ -151,39 +151,39 @@ class ToyExecutor(Executor):
         self.closed = True
 
 
-class ToyKeeper:
+class ToyConnector:
     """A KV connector to blocks of one toy after the other. Now and then one is gone that was there a moment ago."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance
-        self._kept: dict[bytes, list[Any]] = {}
+        self._saved: dict[bytes, list[Any]] = {}
         self.toy: ToyExecutor
         self.num_loaded = self.num_gone = 0
 
     def holds(self, name: bytes) -> bool:
-        return name in self._kept
+        return name in self._saved
 
     def load(self, name: bytes, block: int) -> bool:
         if self._chance is not None and self._chance.random() < 0.2:
-            del self._kept[name]
+            del self._saved[name]
             self.num_gone += 1
             return False
         where, piece = self._where(block)
-        where[piece] = self._kept[name]
+        where[piece] = self._saved[name]
         self.num_loaded += 1
         return True
 
     def save(self, name: bytes, block: int) -> None:
         where, piece = self._where(block)
-        self._kept[name] = where[piece]
-        assert None not in self._kept[name]
+        self._saved[name] = where[piece]
+        assert None not in self._saved[name]
 
     def _where(self, block: int) -> tuple[list[Any], slice]:
         size = self.toy.block_size
         return self.toy.slots, slice(block * size, (block + 1) * size)
 
 
-class ToyStateKeeper(ToyKeeper):
+class ToyStateConnector(ToyConnector):
     """The same of states."""
 
     def _where(self, block: int) -> tuple[list[Any], slice]:

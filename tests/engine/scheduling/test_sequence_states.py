@@ -152,14 +152,19 @@ def test_a_snapshot_is_saved_when_the_step_has_begun_that_makes_it() -> None:
     assert list(tier.saved) == [hashes[1], hashes[2]]
 
 
-def test_a_snapshot_whose_slot_is_taken_before_it_could_be_saved_is_not() -> None:
-    tier = Tier()
-    scheduler = make(num_slots=2, tiers=(None, tier))
+def with_a_snapshot(num_slots: int, tier: Tier) -> tuple[Scheduler, SequenceStates]:
+    """A prompt after two steps, the second of which has made a snapshot."""
+    scheduler = make(num_slots, tiers=(None, tier))
     scheduler.add(sequence(0, PROMPT))
     for _ in range(2):
         step(scheduler)
-    states = scheduler.blocks.states
-    assert states is not None
+    assert scheduler.blocks.states is not None
+    return scheduler, scheduler.blocks.states
+
+
+def test_a_snapshot_that_is_evicted_before_it_is_saved_is_not_saved() -> None:
+    tier = Tier()
+    scheduler, states = with_a_snapshot(2, tier)
     states.pool.allocate()
     scheduler.schedule()
     assert not tier.saved
@@ -182,12 +187,8 @@ def test_another_engine_goes_on_from_what_was_saved() -> None:
 def test_no_snapshot_is_loaded_where_a_copy_is_still_to_come() -> None:
     """Copies are made before the next step, after the load: one would overwrite it, or copy it elsewhere."""
     tier = Tier()
-    scheduler = make(num_slots=3, tiers=(None, tier))
-    scheduler.add(sequence(0, PROMPT))
-    for _ in range(2):
-        step(scheduler)
-    states, seq = scheduler.blocks.states, scheduler.running[0]
-    assert states is not None
+    scheduler, states = with_a_snapshot(3, tier)
+    seq = scheduler.running[0]
     scheduler.blocks.keep_state(seq)  # its copy is still to come
     new, old = (states.pool.snapshot(seq.block_hashes[at]) for at in (2, 1))
     assert new is not None and old is not None
