@@ -31,7 +31,7 @@ class LedgerFile:
         """Removes what dead processes have left beyond the bounds, too."""
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         with contextlib.suppress(OSError):  # a file system without locks: then nothing is removed
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_SH)  # waits for one that asks whether this is dead, some microseconds
         self._num_bytes = os.fstat(self._fd).st_size
         remove_dead(self._path, self._config)
 
