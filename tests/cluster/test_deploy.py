@@ -62,7 +62,6 @@ def replica_pids() -> list[int]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_crowd_is_answered_and_a_killed_replica_is_replaced(echo: None) -> None:
     answers: dict[int, list[int]] = {}
 
@@ -89,7 +88,6 @@ def test_a_crowd_is_answered_and_a_killed_replica_is_replaced(echo: None) -> Non
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_prometheus_finds_vllms_names(echo: None) -> None:
     num_tokens = len(ask(request_id="counted", prompt=[5, 2], max_tokens=20))
     port = ray.nodes()[0]["MetricsExportPort"]
@@ -130,7 +128,6 @@ LINES = [line for board in BOARDS for row in board.rows.values() for panel in ro
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_what_the_dashboards_ask_for_is_exported(echo: None) -> None:
     """Every metric, with the labels by which it is added up. A replica was killed above, so that streams have moved."""
     wanted: dict[str, set[str]] = defaultdict(set)
@@ -152,7 +149,6 @@ def test_what_the_dashboards_ask_for_is_exported(echo: None) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus (apt-get install prometheus)")
 def test_prometheus_answers_what_the_dashboards_ask(echo: None, tmp_path: Path) -> None:
     with prometheus(tmp_path) as url:

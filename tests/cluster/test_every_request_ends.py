@@ -78,7 +78,7 @@ async def lossy_client(cluster: LocalCluster, chance: float, seed: int) -> Async
         client = ClusterClient({"toy": replicas}, WIRE, 1000, cache_key=SECRET)
         client.start()
         stack.push_async_callback(client.close)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(replicas.up) < len(places):
                 await asyncio.sleep(0.01)
         yield client
@@ -205,7 +205,7 @@ async def test_an_engine_that_raises_out_of_a_step_loses_what_it_was_asked_to_an
         await cluster.until_up(1)
         asked = [request(f"r{i}", [i]) for i in range(4)]
         running = asyncio.gather(*(collect(cluster.client, one) for one in asked))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while cluster.client._replicas["toy"].up:
                 await asyncio.sleep(0.01)
             await cluster.add()

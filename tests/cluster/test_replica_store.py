@@ -64,7 +64,7 @@ async def test_entries_survive_one_replica_after_the_other() -> None:
             await cluster.until_up(3)
             if round_ == 1:  # some are read at once
                 assert [await store.get("o", key) for key in KEYS] == [key.encode() for key in KEYS]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while min(copies(cluster).values()) < 2:
                     await asyncio.sleep(0.05)
         assert [await store.get("o", key) for key in KEYS] == [key.encode() for key in KEYS]

@@ -134,7 +134,7 @@ async def test_requests_of_a_session_go_to_one_replica_and_others_in_turn() -> N
     async with local_cluster(3) as cluster:
         client = cluster.new_client(routing=RoutingConfig(policy="round_robin"))
         client.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(client._replicas["toy"].up) < 3:
                 await asyncio.sleep(0.01)
         for i in range(9):

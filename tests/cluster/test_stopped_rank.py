@@ -23,7 +23,7 @@ from tests.cluster.local import SECRET, WIRE, LocalCluster, local_cluster
 from tests.cluster.test_client import PATIENT, collect
 from tests.engine.parallel.test_ranks import config_of, driving, tiny
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 class Ranked(NamedTuple):

@@ -92,7 +92,7 @@ async def watched(cluster: LocalCluster, side: str, tamper: Tamper) -> AsyncIter
         replicas = Replicas(discover, _nobody_to_ask, "ingress-2", SECRET, cluster.wire, new_router())
         cluster.client._replicas = {"toy": replicas}
         cluster.client.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(replicas.up) < 2:
                 await asyncio.sleep(0.01)
         yield man

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.weights]
 
 MODEL = "smollm2-135m-instruct"
 SUBJECTS = ["rain", "bread", "the moon", "a violin", "gravity", "tea", "a map", "winter", "bees", "glass"]

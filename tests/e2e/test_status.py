@@ -20,7 +20,7 @@ from tests.e2e.status_app import build_status_app
 from tests.e2e.streams import wait_for
 from tests.within import within
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray]
 
 URL = "http://127.0.0.1:18000/fleet"
 SCALING = {

@@ -18,7 +18,7 @@ from tests.e2e.streams import pids, status, struck, wait_for
 from tests.engine.parallel.test_ranks import tiny
 from tests.within import within
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray]
 
 APP = "ranked"
 REPLICA = f"{APP}#Replica-toy"

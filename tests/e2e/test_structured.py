@@ -12,7 +12,7 @@ import pytest
 
 from tests.serve_app.schemas import random_schema, random_tools, turns_with_calls
 
-pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.weights]
 
 MODEL = "smollm2-135m-instruct"
 CONCURRENCY = 16

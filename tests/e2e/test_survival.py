@@ -9,7 +9,7 @@ import pytest
 
 from scripts.bench.faults import FAULTS, KINDS, Answer, answer, disturbed, replica_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.weights, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.weights]
 
 DEPLOYMENT = "Replica-smollm2"
 

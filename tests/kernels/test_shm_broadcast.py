@@ -14,7 +14,7 @@ from kernels.native.compiler import find_compiler
 from kernels.shm_broadcast.cpu import CAPACITY, ShmMessageQueue
 
 COMPILER = find_compiler()
-pytestmark = [pytest.mark.skipif(COMPILER is None, reason="needs a C compiler"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")]
 
 
 @pytest.fixture(params=[2, 4])

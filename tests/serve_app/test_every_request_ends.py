@@ -64,7 +64,7 @@ async def served(chance: float, seed: int) -> AsyncIterator[httpx2.AsyncClient]:
         async with talking_to(build_app(client, config(), {MODEL.name: MODEL})) as http:
             yield http
         assert client.num_open == 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while server.num_open or server.engine_thread.status.num_running:
                 await asyncio.sleep(0.01)
     finally:

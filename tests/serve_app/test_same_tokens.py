@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import msgspec
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -288,7 +287,6 @@ APIS = (
 )
 
 
-@pytest.mark.timeout(180)
 @settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
 )

@@ -4,6 +4,9 @@ For processes with TRITON_INTERPRET=1: the tests of kernels, and the GPU script 
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
+import functools
+import inspect
+
 import numpy as np
 import torch
 import triton.language as tl
@@ -15,13 +18,21 @@ RAW = {tl.float8e4nv: torch.float8_e4m3fn, tl.bfloat16: torch.bfloat16}  # held 
 
 
 def mend_interpreter() -> None:
-    """Once in a process."""
+    """For the whole process; a second call changes nothing."""
     builder = interpreter.InterpreterBuilder
+    if builder.create_dot is _create_dot:
+        return
     cast, convert = builder.cast_impl, builder.create_fp_to_fp
 
     def cast_impl(self, source, target):
-        """The interpreter cuts bits off to make bfloat16; a GPU rounds to the nearest, of two the even one."""
-        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
+        """The interpreter cuts bits off to make bfloat16; a GPU rounds to the nearest, of two the even one.
+
+        The other way it takes apart and puts together what a shift gives.
+        """
+        kinds = source.dtype.scalar, target.scalar
+        if kinds == (tl.bfloat16, tl.float32):
+            return interpreter.TensorHandle(_as_f32(source), tl.float32)
+        if kinds != (tl.float32, tl.bfloat16):
             return cast(self, source, target)
         rounded = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16().view(torch.uint16)
         return interpreter.TensorHandle(rounded.numpy(), tl.bfloat16)
@@ -40,6 +51,20 @@ def mend_interpreter() -> None:
         return interpreter.TensorHandle(data, kinds[1])
 
     builder.create_dot, builder.cast_impl, builder.create_fp_to_fp = _create_dot, cast_impl, create_fp_to_fp
+    interpreter._patch_builtin = _patch_builtin
+
+
+def _patch_builtin(package, builder, scope):
+    """The interpreter asks all members of a package at every call of a function for those that it replaces."""
+    for name in _builtins(package):
+        if tl.core.is_builtin(member := getattr(package, name)):
+            interpreter._patch_attr(package, name, member, builder, scope)
+
+
+@functools.cache
+def _builtins(package):
+    """Names; a package's first call is outside of all others, so that none is replaced yet."""
+    return tuple(name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member))
 
 
 def _create_dot(self, a, b, d, *rest):

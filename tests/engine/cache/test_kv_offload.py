@@ -155,7 +155,7 @@ def arena_of(kv, folder):
 
 
 def wait_for(cache, name):
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 30
     while not cache.holds(name):
         assert time.monotonic() < deadline_s
         time.sleep(0.001)

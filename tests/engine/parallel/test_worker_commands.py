@@ -22,7 +22,7 @@ def driver() -> Iterator[Driver]:
     driver = Driver("127.0.0.1", SIZE, TOKEN)
     yield driver
     driver.close()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 30
     while any(thread.name in ("rank-rendezvous", "rank-hello") for thread in threading.enumerate()):
         assert time.monotonic() < deadline_s, "a thread of the rendezvous stays"
         time.sleep(0.01)
@@ -41,7 +41,7 @@ def join(driver: Driver) -> Iterator[Join]:
     followers: list[Worker] = []
 
     def join(rank: int) -> Worker:
-        followers.append(Worker(meeting_of(driver), rank, timeout_s=5))
+        followers.append(Worker(meeting_of(driver), rank, timeout_s=20))
         return followers[-1]
 
     yield join
@@ -136,14 +136,15 @@ def is_a_rank_that_there_is_not(port: int) -> list[socket.socket]:
         is_a_rank_that_there_is_not,
     ],
 )
-def test_ranks_meet_beside_a_stranger(driver: Driver, stranger: Stranger) -> None:
+def test_ranks_meet_beside_a_stranger(driver: Driver, stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_commands, "HELLO_S", 60.0)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ConnectionError):  # it may be cut off while it still speaks
             for connection in stranger(driver.port):
                 stack.enter_context(connection)
         began_s = time.monotonic()
         assert agree(driver) == [101, 101, 101]
-        assert time.monotonic() - began_s < 3, "a stranger was waited for"
+        assert time.monotonic() - began_s < 20, "a stranger was waited for"
 
 
 def test_ranks_meet_while_strangers_come_all_the_time(driver: Driver) -> None:
@@ -170,10 +171,10 @@ def test_who_drips_bytes_is_cut_off(driver: Driver, monkeypatch: pytest.MonkeyPa
     with connected(driver.port) as connection:
         began_s = time.monotonic()
         with pytest.raises(OSError):
-            while time.monotonic() - began_s < 5:
+            while time.monotonic() - began_s < 20:
                 connection.sendall(b"x")
                 time.sleep(0.05)
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 10
 
 
 def test_nobody_takes_the_place_of_a_rank_that_has_come(driver: Driver, join: Join) -> None:
@@ -183,7 +184,7 @@ def test_nobody_takes_the_place_of_a_rank_that_has_come(driver: Driver, join: Jo
     again, other = join(1), join(2)  # the second knows the token, and is refused all the same
     with ThreadPoolExecutor(2) as pool:
         agreed = [pool.submit(one.all_reduce_min, 50) for one in (first, other)]
-        assert driver.all_reduce_min(60, timeout_s=5) == 50
+        assert driver.all_reduce_min(60, timeout_s=20) == 50
         assert [one.result() for one in agreed] == [50, 50]
     with pytest.raises(OSError):
         again.all_reduce_min(1)
@@ -218,7 +219,7 @@ def test_the_first_rank_hears_how_old_the_others_steps_are(driver: Driver, join:
     followers = {rank: join(rank) for rank in (1, 2)}
     with ThreadPoolExecutor(2) as pool:
         agreed = [pool.submit(one.all_reduce_min, 50) for one in followers.values()]
-        driver.all_reduce_min(60, timeout_s=5)
+        driver.all_reduce_min(60, timeout_s=20)
         assert [one.result() for one in agreed] == [50, 50]
     assert driver.heartbeats() == ()
     lost = threading.Event()
@@ -228,7 +229,7 @@ def test_the_first_rank_hears_how_old_the_others_steps_are(driver: Driver, join:
     commands = followers[1].commands()
     driver.send(SaveBlock(b"name", 7))
     next(commands)  # and it does not come for another one
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 30
     while not all(beat.num_heartbeats > 2 for beat in driver.heartbeats()):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -243,7 +244,7 @@ def test_a_rank_that_goes_while_it_loads_is_an_error(driver: Driver, join: Join)
     followers = [join(rank) for rank in (1, 2)]
     followers[0].close()
     with pytest.raises(OSError):
-        driver.all_reduce_min(10, timeout_s=5)
+        driver.all_reduce_min(10, timeout_s=20)
 
 
 class Pipe:

@@ -54,7 +54,6 @@ def answers(
     return chunks, num_steps
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -105,7 +104,6 @@ def told(chunks: list[RequestOutput]) -> list[float]:
     return [*of_prompt, *(one.logprob for one in of_tokens), *(value for one in of_tokens for _, value in one.top)]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("max_drafts", [1, 3, 7])
 def test_whatever_a_token_depends_on_drafts_change_nothing(tmp_path: Path, max_drafts: int) -> None:
     """Grammars, budgets, penalties, bans, beams, several choices, together in one batch."""

@@ -17,7 +17,6 @@ from tests.serve_app.hostile.corpus import Hostile, corpus
 from tests.serve_app.hostile.server import ENDLESS
 
 pytestmark = [
-    pytest.mark.timeout(90),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what a process holds from /proc"),
 ]
 

@@ -91,7 +91,7 @@ async def test_a_background_response_is_written_once_with_its_tokens(caplog: pyt
     caplog.set_level(logging.INFO, LOGGER)
     async with serving(ScriptedClient([0.05, *says("hello")]), ON) as http:
         await http.post("/v1/responses", json={"input": "hi", "background": True})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not fields(caplog):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0)
@@ -137,7 +137,7 @@ async def test_tokens_are_totaled_for_each_key_and_written_to_the_ledger(tmp_pat
     assert {key for _, key in found} == {"alice", "bob", None}
     assert [key for key, *_ in told] == ["alice", "alice", "bob"]
     (path,) = tmp_path.iterdir()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(lines := path.read_bytes().splitlines()) < 4:
             await asyncio.sleep(0.01)
     written = [msgspec.json.decode(line) for line in lines]

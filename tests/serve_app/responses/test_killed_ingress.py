@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
-import pytest
 
 from serve_app.responses import background
 from tests.serve_app.state.redis_server import needs_redis, redis_server
 
-pytestmark = [needs_redis, pytest.mark.timeout(90)]
+pytestmark = [needs_redis]
 
 URL = "/v1/responses"
 

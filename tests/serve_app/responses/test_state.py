@@ -158,7 +158,7 @@ async def test_a_background_response_goes_on_without_its_client(stream):
         else:
             made = answer.json()
             assert made["status"] == "queued" and made["output"] == []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (found := (await http.get(f"{URL}/{made['id']}")).json())["status"] in ("queued", "in_progress"):
                 await asyncio.sleep(0.02)
         assert found["status"] == "completed" and found["output"][0]["content"][0]["text"] == "abc"
@@ -213,7 +213,7 @@ async def test_only_background_responses_are_cancelled_or_streamed_again():
 async def test_a_background_response_that_fails_says_why(error, code):
     async with serving(ScriptedClient([error])) as http:
         made = (await http.post(URL, json={"input": "a", "background": True})).json()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (found := (await http.get(f"{URL}/{made['id']}")).json())["status"] != "failed":
                 await asyncio.sleep(0.02)
     assert found["error"]["code"] == code

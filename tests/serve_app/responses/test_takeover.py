@@ -4,8 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 
-import pytest
-
 from engine.types import GenerateRequest, RequestOutput
 from tests.serve_app.resumption.lines import Cluster, ask
 from tests.serve_app.scripted import ScriptedClient, says
@@ -93,7 +91,6 @@ async def test_one_whose_request_is_no_longer_kept_has_failed():
     assert found["status"] == "failed" and "has stopped" in found["error"]["message"]
 
 
-@pytest.mark.timeout(20)
 async def test_a_runner_that_has_lost_its_lease_stops_and_changes_nothing():
     cluster, client = Cluster(toy_model()), StuckClient()
     made = json.loads((await ask(cluster.ingress(client), URL, BODY)).body)

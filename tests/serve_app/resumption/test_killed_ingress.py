@@ -10,7 +10,7 @@ from tests.serve_app.resumption.lines import COMMENT, Answer
 from tests.serve_app.resumption.test_resuming import URLS
 from tests.serve_app.state.redis_server import needs_redis
 
-pytestmark = [needs_redis, pytest.mark.timeout(90)]
+pytestmark = [needs_redis]
 
 KEY = {"Idempotency-Key": "mine"}
 PLAIN = {"Accept-Encoding": "identity"}

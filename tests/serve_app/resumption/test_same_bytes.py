@@ -28,7 +28,6 @@ FEATURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.timeout(300)
 @settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
 )

@@ -52,7 +52,6 @@ needs_axe = pytest.mark.skipif(
 
 
 @needs_chromium
-@pytest.mark.timeout(90)
 async def test_arrow_keys_show_the_alternatives_of_each_token_within_the_page(tmp_path: Path):
     async with chromium(tmp_path) as browser, opened(browser, says("two\nlines", logprobs=True)):
         await ask(browser, "probabilities")
@@ -73,7 +72,6 @@ async def test_arrow_keys_show_the_alternatives_of_each_token_within_the_page(tm
 
 @needs_chromium
 @needs_axe
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("width", "is_dark"), [(1280, False), (400, True)])
 async def test_axe_finds_nothing_wrong_with_the_page(tmp_path: Path, width, is_dark):
     async with chromium(tmp_path) as browser, opened(browser, says(ANSWER, logprobs=True)):

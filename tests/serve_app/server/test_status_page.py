@@ -124,7 +124,6 @@ async def test_its_modules_do_what_their_own_tests_say():
 
 
 @needs_chromium
-@pytest.mark.timeout(90)
 async def test_a_browser_shows_the_replicas_and_says_when_the_server_is_gone(tmp_path: Path):
     async with chromium(tmp_path) as browser:
         async with served() as (port, url):
@@ -140,7 +139,6 @@ async def test_a_browser_shows_the_replicas_and_says_when_the_server_is_gone(tmp
 
 
 @needs_chromium
-@pytest.mark.timeout(90)
 async def test_in_a_browser_a_key_opens_the_status_and_stays_in_the_tab(tmp_path: Path):
     api = ApiConfig(api_keys=("a key",), access=AccessConfig(status="key"))
     async with chromium(tmp_path) as browser, served(api=api) as (_, url):

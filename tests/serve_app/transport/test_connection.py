@@ -83,7 +83,7 @@ async def test_a_client_that_leaves_ends_its_request(stream, script):
     await asyncio.sleep(0.05)
     assert client.requests and not client.closed.is_set()
     peer.left.set()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await client.closed.wait()
         await peer.task
     assert client.num_closed == 1
@@ -119,7 +119,7 @@ async def test_a_reader_that_does_not_read_loses_its_stream():
     peer = Peer(client, settings, stream=True)
     await asyncio.sleep(0.03)
     peer.reads.clear()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await client.closed.wait()
         await peer.task
     assert client.num_closed == 1

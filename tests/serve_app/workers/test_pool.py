@@ -40,7 +40,7 @@ async def test_a_task_that_takes_too_long_is_killed_and_the_next_one_is_done(poo
     began_s = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"^it takes more than 0\.3 s of a CPU$"):
         await pool.run(f"{TASKS}:spin", "a", b"60")
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 30
     assert await pool.run(f"{TASKS}:spin", "a", b"0.01") == b"done"
     assert await has_ended(first)
 
