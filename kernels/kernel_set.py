@@ -36,6 +36,7 @@ from kernels.rms_norm.reference import add_rms_norm
 from kernels.sampling.reference import choose, keep_min_p, keep_top_k, keep_top_p, scale_temperature
 from kernels.selective_scan.reference import selective_scan
 from kernels.soft_cap.reference import soft_cap
+from kernels.sparse_indexer.reference import choose_tokens, index_rotary
 from kernels.square_sums.reference import square_sums
 from kernels.unary.reference import unary
 
@@ -62,6 +63,8 @@ class KernelSet:
     paged_attention: ops.PagedAttention
     latent_rotary: ops.LatentRotary
     latent_attention: ops.LatentAttention
+    index_rotary: ops.IndexRotary
+    choose_tokens: ops.ChooseTokens
     head_linear: ops.HeadLinearPacker
     causal_conv: ops.CausalConv
     gated_delta_rule: ops.GatedDeltaRule
@@ -149,6 +152,7 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
     from kernels.sampling import triton as sampling_triton
     from kernels.selective_scan import triton as selective_scan_triton
     from kernels.soft_cap import triton as soft_cap_triton
+    from kernels.sparse_indexer import triton as sparse_indexer_triton
     from kernels.square_sums import triton as square_sums_triton
 
     # the library may otherwise add up parts of a sum in 16 bits, which kernels/linear does not allow
@@ -166,6 +170,8 @@ def triton_kernels(deterministic: bool = False) -> KernelSet:
         paged_attention=paged_attention_triton.paged_attention,
         latent_rotary=latent_rotary_triton.latent_rotary,
         latent_attention=latent_attention_triton.latent_attention,
+        index_rotary=sparse_indexer_triton.index_rotary,
+        choose_tokens=sparse_indexer_triton.choose_tokens,
         head_linear=head_linear_cuda.HeadLinear,
         causal_conv=causal_conv_triton.causal_conv,
         gated_delta_rule=gated_delta_rule_triton.gated_delta_rule,
@@ -213,6 +219,8 @@ def _reference_kernels() -> KernelSet:
         paged_attention=paged_attention,
         latent_rotary=latent_rotary,
         latent_attention=latent_attention,
+        index_rotary=index_rotary,
+        choose_tokens=choose_tokens,
         head_linear=HeadLinear,
         causal_conv=causal_conv,
         gated_delta_rule=gated_delta_rule,
@@ -269,6 +277,7 @@ def _with_compiled_layers(
     from kernels.rms_norm import cpu as rms_norm_cpu
     from kernels.selective_scan import cpu as selective_scan_cpu
     from kernels.soft_cap import cpu as soft_cap_cpu
+    from kernels.sparse_indexer import cpu as sparse_indexer_cpu
     from kernels.square_sums import cpu as square_sums_cpu
     from kernels.unary import cpu as unary_cpu
 
@@ -297,6 +306,7 @@ def _with_compiled_layers(
         qkv_rotary=qkv_rotary_cpu.build(compiler),
         paged_attention=paged_attention_cpu.build(compiler),
         latent_attention=latent_attention_cpu.build(compiler),
+        choose_tokens=sparse_indexer_cpu.build(compiler),
         head_linear=partial(HeadLinear, linear=linear),
         causal_conv=causal_conv_cpu.build(compiler),
         gated_delta_rule=gated_delta_rule_cpu.build(compiler),

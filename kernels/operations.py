@@ -18,6 +18,7 @@ from kernels.penalties.reference import PenaltyEntries
 from kernels.qkv_rotary.spec import QkvSpec
 from kernels.quantized_linear.reference import GroupQuantized
 from kernels.selective_scan.gates import ScanGates
+from kernels.sparse_indexer.spec import IndexSpec
 from kernels.unary.reference import Function
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "AllowOnly",
     "CausalConv",
     "Choose",
+    "ChooseTokens",
     "Embedding",
     "ExpertsKernel",
     "ExpertsPacker",
@@ -35,6 +37,7 @@ __all__ = [
     "GatedActivation",
     "GatedDeltaRule",
     "HeadLinearPacker",
+    "IndexRotary",
     "LatentAttention",
     "LatentRotary",
     "LinearKernel",
@@ -133,6 +136,25 @@ class LatentRotary(Protocol):
 
 class LatentAttention(Protocol):
     def __call__(self, q_THX: Tensor, cache: Tensor, layout: AttentionLayout, spec: LatentSpec, /) -> Tensor: ...
+
+
+class IndexRotary(Protocol):
+    def __call__(
+        self,
+        q_THD: Tensor,
+        k_TD: Tensor,
+        cache: Tensor,
+        positions_T: Tensor,
+        slots_T: Tensor,
+        spec: IndexSpec,
+        /,
+    ) -> None: ...
+
+
+class ChooseTokens(Protocol):
+    def __call__(
+        self, q_THD: Tensor, weight_TH: Tensor, cache: Tensor, layout: AttentionLayout, top_k: int, /
+    ) -> Tensor: ...
 
 
 class HeadLinearPacker(Protocol):

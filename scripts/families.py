@@ -59,6 +59,8 @@ FAMILIES = (
         "DeepSeek V2, V3, R1, Kimi K2",
         "MLA; MoE, dense first",
     ),
+    Family(("deepseek_v32",), (), "DeepSeek V3.2", "MLA with an indexer (sparse attention); MoE, dense first"),
+    Family(("glm_moe_dsa",), (), "GLM-5", "MLA with an indexer in some layers (sparse attention); MoE, dense first"),
     Family(
         ("longcat_flash",), (), "LongCat-Flash", "two of MLA and MLP a layer; MoE beside the second, with zero experts"
     ),

@@ -85,8 +85,6 @@ LAYER_NORM = "a LayerNorm with biases is not implemented"
 REFUSED = {
     "mistral_large4": INDEXER,
     "mistral_large4_text": INDEXER,
-    "deepseek_v32": INDEXER,
-    "glm_moe_dsa": INDEXER,
     "axk2": INDEXER,
     "dots3_note": INDEXER,
     "hy_v4": INDEXER,

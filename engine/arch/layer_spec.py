@@ -28,8 +28,10 @@ __all__ = [
     "Router",
     "SelfAttention",
     "ShortConv",
+    "TokenIndexer",
     "UngatedMlp",
     "rope_of",
+    "source_layer",
 ]
 
 # Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take; or
@@ -84,6 +86,18 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
             raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")
 
 
+class TokenIndexer(msgspec.Struct, frozen=True, kw_only=True):
+    """Sparse attention (DSA): small heads of their own score all tokens, and a query attends to the best."""
+
+    num_heads: int
+    head_dim: int  # of the index key that is cached of each token
+    top_k: int  # tokens that a query attends to
+    interleaved_rope: bool = False  # the checkpoint's query and key rows are for interleaved RoPE
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "head_dim", "top_k")
+
+
 class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Multi-head latent attention (MLA): one row per token is cached for all heads, a latent and a rotated key."""
 
@@ -99,6 +113,8 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     latent_scale: float = 1.0  # multiplies the latent after its norm
     bias: bool = False  # of the down-projections and the output
     query_scaling: QueryScaling | None = None
+    indexer: TokenIndexer | None = None  # None: a query attends to all tokens
+    index_from: int | None = None  # the layer whose indexer chooses the tokens; None: its own
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "v_dim")
@@ -174,6 +190,13 @@ class ParallelHeads(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
 # mixers with a state of fixed size
 Recurrent = GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
 Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
+
+
+def source_layer(mixer: Mixer | None) -> int | None:
+    """The layer whose keys and values, or whose choice of tokens, a mixer reads; None: it has its own."""
+    if isinstance(mixer, SelfAttention):
+        return mixer.kv_from
+    return mixer.index_from if isinstance(mixer, LatentAttention) else None
 
 
 def rope_of(mixer: Mixer | None) -> Rope | None:

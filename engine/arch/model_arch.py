@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import AltUp, LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
+from engine.arch.layer_spec import AltUp, LatentAttention, LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
 
 __all__ = ["ModelArch"]
 
@@ -37,6 +37,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
             raise ValueError("there are no layers")
         for index in range(len(self.layers)):
             self._check_kv_layer(index)
+            self._check_index_layer(index)
 
     def _check_kv_layer(self, index: int) -> None:
         mixer = self.layers[index].mixer
@@ -48,6 +49,15 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
         names = ("num_kv_heads", "head_dim", "sliding_window", "attention_chunk")
         if other := [name for name in names if getattr(mixer, name) != getattr(source, name)]:
             raise ValueError(f"layer {index} reads keys and values of {mixer.kv_from} and has another {other[0]}")
+
+    def _check_index_layer(self, index: int) -> None:
+        mixer = self.layers[index].mixer
+        if not isinstance(mixer, LatentAttention) or mixer.index_from is None:
+            return
+        source = self.layers[mixer.index_from].mixer if mixer.index_from < index else None
+        own = isinstance(source, LatentAttention) and source.index_from is None and source.indexer == mixer.indexer
+        if mixer.indexer is None or not own:
+            raise ValueError(f"layer {index} takes the tokens that layer {mixer.index_from} chooses, which does not")
 
     def kv_layer(self, index: int) -> int:
         """The layer whose keys and values layer `index` reads: itself, unless its spec names another."""

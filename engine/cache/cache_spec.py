@@ -48,7 +48,9 @@ def page_spec(mixer: Mixer | None) -> PageSpec | None:
     if isinstance(mixer, SelfAttention) and mixer.kv_from is None:
         return PageSpec(2, mixer.num_kv_heads, mixer.head_dim)
     if isinstance(mixer, LatentAttention):
-        return PageSpec(1, 1, mixer.kv_rank + mixer.rope_dim)
+        # also where another layer's is used: rows of one size share blocks, which is less memory than two sizes
+        index_dim = 0 if mixer.indexer is None else mixer.indexer.head_dim
+        return PageSpec(1, 1, mixer.kv_rank + mixer.rope_dim + index_dim)
     return None
 
 

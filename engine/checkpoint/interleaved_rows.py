@@ -46,8 +46,8 @@ class HalfRotatedRows:
         index = layer_index(name)
         if index is None or ".self_attn." not in name:
             return None
-        mixer, part = self._layers[index].mixer, name.split(".self_attn.")[1].partition(".")[0]
-        kept = _kept_dims(mixer, part)
+        mixer, (part, _, rest) = self._layers[index].mixer, name.split(".self_attn.")[1].partition(".")
+        kept = _kept_dims(mixer, part, rest)
         rope = rope_of(mixer)
         if rope is None or kept is None:
             return None
@@ -58,13 +58,19 @@ class HalfRotatedRows:
         return (torch.arange(0, count, head_dim)[:, None] + order).flatten()
 
 
-def _kept_dims(mixer: Mixer | None, part: str) -> tuple[int, int] | None:
-    """The dimensions before and after the rotated ones, of each head of a projection; None: none is rotated."""
+def _kept_dims(mixer: Mixer | None, part: str, rest: str) -> tuple[int, int] | None:
+    """The dimensions before and after the rotated ones, of each head of a projection; None: none is rotated.
+
+    self_attn.indexer.wk.weight   `part` is indexer, `rest` is wk.weight
+    """
     if isinstance(mixer, SelfAttention):
         rotated = 0 if mixer.rope is None else mixer.rope.dim
         return (0, mixer.head_dim - rotated) if part in ("q_proj", "k_proj") else None
     if not isinstance(mixer, LatentAttention):
         return None
+    if part == "indexer" and mixer.indexer is not None:
+        rotated = mixer.indexer.interleaved_rope and rest.partition(".")[0] in ("wq_b", "wk", "k_norm")
+        return (0, mixer.indexer.head_dim - mixer.rope_dim) if rotated else None
     if part in ("q_proj", "q_b_proj"):
         return mixer.nope_dim, 0
     return (mixer.kv_rank, 0) if part == "kv_a_proj_with_mqa" else None

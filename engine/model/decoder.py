@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.arch.layer_spec import source_layer
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix
@@ -48,10 +49,9 @@ class Decoder:
         self._altup = None if arch.altup is None else AltUp(arch.altup, arch, weights, kernels)
         self._layers: list[DecoderLayer | AltUpLayer] = []
         for index, spec in enumerate(arch.layers):
-            source = arch.kv_layer(index)
-            kv_layer = None if source == index else self._layers[source]
+            read = source_layer(spec.mixer)
             layer = LayerWeights(arch, weights, kernels, index, tp)
-            made = DecoderLayer(spec, layer, tables, None if kv_layer is None else kv_layer.mix)
+            made = DecoderLayer(spec, layer, tables, None if read is None else self._layers[read].mix)
             self._layers.append(made if arch.altup is None else AltUpLayer(made, arch.altup, layer))
         self._first_reader = _first_reader(arch)
         self._per_layer_embedding = None

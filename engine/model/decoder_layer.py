@@ -39,13 +39,13 @@ class Mixer(Protocol):
 
 class DecoderLayer:
     def __init__(
-        self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, kv_source: "Mixer | None" = None
+        self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, source: "Mixer | None" = None
     ) -> None:
-        """`kv_source`: the mixer whose keys and values this one's reads; None: its own."""
+        """`source`: the mixer whose keys and values, or whose choice of tokens, this one's reads; None: its own."""
         self._is_parallel = spec.norms == "parallel"
         self._residual_scale = weights.arch.residual_scale
         self._norms = LayerNorms(spec, weights)
-        self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, kv_source)
+        self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, source)
         self._feed_forward = None if spec.feed_forward is None else feed_forward(spec.feed_forward, weights)
         self._normed_residual = spec.normed_residual
         self._shortcut = None if spec.shortcut is None else feed_forward(spec.shortcut, weights)
@@ -102,10 +102,11 @@ class DecoderLayer:
         return self._feed_forward(x_TM)
 
 
-def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, kv_source: Mixer | None) -> Mixer:
+def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, source: Mixer | None) -> Mixer:
     match spec:
         case LatentSpec():
-            return LatentAttention(spec, weights, tables.of(spec.rope))
+            assert source is None or isinstance(source, LatentAttention)
+            return LatentAttention(spec, weights, tables.of(spec.rope), source)
         case DeltaSpec():
             return GatedDeltaNet(spec, weights)
         case LightningSpec():
@@ -118,5 +119,5 @@ def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, kv_sou
             return ParallelHeads(
                 Attention(spec.attention, weights, tables.of(spec.attention.rope)), Mamba2(spec.mamba, weights)
             )
-    assert kv_source is None or isinstance(kv_source, Attention)
-    return Attention(spec, weights, tables.of(spec.rope), kv_source)
+    assert source is None or isinstance(source, Attention)
+    return Attention(spec, weights, tables.of(spec.rope), source)

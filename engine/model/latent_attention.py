@@ -12,6 +12,7 @@ from engine.arch.layer_spec import LatentAttention as Spec
 from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.query_scaling import scale_queries, scaling_table
+from engine.model.token_indexer import TokenIndexer, attended
 from kernels.latent_attention.spec import LatentSpec
 from kernels.latent_rotary.spec import LatentRotarySpec
 from kernels.rms_norm.reference import rms_norm
@@ -20,8 +21,10 @@ __all__ = ["LatentAttention"]
 
 
 class LatentAttention:
-    def __init__(self, spec: Spec, layer: LayerWeights, cos_sin_CR: Tensor) -> None:
-        """`cos_sin_CR` as kernels/rotary takes it."""
+    def __init__(
+        self, spec: Spec, layer: LayerWeights, cos_sin_CR: Tensor, index_source: "LatentAttention | None" = None
+    ) -> None:
+        """`cos_sin_CR` as kernels/rotary takes it. `index_source`: whose indexer chooses the tokens; None: its own."""
         tp, dim = layer.tp, layer.arch.model_dim
         self._spec, self._kernels, self._tp = spec, layer.kernels, tp
         latent_dim, q_head_dim = spec.kv_rank + spec.rope_dim, spec.nope_dim + spec.rope_dim
@@ -54,6 +57,11 @@ class LatentAttention:
         if spec.query_scaling is not None:
             self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
         columns = tp.columns(spec.num_heads, spec.v_dim)
+        self.indexer: TokenIndexer | None = None if index_source is None else index_source.indexer
+        self._chooses = spec.index_from is None
+        if spec.indexer is not None and self._chooses:
+            indexer = TokenIndexer(spec.indexer, layer, cos_sin_CR, spec.q_rank)
+            self.indexer = indexer if len(cos_sin_CR) > spec.indexer.top_k else None  # else it chooses all tokens
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, spec.num_heads * spec.v_dim, columns, spec.bias)
 
     def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
@@ -70,5 +78,10 @@ class LatentAttention:
         absorbed_THL = self._absorb_key(q_THD[..., : spec.nope_dim])
         q_THX = torch.cat((absorbed_THL, q_THD[..., spec.nope_dim :]), -1)
         self._kernels.latent_rotary(q_THX, kv_TX, latents, batch.positions_T, batch.slots_T, self._rotary)
-        out_THL = self._kernels.latent_attention(q_THX, latents, batch.layout, self._rules)
+        layout = batch.layout
+        if self.indexer is not None:
+            chosen_TK = self.indexer(x_TM, q_TM, batch, latents) if self._chooses else self.indexer.chosen_TK
+            assert chosen_TK is not None, "the layer that chooses comes before"
+            latents, layout = attended(chosen_TK, batch, latents)
+        out_THL = self._kernels.latent_attention(q_THX, latents, layout, self._rules)
         return self._tp.all_reduce(self._out(self._absorb_value(out_THL).flatten(1)))

@@ -16,7 +16,7 @@ __all__ = ["build"]
 
 def build(compiler: Compiler) -> LatentAttention:
     function = compiler.load(Path(__file__).with_name("cpu.c")).latent_attention
-    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_float] + [ctypes.c_int64] * 8
+    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_float] + [ctypes.c_int64] * 9
     function.restype = None
 
     def latent_attention(q_THX: Tensor, cache: Tensor, layout: AttentionLayout, spec: LatentSpec) -> Tensor:
@@ -37,6 +37,7 @@ def build(compiler: Compiler) -> LatentAttention:
             num_heads,
             dim,
             spec.rank,
+            cache.shape[3],
             cache.shape[2],
             block_table_SW.shape[1],
             torch.get_num_threads(),

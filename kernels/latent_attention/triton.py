@@ -41,8 +41,8 @@ def latent_attention(
     config = launch(rank, dim - rank, num_heads, q_THX.dtype)
     _latent_attention[num_tokens, triton.cdiv(num_heads, config["BLOCK_H"]), num_parts](
         q_THX, cache, query_starts, seq_lens_S, block_table_SW, out_THL, sums, stats, num_seqs, num_parts, width,
-        spec.scale, HEADS=num_heads, L=rank, R=dim - rank, PAGE=block_size, SPLIT=SPLIT,
-        MAX_SPLITS=MAX_SPLITS, CUT=cut, **config,
+        spec.scale, HEADS=num_heads, L=rank, R=dim - rank, PAGE=block_size, ROW=cache.shape[3],
+        SPLIT=SPLIT, MAX_SPLITS=MAX_SPLITS, CUT=cut, **config,
     )  # fmt: skip
     if num_parts > 1:
         merge[num_tokens, num_heads](
@@ -69,7 +69,7 @@ def launch(rank: int, rope_dim: int, num_heads: int, dtype: torch.dtype) -> dict
 def _latent_attention(
     q, cache, starts, lens, table, out, sums_out, stats_out, num_seqs, num_parts, width, scale,
     HEADS: tl.constexpr, L: tl.constexpr, R: tl.constexpr, PAGE: tl.constexpr,
-    SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, CUT: tl.constexpr,
+    ROW: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, CUT: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """[row, group of heads, split]. A row that lies in one split is done; of others the parts are written."""
@@ -108,7 +108,7 @@ def _latent_attention(
         key = base + tl.arange(0, BLOCK_N)
         there = key < end
         page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
-        slot = (page * PAGE + key % PAGE) * (L + R)
+        slot = (page * PAGE + key % PAGE) * ROW
         latent = tl.load(cache + slot[:, None] + d[None, :], mask=there[:, None] & (d < L)[None, :], other=0.0)
         rotated = tl.load(cache + slot[:, None] + L + r[None, :], mask=there[:, None] & (r < R)[None, :], other=0.0)
         score = tl.dot(q_latent, latent.T, input_precision="tf32x3")

@@ -16,7 +16,7 @@ def latent_rotary(
 
     q_THX        [T, H, X]      L dimensions that match the latent, which stay, and R that are rotated, in place
     kv_TX        [T, X]         the latent before its norm, and the key before its rotation
-    cache        [N, 1, P, X]   written in place: normed latent, rotated key
+    cache        [N, 1, P, X']  written in place: normed latent, rotated key; what is behind these stays
     positions_T  [T] int64
     slots_T      [T] int64      block * P + offset; -1 means padding and writes nothing
     """
@@ -26,5 +26,5 @@ def latent_rotary(
     latent_TX[:, rank:] = rotary(kv_TX[:, None, rank:], spec.cos_sin_CR, positions_T)[:, 0]
     real_T = slots_T >= 0
     slots_T = slots_T[real_T]
-    cache[slots_T // block_size, 0, slots_T % block_size] = latent_TX[real_T]
+    cache[slots_T // block_size, 0, slots_T % block_size, : kv_TX.shape[1]] = latent_TX[real_T]
     q_THX[..., rank:] = rotary(q_THX[..., rank:], spec.cos_sin_CR, positions_T)

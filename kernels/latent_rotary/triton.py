@@ -16,13 +16,13 @@ def latent_rotary(
     q_THX: Tensor, kv_TX: Tensor, cache: Tensor, positions_T: Tensor, slots_T: Tensor, spec: LatentRotarySpec
 ) -> None:
     num_tokens, num_heads, dim = q_THX.shape
-    assert q_THX.is_contiguous() and kv_TX.stride(1) == 1 and cache.is_contiguous() and cache.shape[3] == dim
+    assert q_THX.is_contiguous() and kv_TX.stride(1) == 1 and cache.is_contiguous() and cache.shape[3] >= dim
     if not num_tokens:
         return
     rank, rope_dim = len(spec.norm_L), spec.cos_sin_CR.shape[1]
     _latent_rotary[num_tokens, 1 + triton.cdiv(num_heads, BLOCK_H)](
         q_THX, kv_TX, spec.norm_L, spec.cos_sin_CR, positions_T, slots_T, cache, kv_TX.stride(0), spec.eps,
-        HEADS=num_heads, L=rank, R=rope_dim, BLOCK_H=BLOCK_H, BLOCK_L=triton.next_power_of_2(rank),
+        HEADS=num_heads, L=rank, R=rope_dim, ROW=cache.shape[3], BLOCK_H=BLOCK_H, BLOCK_L=triton.next_power_of_2(rank),
         BLOCK_R=max(1, triton.next_power_of_2(rope_dim // 2)), num_warps=4,
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ def latent_rotary(
 @triton.jit
 def _latent_rotary(
     q, kv, norm, cos_sin, positions, slots, cache, kv_stride, eps,
-    HEADS: tl.constexpr, L: tl.constexpr, R: tl.constexpr,
+    HEADS: tl.constexpr, L: tl.constexpr, R: tl.constexpr, ROW: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """[token, 0 for the cached row, then groups of heads]."""
@@ -54,7 +54,7 @@ def _latent_rotary(
     if slot < 0:
         return
     row = kv + token * kv_stride
-    to = cache + slot * (L + R)
+    to = cache + slot * ROW
     d = tl.arange(0, BLOCK_L)
     x = tl.load(row + d, mask=d < L, other=0.0).to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / L + eps)

@@ -9,6 +9,7 @@ from kernels.gated_delta_rule import triton as gated_delta_rule
 from kernels.latent_attention import triton as latent_attention
 from kernels.latent_rotary import triton as latent_rotary
 from kernels.selective_scan import triton as selective_scan
+from kernels.sparse_indexer import triton as sparse_indexer
 
 __all__ = ["recurrent"]
 
@@ -18,7 +19,7 @@ LATENTS = {"deepseek-v3": (128, 512, 64), "deepseek-v2-lite": (16, 512, 64), "gl
 
 def recurrent():
     """name -> (kernel, types, constants, launch)"""
-    return _latents() | _convolutions() | _delta_rules() | _scans()
+    return _latents() | _indexers() | _convolutions() | _delta_rules() | _scans()
 
 
 def _latents():
@@ -28,7 +29,7 @@ def _latents():
     for name, (heads, rank, rope_dim) in LATENTS.items():
         launch = latent_attention.launch(rank, rope_dim, heads, torch.bfloat16)
         splits = {"SPLIT": latent_attention.SPLIT, "MAX_SPLITS": latent_attention.MAX_SPLITS}
-        shape = {"HEADS": heads, "L": rank, "R": rope_dim}
+        shape = {"HEADS": heads, "L": rank, "R": rope_dim, "ROW": rank + rope_dim}
         types = {"q": "*bf16", "cache": "*bf16", "out": "*bf16", **ints, **floats, **sizes}
         for cut in (True, False):
             cases[f"latent attention{'' if cut else ', uncut'}, {name}"] = (
@@ -52,6 +53,39 @@ def _latents():
         {"num_warps": 4, "num_stages": 3},
     )
     return cases
+
+
+def _indexers():
+    """DeepSeek-V3.2's, whose cached row is 512 + 64 + 128 numbers."""
+    heads, dim, rope_dim, row = 64, 128, 64, 704
+    ints = dict.fromkeys(("starts", "lens", "table"), "*i32")
+    sizes = dict.fromkeys(("first", "num_seqs", "width", "most"), "i32")
+    norms = dict.fromkeys(("norm_weight", "norm_bias", "cos_sin"), "*fp32")
+    shape = {"HEADS": heads, "D": dim, "ROW": row}
+    return {
+        "index scores, deepseek-v3.2": (
+            sparse_indexer._scores,
+            {"q": "*bf16", "weights": "*fp32", "cache": "*bf16", **ints, "scores": "*fp32", **sizes},
+            {**shape, "PAGE": 16},
+            sparse_indexer.launch(dim, heads, torch.bfloat16),
+        ),
+        "index rotary, deepseek-v3.2": (
+            sparse_indexer._index_rotary,
+            {"q": "*bf16", "k": "*bf16", **norms, "positions": "*i64", "slots": "*i64", "cache": "*bf16"}
+            | {"k_stride": "i32", "eps": "fp32"},
+            {**shape, "R": rope_dim, "BLOCK_H": sparse_indexer.BLOCK_H, "BLOCK_D": dim, "BLOCK_R": rope_dim // 2},
+            {"num_warps": 4, "num_stages": 3},
+        ),
+        "latent attention to chosen tokens, deepseek-v3.2": (
+            latent_attention._latent_attention,
+            {"q": "*bf16", "cache": "*bf16", "out": "*bf16", **ints, "sums_out": "*fp32", "stats_out": "*fp32"}
+            | dict.fromkeys(("num_seqs", "num_parts", "width"), "i32")
+            | {"scale": "fp32"},
+            {"HEADS": 128, "L": 512, "R": 64, "ROW": row, "PAGE": 1, "SPLIT": latent_attention.SPLIT}
+            | {"MAX_SPLITS": latent_attention.MAX_SPLITS, "CUT": True},
+            latent_attention.launch(512, 64, 128, torch.bfloat16),
+        ),
+    }
 
 
 def _convolutions():

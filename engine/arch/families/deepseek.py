@@ -9,12 +9,12 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
-from engine.arch.layer_spec import FeedForward, LatentAttention, Router
+from engine.arch.layer_spec import FeedForward, LatentAttention, Router, TokenIndexer
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import YarnScaling
 from engine.arch.rope_config import hub_rope
 
-__all__ = ["GGUF", "HUB", "dense_first", "gguf_latent_attention", "latent_attention"]
+__all__ = ["GGUF", "HUB", "INDEX_DEFAULTS", "dense_first", "gguf_latent_attention", "indexer", "latent_attention"]
 
 
 def dense_first(
@@ -79,6 +79,17 @@ def _deepseek_v3(config: Config) -> ModelArch:
     return decoder(config, latent_attention(config), dense_first(config), interleaved_rope=interleaved)
 
 
+def indexer(config: Config, **changes: Any) -> TokenIndexer:
+    fields = {name: config[f"index_{key}"] for name, key in (("num_heads", "n_heads"), ("head_dim", "head_dim"))}
+    return TokenIndexer(**{**fields, "top_k": config["index_topk"], **changes})
+
+
+def _deepseek_v32(config: Config) -> ModelArch:
+    """DeepSeek-V3 with an indexer, whose own RoPE is of halves."""
+    mixer = latent_attention(config, indexer=indexer(config))
+    return decoder(config, mixer, dense_first(config), interleaved_rope=True)
+
+
 def _dots1(config: Config) -> ModelArch:
     full = attention(config, **biases(config), qk_norm="head")
     sizes = windows(config) if config.get("layer_types") is None else windows({**config, "use_sliding_window": True})
@@ -100,9 +111,12 @@ V3_DEFAULTS = {
     "first_k_dense_replace": 3,
 }
 
+INDEX_DEFAULTS = {"index_topk": 2048, "index_head_dim": 128, "index_n_heads": 64}
+
 HUB = {
     "deepseek_v2": HubFamily(_deepseek_v2),
     "deepseek_v3": HubFamily(_deepseek_v3, V3_DEFAULTS),
+    "deepseek_v32": HubFamily(_deepseek_v32, {**V3_DEFAULTS, **INDEX_DEFAULTS}),
     "kimi_k2": HubFamily(_deepseek_v3, V3_DEFAULTS),
     "dots1": HubFamily(_dots1),
 }

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "llama4",
         "cohere2",
         "deepseek v3",
+        "glm 5",
         "longcat flash",
         "minimax",
         "qwen3 next",

@@ -120,6 +120,7 @@ def logits_of_ranks(folder, size, pieces):
         ("apertus", 2),
         ("deepseek v2", 2),
         ("deepseek v3", 4),
+        ("glm 5", 2),
         ("mistral4", 2),
         ("longcat flash", 2),
         ("minimax", 2),
