@@ -75,6 +75,7 @@ class TaggedReader:
         self._name: str | None = None  # of the argument whose value comes
         self._in_name = False
         self._in_value = False
+        self._is_text = False  # the tag says that the value is a bare string
 
     def push(self, text: str) -> tuple[str, str | None]:
         self._held += text
@@ -105,9 +106,11 @@ class TaggedReader:
         return held.removeprefix(form.ends)
 
     def _read_name(self) -> bool:
-        name, marker, rest = split_at_marker(self._held, [self._form.named])
+        form = self._form
+        name, marker, rest = split_at_marker(self._held, [form.named, *filter(None, [form.text_named])])
         if marker is None:
             return False
+        self._is_text = marker == form.text_named
         self._name, self._held, self._in_name = name.strip(), rest, False
         self._in_value = not self._form.value
         return True
@@ -118,7 +121,8 @@ class TaggedReader:
             return False
         assert self._name is not None
         value = text.removeprefix("\n").removesuffix("\n") if self._form.pads else text
-        pieces.append(self._writer.member(self._name, tagged_value(value, self._schemas.get(self._name, True))))
+        read = value if self._is_text else tagged_value(value, self._schemas.get(self._name, True))
+        pieces.append(self._writer.member(self._name, read))
         self._name, self._held, self._in_value = None, rest, False
         return True
 

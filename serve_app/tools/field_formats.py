@@ -58,6 +58,31 @@ def _glm(name: str, signs: tuple[str, ...], line_break: str, tags: str = "") -> 
     )
 
 
+def _dsml(name: str, block: str) -> ToolCallFormat:
+    """DeepSeek's markup; `block` is around all calls of an answer."""
+    key, closes = '<｜DSML｜parameter name="', "</｜DSML｜parameter>"
+    return ToolCallFormat(
+        name=name,
+        opens=(f"<｜DSML｜{block}>", '<｜DSML｜invoke name="'),
+        closes=(f"</｜DSML｜{block}>",),
+        separators=('">',),
+        arguments=TaggedFields(
+            key=key, named='" string="false">', text_named='" string="true">', closes=closes, ends="</｜DSML｜invoke>"
+        ),
+        signs=("｜DSML｜", block),
+        syntax=CallSyntax(
+            begins=f"<｜DSML｜{block}>\n",
+            opens='<｜DSML｜invoke name="NAME">\n',
+            closes="</｜DSML｜invoke>",
+            joint="\n",
+            ends=f"\n</｜DSML｜{block}>",
+            field_opens=f'{key}KEY" string="false">',
+            text_opens=f'{key}KEY" string="true">',
+            field_closes=f"{closes}\n",
+        ),
+    )
+
+
 # a template may have the signs of several formats: the more specific ones come first
 FIELD_FORMATS = (
     _pythonic("llama4_pythonic", opens=("<|python_start|>",), closes=("<|python_end|>",)),
@@ -108,6 +133,8 @@ FIELD_FORMATS = (
             field_closes="</parameter>\n",
         ),
     ),
+    _dsml("deepseek_v32", "function_calls"),
+    _dsml("deepseek_v4", "tool_calls"),
     ToolCallFormat(
         name="step3",
         opens=("<｜tool_calls_begin｜>", '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="'),

@@ -43,21 +43,24 @@ def field_rules(rule: str, format_: ToolCallFormat, markers: Markers, schema: di
 
 def _field(rule: str, format_: ToolCallFormat, markers: Markers, name: str, schema: Any) -> list[str]:
     syntax = format_.syntax
-    opens, closes = markers.text(syntax.field_opens.replace("KEY", name)), markers.text(syntax.field_closes)
+    opens, text_opens = (
+        markers.text(one.replace("KEY", name)) for one in (syntax.field_opens, syntax.text_opens or syntax.field_opens)
+    )
+    closes = markers.text(syntax.field_closes)
     fields = format_.arguments
     quote = markers.text(fields.quote) if isinstance(fields, QuotedFields) else ""
     if isinstance(fields, TaggedFields | QuotedFields) and is_plain_text(schema):
         ends = fields.closes if isinstance(fields, TaggedFields) else fields.quote
         closing = syntax.field_closes if isinstance(fields, TaggedFields) else fields.quote
         return [
-            f"{rule}: {opens} {quote} {rule}_text",
+            f"{rule}: {text_opens} {quote} {rule}_text",
             *_plain_text(f"{rule}_text", ends, markers, schema, closing),
         ]
     if isinstance(fields, TaggedFields | QuotedFields) and is_text(schema) and "enum" in schema:
         words = [word for word in schema["enum"] if isinstance(word, str)]
         if words and "const" not in schema:
             spelled = " | ".join(map(json.dumps, words))
-            return [f"{rule}: {opens} {quote} {rule}_word {quote} {closes}", f"{rule}_word: {spelled}"]
+            return [f"{rule}: {text_opens} {quote} {rule}_word {quote} {closes}", f"{rule}_word: {spelled}"]
     if format_.arguments == "python" and isinstance(schema, dict) and schema == {"type": "boolean"}:
         return [f'{rule}: {opens} ("True" | "False") {closes}']
     return [f"{rule}: {opens} {rule}_value {closes}", f"{rule}_value: {json_rule(schema)}"]

@@ -17,6 +17,7 @@ class CallSyntax(msgspec.Struct, frozen=True, kw_only=True):
     ends: str = ""  # after the last
     # for arguments written one by one
     field_opens: str = ""  # before a value, with KEY for the argument's name
+    text_opens: str = ""  # the same before a bare string, where it differs
     field_closes: str = ""
     field_joint: str = ""  # between arguments
 
@@ -26,6 +27,7 @@ class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     named: str
+    text_named: str = ""  # in its place before a bare string, where tags tell strings from JSON
     value: str = ""
     closes: str
     ends: str  # of the call
@@ -33,7 +35,9 @@ class TaggedFields(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(marker for marker in (self.key, self.named, self.value, self.closes, self.ends) if marker)
+        return tuple(
+            marker for marker in (self.key, self.named, self.text_named, self.value, self.closes, self.ends) if marker
+        )
 
 
 class QuotedFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +61,7 @@ class ToolCallFormat(msgspec.Struct, frozen=True, kw_only=True):
     kimi_k2      <|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>
     pythonic     [f(a=1)]
     qwen3_coder  <tool_call><function=f><parameter=a>1</parameter></function></tool_call>
+    minimax_m2   <minimax:tool_call><invoke name="f"><parameter name="a">1</parameter></invoke></minimax:tool_call>
     gemma4       <|tool_call>call:f{a:1,b:<|"|>text<|"|>}<tool_call|>
     """
 

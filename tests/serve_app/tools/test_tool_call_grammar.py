@@ -223,6 +223,7 @@ FIELDS = {
         "glm45",
         "seed_oss",
         "minimax_m2",
+        "deepseek_v32",
         "step3",
         "gemma4",
         "longcat_fields",

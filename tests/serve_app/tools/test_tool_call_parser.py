@@ -84,6 +84,21 @@ TWO_CALLS["minimax_m2"] = (
     f"<minimax:tool_call>\n{tagged('get_weather', ARGUMENTS, *INVOKE)}\n{tagged('add', SECOND, *INVOKE)}\n"
     "</minimax:tool_call>"
 )
+
+
+def dsml(name, arguments):
+    fields = "".join(
+        f'<｜DSML｜parameter name="{key}" string="{str(isinstance(value, str)).lower()}">'
+        f"{value if isinstance(value, str) else json.dumps(value)}</｜DSML｜parameter>\n"
+        for key, value in json.loads(arguments).items()
+    )
+    return f'<｜DSML｜invoke name="{name}">\n{fields}</｜DSML｜invoke>'
+
+
+TWO_CALLS["deepseek_v32"] = (
+    f"<｜DSML｜function_calls>\n{dsml('get_weather', ARGUMENTS)}\n{dsml('add', SECOND)}\n</｜DSML｜function_calls>"
+)
+TWO_CALLS["deepseek_v4"] = TWO_CALLS["deepseek_v32"].replace("function_calls", "tool_calls")
 TWO_CALLS["step3"] = (
     f"<｜tool_calls_begin｜>\n{tagged('get_weather', ARGUMENTS, *STEP)}\n{tagged('add', SECOND, *STEP)}\n"
     "<｜tool_calls_end｜>"
@@ -123,7 +138,7 @@ TWO_CALLS["cohere_command3"] = (
 # what comes is not what was written
 REWRITTEN = (
     *("pythonic", "llama4_pythonic", "olmo3", "lfm2", "qwen3_coder", "glm45", "glm47"),
-    *("seed_oss", "minimax_m2", "step3", "gemma4", "longcat_fields"),
+    *("seed_oss", "minimax_m2", "deepseek_v32", "deepseek_v4", "step3", "gemma4", "longcat_fields"),
 )
 MISTRAL_NEW = f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]add[CALL_ID]abc123def[ARGS]{SECOND}"
 FORMATS = TOOL_CALL_FORMATS
@@ -222,6 +237,7 @@ def test_text_after_a_call_is_content():
         ("glm45", "<tool_call>nobody</tool_call>"),
         ("minimax_m2", '<minimax:tool_call>\n<invoke name="nobody">\n</invoke>\n</minimax:tool_call>'),
         ("minimax_m2", '<invoke name="'),
+        ("deepseek_v32", '<｜DSML｜function_calls>\n<｜DSML｜invoke name="nobody">\n</｜DSML｜invoke>'),
         ("lfm2", "<|tool_call_start|>[nobody(a=1)]<|tool_call_end|>"),
         ("gemma4", "<|tool_call>call:nobody{a:1}<tool_call|>"),
         ("gemma4", "<|tool_call>call"),
@@ -300,6 +316,8 @@ def test_the_arguments_in_these_tests_are_json():
         ("{{ tools }}<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>", "glm47"),
         ("{{ tools }}<seed:tool_call>\n<function=f>\n<parameter=p>v</parameter>", "seed_oss"),
         ('{{ tools }}<minimax:tool_call>\n<invoke name="f">', "minimax_m2"),
+        ('{{ tools }}<｜DSML｜function_calls>\n<｜DSML｜invoke name="f">', "deepseek_v32"),
+        ('{{ tools }}<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">', "deepseek_v4"),
         ('{{ tools }}<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="f">', "step3"),
         ("{{ tools }}'<|tool_call>call:' + name + '{' ... '}<tool_call|>'", "gemma4"),
         ("List of tools: <|tool_list_start|>{{ tools }}<|tool_list_end|>", "lfm2"),
@@ -375,6 +393,14 @@ def test_channels_are_told_apart_however_the_text_is_cut(text, place, expected):
 )
 def test_values_between_tags_are_what_the_schema_says(schema, text, value):
     assert tagged_value(text, schema) == value
+
+
+@pytest.mark.parametrize(("is_text", "value"), [("true", '"5"'), ("false", "5")])
+def test_a_tag_says_whether_a_value_is_a_string(is_text, value):
+    field = f'<｜DSML｜parameter name="z" string="{is_text}">5</｜DSML｜parameter>'
+    text = f'<｜DSML｜invoke name="add">{field}</｜DSML｜invoke>'
+    for pieces in cuts_of(text):
+        assert parse(FORMATS["deepseek_v32"], pieces) == ("", [["add", f'{{"z": {value}}}']])
 
 
 def test_a_line_break_within_a_value_stays():
