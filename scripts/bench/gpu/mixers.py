@@ -150,7 +150,7 @@ def _delta_inputs(num_tokens: int, sizes: Sizes, device: torch.device) -> tuple[
         return torch.randn((num_tokens, *shape), device=device)
 
     q, k = (random(sizes.groups, sizes.head_dim).bfloat16() for _ in range(2))
-    gates = DeltaGates(random(sizes.heads).sigmoid(), random(sizes.heads).sigmoid())
+    gates = DeltaGates(random(sizes.heads, 1).sigmoid(), random(sizes.heads).sigmoid())
     return q, k, random(sizes.heads, sizes.head_dim).bfloat16(), gates
 
 
