@@ -59,6 +59,7 @@ FAMILIES = (
         "DeepSeek V2, V3, R1, Kimi K2",
         "MLA; MoE, dense first",
     ),
+    Family(("kimi_linear",), (), "Kimi Linear", "Kimi delta attention, MLA without positions; MoE, dense first"),
     Family(
         ("longcat_flash",), (), "LongCat-Flash", "two of MLA and MLP a layer; MoE beside the second, with zero experts"
     ),

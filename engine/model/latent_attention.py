@@ -21,7 +21,7 @@ __all__ = ["LatentAttention"]
 
 class LatentAttention:
     def __init__(self, spec: Spec, layer: LayerWeights, cos_sin_CR: Tensor) -> None:
-        """`cos_sin_CR` as kernels/rotary takes it."""
+        """`cos_sin_CR` as kernels/rotary takes it, of a layer with a rotary embedding."""
         tp, dim = layer.tp, layer.arch.model_dim
         self._spec, self._kernels, self._tp = spec, layer.kernels, tp
         latent_dim, q_head_dim = spec.kv_rank + spec.rope_dim, spec.nope_dim + spec.rope_dim
@@ -35,6 +35,9 @@ class LatentAttention:
         up, up_in = ("self_attn.q_b_proj", spec.q_rank) if spec.q_rank else ("self_attn.q_proj", dim)
         self._down = layer.linears.column_parallel(downs, dim, spec.bias)
         self._up = layer.linears.column_parallel({up: (spec.num_heads * q_head_dim, q_rows)}, up_in, False)
+        self._is_rotated = spec.rope is not None
+        if not self._is_rotated:  # one row for all positions: cosines are 1, sines are 0
+            cos_sin_CR = (torch.arange(spec.rope_dim, device=layer.weights.device) < spec.rope_dim // 2).float()[None]
         norm_L = layer.take_norm("self_attn.kv_a_layernorm", spec.kv_rank) * spec.latent_scale
         self._q_eps = spec.latent_eps
         self._rotary = LatentRotarySpec(cos_sin_CR, norm_L, spec.latent_eps)
@@ -69,6 +72,7 @@ class LatentAttention:
         q_THD = q_TX.view(len(q_TX), -1, spec.nope_dim + spec.rope_dim)
         absorbed_THL = self._absorb_key(q_THD[..., : spec.nope_dim])
         q_THX = torch.cat((absorbed_THL, q_THD[..., spec.nope_dim :]), -1)
-        self._kernels.latent_rotary(q_THX, kv_TX, latents, batch.positions_T, batch.slots_T, self._rotary)
+        positions_T = batch.positions_T if self._is_rotated else torch.zeros_like(batch.positions_T)
+        self._kernels.latent_rotary(q_THX, kv_TX, latents, positions_T, batch.slots_T, self._rotary)
         out_THL = self._kernels.latent_attention(q_THX, latents, batch.layout, self._rules)
         return self._tp.all_reduce(self._out(self._absorb_value(out_THL).flatten(1)))

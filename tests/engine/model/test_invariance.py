@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "longcat flash",
         "minimax",
         "qwen3 next",
+        "kimi linear",
         "lfm2",
         "granite hybrid",
         "nemotron h",
