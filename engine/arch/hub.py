@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from engine.arch.families import (
     afmoe,
+    bailing,
     cohere,
     deepseek,
     ernie,
@@ -59,6 +60,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | minimax.HUB
     | nemotron.HUB
     | afmoe.HUB
+    | bailing.HUB
     | laguna.HUB
 )
 
@@ -93,7 +95,6 @@ REFUSED = {
     "hy_v4": INDEXER,
     "minimax_m3_vl": "the indexer of its block-sparse attention is not implemented",
     "minimax_m3_vl_text": "the indexer of its block-sparse attention is not implemented",
-    "bailing_hybrid": "the gates of its attention are not implemented",
     "qwen4_exp": "its embedding of n-grams is not implemented",
     "qwen4_exp_text": "its embedding of n-grams is not implemented",
     "mimo_v2_flash": "values of another size than keys are not implemented",

@@ -100,9 +100,12 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     latent_scale: float = 1.0  # multiplies the latent after its norm
     bias: bool = False  # of the down-projections and the output
     query_scaling: QueryScaling | None = None
+    gate: OutputGate | None = None  # multiplies the heads' outputs, each by one number
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+        if self.gate is not None and not self.gate.per_head:
+            raise ValueError("latent attention has gates of heads, not of their dimensions")
 
 
 class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -129,10 +132,11 @@ class KimiDeltaAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_de
     num_heads: int
     head_dim: int  # of queries, keys and values
     kernel_size: int  # of the convolutions before
-    gate_rank: int  # of the low-rank projections to the decays and to the output's gate
+    gate_rank: int = 0  # of the low-rank projections to the decays and to the output's gate; 0: they are full matrices
+    log_decay_bound: float | None = None  # a decay's logarithm is this times a sigmoid; None: minus a softplus
 
     def __post_init__(self) -> None:
-        _check_sizes(self, "num_heads", "head_dim", "kernel_size", "gate_rank")
+        _check_sizes(self, "num_heads", "head_dim", "kernel_size")
 
 
 class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):

@@ -56,6 +56,10 @@ class LatentAttention:
         self._query_scaling = None
         if spec.query_scaling is not None:
             self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
+        self._gate = None
+        if spec.gate is not None:
+            gated = {"self_attn.g_proj": (spec.num_heads, tp.rows(spec.num_heads))}
+            self._gate = layer.linears.column_parallel(gated, dim, False)
         columns = tp.columns(spec.num_heads, spec.v_dim)
         self._out = layer.linears.row_parallel("self_attn.o_proj", dim, spec.num_heads * spec.v_dim, columns, spec.bias)
 
@@ -75,4 +79,11 @@ class LatentAttention:
         positions_T = batch.positions_T if self._is_rotated else torch.zeros_like(batch.positions_T)
         self._kernels.latent_rotary(q_THX, kv_TX, latents, positions_T, batch.slots_T, self._rotary)
         out_THL = self._kernels.latent_attention(q_THX, latents, batch.layout, self._rules)
-        return self._tp.all_reduce(self._out(self._absorb_value(out_THL).flatten(1)))
+        out_THD = self._gated(x_TM, self._absorb_value(out_THL))
+        return self._tp.all_reduce(self._out(out_THD.flatten(1)))
+
+    def _gated(self, x_TM: Tensor, out_THD: Tensor) -> Tensor:
+        if self._gate is None or self._spec.gate is None:
+            return out_THD
+        gate_TH = self._kernels.unary(self._gate(x_TM), self._spec.gate.function)
+        return (out_THD * gate_TH[..., None]).to(out_THD.dtype)

@@ -154,6 +154,9 @@ class ChannelDelta(Delta):
 
     num_decays = 12
 
+    def __init__(self, dtype):
+        super().__init__(dtype, groups=2, heads=2)
+
 
 @pytest.mark.parametrize("case", [Conv, Delta, ChannelDelta, Scan])
 def test_it_is_the_recurrence_of_each_sequence(kernels, case):

@@ -7,9 +7,9 @@ from engine.arch.layer_spec import KimiDeltaAttention, Mixer
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["HUB", "deepseek_keys"]
 
-# its keys -> those of DeepSeek-V3
+# their keys -> those of DeepSeek-V3
 KEYS = {
     "model_max_length": "max_position_embeddings",
     "moe_renormalize": "norm_topk_prob",
@@ -26,7 +26,7 @@ def _kimi_linear(config: Config) -> ModelArch:
     for key, value in REQUIRED.items():
         if config.get(key, value) != value:
             raise ModelError(f"{key} is not supported as {config[key]!r}; it must be {value!r}")
-    config = {**config, **{KEYS[key]: value for key, value in config.items() if key in KEYS}}
+    config = deepseek_keys(config)
     given = config.get("linear_attn_config") or {}
     head_dim = given.get("head_dim", config["linear_head_dim"])
     linear = KimiDeltaAttention(
@@ -38,6 +38,10 @@ def _kimi_linear(config: Config) -> ModelArch:
     full = latent_attention(config, rope=None)
     mixers: list[Mixer] = [full if kind == "full_attention" else linear for kind in _layer_types(config)]
     return decoder(config, mixers, dense_first(config))
+
+
+def deepseek_keys(config: Config) -> Config:
+    return {**config, **{KEYS[key]: value for key, value in config.items() if key in KEYS}}
 
 
 def _layer_types(config: Config) -> list[str]:
@@ -64,10 +68,10 @@ HUB = {
             "linear_head_dim": 128,
             "linear_num_heads": 32,
             "linear_conv_kernel_dim": 4,
-            "model_max_length": 1_048_576,
-            "num_experts": 256,
-            "num_experts_per_token": 8,
-            "num_shared_experts": 1,
+            "max_position_embeddings": 1_048_576,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
         },
         MIXTRAL_NAMES,
     )
