@@ -59,7 +59,12 @@ FAMILIES = (
         "DeepSeek V2, V3, R1, Kimi K2",
         "MLA; MoE, dense first",
     ),
-    Family(("kimi_linear",), (), "Kimi Linear", "Kimi delta attention, MLA without positions; MoE, dense first"),
+    Family(
+        ("kimi_linear",),
+        ("kimi-linear",),
+        "Kimi Linear",
+        "Kimi delta attention, MLA without positions; MoE, dense first",
+    ),
     Family(("bailing_hybrid",), (), "Ling 3", "Kimi delta attention with bounded decays, gated MLA; MoE, dense first"),
     Family(
         ("longcat_flash",), (), "LongCat-Flash", "two of MLA and MLP a layer; MoE beside the second, with zero experts"

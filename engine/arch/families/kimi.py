@@ -1,13 +1,16 @@
 """Moonshot's Kimi Linear; Kimi K2 is among DeepSeek's models."""
 
-from engine.arch.families.deepseek import dense_first, latent_attention
+import msgspec
+
+from engine.arch import gguf_config as gguf
+from engine.arch.families.deepseek import dense_first, gguf_latent_attention, latent_attention
 from engine.arch.families.mistral import MIXTRAL_NAMES
 from engine.arch.hub_config import Config, HubFamily, decoder
 from engine.arch.layer_spec import KimiDeltaAttention, Mixer
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB", "deepseek_keys"]
+__all__ = ["GGUF", "HUB", "deepseek_keys"]
 
 # their keys -> those of DeepSeek-V3
 KEYS = {
@@ -74,5 +77,39 @@ HUB = {
             "n_shared_experts": 1,
         },
         MIXTRAL_NAMES,
+    )
+}
+
+
+# -- GGUF
+
+
+def _gguf_kimi_linear(file: gguf.Metadata) -> ModelArch:
+    sizes, shapes = file
+    head_dim = sizes["kda.head_dim"]
+    has_states = [f"blk.{layer}.ssm_f_a.weight" in shapes for layer in range(gguf.num_layers(file))]
+    first = f"blk.{has_states.index(True)}"
+    linear = KimiDeltaAttention(
+        num_heads=shapes[f"{first}.ssm_dt.bias"][0] // head_dim,
+        head_dim=head_dim,
+        kernel_size=sizes["ssm.conv_kernel"],
+        gate_rank=shapes[f"{first}.ssm_f_a.weight"][0],
+    )
+    full = msgspec.structs.replace(gguf_latent_attention(file), rope=None)
+    mixers: list[Mixer] = [linear if one else full for one in has_states]
+    return gguf.decoder(file, mixers, gguf.sparse_layers(file, gguf.experts(file, renormalizes=True)))
+
+
+GGUF = {
+    "kimi-linear": gguf.GgufFamily(
+        _gguf_kimi_linear,
+        {
+            **{f"ssm_{gate}_{half}": f"self_attn.{gate}_{half}_proj" for gate in "fg" for half in "ab"},
+            **{f"ssm_conv1d_{name}": f"self_attn.{name}_conv1d" for name in "qkv"},
+            "ssm_beta": "self_attn.b_proj",
+            "ssm_norm": "self_attn.o_norm",
+            "ssm_a": "self_attn.A_log",
+            "ssm_dt.bias": "self_attn.dt_bias",
+        },
     )
 }
