@@ -22,15 +22,19 @@ def _words(digits: str, letters: str = r"\p{L}") -> str:
     return rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{other}\p{{N}}]+[\r\n]*|{BLANKS}"
 
 
-def _cased_words(contraction: str, digits: str) -> str:
-    """The split of o200k (GPT-4o): a new word where upper case begins."""
+def _cased_words(contraction: str, digits: str, but: str = "", ends: str = r"[\r\n/]*") -> str:
+    """The split of o200k (GPT-4o): a new word where upper case begins. `but`: scripts that are no part of words; `ends`:
+    what punctuation takes with it.
+    """
+    upper, lower = (f"{letters[:-1]}{but}]" for letters in (UPPER, LOWER))
     return (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{contraction}"
-        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}"
+        rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{contraction}"
+        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+{ends}|{BLANKS}"
     )
 
 
 THREE_DIGITS, ONE_DIGIT, O200K = _words(r"\p{N}{1,3}"), _words(r"\p{N}"), _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}")
+KIMI = r"\p{Han}+|" + _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}", r"&&[^\p{Han}]", r"[\r\n]*")
 ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
 DEEPSEEK = (
     r"\p{N}{1,3}",
@@ -48,6 +52,7 @@ CUTS: dict[str, tuple[str, ...]] = {
     "seed-coder": (rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{BLANKS}",),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), DEEPSEEK),
     "tekken": (_cased_words("", r"\p{N}"),),
+    "kimi-k2": (KIMI,),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), (O200K,)),
 }
 # every digit alone, then GPT-2's split
