@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 
 from engine.errors import ModelError
 
-__all__ = ["adds_bos", "knows_nfc", "merges_last", "pre_tokenizer"]
+__all__ = ["TIKTOKEN_CUTS", "adds_bos", "knows_nfc", "merges_last", "pre_tokenizer"]
 
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,8 +23,8 @@ def _words(digits: str, letters: str = r"\p{L}") -> str:
 
 
 def _cased_words(contraction: str, digits: str, but: str = "", ends: str = r"[\r\n/]*") -> str:
-    """The split of o200k (GPT-4o): a new word where upper case begins. `but`: scripts that are no part of words; `ends`:
-    what punctuation takes with it.
+    """The split of o200k (GPT-4o): a new word where upper case begins. `but`: takes scripts out of words; `ends`: what
+    punctuation takes with it.
     """
     upper, lower = (f"{letters[:-1]}{but}]" for letters in (UPPER, LOWER))
     return (
@@ -55,6 +55,8 @@ CUTS: dict[str, tuple[str, ...]] = {
     "kimi-k2": (KIMI,),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), (O200K,)),
 }
+# the class of a tiktoken.model in tokenizer_config.json -> name; Moonshot's for Kimi and Moonlight
+TIKTOKEN_CUTS = {"TikTokenTokenizer": "kimi-k2"}
 # every digit alone, then GPT-2's split
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "exaone")
 
