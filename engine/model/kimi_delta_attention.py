@@ -34,9 +34,7 @@ class KimiDeltaAttention:
         names = [f"{AT}.{name}_conv1d.weight" for name in "qkv"]
         convs = [layer.take(name, inner, 1, spec.kernel_size, dtype=torch.float32, part=rows) for name in names]
         self._weight_CK = torch.cat(convs)[:, 0]
-        rate = f"{AT}.A_log"  # of a head, in any number of dimensions
-        rate_H = layer.take(rate, *layer.weights.shape(f"{layer.at}.{rate}"), dtype=torch.float32).flatten().exp()
-        self._rate_C = rate_H[heads.start : heads.stop].repeat_interleave(spec.head_dim)
+        self._rate_C = _rates(spec, layer)[heads.start : heads.stop].repeat_interleave(spec.head_dim)
         self._dt_bias_C = layer.take(f"{AT}.dt_bias", inner, dtype=torch.float32, part=rows)
         self._norm_D = layer.take(f"{AT}.o_norm.weight", spec.head_dim, dtype=torch.float32)
         columns = tp.columns(spec.num_heads, spec.head_dim)
@@ -64,3 +62,12 @@ class KimiDeltaAttention:
         if bound is None:
             return unary(-self._rate_C * unary(step_TC, "softplus"), "exp")
         return unary(bound * unary(self._rate_C * step_TC, "sigmoid"), "exp")
+
+
+def _rates(spec: Spec, layer: LayerWeights) -> Tensor:
+    """[H] fp32, of all ranks' heads. Kimi Linear has them in four dimensions."""
+    name, shape = f"{AT}.A_log", (spec.num_heads,)
+    whole = f"{layer.at}.{name}"
+    if layer.weights.has(whole) and len(layer.weights.shape(whole)) == 4:
+        return layer.take(name, 1, 1, *shape, 1, dtype=torch.float32).flatten().exp()
+    return layer.take(name, *shape, dtype=torch.float32).exp()

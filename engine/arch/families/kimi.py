@@ -30,7 +30,7 @@ def _kimi_linear(config: Config) -> ModelArch:
         if config.get(key, value) != value:
             raise ModelError(f"{key} is not supported as {config[key]!r}; it must be {value!r}")
     config = deepseek_keys(config)
-    given = config.get("linear_attn_config") or {}
+    given: Config = config.get("linear_attn_config") or {}
     head_dim = given.get("head_dim", config["linear_head_dim"])
     linear = KimiDeltaAttention(
         num_heads=given.get("num_heads", config["linear_num_heads"]),
