@@ -59,7 +59,6 @@ def test_the_config_may_shorten_the_context(folder):
 @pytest.fixture
 def tiktoken_folder(tmp_path):
     """As Moonshot releases Kimi: ranks of bytes, and special tokens behind them."""
-    pytest.importorskip("tiktoken")
     tokens = [*(bytes([byte]) for byte in range(256)), "日".encode()[:2], "日".encode(), "日h".encode(), b"he"]
     ranks = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
     (tmp_path / "tiktoken.model").write_text("".join(ranks))
