@@ -62,6 +62,13 @@ FAMILIES = (
     Family(("deepseek_v32",), (), "DeepSeek V3.2", "MLA with an indexer (sparse attention); MoE, dense first"),
     Family(("glm_moe_dsa",), (), "GLM-5", "MLA with an indexer in some layers (sparse attention); MoE, dense first"),
     Family(
+        ("kimi_linear",),
+        ("kimi-linear",),
+        "Kimi Linear",
+        "Kimi delta attention, MLA without positions; MoE, dense first",
+    ),
+    Family(("bailing_hybrid",), (), "Ling 3", "Kimi delta attention with bounded decays, gated MLA; MoE, dense first"),
+    Family(
         ("longcat_flash",), (), "LongCat-Flash", "two of MLA and MLP a layer; MoE beside the second, with zero experts"
     ),
     Family(("glm", "glm4"), ("glm4",), "GLM-4", "attention"),

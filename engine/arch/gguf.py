@@ -17,6 +17,7 @@ from engine.arch.families import (
     gpt_oss,
     granite,
     hunyuan,
+    kimi,
     lfm,
     llama,
     minimax,
@@ -53,6 +54,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | cohere.GGUF
     | ernie.GGUF
     | hunyuan.GGUF
+    | kimi.GGUF
 )
 
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from engine.arch.families import (
     afmoe,
+    bailing,
     cohere,
     deepseek,
     ernie,
@@ -17,6 +18,7 @@ from engine.arch.families import (
     gpt_oss,
     granite,
     hunyuan,
+    kimi,
     laguna,
     lfm,
     llama,
@@ -52,11 +54,13 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | falcon.HUB
     | gpt_oss.HUB
     | hunyuan.HUB
+    | kimi.HUB
     | lfm.HUB
     | longcat.HUB
     | minimax.HUB
     | nemotron.HUB
     | afmoe.HUB
+    | bailing.HUB
     | laguna.HUB
 )
 
@@ -78,7 +82,6 @@ TEXT_PARTS = {
 
 
 INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
-DELTA = "Kimi delta attention, whose decay differs by channel, is not implemented"
 MAMBA = "the first Mamba's selective scan is not implemented, only Mamba-2"
 LAYER_NORM = "a LayerNorm with biases is not implemented"
 # model_types that people may try, and why they are refused
@@ -90,8 +93,6 @@ REFUSED = {
     "hy_v4": INDEXER,
     "minimax_m3_vl": "the indexer of its block-sparse attention is not implemented",
     "minimax_m3_vl_text": "the indexer of its block-sparse attention is not implemented",
-    "kimi_linear": DELTA,
-    "bailing_hybrid": DELTA,
     "qwen4_exp": "its embedding of n-grams is not implemented",
     "qwen4_exp_text": "its embedding of n-grams is not implemented",
     "mimo_v2_flash": "values of another size than keys are not implemented",

@@ -12,6 +12,7 @@ __all__ = [
     "DenseMlp",
     "FeedForward",
     "GatedDeltaNet",
+    "KimiDeltaAttention",
     "LatentAttention",
     "LayerSpec",
     "LightningAttention",
@@ -107,7 +108,7 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     nope_dim: int  # of a query head, those that meet the latent
     rope_dim: int  # and those that meet the rotated key
     v_dim: int  # of a head's output
-    rope: Rope
+    rope: Rope | None  # None: a NoPE layer, whose key beside the latent is not rotated
     scale: float | None = None  # multiplies query-key products; None: (nope_dim + rope_dim) ** -0.5
     latent_eps: float = 1e-6  # of the norms of the latent and of the low-rank query
     latent_scale: float = 1.0  # multiplies the latent after its norm
@@ -115,9 +116,14 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     query_scaling: QueryScaling | None = None
     indexer: TokenIndexer | None = None  # None: a query attends to all tokens
     index_from: int | None = None  # the layer whose indexer chooses the tokens; None: its own
+    gate: OutputGate | None = None  # multiplies the heads' outputs, each by one number
 
     def __post_init__(self) -> None:
         _check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+        if self.gate is not None and not self.gate.per_head:
+            raise ValueError("latent attention has gates of heads, not of their dimensions")
+        if self.indexer is not None and (not self.q_rank or self.rope is None or self.rope.dim > self.indexer.head_dim):
+            raise ValueError("an indexer needs a low-rank query and a rotary embedding that its heads have room for")
 
 
 class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -136,6 +142,19 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         _check_sizes(self, "num_k_heads", "num_v_heads", "k_dim", "v_dim", "kernel_size")
         if self.num_v_heads % self.num_k_heads:
             raise ValueError(f"heads {self.num_v_heads}/{self.num_k_heads}")
+
+
+class KimiDeltaAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """Linear attention by the gated delta rule with a decay of each key channel (KDA); its state is a matrix a head."""
+
+    num_heads: int
+    head_dim: int  # of queries, keys and values
+    kernel_size: int  # of the convolutions before
+    gate_rank: int = 0  # of the low-rank projections to the decays and to the output's gate; 0: they are full matrices
+    log_decay_bound: float | None = None  # a decay's logarithm is this times a sigmoid; None: minus a softplus
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "num_heads", "head_dim", "kernel_size")
 
 
 class Mamba2(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -188,8 +207,8 @@ class ParallelHeads(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
 
 
 # mixers with a state of fixed size
-Recurrent = GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
-Mixer = SelfAttention | LatentAttention | GatedDeltaNet | Mamba2 | LightningAttention | ShortConv | ParallelHeads
+Recurrent = GatedDeltaNet | KimiDeltaAttention | Mamba2 | LightningAttention | ShortConv | ParallelHeads
+Mixer = SelfAttention | LatentAttention | Recurrent
 
 
 def source_layer(mixer: Mixer | None) -> int | None:

@@ -6,6 +6,7 @@ import msgspec
 
 from engine.arch.layer_spec import (
     GatedDeltaNet,
+    KimiDeltaAttention,
     LatentAttention,
     LightningAttention,
     Mamba2,
@@ -73,5 +74,10 @@ def state_specs(mixer: Mixer | None) -> tuple[StateSpec, ...]:
         return (
             StateSpec((mixer.kernel_size - 1, channels), "model"),
             StateSpec((mixer.num_v_heads, mixer.k_dim, mixer.v_dim), "float32"),
+        )
+    if isinstance(mixer, KimiDeltaAttention):
+        return (
+            StateSpec((mixer.kernel_size - 1, 3 * mixer.num_heads * mixer.head_dim), "model"),
+            StateSpec((mixer.num_heads, mixer.head_dim, mixer.head_dim), "float32"),
         )
     return (StateSpec((mixer.kernel_size - 1, mixer.dim), "model"),)

@@ -147,6 +147,8 @@ def _hub_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
     """Files leave out dimensions of size one, or have one more."""
     if name.endswith((".conv.conv.weight", ".conv1d.weight")) and len(info.shape) == 2:
         return (info.shape[0], 1, info.shape[1])
+    if name.endswith("_conv1d.weight"):
+        return (prod(info.shape[:-1]), 1, info.shape[-1])
     if name.endswith("_experts_gate.weight") and len(info.shape) == 1:
         return (1, *info.shape)
     if name.endswith((".A_log", ".mamba.D", ".mamba.norm.weight")):

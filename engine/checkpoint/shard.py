@@ -5,6 +5,7 @@ import msgspec
 from engine.arch.layer_spec import (
     FeedForward,
     GatedDeltaNet,
+    KimiDeltaAttention,
     LatentAttention,
     LayerSpec,
     LightningAttention,
@@ -83,7 +84,7 @@ def _divided(mixer: Mixer | None) -> dict[str, int]:
             return {}
         case SelfAttention():
             return {"num_heads": mixer.num_heads, "num_kv_heads": mixer.num_kv_heads}
-        case LatentAttention() | LightningAttention():
+        case LatentAttention() | LightningAttention() | KimiDeltaAttention():
             return {"num_heads": mixer.num_heads}
         case GatedDeltaNet():
             return {"num_k_heads": mixer.num_k_heads, "num_v_heads": mixer.num_v_heads}

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
+from engine.arch.layer_spec import KimiDeltaAttention as KimiDeltaSpec
 from engine.arch.layer_spec import LatentAttention as LatentSpec
 from engine.arch.layer_spec import LayerSpec
 from engine.arch.layer_spec import LightningAttention as LightningSpec
@@ -16,6 +17,7 @@ from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import LayerBatch
 from engine.model.gated_delta_net import GatedDeltaNet
+from engine.model.kimi_delta_attention import KimiDeltaAttention
 from engine.model.latent_attention import LatentAttention
 from engine.model.laurel import Laurel
 from engine.model.layer_weights import LayerWeights
@@ -109,6 +111,8 @@ def _mixer(spec: LayerMixer, weights: LayerWeights, tables: RotaryTables, source
             return LatentAttention(spec, weights, tables.of(spec.rope), source)
         case DeltaSpec():
             return GatedDeltaNet(spec, weights)
+        case KimiDeltaSpec():
+            return KimiDeltaAttention(spec, weights)
         case LightningSpec():
             return LightningAttention(spec, weights)
         case ConvSpec():

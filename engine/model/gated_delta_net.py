@@ -54,7 +54,7 @@ class GatedDeltaNet:
             q_TX.view(num_tokens, -1, spec.k_dim),
             k_TX.view(num_tokens, -1, spec.k_dim),
             v_TX.view(num_tokens, -1, spec.v_dim),
-            DeltaGates(decay_TH, self._beta(b_TH)),
+            DeltaGates(decay_TH[..., None], self._beta(b_TH)),
             memory,
             batch.states,
         )

@@ -24,7 +24,7 @@ class LatentAttention:
     def __init__(
         self, spec: Spec, layer: LayerWeights, cos_sin_CR: Tensor, index_source: "LatentAttention | None" = None
     ) -> None:
-        """`cos_sin_CR` as kernels/rotary takes it. `index_source`: whose indexer chooses the tokens; None: its own."""
+        """`cos_sin_CR` as kernels/rotary takes it, of a layer with RoPE. `index_source`: whose indexer chooses the tokens; None: its own."""
         tp, dim = layer.tp, layer.arch.model_dim
         self._spec, self._kernels, self._tp = spec, layer.kernels, tp
         latent_dim, q_head_dim = spec.kv_rank + spec.rope_dim, spec.nope_dim + spec.rope_dim
@@ -38,6 +38,9 @@ class LatentAttention:
         up, up_in = ("self_attn.q_b_proj", spec.q_rank) if spec.q_rank else ("self_attn.q_proj", dim)
         self._down = layer.linears.column_parallel(downs, dim, spec.bias)
         self._up = layer.linears.column_parallel({up: (spec.num_heads * q_head_dim, q_rows)}, up_in, False)
+        self._is_rotated = spec.rope is not None
+        if not self._is_rotated:  # one row for all positions: cosines are 1, sines are 0
+            cos_sin_CR = (torch.arange(spec.rope_dim, device=layer.weights.device) < spec.rope_dim // 2).float()[None]
         norm_L = layer.take_norm("self_attn.kv_a_layernorm", spec.kv_rank) * spec.latent_scale
         self._q_eps = spec.latent_eps
         self._rotary = LatentRotarySpec(cos_sin_CR, norm_L, spec.latent_eps)
@@ -56,6 +59,10 @@ class LatentAttention:
         self._query_scaling = None
         if spec.query_scaling is not None:
             self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
+        self._gate = None
+        if spec.gate is not None:
+            gated = {"self_attn.g_proj": (spec.num_heads, tp.rows(spec.num_heads))}
+            self._gate = layer.linears.column_parallel(gated, dim, False)
         columns = tp.columns(spec.num_heads, spec.v_dim)
         self.indexer: TokenIndexer | None = None if index_source is None else index_source.indexer
         self._chooses = spec.index_from is None
@@ -77,11 +84,19 @@ class LatentAttention:
         q_THD = q_TX.view(len(q_TX), -1, spec.nope_dim + spec.rope_dim)
         absorbed_THL = self._absorb_key(q_THD[..., : spec.nope_dim])
         q_THX = torch.cat((absorbed_THL, q_THD[..., spec.nope_dim :]), -1)
-        self._kernels.latent_rotary(q_THX, kv_TX, latents, batch.positions_T, batch.slots_T, self._rotary)
+        positions_T = batch.positions_T if self._is_rotated else torch.zeros_like(batch.positions_T)
+        self._kernels.latent_rotary(q_THX, kv_TX, latents, positions_T, batch.slots_T, self._rotary)
         layout = batch.layout
         if self.indexer is not None:
             chosen_TK = self.indexer(x_TM, q_TM, batch, latents) if self._chooses else self.indexer.chosen_TK
             assert chosen_TK is not None, "the layer that chooses comes before"
             latents, layout = attended(chosen_TK, batch, latents)
         out_THL = self._kernels.latent_attention(q_THX, latents, layout, self._rules)
-        return self._tp.all_reduce(self._out(self._absorb_value(out_THL).flatten(1)))
+        out_THD = self._gated(x_TM, self._absorb_value(out_THL))
+        return self._tp.all_reduce(self._out(out_THD.flatten(1)))
+
+    def _gated(self, x_TM: Tensor, out_THD: Tensor) -> Tensor:
+        if self._gate is None or self._spec.gate is None:
+            return out_THD
+        gate_TH = self._kernels.unary(self._gate(x_TM), self._spec.gate.function)
+        return (out_THD * gate_TH[..., None]).to(out_THD.dtype)

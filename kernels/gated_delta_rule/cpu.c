@@ -14,13 +14,15 @@ static void normalize(const bf16 *x, int64_t dim, float scale, float *out) {
     for (int64_t i = 0; i < dim; i++) out[i] *= factor;
 }
 
-/* One token: memory [K, V], decayed, changed by the key and read by the query */
-static void step(float *memory, const float *query, const float *key, const bf16 *value, float decay, float beta,
-                 int64_t k_dim, int64_t v_dim, float *change, float *sums) {
+/* One token: memory [K, V], decayed, changed by the key and read by the query. `decay_stride`: 1 where each key channel
+ * has a decay of its own, 0 where all have the same */
+static void step(float *memory, const float *query, const float *key, const bf16 *value, const float *decay,
+                 int64_t decay_stride, float beta, int64_t k_dim, int64_t v_dim, float *change, float *sums) {
     memset(sums, 0, v_dim * sizeof(float));
     for (int64_t k = 0; k < k_dim; k++) {
         float *row = memory + k * v_dim;
-        for (int64_t v = 0; v < v_dim; v++) row[v] *= decay;
+        float kept = decay[k * decay_stride];
+        for (int64_t v = 0; v < v_dim; v++) row[v] *= kept;
         for (int64_t v = 0; v < v_dim; v++) sums[v] = multiply_add(key[k], row[v], sums[v]);
     }
     for (int64_t v = 0; v < v_dim; v++) change[v] = beta * (widen(value[v]) - sums[v]);
@@ -32,12 +34,12 @@ static void step(float *memory, const float *query, const float *key, const bf16
     }
 }
 
-/* q, k [T, G, K] and v [T, H, V], rows of a token `strides` apart; decay, beta [T, H] fp32; state [N, H, K, V] fp32;
- * starts [S + 1], lens [S] int32; slots [S] int64; out [T, H, V] */
+/* q, k [T, G, K] and v [T, H, V], rows of a token `strides` apart; decay [T, H, decay_dim] fp32, of K or 1; beta [T, H]
+ * fp32; state [N, H, K, V] fp32; starts [S + 1], lens [S] int32; slots [S] int64; out [T, H, V] */
 void gated_delta_rule(const bf16 *q, const bf16 *k, const bf16 *v, const float *decay, const float *beta, float *state,
                       const int32_t *starts, const int32_t *lens, const int64_t *slots, bf16 *out, int64_t q_stride,
                       int64_t k_stride, int64_t v_stride, int64_t num_seqs, int64_t num_groups, int64_t num_heads,
-                      int64_t k_dim, int64_t v_dim, int64_t num_threads) {
+                      int64_t k_dim, int64_t v_dim, int64_t decay_dim, int64_t num_threads) {
     float scale = 1.0f / sqrtf((float)k_dim);
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(dynamic)
     for (int64_t task = 0; task < num_seqs * num_heads; task++) {
@@ -50,8 +52,8 @@ void gated_delta_rule(const bf16 *q, const bf16 *k, const bf16 *v, const float *
         for (int64_t t = starts[s]; t < starts[s + 1]; t++) {
             normalize(q + t * q_stride + g * k_dim, k_dim, scale, query);
             normalize(k + t * k_stride + g * k_dim, k_dim, 1.0f, key);
-            step(memory, query, key, v + t * v_stride + h * v_dim, decay[t * num_heads + h], beta[t * num_heads + h],
-                 k_dim, v_dim, change, sums);
+            step(memory, query, key, v + t * v_stride + h * v_dim, decay + (t * num_heads + h) * decay_dim,
+                 decay_dim > 1, beta[t * num_heads + h], k_dim, v_dim, change, sums);
             for (int64_t i = 0; i < v_dim; i++) out[(t * num_heads + h) * v_dim + i] = narrow(sums[i]);
         }
         free(query);

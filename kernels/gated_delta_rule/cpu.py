@@ -16,7 +16,7 @@ __all__ = ["build"]
 
 def build(compiler: Compiler) -> GatedDeltaRule:
     function = compiler.load(Path(__file__).with_name("cpu.c")).gated_delta_rule
-    function.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 9
+    function.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 10
     function.restype = None
 
     def gated_delta_rule(
@@ -31,10 +31,10 @@ def build(compiler: Compiler) -> GatedDeltaRule:
         _, num_heads, v_dim = v_THV.shape
         inputs = (q_TGK, k_TGK, v_THV)
         assert all(x.dtype == torch.bfloat16 and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in inputs)
-        assert all(x.dtype == torch.float32 and x.is_contiguous() for x in (gates.decay_TH, gates.beta_TH, state))
+        assert all(x.dtype == torch.float32 and x.is_contiguous() for x in (gates.decay_THK, gates.beta_TH, state))
         out_THV = torch.zeros(v_THV.shape, dtype=v_THV.dtype)
         function(
-            *(x.data_ptr() for x in (*inputs, gates.decay_TH, gates.beta_TH, state)),
+            *(x.data_ptr() for x in (*inputs, gates.decay_THK, gates.beta_TH, state)),
             layout.query_starts.data_ptr(),
             layout.seq_lens_S.data_ptr(),
             layout.slots_S.data_ptr(),
@@ -45,6 +45,7 @@ def build(compiler: Compiler) -> GatedDeltaRule:
             num_heads,
             k_dim,
             v_dim,
+            gates.decay_THK.shape[2],
             torch.get_num_threads(),
         )
         return out_THV

@@ -9,9 +9,9 @@ __all__ = ["DeltaGates"]
 
 @dataclass(frozen=True, slots=True)
 class DeltaGates:
-    """decay_TH  [T, H] fp32   what is kept of the state, at most 1
-    beta_TH   [T, H] fp32   how far the state's answer to the key moves towards the value
+    """decay_THK  [T, H, K] fp32  what is kept of the state, at most 1, of each key channel; [T, H, 1]: of all of them
+    beta_TH    [T, H] fp32     how far the state's answer to the key moves towards the value
     """
 
-    decay_TH: Tensor
+    decay_THK: Tensor
     beta_TH: Tensor

@@ -1,4 +1,5 @@
-"""The gated delta rule (Gated DeltaNet, arXiv 2412.06464), token by token. The reference.
+"""The gated delta rule (Gated DeltaNet, arXiv 2412.06464; by key channel Kimi Delta Attention, arXiv 2510.26692), token
+by token. The reference.
 
 A token's arithmetic is the same in a prompt and in an answer, so its bits do not depend on its chunk.
 """
@@ -22,12 +23,12 @@ def gated_delta_rule(
 ) -> Tensor:
     """For each token and head, with the sequence's state S, [K, V]:
 
-    S = decay * S;  S = S + k (beta * (v - k @ S));  out = q @ S
+    S = diag(decay) S;  S = S + k (beta * (v - k @ S));  out = q @ S
 
     q_TGK, k_TGK  [T, G, K]     normalized here to length 1, and q divided by sqrt(K); H is a multiple of G: heads
                                 [g * H/G, (g + 1) * H/G) take those of group g
     v_THV         [T, H, V]
-    gates                       decay and beta of each token and head
+    gates                       decay, of a head or of each of its key channels, and beta
     state         [N, H, K, V]  fp32, read and written
     layout                      which rows and slots are whose
 
@@ -42,7 +43,7 @@ def gated_delta_rule(
     for start, end, slot, begins in layout.sequences():
         memory = torch.zeros_like(state[slot]) if begins else state[slot].clone()
         for t in range(start, end):
-            memory *= gates.decay_TH[t, :, None, None]
+            memory *= gates.decay_THK[t, :, :, None]
             key = k_THK[t, :, :, None]
             change = gates.beta_TH[t, :, None] * (v_wide[t] - (memory * key).sum(1))
             memory += key * change[:, None]

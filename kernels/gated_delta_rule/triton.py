@@ -19,16 +19,16 @@ def gated_delta_rule(
     _, num_heads, v_dim = v_THV.shape
     inputs = (q_TGK, k_TGK, v_THV)
     assert all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in inputs) and state.is_contiguous()
-    assert gates.decay_TH.is_contiguous() and gates.beta_TH.is_contiguous() and state.dtype == torch.float32
+    assert gates.decay_THK.is_contiguous() and gates.beta_TH.is_contiguous() and state.dtype == torch.float32
     out_THV = torch.zeros(v_THV.shape, dtype=v_THV.dtype, device=v_THV.device)
     num_seqs = len(layout.slots_S)
     if not len(v_THV) or not num_seqs:
         return out_THV
     config = launch(k_dim, v_dim)
     _gated_delta_rule[num_seqs, num_heads, triton.cdiv(v_dim, config["BLOCK_V"])](
-        *inputs, gates.decay_TH, gates.beta_TH, state, layout.query_starts, layout.seq_lens_S, layout.slots_S,
+        *inputs, gates.decay_THK, gates.beta_TH, state, layout.query_starts, layout.seq_lens_S, layout.slots_S,
         out_THV, *(x.stride(0) for x in inputs), k_dim**-0.5, HEADS=num_heads, GROUPS=num_groups, K=k_dim, V=v_dim,
-        **config,
+        DECAYS=gates.decay_THK.shape[2], **config,
     )  # fmt: skip
     return out_THV
 
@@ -47,9 +47,9 @@ def launch(k_dim: int, v_dim: int) -> dict[str, int]:
 def _gated_delta_rule(
     q, k, v, decay, beta, state, starts, lens, slots, out, q_stride, k_stride, v_stride, scale,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+    DECAYS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """[sequence, head, block of columns]."""
+    """[sequence, head, block of columns]. DECAYS: K, or 1 where all key channels have the same."""
     seq = tl.program_id(0)
     head = tl.program_id(1)
     group = head // (HEADS // GROUPS)
@@ -71,7 +71,10 @@ def _gated_delta_rule(
         value = tl.load(v + token * v_stride + head * V + j, mask=j < V, other=0.0).to(tl.float32)
         query *= scale / tl.sqrt(tl.sum(query * query, 0) + 1e-6)
         key *= 1.0 / tl.sqrt(tl.sum(key * key, 0) + 1e-6)
-        memory *= tl.load(decay + token * HEADS + head)
+        if DECAYS == 1:
+            memory *= tl.load(decay + token * HEADS + head)
+        else:
+            memory *= tl.load(decay + (token * HEADS + head) * DECAYS + i, mask=i < K, other=0.0)[:, None]
         change = tl.load(beta + token * HEADS + head) * (value - tl.sum(memory * key[:, None], 0))
         memory += key[:, None] * change[None, :]
         made = tl.sum(memory * query[:, None], 0)

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 
 from engine.errors import ModelError
 
-__all__ = ["adds_bos", "knows_nfc", "merges_last", "pre_tokenizer"]
+__all__ = ["TIKTOKEN_CUTS", "adds_bos", "knows_nfc", "merges_last", "pre_tokenizer"]
 
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,15 +22,19 @@ def _words(digits: str, letters: str = r"\p{L}") -> str:
     return rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{other}\p{{N}}]+[\r\n]*|{BLANKS}"
 
 
-def _cased_words(contraction: str, digits: str) -> str:
-    """The split of o200k (GPT-4o): a new word where upper case begins."""
+def _cased_words(contraction: str, digits: str, but: str = "", ends: str = r"[\r\n/]*") -> str:
+    """The split of o200k (GPT-4o): a new word where upper case begins. `but`: takes scripts out of words; `ends`: what
+    punctuation takes with it.
+    """
+    upper, lower = (f"{letters[:-1]}{but}]" for letters in (UPPER, LOWER))
     return (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{contraction}"
-        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}"
+        rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{contraction}"
+        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+{ends}|{BLANKS}"
     )
 
 
 THREE_DIGITS, ONE_DIGIT, O200K = _words(r"\p{N}{1,3}"), _words(r"\p{N}"), _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}")
+KIMI = r"\p{Han}+|" + _cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}", r"&&[^\p{Han}]", r"[\r\n]*")
 ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
 DEEPSEEK = (
     r"\p{N}{1,3}",
@@ -48,8 +52,11 @@ CUTS: dict[str, tuple[str, ...]] = {
     "seed-coder": (rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{BLANKS}",),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), DEEPSEEK),
     "tekken": (_cased_words("", r"\p{N}"),),
+    "kimi-k2": (KIMI,),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), (O200K,)),
 }
+# the class of a tiktoken.model in tokenizer_config.json -> name; Moonshot's for Kimi and Moonlight
+TIKTOKEN_CUTS = {"TikTokenTokenizer": "kimi-k2"}
 # every digit alone, then GPT-2's split
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "exaone")
 

@@ -13,6 +13,7 @@ from engine.checkpoint.gguf_file import read_metadata
 from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from serve_app.model.pretokenizers import TIKTOKEN_CUTS, pre_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
 from serve_app.text.reasoning_parser import REASONING_FORMATS, ReasoningFormat, find_reasoning_format
 from serve_app.text.vocabulary import Vocabulary, read_vocabulary
@@ -132,17 +133,30 @@ def _from_folder(model: ModelConfig, path: Path) -> TextModel:
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     template = loaded.chat_template
     known = {key: generation[key] for key in SamplingDefaults.__struct_fields__ if generation.get(key) is not None}
+    tokenizer = loaded.backend_tokenizer
+    if (cut := _tiktoken_cut(path)) is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer(cut)
+    text = config.get("text_config") or config
     files = ModelFiles(
-        tokenizer=loaded.backend_tokenizer,
+        tokenizer=tokenizer,
         template=template.get("default") if isinstance(template, dict) else template,
         template_variables={
             name: str(value) for name in TOKEN_NAMES if (value := getattr(loaded, name, None)) is not None
         },
         eos_ids=(loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])),
         defaults=msgspec.convert(known, SamplingDefaults, strict=False),
-        trained_context_len=(config.get("text_config") or config).get("max_position_embeddings"),
+        trained_context_len=text.get("max_position_embeddings", text.get("model_max_length")),
     )
     return build_text_model(model, files)
+
+
+def _tiktoken_cut(path: Path) -> str | None:
+    """The pre-tokenizer of a tiktoken.model, which has none itself, and which transformers takes for GPT-4's; None: it
+    is that, or another file has it.
+    """
+    if (path / "tokenizer.json").exists() or not (path / "tiktoken.model").exists():
+        return None
+    return TIKTOKEN_CUTS.get(_read_json(path / "tokenizer_config.json").get("tokenizer_class", ""))
 
 
 def _reasoning_format(name: str | None, template: str) -> ReasoningFormat | None:

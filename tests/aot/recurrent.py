@@ -105,15 +105,12 @@ def _delta_rules():
     types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | dict.fromkeys(("decay", "beta", "state"), "*fp32")
     types |= {"starts": "*i32", "lens": "*i32", "slots": "*i64", "scale": "fp32"}
     types |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), "i32")
-    shape = {"HEADS": 32, "GROUPS": 16, "K": 128, "V": 128}
-    return {
-        "gated delta rule, qwen3-next": (
-            gated_delta_rule._gated_delta_rule,
-            types,
-            shape,
-            gated_delta_rule.launch(128, triton.next_power_of_2(128)),
-        )
-    }
+    launch = gated_delta_rule.launch(128, triton.next_power_of_2(128))
+    cases = {}
+    for name, groups, decays in (("qwen3-next", 16, 1), ("kimi-linear", 32, 128)):
+        shape = {"HEADS": 32, "GROUPS": groups, "K": 128, "V": 128, "DECAYS": decays}
+        cases[f"gated delta rule, {name}"] = gated_delta_rule._gated_delta_rule, types, shape, launch
+    return cases
 
 
 def _scans():

@@ -44,10 +44,12 @@ def error(out, expected):
 def kernels(request):
     """(the kernel of each case, dtype, bound)"""
     if request.param == "reference":
-        return {Conv: causal_conv, Delta: gated_delta_rule, Scan: selective_scan}, torch.float32, 1e-5
+        made = {Conv: causal_conv, Delta: gated_delta_rule, ChannelDelta: gated_delta_rule, Scan: selective_scan}
+        return made, torch.float32, 1e-5
     compiler = COMPILERS[request.param]
     built = {Conv: conv_cpu, Delta: delta_cpu, Scan: scan_cpu}
-    return {case: module.build(compiler) for case, module in built.items()}, torch.bfloat16, 1e-2
+    made = {case: module.build(compiler) for case, module in built.items()}
+    return made | {ChannelDelta: made[Delta]}, torch.bfloat16, 1e-2
 
 
 class Conv:
@@ -108,6 +110,10 @@ class Scan:
 
 
 class Delta:
+    """Each head has a decay."""
+
+    num_decays = 1
+
     def __init__(self, dtype, groups=2, heads=6, k_dim=12, v_dim=20):
         rng = torch.Generator().manual_seed(2)
 
@@ -116,7 +122,7 @@ class Delta:
 
         self.q, self.k = random(groups, k_dim).to(dtype), random(groups, k_dim).to(dtype)
         self.v = random(heads, v_dim).to(dtype)
-        self.decay, self.beta = random(heads).sigmoid(), random(heads).sigmoid()
+        self.decay, self.beta = random(heads, self.num_decays).sigmoid(), random(heads).sigmoid()
 
     def run(self, kernel, chunk):
         state = torch.full((NUM_SLOTS, self.v.shape[1], self.q.shape[2], self.v.shape[2]), torch.nan)
@@ -135,7 +141,7 @@ class Delta:
                 for t in range(first, first + length):
                     q, k = (x[t, h // repeat].double() for x in (self.q, self.k))
                     q, k = q / q.norm() / len(q) ** 0.5, k / k.norm()
-                    memory = memory * self.decay[t, h].double()
+                    memory = memory * self.decay[t, h, :, None].double()
                     change = self.beta[t, h].double() * (self.v[t, h].double() - k @ memory)
                     memory = memory + torch.outer(k, change)
                     out[t, h] = q @ memory
@@ -143,14 +149,23 @@ class Delta:
         return out
 
 
-@pytest.mark.parametrize("case", [Conv, Delta, Scan])
+class ChannelDelta(Delta):
+    """Each key channel of a head has a decay."""
+
+    num_decays = 12
+
+    def __init__(self, dtype):
+        super().__init__(dtype, groups=2, heads=2)
+
+
+@pytest.mark.parametrize("case", [Conv, Delta, ChannelDelta, Scan])
 def test_it_is_the_recurrence_of_each_sequence(kernels, case):
     made, dtype, bound = kernels
     inputs = case(dtype)
     assert error(inputs.run(made[case], 100), inputs.expected()) < bound
 
 
-@pytest.mark.parametrize("case", [Conv, Delta, Scan])
+@pytest.mark.parametrize("case", [Conv, Delta, ChannelDelta, Scan])
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 def test_chunks_change_no_bit(kernels, case, chunk):
     made, dtype, _ = kernels

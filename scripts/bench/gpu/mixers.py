@@ -69,12 +69,13 @@ def _check_recurrent(kernels: KernelSet, device: torch.device, tiny: bool) -> It
     lens = [5, 1, 9] if tiny else [70, 1, 130]
     rows = torch.tensor([0, *torch.tensor(lens).cumsum(0)], dtype=torch.int32, device=device)
     layout = StateLayout(rows, rows.diff(), torch.tensor([2, 0, 1], device=device))
-    q, k, v, gates = _delta_inputs(sum(lens), sizes, device)
-    memories = [torch.zeros((3, sizes.heads, sizes.head_dim, sizes.head_dim), device=device) for _ in range(2)]
-    out = kernels.gated_delta_rule(q, k, v, gates, memories[0], layout)
-    expected = delta_reference.gated_delta_rule(q, k, v, gates, memories[1], layout)
-    yield _row("gated delta rule", str(lens), out, expected)
-    yield _row("gated delta rule, state", str(lens), memories[0], memories[1])
+    for name, num_decays in _delta_rules(sizes).items():
+        q, k, v, gates = _delta_inputs(sum(lens), num_decays, sizes, device)
+        memories = [torch.zeros((3, sizes.heads, sizes.head_dim, sizes.head_dim), device=device) for _ in range(2)]
+        out = kernels.gated_delta_rule(q, k, v, gates, memories[0], layout)
+        expected = delta_reference.gated_delta_rule(q, k, v, gates, memories[1], layout)
+        yield _row(name, str(lens), out, expected)
+        yield _row(f"{name}, state", str(lens), memories[0], memories[1])
     x, weight = (
         torch.randn((sum(lens), sizes.channels), device=device).bfloat16(),
         torch.randn((sizes.channels, 4), device=device),
@@ -113,10 +114,12 @@ def _cases(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Cas
         )
     state_bytes = 8 * sizes.heads * sizes.head_dim * sizes.head_dim  # read and written
     for batch, count in [(1, 3), (2, 1)] if tiny else [(1, 1), (64, 1), (1, 2048), (8, 256)]:
-        num_bytes = batch * (state_bytes + count * 2 * sizes.head_dim * 2 * (sizes.groups + sizes.heads))
         num_flops = batch * count * sizes.heads * 8 * sizes.head_dim * sizes.head_dim
-        make = partial(_delta, kernels, batch, count, sizes, device)
-        yield Case("gated delta rule", f"{batch} x {count} tokens", make, num_bytes, num_flops)
+        for name, num_decays in _delta_rules(sizes).items():
+            token_bytes = 2 * sizes.head_dim * 2 * (sizes.groups + sizes.heads) + 4 * sizes.heads * (num_decays + 1)
+            make = partial(_delta, kernels, (batch, count, num_decays), sizes, device)
+            num_bytes = batch * (state_bytes + count * token_bytes)
+            yield Case(name, f"{batch} x {count} tokens", make, num_bytes, num_flops)
         num_bytes = 2 * batch * count * 2 * sizes.channels
         yield Case(
             "convolution", f"{batch} x {count} tokens", partial(_conv, kernels, batch, count, sizes, device), num_bytes
@@ -145,12 +148,19 @@ def _attend(
     return lambda: kernels.latent_attention(q, cache, layout, LatentSpec(0.07, sizes.rank))
 
 
-def _delta_inputs(num_tokens: int, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor, Tensor, DeltaGates]:
+def _delta_rules(sizes: Sizes) -> dict[str, int]:
+    """How many decays a head has, of Gated DeltaNet and of Kimi Delta Attention."""
+    return {"gated delta rule": 1, "gated delta rule by channel": sizes.head_dim}
+
+
+def _delta_inputs(
+    num_tokens: int, num_decays: int, sizes: Sizes, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, DeltaGates]:
     def random(*shape: int) -> Tensor:
         return torch.randn((num_tokens, *shape), device=device)
 
     q, k = (random(sizes.groups, sizes.head_dim).bfloat16() for _ in range(2))
-    gates = DeltaGates(random(sizes.heads).sigmoid(), random(sizes.heads).sigmoid())
+    gates = DeltaGates(random(sizes.heads, num_decays).sigmoid(), random(sizes.heads).sigmoid())
     return q, k, random(sizes.heads, sizes.head_dim).bfloat16(), gates
 
 
@@ -159,8 +169,10 @@ def _layout(batch: int, count: int, device: torch.device) -> StateLayout:
     return StateLayout(rows, rows.diff() + 1, torch.arange(batch, device=device))  # each goes on
 
 
-def _delta(kernels: KernelSet, batch: int, count: int, sizes: Sizes, device: torch.device) -> Work:
-    inputs, layout = _delta_inputs(batch * count, sizes, device), _layout(batch, count, device)
+def _delta(kernels: KernelSet, shape: tuple[int, int, int], sizes: Sizes, device: torch.device) -> Work:
+    """`shape`: sequences, tokens of each, decays of a head."""
+    batch, count, num_decays = shape
+    inputs, layout = _delta_inputs(batch * count, num_decays, sizes, device), _layout(batch, count, device)
     memory = torch.zeros((batch, sizes.heads, sizes.head_dim, sizes.head_dim), device=device)
     return lambda: kernels.gated_delta_rule(*inputs, memory, layout)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.arch.layer_spec import DenseMlp, GatedDeltaNet, LayerSpec, SelfAttention
+from engine.arch.layer_spec import DenseMlp, GatedDeltaNet, KimiDeltaAttention, LayerSpec, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.cache_layout import CacheGroup, CacheLayout, longest_sequence
 from engine.cache.kv_cache import KVCache
@@ -16,6 +16,7 @@ WIDE = SelfAttention(num_heads=32, num_kv_heads=4, head_dim=512, rope=None)  # a
 NARROW = SelfAttention(num_heads=32, num_kv_heads=16, head_dim=256, rope=None, sliding_window=WINDOW)
 ODD = SelfAttention(num_heads=6, num_kv_heads=3, head_dim=64, rope=None)
 STATE = GatedDeltaNet(num_k_heads=2, num_v_heads=4, k_dim=16, v_dim=16, kernel_size=4)
+KDA = KimiDeltaAttention(num_heads=4, head_dim=16, kernel_size=4, gate_rank=16)
 
 
 def arch(*mixers, max_model_len: int = 32_768) -> ModelArch:
@@ -88,9 +89,9 @@ def test_the_longest_sequence_is_the_one_that_fits_in_every_group() -> None:
         pattern(WIDE, NARROW, 12, 6),
         pattern(WIDE, NARROW, 5, 2),
         [FULL, ODD, SLIDING, STATE],
-        [FULL, STATE, None],
+        [FULL, STATE, KDA, None],
     ],
-    ids=["one kind", "windows", "pages of two sizes", "an odd number", "three shapes", "a state"],
+    ids=["one kind", "windows", "pages of two sizes", "an odd number", "three shapes", "two states"],
 )
 def test_no_page_lies_on_another_ones(mixers) -> None:
     """Each layer writes its mark into the blocks of its group; each block belongs to one group."""

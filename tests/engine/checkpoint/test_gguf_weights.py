@@ -77,6 +77,19 @@ def mamba(name, array):
     return {name: array.squeeze(1) if "conv1d.weight" in name else array}
 
 
+def kimi_delta(name, array):
+    """What the converter makes of a tensor of Kimi Delta Attention."""
+    name = name.replace("forget_gate.", "")
+    if name.endswith("A_log"):
+        return {name: -np.exp(array)}
+    if name.endswith("dt_bias"):
+        return {name.replace("dt_bias", "dt_proj.bias"): array}
+    if not name.endswith(".conv1d.weight"):
+        return {name: array}
+    parts = zip("qkv", np.split(array, 3), strict=True)
+    return {name.replace("conv1d", f"{which}_conv1d"): part.reshape(1, len(part), 1, -1) for which, part in parts}
+
+
 def scaled(name, array, config):
     """Of Falcon-H1, with the factors that its converter multiplies in."""
     gate, down = config.mlp_multipliers
@@ -169,11 +182,11 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     )
     add_eps = writer.add_layer_norm_eps if eps == "layer_norm_eps" else writer.add_layer_norm_rms_eps
     add_eps(getattr(config, eps))
-    if family not in ("gemma3", "nemotron_h_moe"):  # old files leave it out
+    if family not in ("gemma3", "nemotron_h_moe", "kimi-linear"):  # old files leave it out, or there is none
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
-    if family not in ("deepseek2", "gemma4", "mistral4") and getattr(config, "head_dim", None):
+    if family not in ("deepseek2", "gemma4", "mistral4", "kimi-linear") and getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
@@ -201,6 +214,8 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
         parts = {name: array}
         if ".mamba." in name or "mixer." in name:
             parts = mamba(name, array)
+        if family == "kimi-linear" and "self_attn" in name:
+            parts = kimi_delta(name, array)
         if "kv_b_proj" in name:  # heads' keys and values apart
             heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
             keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
@@ -449,6 +464,10 @@ NEWER |= {
         "deepseek2",
         {**LATENT, **NOAUX, "expert_weights_scale": 1.8, "attention.q_lora_rank": 20},
     ),
+    "kimi linear": (
+        "kimi-linear",
+        {**LATENT, **NOAUX, **GROUPS, "expert_weights_scale": 2.446, "kda.head_dim": 12, "ssm.conv_kernel": 4},
+    ),
     "qwen3.5": ("qwen35", DELTA_NET),
     "qwen3.5 moe": ("qwen35moe", {**DELTA_NET, **EXPERTS}),
     "qwen3 next": ("qwen3next", {**DELTA_NET, **EXPERTS}),
@@ -511,6 +530,7 @@ def test_files_of_newer_families_give_transformers_logits(name, tmp_path):
     model = oracle(name, **(changes[0] if changes else {}))
     heads = [0, 2, 0] if family in ("lfm2", "lfm2moe", "granitehybrid") else None  # recurrent layers have none
     heads = [2, 1, 2, 1, 2, 1, 1] if name == "gemma4 moe" else heads
+    heads = [0, 0, 4, 0] if name == "kimi linear" else heads
     pairs = [(f"{family}.{key}", value) for key, value in pairs.items()]
     path = write(model, tmp_path / "tiny.gguf", family, FREQUENCIES.get(family, lambda tensors: None), pairs, heads)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4

@@ -266,7 +266,7 @@ def test_inputs_lie_where_kernels_need_not_be_compiled_again_for_them() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("family", ["llama3", "deepseek v3", "glm 5", "qwen3.5", "lfm2 moe"])
+@pytest.mark.parametrize("family", ["llama3", "deepseek v3", "glm 5", "qwen3.5", "kimi linear", "lfm2 moe"])
 def test_a_card_replays_what_it_computes(tmp_path: Path, family: str) -> None:
     oracle(family).save_pretrained(tmp_path)
     found = []

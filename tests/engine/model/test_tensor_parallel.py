@@ -126,6 +126,8 @@ def logits_of_ranks(folder, size, pieces):
         ("minimax", 2),
         ("qwen3 next", 2),
         ("qwen3.5", 2),
+        ("kimi linear", 2),
+        ("ling 3", 2),
         ("lfm2", 2),
         ("lfm3", 2),
         ("laguna", 2),

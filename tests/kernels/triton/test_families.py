@@ -12,7 +12,19 @@ TOKENS = torch.randint(97, (12,), generator=torch.Generator().manual_seed(6)).to
 # zero experts' rows of a scratch tensor hold whatever was there, and nobody reads what is made of it
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 @pytest.mark.parametrize(
-    "name", ["gemma2", "gemma3n", "gemma4", "gemma4 moe", "olmo2", "qwen3 moe", "longcat flash", "minimax", "glm 5"]
+    "name",
+    [
+        "gemma2",
+        "gemma3n",
+        "gemma4",
+        "gemma4 moe",
+        "olmo2",
+        "qwen3 moe",
+        "longcat flash",
+        "minimax",
+        "kimi linear",
+        "glm 5",
+    ],
 )
 def test_triton_kernels_give_transformers_logits(name, tmp_path):
     model = oracle(name)

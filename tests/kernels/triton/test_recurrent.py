@@ -7,9 +7,9 @@ from kernels.causal_conv.layout import StateLayout
 from kernels.causal_conv.triton import causal_conv
 from kernels.gated_delta_rule.triton import gated_delta_rule
 from kernels.selective_scan.triton import selective_scan
-from tests.kernels.test_recurrent import Conv, Delta, Scan, error
+from tests.kernels.test_recurrent import ChannelDelta, Conv, Delta, Scan, error
 
-CASES = [(Conv, causal_conv), (Delta, gated_delta_rule), (Scan, selective_scan)]
+CASES = [(Conv, causal_conv), (Delta, gated_delta_rule), (ChannelDelta, gated_delta_rule), (Scan, selective_scan)]
 
 
 @pytest.mark.parametrize(("case", "kernel"), CASES)

@@ -1,3 +1,4 @@
+import base64
 import json
 import subprocess
 import sys
@@ -53,6 +54,34 @@ def test_a_template_may_lie_in_its_own_file(folder):
 def test_the_config_may_shorten_the_context(folder):
     engine = EngineConfig(max_model_len=100)
     assert load_text_model(ModelConfig(served_model_name="m", model=str(folder), engine=engine)).max_model_len == 100
+
+
+@pytest.fixture
+def tiktoken_folder(tmp_path):
+    """As Moonshot releases Kimi: ranks of bytes, and special tokens behind them."""
+    tokens = [*(bytes([byte]) for byte in range(256)), "日".encode()[:2], "日".encode(), "日h".encode(), b"he"]
+    ranks = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
+    (tmp_path / "tiktoken.model").write_text("".join(ranks))
+    special = {str(token): {"content": f"<|{token}|>", "special": True} for token in (260, 262)}
+    files = {
+        "config.json": {"model_type": "kimi_linear", "model_max_length": 300, "eos_token_id": 262},
+        "tokenizer_config.json": {"tokenizer_class": "TikTokenTokenizer", "added_tokens_decoder": special},
+    }
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    return tmp_path
+
+
+def test_of_a_tiktoken_model_ideographs_are_words_of_their_own(tiktoken_folder):
+    model = load_text_model(ModelConfig(served_model_name="m", model=str(tiktoken_folder)))
+    assert model.encode("日he<|262|>") == (257, 259, 262)
+    assert model.max_model_len == 300 and model.eos_ids == (262,)
+
+
+def test_a_tiktoken_model_of_another_class_is_cut_as_gpt_4_does(tiktoken_folder):
+    (tiktoken_folder / "tokenizer_config.json").write_text("{}")
+    model = load_text_model(ModelConfig(served_model_name="m", model=str(tiktoken_folder)))
+    assert model.encode("日he") == (258, ord("e"))
 
 
 def test_a_folder_without_tokenizer_is_an_error_that_names_it(folder):
