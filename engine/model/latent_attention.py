@@ -24,7 +24,10 @@ class LatentAttention:
     def __init__(
         self, spec: Spec, layer: LayerWeights, cos_sin_CR: Tensor, index_source: "LatentAttention | None" = None
     ) -> None:
-        """`cos_sin_CR` as kernels/rotary takes it, of a layer with RoPE. `index_source`: whose indexer chooses the tokens; None: its own."""
+        """`cos_sin_CR` as kernels/rotary takes it, of a layer with RoPE.
+
+        `index_source`: the layer whose indexer chooses the tokens; None: this one's, where it has one.
+        """
         tp, dim = layer.tp, layer.arch.model_dim
         self._spec, self._kernels, self._tp = spec, layer.kernels, tp
         latent_dim, q_head_dim = spec.kv_rank + spec.rope_dim, spec.nope_dim + spec.rope_dim
