@@ -15,6 +15,7 @@ from kernels.kernel_set import KernelSet
 from kernels.latent_attention import reference as latent_reference
 from kernels.latent_attention.spec import LatentSpec
 from kernels.paged_attention.spec import AttentionLayout
+from scripts.bench.gpu.indexer import check_indexer, indexer_cases
 from scripts.bench.gpu.kernels import Case, time_kernels
 from scripts.bench.gpu.timing import Work
 from scripts.bench.gpu.units import Row, Unit, unit
@@ -44,7 +45,9 @@ def check_and_time_mixers(
 ) -> Iterator[Unit]:
     yield unit(_check_latents, kernels, device, tiny)
     yield unit(_check_recurrent, kernels, device, tiny)
-    yield from time_kernels(_cases(kernels, device, tiny), device, ceilings)
+    yield unit(check_indexer, kernels, device, tiny)
+    cases = (*_cases(kernels, device, tiny), *indexer_cases(kernels, device, tiny))
+    yield from time_kernels(cases, device, ceilings)
 
 
 def _check_latents(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]:
@@ -65,7 +68,6 @@ def _check_latents(kernels: KernelSet, device: torch.device, tiny: bool) -> Iter
 
 def _check_recurrent(kernels: KernelSet, device: torch.device, tiny: bool) -> Iterator[Row]:
     sizes = TINY if tiny else Sizes()
-    """Chunks of 1 and of all must give the same bits, and the reference's numbers."""
     lens = [5, 1, 9] if tiny else [70, 1, 130]
     rows = torch.tensor([0, *torch.tensor(lens).cumsum(0)], dtype=torch.int32, device=device)
     layout = StateLayout(rows, rows.diff(), torch.tensor([2, 0, 1], device=device))

@@ -1,10 +1,20 @@
 """Cache layouts: which layers share blocks, what a sequence takes, and that no page lies on another one."""
 
+import msgspec
 import pytest
 import torch
 
-from engine.arch.layer_spec import DenseMlp, GatedDeltaNet, KimiDeltaAttention, LayerSpec, SelfAttention
+from engine.arch.layer_spec import (
+    DenseMlp,
+    GatedDeltaNet,
+    KimiDeltaAttention,
+    LatentAttention,
+    LayerSpec,
+    SelfAttention,
+    TokenIndexer,
+)
 from engine.arch.model_arch import ModelArch
+from engine.arch.rope import Rope
 from engine.cache.cache_layout import CacheGroup, CacheLayout, longest_sequence
 from engine.cache.kv_cache import KVCache
 
@@ -17,6 +27,13 @@ NARROW = SelfAttention(num_heads=32, num_kv_heads=16, head_dim=256, rope=None, s
 ODD = SelfAttention(num_heads=6, num_kv_heads=3, head_dim=64, rope=None)
 STATE = GatedDeltaNet(num_k_heads=2, num_v_heads=4, k_dim=16, v_dim=16, kernel_size=4)
 KDA = KimiDeltaAttention(num_heads=4, head_dim=16, kernel_size=4, gate_rank=16)
+
+
+ROPE = Rope(10_000.0, 16)
+INDEXER = TokenIndexer(num_heads=2, head_dim=32, top_k=64)
+LATENT = LatentAttention(
+    num_heads=4, q_rank=20, kv_rank=64, nope_dim=16, rope_dim=16, v_dim=16, rope=ROPE, indexer=INDEXER
+)
 
 
 def arch(*mixers, max_model_len: int = 32_768) -> ModelArch:
@@ -46,6 +63,19 @@ def test_gemma_3_27b_takes_a_fifth_of_what_it_took_when_all_layers_kept_all() ->
     everything = 62 * 2 * 16 * 128 * 2 * 32_768
     ours = layout.num_blocks(32_768) * layout.block_bytes(2)
     assert (round(everything / 2**30, 1), round(ours / 2**30, 1)) == (15.5, 3.0)
+
+
+def test_layers_that_share_an_indexer_share_blocks_too() -> None:
+    reader = msgspec.structs.replace(LATENT, index_from=0)
+    layout = CacheLayout.of(arch(LATENT, reader, reader, LATENT), 16)
+    assert layout.groups == (CacheGroup((0, 1, 2, 3)),)
+    assert layout.block_bytes(2) == 4 * 16 * (64 + 16 + 32) * 2
+
+
+@pytest.mark.parametrize("before", [(), (FULL,), (msgspec.structs.replace(LATENT, indexer=None),)])
+def test_the_tokens_that_a_layer_reads_are_chosen_by_an_earlier_one(before) -> None:
+    with pytest.raises(ValueError, match="takes the tokens that layer 0 chooses, which does not"):
+        arch(*before, msgspec.structs.replace(LATENT, index_from=0))
 
 
 def test_a_window_that_no_sequence_outgrows_is_none() -> None:

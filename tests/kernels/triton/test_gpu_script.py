@@ -61,6 +61,12 @@ def test_the_engine_is_timed(run, monkeypatch):
     assert [row["engine"] for row in run("four-bits")] == ["manta, 4 bits"] * 2
 
 
+def test_mixers_are_right_and_timed(run):
+    rows = run("mixers")
+    assert {row["name"] for row in rows if row.get("ok")} >= {"latent attention", "gated delta rule", "index choice"}
+    assert all(row.get("ok", True) for row in rows) and not any("failed" in row for row in rows)
+
+
 def test_transformers_is_timed_on_the_same_loads(run):
     engines = [row["engine"] for row in run("peers")]
     assert engines == ["transformers static cache", *["transformers generate_batch"] * 3]
