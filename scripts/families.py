@@ -113,6 +113,12 @@ FAMILIES = (
     Family(("internlm3", "iquestcoder", "helium"), (), "InternLM 3, IQuest Coder, Helium", "attention"),
     Family(("afmoe",), (), "Trinity", "gated attention, sliding windows, NoPE layers; MoE, dense first"),
     Family(("laguna",), (), "Laguna", "gated attention, sliding windows; MoE, dense first"),
+    Family(
+        ("mimo_v2_flash",),
+        (),
+        "MiMo V2 Flash",
+        "attention with values smaller than keys, sinks, sliding windows; MoE, dense first",
+    ),
     Family(("cwm",), (), "Code World Model", "attention, sliding windows"),
 )
 

@@ -21,6 +21,7 @@ from engine.arch.families import (
     lfm,
     llama,
     longcat,
+    mimo,
     minimax,
     mistral,
     nemotron,
@@ -54,6 +55,7 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | hunyuan.HUB
     | lfm.HUB
     | longcat.HUB
+    | mimo.HUB
     | minimax.HUB
     | nemotron.HUB
     | afmoe.HUB
@@ -96,7 +98,6 @@ REFUSED = {
     "bailing_hybrid": DELTA,
     "qwen4_exp": "its embedding of n-grams is not implemented",
     "qwen4_exp_text": "its embedding of n-grams is not implemented",
-    "mimo_v2_flash": "values of another size than keys are not implemented",
     "jamba": MAMBA,
     "mamba": MAMBA,
     "falcon_mamba": MAMBA,

@@ -59,6 +59,7 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    v_dim: int = 0  # of a value head, at most that of a key head, in whose size it is cached; 0: the same
     rope: Rope | None  # None: a NoPE layer
     sliding_window: int = 0  # tokens that a query sees, itself included; 0: no limit
     attention_chunk: int = 0  # a query sees the tokens of its own chunk of so many alone; 0: no chunks
@@ -80,6 +81,12 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"heads {self.num_heads}/{self.num_kv_heads}")
+        if (
+            self.v_dim > self.head_dim
+            or self.v_dim
+            and (self.values_are_keys or self.v_norm or self.kv_from is not None)
+        ):
+            raise ValueError(f"values of {self.v_dim} dimensions beside keys of {self.head_dim}")
         if self.rope is not None and self.rope.dim > self.head_dim:
             raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")
 

@@ -240,6 +240,7 @@ def _is_layer_of_kernels(layer: LayerSpec) -> bool:
     return (
         (ffn is None or isinstance(ffn, DenseMlp) and not ffn.sparsity)
         and mixer.query_scaling is None
+        and not mixer.v_dim
         and mixer.qk_norm != "rotated"
         and not mixer.v_norm
         and not mixer.values_are_keys

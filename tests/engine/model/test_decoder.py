@@ -404,3 +404,23 @@ def test_minimax_names_its_factors_otherwise_than_transformers(tmp_path):
     rewrite_config(tmp_path, lambda config: config.update(postnorm=False))
     with pytest.raises(ModelError, match="postnorm"):
         Runner(tmp_path)
+
+
+def test_the_released_mimo_config_names_layers_by_numbers(tmp_path):
+    def change(config):
+        kinds, sparse, ropes = (config.pop(key) for key in ("layer_types", "mlp_layer_types", "rope_parameters"))
+        config["hybrid_layer_pattern"] = [int(kind == "sliding_attention") for kind in kinds]
+        config["moe_layer_freq"] = [int(kind == "sparse") for kind in sparse]
+        config["sliding_window_size"] = config.pop("sliding_window") - 1
+        config["layernorm_epsilon"] = config.pop("rms_norm_eps")
+        full, local = ropes["full_attention"], ropes["sliding_attention"]
+        config |= {"rope_theta": full["rope_theta"], "swa_rope_theta": local["rope_theta"]}
+        config |= {"partial_rotary_factor": full["partial_rotary_factor"], "swa_num_key_value_heads": 4}
+
+    oracle("mimo v2 flash").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+    rewrite_config(tmp_path, lambda config: config.update(swa_head_dim=32))
+    with pytest.raises(ModelError, match="swa_head_dim is not supported other than head_dim"):
+        Runner(tmp_path)

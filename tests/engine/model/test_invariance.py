@@ -46,6 +46,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "granite hybrid",
         "nemotron h",
         "falcon h1",
+        "mimo v2 flash",
     ],
 )
 def folder(request, tmp_path_factory):

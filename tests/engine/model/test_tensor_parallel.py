@@ -133,6 +133,7 @@ def logits_of_ranks(folder, size, pieces):
         ("granite hybrid dense", 2),
         ("nemotron h", 2),
         ("falcon h1", 2),
+        ("mimo v2 flash", 4),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):

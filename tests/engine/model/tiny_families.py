@@ -703,5 +703,21 @@ FAMILIES = {
             "pad_token_id": 0,
         },
     ),
+    "mimo v2 flash": (
+        "MiMoV2Flash",
+        {
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "head_dim": 24,
+            "v_head_dim": 16,
+            "sliding_window": 9,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "attention_bias": True,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
     "hunyuan moe": ("HunYuanMoEV1", {"head_dim": 16, "num_experts": 4, "moe_topk": 2, "pad_token_id": 0}),
 }
