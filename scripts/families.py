@@ -87,6 +87,8 @@ FAMILIES = (
         "Mamba-2, attention, MLP or MoE, one a layer",
     ),
     Family(("phi3",), ("phi3",), "Phi-3, 3.5, 4-mini", "attention"),
+    Family(("phi",), (), "Phi-1, 1.5, 2", "attention beside the MLP; LayerNorm"),
+    Family(("olmo",), (), "OLMo", "attention; LayerNorm"),
     Family(("olmo2", "olmo3"), ("olmo2",), "OLMo 2 and 3", "attention, sliding windows"),
     Family(("olmo_hybrid",), (), "OLMo Hybrid", "gated delta net, attention"),
     Family(("olmoe",), ("olmoe",), "OLMoE", "attention; MoE"),
@@ -119,6 +121,12 @@ FAMILIES = (
         "MiMo V2 Flash",
         "attention with values smaller than keys, sinks, sliding windows; MoE, dense first",
     ),
+    Family(("nemotron",), (), "Nemotron 4, Minitron", "attention; MLP without gate; LayerNorm"),
+    Family(("stablelm",), (), "StableLM 2", "attention, beside the MLP in some; LayerNorm"),
+    Family(("starcoder2",), (), "StarCoder 2", "attention, sliding windows; MLP without gate; LayerNorm"),
+    Family(("jais2",), (), "Jais 2", "attention; MLP without gate; LayerNorm"),
+    Family(("gpt_neox",), (), "GPT-NeoX, Pythia", "attention beside the MLP; LayerNorm"),
+    Family(("falcon",), (), "Falcon", "attention beside the MLP; LayerNorm"),
     Family(("cwm",), (), "Code World Model", "attention, sliding windows"),
 )
 

@@ -14,6 +14,7 @@ from engine.arch.families import (
     gemma3n,
     gemma4,
     glm,
+    gpt_neox,
     gpt_oss,
     granite,
     hunyuan,
@@ -28,6 +29,8 @@ from engine.arch.families import (
     olmo,
     phi,
     qwen,
+    stablelm,
+    starcoder,
 )
 from engine.arch.hub_config import Config, HubFamily
 from engine.arch.model_arch import ModelArch
@@ -60,6 +63,9 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | nemotron.HUB
     | afmoe.HUB
     | laguna.HUB
+    | gpt_neox.HUB
+    | stablelm.HUB
+    | starcoder.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself
@@ -102,13 +108,7 @@ REFUSED = {
     "mamba": MAMBA,
     "falcon_mamba": MAMBA,
     "zamba": MAMBA,
-    "gpt_neox": LAYER_NORM,
-    "jais2": LAYER_NORM,
-    "nemotron": LAYER_NORM,
-    "phi": LAYER_NORM,
     "phimoe": LAYER_NORM,
-    "stablelm": LAYER_NORM,
-    "starcoder2": LAYER_NORM,
     "deepseek_v4": "its attention over compressed keys and values is not implemented",
     "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
     "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",

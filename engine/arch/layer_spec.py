@@ -32,9 +32,9 @@ __all__ = [
     "rope_of",
 ]
 
-# Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take; or
-# one before the only one of them
-Norms = Literal["before", "after", "around", "parallel", "single"]
+# Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take, or
+# one for each of them, of the same sum; or one before the only one of them
+Norms = Literal["before", "after", "around", "parallel", "parallel_apart", "single"]
 Activation = Literal["silu", "gelu_tanh", "clamped"]  # of a gate
 
 
@@ -65,6 +65,7 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     attention_chunk: int = 0  # a query sees the tokens of its own chunk of so many alone; 0: no chunks
     scale: float | None = None  # multiplies query-key products; None: head_dim ** -0.5
     soft_cap: float = 0.0  # of scores; 0: none
+    qkv_clip: float = 0.0  # queries, keys and values are held between this and its negative; 0: not
     qkv_bias: bool = False
     out_bias: bool = False
     # RMS norm over each query and key head, over all heads together, over each head without weights, or over each
@@ -202,10 +203,10 @@ class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
 
 
 class UngatedMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """down(activation(up)), by squared ReLU or xIELU."""
+    """down(activation(up)), by squared ReLU, xIELU, GELU or its approximation by tanh."""
 
     dim: int  # inner dimensions
-    activation: Literal["relu2", "xielu"]
+    activation: Literal["relu2", "xielu", "gelu", "gelu_tanh"]
     bias: bool = False
 
     def __post_init__(self) -> None:

@@ -16,7 +16,11 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     norm_eps: float
     max_model_len: int  # tokens
     tied: bool = False  # the LM head is the embedding
-    norm: Literal["rms", "layer"] = "rms"  # of the layers: RMSNorm, or LayerNorm without bias
+    head_bias: bool = False  # of the LM head
+    norm: Literal["rms", "layer"] = "rms"  # of the layers: RMSNorm or LayerNorm
+    norm_parameters: Literal["", "weight", "weight and bias"] = (
+        "weight"  # of these in the checkpoint; biases: LayerNorm's
+    )
     norm_offset: float = 0.0  # added to the checkpoint's norm weights
     embedding_scale: float = 1.0
     rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
@@ -35,6 +39,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
                 raise ValueError(f"{name} is {value!r}")
         if not self.layers:
             raise ValueError("there are no layers")
+        if self.norm != "layer" and self.norm_parameters == "weight and bias":
+            raise ValueError("RMSNorm has no bias")
         for index in range(len(self.layers)):
             self._check_kv_layer(index)
 

@@ -227,7 +227,7 @@ def _is_kernels_alone(arch: ModelArch) -> bool:
 
 def _is_layer_of_kernels(layer: LayerSpec) -> bool:
     mixer, ffn = layer.mixer, layer.feed_forward
-    if layer.norms == "parallel" or layer.output_scale or not isinstance(mixer, SelfAttention):
+    if layer.norms.startswith("parallel") or layer.output_scale or not isinstance(mixer, SelfAttention):
         return False
     if layer.normed_residual is not None or layer.shortcut is not None or layer.laurel_rank:
         return False
@@ -241,6 +241,7 @@ def _is_layer_of_kernels(layer: LayerSpec) -> bool:
         (ffn is None or isinstance(ffn, DenseMlp) and not ffn.sparsity)
         and mixer.query_scaling is None
         and not mixer.v_dim
+        and not mixer.qkv_clip
         and mixer.qk_norm != "rotated"
         and not mixer.v_norm
         and not mixer.values_are_keys

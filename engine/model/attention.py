@@ -81,6 +81,8 @@ class Attention:
         k_cache, v_cache = cache
         rules, qkv_rules = self._rules[k_cache.dtype == torch.float8_e4m3fn]
         qkv_TX = self._qkv(x_TM)
+        if clip := self._spec.qkv_clip:
+            qkv_TX = qkv_TX.clamp(-clip, clip)
         if self._spec.values_are_keys and not self._reads_only:
             qkv_TX = torch.cat((qkv_TX, qkv_TX[:, self._q_width :]), 1)
         if self._v_dim < self._spec.head_dim:

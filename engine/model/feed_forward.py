@@ -44,7 +44,7 @@ def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[
         return lambda x_TM: down(layer.kernels.gated_activation(gate_up(x_TM), spec.activation))
     up = layer.linears.column_parallel({f"{at}.up_proj": inner}, dim, spec.bias)
     xielu = _xielu(layer, at) if spec.activation == "xielu" else None
-    return lambda x_TM: down(activation(up(x_TM), xielu))
+    return lambda x_TM: down(activation(up(x_TM), spec.activation, xielu))
 
 
 def _xielu(layer: LayerWeights, at: str) -> Xielu:

@@ -1,5 +1,5 @@
 """Meta's Llama models, and those that follow them closely: SmolLM3, Arcee, Seed-OSS, Apertus, InternLM 3, IQuest Coder,
-Helium.
+Helium, Jais 2.
 """
 
 from typing import Any
@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 
 from engine.arch import gguf_config as gguf
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
+from engine.arch.hub_config import (
+    Config,
+    HubFamily,
+    attention,
+    decoder,
+    dense,
+    experts,
+    layer_norm,
+    ungated,
+    windowed,
+    windows,
+)
 from engine.arch.layer_spec import QueryScaling, Router, SelfAttention, UngatedMlp
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
@@ -96,6 +107,11 @@ def _arcee(config: Config) -> ModelArch:
     return decoder(config, attention(config, **biases(config)), mlp)
 
 
+def _jais2(config: Config) -> ModelArch:
+    mlp = ungated(config, config["mlp_bias"])
+    return decoder(config, attention(config, **biases(config)), mlp, **layer_norm(config["layer_norm_eps"]))
+
+
 def _apertus(config: Config) -> ModelArch:
     _check_activation(config, "xielu")
     mlp = UngatedMlp(dim=config["intermediate_size"], activation="xielu")
@@ -154,6 +170,9 @@ HUB = {
         },
     ),
     "arcee": HubFamily(_arcee, {"rms_norm_eps": 1e-5}),
+    "jais2": HubFamily(
+        _jais2, {"attention_bias": True, "hidden_act": "relu2", "layer_norm_eps": 1e-5, "mlp_bias": True}
+    ),
     "apertus": HubFamily(
         _apertus,
         {"rms_norm_eps": 1e-5, "rope_theta": 12_000_000.0},

@@ -13,6 +13,12 @@ from engine.errors import ModelError
 __all__ = ["GGUF", "HUB"]
 
 
+def _olmo(config: Config) -> ModelArch:
+    """The first OLMo: LayerNorms without weights."""
+    mixer = attention(config, **biases(config), qkv_clip=config.get("clip_qkv") or 0.0)
+    return decoder(config, mixer, dense(config), norm="layer", norm_parameters="", norm_eps=1e-5)
+
+
 def _olmo2(config: Config) -> ModelArch:
     return decoder(config, windowed(_attention(config), windows(config)), dense(config), "after")
 
@@ -78,6 +84,7 @@ def _attention(config: Config) -> SelfAttention:
 
 
 HUB = {
+    "olmo": HubFamily(_olmo),
     "olmo2": HubFamily(_olmo2),
     "olmo3": HubFamily(_olmo3, {"rope_theta": 500_000.0, "sliding_window": 4096}),
     "olmoe": HubFamily(_olmoe),

@@ -140,6 +140,10 @@ def test_a_broken_file_is_named(folder):
         ({"hidden_size": None}, "not complete"),
         ({"model_type": "gemma3"}, "not complete.*text_config"),
         ({"model_type": "olmoe", "clip_qkv": 8.0}, "clip_qkv"),
+        ({"model_type": "phi", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "falcon", "alibi": True}, "alibi"),
+        ({"model_type": "starcoder2", "hidden_act": "selu"}, "hidden_act 'selu' is not supported; supported are relu2"),
         ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation 'relu' is not supported"),
@@ -424,3 +428,12 @@ def test_the_released_mimo_config_names_layers_by_numbers(tmp_path):
     rewrite_config(tmp_path, lambda config: config.update(swa_head_dim=32))
     with pytest.raises(ModelError, match="swa_head_dim is not supported other than head_dim"):
         Runner(tmp_path)
+
+
+def test_the_masks_in_old_gpt_neox_checkpoints_stay_unread(tmp_path):
+    model = oracle("gpt neox")
+    model.save_pretrained(tmp_path)
+    at = "gpt_neox.layers.1.attention"
+    masks = {f"{at}.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool), f"{at}.masked_bias": torch.tensor(-1e9)}
+    rewrite(tmp_path, lambda tensors: tensors.update(masks))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4

@@ -47,6 +47,8 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "nemotron h",
         "falcon h1",
         "mimo v2 flash",
+        "phi",
+        "gpt neox",
     ],
 )
 def folder(request, tmp_path_factory):

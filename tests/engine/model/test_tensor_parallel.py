@@ -134,6 +134,10 @@ def logits_of_ranks(folder, size, pieces):
         ("nemotron h", 2),
         ("falcon h1", 2),
         ("mimo v2 flash", 4),
+        ("phi", 2),
+        ("gpt neox", 4),
+        ("falcon", 2),
+        ("falcon groups", 4),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):

@@ -17,6 +17,9 @@ LONGROPE = {
     ),
 }
 
+HALF_ROTATED = rope("default", partial_rotary_factor=0.5)
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2}  # usually beyond the tiny vocabulary
+
 FALCON_H1 = {
     "mamba_d_ssm": 96,
     "mamba_n_heads": 6,
@@ -719,5 +722,17 @@ FAMILIES = {
             "routed_scaling_factor": 1.5,
         },
     ),
+    "nemotron": ("Nemotron", {"head_dim": 16, "mlp_bias": True, "eos_token_id": 2}),
+    "stablelm": ("StableLm", {"use_qkv_bias": True, **HALF_ROTATED}),
+    "stablelm parallel": ("StableLm", {"use_parallel_residual": True, **HALF_ROTATED}),
+    "starcoder2": ("Starcoder2", {"sliding_window": 9, "tie_word_embeddings": True, **TOKENS}),
+    "gpt neox": ("GPTNeoX", {**HALF_ROTATED, **TOKENS}),
+    "gpt neox in turn": ("GPTNeoX", {"use_parallel_residual": False, "attention_bias": False, **HALF_ROTATED}),
+    "jais2": ("Jais2", {"head_dim": 16, **TOKENS}),
+    "phi": ("Phi", {**HALF_ROTATED, **TOKENS}),
+    "falcon": ("Falcon", {"bias": True, "tie_word_embeddings": True, **TOKENS}),
+    "falcon in turn": ("Falcon", {"multi_query": False, "parallel_attn": False, **TOKENS}),
+    "falcon groups": ("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 80, **TOKENS}),
+    "olmo": ("Olmo", {"clip_qkv": 0.5, "pad_token_id": 0, **TOKENS}),
     "hunyuan moe": ("HunYuanMoEV1", {"head_dim": 16, "num_experts": 4, "moe_topk": 2, "pad_token_id": 0}),
 }
