@@ -10,6 +10,7 @@ from engine.arch.families import (
     ernie,
     exaone,
     falcon,
+    flint,
     gemma,
     gemma3n,
     gemma4,
@@ -18,13 +19,16 @@ from engine.arch.families import (
     gpt_oss,
     granite,
     hunyuan,
+    kolibri,
     laguna,
     lfm,
     llama,
     longcat,
     mimo,
+    minicpm,
     minimax,
     mistral,
+    nanochat,
     nemotron,
     olmo,
     phi,
@@ -64,6 +68,10 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | afmoe.HUB
     | laguna.HUB
     | gpt_neox.HUB
+    | flint.HUB
+    | kolibri.HUB
+    | minicpm.HUB
+    | nanochat.HUB
     | stablelm.HUB
     | starcoder.HUB
 )
@@ -88,7 +96,6 @@ TEXT_PARTS = {
 INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
 DELTA = "Kimi delta attention, whose decay differs by channel, is not implemented"
 MAMBA = "the first Mamba's selective scan is not implemented, only Mamba-2"
-LAYER_NORM = "a LayerNorm with biases is not implemented"
 # model_types that people may try, and why they are refused
 REFUSED = {
     "mistral_large4": INDEXER,
@@ -108,7 +115,6 @@ REFUSED = {
     "mamba": MAMBA,
     "falcon_mamba": MAMBA,
     "zamba": MAMBA,
-    "phimoe": LAYER_NORM,
     "deepseek_v4": "its attention over compressed keys and values is not implemented",
     "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
     "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",

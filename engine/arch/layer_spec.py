@@ -32,9 +32,9 @@ __all__ = [
     "rope_of",
 ]
 
-# Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take, or
-# one for each of them, of the same sum; or one before the only one of them
-Norms = Literal["before", "after", "around", "parallel", "parallel_apart", "single"]
+# Pre-norm, post-norm (before the residual is added), both, or both around the feed-forward alone; one norm whose output
+# both mixer and feed-forward take, or one for each of them, of the same sum; or one before the only one of them
+Norms = Literal["before", "after", "around", "around_ffn", "parallel", "parallel_apart", "single"]
 Activation = Literal["silu", "gelu_tanh", "clamped"]  # of a gate
 
 
@@ -219,10 +219,13 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     num_experts: int
     experts_per_token: int
     num_zero_experts: int = 0  # more of them, which give what they take
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    scoring: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
+    jitter: float = 0.0  # of sparse mixing: an expert's weight is its share among those whose logits are near its own
     renormalizes: bool = False  # the chosen experts' weights are scaled to add up to 1
     bias: bool = False  # added to the logits
     correction_bias: bool = False  # added to the scores for the choice, not for the weights
+    corrections_may_lack: bool = False  # some checkpoints have none
+    corrects_logits: bool = False  # it is added to the logits instead, also for the choice alone
     num_groups: int = 1  # experts are chosen from the best groups alone
     groups_per_token: int = 1
     group_score: Literal["max", "top2"] = "top2"  # of a group: its best expert, or the sum of its best two
@@ -236,6 +239,8 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
             raise ValueError(f"{self.experts_per_token} of {self.num_experts} experts are taken")
         if self.num_experts % self.num_groups or not 0 < self.groups_per_token <= self.num_groups:
             raise ValueError(f"{self.groups_per_token} of {self.num_groups} groups of {self.num_experts} experts")
+        if self.scoring == "sparse_mixer" and self.experts_per_token != 2:
+            raise ValueError(f"sparse mixing takes 2 experts, not {self.experts_per_token}")
         if self.scales_inputs and self.experts_per_token > 1:
             raise ValueError("inputs are scaled for one expert per token, not for several")
 

@@ -23,6 +23,7 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     )
     norm_offset: float = 0.0  # added to the checkpoint's norm weights
     embedding_scale: float = 1.0
+    normed_embedding: bool = False  # the residual stream begins with the norm of the embedding, without weights
     rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
     per_layer_embedding: PerLayerEmbedding | None = None
     altup: AltUp | None = None  # None: there is one residual stream

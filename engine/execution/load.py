@@ -220,7 +220,7 @@ def _has_attention_alone(arch: ModelArch) -> bool:
 
 def _is_kernels_alone(arch: ModelArch) -> bool:
     """Whether a step on a CPU is calls of compiled kernels and nothing else."""
-    if arch.norm != "rms" or arch.per_layer_embedding is not None:
+    if arch.norm != "rms" or arch.normed_embedding or arch.per_layer_embedding is not None:
         return False
     return all(_is_layer_of_kernels(layer) for layer in arch.layers)
 

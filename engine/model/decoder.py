@@ -18,6 +18,7 @@ from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 from kernels.quantized_linear.reference import GroupQuantized
+from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["Decoder"]
 
@@ -140,6 +141,9 @@ class Decoder:
         return self._per_layer_embedding(tokens_T, self._scaled(x_TM))
 
     def _stream(self, x_TM: Tensor) -> Stream:
+        if self.arch.normed_embedding:
+            ones_M = torch.ones(self.arch.model_dim, device=x_TM.device)
+            x_TM = rms_norm(x_TM, ones_M, self.arch.norm_eps)
         if self._altup is None:
             return ResidualStream(self.arch, self._kernels, x_TM, self._embedding_scale)
         return self._altup.begin(self._scaled(x_TM))

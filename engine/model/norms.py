@@ -21,6 +21,7 @@ NAMES = {
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     ),
+    "around_ffn": ("input_layernorm", None, "post_attention_layernorm", "post_feedforward_layernorm"),
     "parallel": ("input_layernorm", None, None, None),
     "parallel_apart": ("input_layernorm", None, "post_attention_layernorm", None),
     "single": ("norm", None, None, None),

@@ -1,8 +1,25 @@
 """Microsoft's Phi models."""
 
+import msgspec
+
 from engine.arch import gguf_config as gguf
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, layer_norm, ungated, windowed, windows
+from engine.arch.families.llama import biases
+from engine.arch.hub_config import (
+    Config,
+    HubFamily,
+    attention,
+    decoder,
+    dense,
+    experts,
+    layer_norm,
+    ungated,
+    windowed,
+    windows,
+)
+from engine.arch.layer_spec import Router
 from engine.arch.model_arch import ModelArch
+from engine.arch.rope import LongScaling
+from engine.arch.rope_config import hub_rope
 from engine.errors import ModelError
 
 __all__ = ["GGUF", "HUB"]
@@ -22,6 +39,29 @@ def _phi(config: Config) -> ModelArch:
     return decoder(config, mixer, ungated(config, True), "parallel", **norms, head_bias=True)
 
 
+def _phimoe(config: Config) -> ModelArch:
+    """Phi-3.5 MoE: LongRoPE whose factor of queries and keys depends on the length, and a router of its own."""
+    mixer = attention(config, **biases(config))
+    rope, given = mixer.rope, hub_rope(config)
+    if rope is not None and isinstance(rope.scaling, LongScaling):
+        factors = {"amplitude": given["long_mscale"], "short_amplitude": given["short_mscale"]}
+        scaling = msgspec.structs.replace(rope.scaling, **factors)
+        mixer = msgspec.structs.replace(mixer, rope=msgspec.structs.replace(rope, scaling=scaling))
+    router = Router(
+        num_experts=config["num_local_experts"],
+        experts_per_token=config["num_experts_per_tok"],
+        scoring="sparse_mixer",
+        jitter=config["router_jitter_noise"],
+    )
+    return decoder(
+        config,
+        windowed(mixer, windows(config, 0)),
+        experts(config, router, config["intermediate_size"]),
+        **layer_norm(config["rms_norm_eps"]),
+        head_bias=config["lm_head_bias"],
+    )
+
+
 HUB = {
     "phi": HubFamily(
         _phi,
@@ -34,6 +74,25 @@ HUB = {
         },
     ),
     "phi3": HubFamily(_phi3),
+    "phimoe": HubFamily(
+        _phimoe,
+        {
+            "attention_bias": False,
+            "lm_head_bias": False,
+            "num_experts_per_tok": 2,
+            "num_local_experts": 16,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+            "router_jitter_noise": 0.01,
+        },
+        {
+            ".block_sparse_moe.": ".mlp.",
+            ".mlp.router.": ".mlp.gate.",
+            ".w1.": ".gate_proj.",
+            ".w3.": ".up_proj.",
+            ".w2.": ".down_proj.",
+        },
+    ),
 }
 
 

@@ -437,3 +437,35 @@ def test_the_masks_in_old_gpt_neox_checkpoints_stay_unread(tmp_path):
     masks = {f"{at}.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool), f"{at}.masked_bias": torch.tensor(-1e9)}
     rewrite(tmp_path, lambda tensors: tensors.update(masks))
     assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_released_ax_k1_checkpoints_have_no_corrections_and_norms_behind_dense_layers(tmp_path):
+    model = oracle("a.x k1")
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            layer.mlp.gate.e_score_correction_bias.zero_()
+    model.save_pretrained(tmp_path)
+    corrections = [f"model.layers.{layer}.mlp.gate.e_score_correction_bias" for layer in (1, 2)]
+
+    def change(tensors):
+        for name in corrections:
+            del tensors[name]
+        tensors["model.layers.0.post_mlp_layernorm.weight"] = torch.ones(48)
+
+    rewrite(tmp_path, change)
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_phi_moe_scales_queries_and_keys_by_how_long_the_context_may_get(tmp_path):
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.0], "long_factor": [1.0, 2.0, 3.0, 5.0, 9.0, 17.0]}
+    scales = {"short_mscale": 1.2, "long_mscale": 1.4, "original_max_position_embeddings": 32}
+    model = oracle("phi moe", rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors, **scales})
+    model.save_pretrained(tmp_path)
+    short = Runner(tmp_path, max_model_len=32).logits(TOKENS[:32], 7)[-1:]
+    assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    # long factors that are the short ones leave the other scale alone
+    rewrite_config(tmp_path, lambda config: config["rope_parameters"].update(long_factor=factors["short_factor"]))
+    model.config.rope_parameters["short_mscale"] = 1.4
+    long = Runner(tmp_path, max_model_len=64).logits(TOKENS[:32], 7)[-1:]
+    assert error(long, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    assert error(long, short) > 1e-2

@@ -49,6 +49,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="without a C com
         "mimo v2 flash",
         "phi",
         "gpt neox",
+        "phi moe",
     ],
 )
 def folder(request, tmp_path_factory):

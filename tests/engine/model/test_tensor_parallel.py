@@ -138,6 +138,12 @@ def logits_of_ranks(folder, size, pieces):
         ("gpt neox", 4),
         ("falcon", 2),
         ("falcon groups", 4),
+        ("minicpm3", 2),
+        ("nanochat", 2),
+        ("kolibri", 2),
+        ("a.x k1", 2),
+        ("flint", 2),
+        ("phi moe", 2),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
