@@ -14,17 +14,21 @@ from engine.arch.families import (
     gemma3n,
     gemma4,
     glm,
+    gpt_neox,
     gpt_oss,
     granite,
     hunyuan,
     lfm,
     llama,
+    minicpm,
     minimax,
     mistral,
     nemotron,
     olmo,
     phi,
     qwen,
+    stablelm,
+    starcoder,
 )
 from engine.arch.gguf_config import GgufFamily, Metadata
 from engine.arch.model_arch import ModelArch
@@ -53,6 +57,10 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | cohere.GGUF
     | ernie.GGUF
     | hunyuan.GGUF
+    | gpt_neox.GGUF
+    | minicpm.GGUF
+    | stablelm.GGUF
+    | starcoder.GGUF
 )
 
 

@@ -208,6 +208,7 @@ class UngatedMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=T
     dim: int  # inner dimensions
     activation: Literal["relu2", "xielu", "gelu", "gelu_tanh"]
     bias: bool = False
+    xielu: tuple[float, float, float, float] | None = None  # as hub checkpoints have them; None: among the weights
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")

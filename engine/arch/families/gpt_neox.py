@@ -1,11 +1,12 @@
 """EleutherAI's GPT-NeoX and Pythia models."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, layer_norm, ungated
 from engine.arch.layer_spec import Norms
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _gpt_neox(config: Config) -> ModelArch:
@@ -39,3 +40,17 @@ HUB = {
         },
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_gptneox(file: gguf.Metadata) -> ModelArch:
+    """Queries, keys and values lie one after the other in one matrix."""
+    norms: Norms = "parallel_apart" if file.sizes.get("use_parallel_residual", True) else "before"
+    has_bias = "blk.0.attn_qkv.bias" in file.shapes
+    mixer = gguf.attention(file, qkv_bias=has_bias)
+    return gguf.decoder(file, mixer, gguf.ungated(file, "gelu"), norms, **gguf.layer_norm(file))
+
+
+GGUF = {"gptneox": gguf.GgufFamily(_gguf_gptneox)}

@@ -204,6 +204,18 @@ def _gguf_arcee(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), mlp)
 
 
+def _gguf_jais2(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.ungated(file, "relu2"), **gguf.layer_norm(file))
+
+
+def _gguf_apertus(file: gguf.Metadata) -> ModelArch:
+    """The numbers of each layer's activation are in the metadata, not among the weights."""
+    numbers = zip(*(file.sizes[f"xielu.{name}"] for name in ("alpha_p", "alpha_n", "beta", "eps")), strict=True)
+    mlp = gguf.ungated(file, "xielu")
+    mlps = [msgspec.structs.replace(mlp, xielu=tuple(each)) for each in numbers]
+    return gguf.decoder(file, gguf.attention(file), mlps)
+
+
 def _gguf_seed_oss(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), gguf.dense(file))
 
@@ -212,5 +224,7 @@ GGUF = {
     "llama": gguf.GgufFamily(_gguf_llama, permuted_rope=True),
     "smollm3": gguf.GgufFamily(_gguf_smollm3, permuted_rope=True),
     "arcee": gguf.GgufFamily(_gguf_arcee, permuted_rope=True),
+    "jais2": gguf.GgufFamily(_gguf_jais2),
+    "apertus": gguf.GgufFamily(_gguf_apertus),
     "seed_oss": gguf.GgufFamily(_gguf_seed_oss),
 }

@@ -2,11 +2,12 @@
 
 from math import sqrt
 
-from engine.arch.families.deepseek import latent_attention
+from engine.arch import gguf_config as gguf
+from engine.arch.families.deepseek import gguf_latent_attention, latent_attention
 from engine.arch.hub_config import Config, HubFamily, decoder, dense
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _minicpm3(config: Config) -> ModelArch:
@@ -40,3 +41,24 @@ HUB = {
         },
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_minicpm3(file: gguf.Metadata) -> ModelArch:
+    """The scales are not in the file: they are those of the released model."""
+    sizes = file.sizes
+    v_dim = sizes.get("attention.value_length") or sizes["embedding_length"] // sizes["attention.head_count"]
+    mixer = gguf_latent_attention(gguf.Metadata({**sizes, "attention.value_length": v_dim}, file.shapes))
+    return gguf.decoder(
+        file,
+        mixer,
+        gguf.dense(file),
+        embedding_scale=12.0,
+        residual_scale=1.4 / sqrt(gguf.num_layers(file)),
+        logit_scale=256 / sizes["embedding_length"],
+    )
+
+
+GGUF = {"minicpm3": gguf.GgufFamily(_gguf_minicpm3)}

@@ -147,6 +147,10 @@ def _gguf_mlp(file: gguf.Metadata, name: str) -> UngatedMlp:
     return UngatedMlp(dim=file.shapes[f"{name}.weight"][0], activation="relu2", bias=f"{name}.bias" in file.shapes)
 
 
+def _gguf_nemotron(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.ungated(file, "relu2"), **gguf.layer_norm(file))
+
+
 def _gguf_moe(file: gguf.Metadata, at: str) -> MoE:
     shared = _gguf_mlp(file, f"{at}ffn_up_shexp") if f"{at}ffn_up_shexp.weight" in file.shapes else None
     latent_dim = file.shapes.get(f"{at}ffn_latent_down.weight", (0,))[0]
@@ -159,4 +163,7 @@ GGUF_NAMES = {
     "ffn_latent_down": "mlp.fc1_latent_proj",
     "ffn_latent_up": "mlp.fc2_latent_proj",
 }
-GGUF = dict.fromkeys(("nemotron_h", "nemotron_h_moe"), gguf.GgufFamily(_gguf_nemotron_h, GGUF_NAMES))
+GGUF = {
+    "nemotron": gguf.GgufFamily(_gguf_nemotron),
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), gguf.GgufFamily(_gguf_nemotron_h, GGUF_NAMES)),
+}

@@ -107,6 +107,11 @@ HUB = {
 # -- GGUF
 
 
+def _gguf_olmo(file: gguf.Metadata) -> ModelArch:
+    mixer = gguf.attention(file, qkv_clip=file.sizes.get("attention.clamp_kqv") or 0.0)
+    return gguf.decoder(file, mixer, gguf.dense(file), norm="layer", norm_parameters="")
+
+
 def _gguf_olmo2(file: gguf.Metadata) -> ModelArch:
     """OLMo 3 files too, whose sliding-window layers have no RoPE scaling."""
     full = gguf.attention(file, qk_norm="whole")
@@ -119,4 +124,8 @@ def _gguf_olmoe(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file, qk_norm="whole"), gguf.experts(file, renormalizes=False))
 
 
-GGUF = {"olmo2": gguf.GgufFamily(_gguf_olmo2), "olmoe": gguf.GgufFamily(_gguf_olmoe)}
+GGUF = {
+    "olmo": gguf.GgufFamily(_gguf_olmo, permuted_rope=True),
+    "olmo2": gguf.GgufFamily(_gguf_olmo2),
+    "olmoe": gguf.GgufFamily(_gguf_olmoe),
+}

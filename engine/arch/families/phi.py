@@ -103,4 +103,21 @@ def _gguf_phi3(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.windowed(gguf.attention(file), gguf.windows(file)), gguf.dense(file))
 
 
-GGUF = {"phi3": gguf.GgufFamily(_gguf_phi3, {"ffn_up": "mlp.gate_up_proj"})}
+def _gguf_phi2(file: gguf.Metadata) -> ModelArch:
+    mlp = gguf.ungated(file, "gelu_tanh")
+    return gguf.decoder(file, gguf.attention(file), mlp, "parallel", **gguf.layer_norm(file))
+
+
+def _gguf_phimoe(file: gguf.Metadata) -> ModelArch:
+    """The router's jitter is not in the file: it is that of the released models."""
+    router = {"scoring": "sparse_mixer", "jitter": 0.01, "renormalizes": False}
+    moe = gguf.experts(file, renormalizes=False, router=router)
+    mixers = gguf.windowed(gguf.attention(file), gguf.windows(file))
+    return gguf.decoder(file, mixers, moe, **gguf.layer_norm(file))
+
+
+GGUF = {
+    "phi2": gguf.GgufFamily(_gguf_phi2),
+    "phi3": gguf.GgufFamily(_gguf_phi3, {"ffn_up": "mlp.gate_up_proj"}),
+    "phimoe": gguf.GgufFamily(_gguf_phimoe),
+}

@@ -1,11 +1,12 @@
 """Stability AI's StableLM 2 models."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, layer_norm
 from engine.arch.layer_spec import Norms
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _stablelm(config: Config) -> ModelArch:
@@ -17,3 +18,16 @@ def _stablelm(config: Config) -> ModelArch:
 
 
 HUB = {"stablelm": HubFamily(_stablelm, {"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5})}
+
+
+# -- GGUF
+
+
+def _gguf_stablelm(file: gguf.Metadata) -> ModelArch:
+    if "blk.0.attn_q_norm.weight" in file.shapes:
+        raise ModelError("attn_q_norm is not supported: a LayerNorm of its own for each head")
+    norms: Norms = "before" if "blk.0.ffn_norm.weight" in file.shapes else "parallel"
+    return gguf.decoder(file, gguf.attention(file), gguf.dense(file), norms, **gguf.layer_norm(file))
+
+
+GGUF = {"stablelm": gguf.GgufFamily(_gguf_stablelm)}

@@ -1,9 +1,10 @@
 """BigCode's StarCoder 2."""
 
+from engine.arch import gguf_config as gguf
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, layer_norm, ungated, windowed, windows
 from engine.arch.model_arch import ModelArch
 
-__all__ = ["HUB"]
+__all__ = ["GGUF", "HUB"]
 
 
 def _starcoder2(config: Config) -> ModelArch:
@@ -19,3 +20,14 @@ HUB = {
         {".mlp.c_fc.": ".mlp.up_proj.", ".mlp.c_proj.": ".mlp.down_proj."},
     )
 }
+
+
+# -- GGUF
+
+
+def _gguf_starcoder2(file: gguf.Metadata) -> ModelArch:
+    mixers = gguf.windowed(gguf.attention(file), gguf.windows(file))
+    return gguf.decoder(file, mixers, gguf.ungated(file, "gelu_tanh"), **gguf.layer_norm(file))
+
+
+GGUF = {"starcoder2": gguf.GgufFamily(_gguf_starcoder2)}
