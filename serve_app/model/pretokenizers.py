@@ -22,11 +22,15 @@ def _words(digits: str, letters: str = r"\p{L}") -> str:
     return rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{other}\p{{N}}]+[\r\n]*|{BLANKS}"
 
 
-def _cased_words(contraction: str, digits: str) -> str:
-    """The split of o200k (GPT-4o): a new word where upper case begins."""
+def _cased_words(contraction: str, digits: str, apart: str = "", tail: str = r"\r\n/") -> str:
+    """The split of o200k (GPT-4o): a new word where upper case begins. `apart`: a script whose runs are words, too;
+    `tail`: what stays with the punctuation before it.
+    """
+    upper, lower = (f"[{letters}&&[^{apart}]]" if apart else letters for letters in (UPPER, LOWER))
     return (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{contraction}"
-        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}"
+        (f"{apart}+|" if apart else "")
+        + rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{contraction}"
+        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[{tail}]*|{BLANKS}"
     )
 
 
@@ -47,6 +51,7 @@ CUTS: dict[str, tuple[str, ...]] = {
     "qwen35": (_words(r"\p{N}", r"[\p{L}\p{M}]"),),
     "seed-coder": (rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{BLANKS}",),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), DEEPSEEK),
+    "kimi-k2": (_cased_words(f"{CONTRACTION}?", r"\p{N}{1,3}", r"\p{Han}", r"\r\n"),),
     "tekken": (_cased_words("", r"\p{N}"),),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), (O200K,)),
 }
