@@ -18,7 +18,7 @@ class Family(NamedTuple):
 # model_types, GGUF architectures, models, layers
 FAMILIES = (
     Family(("llama",), ("llama",), "Llama 2 and 3.x, SmolLM2", "attention"),
-    Family(("llama4_text",), (), "Llama 4", "chunked attention, NoPE layers; MoE with a shared expert"),
+    Family(("llama4_text",), ("llama4",), "Llama 4", "chunked attention, NoPE layers; MoE with a shared expert"),
     Family(
         ("mistral", "ministral", "ministral3"),
         ("llama", "mistral3"),

@@ -184,11 +184,27 @@ HUB = {
 
 # -- GGUF
 
+MAVERICK_EXPERTS = 128
+
 
 def _gguf_llama(file: gguf.Metadata) -> ModelArch:
     """Mistral, Mixtral and SmolLM2 files too."""
     ffn = gguf.experts(file, renormalizes=True) if file.sizes.get("expert_count") else gguf.dense(file)
     return gguf.decoder(file, gguf.windowed(gguf.attention(file), gguf.windows(file)), ffn)
+
+
+def _gguf_llama4(file: gguf.Metadata) -> ModelArch:
+    """What a file does not say is that of Scout and Maverick. Only Scout, with 16 experts, norms queries and keys."""
+    num_experts = file.sizes["expert_count"]
+    full = gguf.attention(file)
+    nope = msgspec.structs.replace(full, rope=None, query_scaling=QueryScaling(0.1, 8192, offset=1))
+    rotated = msgspec.structs.replace(
+        full, attention_chunk=8192, qk_norm="" if num_experts == MAVERICK_EXPERTS else "weightless"
+    )
+    mixers = [rotated if (layer + 1) % 4 else nope for layer in range(gguf.num_layers(file))]
+    router = {"scoring": "sigmoid", "scales_inputs": True, "renormalizes": False}
+    ffns = gguf.sparse_layers(file, gguf.experts(file, renormalizes=False, router=router))
+    return gguf.decoder(file, mixers, ffns, interleaved_rope=True)
 
 
 def _gguf_smollm3(file: gguf.Metadata) -> ModelArch:
@@ -222,6 +238,7 @@ def _gguf_seed_oss(file: gguf.Metadata) -> ModelArch:
 
 GGUF = {
     "llama": gguf.GgufFamily(_gguf_llama, permuted_rope=True),
+    "llama4": gguf.GgufFamily(_gguf_llama4),
     "smollm3": gguf.GgufFamily(_gguf_smollm3, permuted_rope=True),
     "arcee": gguf.GgufFamily(_gguf_arcee, permuted_rope=True),
     "jais2": gguf.GgufFamily(_gguf_jais2),

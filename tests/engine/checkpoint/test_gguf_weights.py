@@ -155,15 +155,28 @@ def with_stacks(tensors):
 EPS = ("norm_eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 
 
+def of_llama4(tensors):
+    """Experts as a file has them: each matrix on its own, its rows the outputs."""
+    written = {}
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            for which, part in zip(("gate", "up"), tensor.transpose(1, 2).chunk(2, 1), strict=True):
+                written[name.replace("gate_up_proj", f"{which}_proj.weight")] = part.contiguous()
+        elif name.endswith("experts.down_proj"):
+            written[f"{name}.weight"] = tensor.transpose(1, 2).contiguous()
+        else:
+            written[name] = tensor
+    return written
+
+
 def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_heads=None):
     config = model.config
     writer = gguf.GGUFWriter(path, family)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(
-        model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else config.intermediate_size
-    )
+    dense_dim = getattr(config, "intermediate_size_mlp", config.intermediate_size)
+    writer.add_feed_forward_length(model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else dense_dim)
     norm_offset = 1.0 if family in ("gemma", "gemma2", "gemma3", "nemotron", *HYBRIDS) else 0.0
     writer.add_head_count(config.num_attention_heads)
     if family != "gptneox":
@@ -187,9 +200,9 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     tensors = {}
     names = gguf.get_tensor_name_map(ARCHES[family], config.num_hidden_layers)
     state = model.state_dict()
-    for name, tensor in (
-        with_stacks(state) if family in ("gemma3n", "gemma4", "mistral4") else unpacked(state)
-    ).items():
+    stacked = family in ("gemma3n", "gemma4", "mistral4")
+    as_written = of_llama4 if family == "llama4" else with_stacks if stacked else unpacked
+    for name, tensor in as_written(state).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
@@ -418,6 +431,11 @@ NEWER |= {
         "phimoe",
         {"expert_count": 6, "expert_used_count": 2, "attention.sliding_window": 9},
         {"router_jitter_noise": 0.01},
+    ),
+    "llama4": (
+        "llama4",
+        {"expert_count": 4, "expert_used_count": 1, "expert_feed_forward_length": 80, "interleave_moe_layer_step": 2},
+        {"attention_chunk_size": 8192, "floor_scale": 8192, "no_rope_layer_interval": 4},
     ),
     "olmo": ("olmo", {"attention.clamp_kqv": 0.5}),
     "apertus": (
