@@ -82,11 +82,8 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"heads {self.num_heads}/{self.num_kv_heads}")
-        if (
-            self.v_dim > self.head_dim
-            or self.v_dim
-            and (self.values_are_keys or self.v_norm or self.kv_from is not None)
-        ):
+        are_plain = not (self.values_are_keys or self.v_norm or self.kv_from is not None)
+        if self.v_dim > (self.head_dim if are_plain else 0):
             raise ValueError(f"values of {self.v_dim} dimensions beside keys of {self.head_dim}")
         if self.rope is not None and self.rope.dim > self.head_dim:
             raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")

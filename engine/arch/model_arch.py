@@ -18,9 +18,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     tied: bool = False  # the LM head is the embedding
     head_bias: bool = False  # of the LM head
     norm: Literal["rms", "layer"] = "rms"  # of the layers: RMSNorm or LayerNorm
-    norm_parameters: Literal["", "weight", "weight and bias"] = (
-        "weight"  # of these in the checkpoint; biases: LayerNorm's
-    )
+    # what of the norms the checkpoint has; biases are of LayerNorms alone
+    norm_parameters: Literal["", "weight", "weight and bias"] = "weight"
     norm_offset: float = 0.0  # added to the checkpoint's norm weights
     embedding_scale: float = 1.0
     normed_embedding: bool = False  # the residual stream begins with the norm of the embedding, without weights

@@ -234,6 +234,8 @@ def _is_layer_of_kernels(layer: LayerSpec) -> bool:
     if isinstance(ffn, MoE):
         router = ffn.router
         scales = router.scales_inputs or router.norm or router.expert_scales or ffn.gates_shared
+        if router.corrects_logits or router.scoring == "sparse_mixer":
+            return False
         if scales or router.num_zero_experts or ffn.norms_apart or ffn.latent_dim:
             return False
         ffn = ffn.shared

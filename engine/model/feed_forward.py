@@ -50,18 +50,16 @@ def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[
 
 def _xielu(spec: UngatedMlp, layer: LayerWeights, at: str) -> Xielu:
     """The checkpoint has the alphas before softplus; beta may be a weight, too."""
-    alpha_p, alpha_n, beta, eps = (
-        map(torch.tensor, spec.xielu)
-        if spec.xielu is not None
-        else (
-            layer.take(f"{at}.{name}", *layer.weights.shape(f"{layer.at}.{at}.{name}"), dtype=torch.float32)
-            if layer.weights.has(f"{layer.at}.{at}.{name}")
-            else torch.tensor(default)
-            for name, default in XIELU
-        )
-    )
+    numbers = spec.xielu or [_number(layer, f"{at}.{name}", default) for name, default in XIELU]
+    alpha_p, alpha_n, beta, eps = map(torch.tensor, numbers)
     softplus = torch.nn.functional.softplus
     return Xielu(softplus(alpha_p).item(), (beta + softplus(alpha_n)).item(), beta.item(), eps.item())
+
+
+def _number(layer: LayerWeights, name: str, default: float) -> float:
+    if not layer.weights.has(f"{layer.at}.{name}"):
+        return default
+    return layer.take(name, *layer.weights.shape(f"{layer.at}.{name}"), dtype=torch.float32).item()
 
 
 def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:

@@ -33,10 +33,8 @@ def _in_words(config: Config) -> Config:
     """The released config has numbers for kinds of layers, and a window without the query itself."""
     count = config["num_hidden_layers"]
     for key in ("head_dim", "num_attention_heads", "v_head_dim"):
-        short = key.removeprefix("num_")
-        for other in (f"swa_{key}", f"swa_{short}"):
-            if config.get(other) not in (None, config[key]):
-                raise ModelError(f"{other} is not supported other than {key}")
+        if config.get(f"swa_{key}") not in (None, config[key]):
+            raise ModelError(f"swa_{key} is not supported other than {key}")
     pattern = config.get("hybrid_layer_pattern") or [int(layer > 0 and (layer + 1) % 6 > 0) for layer in range(count)]
     sparse = config.get("moe_layer_freq") or [int(layer > 0) for layer in range(count)]
     found = {
