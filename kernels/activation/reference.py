@@ -1,5 +1,6 @@
 """The activation of an MLP without gate: squared ReLU, xIELU, GELU. The reference, on every device."""
 
+from math import pi
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,9 +33,16 @@ def activation(
         return x_TF.float().relu().square().to(x_TF.dtype)
     if xielu is not None:
         return _xielu(x_TF.float(), xielu).to(x_TF.dtype)
-    wide = x_TF.double() if x_TF.device.type == "cpu" else x_TF.float()  # in float64 for the reason below
-    approximate = "tanh" if kind == "gelu_tanh" else "none"
-    return torch.nn.functional.gelu(wide, approximate=approximate).to(x_TF.dtype)
+    return _gelu(x_TF, kind == "gelu_tanh").to(x_TF.dtype)
+
+
+def _gelu(x: Tensor, is_tanh: bool) -> Tensor:
+    """As products: 1 + tanh and 1 + erf of negative numbers would show how these are rounded."""
+    # in float64, so that rounding does not depend on where a number stands in its tensor
+    wide = x.double() if x.device.type == "cpu" else x.float()
+    if is_tanh:
+        return wide * torch.sigmoid(2 * (2 / pi) ** 0.5 * (wide + 0.044715 * wide**3))
+    return wide * torch.erfc(wide * -(0.5**0.5)) / 2
 
 
 def _xielu(x: Tensor, xielu: Xielu) -> Tensor:
