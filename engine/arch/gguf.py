@@ -14,18 +14,22 @@ from engine.arch.families import (
     gemma3n,
     gemma4,
     glm,
+    gpt_neox,
     gpt_oss,
     granite,
     hunyuan,
     kimi,
     lfm,
     llama,
+    minicpm,
     minimax,
     mistral,
     nemotron,
     olmo,
     phi,
     qwen,
+    stablelm,
+    starcoder,
 )
 from engine.arch.gguf_config import GgufFamily, Metadata
 from engine.arch.model_arch import ModelArch
@@ -55,6 +59,10 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = MappingProxyType(
     | ernie.GGUF
     | hunyuan.GGUF
     | kimi.GGUF
+    | gpt_neox.GGUF
+    | minicpm.GGUF
+    | stablelm.GGUF
+    | starcoder.GGUF
 )
 
 

@@ -1,11 +1,22 @@
 """What most families' GGUF metadata have in common, as specs. What the metadata lack follows from tensors' shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, Mamba2, Mixer, MoE, Norms, Router, SelfAttention
+from engine.arch.layer_spec import (
+    DenseMlp,
+    FeedForward,
+    LayerSpec,
+    Mamba2,
+    Mixer,
+    MoE,
+    Norms,
+    Router,
+    SelfAttention,
+    UngatedMlp,
+)
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import gguf_scaling, scaled_context_len
@@ -18,10 +29,12 @@ __all__ = [
     "decoder",
     "dense",
     "experts",
+    "layer_norm",
     "mamba2",
     "num_layers",
     "rope_of",
     "sparse_layers",
+    "ungated",
     "windowed",
     "windows",
 ]
@@ -118,6 +131,17 @@ def dense(file: Metadata, **changes: Any) -> DenseMlp:
     return DenseMlp(**{**fields, **changes})
 
 
+def ungated(file: Metadata, activation: Literal["relu2", "xielu", "gelu", "gelu_tanh"]) -> UngatedMlp:
+    bias = "blk.0.ffn_up.bias" in file.shapes
+    return UngatedMlp(dim=file.sizes["feed_forward_length"], activation=activation, bias=bias)
+
+
+def layer_norm(file: Metadata) -> dict[str, Any]:
+    """What a decoder says of its norms that are LayerNorms."""
+    has_bias = "output_norm.bias" in file.shapes
+    return {"norm": "layer", "norm_parameters": "weight and bias" if has_bias else "weight"}
+
+
 def experts(file: Metadata, renormalizes: bool, **changes: Any) -> MoE:
     """`renormalizes`: if the file does not say. `changes`: of the MoE, or of its router under that name."""
     sizes, shapes = file
@@ -170,6 +194,7 @@ def decoder(
         "vocab_size": shapes["token_embd.weight"][0],  # may be padded beyond the tokenizer's tokens
         "model_dim": sizes["embedding_length"],
         "layers": tuple(LayerSpec(mixer=mixer, feed_forward=ffn, norms=norms) for mixer, ffn in pairs),
+        "head_bias": "output.bias" in shapes,
         "norm_eps": sizes.get("attention.layer_norm_rms_epsilon") or sizes["attention.layer_norm_epsilon"],
         "max_model_len": scaled_context_len(sizes["context_length"], gguf_scaling(*file)),
         "tied": "output.weight" not in shapes,

@@ -11,24 +11,32 @@ from engine.arch.families import (
     ernie,
     exaone,
     falcon,
+    flint,
     gemma,
     gemma3n,
     gemma4,
     glm,
+    gpt_neox,
     gpt_oss,
     granite,
     hunyuan,
     kimi,
+    kolibri,
     laguna,
     lfm,
     llama,
     longcat,
+    mimo,
+    minicpm,
     minimax,
     mistral,
+    nanochat,
     nemotron,
     olmo,
     phi,
     qwen,
+    stablelm,
+    starcoder,
 )
 from engine.arch.hub_config import Config, HubFamily
 from engine.arch.model_arch import ModelArch
@@ -57,11 +65,19 @@ HUB_FAMILIES: Mapping[str, HubFamily] = MappingProxyType(
     | kimi.HUB
     | lfm.HUB
     | longcat.HUB
+    | mimo.HUB
     | minimax.HUB
     | nemotron.HUB
     | afmoe.HUB
     | bailing.HUB
     | laguna.HUB
+    | gpt_neox.HUB
+    | flint.HUB
+    | kolibri.HUB
+    | minicpm.HUB
+    | nanochat.HUB
+    | stablelm.HUB
+    | starcoder.HUB
 )
 
 # Multimodal model_type -> that of its language model, which may stand in text_config itself
@@ -81,32 +97,28 @@ TEXT_PARTS = {
 }
 
 
-INDEXER = "the indexer of its sparse attention (DSA) is not implemented"
+SHARED_LATENTS = "latents that layers share and its learned rotary frequencies are not implemented"
+HYPER_CONNECTIONS = "its hyper-connections are not implemented"
 MAMBA = "the first Mamba's selective scan is not implemented, only Mamba-2"
-LAYER_NORM = "a LayerNorm with biases is not implemented"
 # model_types that people may try, and why they are refused
 REFUSED = {
-    "mistral_large4": INDEXER,
-    "mistral_large4_text": INDEXER,
-    "axk2": INDEXER,
-    "dots3_note": INDEXER,
-    "hy_v4": INDEXER,
+    "mistral_large4": SHARED_LATENTS,
+    "mistral_large4_text": SHARED_LATENTS,
+    "axk2": "its gated norms are not implemented",
+    "dots3_note": "latent attention with sliding windows is not implemented",
+    "hy_v4": HYPER_CONNECTIONS,
+    "glm5_next": HYPER_CONNECTIONS,
     "minimax_m3_vl": "the indexer of its block-sparse attention is not implemented",
     "minimax_m3_vl_text": "the indexer of its block-sparse attention is not implemented",
     "qwen4_exp": "its embedding of n-grams is not implemented",
     "qwen4_exp_text": "its embedding of n-grams is not implemented",
-    "mimo_v2_flash": "values of another size than keys are not implemented",
     "jamba": MAMBA,
     "mamba": MAMBA,
     "falcon_mamba": MAMBA,
     "zamba": MAMBA,
-    "gpt_neox": LAYER_NORM,
-    "jais2": LAYER_NORM,
-    "nemotron": LAYER_NORM,
-    "phi": LAYER_NORM,
-    "phimoe": LAYER_NORM,
-    "stablelm": LAYER_NORM,
-    "starcoder2": LAYER_NORM,
+    "step3p5": "its clamped SwiGLU is not implemented",
+    "step3p7": "its clamped SwiGLU is not implemented",
+    "mimo_v2": "its queries, keys and values in parts of one matrix are not read",
     "deepseek_v4": "its attention over compressed keys and values is not implemented",
     "gemma4_assistant": "it drafts tokens for Gemma 4 and is no model by itself",
     "gemma4_unified_assistant": "it drafts tokens for Gemma 4 and is no model by itself",

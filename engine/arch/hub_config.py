@@ -1,7 +1,7 @@
 """What most families' config.json have in common, as specs: attention, MLP, sliding windows, and the whole decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from engine.arch.layer_spec import (
     Norms,
     Router,
     SelfAttention,
+    UngatedMlp,
 )
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import ProportionalScaling, Rope
@@ -29,14 +30,25 @@ __all__ = [
     "decoder",
     "dense",
     "experts",
+    "layer_norm",
     "rope_of",
+    "ungated",
     "window_rope",
     "windowed",
     "windows",
 ]
 
 Config = Mapping[str, Any]
+Kind = TypeVar("Kind")
 ACTIVATIONS: Mapping[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # of gated MLPs
+
+UNGATED: Mapping[str, Literal["relu2", "gelu", "gelu_tanh"]] = {
+    "relu2": "relu2",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
 
 
 class HubFamily(NamedTuple):
@@ -107,6 +119,16 @@ def dense(config: Config, **changes: Any) -> DenseMlp:
     return DenseMlp(**{**fields, **changes})
 
 
+def ungated(config: Config, bias: bool, key: str = "hidden_act") -> UngatedMlp:
+    """`key`: of the activation."""
+    return UngatedMlp(dim=config["intermediate_size"], activation=_known(config[key], key, UNGATED), bias=bias)
+
+
+def layer_norm(eps: float) -> dict[str, Any]:
+    """What a decoder says of its norms that are LayerNorms with weights and biases."""
+    return {"norm": "layer", "norm_parameters": "weight and bias", "norm_eps": eps}
+
+
 def experts(config: Config, router: Router, dim: int, **changes: Any) -> MoE:
     fields: dict[str, Any] = {"router": router, "dim": dim}
     if "activation" not in changes:
@@ -142,7 +164,10 @@ def decoder(
 
 def activation_of(config: Config) -> Activation:
     key = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
-    name = config.get(key, "silu")
-    if name not in ACTIVATIONS:
-        raise ModelError(f"{key} {name!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    return _known(config.get(key, "silu"), key, ACTIVATIONS)
+
+
+def _known(name: str, key: str, known: Mapping[str, Kind]) -> Kind:
+    if name not in known:
+        raise ModelError(f"{key} {name!r} is not supported; supported are {', '.join(known)}")
+    return known[name]

@@ -35,9 +35,9 @@ __all__ = [
     "source_layer",
 ]
 
-# Pre-norm, post-norm (before the residual is added), both; one norm whose output both mixer and feed-forward take; or
-# one before the only one of them
-Norms = Literal["before", "after", "around", "parallel", "single"]
+# Pre-norm, post-norm (before the residual is added), both, or both around the feed-forward alone; one norm whose output
+# both mixer and feed-forward take, or one for each of them, of the same sum; or one before the only one of them
+Norms = Literal["before", "after", "around", "around_ffn", "parallel", "parallel_apart", "single"]
 Activation = Literal["silu", "gelu_tanh", "clamped"]  # of a gate
 
 
@@ -62,11 +62,13 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    v_dim: int = 0  # of a value head, at most that of a key head, in whose size it is cached; 0: the same
     rope: Rope | None  # None: a NoPE layer
     sliding_window: int = 0  # tokens that a query sees, itself included; 0: no limit
     attention_chunk: int = 0  # a query sees the tokens of its own chunk of so many alone; 0: no chunks
     scale: float | None = None  # multiplies query-key products; None: head_dim ** -0.5
     soft_cap: float = 0.0  # of scores; 0: none
+    qkv_clip: float = 0.0  # queries, keys and values are held between this and its negative; 0: not
     qkv_bias: bool = False
     out_bias: bool = False
     # RMS norm over each query and key head, over all heads together, over each head without weights, or over each
@@ -83,6 +85,9 @@ class SelfAttention(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         _check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"heads {self.num_heads}/{self.num_kv_heads}")
+        are_plain = not (self.values_are_keys or self.v_norm or self.kv_from is not None)
+        if self.v_dim > (self.head_dim if are_plain else 0):
+            raise ValueError(f"values of {self.v_dim} dimensions beside keys of {self.head_dim}")
         if self.rope is not None and self.rope.dim > self.head_dim:
             raise ValueError(f"{self.rope.dim} of {self.head_dim} dimensions are rotated")
 
@@ -237,11 +242,12 @@ class DenseMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
 
 
 class UngatedMlp(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """down(activation(up)), by squared ReLU or xIELU."""
+    """down(activation(up)), by squared ReLU, xIELU, GELU or its approximation by tanh."""
 
     dim: int  # inner dimensions
-    activation: Literal["relu2", "xielu"]
+    activation: Literal["relu2", "xielu", "gelu", "gelu_tanh"]
     bias: bool = False
+    xielu: tuple[float, float, float, float] | None = None  # as hub checkpoints have them; None: among the weights
 
     def __post_init__(self) -> None:
         _check_sizes(self, "dim")
@@ -253,10 +259,13 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     num_experts: int
     experts_per_token: int
     num_zero_experts: int = 0  # more of them, which give what they take
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    scoring: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
+    jitter: float = 0.0  # of sparse mixing: an expert's weight is its share among those whose logits are near its own
     renormalizes: bool = False  # the chosen experts' weights are scaled to add up to 1
     bias: bool = False  # added to the logits
     correction_bias: bool = False  # added to the scores for the choice, not for the weights
+    corrections_may_lack: bool = False  # some checkpoints have none
+    corrects_logits: bool = False  # it is added to the logits instead, also for the choice alone
     num_groups: int = 1  # experts are chosen from the best groups alone
     groups_per_token: int = 1
     group_score: Literal["max", "top2"] = "top2"  # of a group: its best expert, or the sum of its best two
@@ -270,6 +279,8 @@ class Router(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
             raise ValueError(f"{self.experts_per_token} of {self.num_experts} experts are taken")
         if self.num_experts % self.num_groups or not 0 < self.groups_per_token <= self.num_groups:
             raise ValueError(f"{self.groups_per_token} of {self.num_groups} groups of {self.num_experts} experts")
+        if self.scoring == "sparse_mixer" and self.experts_per_token != 2:
+            raise ValueError(f"sparse mixing takes 2 experts, not {self.experts_per_token}")
         if self.scales_inputs and self.experts_per_token > 1:
             raise ValueError("inputs are scaled for one expert per token, not for several")
 

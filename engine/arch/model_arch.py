@@ -16,9 +16,13 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
     norm_eps: float
     max_model_len: int  # tokens
     tied: bool = False  # the LM head is the embedding
-    norm: Literal["rms", "layer"] = "rms"  # of the layers: RMSNorm, or LayerNorm without bias
+    head_bias: bool = False  # of the LM head
+    norm: Literal["rms", "layer"] = "rms"  # of the layers: RMSNorm or LayerNorm
+    # what of the norms the checkpoint has; biases are of LayerNorms alone
+    norm_parameters: Literal["", "weight", "weight and bias"] = "weight"
     norm_offset: float = 0.0  # added to the checkpoint's norm weights
     embedding_scale: float = 1.0
+    normed_embedding: bool = False  # the residual stream begins with the norm of the embedding, without weights
     rounds_embedding_scale: bool = False  # the embedding scale, to the model's dtype
     per_layer_embedding: PerLayerEmbedding | None = None
     altup: AltUp | None = None  # None: there is one residual stream
@@ -35,6 +39,8 @@ class ModelArch(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tr
                 raise ValueError(f"{name} is {value!r}")
         if not self.layers:
             raise ValueError("there are no layers")
+        if self.norm != "layer" and self.norm_parameters == "weight and bias":
+            raise ValueError("RMSNorm has no bias")
         for index in range(len(self.layers)):
             self._check_kv_layer(index)
             self._check_index_layer(index)

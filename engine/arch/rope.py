@@ -54,6 +54,7 @@ class LongScaling(msgspec.Struct, frozen=True):
     long: tuple[float, ...]
     original_context_len: int
     amplitude: float
+    short_amplitude: float | None = None  # beside the short factors; None: the same
 
 
 class ProportionalScaling(msgspec.Struct, frozen=True):
@@ -73,14 +74,17 @@ class Rope(msgspec.Struct, frozen=True):
     theta: float
     dim: int
     scaling: RopeScaling | None = None
+    inverse: bool = False  # angles are negative
 
     def __post_init__(self) -> None:
         if self.dim % 2 or self.dim < 2:
             raise ValueError(f"{self.dim} dimensions are rotated")
 
 
-def amplitude(scaling: RopeScaling | None) -> float:
-    """The factor of rotated queries and keys (attention factor, mscale)."""
+def amplitude(scaling: RopeScaling | None, context_len: int) -> float:
+    """The factor of rotated queries and keys (attention factor, mscale), for contexts of up to `context_len` tokens."""
+    if isinstance(scaling, LongScaling) and context_len <= scaling.original_context_len:
+        return scaling.amplitude if scaling.short_amplitude is None else scaling.short_amplitude
     return scaling.amplitude if isinstance(scaling, YarnScaling | LongScaling) else 1.0
 
 

@@ -68,7 +68,7 @@ def _stacks(layer: LayerSpec) -> dict[str, dict[str, int]]:
         stacks["self_attn.qkv_proj"] = {
             "self_attn.q_proj": q_dim,
             "self_attn.k_proj": kv_dim,
-            "self_attn.v_proj": kv_dim,
+            "self_attn.v_proj": mixer.num_kv_heads * (mixer.v_dim or mixer.head_dim),
         }
     shared = ffn.shared if isinstance(ffn, MoE) else ffn  # a family with experts calls a dense layer so, too
     mlps = {"mlp": ffn, "mlp.shared_experts": shared}

@@ -96,9 +96,14 @@ class SplitRows:
 def _mixed_rows(layer: LayerSpec) -> dict[str, _Mixed]:
     """A layer's matrices that have rows of several projections."""
     mixer = layer.mixer.mamba if isinstance(layer.mixer, ParallelHeads) else layer.mixer
-    if isinstance(mixer, SelfAttention) and mixer.gate is not None and not mixer.gate.per_head:
-        parts = {"self_attn.q_proj": mixer.head_dim, "self_attn.gate_proj": mixer.head_dim}
-        return {"self_attn.q_proj": _Mixed(mixer.num_heads, parts)}
+    if isinstance(mixer, SelfAttention):
+        q_dim, head_dim = mixer.num_heads // mixer.num_kv_heads * mixer.head_dim, mixer.head_dim
+        parts = {"self_attn.q_proj": q_dim, "self_attn.k_proj": head_dim, "self_attn.v_proj": head_dim}
+        mixed = {"self_attn.grouped_qkv_proj": _Mixed(mixer.num_kv_heads, parts)}
+        if mixer.gate is not None and not mixer.gate.per_head:
+            parts = {"self_attn.q_proj": head_dim, "self_attn.gate_proj": head_dim}
+            mixed["self_attn.q_proj"] = _Mixed(mixer.num_heads, parts)
+        return mixed
     if isinstance(mixer, LightningAttention):
         parts = {f"self_attn.{name}_proj": mixer.head_dim for name in "qkv"}
         return {"self_attn.qkv_proj": _Mixed(mixer.num_heads, parts)}

@@ -11,7 +11,9 @@ DECAYS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 
 
 def is_unread(arch: ModelArch, name: str) -> bool:
-    """Of keys and values in a layer that reads those of another; of zero experts; decays of lightning attention."""
+    """Of keys and values in a layer that reads those of another; of zero experts; decays of lightning attention; the
+    masks of GPT-NeoX; norms of A.X K1 behind dense layers.
+    """
     index = layer_index(name)
     if index is None or index >= arch.num_layers:
         return False
@@ -20,6 +22,10 @@ def is_unread(arch: ModelArch, name: str) -> bool:
             return isinstance(arch.layers[index].mixer, LightningAttention)
         case ["self_attn", part, *_] if part in KV:
             return arch.kv_layer(index) != index
+        case ["attention", "bias" | "masked_bias"]:
+            return arch.norm_parameters == "weight and bias"
+        case ["post_feedforward_layernorm", "weight"] if arch.layers[index].norms == "before":
+            return any(layer.norms == "around_ffn" for layer in arch.layers)
         case ["mlp", "experts", expert, *_] if expert.isdecimal():
             return _is_zero_expert(arch.layers[index], int(expert))
     return False

@@ -220,26 +220,30 @@ def _has_attention_alone(arch: ModelArch) -> bool:
 
 def _is_kernels_alone(arch: ModelArch) -> bool:
     """Whether a step on a CPU is calls of compiled kernels and nothing else."""
-    if arch.norm != "rms" or arch.per_layer_embedding is not None:
+    if arch.norm != "rms" or arch.normed_embedding or arch.per_layer_embedding is not None:
         return False
     return all(_is_layer_of_kernels(layer) for layer in arch.layers)
 
 
 def _is_layer_of_kernels(layer: LayerSpec) -> bool:
     mixer, ffn = layer.mixer, layer.feed_forward
-    if layer.norms == "parallel" or layer.output_scale or not isinstance(mixer, SelfAttention):
+    if layer.norms.startswith("parallel") or layer.output_scale or not isinstance(mixer, SelfAttention):
         return False
     if layer.normed_residual is not None or layer.shortcut is not None or layer.laurel_rank:
         return False
     if isinstance(ffn, MoE):
         router = ffn.router
         scales = router.scales_inputs or router.norm or router.expert_scales or ffn.gates_shared
+        if router.corrects_logits or router.scoring == "sparse_mixer":
+            return False
         if scales or router.num_zero_experts or ffn.norms_apart or ffn.latent_dim:
             return False
         ffn = ffn.shared
     return (
         (ffn is None or isinstance(ffn, DenseMlp) and not ffn.sparsity)
         and mixer.query_scaling is None
+        and not mixer.v_dim
+        and not mixer.qkv_clip
         and mixer.qk_norm != "rotated"
         and not mixer.v_norm
         and not mixer.values_are_keys

@@ -59,7 +59,8 @@ class AltUpStream:
         """Keeps these rows alone."""
         self.values_ATM = self.values_ATM[:, rows_R]
 
-    def norm(self, weight_M: Tensor) -> Tensor:
+    def norm(self, weight_M: Tensor, bias_M: Tensor | None = None) -> Tensor:
+        assert bias_M is None
         return self._altup.end(self.values_ATM, weight_M, self.dtype)
 
 

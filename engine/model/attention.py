@@ -31,8 +31,10 @@ class Attention:
         parts = {"self_attn.q_proj": (q_dim, rows.q)}
         if kv_source is None:
             parts["self_attn.k_proj"] = kv_dim, rows.kv
+        self._v_dim = spec.v_dim or head_dim
         if kv_source is None and not spec.values_are_keys:
-            parts["self_attn.v_proj"] = kv_dim, rows.kv
+            v_rows = tp.kv_rows(spec.num_kv_heads, self._v_dim)
+            parts["self_attn.v_proj"] = spec.num_kv_heads * self._v_dim, v_rows
         self._qkv = layer.linears.column_parallel(parts, dim, spec.qkv_bias)
         self._norms = QkNorms(spec, layer, rows)
         self._kv_scales: tuple[Tensor | None, Tensor | None] = (
@@ -62,7 +64,7 @@ class Attention:
             ),
             False: (rules, qkv_rules),
         }
-        self._q_width = rows.q.stop - rows.q.start
+        self._q_width, self._k_width = rows.q.stop - rows.q.start, rows.kv.stop - rows.kv.start
         self._one_D = torch.ones(head_dim, device=layer.weights.device)
         self._gate = None
         if spec.gate is not None:
@@ -71,16 +73,20 @@ class Attention:
         self._query_scaling = None
         if spec.query_scaling is not None:
             self._query_scaling = scaling_table(spec.query_scaling, len(cos_sin_CR), layer.weights.device)
-        q_columns = tp.columns(spec.num_heads, head_dim)
-        self._out = layer.linears.row_parallel("self_attn.o_proj", dim, q_dim, q_columns, spec.out_bias)
+        out_dim, columns = spec.num_heads * self._v_dim, tp.columns(spec.num_heads, self._v_dim)
+        self._out = layer.linears.row_parallel("self_attn.o_proj", dim, out_dim, columns, spec.out_bias)
 
     def __call__(self, x_TM: Tensor, batch: LayerBatch, cache: tuple[Tensor, ...]) -> Tensor:
         """[T, M], added up over ranks. Writes the batch's keys and values to the cache."""
         k_cache, v_cache = cache
         rules, qkv_rules = self._rules[k_cache.dtype == torch.float8_e4m3fn]
         qkv_TX = self._qkv(x_TM)
+        if clip := self._spec.qkv_clip:
+            qkv_TX = qkv_TX.clamp(-clip, clip)
         if self._spec.values_are_keys and not self._reads_only:
             qkv_TX = torch.cat((qkv_TX, qkv_TX[:, self._q_width :]), 1)
+        if self._v_dim < self._spec.head_dim:
+            qkv_TX = self._with_wide_values(qkv_TX)
         squares_T2 = self._norms.squares(qkv_TX)
         if self._query_scaling is not None:
             scale_queries(qkv_TX[:, : self._q_width], batch.positions_T, self._query_scaling)
@@ -93,7 +99,7 @@ class Attention:
         if self._norms.rotated_q_D is not None:
             q_THD = q_THD * self._norms.rotated_q_D
         out_THD = self._kernels.paged_attention(q_THD, (k_cache, v_cache), batch.layout, rules)
-        out_TX = self._gated(x_TM, out_THD).flatten(1)
+        out_TX = self._gated(x_TM, out_THD)[..., : self._v_dim].flatten(1)
         return self._tp.all_reduce(self._out(out_TX))
 
     def _gated(self, x_TM: Tensor, out_THD: Tensor) -> Tensor:
@@ -101,6 +107,13 @@ class Attention:
             return out_THD
         gate_TX = self._kernels.unary(self._gate(x_TM), self._spec.gate.function)
         return (out_THD * gate_TX.view(*out_THD.shape[:2], -1)).to(out_THD.dtype)
+
+    def _with_wide_values(self, qkv_TX: Tensor) -> Tensor:
+        """Value heads get zeros at their ends, up to the size of key heads: kernels and the cache know one size."""
+        keys_end = self._q_width + self._k_width
+        v_TGD = qkv_TX[:, keys_end:].view(len(qkv_TX), self._k_width // self._spec.head_dim, self._v_dim)
+        v_TGD = torch.nn.functional.pad(v_TGD, (0, self._spec.head_dim - self._v_dim))
+        return torch.cat((qkv_TX[:, :keys_end], v_TGD.flatten(1)), 1)
 
     def _norm_values(self, qkv_TX: Tensor) -> None:
         """In place."""

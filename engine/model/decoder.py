@@ -19,6 +19,7 @@ from engine.model.rotary_tables import RotaryTables
 from engine.parallel.tensor_parallel import TensorParallel
 from kernels.kernel_set import KernelSet
 from kernels.quantized_linear.reference import GroupQuantized
+from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["Decoder"]
 
@@ -57,9 +58,8 @@ class Decoder:
         self._per_layer_embedding = None
         if arch.per_layer_embedding is not None:
             self._per_layer_embedding = PerLayerEmbedding(arch.per_layer_embedding, arch, weights, kernels)
-        norm_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
-        self._norm_M = norm_M + arch.norm_offset if arch.norm_offset else norm_M
-        self._head = linear_of(kernels, [self._head_matrix(weights)], None, torch.float32)
+        self._norm_M, self._norm_bias_M = _final_norm(arch, weights)
+        self._head = linear_of(kernels, [self._head_matrix(weights)], self._head_bias(weights), torch.float32)
         weights.finish(arch.tied)
 
     def _head_matrix(self, weights: Weights) -> Matrix:
@@ -75,6 +75,14 @@ class Decoder:
             return head
         dense = head.dense().to(self._embedding_VM.dtype) if isinstance(head, GroupQuantized) else head
         return torch.nn.functional.pad(dense, (0, 0, 0, missing))
+
+    def _head_bias(self, weights: Weights) -> Tensor | None:
+        """Of this rank's rows of the LM head, zero-padded as they are."""
+        if not self.arch.head_bias:
+            return None
+        num_tokens, share = self.arch.vocab_size, self._tp.rows(self.arch.vocab_size)
+        bias = weights.take("lm_head.bias", num_tokens, part=share)
+        return torch.nn.functional.pad(bias, (0, -(-num_tokens // self._tp.size) - len(bias)))
 
     def forward(self, step: ForwardBatch, kv: KVCache) -> Tensor:
         """Computes the step, writes its keys and values, and returns [R, V] fp32 logits of the sampled rows."""
@@ -97,7 +105,7 @@ class Decoder:
             layer(stream, batches[index], cache, None if embedded_TLP is None else embedded_TLP[:, index])
         if step.sample_rows_R is not None:
             stream.select(step.sample_rows_R)
-        return stream.norm(self._norm_M)
+        return stream.norm(self._norm_M, self._norm_bias_M)
 
     @torch.inference_mode()
     def attend(self, step: ForwardBatch, kv: KVCache) -> Tensor:
@@ -133,6 +141,9 @@ class Decoder:
         return self._per_layer_embedding(tokens_T, self._scaled(x_TM))
 
     def _stream(self, x_TM: Tensor) -> Stream:
+        if self.arch.normed_embedding:
+            ones_M = torch.ones(self.arch.model_dim, device=x_TM.device)
+            x_TM = rms_norm(x_TM, ones_M, self.arch.norm_eps)
         if self._altup is None:
             return ResidualStream(self.arch, self._kernels, x_TM, self._embedding_scale)
         return self._altup.begin(self._scaled(x_TM))
@@ -145,3 +156,14 @@ def _first_reader(arch: ModelArch) -> int:
     """The layer from which on none writes to the cache: of a prompt, they need only the rows that are sampled."""
     writers = [index for index in range(arch.num_layers) if arch.kv_layer(index) == index]
     return writers[-1] + 1
+
+
+def _final_norm(arch: ModelArch, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias [M] fp32 of the norm before the LM head, the architecture's offset added."""
+    if not arch.norm_parameters:
+        return torch.ones(arch.model_dim, device=weights.device), None
+    weight_M = weights.take("model.norm.weight", arch.model_dim, dtype=torch.float32)
+    bias_M = None
+    if arch.norm_parameters == "weight and bias":
+        bias_M = weights.take("model.norm.bias", arch.model_dim, dtype=torch.float32)
+    return weight_M + arch.norm_offset if arch.norm_offset else weight_M, bias_M

@@ -44,7 +44,7 @@ class DecoderLayer:
         self, spec: LayerSpec, weights: LayerWeights, tables: RotaryTables, source: "Mixer | None" = None
     ) -> None:
         """`source`: the mixer whose keys and values, or whose choice of tokens, this one's reads; None: its own."""
-        self._is_parallel = spec.norms == "parallel"
+        self._is_parallel = spec.norms in ("parallel", "parallel_apart")
         self._residual_scale = weights.arch.residual_scale
         self._norms = LayerNorms(spec, weights)
         self.mix: Mixer | None = None if spec.mixer is None else _mixer(spec.mixer, weights, tables, source)
@@ -64,22 +64,25 @@ class DecoderLayer:
         """`embedded_TP`: the tokens' embedding of this layer, where layers have one."""
         assert isinstance(stream, ResidualStream)
         norms, scale = self._norms, self._residual_scale
-        x_TM = stream.norm(norms.before_attention_M)
+        x_TM = stream.norm(norms.before_attention_M, norms.before_attention_bias_M)
         if self.mix is None or self._feed_forward is None:
             stream.add(self._only(x_TM, batch, cache), norms.after_ffn_M, scale)
         elif self._is_parallel:
-            stream.add(self.mix(x_TM, batch, cache) + self._feed_forward(x_TM), norms.after_ffn_M, scale)
+            y_TM = x_TM
+            if norms.before_ffn_M is not None:
+                y_TM = stream.norm_again(norms.before_ffn_M, norms.before_ffn_bias_M)
+            stream.add(self.mix(x_TM, batch, cache) + self._feed_forward(y_TM), norms.after_ffn_M, scale)
         elif (normed := self._normed_residual) is not None:
             stream.restart(x_TM, normed.mixer_input)
             stream.add(self.mix(x_TM, batch, cache), None, normed.mixer_output)
-            x_TM = stream.norm(norms.before_ffn_M)
+            x_TM = stream.norm(norms.before_ffn_M, norms.before_ffn_bias_M)
             stream.restart(x_TM, normed.ffn_input)
             stream.add(self._feed_forward(x_TM), None, normed.ffn_output)
         else:
             stream.add(self.mix(x_TM, batch, cache), norms.after_attention_M, scale)
             if self._laurel is not None:
                 self._add_laurel(stream, self._laurel(x_TM))
-            x_TM = stream.norm(norms.before_ffn_M)
+            x_TM = stream.norm(norms.before_ffn_M, norms.before_ffn_bias_M)
             deferred_TM = stream.defer(None if self._shortcut is None else self._shortcut(x_TM))
             x_TM = self._feed_forward(x_TM)
             stream.add(x_TM if deferred_TM is None else x_TM + deferred_TM, norms.after_ffn_M, scale)

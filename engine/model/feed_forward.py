@@ -17,6 +17,7 @@ from kernels.rms_norm.reference import rms_norm
 
 __all__ = ["feed_forward"]
 
+XIELU = ("act_fn.alpha_p", 0.8), ("act_fn.alpha_n", 0.8), ("act_fn.beta", 0.5), ("act_fn.eps", -1e-6)
 SHARED = "mlp.shared_experts", "mlp.shared_expert"  # an MLP for every token, beside experts or without
 
 
@@ -43,20 +44,22 @@ def _mlp(spec: DenseMlp | UngatedMlp, layer: LayerWeights, at: str) -> Callable[
             return lambda x_TM: down(layer.kernels.gated_activation(sparse(gate_up(x_TM)), spec.activation))
         return lambda x_TM: down(layer.kernels.gated_activation(gate_up(x_TM), spec.activation))
     up = layer.linears.column_parallel({f"{at}.up_proj": inner}, dim, spec.bias)
-    xielu = _xielu(layer, at) if spec.activation == "xielu" else None
-    return lambda x_TM: down(activation(up(x_TM), xielu))
+    xielu = _xielu(spec, layer, at) if spec.activation == "xielu" else None
+    return lambda x_TM: down(activation(up(x_TM), spec.activation, xielu))
 
 
-def _xielu(layer: LayerWeights, at: str) -> Xielu:
+def _xielu(spec: UngatedMlp, layer: LayerWeights, at: str) -> Xielu:
     """The checkpoint has the alphas before softplus; beta may be a weight, too."""
-    alpha_p, alpha_n, beta, eps = (
-        layer.take(f"{at}.act_fn.{name}", *layer.weights.shape(f"{layer.at}.{at}.act_fn.{name}"), dtype=torch.float32)
-        if layer.weights.has(f"{layer.at}.{at}.act_fn.{name}")
-        else torch.tensor(default)
-        for name, default in (("alpha_p", 0.8), ("alpha_n", 0.8), ("beta", 0.5), ("eps", -1e-6))
-    )
+    numbers = spec.xielu or [_number(layer, f"{at}.{name}", default) for name, default in XIELU]
+    alpha_p, alpha_n, beta, eps = map(torch.tensor, numbers)
     softplus = torch.nn.functional.softplus
     return Xielu(softplus(alpha_p).item(), (beta + softplus(alpha_n)).item(), beta.item(), eps.item())
+
+
+def _number(layer: LayerWeights, name: str, default: float) -> float:
+    if not layer.weights.has(f"{layer.at}.{name}"):
+        return default
+    return layer.take(name, *layer.weights.shape(f"{layer.at}.{name}"), dtype=torch.float32).item()
 
 
 def _experts(spec: MoE, layer: LayerWeights) -> Callable[[Tensor], Tensor]:

@@ -40,6 +40,8 @@ class LayerWeights:
         return self.weights.take(f"{self.at}.{name}", *shape, dtype=dtype, part=part)
 
     def take_norm(self, name: str, size: int, part: Shard | None = None) -> Tensor:
-        """A norm's weights in fp32, the architecture's offset added."""
+        """A norm's weights in fp32, the architecture's offset added; ones where the model's norms have none."""
+        if not self.arch.norm_parameters:
+            return torch.ones(size if part is None else part.stop - part.start, device=self.weights.device)
         weight = self.take(f"{name}.weight", size, dtype=torch.float32, part=part)
         return weight + self.arch.norm_offset if self.arch.norm_offset else weight

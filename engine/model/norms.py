@@ -21,13 +21,15 @@ NAMES = {
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     ),
+    "around_ffn": ("input_layernorm", None, "post_attention_layernorm", "post_feedforward_layernorm"),
     "parallel": ("input_layernorm", None, None, None),
+    "parallel_apart": ("input_layernorm", None, "post_attention_layernorm", None),
     "single": ("norm", None, None, None),
 }
 
 
 class LayerNorms:
-    """[M] fp32 each; None where the model has none."""
+    """Weights, and biases of those before a part, [M] fp32 each; None where the model has none."""
 
     def __init__(self, spec: LayerSpec, layer: LayerWeights) -> None:
         before_attention, after_attention, before_ffn, after_ffn = NAMES[spec.norms]
@@ -36,6 +38,12 @@ class LayerNorms:
         self.before_attention_M, self.after_attention_M, self.before_ffn_M, self.after_ffn_M = (
             None if name is None else layer.take_norm(name, layer.arch.model_dim)
             for name in (before_attention, after_attention, before_ffn, after_ffn)
+        )
+        self.before_attention_bias_M, self.before_ffn_bias_M = (
+            layer.take(f"{name}.bias", layer.arch.model_dim, dtype=torch.float32)
+            if name is not None and layer.arch.norm_parameters == "weight and bias"
+            else None
+            for name in (before_attention, before_ffn)
         )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.arch.model_arch import ModelArch
 from kernels.kernel_set import KernelSet
+from kernels.layer_norm.reference import add_layer_norm
 
 __all__ = ["ResidualStream", "Stream"]
 
@@ -16,7 +17,7 @@ class Stream(Protocol):
 
     def select(self, rows_R: Tensor) -> None: ...
 
-    def norm(self, weight_M: Tensor) -> Tensor: ...
+    def norm(self, weight_M: Tensor, bias_M: Tensor | None = None) -> Tensor: ...
 
 
 class ResidualStream:
@@ -47,14 +48,18 @@ class ResidualStream:
         """Adds scale * x, or of the norm of x with these weights. After that comes `norm` before any other."""
         self._x_TM, self._weight_M, self._scale = x_TM, weight_M, scale
 
-    def norm(self, weight_M: Tensor | None) -> Tensor:
-        """[T, M] in the model's dtype: the norm of the sum, without weights the sum itself."""
-        x_TM = self._x_TM
+    def norm(self, weight_M: Tensor | None, bias_M: Tensor | None = None) -> Tensor:
+        """[T, M] in the model's dtype: the norm of the sum, without weights the sum itself. `bias_M`: LayerNorm's."""
+        x_TM, eps = self._x_TM, self._arch.norm_eps
         if self._arch.norm == "layer":
-            # LayerNorm subtracts the mean of a sum, which is the sum of the means: then it is RMSNorm
-            x_TM = (x_TM.float() - x_TM.float().mean(-1, keepdim=True)).to(x_TM.dtype)
-        eps = self._arch.norm_eps
+            assert self._weight_M is None
+            return add_layer_norm(x_TM, self._sum_TM, weight_M, bias_M, eps, self._scale)
         return self._kernels.add_rms_norm(x_TM, self._sum_TM, weight_M, eps, self._weight_M, self._scale)
+
+    def norm_again(self, weight_M: Tensor, bias_M: Tensor | None) -> Tensor:
+        """Another norm of the sum that `norm` was called for."""
+        self.add(torch.zeros_like(self._x_TM))
+        return self.norm(weight_M, bias_M)
 
     def restart(self, x_TM: Tensor, factor: float) -> None:
         """Begins again as factor * x; nothing may be pending."""

@@ -57,5 +57,7 @@ def _table(
     frequency = torch.tensor(frequencies(rope.theta, rope.dim, scaling, num_positions), dtype=torch.float64)
     if divisors is not None:
         frequency /= divisors
+    if rope.inverse:
+        frequency = -frequency
     angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
-    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude(scaling)).float()
+    return (torch.cat((angle.cos(), angle.sin()), -1) * amplitude(scaling, num_positions)).float()

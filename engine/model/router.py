@@ -19,14 +19,17 @@ class Router:
         bias_E = layer.take("mlp.gate.bias", num_experts) if spec.bias else None
         self._logits = layer.kernels.linear(layer.take("mlp.gate.weight", num_experts, dim), bias_E, torch.float32)
         correction_E = None
-        if spec.correction_bias:
-            name = "mlp.gate.e_score_correction_bias"
+        name = "mlp.gate.e_score_correction_bias"
+        is_lacking = spec.corrections_may_lack and not layer.weights.has(f"{layer.at}.{name}")
+        if spec.correction_bias and not is_lacking:
             correction_E = layer.take(name, *layer.weights.shape(f"{layer.at}.{name}"), dtype=torch.float32).flatten()
         self._rules = RouterSpec(
             top_k=spec.experts_per_token,
             scoring=spec.scoring,
+            jitter=spec.jitter,
             renormalizes=spec.renormalizes,
             correction_E=correction_E,
+            corrects_logits=spec.corrects_logits,
             num_groups=spec.num_groups,
             groups_per_token=spec.groups_per_token,
             group_score=spec.group_score,

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from kernels.experts.reference import Expert, ExpertActivation
 from kernels.experts.routing import RouterSpec
+from kernels.experts.routing import route_by_scores as reference_route_by_scores
 from kernels.gated_activation.cpu import KINDS, load_gate
 from kernels.native.compiler import Compiler
 from kernels.native.recorder import NativeLibrary
 from kernels.native.row_product import HasProduct, RowProduct
 from kernels.operations import ExpertsPacker, Route, RouteByScores
+from kernels.unary import cpu as unary_cpu
 
 __all__ = ["ExpertKernels", "build"]
 
@@ -34,7 +36,7 @@ def build(compiler: Compiler, linear: Callable[..., HasProduct]) -> ExpertKernel
     library.experts.argtypes = [ctypes.c_void_p] * 13 + [ctypes.c_int64] * 3
     library.route.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 8 + [ctypes.c_float]
     library.experts.restype = library.route.restype = None
-    gate = load_gate(compiler).address
+    gate, unary = load_gate(compiler).address, unary_cpu.build(compiler)
 
     def pack(experts: Iterable[Expert], activation: ExpertActivation = "silu") -> Experts:
         layers = [
@@ -43,6 +45,8 @@ def build(compiler: Compiler, linear: Callable[..., HasProduct]) -> ExpertKernel
         return Experts(library, layers, (0, 0) if activation == "relu2" else (gate, KINDS[activation]))
 
     def route_by_scores(logits_TE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
+        if spec.corrects_logits or spec.scoring == "sparse_mixer":  # not in C, and not recorded
+            return reference_route_by_scores(logits_TE, spec, unary)
         return _route(library, logits_TE, spec)
 
     def route(logits_TE: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ ExpertActivation = Activation | Literal["relu2"]
 
 def activate(x_TF: Tensor, activation: ExpertActivation, gate: Callable[..., Tensor] = gated_activation) -> Tensor:
     """What an expert does between its matrices. `gate` is any implementation of kernels/gated_activation."""
-    return ungated_activation(x_TF) if activation == "relu2" else gate(x_TF, activation)
+    return ungated_activation(x_TF, "relu2") if activation == "relu2" else gate(x_TF, activation)
 
 
 def route(logits_TE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:

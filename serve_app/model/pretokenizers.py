@@ -45,9 +45,9 @@ LLAMA_3 = ("llama-bpe", "llama3", "llama-v3", "pixtral", "lfm2", "falcon3", "fal
 
 # name -> regular expressions, each of which cuts what the ones before left; none: GPT-2's own, which ByteLevel has
 CUTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("gpt-2", "olmo", "exaone4"), ()),
+    **dict.fromkeys(("gpt-2", "phi-2", "olmo", "exaone4"), ()),
     **dict.fromkeys((*LLAMA_3, "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), (THREE_DIGITS,)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "hunyuan", "solar-open"), (ONE_DIGIT,)),
+    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "hunyuan", "solar-open"), (ONE_DIGIT,)),
     "qwen35": (_words(r"\p{N}", r"[\p{L}\p{M}]"),),
     "seed-coder": (rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{BLANKS}",),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), DEEPSEEK),

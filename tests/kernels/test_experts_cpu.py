@@ -95,6 +95,18 @@ def test_routers_choose_as_the_reference(compiler, scoring, renormalizes, groups
         assert torch.allclose(weights, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("scoring", ["sigmoid", "sparse_mixer"])
+def test_what_the_router_in_c_does_not_know_is_the_references(compiler, scoring):
+    route = cpu.build(compiler, linear_cpu.build(compiler)).route_by_scores
+    rng = torch.Generator().manual_seed(5)
+    correction = torch.randn(24, generator=rng) * 2
+    spec = RouterSpec(2, scoring, correction_E=correction, corrects_logits=True, jitter=0.2)
+    logits = torch.randn(40, 24, generator=rng)
+    (ids, weights), (expected_ids, expected) = route(logits, spec), route_by_scores(logits, spec)
+    assert torch.equal(ids, expected_ids)
+    assert torch.allclose(weights, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_of_equal_experts_the_first_comes_first(compiler):
     route = cpu.build(compiler, linear_cpu.build(compiler)).route
     ids, weights = route(torch.tensor([[0.0, 2.0, 1.0, 2.0]]), 3, True)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from kernels.activation.reference import activation
 from kernels.gated_activation import cpu as gated_activation_cpu
 from kernels.gated_activation.reference import gated_activation
+from kernels.layer_norm.reference import add_layer_norm
 from kernels.qkv_rotary import cpu as qkv_rotary_cpu
 from kernels.qkv_rotary.reference import qkv_rotary
 from kernels.qkv_rotary.spec import QkvSpec
@@ -52,6 +54,40 @@ def test_what_is_added_can_be_normed_and_scaled_and_the_sum_be_left_alone(dtype,
     out = add_rms_norm(x, residual, None, 1e-5, weight, 0.3)
     assert torch.equal(residual, total)
     assert torch.equal(out, total.to(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES)
+@pytest.mark.parametrize("shape", [(0, 8), (1, 8), (5, 33), (2, 3, 64)])
+def test_add_layer_norm_gives_a_row_the_mean_of_its_bias_and_unit_variance(shape, dtype, bound):
+    x, residual, weight, bias = torch.randn(shape).to(dtype), torch.randn(shape), *torch.randn(2, shape[-1])
+    total = residual + x.float() * 0.3
+    out = add_layer_norm(x, residual, weight, bias, 1e-5, 0.3)
+    assert torch.equal(residual, total)
+    centered = total.double() - total.double().mean(-1, keepdim=True)
+    expected = centered / (centered**2).mean(-1, keepdim=True).add(1e-5).sqrt() * weight + bias
+    assert out.dtype == dtype
+    assert len(x) == 0 or close(out, expected, bound)
+
+
+@pytest.mark.parametrize("dim", [33, 64, 2560])
+def test_a_row_has_the_same_layer_norm_alone_and_in_a_batch(dim):
+    x, residual, weight, bias = torch.randn(37, dim).bfloat16(), torch.randn(37, dim), *torch.randn(2, dim)
+    alone = [add_layer_norm(x[i : i + 1], residual[i : i + 1].clone(), weight, bias, 1e-5) for i in range(37)]
+    assert torch.equal(add_layer_norm(x, residual, weight, bias, 1e-5), torch.cat(alone))
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu2"])
+def test_an_activation_without_gate_rounds_a_number_the_same_wherever_it_stands(kind):
+    x = torch.linspace(-6, 4, 7 * 33).view(7, 33)
+    alone = torch.stack([torch.cat([activation(one.view(1, 1), kind)[0] for one in row]) for row in x])
+    assert torch.equal(activation(x, kind), alone)
+
+
+def test_gelu_is_the_share_of_a_normal_distribution_below_times_the_number():
+    x = torch.randn(3, 5)
+    expected = x * torch.distributions.Normal(0.0, 1.0).cdf(x)
+    assert close(activation(x, "gelu"), expected, 1e-6)
+    assert 1e-6 < (activation(x, "gelu_tanh") - expected).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("num_rotated", [8, 16])

@@ -48,3 +48,26 @@ def test_without_extras_it_is_the_plain_router():
 def test_no_row_routes_nothing():
     ids, weights = route_by_scores(torch.empty(0, 6), RouterSpec(2, "sigmoid", num_groups=3, groups_per_token=2))
     assert ids.shape == weights.shape == (0, 2)
+
+
+def test_corrections_of_logits_decide_the_choice_and_leave_the_weights_alone():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    spec = RouterSpec(2, "sigmoid", correction_E=torch.tensor([2.5, 0.0, 0.0, -9.0]), corrects_logits=True)
+    ids, weights = route_by_scores(logits, spec)
+    assert ids.tolist() == [[0, 2]]
+    assert torch.allclose(weights, logits[:, [0, 2]].sigmoid())
+
+
+def test_sparse_mixing_weights_an_expert_among_those_with_logits_near_its_own():
+    logits = torch.tensor([[2.0, 1.9, 1.0, -4.0], [0.5, 3.0, 1.0, 0.98]])
+    ids, weights = route_by_scores(logits, RouterSpec(2, "sparse_mixer", jitter=0.05))
+    assert ids.tolist() == [[0, 1], [1, 2]]
+    near = [[[0, 1], [1]], [[1], [2, 3]]]  # at most a tenth below, and not taken before
+    expected = [[logits[row, ones].softmax(0)[0].item() for ones in both] for row, both in enumerate(near)]
+    assert torch.allclose(weights, torch.tensor(expected))
+
+
+def test_sparse_mixing_gives_a_row_the_same_bits_alone_and_in_a_batch():
+    logits, spec = torch.randn(37, 16), RouterSpec(2, "sparse_mixer", jitter=0.2)
+    alone = torch.cat([route_by_scores(row[None], spec)[1] for row in logits])
+    assert torch.equal(route_by_scores(logits, spec)[1], alone)

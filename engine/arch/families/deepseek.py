@@ -9,7 +9,7 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
-from engine.arch.layer_spec import FeedForward, LatentAttention, Router, TokenIndexer
+from engine.arch.layer_spec import FeedForward, LatentAttention, LayerSpec, MoE, Router, TokenIndexer
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import YarnScaling
 from engine.arch.rope_config import hub_rope
@@ -90,6 +90,23 @@ def _deepseek_v32(config: Config) -> ModelArch:
     return decoder(config, mixer, dense_first(config), interleaved_rope=True)
 
 
+def _axk1(config: Config) -> ModelArch:
+    """SK Telecom's A.X K1: DeepSeek-V3 with a norm behind the experts, and mostly without corrections."""
+    count, first, step = (config[key] for key in ("num_hidden_layers", "first_k_dense_replace", "moe_layer_freq"))
+    usual = ["sparse" if layer >= first and layer % step == 0 else "dense" for layer in range(count)]
+    ffns = dense_first({**config, "mlp_layer_types": config.get("mlp_layer_types") or usual})
+    arch = decoder(config, latent_attention(config), ffns, interleaved_rope=config["rope_interleave"])
+    return msgspec.structs.replace(arch, layers=tuple(map(_normed_behind, arch.layers)))
+
+
+def _normed_behind(layer: LayerSpec) -> LayerSpec:
+    if not isinstance(moe := layer.feed_forward, MoE):
+        return layer
+    change = msgspec.structs.replace
+    moe = change(moe, router=change(moe.router, corrections_may_lack=True))
+    return change(layer, feed_forward=moe, norms="around_ffn")
+
+
 def _dots1(config: Config) -> ModelArch:
     full = attention(config, **biases(config), qk_norm="head")
     sizes = windows(config) if config.get("layer_types") is None else windows({**config, "use_sliding_window": True})
@@ -118,6 +135,20 @@ HUB = {
     "deepseek_v3": HubFamily(_deepseek_v3, V3_DEFAULTS),
     "deepseek_v32": HubFamily(_deepseek_v32, {**V3_DEFAULTS, **INDEX_DEFAULTS}),
     "kimi_k2": HubFamily(_deepseek_v3, V3_DEFAULTS),
+    "axk1": HubFamily(
+        _axk1,
+        {
+            **V3_DEFAULTS,
+            "n_routed_experts": 192,
+            "first_k_dense_replace": 1,
+            "moe_layer_freq": 1,
+            "rope_interleave": True,
+        },
+        {
+            ".mlp.post_mlp_layernorm.": ".post_feedforward_layernorm.",
+            ".post_mlp_layernorm.": ".post_feedforward_layernorm.",
+        },
+    ),
     "dots1": HubFamily(_dots1),
 }
 

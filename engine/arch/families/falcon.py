@@ -1,15 +1,33 @@
-"""TII's Falcon-H1 models."""
+"""TII's Falcon and Falcon-H1 models."""
 
 import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import mamba2
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense
-from engine.arch.layer_spec import ParallelHeads
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, layer_norm, ungated
+from engine.arch.layer_spec import Norms, ParallelHeads
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
 __all__ = ["GGUF", "HUB"]
+
+
+def _falcon(config: Config) -> ModelArch:
+    """The first Falcon: parallel layers, with a norm each for attention and MLP in the larger models."""
+    if config["alibi"]:
+        raise ModelError("alibi is not supported; it must be false")
+    is_new, num_heads = config["new_decoder_architecture"], config["num_attention_heads"]
+    num_kv_heads = 1 if config["multi_query"] and not is_new else config.get("num_kv_heads") or num_heads
+    sizes = {
+        "num_key_value_heads": num_kv_heads,
+        "intermediate_size": config.get("ffn_hidden_size") or 4 * config["hidden_size"],
+    }
+    norms: Norms = "parallel" if config["parallel_attn"] or is_new else "before"
+    if is_new and (config.get("num_ln_in_parallel_attn") or 2) == 2:
+        norms = "parallel_apart"
+    config, bias = {**config, **sizes}, config["bias"]
+    mixer, mlp = attention(config, qkv_bias=bias, out_bias=bias), ungated(config, bias, "activation")
+    return decoder(config, mixer, mlp, norms, **layer_norm(config["layer_norm_epsilon"]))
 
 
 def _falcon_h1(config: Config) -> ModelArch:
@@ -56,6 +74,31 @@ def _weight_scales(config: Config) -> dict[str, float]:
 FACTORS = "embedding lm_head attention_in attention_out key ssm_in ssm_out".split()
 
 HUB = {
+    "falcon": HubFamily(
+        _falcon,
+        {
+            "activation": "gelu",
+            "alibi": False,
+            "bias": False,
+            "layer_norm_epsilon": 1e-5,
+            "max_position_embeddings": 2048,
+            "multi_query": True,
+            "new_decoder_architecture": False,
+            "parallel_attn": True,
+            "tie_word_embeddings": True,
+        },
+        {
+            "transformer.word_embeddings.": "model.embed_tokens.",
+            "transformer.ln_f.": "model.norm.",
+            "transformer.h.": "model.layers.",
+            ".self_attention.query_key_value.": ".self_attn.grouped_qkv_proj.",
+            ".self_attention.dense.": ".self_attn.o_proj.",
+            ".mlp.dense_h_to_4h.": ".mlp.up_proj.",
+            ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
+            ".ln_attn.": ".input_layernorm.",
+            ".ln_mlp.": ".post_attention_layernorm.",
+        },
+    ),
     "falcon_h1": HubFamily(
         _falcon_h1,
         {
@@ -73,7 +116,7 @@ HUB = {
             ".pre_ff_layernorm.": ".post_attention_layernorm.",
             "model.final_layernorm.": "model.norm.",
         },
-    )
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windows
-from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, Norms, Router
+from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, MoE, Norms, Router, SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]
@@ -20,6 +20,15 @@ def _granite(config: Config) -> ModelArch:
 
 
 def _granite_swa(config: Config) -> ModelArch:
+    mlp = dense(config, bias=config.get("mlp_bias", False))
+    return decoder(config, _windowed_mixers(config), mlp, **_scales(config))
+
+
+def _granitemoe_swa(config: Config) -> ModelArch:
+    return decoder(config, _windowed_mixers(config), _moe(config), **_scales(config))
+
+
+def _windowed_mixers(config: Config) -> list[SelfAttention]:
     """Sliding windows, attention sinks, and a rope of its own in each layer, or none."""
     full = attention(config, **biases(config), scale=config["attention_multiplier"], sinks=True)
     count = config["num_hidden_layers"]
@@ -28,10 +37,9 @@ def _granite_swa(config: Config) -> ModelArch:
     assert full.rope is not None
     thetas = config.get("layer_rope_theta") or [full.rope.theta] * count
     ropes = [msgspec.structs.replace(full.rope, theta=float(theta)) if theta else None for theta in thetas]
-    mixers = [
+    return [
         msgspec.structs.replace(full, sliding_window=size, rope=rope) for size, rope in zip(sizes, ropes, strict=True)
     ]
-    return decoder(config, mixers, dense(config, bias=config.get("mlp_bias", False)), **_scales(config))
 
 
 def _hyperclovax(config: Config) -> ModelArch:
@@ -43,14 +51,16 @@ def _hyperclovax(config: Config) -> ModelArch:
 
 def _granitemoe(config: Config) -> ModelArch:
     mixer = attention(config, **biases(config), scale=config["attention_multiplier"])
+    return decoder(config, mixer, _moe(config), **_scales(config))
+
+
+def _moe(config: Config) -> MoE:
     router = Router(
         num_experts=config["num_local_experts"], experts_per_token=config["num_experts_per_tok"], renormalizes=True
     )
     shared_dim = config.get("shared_intermediate_size")
     shared = dense(config, dim=shared_dim) if shared_dim else None
-    return decoder(
-        config, mixer, experts(config, router, config["intermediate_size"], shared=shared), **_scales(config)
-    )
+    return experts(config, router, config["intermediate_size"], shared=shared)
 
 
 def _granite_hybrid(config: Config) -> ModelArch:
@@ -124,6 +134,12 @@ MOE_NAMES = {
     ".shared_mlp.output_linear.": ".mlp.shared_experts.down_proj.",
 }
 
+SWA_NAMES = {
+    **MOE_NAMES,
+    ".block_sparse_moe.router.": ".mlp.gate.",
+    ".block_sparse_moe.experts.": ".mlp.experts.",
+}
+
 MAMBA_DEFAULTS = {
     "mamba_n_heads": 128,
     "mamba_n_groups": 1,
@@ -152,6 +168,7 @@ HUB = {
     "granite_swa": HubFamily(
         _granite_swa, {**DEFAULTS, "rms_norm_eps": 1e-5, "sliding_window": 128, "tie_word_embeddings": True}
     ),
+    "granitemoe_swa": HubFamily(_granitemoe_swa, {**DEFAULTS, "sliding_window": 128}, SWA_NAMES, expert_stacks="rows"),
     "hyperclovax": HubFamily(
         _hyperclovax,
         {**DEFAULTS, "attention_multiplier": None, "use_post_norm": True},

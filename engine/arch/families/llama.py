@@ -1,5 +1,5 @@
 """Meta's Llama models, and those that follow them closely: SmolLM3, Arcee, Seed-OSS, Apertus, InternLM 3, IQuest Coder,
-Helium.
+Helium, Jais 2.
 """
 
 from typing import Any
@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 
 from engine.arch import gguf_config as gguf
-from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
+from engine.arch.hub_config import (
+    Config,
+    HubFamily,
+    attention,
+    decoder,
+    dense,
+    experts,
+    layer_norm,
+    ungated,
+    windowed,
+    windows,
+)
 from engine.arch.layer_spec import QueryScaling, Router, SelfAttention, UngatedMlp
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
@@ -96,6 +107,11 @@ def _arcee(config: Config) -> ModelArch:
     return decoder(config, attention(config, **biases(config)), mlp)
 
 
+def _jais2(config: Config) -> ModelArch:
+    mlp = ungated(config, config["mlp_bias"])
+    return decoder(config, attention(config, **biases(config)), mlp, **layer_norm(config["layer_norm_eps"]))
+
+
 def _apertus(config: Config) -> ModelArch:
     _check_activation(config, "xielu")
     mlp = UngatedMlp(dim=config["intermediate_size"], activation="xielu")
@@ -154,6 +170,9 @@ HUB = {
         },
     ),
     "arcee": HubFamily(_arcee, {"rms_norm_eps": 1e-5}),
+    "jais2": HubFamily(
+        _jais2, {"attention_bias": True, "hidden_act": "relu2", "layer_norm_eps": 1e-5, "mlp_bias": True}
+    ),
     "apertus": HubFamily(
         _apertus,
         {"rms_norm_eps": 1e-5, "rope_theta": 12_000_000.0},
@@ -165,11 +184,27 @@ HUB = {
 
 # -- GGUF
 
+MAVERICK_EXPERTS = 128
+
 
 def _gguf_llama(file: gguf.Metadata) -> ModelArch:
     """Mistral, Mixtral and SmolLM2 files too."""
     ffn = gguf.experts(file, renormalizes=True) if file.sizes.get("expert_count") else gguf.dense(file)
     return gguf.decoder(file, gguf.windowed(gguf.attention(file), gguf.windows(file)), ffn)
+
+
+def _gguf_llama4(file: gguf.Metadata) -> ModelArch:
+    """What a file does not say is that of Scout and Maverick. Only Scout, with 16 experts, norms queries and keys."""
+    num_experts = file.sizes["expert_count"]
+    full = gguf.attention(file)
+    nope = msgspec.structs.replace(full, rope=None, query_scaling=QueryScaling(0.1, 8192, offset=1))
+    rotated = msgspec.structs.replace(
+        full, attention_chunk=8192, qk_norm="" if num_experts == MAVERICK_EXPERTS else "weightless"
+    )
+    mixers = [rotated if (layer + 1) % 4 else nope for layer in range(gguf.num_layers(file))]
+    router = {"scoring": "sigmoid", "scales_inputs": True, "renormalizes": False}
+    ffns = gguf.sparse_layers(file, gguf.experts(file, renormalizes=False, router=router))
+    return gguf.decoder(file, mixers, ffns, interleaved_rope=True)
 
 
 def _gguf_smollm3(file: gguf.Metadata) -> ModelArch:
@@ -185,13 +220,28 @@ def _gguf_arcee(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), mlp)
 
 
+def _gguf_jais2(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.ungated(file, "relu2"), **gguf.layer_norm(file))
+
+
+def _gguf_apertus(file: gguf.Metadata) -> ModelArch:
+    """The numbers of each layer's activation are in the metadata, not among the weights."""
+    numbers = zip(*(file.sizes[f"xielu.{name}"] for name in ("alpha_p", "alpha_n", "beta", "eps")), strict=True)
+    mlp = gguf.ungated(file, "xielu")
+    mlps = [msgspec.structs.replace(mlp, xielu=tuple(each)) for each in numbers]
+    return gguf.decoder(file, gguf.attention(file), mlps)
+
+
 def _gguf_seed_oss(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file), gguf.dense(file))
 
 
 GGUF = {
     "llama": gguf.GgufFamily(_gguf_llama, permuted_rope=True),
+    "llama4": gguf.GgufFamily(_gguf_llama4),
     "smollm3": gguf.GgufFamily(_gguf_smollm3, permuted_rope=True),
     "arcee": gguf.GgufFamily(_gguf_arcee, permuted_rope=True),
+    "jais2": gguf.GgufFamily(_gguf_jais2),
+    "apertus": gguf.GgufFamily(_gguf_apertus),
     "seed_oss": gguf.GgufFamily(_gguf_seed_oss),
 }

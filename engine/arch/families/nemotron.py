@@ -1,13 +1,22 @@
-"""NVIDIA's Nemotron-H and Nemotron 3 models: layers of one part each, Mamba-2, attention, an MLP or experts."""
+"""NVIDIA's Nemotron models. Nemotron-H and Nemotron 3 have layers of one part each: Mamba-2, attention, an MLP or
+experts.
+"""
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import step_limit
-from engine.arch.hub_config import Config, HubFamily, attention
+from engine.arch.families.llama import biases
+from engine.arch.hub_config import Config, HubFamily, attention, decoder, layer_norm, ungated
 from engine.arch.layer_spec import FeedForward, LayerSpec, Mamba2, Mixer, MoE, Router, UngatedMlp
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 
 __all__ = ["GGUF", "HUB"]
+
+
+def _nemotron(config: Config) -> ModelArch:
+    """Nemotron 4 and Minitron."""
+    mlp = ungated(config, config["mlp_bias"])
+    return decoder(config, attention(config, **biases(config)), mlp, **layer_norm(config["norm_eps"]), norm_offset=1.0)
 
 
 def _nemotron_h(config: Config) -> ModelArch:
@@ -85,6 +94,9 @@ MAMBA = {
 }
 
 HUB = {
+    "nemotron": HubFamily(
+        _nemotron, {"partial_rotary_factor": 0.5, "norm_eps": 1e-5, "mlp_bias": False, "hidden_act": "relu2"}
+    ),
     "nemotron_h": HubFamily(
         _nemotron_h,
         {
@@ -106,7 +118,7 @@ HUB = {
             **MAMBA,
             ".mixer.": ".mlp.",
         },
-    )
+    ),
 }
 
 
@@ -135,6 +147,10 @@ def _gguf_mlp(file: gguf.Metadata, name: str) -> UngatedMlp:
     return UngatedMlp(dim=file.shapes[f"{name}.weight"][0], activation="relu2", bias=f"{name}.bias" in file.shapes)
 
 
+def _gguf_nemotron(file: gguf.Metadata) -> ModelArch:
+    return gguf.decoder(file, gguf.attention(file), gguf.ungated(file, "relu2"), **gguf.layer_norm(file))
+
+
 def _gguf_moe(file: gguf.Metadata, at: str) -> MoE:
     shared = _gguf_mlp(file, f"{at}ffn_up_shexp") if f"{at}ffn_up_shexp.weight" in file.shapes else None
     latent_dim = file.shapes.get(f"{at}ffn_latent_down.weight", (0,))[0]
@@ -147,4 +163,7 @@ GGUF_NAMES = {
     "ffn_latent_down": "mlp.fc1_latent_proj",
     "ffn_latent_up": "mlp.fc2_latent_proj",
 }
-GGUF = dict.fromkeys(("nemotron_h", "nemotron_h_moe"), gguf.GgufFamily(_gguf_nemotron_h, GGUF_NAMES))
+GGUF = {
+    "nemotron": gguf.GgufFamily(_gguf_nemotron),
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), gguf.GgufFamily(_gguf_nemotron_h, GGUF_NAMES)),
+}

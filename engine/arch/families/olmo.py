@@ -13,6 +13,12 @@ from engine.errors import ModelError
 __all__ = ["GGUF", "HUB"]
 
 
+def _olmo(config: Config) -> ModelArch:
+    """The first OLMo: LayerNorms without weights."""
+    mixer = attention(config, **biases(config), qkv_clip=config.get("clip_qkv") or 0.0)
+    return decoder(config, mixer, dense(config), norm="layer", norm_parameters="", norm_eps=1e-5)
+
+
 def _olmo2(config: Config) -> ModelArch:
     return decoder(config, windowed(_attention(config), windows(config)), dense(config), "after")
 
@@ -78,6 +84,7 @@ def _attention(config: Config) -> SelfAttention:
 
 
 HUB = {
+    "olmo": HubFamily(_olmo),
     "olmo2": HubFamily(_olmo2),
     "olmo3": HubFamily(_olmo3, {"rope_theta": 500_000.0, "sliding_window": 4096}),
     "olmoe": HubFamily(_olmoe),
@@ -100,6 +107,11 @@ HUB = {
 # -- GGUF
 
 
+def _gguf_olmo(file: gguf.Metadata) -> ModelArch:
+    mixer = gguf.attention(file, qkv_clip=file.sizes.get("attention.clamp_kqv") or 0.0)
+    return gguf.decoder(file, mixer, gguf.dense(file), norm="layer", norm_parameters="")
+
+
 def _gguf_olmo2(file: gguf.Metadata) -> ModelArch:
     """OLMo 3 files too, whose sliding-window layers have no RoPE scaling."""
     full = gguf.attention(file, qk_norm="whole")
@@ -112,4 +124,8 @@ def _gguf_olmoe(file: gguf.Metadata) -> ModelArch:
     return gguf.decoder(file, gguf.attention(file, qk_norm="whole"), gguf.experts(file, renormalizes=False))
 
 
-GGUF = {"olmo2": gguf.GgufFamily(_gguf_olmo2), "olmoe": gguf.GgufFamily(_gguf_olmoe)}
+GGUF = {
+    "olmo": gguf.GgufFamily(_gguf_olmo, permuted_rope=True),
+    "olmo2": gguf.GgufFamily(_gguf_olmo2),
+    "olmoe": gguf.GgufFamily(_gguf_olmoe),
+}

@@ -13,7 +13,7 @@ from tests.engine.model.tiny import Runner, error, oracle, oracle_logits
 TOKENS = torch.randint(97, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 QUANTISABLE = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"]
 DEQUANTISABLE = ["Q4_K", "Q5_K", "Q6_K"]
-NEIGHBOURS = ("llama", "smollm3", "granite", "granitemoe", "granitehybrid", "arcee", "mistral3")
+NEIGHBOURS = ("llama", "olmo", "smollm3", "granite", "granitemoe", "granitehybrid", "arcee", "mistral3")
 
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -24,7 +24,7 @@ def gguf_name(name, names):
     name = name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
     name = name.replace(".gate.moe_statics.", ".moe_statics.").replace(".block_sparse_moe.experts.", ".mlp.experts.")
     name = name.replace(".mixer.experts.", ".mlp.experts.")
-    for root in ("model.", "backbone."):
+    for root in ("model.", "backbone.", "gpt_neox."):
         found = names.get_name(name.replace("model.", root, 1), (".weight", ".bias"))
         if found is not None:
             return found
@@ -165,28 +165,46 @@ def with_stacks(tensors):
     return stacked
 
 
+EPS = ("norm_eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+
+
+def of_llama4(tensors):
+    """Experts as a file has them: each matrix on its own, its rows the outputs."""
+    written = {}
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            for which, part in zip(("gate", "up"), tensor.transpose(1, 2).chunk(2, 1), strict=True):
+                written[name.replace("gate_up_proj", f"{which}_proj.weight")] = part.contiguous()
+        elif name.endswith("experts.down_proj"):
+            written[f"{name}.weight"] = tensor.transpose(1, 2).contiguous()
+        else:
+            written[name] = tensor
+    return written
+
+
 def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_heads=None):
     config = model.config
     writer = gguf.GGUFWriter(path, family)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(
-        model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else config.intermediate_size
-    )
-    norm_offset = 1.0 if family in ("gemma", "gemma2", "gemma3", *HYBRIDS) else 0.0
+    dense_dim = getattr(config, "intermediate_size_mlp", config.intermediate_size)
+    writer.add_feed_forward_length(model.model.layers[0].feed_forward.w1.out_features if "lfm" in family else dense_dim)
+    norm_offset = 1.0 if family in ("gemma", "gemma2", "gemma3", "nemotron", *HYBRIDS) else 0.0
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
-    eps = next(
-        name for name in ("norm_eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps") if hasattr(config, name)
-    )
-    add_eps = writer.add_layer_norm_eps if eps == "layer_norm_eps" else writer.add_layer_norm_rms_eps
-    add_eps(getattr(config, eps))
+    if family != "gptneox":
+        writer.add_head_count_kv(num_kv_heads or config.num_key_value_heads)
+    eps = next((name for name in EPS if hasattr(config, name)), "")
+    layer_norms = eps in ("", "norm_epsilon", "layer_norm_eps") or family == "nemotron"
+    add_eps = writer.add_layer_norm_eps if layer_norms else writer.add_layer_norm_rms_eps
+    add_eps(getattr(config, eps, 1e-5))
     if family not in ("gemma3", "nemotron_h_moe", "kimi-linear"):  # old files leave it out, or there is none
         rope = config.rope_parameters
         theta, alpha = rope.get("full_attention", rope)["rope_theta"], rope.get("alpha", 1.0)
         writer.add_rope_freq_base(theta * alpha ** (config.head_dim / (config.head_dim - 2)) if alpha != 1 else theta)
-    if family not in ("deepseek2", "gemma4", "mistral4", "kimi-linear") and getattr(config, "head_dim", None):
+    if family not in ("deepseek2", "gemma4", "mistral4", "minicpm3", "kimi-linear") and getattr(
+        config, "head_dim", None
+    ):
         writer.add_key_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     for key, value in pairs:
@@ -197,9 +215,9 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
     tensors = {}
     names = gguf.get_tensor_name_map(ARCHES[family], config.num_hidden_layers)
     state = model.state_dict()
-    for name, tensor in (
-        with_stacks(state) if family in ("gemma3n", "gemma4", "mistral4") else unpacked(state)
-    ).items():
+    stacked = family in ("gemma3n", "gemma4", "mistral4")
+    as_written = of_llama4 if family == "llama4" else with_stacks if stacked else unpacked
+    for name, tensor in as_written(state).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
@@ -207,7 +225,12 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             array = neighbors(array, config.num_attention_heads)
         if family in NEIGHBOURS and "k_proj" in name:
             array = neighbors(array, config.num_key_value_heads)
-        if norm_offset and "norm" in name and "linear_attn" not in name:
+        if "act_fn" in name:
+            continue  # in the metadata
+        if "query_key_value" in name:  # a head's queries, keys and values lie together
+            array = array.reshape(config.num_attention_heads, 3, -1, *array.shape[1:]).swapaxes(0, 1)
+            array = array.reshape(tensor.shape)
+        if norm_offset and "norm" in name and "linear_attn" not in name and name.endswith("weight"):
             array = array + norm_offset
         if family == "falcon-h1":
             array = scaled(name, array, config)
@@ -216,7 +239,7 @@ def write(model, path, family, change=lambda tensors: None, pairs=(), num_kv_hea
             parts = mamba(name, array)
         if family == "kimi-linear" and "self_attn" in name:
             parts = kimi_delta(name, array)
-        if "kv_b_proj" in name:  # heads' keys and values apart
+        if "kv_b_proj" in name and family != "minicpm3":  # heads' keys and values apart
             heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
             keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
             keys = np.ascontiguousarray(keys.swapaxes(1, 2))
@@ -350,6 +373,7 @@ def test_files_of_other_families_give_transformers_logits(name, tmp_path):
 
 EXPERTS = {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32}
 NOAUX = {"expert_gating_func": 2, "expert_weights_norm": True}
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")
 TIED = {"tie_word_embeddings": True}
 # Of newer families: oracle -> architecture, metadata besides sizes, changes of the oracle's config
 NEWER = {
@@ -410,6 +434,43 @@ NEWER = {
     "lfm2 moe": ("lfm2moe", {**EXPERTS, "expert_gating_func": 2, "shortconv.l_cache": 3}, TIED),
 }
 
+HALF = {"rope.dimension_count": 6}
+NEWER |= {
+    "starcoder2": ("starcoder2", {"attention.sliding_window": 9}),
+    "stablelm": ("stablelm", HALF),
+    "stablelm parallel": ("stablelm", HALF),
+    "gpt neox": ("gptneox", {**HALF, "use_parallel_residual": True}),
+    "gpt neox in turn": ("gptneox", {**HALF, "use_parallel_residual": False}),
+    "nemotron": ("nemotron", {"rope.dimension_count": 8}),
+    "jais2": ("jais2", {}),
+    "phi": ("phi2", HALF),
+    "phi moe": (
+        "phimoe",
+        {"expert_count": 6, "expert_used_count": 2, "attention.sliding_window": 9},
+        {"router_jitter_noise": 0.01},
+    ),
+    "llama4": (
+        "llama4",
+        {"expert_count": 4, "expert_used_count": 1, "expert_feed_forward_length": 80, "interleave_moe_layer_step": 2},
+        {"attention_chunk_size": 8192, "floor_scale": 8192, "no_rope_layer_interval": 4},
+    ),
+    "olmo": ("olmo", {"attention.clamp_kqv": 0.5}),
+    "apertus": (
+        "apertus",
+        {f"xielu.{name}": [value] * 3 for name, value in zip(XIELU, (0.3, 1.2, 0.5, -1e-6), strict=True)},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    ),
+    "minicpm3": (
+        "minicpm3",
+        {
+            "attention.q_lora_rank": 20,
+            "attention.kv_lora_rank": 24,
+            "attention.key_length": 20,
+            "rope.dimension_count": 8,
+        },
+        {"attention_bias": False, "v_head_dim": 12, "dim_model_base": 256},
+    ),
+}
 
 DELTA_NET = {
     "ssm.group_count": 2,
@@ -531,7 +592,11 @@ def test_files_of_newer_families_give_transformers_logits(name, tmp_path):
     heads = [0, 2, 0] if family in ("lfm2", "lfm2moe", "granitehybrid") else None  # recurrent layers have none
     heads = [2, 1, 2, 1, 2, 1, 1] if name == "gemma4 moe" else heads
     heads = [0, 0, 4, 0] if name == "kimi linear" else heads
-    pairs = [(f"{family}.{key}", value) for key, value in pairs.items()]
+    if family == "apertus":
+        for layer in model.model.layers:
+            for one in XIELU[:2]:
+                getattr(layer.mlp.act_fn, one).data.fill_(pairs[f"xielu.{one}"][0])
+    pairs = [(key if key.startswith("xielu") else f"{family}.{key}", value) for key, value in pairs.items()]
     path = write(model, tmp_path / "tiny.gguf", family, FREQUENCIES.get(family, lambda tensors: None), pairs, heads)
     assert error(Runner(path).logits(TOKENS, 40), oracle_logits(model, TOKENS)[-1:]) < 1e-4
 
@@ -650,5 +715,5 @@ def test_an_unknown_architecture_names_the_supported_ones(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, smollm3, arcee"):
+    with pytest.raises(ModelError, match="'rwkv7' is not supported; supported are llama, .*smollm3, arcee"):
         Runner(tmp_path / "tiny.gguf")

@@ -122,7 +122,7 @@ def test_a_broken_file_is_named(folder):
         ({"model_type": "bert"}, "'bert' is not supported; supported are llama, .*, mistral, .*, qwen2"),
         ({"model_type": "mamba"}, "'mamba' is not supported: the first Mamba's selective scan"),
         ({"model_type": None}, "is not supported"),
-        ({"model_type": "mistral_large4"}, "'mistral_large4' is not supported: the indexer of its sparse attention"),
+        ({"model_type": "mistral_large4"}, "'mistral_large4' is not supported: latents that layers share"),
         ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
         ({"model_type": "longcat_flash", "router_bias": True}, "router_bias"),
         ({"model_type": "longcat_flash", "zero_expert_type": "copy"}, "zero_expert_type 'copy'"),
@@ -140,6 +140,10 @@ def test_a_broken_file_is_named(folder):
         ({"hidden_size": None}, "not complete"),
         ({"model_type": "gemma3"}, "not complete.*text_config"),
         ({"model_type": "olmoe", "clip_qkv": 8.0}, "clip_qkv"),
+        ({"model_type": "phi", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "falcon", "alibi": True}, "alibi"),
+        ({"model_type": "starcoder2", "hidden_act": "selu"}, "hidden_act 'selu' is not supported; supported are relu2"),
         ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation 'relu' is not supported"),
@@ -404,3 +408,64 @@ def test_minimax_names_its_factors_otherwise_than_transformers(tmp_path):
     rewrite_config(tmp_path, lambda config: config.update(postnorm=False))
     with pytest.raises(ModelError, match="postnorm"):
         Runner(tmp_path)
+
+
+def test_the_released_mimo_config_names_layers_by_numbers(tmp_path):
+    def change(config):
+        kinds, sparse, ropes = (config.pop(key) for key in ("layer_types", "mlp_layer_types", "rope_parameters"))
+        config["hybrid_layer_pattern"] = [int(kind == "sliding_attention") for kind in kinds]
+        config["moe_layer_freq"] = [int(kind == "sparse") for kind in sparse]
+        config["sliding_window_size"] = config.pop("sliding_window") - 1
+        config["layernorm_epsilon"] = config.pop("rms_norm_eps")
+        full, local = ropes["full_attention"], ropes["sliding_attention"]
+        config |= {"rope_theta": full["rope_theta"], "swa_rope_theta": local["rope_theta"]}
+        config |= {"partial_rotary_factor": full["partial_rotary_factor"], "swa_num_key_value_heads": 4}
+
+    oracle("mimo v2 flash").save_pretrained(tmp_path)
+    expected = Runner(tmp_path).logits(TOKENS, 50)
+    rewrite_config(tmp_path, change)
+    assert torch.equal(Runner(tmp_path).logits(TOKENS, 50), expected)
+    rewrite_config(tmp_path, lambda config: config.update(swa_head_dim=32))
+    with pytest.raises(ModelError, match="swa_head_dim is not supported other than head_dim"):
+        Runner(tmp_path)
+
+
+def test_the_masks_in_old_gpt_neox_checkpoints_stay_unread(tmp_path):
+    model = oracle("gpt neox")
+    model.save_pretrained(tmp_path)
+    at = "gpt_neox.layers.1.attention"
+    masks = {f"{at}.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool), f"{at}.masked_bias": torch.tensor(-1e9)}
+    rewrite(tmp_path, lambda tensors: tensors.update(masks))
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_released_ax_k1_checkpoints_have_no_corrections_and_norms_behind_dense_layers(tmp_path):
+    model = oracle("a.x k1")
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            layer.mlp.gate.e_score_correction_bias.zero_()
+    model.save_pretrained(tmp_path)
+    corrections = [f"model.layers.{layer}.mlp.gate.e_score_correction_bias" for layer in (1, 2)]
+
+    def change(tensors):
+        for name in corrections:
+            del tensors[name]
+        tensors["model.layers.0.post_mlp_layernorm.weight"] = torch.ones(48)
+
+    rewrite(tmp_path, change)
+    assert error(Runner(tmp_path).logits(TOKENS, 50), oracle_logits(model, TOKENS)[-1:]) < 1e-4
+
+
+def test_phi_moe_scales_queries_and_keys_by_how_long_the_context_may_get(tmp_path):
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.0], "long_factor": [1.0, 2.0, 3.0, 5.0, 9.0, 17.0]}
+    scales = {"short_mscale": 1.2, "long_mscale": 1.4, "original_max_position_embeddings": 32}
+    model = oracle("phi moe", rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors, **scales})
+    model.save_pretrained(tmp_path)
+    short = Runner(tmp_path, max_model_len=32).logits(TOKENS[:32], 7)[-1:]
+    assert error(short, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    # long factors that are the short ones leave the other scale alone
+    rewrite_config(tmp_path, lambda config: config["rope_parameters"].update(long_factor=factors["short_factor"]))
+    model.config.rope_parameters["short_mscale"] = 1.4
+    long = Runner(tmp_path, max_model_len=64).logits(TOKENS[:32], 7)[-1:]
+    assert error(long, oracle_logits(model, TOKENS[:32])[-1:]) < 1e-4
+    assert error(long, short) > 1e-2

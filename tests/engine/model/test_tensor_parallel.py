@@ -136,6 +136,17 @@ def logits_of_ranks(folder, size, pieces):
         ("granite hybrid dense", 2),
         ("nemotron h", 2),
         ("falcon h1", 2),
+        ("mimo v2 flash", 4),
+        ("phi", 2),
+        ("gpt neox", 4),
+        ("falcon", 2),
+        ("falcon groups", 4),
+        ("minicpm3", 2),
+        ("nanochat", 2),
+        ("kolibri", 2),
+        ("a.x k1", 2),
+        ("flint", 2),
+        ("phi moe", 2),
     ],
 )
 def test_several_ranks_give_the_logits_of_one(name, size, tmp_path):
