@@ -55,7 +55,7 @@ def _inputs(
     order = torch.randperm(sum(widths), device=device, dtype=torch.int32)
     cache = torch.randn((len(order), 1, BLOCK_SIZE, row), device=device).bfloat16()
     table = torch.zeros((len(lens), max(widths)), dtype=torch.int32, device=device)
-    for s, blocks in enumerate(order.split(widths)):
+    for s, blocks in enumerate(torch.split(order, widths)):
         table[s, : len(blocks)] = blocks
     starts = torch.tensor([0, *torch.tensor(counts).cumsum(0)], dtype=torch.int32, device=device)
     layout = AttentionLayout(starts, torch.tensor(lens, dtype=torch.int32, device=device), table)
