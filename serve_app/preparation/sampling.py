@@ -81,7 +81,7 @@ def _allowed(ids: Sequence[int] | None, num_tokens: int) -> tuple[int, ...] | No
 def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...], ...]:
     """The tokens of each word at the beginning of a text and within one."""
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
-    return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
+    return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode_inner(spelling))))
 
 
 def _named(ids: Sequence[int], num_logprobs: int | None, num_tokens: int) -> tuple[int, ...]:
