@@ -96,7 +96,7 @@ def load_engine(model: ModelConfig, cache_key: bytes, host: str, ranks: RankStar
     special_ids = tuple(sorted(text.vocabulary.special_ids))
 
     def encode(data: bytes) -> list[int]:
-        return list(text.encode(data.decode("utf-8", "replace")))
+        return list(text.encode_inner(data.decode("utf-8", "replace")))
 
     vocabulary = Vocabulary(text.vocabulary.all_bytes, special_ids, text.eos_ids)
     executor: Executor

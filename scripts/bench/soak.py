@@ -64,7 +64,7 @@ def run_real_replica(parent: Connection, name: str) -> None:
     vocabulary = Vocabulary(text.vocabulary.all_bytes, tuple(sorted(text.vocabulary.special_ids)), text.eos_ids)
 
     def encode(data: bytes) -> list[int]:
-        return list(text.encode(data.decode("utf-8", "replace")))
+        return list(text.encode_inner(data.decode("utf-8", "replace")))
 
     async def serve() -> None:
         executor = load_executor(REAL, vocabulary, encode, cache_key=SECRET)

@@ -12,6 +12,7 @@ from engine.errors import RequestError
 __all__ = ["max_items", "validate"]
 
 MAX_FAULTS = 5  # reported at once
+OF_VALUES = ("Input should be ", "Unable to extract tag ", "Input tag ")  # faults of a value, which is shown
 CONSTANTS = {None: "null", True: "true", False: "false"}
 # pydantic's type names -> JSON's
 PLAIN = (
@@ -122,7 +123,7 @@ def _message(message: str, value: Any) -> str:
     text = text if text != message else message[0].lower() + message[1:]
     for pydantic, plain in PLAIN:
         text = re.sub(pydantic, plain, text)
-    if message.startswith("Input should be "):
+    if message.startswith(OF_VALUES):
         shown = CONSTANTS.get(value, repr(value)) if isinstance(value, bool | None) else repr(value)
         return f"must be {text}, not {shown if len(shown) <= 40 else type(value).__name__}"
     return text

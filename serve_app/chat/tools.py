@@ -1,5 +1,6 @@
 """Adapter of tools and tool_choice, and of the older functions and function_call, to neutral ones."""
 
+from engine.errors import RequestError
 from serve_app.api import requests as wire
 from serve_app.api.requests import AllowedTools, ChatOptions, Function, FunctionName, NamedTool
 from serve_app.request.conversation import Tool, ToolChoice
@@ -23,6 +24,9 @@ def neutral_tool(tool: wire.Tool) -> Tool:
 
 
 def tool_choice(chat: ChatOptions) -> ToolChoice:
+    """Raises RequestError."""
+    if isinstance(chat.function_call, FunctionName) and not chat.functions:
+        raise RequestError("function_call: there are no functions to choose from", param="function_call")
     choice = chat.function_call if chat.functions else chat.tool_choice
     match choice:
         case None | "auto":

@@ -13,6 +13,7 @@ from engine.checkpoint.gguf_file import read_metadata
 from engine.checkpoint.source import resolve
 from engine.errors import ModelError
 from serve_app.model.gguf_tokenizer import build_gguf_tokenizer
+from serve_app.model.inner_text import inner_tokenizer
 from serve_app.model.pretokenizers import TIKTOKEN_CUTS, pre_tokenizer
 from serve_app.model.template import ChatTemplate, compile_template
 from serve_app.text.reasoning_parser import REASONING_FORMATS, ReasoningFormat, find_reasoning_format
@@ -41,6 +42,7 @@ class SamplingDefaults(msgspec.Struct, frozen=True):
 class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the id in answers
     tokenizer: Tokenizer
+    inner_tokenizer: Tokenizer  # of text that follows other text
     vocabulary: Vocabulary
     marked_vocabulary: Vocabulary  # the same, with the markers of reasoning and tool calls shown
     reasoning_format: ReasoningFormat | None
@@ -54,6 +56,10 @@ class TextModel(msgspec.Struct, frozen=True, kw_only=True):
     def encode(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Token ids. Releases the GIL, which `Tokenizer.encode` does not."""
         return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    def encode_inner(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that follows another, as parts of an answer do: no space is added before it."""
+        return tuple(self.inner_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def with_template(self, source: str) -> ChatTemplate:
         """Another chat template with this model's special tokens. Its errors show when it is rendered."""
@@ -89,6 +95,7 @@ def build_text_model(model: ModelConfig, files: ModelFiles) -> TextModel:
     return TextModel(
         name=model.name,
         tokenizer=files.tokenizer,
+        inner_tokenizer=inner_tokenizer(files.tokenizer),
         vocabulary=vocabulary,
         marked_vocabulary=vocabulary.showing((*tool_call_format.markers, *markers)),
         reasoning_format=reasoning_format,

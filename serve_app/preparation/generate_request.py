@@ -157,7 +157,7 @@ def _reasoning_ends(parse: ParseRules | None, model: TextModel) -> tuple[int, ..
     """The end marker of reasoning, before the answer's content; () if there is no reasoning."""
     if parse is None or parse.reasoning is None or parse.position == "after" or parse.is_harmony:
         return ()  # the grammar has the channels
-    return model.encode(parse.reasoning.closes)
+    return model.encode_inner(parse.reasoning.closes)
 
 
 def _reasoning_opens(parse: ParseRules | None, model: TextModel) -> tuple[int, ...]:
@@ -179,7 +179,7 @@ def _reasoning_limit(budget: int, parse: ParseRules | None, model: TextModel) ->
         return None
     begins_inside = parse.position == "inside" or parse.reasoning.always
     begins = () if begins_inside else model.encode(parse.reasoning.opens)
-    ends = model.encode(parse.reasoning.closes)
+    ends = model.encode_inner(parse.reasoning.closes)
     return ReasoningBudget(budget, ends, begins)
 
 

@@ -100,7 +100,7 @@ class GrammarValidator:
             tuple(sorted(words.special_ids)),
             model.eos_ids,
             words.num_tokens,
-            model.tokenizer.to_str(),
+            model.inner_tokenizer.to_str(),
         )
         data = msgspec.msgpack.encode(source)
         key = sha256(data).hexdigest()

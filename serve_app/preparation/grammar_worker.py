@@ -21,7 +21,7 @@ class TableSource(msgspec.Struct, frozen=True, array_like=True):
     special_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
     vocab_size: int
-    tokenizer: str  # as JSON
+    tokenizer: str  # of text that follows other text, as JSON
 
 
 class GrammarToCheck(msgspec.Struct, frozen=True, array_like=True):

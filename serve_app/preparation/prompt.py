@@ -15,7 +15,7 @@ def check_text_fits(text: str, limits: LengthLimits, model: TextModel, context_l
 
 
 def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -> tuple[int, ...]:
-    """The prompt after truncation; -1 leaves room for max_tokens, or for one token."""
+    """The prompt after truncation; -1 leaves room for max_tokens, or for min_tokens, at least one."""
     keep = limits.truncate_prompt
     if keep is None:
         return prompt
@@ -25,7 +25,7 @@ def truncated(prompt: tuple[int, ...], limits: LengthLimits, context_len: int) -
             param="truncate_prompt_tokens",
         )
     if keep < 0:
-        keep = max(1, context_len - (limits.max_tokens or 1))
+        keep = max(1, context_len - (limits.max_tokens or max(1, limits.min_tokens)))
     return prompt[-keep:] if limits.truncation_side == "left" else prompt[:keep]
 
 
@@ -41,6 +41,11 @@ def max_answer_tokens(num_prompt: int, limits: LengthLimits, context_len: int) -
     if num_prompt >= context_len:
         raise _too_long(str(num_prompt), context_len, limits.prompt_field)
     room = context_len - num_prompt
+    if limits.min_tokens > room:
+        raise RequestError(
+            f"min_tokens is {limits.min_tokens}, and the prompt leaves room for {room} in the model's context",
+            param="min_tokens",
+        )
     return room if wanted is None else min(wanted, room)
 
 

@@ -36,7 +36,7 @@ def sampling_params(
     check_ids("stop_token_ids", request.stop_token_ids, num_tokens)
     return SamplingParams(
         max_tokens=max_tokens,
-        min_tokens=min(options.lengths.min_tokens, max_tokens),
+        min_tokens=options.lengths.min_tokens,
         temperature=0.0 if temperature < GREEDY else max(temperature, COLDEST),
         top_p=defaults.top_p if request.top_p is None else max(request.top_p, LEAST_TOP_P),
         top_k=min(max(top_k, 0), num_tokens),
@@ -81,7 +81,7 @@ def _allowed(ids: Sequence[int] | None, num_tokens: int) -> tuple[int, ...] | No
 def _bad_words(words: Iterable[str], model: TextModel) -> tuple[tuple[int, ...], ...]:
     """The tokens of each word at the beginning of a text and within one."""
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
-    return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode(spelling))))
+    return tuple(dict.fromkeys(tokens for spelling in spellings if (tokens := model.encode_inner(spelling))))
 
 
 def _named(ids: Sequence[int], num_logprobs: int | None, num_tokens: int) -> tuple[int, ...]:

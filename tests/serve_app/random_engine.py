@@ -16,7 +16,11 @@ __all__ = ["RandomExecutor", "random_engine", "table_of"]
 def table_of(model: TextModel) -> TokenTable:
     words = model.vocabulary
     vocabulary = Vocabulary(words.all_bytes, tuple(sorted(words.special_ids)), model.eos_ids)
-    return TokenTable(vocabulary, words.num_tokens, lambda data: list(model.encode(data.decode("utf-8", "replace"))))
+
+    def encode(data: bytes) -> list[int]:
+        return list(model.encode_inner(data.decode("utf-8", "replace")))
+
+    return TokenTable(vocabulary, words.num_tokens, encode)
 
 
 class RandomExecutor(Executor):

@@ -75,6 +75,9 @@ def fault(answer, status):
         ({"max_completion_tokens": 513, "max_tokens": 5}, "max_completion_tokens"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"min_tokens": 9, "max_tokens": 5}, "min_tokens"),
+        ({"min_tokens": 500}, "min_tokens"),  # the context has 512, and the prompt some
+        ({"min_tokens": 500, "max_tokens": 512}, "min_tokens"),
+        ({"min_tokens": 10**18}, "min_tokens"),
         ({"stop_token_ids": [10**6]}, "stop_token_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"stop_token_ids": ["1"]}, "stop_token_ids.0"),

@@ -83,6 +83,19 @@ def toy_model(
     return msgspec.structs.replace(model, **changes)
 
 
+def sentencepiece_model(name: str = "toy", template: str = CHATML) -> TextModel:
+    """A model whose tokenizer adds a space before a text."""
+    files = ModelFiles(
+        tokenizer=build_gguf_tokenizer(sentencepiece_metadata()),
+        template=template,
+        template_variables={},
+        eos_ids=(2,),
+        defaults=SamplingDefaults(),
+        trained_context_len=512,
+    )
+    return build_text_model(ModelConfig(served_model_name=name, model="unused"), files)
+
+
 def byte_tokens(text: str) -> tuple[int, ...]:
     """The text as one token per byte, for toy_model."""
     return tuple(4 + byte for byte in text.encode())

@@ -18,6 +18,15 @@ from serve_app.api.validation import validate
         ({"n": 1.5}, "n: must be an integer, not 1.5"),
         ({"temperature": True}, "temperature: must be a number, not true"),
         ({"tool_choice": "any"}, "tool_choice: must be 'none', 'auto' or 'required', not 'any'"),
+        (
+            {"tool_choice": {"type": "any"}},
+            "tool_choice: must be 'none', 'auto' or 'required' or an object whose type is one of 'function', "
+            "'allowed_tools', not {'type': 'any'}",
+        ),
+        (
+            {"tool_choice": {"name": "f"}},
+            "tool_choice: must be 'none', 'auto' or 'required' or an object with a type, not {'name': 'f'}",
+        ),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function: field required"),
         ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name: field required"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools: field required"),

@@ -86,6 +86,8 @@ async def test_calls_and_results_of_earlier_turns_are_read():
         ({"functions": [{}]}, "functions.0.name"),
         ({"functions": [FUNCTION], "function_call": {"name": "no"}}, "function_call"),
         ({"functions": [FUNCTION], "function_call": "required"}, "function_call"),
+        ({"function_call": {"name": "no"}}, "function_call"),
+        ({"tools": [WEATHER], "function_call": {"name": "get_weather"}}, "function_call"),
     ],
 )
 async def test_wrong_functions_are_named(fields, param):

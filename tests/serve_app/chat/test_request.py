@@ -156,3 +156,9 @@ def test_what_the_template_refuses_is_told():
     model = toy_model(template="{{ raise_exception('only users speak here') }}")
     with pytest.raises(RequestError, match="only users speak here"):
         prepare(model)
+
+
+def test_a_prompt_that_is_cut_to_fit_leaves_room_for_the_shortest_answer():
+    fields = {"messages": [{"role": "user", "content": "x" * 600}], "truncate_prompt_tokens": -1}
+    request = prepare(min_tokens=100, **fields).request
+    assert (len(request.prompt), request.sampling.min_tokens, request.sampling.max_tokens) == (412, 100, 100)

@@ -8,7 +8,7 @@ from engine.types import Grammar, RequestOutput
 from tests.serve_app.chat.test_tools import THINKING, WEATHER
 from tests.serve_app.random_engine import random_engine
 from tests.serve_app.scripted import ScriptedClient, build_app, chat, config, events, says, serving, talking_to
-from tests.serve_app.toy import byte_tokens, toy_model
+from tests.serve_app.toy import byte_tokens, sentencepiece_model, toy_model
 
 URL = "/v1/chat/completions"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -110,6 +110,27 @@ async def test_a_grammar_that_compiles_and_yet_cannot_be_followed_is_the_clients
     await client.close()
     fault = answer.json()["error"]
     assert (answer.status_code, fault["code"], fault["param"]) == (400, 400, "guided_regex"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ({"guided_regex": "hello"}, "hello"),
+        ({"guided_choice": ["hello world"]}, "hello world"),
+        ({"guided_json": {"const": {"hello": "world"}}}, '"hello"'),
+        ({"structured_outputs": {"json": {"const": "hello world"}, "fit": True}}, '"hello world"'),
+        ({"tools": [WEATHER], "tool_choice": "required"}, None),
+    ],
+)
+async def test_text_that_a_form_forces_is_followed_where_the_tokenizer_adds_a_space_before_a_text(fields, content):
+    model = sentencepiece_model()
+    client = AsyncEngine(random_engine(model))
+    async with talking_to(build_app(client, config(), {"toy": model})) as http:
+        answer = await http.post(URL, json=chat(seed=1, **fields))
+    await client.close()
+    assert answer.status_code == 200, answer.text
+    message = answer.json()["choices"][0]["message"]
+    assert content in message["content"] if content is not None else message["tool_calls"]
 
 
 ALTERNATIVES = {

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.serve_app.scripted import ScriptedClient, chat, says, serving
-from tests.serve_app.toy import toy_model
+from tests.serve_app.toy import sentencepiece_model, toy_model
 
 LONG = 100_000
 MODELS = {"toy": toy_model(max_model_len=LONG)}
@@ -36,3 +36,11 @@ async def test_prompts_log_probabilities_are_bounded_by_their_product():
         answer = await http.post("/v1/completions", json={"prompt": [5] * 60_000, "prompt_logprobs": 20})
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["param"] == "prompt_logprobs" and "1200000" in error["message"]
+
+
+async def test_bad_words_are_banned_within_a_text_where_the_tokenizer_adds_a_space_before_one():
+    client, model = ScriptedClient(says("ok")), sentencepiece_model()
+    async with serving(client, models={"toy": model}) as http:
+        await http.post("/v1/chat/completions", json=chat(bad_words=["hello"]))
+    banned = client.requests[0].sampling.bad_words
+    assert [b"".join(model.vocabulary.all_bytes[token] for token in word) for word in banned] == [b"hello", b" hello"]
