@@ -8,7 +8,9 @@ the rarest kind (as many as the most frequent one, where that is less than half 
 
 from typing import NamedTuple
 
-from engine.arch.layer_spec import DenseMlp, LatentAttention, LayerSpec, SelfAttention, ShortConv
+from engine.arch.feed_forward_spec import DenseMlp
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import LatentAttention, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.cache.cache_layout import CacheGroup, CacheLayout

@@ -5,18 +5,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from engine.arch.layer_spec import (
-    DenseMlp,
-    FeedForward,
-    LayerSpec,
-    Mamba2,
-    Mixer,
-    MoE,
-    Norms,
-    Router,
-    SelfAttention,
-    UngatedMlp,
-)
+from engine.arch.feed_forward_spec import DenseMlp, FeedForward, MoE, Router, UngatedMlp
+from engine.arch.layer_spec import LayerSpec, Norms
+from engine.arch.mixer_spec import Mamba2, Mixer, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import gguf_scaling, scaled_context_len

@@ -5,18 +5,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from engine.arch.layer_spec import (
-    Activation,
-    DenseMlp,
-    FeedForward,
-    LayerSpec,
-    Mixer,
-    MoE,
-    Norms,
-    Router,
-    SelfAttention,
-    UngatedMlp,
-)
+from engine.arch.feed_forward_spec import Activation, DenseMlp, FeedForward, MoE, Router, UngatedMlp
+from engine.arch.layer_spec import LayerSpec, Norms
+from engine.arch.mixer_spec import Mixer, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import ProportionalScaling, Rope
 from engine.arch.rope_config import hub_rope, hub_scaling, scaled_context_len

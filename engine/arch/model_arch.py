@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import AltUp, LatentAttention, LayerSpec, PerLayerEmbedding, Recurrent, SelfAttention
+from engine.arch.layer_spec import AltUp, LayerSpec, PerLayerEmbedding
+from engine.arch.mixer_spec import LatentAttention, Recurrent, SelfAttention
 
 __all__ = ["ModelArch"]
 

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from engine.arch.layer_spec import Mixer, ParallelHeads, SelfAttention
+from engine.arch.mixer_spec import Mixer, ParallelHeads, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.cache_spec import PageSpec, StateSpec, page_spec, state_specs
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.arch.layer_spec import (
+from engine.arch.mixer_spec import (
     GatedDeltaNet,
     KimiDeltaAttention,
     LatentAttention,

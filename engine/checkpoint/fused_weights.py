@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
+from engine.arch.feed_forward_spec import DenseMlp, MoE
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix

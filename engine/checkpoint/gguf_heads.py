@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.arch.gguf_config import GgufFamily
-from engine.arch.layer_spec import GatedDeltaNet, Mixer, SelfAttention
+from engine.arch.mixer_spec import GatedDeltaNet, Mixer, SelfAttention
 from engine.errors import ModelError
 
 __all__ = ["hub_columns", "hub_rows"]

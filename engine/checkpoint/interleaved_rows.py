@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import LatentAttention, Mixer, SelfAttention, rope_of
+from engine.arch.mixer_spec import LatentAttention, Mixer, SelfAttention, rope_of
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix

@@ -2,16 +2,15 @@
 
 import msgspec
 
-from engine.arch.layer_spec import (
-    FeedForward,
+from engine.arch.feed_forward_spec import FeedForward, MoE
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import (
     GatedDeltaNet,
     KimiDeltaAttention,
     LatentAttention,
-    LayerSpec,
     LightningAttention,
     Mamba2,
     Mixer,
-    MoE,
     ParallelHeads,
     SelfAttention,
     ShortConv,

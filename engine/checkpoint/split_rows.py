@@ -6,15 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import (
-    GatedDeltaNet,
-    LayerSpec,
-    LightningAttention,
-    Mamba2,
-    ParallelHeads,
-    SelfAttention,
-    ShortConv,
-)
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import GatedDeltaNet, LightningAttention, Mamba2, ParallelHeads, SelfAttention, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 from engine.checkpoint.matrix import Matrix, cut, select_rows

@@ -1,6 +1,8 @@
 """Weights that some checkpoints have and that nothing reads: the model would give the same with others."""
 
-from engine.arch.layer_spec import LayerSpec, LightningAttention, MoE
+from engine.arch.feed_forward_spec import MoE
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import LightningAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.layer_names import layer_index
 

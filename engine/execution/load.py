@@ -16,7 +16,9 @@ from functools import partial
 import torch
 
 from configs.schema import EngineConfig, ModelConfig
-from engine.arch.layer_spec import DenseMlp, LayerSpec, MoE, SelfAttention
+from engine.arch.feed_forward_spec import DenseMlp, MoE
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.cache.cache_layout import CacheLayout
 from engine.cache.kv_cache import KVCache

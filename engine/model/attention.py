@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.model.forward_batch import LayerBatch
 from engine.model.kv_scales import take_kv_scale
 from engine.model.layer_weights import LayerWeights

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import source_layer
+from engine.arch.mixer_spec import source_layer
 from engine.arch.model_arch import ModelArch
 from engine.cache.kv_cache import KVCache
 from engine.checkpoint.matrix import Matrix

@@ -4,15 +4,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet as DeltaSpec
-from engine.arch.layer_spec import KimiDeltaAttention as KimiDeltaSpec
-from engine.arch.layer_spec import LatentAttention as LatentSpec
 from engine.arch.layer_spec import LayerSpec
-from engine.arch.layer_spec import LightningAttention as LightningSpec
-from engine.arch.layer_spec import Mamba2 as MambaSpec
-from engine.arch.layer_spec import Mixer as LayerMixer
-from engine.arch.layer_spec import ParallelHeads as ParallelSpec
-from engine.arch.layer_spec import ShortConv as ConvSpec
+from engine.arch.mixer_spec import GatedDeltaNet as DeltaSpec
+from engine.arch.mixer_spec import KimiDeltaAttention as KimiDeltaSpec
+from engine.arch.mixer_spec import LatentAttention as LatentSpec
+from engine.arch.mixer_spec import LightningAttention as LightningSpec
+from engine.arch.mixer_spec import Mamba2 as MambaSpec
+from engine.arch.mixer_spec import Mixer as LayerMixer
+from engine.arch.mixer_spec import ParallelHeads as ParallelSpec
+from engine.arch.mixer_spec import ShortConv as ConvSpec
 from engine.model.attention import Attention
 from engine.model.feed_forward import feed_forward
 from engine.model.forward_batch import LayerBatch

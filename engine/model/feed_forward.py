@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import DenseMlp, FeedForward, MoE, UngatedMlp
+from engine.arch.feed_forward_spec import DenseMlp, FeedForward, MoE, UngatedMlp
 from engine.checkpoint.matrix import stacked
 from engine.model.layer_weights import LayerWeights
 from engine.model.router import Router

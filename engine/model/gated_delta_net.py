@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import GatedDeltaNet as Spec
+from engine.arch.mixer_spec import GatedDeltaNet as Spec
 from engine.checkpoint.shard import Shard
 from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights

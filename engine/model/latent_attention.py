@@ -8,7 +8,7 @@ of tokens, so that a token's bits do not depend on its chunk.
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import LatentAttention as Spec
+from engine.arch.mixer_spec import LatentAttention as Spec
 from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from engine.model.query_scaling import scale_queries, scaling_table

@@ -6,7 +6,7 @@ It is a selective scan whose decay does not depend on the token: S = decay * S +
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import LightningAttention as Spec
+from engine.arch.mixer_spec import LightningAttention as Spec
 from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from kernels.selective_scan.gates import ScanGates

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import LayerSpec, MoE, SelfAttention
+from engine.arch.feed_forward_spec import MoE
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import SelfAttention
 from engine.checkpoint.shard import Shard
 from engine.model.layer_weights import LayerWeights
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import QueryScaling
+from engine.arch.mixer_spec import QueryScaling
 
 __all__ = ["scale_queries", "scaling_table"]
 

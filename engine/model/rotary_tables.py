@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import SelfAttention, rope_of
+from engine.arch.mixer_spec import SelfAttention, rope_of
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import LongScaling, Rope, amplitude, frequencies
 from engine.checkpoint.weights import Weights

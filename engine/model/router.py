@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import Router as Spec
+from engine.arch.feed_forward_spec import Router as Spec
 from engine.model.layer_weights import LayerWeights
 from kernels.experts.routing import RouterSpec
 from kernels.rms_norm.reference import rms_norm

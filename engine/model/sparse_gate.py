@@ -5,7 +5,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import DenseMlp
+from engine.arch.feed_forward_spec import DenseMlp
 from engine.model.layer_weights import LayerWeights
 
 __all__ = ["SparseGate"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import TokenIndexer as Spec
+from engine.arch.mixer_spec import TokenIndexer as Spec
 from engine.model.forward_batch import LayerBatch
 from engine.model.layer_weights import LayerWeights
 from kernels.paged_attention.spec import AttentionLayout

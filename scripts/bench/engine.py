@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import CacheConfig, EngineConfig, ModelConfig
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.checkpoint.open import read_arch
 from engine.checkpoint.source import resolve

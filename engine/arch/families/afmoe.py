@@ -4,7 +4,7 @@ import msgspec
 
 from engine.arch.families.deepseek import dense_first
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, windowed, windows
-from engine.arch.layer_spec import OutputGate
+from engine.arch.mixer_spec import OutputGate
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

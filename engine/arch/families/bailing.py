@@ -3,7 +3,7 @@
 from engine.arch.families.deepseek import dense_first, latent_attention
 from engine.arch.families.kimi import deepseek_keys
 from engine.arch.hub_config import Config, HubFamily, decoder
-from engine.arch.layer_spec import KimiDeltaAttention, OutputGate
+from engine.arch.mixer_spec import KimiDeltaAttention, OutputGate
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

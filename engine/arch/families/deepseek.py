@@ -8,8 +8,10 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import FeedForward, MoE, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, rope_of, windowed, windows
-from engine.arch.layer_spec import FeedForward, LatentAttention, LayerSpec, MoE, Router, TokenIndexer
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import LatentAttention, TokenIndexer
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import YarnScaling
 from engine.arch.rope_config import hub_rope

@@ -1,8 +1,9 @@
 """Baidu's ERNIE models."""
 
 from engine.arch import gguf_config as gguf
+from engine.arch.feed_forward_spec import FeedForward, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, Router, SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]

@@ -5,7 +5,7 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.deepseek import dense_first
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, windowed, windows
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]

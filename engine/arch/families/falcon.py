@@ -5,7 +5,8 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import mamba2
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, layer_norm, ungated
-from engine.arch.layer_spec import Norms, ParallelHeads
+from engine.arch.layer_spec import Norms
+from engine.arch.mixer_spec import ParallelHeads
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

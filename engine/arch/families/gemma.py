@@ -7,7 +7,7 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, window_rope, windowed, windows
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.errors import ModelError

@@ -7,8 +7,9 @@ import msgspec
 from engine.arch import gguf_config as gguf
 from engine.arch.families.gemma4 import GGUF_NAMES, gguf_per_layer_embedding, kv_sources, per_layer_embedding
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import DenseMlp
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, window_rope
-from engine.arch.layer_spec import AltUp, DenseMlp
+from engine.arch.layer_spec import AltUp
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.errors import ModelError

@@ -7,8 +7,10 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import DenseMlp, FeedForward, Router
 from engine.arch.hub_config import Config, HubFamily, activation_of, attention, decoder, dense, experts
-from engine.arch.layer_spec import DenseMlp, FeedForward, LayerSpec, PerLayerEmbedding, Router, SelfAttention
+from engine.arch.layer_spec import LayerSpec, PerLayerEmbedding
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.arch.rope_config import hub_scaling

@@ -7,8 +7,10 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import FeedForward, MoE, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windows
-from engine.arch.layer_spec import FeedForward, Mamba2, Mixer, MoE, Norms, Router, SelfAttention
+from engine.arch.layer_spec import Norms
+from engine.arch.mixer_spec import Mamba2, Mixer, SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB"]

@@ -3,8 +3,9 @@
 from engine.arch import gguf_config as gguf
 from engine.arch.families.deepseek import dense_first, latent_attention
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import FeedForward, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts
-from engine.arch.layer_spec import FeedForward, Router, SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope_config import hub_rope
 

@@ -6,7 +6,7 @@ from engine.arch import gguf_config as gguf
 from engine.arch.families.deepseek import dense_first, gguf_latent_attention, latent_attention
 from engine.arch.families.mistral import MIXTRAL_NAMES
 from engine.arch.hub_config import Config, HubFamily, decoder
-from engine.arch.layer_spec import KimiDeltaAttention, Mixer
+from engine.arch.mixer_spec import KimiDeltaAttention, Mixer
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

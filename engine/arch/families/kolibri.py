@@ -2,8 +2,8 @@
 
 import msgspec
 
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import Router
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["HUB"]

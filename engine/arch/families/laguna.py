@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import (
     Config,
     HubFamily,
@@ -13,7 +14,7 @@ from engine.arch.hub_config import (
     window_rope,
     windows,
 )
-from engine.arch.layer_spec import OutputGate, Router
+from engine.arch.mixer_spec import OutputGate
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

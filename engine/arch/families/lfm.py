@@ -6,8 +6,9 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import FeedForward, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope
-from engine.arch.layer_spec import FeedForward, Mixer, OutputGate, Router, ShortConv
+from engine.arch.mixer_spec import Mixer, OutputGate, ShortConv
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from engine.arch import gguf_config as gguf
+from engine.arch.feed_forward_spec import Router, UngatedMlp
 from engine.arch.hub_config import (
     Config,
     HubFamily,
@@ -19,7 +20,7 @@ from engine.arch.hub_config import (
     windowed,
     windows,
 )
-from engine.arch.layer_spec import QueryScaling, Router, SelfAttention, UngatedMlp
+from engine.arch.mixer_spec import QueryScaling, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

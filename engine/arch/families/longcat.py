@@ -3,8 +3,9 @@
 import msgspec
 
 from engine.arch.families.deepseek import latent_attention
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import Config, HubFamily, decoder, dense, experts
-from engine.arch.layer_spec import LayerSpec, Router
+from engine.arch.layer_spec import LayerSpec
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

@@ -4,8 +4,10 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.mistral import MIXTRAL_NAMES
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, experts
-from engine.arch.layer_spec import LightningAttention, NormedResidual, Router
+from engine.arch.layer_spec import NormedResidual
+from engine.arch.mixer_spec import LightningAttention
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

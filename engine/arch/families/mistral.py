@@ -4,8 +4,9 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.deepseek import dense_first, gguf_latent_attention, latent_attention
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, windowed, windows
-from engine.arch.layer_spec import QueryScaling, Router
+from engine.arch.mixer_spec import QueryScaling
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope_config import hub_rope
 

@@ -5,8 +5,10 @@ experts.
 from engine.arch import gguf_config as gguf
 from engine.arch.families.granite import step_limit
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import FeedForward, MoE, Router, UngatedMlp
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, layer_norm, ungated
-from engine.arch.layer_spec import FeedForward, LayerSpec, Mamba2, Mixer, MoE, Router, UngatedMlp
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import Mamba2, Mixer
 from engine.arch.model_arch import ModelArch
 from engine.errors import ModelError
 

@@ -4,8 +4,9 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope, windowed, windows
-from engine.arch.layer_spec import GatedDeltaNet, Router, SelfAttention
+from engine.arch.mixer_spec import GatedDeltaNet, SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.errors import ModelError

@@ -4,6 +4,7 @@ import msgspec
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import Router
 from engine.arch.hub_config import (
     Config,
     HubFamily,
@@ -16,7 +17,6 @@ from engine.arch.hub_config import (
     windowed,
     windows,
 )
-from engine.arch.layer_spec import Router
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import LongScaling
 from engine.arch.rope_config import hub_rope

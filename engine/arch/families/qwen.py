@@ -2,8 +2,9 @@
 
 from engine.arch import gguf_config as gguf
 from engine.arch.families.llama import biases
+from engine.arch.feed_forward_spec import DenseMlp, FeedForward, Router
 from engine.arch.hub_config import Config, HubFamily, attention, decoder, dense, experts, window_rope, windowed, windows
-from engine.arch.layer_spec import DenseMlp, FeedForward, GatedDeltaNet, Mixer, OutputGate, Router
+from engine.arch.mixer_spec import GatedDeltaNet, Mixer, OutputGate
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["GGUF", "HUB", "sparse_layers"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from engine.arch.layer_spec import SelfAttention
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 
 __all__ = ["time_engine_peers"]

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from engine.arch.layer_spec import DenseMlp, LayerSpec, SelfAttention
+from engine.arch.feed_forward_spec import DenseMlp
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import SelfAttention
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.cache.cache_layout import CacheLayout

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.arch.hub import arch_from_hub
-from engine.arch.layer_spec import KimiDeltaAttention, LatentAttention
+from engine.arch.mixer_spec import KimiDeltaAttention, LatentAttention
 from engine.errors import ModelError
 
 CONFIG = {

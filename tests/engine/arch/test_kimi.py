@@ -2,8 +2,9 @@
 
 import pytest
 
+from engine.arch.feed_forward_spec import DenseMlp, MoE
 from engine.arch.hub import arch_from_hub
-from engine.arch.layer_spec import DenseMlp, KimiDeltaAttention, LatentAttention, MoE
+from engine.arch.mixer_spec import KimiDeltaAttention, LatentAttention
 from engine.errors import ModelError
 
 SIZES = {

@@ -4,15 +4,9 @@ import msgspec
 import pytest
 import torch
 
-from engine.arch.layer_spec import (
-    DenseMlp,
-    GatedDeltaNet,
-    KimiDeltaAttention,
-    LatentAttention,
-    LayerSpec,
-    SelfAttention,
-    TokenIndexer,
-)
+from engine.arch.feed_forward_spec import DenseMlp
+from engine.arch.layer_spec import LayerSpec
+from engine.arch.mixer_spec import GatedDeltaNet, KimiDeltaAttention, LatentAttention, SelfAttention, TokenIndexer
 from engine.arch.model_arch import ModelArch
 from engine.arch.rope import Rope
 from engine.cache.cache_layout import CacheGroup, CacheLayout, longest_sequence
