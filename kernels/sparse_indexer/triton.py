@@ -49,7 +49,7 @@ def choose_tokens(q_THD: Tensor, weight_TH: Tensor, cache: Tensor, layout: Atten
         scores_TC = torch.empty((count, most), dtype=torch.float32, device=q_THD.device)
         _scores[count, triton.cdiv(most, config["BLOCK_N"])](
             q_THD, weight_TH, cache, layout.query_starts, layout.seq_lens_S, layout.block_table_SW, scores_TC,
-            first, num_seqs, width, most, HEADS=num_heads, D=dim, ROW=row_dim, PAGE=block_size, **config,
+            first, num_seqs, width, most, top_k, HEADS=num_heads, D=dim, ROW=row_dim, PAGE=block_size, **config,
         )  # fmt: skip
         best, found_TK = scores_TC.topk(num_chosen, sorted=False)
         found_TK = found_TK.masked_fill(best == -torch.inf, most).sort().values
@@ -113,20 +113,20 @@ def _index_rotary(
     tl.store(to + half + i, (second * cosine + first * sine).to(cache.dtype.element_ty), mask=i < half)
 
 
-@triton.jit(do_not_specialize=["first", "num_seqs", "width", "most"])
+@triton.jit(do_not_specialize=["first", "num_seqs", "width", "most", "top_k"])
 def _scores(
-    q, weights, cache, starts, lens, table, scores, first, num_seqs, width, most,
+    q, weights, cache, starts, lens, table, scores, first, num_seqs, width, most, top_k,
     HEADS: tl.constexpr, D: tl.constexpr, ROW: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """[row, tile of keys]. Of keys that the row does not see the score is -inf."""
+    """[row, tile of keys]. Of keys that the row does not see the score is -inf; where it may choose all, else 0."""
     row = first + tl.program_id(0)
     seq, position = owner_of(row, starts, lens, num_seqs)
     key = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     there = key <= position
     d = tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_N], tl.float32)
-    if tl.program_id(1) * BLOCK_N <= position:
+    if (tl.program_id(1) * BLOCK_N <= position) & (position >= top_k):
         page = tl.load(table + seq.to(tl.int64) * width + key // PAGE, mask=there, other=0).to(tl.int64)
         slot = (page * PAGE + key % PAGE) * ROW + ROW - D
         keys = tl.load(cache + slot[:, None] + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)

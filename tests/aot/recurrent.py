@@ -59,7 +59,7 @@ def _indexers():
     """DeepSeek-V3.2's, whose cached row is 512 + 64 + 128 numbers."""
     heads, dim, rope_dim, row = 64, 128, 64, 704
     ints = dict.fromkeys(("starts", "lens", "table"), "*i32")
-    sizes = dict.fromkeys(("first", "num_seqs", "width", "most"), "i32")
+    sizes = dict.fromkeys(("first", "num_seqs", "width", "most", "top_k"), "i32")
     norms = dict.fromkeys(("norm_weight", "norm_bias", "cos_sin"), "*fp32")
     shape = {"HEADS": heads, "D": dim, "ROW": row}
     return {
