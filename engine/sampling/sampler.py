@@ -88,10 +88,13 @@ class Sampler:
         if not states:
             return Sampling(scheduled, [], logits_RV.new_empty(0, dtype=torch.int64), _no_logprobs, scores, ())
         allowed_RV = logits_RV if bits is None else self._kernels.allow_bits(logits_RV, to_device(bits, self._device))
+        is_limited = any(state.allowed is not None for state in states)
+        if is_limited:
+            limited_RV = self._limit(allowed_RV, states)
+            allowed_RV = limited_RV if bits is None else _unless_empty(limited_RV, allowed_RV)
         filtered_RV = self._filter(allowed_RV, states)
-        if bits is not None:  # where bans leave nothing that the grammar allows, the grammar wins
-            nothing_R1 = filtered_RV.isneginf().all(-1, keepdim=True)
-            filtered_RV = torch.where(nothing_R1, allowed_RV, filtered_RV)
+        if bits is not None or is_limited:  # where bans leave nothing of what is allowed, that wins
+            filtered_RV = _unless_empty(filtered_RV, allowed_RV)
         chosen_R = self._enforce_output_budgets(self._force(self._choose(filtered_RV, states), states), states)
         scored_RV = self._scored(logits_RV, filtered_RV, states)
         counts: tuple[int, ...] = ()
@@ -114,11 +117,13 @@ class Sampler:
             self._rows = scheduled, rows
         return self._rows[1]
 
+    def _limit(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
+        limited = self._floats([state.allowed is not None for state in states]).bool()
+        entries = self._entries(state.allowed or () for state in states)
+        return self._kernels.allow_only(logits_RV, limited, *entries)
+
     def _filter(self, logits_RV: Tensor, states: list[SamplingState]) -> Tensor:
         kernels = self._kernels
-        if any(state.allowed is not None for state in states):
-            limited = self._floats([state.allowed is not None for state in states]).bool()
-            logits_RV = kernels.allow_only(logits_RV, limited, *self._entries(state.allowed or () for state in states))
         if any(forbidden := [state.forbidden() for state in states]):
             logits_RV = kernels.forbid(logits_RV, *self._entries(forbidden))
         if any(state.bias for state in states):
@@ -296,6 +301,11 @@ class Sampling:
             scores,
             tuple(counts),
         )
+
+
+def _unless_empty(logits_RV: Tensor, otherwise_RV: Tensor) -> Tensor:
+    """Of rows in which everything is forbidden the other ones."""
+    return torch.where(logits_RV.isneginf().all(-1, keepdim=True), otherwise_RV, logits_RV)
 
 
 def _append(state: SamplingState, tokens: Iterable[int]) -> int:

@@ -70,6 +70,16 @@ def test_allowed_ids_and_bias_steer_the_choice():
     assert Rows(start(temperature=0.0, logit_bias=((11, 50.0), (-3, 9.0)))).sample(falling()) == [11]
 
 
+@pytest.mark.parametrize(
+    "bans", [{"bad_words": ((7,), (9,))}, {"min_tokens": 3, "stop_token_ids": (7, 9)}], ids=["bad words", "min_tokens"]
+)
+def test_where_all_allowed_ids_are_banned_they_stay_allowed(bans):
+    limited = start(0, temperature=0.0, allowed_token_ids=(7, 9), **bans)
+    free = start(1, temperature=0.0, **bans)
+    assert Rows(limited, free).sample(falling(), falling()) == [7, 0]
+    assert Rows(start(allowed_token_ids=(7, 9), **bans)).sample(falling())[0] in (7, 9)
+
+
 def test_frequency_and_presence_count_output_tokens_only():
     rows = Rows(start(temperature=0.0, prompt=(0, 0, 0), presence_penalty=0.15))
     assert [rows.sample(falling())[0] for _ in range(4)] == [0, 1, 0, 0]
