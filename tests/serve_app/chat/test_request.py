@@ -158,7 +158,7 @@ def test_what_the_template_refuses_is_told():
         prepare(model)
 
 
-def test_a_prompt_that_is_cut_to_fit_leaves_room_for_the_shortest_answer():
+def test_truncate_prompt_tokens_of_minus_1_leaves_room_for_min_tokens():
     fields = {"messages": [{"role": "user", "content": "x" * 600}], "truncate_prompt_tokens": -1}
     request = prepare(min_tokens=100, **fields).request
     assert (len(request.prompt), request.sampling.min_tokens, request.sampling.max_tokens) == (412, 100, 100)
